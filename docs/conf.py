@@ -1,0 +1,30 @@
+"""How the documentation is built: `sphinx-build -nW docs docs/_build`."""
+
+from signalwire_tokens import __version__
+
+project = "signalwire-tokens"
+copyright = "2026, the signalwire-tokens authors"  # noqa: A001 - Sphinx's own name
+release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"signalwire-tokens {release}"
+html_extra_path = ["reference/openapi.yaml"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True}
+python_use_unqualified_type_names = True
+nitpick_ignore_regex = [
+    # Types of other projects, and private ones of ours, in signatures: shown, but with nothing of ours to link to.
+    (
+        "py:.*",
+        r"(aiohttp|attrs|attr|asyncio|collections|datetime|pathlib|ssl|typing|uuid|wire|signalwire_tokens\.wire)\b.*",
+    ),
+    (
+        "py:.*",
+        r"(UUID|datetime|timedelta|Path|Iterable|Mapping|AsyncIterator|Callable|Self|Literal|Any|T|ApiToken|When|tls\..*|Request)",
+    ),
+    ("py:.*", r"(Exception|ValueError|ConnectionError|TimeoutError|Enum|Protocol|object|enum\.Enum)"),
+]

@@ -1,0 +1,20 @@
+"""The command `signalwire-tokens`, also as `python -m signalwire_tokens`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command, or say which extra it needs."""
+    try:
+        from signalwire_tokens.cli import cli  # noqa: PLC0415 - its packages are an extra
+    except ModuleNotFoundError as missing:
+        sys.exit(f"signalwire-tokens needs {missing.name}: pip install 'signalwire-tokens[cli]'")
+    cli(prog_name="signalwire-tokens")
+
+
+if __name__ == "__main__":
+    main()

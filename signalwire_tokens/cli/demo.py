@@ -1,0 +1,66 @@
+"""What `signalwire-tokens demo` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.models import Token, TokenPair
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["run_demo"]
+
+
+async def run_demo(console: Console | None = None) -> None:
+    """Issue a token of each kind on an emulator, and show them."""
+    console = Console(highlight=False, soft_wrap=True) if console is None else console
+    async with Emulator() as emulator, emulator.client() as client:
+        console.print(f"An emulator of SignalWire's token service runs at {emulator.space} until this ends.")
+
+        def show(purpose: str, issued: TokenPair | Token) -> None:
+            entry = emulator.journal[-1]
+            console.print(f"\n[bold]{entry.operation}[/] sent {authentication(entry.auth)}")
+            console.print(f"  {purpose}")
+            for token in (issued.token, issued.refresh_token) if isinstance(issued, TokenPair) else (issued,):
+                console.print(f"  {describe(token, emulator.now())}")
+
+        pair = await client.create_subscriber_token("alice@example.com", first_name="Alice")
+        show("for one subscriber: to call, write and meet as that person", pair)
+
+        renewed = await client.refresh_subscriber_token(pair.refresh_token)
+        show("the same subscriber's next pair; the refresh token that paid for it is used up", renewed)
+
+        info = await client.subscriber_info(renewed.token)
+        address = info.fabric_addresses[0]
+        guest = await client.create_guest_token([address.id])
+        show(f"for a guest, who may reach {address.name} and nothing else", guest)
+
+        invite = await client.create_invite_token(address.id, subscriber_token=renewed.token)
+        show(f"for whomever {info.first_name} invites to {address.name}", invite)
+
+        embed = await client.create_embed_token(emulator.click_to_call)
+        show("for a visitor of a web page, in exchange for the page's public click-to-call token", embed)
+
+        console.print(f"\n{len(emulator.journal)} requests were sent. Tokens are shown by digest, never in the clear.")
+
+
+def authentication(kind: str | None) -> str:
+    """Say what an operation sent, as the emulator's journal has it."""
+    return {
+        "Basic": "Basic: the project's id and API token",
+        "Bearer": "Bearer: the subscriber's access token",
+        None: "no credentials",
+    }[kind]
+
+
+def describe(token: Token, now: datetime) -> str:
+    """Say what can be known of a token."""
+    minutes = round((token.expires_at - now).total_seconds() / 60)
+    return (
+        f"{token.kind or 'unknown':<8} #{token.digest}  lives {minutes // 60} h {minutes % 60:02} min, "
+        f"until {token.expires_at:%H:%M:%S} UTC"
+    )

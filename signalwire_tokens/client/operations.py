@@ -1,0 +1,331 @@
+"""The client as its users see it: an operation each, retried where that may help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import ssl as tls
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar, assert_never
+
+import attrs
+
+from signalwire_tokens import wire
+from signalwire_tokens.clock import Clock, SystemClock
+from signalwire_tokens.errors import (
+    ConfigurationError,
+    SignalWireTokenError,
+    TimedOut,
+    TransportError,
+    Unauthorized,
+)
+from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
+
+from .credentials import ProjectCredentials, bare
+from .sender import Sender, Trip
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from types import TracebackType
+    from uuid import UUID
+
+    import aiohttp
+
+__all__ = ["TokenClient"]
+
+T = TypeVar("T")
+ApiToken = str | Callable[[], str | Awaitable[str]]
+
+logger = logging.getLogger("signalwire_tokens.client")
+
+
+class TokenClient:
+    """Issue tokens, and look up what they are for.
+
+    `space` is a space's name, its host or its origin. Without `project_id` and `api_token`, the operations that need
+    neither still work. `api_token` may be a function, sync or async, that returns the current one: it is asked again
+    after a 401. An `aiohttp.ClientSession` given as `http` is used and never closed. `timeout` bounds a whole call,
+    retries included.
+    """
+
+    def __init__(
+        self,
+        space: str,
+        project_id: str | None = None,
+        api_token: ApiToken | None = None,
+        *,
+        http: aiohttp.ClientSession | None = None,
+        ssl: tls.SSLContext | None = None,
+        proxy: str | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        lifetimes: Lifetimes | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        token, hidden_proxy = Secret[Any](api_token), Secret(proxy)
+        del api_token, proxy
+        self.origin = wire.check_settings(space, project_id, token, timeout, retries)
+        self.project_id = project_id
+        self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
+        self._timeout = timeout
+        self._retries = retries
+        self._clock = SystemClock() if clock is None else clock
+        self._credentials = ProjectCredentials(project_id, token)
+        self._sender = Sender(self.origin, http, ssl, hidden_proxy)
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        http: aiohttp.ClientSession | None = None,
+        ssl: tls.SSLContext | None = None,
+        proxy: str | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        lifetimes: Lifetimes | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Make a client from `SIGNALWIRE_SPACE`, `SIGNALWIRE_PROJECT_ID` and `SIGNALWIRE_API_TOKEN`.
+
+        `SIGNALWIRE_REST_CA_FILE`, where set, names the certificates to trust in place of the system's.
+        """
+        if not os.environ.get("SIGNALWIRE_SPACE"):
+            raise ConfigurationError("SIGNALWIRE_SPACE is not set: it must hold the space's name or host")
+        ca_file = os.environ.get("SIGNALWIRE_REST_CA_FILE")
+        return cls(
+            os.environ["SIGNALWIRE_SPACE"],
+            os.environ.get("SIGNALWIRE_PROJECT_ID") or None,
+            os.environ.get("SIGNALWIRE_API_TOKEN") or None,
+            http=http,
+            ssl=trusting(ca_file) if ssl is None and ca_file else ssl,
+            proxy=proxy,
+            timeout=timeout,
+            retries=retries,
+            lifetimes=lifetimes,
+            clock=clock,
+        )
+
+    def __repr__(self) -> str:
+        return f"<TokenClient {self.origin} project {self.project_id or 'not set'}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client, and its connections where they are its own."""
+        await self._sender.aclose()
+
+    def __del__(self) -> None:
+        # The constructor may have refused what it was given.
+        if (sender := getattr(self, "_sender", None)) is not None and sender.leaks:
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    async def create_subscriber_token(
+        self,
+        reference: str,
+        *,
+        expire_at: wire.When | None = None,
+        application_id: UUID | str | None = None,
+        password: str | None = None,
+        first_name: str | None = None,
+        last_name: str | None = None,
+        display_name: str | None = None,
+        job_title: str | None = None,
+        time_zone: str | None = None,
+        country: str | None = None,
+        region: str | None = None,
+        company_name: str | None = None,
+        fingerprint: str | None = None,
+        scope: str | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> TokenPair:
+        """Issue a pair for a subscriber, who is created where `reference` is new.
+
+        Without `expire_at` the access token lives two hours. `password` and the profile are written to the subscriber;
+        what is left out stays as it is. `fingerprint` and `scope="sat:refresh"` make a token that a device's key binds.
+        `extra` passes fields that are newer than this library.
+        """
+        hidden, more = Secret(password), Secret(extra)
+        del password, extra
+        return await self.send(
+            wire.create_subscriber_token(
+                reference,
+                now=self._clock.wall(),
+                expire_at=expire_at,
+                application_id=application_id,
+                password=hidden,
+                first_name=first_name,
+                last_name=last_name,
+                display_name=display_name,
+                job_title=job_title,
+                time_zone=time_zone,
+                country=country,
+                region=region,
+                company_name=company_name,
+                fingerprint=fingerprint,
+                scope=scope,
+                extra=more,
+            )
+        )
+
+    async def refresh_subscriber_token(self, refresh_token: str | Token) -> TokenPair:
+        """Exchange a refresh token for a new pair; keep both halves, and drop the old pair.
+
+        Given a `Token`, the new pair is taken to live no longer than the one it replaces. When the answer is lost, the
+        request is not repeated: the error's `sent` tells, and issuing anew is then the safe way on.
+        """
+        hidden = wire.mask(refresh_token)
+        del refresh_token
+        return await self.send(wire.refresh_subscriber_token(hidden))
+
+    async def create_guest_token(
+        self,
+        allowed_addresses: Iterable[UUID | str],
+        *,
+        expire_at: wire.When | None = None,
+        region: str | None = None,
+        ch: str | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> TokenPair:
+        """Issue a pair for a guest, who may reach 1 to 10 addresses and nothing else."""
+        more = Secret(extra)
+        del extra
+        return await self.send(
+            wire.create_guest_token(
+                allowed_addresses, now=self._clock.wall(), expire_at=expire_at, region=region, ch=ch, extra=more
+            )
+        )
+
+    async def create_invite_token(
+        self,
+        address_id: UUID | str,
+        *,
+        subscriber_token: str | Token,
+        expires_at: wire.When | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> Token:
+        """Issue a token that invites its holder to an address, in the name of a subscriber.
+
+        It is the subscriber's access token that is sent, not the project's API token.
+        """
+        hidden, more = wire.mask(subscriber_token), Secret(extra)
+        del subscriber_token, extra
+        return await self.send(
+            wire.create_invite_token(
+                address_id, subscriber_token=hidden, now=self._clock.wall(), expires_at=expires_at, extra=more
+            )
+        )
+
+    async def create_embed_token(self, token: str) -> Token:
+        """Exchange a public click-to-call token (`c2c_…`) for a guest's token. No credentials are sent."""
+        hidden = wire.mask(token)
+        del token
+        return await self.send(wire.create_embed_token(hidden))
+
+    def subscriber_addresses(self, subscriber_id: UUID | str) -> AsyncIterator[Address]:
+        """Iterate over a subscriber's addresses, page after page: what guests and invites are made for."""
+        return self._pages(wire.subscriber_addresses(subscriber_id, origin=self.origin))
+
+    async def subscriber_info(self, subscriber_token: str | Token) -> SubscriberInfo:
+        """Ask who an access token is for, and what it claims."""
+        hidden = wire.mask(subscriber_token)
+        del subscriber_token
+        return await self.send(wire.subscriber_info(hidden))
+
+    async def _pages(self, request: wire.Request[wire.Page]) -> AsyncIterator[Address]:
+        seen: set[str] = set()
+        following: str | None = request.path
+        while following is not None and following not in seen:
+            seen.add(following)
+            page = await self.send(attrs.evolve(request, path=following))
+            for address in page.addresses:
+                yield address
+            following = page.next
+
+    async def send(self, request: wire.Request[T], *, retries: int | None = None) -> T:
+        """Send what `wire` describes, within the timeout, and again where that may help."""
+        trip = Trip()
+        outcome: T | SignalWireTokenError
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                outcome = await self._exchange(request, self._retries if retries is None else retries, limit, trip)
+        except TimeoutError:
+            outcome = TimedOut(
+                f"no answer within {self._timeout:g} s", sent=trip.sent, operation=request.operation, status=trip.status
+            )
+        if isinstance(outcome, SignalWireTokenError):
+            raise outcome
+        return outcome
+
+    async def _exchange(
+        self, request: wire.Request[T], retries: int, limit: asyncio.Timeout, trip: Trip
+    ) -> T | SignalWireTokenError:
+        """Ask until there is an outcome that asking again would not, or must not, change."""
+        failures, asked_again = 0, False
+        while True:
+            outcome = await self._attempt(request, trip)
+            if not isinstance(outcome, SignalWireTokenError):
+                return outcome
+            if isinstance(outcome, Unauthorized) and not asked_again and await self._may_ask_again(request, trip):
+                asked_again = True
+                continue
+            left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+            draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
+            pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left)
+            failures += 1
+            if pause is None or failures > retries:
+                return outcome
+            logger.debug("%s; asking again in %.2f s", outcome, pause)
+            await self._clock.sleep(pause)
+
+    async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
+        """Ask once."""
+        trip.start(await self._authorize(request))
+        sent = self._clock.wall()
+        try:
+            status, headers, body = await self._sender.send(request, trip)
+        except TransportError as error:
+            return error.with_traceback(None)
+        logger.debug("%s: answered %d", request.operation, status)
+        answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent, lifetimes=self.lifetimes)
+        return wire.read(request, answer, secrets=self._credentials.secrets)
+
+    async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
+        """Write the authentication that an operation sends: its own and nothing more."""
+        match request.auth:
+            case wire.Auth.PROJECT:
+                return await self._credentials.header(request.operation)
+            case wire.Auth.SUBSCRIBER:
+                return Secret(f"Bearer {request.bearer.value}") if request.bearer else None
+            case wire.Auth.NONE:
+                return None
+            case _:
+                assert_never(request.auth)
+
+    async def _may_ask_again(self, request: wire.Request[T], trip: Trip) -> bool:
+        """After a 401, tell whether the project has another API token by now."""
+        if request.auth is not wire.Auth.PROJECT or trip.authorization is None:
+            return False
+        return await self._credentials.changed(trip.authorization, request.operation)
+
+
+def trusting(ca_file: str) -> tls.SSLContext:
+    """Make a TLS context that trusts the certificates of a file."""
+    try:
+        return tls.create_default_context(cafile=ca_file)
+    except OSError as error:
+        failure = bare(error)
+    raise ConfigurationError(f"SIGNALWIRE_REST_CA_FILE: no certificates can be read from {ca_file}") from failure

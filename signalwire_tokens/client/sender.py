@@ -1,0 +1,227 @@
+"""One request over HTTP, by the client's own connections or a caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as tls
+from base64 import b64encode
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from yarl import URL
+
+from signalwire_tokens._version import __version__
+from signalwire_tokens.errors import ConfigurationError, ConnectionFailed, TimedOut, TransportError
+from signalwire_tokens.models import Secret
+
+from .credentials import bare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.abc import AbstractStreamWriter
+
+    from signalwire_tokens import wire
+
+__all__ = ["Sender", "Trip"]
+
+LARGEST_BODY = 64 * 1024
+NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",  # an answer of 64 KiB is not to unfold into one of gigabytes
+    "User-Agent": f"signalwire-tokens/{__version__}",
+}
+OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"})
+CREDENTIALS = ("Authorization", "Proxy-Authorization", "Cookie")
+NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
+
+
+class Trip:
+    """How far a request has come: what an error must say of it.
+
+    `sent` is False until the body is written, then None, since nobody knows, and True when an answer has begun.
+    """
+
+    __slots__ = ("authorization", "sent", "status")
+
+    def __init__(self) -> None:
+        self.start(None)
+
+    def start(self, authorization: Secret[str] | None) -> None:
+        """Begin anew."""
+        self.authorization = authorization
+        self.sent: bool | None = False
+        self.status: int | None = None
+
+
+class Sender:
+    """Send requests to one origin, and put nothing into them that is not theirs."""
+
+    _http: aiohttp.ClientSession | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(
+        self, origin: str, http: aiohttp.ClientSession | None, ssl: tls.SSLContext | None, proxy: Secret[str | None]
+    ) -> None:
+        self._origin = origin
+        self._ssl = verifying(ssl)
+        self._proxy, self._proxy_headers = split_proxy(proxy)
+        self._closed = False
+        if http is not None:
+            refuse_credentials(http, origin)
+            self._http = http
+
+    @property
+    def leaks(self) -> bool:
+        """Tell whether connections of our own are open."""
+        return self._loop is not None and self._http is not None and not self._http.closed
+
+    async def aclose(self) -> None:
+        """Close the connections, where they are our own."""
+        self._closed = True
+        if self._loop is not None and self._http is not None:
+            await self._http.close()
+
+    async def send(self, request: wire.Request[Any], trip: Trip) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
+        """Send a request and return its answer's status, headers and body; None stands for a body that is too large."""
+        http = self._open()
+        failure: TransportError | None = None
+        try:
+            async with http.request(
+                request.method,
+                URL(self._origin + request.path, encoded=True),
+                data=None if request.body is None else NotedBody(request.body, trip),
+                headers=HEADERS
+                if trip.authorization is None
+                else {**HEADERS, "Authorization": trip.authorization.value},
+                ssl=True if self._ssl is None else self._ssl,
+                proxy=self._proxy,
+                proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
+                middlewares=() if self._loop else (partial(send_ours_alone, trip.authorization is not None),),
+                timeout=NO_LIMIT,
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as response:
+                trip.sent, trip.status = True, response.status
+                return response.status, response.headers, Secret(await read_body(response))
+        except (aiohttp.ClientError, OSError) as error:
+            failure = self._failure(error, request.operation, trip)
+        raise failure
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Return the HTTP session, made on first use: it belongs to the event loop that is running then."""
+        if self._closed:
+            raise ConfigurationError("the client was closed: make another one")
+        if self._http is None:
+            self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+            self._loop = asyncio.get_running_loop()
+        if self._http.closed:
+            raise ConfigurationError("the aiohttp.ClientSession given as http was closed")
+        if self._loop not in (None, asyncio.get_running_loop()):
+            raise ConfigurationError("a client belongs to the event loop it was first used on: make one for each")
+        if self._loop is None and self._ssl is None and self._origin.startswith("https:"):
+            self._ssl = tls.create_default_context()  # the session's connector may have been told not to verify
+        return self._http
+
+    def _failure(self, error: Exception, operation: str, trip: Trip) -> TransportError:
+        """Say what aiohttp's error means; keep only what the system said: its frames hold headers."""
+        sent = False if isinstance(error, NEVER_LEFT) else trip.sent or None
+        if isinstance(error, TimeoutError):
+            message = f"the connection to {self._origin} timed out"
+            return TimedOut(message, sent=sent, operation=operation, status=trip.status)
+        cause = system_error(error)
+        reason = type(error).__name__ if cause is None else str(cause)
+        what = f"cannot connect to {self._origin}" if sent is False else f"the connection to {self._origin} broke"
+        failure = ConnectionFailed(f"{what}: {reason}", sent=sent, operation=operation, status=trip.status)
+        failure.__cause__ = cause
+        return failure
+
+
+def system_error(error: Exception) -> OSError | None:
+    """Find what the system itself said, if it did."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        bare(error.os_error)
+        return error.os_error
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror)
+    return None
+
+
+class NotedBody(aiohttp.BytesPayload):
+    """A body that notes when it is written: until then, the request has not left."""
+
+    def __init__(self, body: bytes, trip: Trip) -> None:
+        super().__init__(body, content_type="application/json")
+        self._trip = trip
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write the body."""
+        self._trip.sent = None
+        await super().write_with_length(writer, content_length)
+
+
+async def read_body(response: aiohttp.ClientResponse) -> bytes | None:
+    """Read a body, or None where it is larger than any that the service gives."""
+    body = Secret(bytearray())
+    while not response.content.at_eof():
+        body.value.extend(await response.content.readany())
+        if len(body.value) > LARGEST_BODY:
+            response.close()
+            return None
+    return bytes(body.value)
+
+
+async def send_ours_alone(
+    authorized: bool, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Take out of a request what a caller's session has put in: cookies, default headers, credentials."""
+    for name in list(request.headers):
+        if name.lower() not in OUR_HEADERS and not (authorized and name.lower() == "authorization"):
+            request.headers.popall(name, None)
+    return await handler(request)
+
+
+def verifying(context: tls.SSLContext | None) -> tls.SSLContext | None:
+    """Refuse a TLS context that would talk to anybody."""
+    if context is None:
+        return None
+    if not isinstance(context, tls.SSLContext):
+        raise ConfigurationError("ssl must be an ssl.SSLContext: certificates are always verified")
+    if context.verify_mode is not tls.CERT_REQUIRED or not context.check_hostname:
+        raise ConfigurationError("ssl must verify certificates and host names; name a CA of your own as its cafile")
+    return context
+
+
+def split_proxy(proxy: Secret[str | None]) -> tuple[URL | None, Secret[Mapping[str, str]] | None]:
+    """Take a proxy's credentials out of its URL, where errors and logs would show them."""
+    if proxy.value is None:
+        return None, None
+    url: Secret[URL] = Secret(URL())
+    with suppress(ValueError, TypeError):
+        url.value = URL(proxy.value)
+    if url.value.scheme not in ("http", "https") or not url.value.host:
+        raise ConfigurationError("proxy must be the URL of an http or https proxy")
+    if url.value.user is None:
+        return url.value, None
+    credentials = Secret(f"{url.value.user}:{url.value.password or ''}".encode())
+    header = f"Basic {b64encode(credentials.value).decode()}"
+    return url.value.with_user(None), Secret({"Proxy-Authorization": header})
+
+
+def refuse_credentials(http: aiohttp.ClientSession, origin: str) -> None:
+    """Refuse a session that would add credentials of its own to operations that must carry others, or none."""
+    added = [f"a default {name} header" for name in CREDENTIALS if name in http.headers]
+    if http.auth is not None:
+        added.append("auth")
+    if http.trust_env:
+        added.append("trust_env (netrc and proxy variables)")
+    if http.cookie_jar.filter_cookies(URL(origin)):
+        added.append("cookies for the space")
+    if added:
+        raise ConfigurationError(
+            f"the aiohttp.ClientSession given as http adds {', '.join(added)} to every request: "
+            "give one that does not, or none, and the client makes its own"
+        )

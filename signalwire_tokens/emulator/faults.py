@@ -1,0 +1,108 @@
+"""What can go wrong between a client and the service, as values for `Emulator.fail`.
+
+`applied` says whether the operation takes effect before the fault: the difference between a request that was lost and
+an answer that was.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+__all__ = [
+    "EMPTY",
+    "HTML",
+    "Delay",
+    "Fault",
+    "Huge",
+    "Raw",
+    "Redirect",
+    "Reset",
+    "SkewDate",
+    "Stall",
+    "Status",
+    "Truncate",
+]
+
+
+@attrs.frozen
+class Status:
+    """Answer with an error status, and with `Retry-After` where it is given, as seconds or as a date."""
+
+    status: int
+    retry_after: float | None = attrs.field(default=None, kw_only=True)
+    as_date: bool = attrs.field(default=False, kw_only=True)
+    applied: bool = attrs.field(default=False, kw_only=True)
+
+
+@attrs.frozen
+class Delay:
+    """Answer truly, but later."""
+
+    seconds: float
+    applied: ClassVar[bool] = True
+
+
+@attrs.frozen(kw_only=True)
+class Reset:
+    """Reset the connection in place of an answer."""
+
+    applied: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Stall:
+    """Never answer, and leave the connection open."""
+
+    applied: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Truncate:
+    """Stop in the middle of the true answer; then close the connection, or (`stall`) leave it open."""
+
+    stall: bool = False
+    applied: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Raw:
+    """Answer with any bytes at all, as a proxy might."""
+
+    body: bytes
+    status: int = attrs.field(default=200, kw_only=True)
+    content_type: str = attrs.field(default="application/json", kw_only=True)
+    applied: bool = attrs.field(default=False, kw_only=True)
+
+
+HTML = Raw(b"<!doctype html><title>Just a moment</title><p>Checking your browser", content_type="text/html")
+EMPTY = Raw(b"", status=201)
+
+
+@attrs.frozen
+class Huge:
+    """Answer with success and a body of so many bytes."""
+
+    size: int = 100 * 1024 * 1024
+    applied: ClassVar[bool] = False
+
+
+@attrs.frozen
+class Redirect:
+    """Point elsewhere."""
+
+    location: str
+    status: int = attrs.field(default=307, kw_only=True)
+    applied: ClassVar[bool] = False
+
+
+@attrs.frozen
+class SkewDate:
+    """Answer truly, with a `Date` that is off by so many seconds."""
+
+    seconds: float
+    applied: ClassVar[bool] = True
+
+
+Fault = Status | Delay | Reset | Stall | Truncate | Raw | Huge | Redirect | SkewDate

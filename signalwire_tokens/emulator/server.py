@@ -1,0 +1,396 @@
+"""The emulator as its users see it: the service on a socket, with everything that can happen on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import ssl
+import struct
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, Self, assert_never
+from uuid import UUID, uuid4
+
+import attrs
+import trustme
+from aiohttp import web
+
+from signalwire_tokens.client import TokenClient
+from signalwire_tokens.clock import Clock, SystemClock
+from signalwire_tokens.models import Lifetimes, Token
+
+from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
+from .service import OPERATIONS, Call, Reply, Rotation, Service, failure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+__all__ = ["Emulator", "Entry"]
+
+HOST = "127.0.0.1"
+CHUNK = b" " * 65536
+CREATED, INTERNAL_ERROR = 201, 500
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP",
+    "Access-Control-Max-Age": "600",
+}
+OPEN_TO_BROWSERS = ("/api/fabric/subscriber/", "/api/fabric/embeds/tokens")
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """What the emulator remembers of a request; never a secret.
+
+    `operation` is None for a path that is none; `auth` is the kind that was sent, good or not; `status` is None where
+    a fault left the request without an answer.
+    """
+
+    operation: str | None
+    auth: str | None
+    status: int | None
+    at: datetime
+    fault: str | None = None
+
+
+class ServiceClock:
+    """The emulator's time: another clock's, and what was added to it."""
+
+    def __init__(self, base: Clock) -> None:
+        self._base = base
+        self._ahead = 0.0
+
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+        return self._base.wall() + self._ahead
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep as the other clock does."""
+        await self._base.sleep(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._ahead += seconds
+
+
+class Emulator:
+    """SignalWire's token service on this machine.
+
+    `async with Emulator() as emulator` serves on a port of its own until the block ends; `space`, `project_id` and
+    `api_token` are what a client needs, `client()` makes one. Tokens live as `lifetimes` says, by a clock that
+    `advance` moves. What is done with a used refresh token is `rotation`'s to say, since the service does not.
+    """
+
+    def __init__(
+        self,
+        *,
+        lifetimes: Lifetimes | None = None,
+        rotation: Rotation | Literal["single-use", "reusable", "grace", "family"] = Rotation.SINGLE_USE,
+        clock: Clock | None = None,
+        tls: bool = False,
+        port: int = 0,
+        channel: str | None = "puc.signalwire.com",
+        page_size: int = 50,
+        on_request: Callable[[Entry], None] = lambda _: None,
+    ) -> None:
+        self.journal: list[Entry] = []
+        self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
+        self._clock = ServiceClock(SystemClock() if clock is None else clock)
+        self._tls = tls
+        self._port = port
+        self._on_request = on_request
+        self._service = Service(
+            now=self._clock.wall,
+            lifetimes=self.lifetimes,
+            rotation=Rotation(rotation),
+            channel=channel,
+            page_size=page_size,
+            project_id=str(uuid4()),
+            api_token=f"PT{secrets.token_hex(24)}",
+        )
+        self.click_to_call = f"c2c_{secrets.token_hex(16)}"
+        self._service.click_to_call.add(self.click_to_call)
+        self._faults: list[Armed] = []
+        self._runner: web.ServerRunner | None = None
+        self._folder: TemporaryDirectory[str] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._closing = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Emulator {self.space if self._runner else 'not running'}>"
+
+    async def __aenter__(self) -> Self:
+        if self._tls:
+            self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
+            self._context = certify(self.ca_file)
+        await self._listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._hang_up()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    @property
+    def space(self) -> str:
+        """The space's address, as `TokenClient` takes it."""
+        return f"https://{HOST}:{self.port}" if self._tls else f"{HOST}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port that is served."""
+        if not self._port:
+            raise RuntimeError("the emulator has no port yet: use it as `async with Emulator() as emulator`")
+        return self._port
+
+    @property
+    def project_id(self) -> str:
+        """The project's id."""
+        return self._service.project_id
+
+    @property
+    def api_token(self) -> str:
+        """The project's API token, which is good for nothing but this emulator."""
+        return self._service.api_token
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate to trust, as a PEM file that lives as long as the emulator."""
+        if self._folder is None:
+            raise RuntimeError("only a running emulator with tls=True has a certificate")
+        return Path(self._folder.name, "ca.pem")
+
+    def client(self, *, timeout: float = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
+        """Make a client for this emulator: its space, its credentials, its lifetimes and its time."""
+        return TokenClient(
+            self.space,
+            self.project_id,
+            self.api_token,
+            ssl=ssl.create_default_context(cafile=self.ca_file) if self._tls else None,
+            timeout=timeout,
+            retries=retries,
+            lifetimes=self.lifetimes,
+            clock=self._clock if clock is None else clock,
+        )
+
+    def now(self) -> datetime:
+        """Tell the emulator's time."""
+        return datetime.fromtimestamp(self._clock.wall(), UTC)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: for the service, and for the clients that `client()` made."""
+        self._clock.advance(seconds)
+
+    def accepts(self, token: str | Token) -> bool:
+        """Tell whether the service would take a token at this moment."""
+        return self._service.accepts(token.value if isinstance(token, Token) else token)
+
+    def add_address(self, name: str, *, subscriber_id: UUID | None = None) -> UUID:
+        """Give the project, or one of its subscribers, an address to invite to; a new subscriber has one already."""
+        return UUID(self._service.add_address(name, subscriber_id=str(subscriber_id) if subscriber_id else None))
+
+    def rotate_api_token(self) -> str:
+        """Give the project a new API token; the old one is refused from now on."""
+        self._service.api_token = f"PT{secrets.token_hex(24)}"
+        return self._service.api_token
+
+    def fail(self, fault: Fault, *, operation: str | None = None, times: int | None = 1) -> None:
+        """Let the next so many requests (of one operation) meet a fault; None means until `heal`.
+
+        Faults are met in the order in which they were asked for.
+        """
+        if operation is not None and operation not in OPERATIONS:
+            raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
+        self._faults.append(Armed(fault=fault, operation=operation, left=times))
+
+    def heal(self) -> None:
+        """Forget the faults that were not met yet."""
+        self._faults.clear()
+
+    @asynccontextmanager
+    async def unreachable(self) -> AsyncIterator[None]:
+        """Refuse connections, and cut those that are open, for as long as the block lasts."""
+        await self._hang_up()
+        try:
+            yield
+        finally:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._closing.clear()
+        self._runner = web.ServerRunner(web.Server(self._serve, access_log=None), handle_signals=False)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, HOST, self._port, ssl_context=self._context).start()
+        except BaseException:
+            await self._hang_up()
+            raise
+        self._port = self._runner.addresses[0][1]
+        self._service.origin = f"http{'s' if self._tls else ''}://{HOST}:{self._port}"
+
+    async def _hang_up(self) -> None:
+        self._closing.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "OPTIONS" and request.path.startswith(OPEN_TO_BROWSERS):
+            return web.Response(status=204, headers=CORS)
+        call = Call(
+            method=request.method,
+            path=request.path,
+            query=dict(request.query),
+            authorization=request.headers.get("Authorization"),
+            body=await request.read(),
+        )
+        operation = self._service.operation(call.method, call.path)
+        fault = self._next_fault(operation)
+        if isinstance(fault, Delay):
+            await self._wait(fault.seconds)
+        reply = self._service.handle(call) if fault is None or fault.applied else None
+        entry = Entry(
+            operation=operation,
+            auth=(call.authorization or "").partition(" ")[0] or None,
+            status=status_of(fault, reply),
+            at=self.now(),
+            fault=None if fault is None else type(fault).__name__,
+        )
+        self.journal.append(entry)
+        self._on_request(entry)
+        return await self._respond(request, reply, fault)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Wait so long, or until the emulator closes."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+    async def _respond(self, request: web.BaseRequest, reply: Reply | None, fault: Fault | None) -> web.StreamResponse:
+        """Give a reply, in the way that a fault has it."""
+        now = self._clock.wall()
+        match fault:
+            case None | Delay():
+                return answer(request, reply, now)
+            case SkewDate(seconds):
+                return answer(request, reply, now + seconds)
+            case Status(status):
+                return answer(request, failure(status), now, retry_after=fault)
+            case Raw(body, status=status, content_type=content_type):
+                return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+            case Redirect(location, status=status):
+                return web.Response(status=status, headers={"Location": location})
+            case Huge(size):
+                return await flood(request, size)
+            case Truncate(stall=stall):
+                half = await begin(request, answer(request, reply, now))
+                if stall:
+                    await self._wait(None)
+                return hang_up(request, half)
+            case Stall():
+                await self._wait(None)
+                return hang_up(request, web.Response())
+            case Reset():
+                return hang_up(request, web.Response(), reset=True)
+            case _:
+                assert_never(fault)
+
+    def _next_fault(self, operation: str | None) -> Fault | None:
+        for armed in self._faults:
+            if armed.operation in (None, operation):
+                if armed.left is not None:
+                    armed.left -= 1
+                    if not armed.left:
+                        self._faults.remove(armed)
+                return armed.fault
+        return None
+
+
+@attrs.define
+class Armed:
+    """A fault that waits for requests to meet it."""
+
+    fault: Fault
+    operation: str | None
+    left: int | None
+
+
+def certify(ca_file: Path) -> ssl.SSLContext:
+    """Make a certificate under an authority of its own, and leave the authority's where clients can trust it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(HOST, "localhost").configure_cert(context)
+    return context
+
+
+def status_of(fault: Fault | None, reply: Reply | None) -> int | None:
+    """Tell the status that a client is shown."""
+    match fault:
+        case Status(status) | Raw(_, status=status) | Redirect(_, status=status):
+            return status
+        case Huge():
+            return CREATED
+        case Stall() | Reset():
+            return None
+        case _:
+            return reply.status if reply else None
+
+
+def answer(
+    request: web.BaseRequest, reply: Reply | None, now: float, *, retry_after: Status | None = None
+) -> web.Response:
+    """Write a reply down, dated."""
+    reply = reply or failure(INTERNAL_ERROR)
+    headers = {"Date": http_date(now), "X-Request-Id": str(uuid4())}
+    if retry_after is not None and retry_after.retry_after is not None:
+        seconds = retry_after.retry_after
+        headers["Retry-After"] = http_date(now + seconds) if retry_after.as_date else f"{seconds:.0f}"
+    if request.path.startswith(OPEN_TO_BROWSERS):
+        headers |= CORS
+    return web.json_response(reply.body, status=reply.status, headers=headers)
+
+
+def http_date(seconds: float) -> str:
+    """Write a time as HTTP does."""
+    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
+
+
+async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
+    """Send half of an answer."""
+    body = whole.body if isinstance(whole.body, bytes) else b""
+    half = web.StreamResponse(status=whole.status, headers={**whole.headers, "Content-Length": str(len(body))})
+    await half.prepare(request)
+    await half.write(body[: len(body) // 2])
+    return half
+
+
+async def flood(request: web.BaseRequest, size: int) -> web.StreamResponse:
+    """Send so many bytes, or as many as the client bears."""
+    response = web.StreamResponse(status=CREATED, headers={"Content-Type": "application/json"})
+    response.content_length = size
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        for sent in range(0, size, len(CHUNK)):
+            await response.write(CHUNK[: size - sent])
+    return response
+
+
+def hang_up(request: web.BaseRequest, response: web.StreamResponse, *, reset: bool = False) -> web.StreamResponse:
+    """Close a connection in the middle of things, politely or with a reset."""
+    if request.transport is not None:
+        if reset:
+            linger = struct.pack("ii", 1, 0)  # with no time to linger, closing sends a reset
+            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            request.transport.abort()
+        else:
+            request.transport.close()
+    return response

@@ -1,0 +1,199 @@
+"""Everything that can go wrong, one tree.
+
+::
+
+    SignalWireTokenError
+    ├── ConfigurationError        a setting is missing, or does not fit the others
+    ├── InvalidRequest            an argument is wrong; nothing was sent      (ValueError)
+    ├── TransportError            no complete answer arrived
+    │   ├── ConnectionFailed      refused, reset, unresolved, TLS             (ConnectionError)
+    │   └── TimedOut              not within the client's timeout             (TimeoutError)
+    ├── ApiError                  the service answered with a refusal
+    │   ├── Unauthorized          401
+    │   ├── Forbidden             403
+    │   ├── NotFound              404
+    │   ├── ValidationFailed      422, with every item in `errors`
+    │   ├── RateLimited           429, with `retry_after` where the service gave it
+    │   └── ServerError           5xx
+    ├── UnexpectedResponse        an answer that is not the service's: HTML, a redirect, broken JSON
+    ├── SessionError              the keeping alive of a token
+    │   ├── SessionClosed         used before it was opened, or after it was closed
+    │   ├── SessionExpired        no way left to renew; terminal
+    │   └── TokenUnavailable      no live token at this moment; try again
+    └── StoreError                a token store failed
+
+Errors hold facts and speak in `__str__`. None holds a secret, nor a body that might.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = [
+    "ApiError",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "Forbidden",
+    "InvalidRequest",
+    "NotFound",
+    "Problem",
+    "RateLimited",
+    "ServerError",
+    "SessionClosed",
+    "SessionError",
+    "SessionExpired",
+    "SignalWireTokenError",
+    "StoreError",
+    "TimedOut",
+    "TokenUnavailable",
+    "TransportError",
+    "Unauthorized",
+    "UnexpectedResponse",
+    "ValidationFailed",
+    "is_transient",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Problem:
+    """One thing that is wrong with a request, in the service's own vocabulary."""
+
+    code: str
+    message: str
+    attribute: str | None = None
+    type: str = "validation_error"
+    url: str | None = None
+
+    def __str__(self) -> str:
+        about = f"{self.attribute} " if self.attribute else ""
+        return f"{about}{self.message} ({self.code})"
+
+
+class SignalWireTokenError(Exception):
+    """Base of all errors of this library."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str | None = None,
+        status: int | None = None,
+        errors: tuple[Problem, ...] = (),
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.operation = operation
+        self.status = status
+        self.errors = errors
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        text = f"{self.operation}: {self.message}" if self.operation else self.message
+        if self.errors:
+            text += ": " + "; ".join(str(problem) for problem in self.errors)
+        if self.retry_after is not None:
+            text += f"; retry after {self.retry_after:g} s"
+        if self.request_id:
+            text += f" [request id {self.request_id}]"
+        return text
+
+
+class ConfigurationError(SignalWireTokenError):
+    """A setting is missing or does not fit the others; the message names it."""
+
+
+class InvalidRequest(SignalWireTokenError, ValueError):
+    """An argument is wrong. `problems` lists everything that is, and nothing was sent."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong with the arguments."""
+        return self.errors
+
+
+class TransportError(SignalWireTokenError):
+    """No complete answer arrived.
+
+    `sent` tells whether the request left: False, it did not, so repeating it is safe; None, it may have;
+    True, the service had begun to answer it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool | None = None,
+        operation: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, operation=operation, status=status, request_id=request_id)
+        self.sent = sent
+
+
+class ConnectionFailed(TransportError, ConnectionError):
+    """The connection could not be made, or broke."""
+
+
+class TimedOut(TransportError, TimeoutError):
+    """The call did not end within the client's timeout."""
+
+
+class ApiError(SignalWireTokenError):
+    """The service answered with a refusal; `status` says which."""
+
+
+class Unauthorized(ApiError):
+    """401: the credentials that were sent are not accepted."""
+
+
+class Forbidden(ApiError):
+    """403: the credentials are good, but not for this."""
+
+
+class NotFound(ApiError):
+    """404: no such space, subscriber or operation."""
+
+
+class ValidationFailed(ApiError):
+    """422: the service found fault with the request; `errors` holds every item of its answer."""
+
+
+class RateLimited(ApiError):
+    """429: too many requests; `retry_after` holds the seconds to wait where the service gave them."""
+
+
+class ServerError(ApiError):
+    """5xx: the service failed."""
+
+
+class UnexpectedResponse(SignalWireTokenError):
+    """The answer is not one that the service gives: something in between may have spoken in its place."""
+
+
+class SessionError(SignalWireTokenError):
+    """The keeping alive of a token went wrong."""
+
+
+class SessionClosed(SessionError):
+    """The session is not open: not yet, or no longer."""
+
+
+class SessionExpired(SessionError):
+    """No way to renew is left. Terminal."""
+
+
+class TokenUnavailable(SessionError):
+    """There is no live token at this moment; the session goes on trying."""
+
+
+class StoreError(SignalWireTokenError):
+    """A token store failed."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same request may succeed later with nothing changed."""
+    return isinstance(error, TransportError | RateLimited | ServerError | TokenUnavailable)

@@ -1,0 +1,123 @@
+"""The values that the SDK hands out. They know nothing of JSON or HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import attrs
+
+from .errors import ConfigurationError
+
+__all__ = ["Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair"]
+
+T = TypeVar("T")
+
+
+class Secret(Generic[T]):
+    """A value that shows itself only where `value` is asked for, so that frames and tracebacks can hold it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class Token:
+    """A token and what can be known of it. `repr` and `str` never show the value."""
+
+    # Not only `repr` is asked: pretty printers of tracebacks walk the fields by themselves.
+    value: str = attrs.field(repr=False)
+    issued_at: datetime
+    expires_at: datetime
+    kind: str | None = None
+    channel: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """What names the token where its value must not be shown: the first 8 hex digits of its SHA-256."""
+        return sha256(self.value.encode(errors="backslashreplace")).hexdigest()[:8]
+
+    def __repr__(self) -> str:
+        until = self.expires_at.isoformat(" ", "seconds")
+        return f"<Token {self.kind or 'of unknown kind'} #{self.digest}, expires {until}>"
+
+
+@attrs.frozen(kw_only=True)
+class TokenPair:
+    """An access token, the refresh token that outlives it, and whom they are for where the service said so."""
+
+    token: Token
+    refresh_token: Token
+    subscriber_id: UUID | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Lifetimes:
+    """How long the service's tokens live, since that cannot be read from them.
+
+    `access` and `refresh` are the two halves of a pair, and `access` also an invite's; `embed` is a click-to-call
+    guest's; `unbound` an access token's with the scope `sat:refresh` that is not bound to a device's key yet.
+    """
+
+    access: timedelta = timedelta(hours=2)
+    refresh: timedelta = timedelta(hours=2, minutes=5)
+    embed: timedelta = timedelta(hours=1)
+    unbound: timedelta = timedelta(seconds=60)
+
+    def __attrs_post_init__(self) -> None:
+        if min(self.access, self.embed, self.unbound) <= timedelta(0):
+            raise ConfigurationError("every lifetime must be longer than nothing")
+        if self.refresh < self.access:
+            raise ConfigurationError("a refresh token must live at least as long as its access token")
+
+
+@attrs.frozen(kw_only=True)
+class Address:
+    """A place that can be reached: what guests are allowed to call and invitees are invited to."""
+
+    id: UUID
+    name: str | None = None
+    display_name: str | None = None
+    type: str | None = None
+    cover_url: str | None = None
+    preview_url: str | None = None
+    locked: bool | None = None
+    channels: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
+    created_at: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SatClaims:
+    """What the service says of the subscriber access token that asked."""
+
+    scope: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    expires_at: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SubscriberInfo:
+    """Who a subscriber access token is for."""
+
+    id: UUID
+    email: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    display_name: str | None = None
+    job_title: str | None = None
+    time_zone: str | None = None
+    country: str | None = None
+    region: str | None = None
+    company_name: str | None = None
+    push_notification_key: str | None = attrs.field(default=None, repr=False)
+    app_settings: Mapping[str, object] = attrs.field(factory=dict[str, object], hash=False, repr=False)
+    fabric_addresses: tuple[Address, ...] = ()
+    sat_claims: SatClaims | None = None

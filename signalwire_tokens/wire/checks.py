@@ -1,0 +1,186 @@
+"""What is wrong with an argument, in the service's own vocabulary.
+
+Each check returns the value as it is to be sent and adds what it finds to a list, so that a caller is told all at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from signalwire_tokens.errors import InvalidRequest, Problem
+
+from .header import YEAR_10000, read_header
+
+if TYPE_CHECKING:
+    from signalwire_tokens.models import Secret, Token
+
+__all__ = ["address_ids", "encode", "extra_fields", "fingerprint", "moment", "refuse", "scope", "text", "token", "uuid"]
+
+MISSING = "missing_required_parameter"
+INVALID = "invalid_parameter"
+MOST_ADDRESSES = 10
+SCOPES = ("sat:refresh",)
+UUID_FORM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+
+
+def refuse(operation: str, problems: list[Problem]) -> None:
+    """Raise where there are problems."""
+    if problems:
+        raise InvalidRequest("refused before anything was sent", operation=operation, errors=tuple(problems))
+
+
+def text(problems: list[Problem], name: str, value: object, *, required: bool = False) -> str | None:
+    """Check a string; one that is required must not be blank."""
+    if value is None and not required:
+        return None
+    if value is None or (required and isinstance(value, str) and not value.strip()):
+        problems.append(Problem(code=MISSING, attribute=name, message="must not be empty"))
+    elif not isinstance(value, str):
+        problems.append(Problem(code=INVALID, attribute=name, message="must be a string"))
+    elif not encodable(value):
+        problems.append(Problem(code=INVALID, attribute=name, message="must be text that UTF-8 can carry"))
+    else:
+        return value
+    return None
+
+
+def encodable(value: str) -> bool:
+    """Tell whether a string can be sent: a lone surrogate cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def uuid(problems: list[Problem], name: str, value: object, *, required: bool = False) -> str | None:
+    """Check a UUID, given as such or as a string in the usual form."""
+    if value is None and not required:
+        return None
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, str) and UUID_FORM.fullmatch(value):
+        return value.lower()
+    code = MISSING if value is None or value == "" else INVALID
+    problems.append(Problem(code=code, attribute=name, message="must be a UUID"))
+    return None
+
+
+def address_ids(problems: list[Problem], name: str, value: object) -> list[str]:
+    """Check the addresses that a guest may reach: 1 to 10 different UUIDs."""
+    if value is None or isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        code = MISSING if value is None else INVALID
+        problems.append(Problem(code=code, attribute=name, message="must be a list of UUIDs"))
+        return []
+    given = list(islice(cast("Iterable[object]", value), MOST_ADDRESSES + 1))
+    if not given:
+        problems.append(Problem(code=MISSING, attribute=name, message="must hold at least one address"))
+    if len(given) > MOST_ADDRESSES:
+        message = f"must hold at most {MOST_ADDRESSES} addresses"
+        problems.append(Problem(code="allowed_address_limit_exceeded", attribute=name, message=message))
+    found = [uuid(problems, f"{name}[{place}]", item, required=True) for place, item in enumerate(given)]
+    ids = [item for item in found if item is not None]
+    if len(set(ids)) < len(ids):
+        problems.append(Problem(code=INVALID, attribute=name, message="must not name an address twice"))
+    return ids
+
+
+def moment(problems: list[Problem], name: str, value: object, now: float) -> int | None:
+    """Check a future time, given as unix seconds, an aware datetime or a timedelta from now."""
+    if value is None:
+        return None
+    seconds: float | None = None
+    if isinstance(value, timedelta):
+        seconds = now + value.total_seconds()
+    elif isinstance(value, datetime):
+        if value.utcoffset() is None:
+            problems.append(Problem(code=INVALID, attribute=name, message="must carry a time zone"))
+            return None
+        seconds = value.timestamp()
+    elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        seconds = None if isinstance(value, bool) else value
+    if seconds is None:
+        message = "must be unix seconds, a datetime with a time zone, or a timedelta from now"
+    elif not seconds < YEAR_10000:
+        message = "is beyond the year 9999: it must be in seconds, not milliseconds"
+    elif not int(seconds) > now:
+        message = "must be in the future"
+    else:
+        return int(seconds)
+    problems.append(Problem(code=INVALID, attribute=name, message=message))
+    return None
+
+
+def fingerprint(problems: list[Problem], name: str, value: object) -> str | None:
+    """Check the RFC 7638 thumbprint of a device's key."""
+    if value is None:
+        return None
+    if isinstance(value, str) and FINGERPRINT_FORM.fullmatch(value):
+        return value
+    message = "must be the 43 characters of a key's RFC 7638 thumbprint (A-Z, a-z, 0-9, _ and -)"
+    problems.append(Problem(code=INVALID, attribute=name, message=message))
+    return None
+
+
+def scope(problems: list[Problem], name: str, value: object) -> str | None:
+    """Check a scope against those that the service knows."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value in SCOPES:
+        return value
+    problems.append(Problem(code=INVALID, attribute=name, message=f"must be one of: {', '.join(SCOPES)}"))
+    return None
+
+
+def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kind: str | None) -> None:
+    """Check a token that is to be sent; `kind` is what its header may say, where it can be read at all."""
+    # No local ever holds the value: it would stand in the traceback of whoever raises next.
+    if not isinstance(value.value, str):
+        code = MISSING if value.value is None else INVALID
+        problems.append(Problem(code=code, attribute=name, message="must be a token, as a string or a Token"))
+    elif not value.value:
+        problems.append(Problem(code=MISSING, attribute=name, message="must not be empty"))
+    elif not visible_ascii(value.value):
+        message = "must be visible ASCII characters, with no spaces or line ends"
+        problems.append(Problem(code=INVALID, attribute=name, message=message))
+    elif (found := read_header(value.value).kind) not in (None, kind):
+        wanted = {"SAT": "an access token (SAT)", "Refresh": "a refresh token", None: "a click-to-call token"}[kind]
+        message = f"must be {wanted}, but its header says {found}"
+        problems.append(Problem(code=INVALID, attribute=name, message=message))
+
+
+def visible_ascii(value: str) -> bool:
+    """Tell whether a string can stand in a header as it is."""
+    return value.isascii() and value.isprintable() and " " not in value
+
+
+def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[str]) -> None:
+    """Check fields that are newer than the SDK."""
+    if value.value is None:
+        return
+    if not isinstance(value.value, Mapping) or not all(isinstance(key, str) for key in value.value):
+        problems.append(Problem(code=INVALID, attribute="extra", message="must be a mapping with strings as keys"))
+        return
+    problems += [
+        Problem(code=INVALID, attribute=f"extra.{key}", message="has a parameter of its own")
+        for key in known
+        if key in value.value
+    ]
+    if encode(value.value) is None:
+        problems.append(Problem(code=INVALID, attribute="extra", message="must hold only what JSON can carry"))
+
+
+def encode(body: Mapping[str, object]) -> bytes | None:
+    """Write a body as JSON, or None where it cannot be."""
+    try:
+        return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,259 @@
+"""Each operation of the service as a value: what is sent, with which authentication, and how the answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import attrs
+
+from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
+
+from . import checks
+from .answers import Answer, Page, read_info, read_page, read_pair, read_token
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from signalwire_tokens.errors import Problem
+
+__all__ = [
+    "Auth",
+    "Request",
+    "When",
+    "create_embed_token",
+    "create_guest_token",
+    "create_invite_token",
+    "create_subscriber_token",
+    "mask",
+    "refresh_subscriber_token",
+    "subscriber_addresses",
+    "subscriber_info",
+]
+
+T = TypeVar("T")
+
+When = int | float | datetime | timedelta
+NO_SECRET = Secret[Any](None)
+Extra = Secret[Mapping[str, object] | None]
+
+
+class Auth(Enum):
+    """The authentication that an operation sends: its own and nothing more."""
+
+    PROJECT = "Basic"
+    SUBSCRIBER = "Bearer"
+    NONE = None
+
+
+@attrs.frozen(kw_only=True)
+class Request(Generic[T]):
+    """What is to be sent, and how its answer is read."""
+
+    operation: str
+    method: str
+    path: str
+    auth: Auth
+    read: Callable[[Answer], T] = attrs.field(repr=False)
+    bearer: Secret[str] | Token | None = None
+    body: bytes | None = attrs.field(default=None, repr=False)
+    # What must not come back in an error's text.
+    secrets: tuple[Secret[str] | Token, ...] = ()
+    # Whether it may be sent again when nobody knows what became of it.
+    replayable: bool = True
+
+
+def mask(token: str | Token) -> Secret[str] | Token:
+    """Wrap a token that came as a string before any frame below can show it; a `Token` hides itself."""
+    return token if isinstance(token, Token) else Secret(token)
+
+
+def create_subscriber_token(
+    reference: str,
+    *,
+    now: float,
+    expire_at: When | None = None,
+    application_id: UUID | str | None = None,
+    password: Secret[str | None] = NO_SECRET,
+    fingerprint: str | None = None,
+    scope: str | None = None,
+    extra: Extra = NO_SECRET,
+    **profile: str | None,
+) -> Request[TokenPair]:
+    """Describe the issue of a subscriber's pair; `profile` are the fields that describe the person."""
+    problems: list[Problem] = []
+    until = checks.moment(problems, "expire_at", expire_at, now)
+    checks.text(problems, "password", password.value)
+    return describe(
+        "create_subscriber_token",
+        "/api/fabric/subscribers/tokens",
+        partial(read_pair, until=until, unbound=scope is not None and fingerprint is None),
+        problems,
+        fields={
+            "reference": checks.text(problems, "reference", reference, required=True),
+            "expire_at": until,
+            "application_id": checks.uuid(problems, "application_id", application_id),
+            "fingerprint": checks.fingerprint(problems, "fingerprint", fingerprint),
+            "scope": checks.scope(problems, "scope", scope),
+            **{name: checks.text(problems, name, value) for name, value in profile.items()},
+        },
+        hidden={"password": password},
+        extra=extra,
+    )
+
+
+def refresh_subscriber_token(refresh_token: Secret[str] | Token) -> Request[TokenPair]:
+    """Describe a rotation: it consumes the refresh token, so it is not sent again until its fate is known."""
+    problems: list[Problem] = []
+    checks.token(problems, "refresh_token", refresh_token, kind="Refresh")
+    span = refresh_token.expires_at - refresh_token.issued_at if isinstance(refresh_token, Token) else None
+    return describe(
+        "refresh_subscriber_token",
+        "/api/fabric/subscribers/tokens/refresh",
+        partial(read_pair, span=span),
+        problems,
+        hidden={"refresh_token": refresh_token},
+        replayable=False,
+    )
+
+
+def create_guest_token(
+    allowed_addresses: object,
+    *,
+    now: float,
+    expire_at: When | None = None,
+    region: str | None = None,
+    ch: str | None = None,
+    extra: Extra = NO_SECRET,
+) -> Request[TokenPair]:
+    """Describe the issue of a guest's pair, for the addresses that the guest may reach."""
+    problems: list[Problem] = []
+    until = checks.moment(problems, "expire_at", expire_at, now)
+    return describe(
+        "create_guest_token",
+        "/api/fabric/guests/tokens",
+        partial(read_pair, until=until),
+        problems,
+        fields={
+            "allowed_addresses": checks.address_ids(problems, "allowed_addresses", allowed_addresses),
+            "expire_at": until,
+            "region": checks.text(problems, "region", region),
+            "ch": checks.text(problems, "ch", ch),
+        },
+        extra=extra,
+    )
+
+
+def create_invite_token(
+    address_id: UUID | str,
+    *,
+    subscriber_token: Secret[str] | Token,
+    now: float,
+    expires_at: When | None = None,
+    extra: Extra = NO_SECRET,
+) -> Request[Token]:
+    """Describe an invitation to an address, in the name of a subscriber."""
+    problems: list[Problem] = []
+    until = checks.moment(problems, "expires_at", expires_at, now)
+    checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
+    return describe(
+        "create_invite_token",
+        "/api/fabric/subscriber/invites",
+        partial(read_token, until=until),
+        problems,
+        fields={"address_id": checks.uuid(problems, "address_id", address_id, required=True), "expires_at": until},
+        extra=extra,
+        auth=Auth.SUBSCRIBER,
+        bearer=subscriber_token,
+    )
+
+
+def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
+    """Describe the exchange of a click-to-call token, which is public, for a guest's token."""
+    problems: list[Problem] = []
+    checks.token(problems, "token", token, kind=None)
+    return describe(
+        "create_embed_token",
+        "/api/fabric/embeds/tokens",
+        partial(read_token, embed=True),
+        problems,
+        hidden={"token": token},
+        auth=Auth.NONE,
+    )
+
+
+def subscriber_info(subscriber_token: Secret[str] | Token) -> Request[SubscriberInfo]:
+    """Describe the question who an access token is for."""
+    problems: list[Problem] = []
+    checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
+    checks.refuse("subscriber_info", problems)
+    return Request(
+        operation="subscriber_info",
+        method="GET",
+        path="/api/fabric/subscriber/info",
+        auth=Auth.SUBSCRIBER,
+        read=read_info,
+        bearer=subscriber_token,
+        secrets=(subscriber_token,),
+    )
+
+
+def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[Page]:
+    """Describe the first page of a subscriber's addresses; further pages are followed within the origin alone."""
+    problems: list[Problem] = []
+    id_ = checks.uuid(problems, "subscriber_id", subscriber_id, required=True)
+    checks.refuse("subscriber_addresses", problems)
+    return Request(
+        operation="subscriber_addresses",
+        method="GET",
+        path=f"/api/fabric/resources/subscribers/{id_}/addresses",
+        auth=Auth.PROJECT,
+        read=partial(read_page, origin=origin),
+    )
+
+
+def describe(
+    operation: str,
+    path: str,
+    read: Callable[[Answer], T],
+    problems: list[Problem],
+    *,
+    fields: Mapping[str, object] | None = None,
+    hidden: Mapping[str, Secret[Any] | Token] | None = None,
+    extra: Extra = NO_SECRET,
+    auth: Auth = Auth.PROJECT,
+    bearer: Secret[str] | Token | None = None,
+    replayable: bool = True,
+) -> Request[T]:
+    """Put a POST together, or refuse it with every problem that was found."""
+    fields, hidden = fields or {}, hidden or {}
+    checks.extra_fields(problems, extra, known=(*fields, *hidden))
+    checks.refuse(operation, problems)
+    return Request(
+        operation=operation,
+        method="POST",
+        path=path,
+        auth=auth,
+        read=read,
+        bearer=bearer,
+        body=checks.encode(
+            {
+                name: value
+                for name, value in (
+                    *fields.items(),
+                    *((name, secret.value) for name, secret in hidden.items()),
+                    *(extra.value or {}).items(),
+                )
+                if value is not None
+            }
+        ),
+        secrets=(
+            *hidden.values(),
+            *(() if bearer is None else (bearer,)),
+            *(Secret(value) for value in (extra.value or {}).values() if isinstance(value, str)),
+        ),
+        replayable=replayable,
+    )

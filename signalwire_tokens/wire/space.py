@@ -1,0 +1,100 @@
+"""Where a space is, and what may be said there: settings, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import b64encode
+from ipaddress import IPv4Network, IPv6Address, ip_address
+from typing import Any
+
+from signalwire_tokens.errors import Problem
+from signalwire_tokens.models import Secret
+
+from .checks import INVALID, MISSING, refuse, visible_ascii
+
+__all__ = ["basic_authorization", "check_settings", "is_credential", "origin_of"]
+
+LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+PLACE = re.compile(
+    rf"(?:(?P<scheme>https?)://)?(?P<host>{LABEL}(?:\.{LABEL})*|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII
+)
+PORTS = range(1, 65536)
+LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Address("::1"))
+
+
+def check_settings(space: object, project_id: object, api_token: Secret[Any], timeout: object, retries: object) -> str:
+    """Return the origin of a space, or refuse settings that cannot be right: all of them at once."""
+    problems: list[Problem] = []
+    origin = origin_of(problems, space)
+    if project_id is not None and not (is_credential(project_id) and ":" not in str(project_id)):
+        message = "must be visible ASCII characters, without a colon"
+        problems.append(Problem(code=INVALID, attribute="project_id", message=message))
+    if api_token.value is not None and not callable(api_token.value) and not is_credential(api_token.value):
+        message = "must be visible ASCII characters, or a function that returns them"
+        problems.append(Problem(code=INVALID, attribute="api_token", message=message))
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < math.inf:
+        problems.append(Problem(code=INVALID, attribute="timeout", message="must be a positive number of seconds"))
+    if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+        problems.append(Problem(code=INVALID, attribute="retries", message="must be a whole number, 0 or more"))
+    refuse("TokenClient", problems)
+    return origin
+
+
+def is_credential(value: object) -> bool:
+    """Tell whether a credential can stand in a header without splitting it."""
+    return isinstance(value, str) and value != "" and visible_ascii(value)
+
+
+def origin_of(problems: list[Problem], space: object) -> str:
+    """Turn a space's name, its host or its origin into an origin.
+
+    A space that is not on this machine is reached by https alone: the API token travels with every request.
+    """
+    if not isinstance(space, str) or not space:
+        code = MISSING if space in (None, "") else INVALID
+        problems.append(Problem(code=code, attribute="space", message="must be a space's name, host or origin"))
+        return ""
+    place = PLACE.fullmatch(space.lower())
+    if place is None or (place["port"] and int(place["port"]) not in PORTS) or not is_host(place["host"]):
+        message = (
+            "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin ('https://…'), "
+            "without user, path or query"
+        )
+        problems.append(Problem(code=INVALID, attribute="space", message=message))
+        return ""
+    host, loopback = place["host"], is_loopback(place["host"])
+    if place["scheme"] == "http" and not loopback:
+        message = "must be reached by https: plain http is for this machine's own addresses alone"
+        problems.append(Problem(code=INVALID, attribute="space", message=message))
+    is_name = not loopback and "." not in host and ":" not in host and place["scheme"] is None and place["port"] is None
+    scheme = place["scheme"] or ("http" if loopback else "https")
+    port = f":{int(place['port'])}" if place["port"] else ""
+    return f"{scheme}://{host}{'.signalwire.com' if is_name else ''}{port}"
+
+
+def is_host(host: str) -> bool:
+    """Tell whether what stands in brackets is an address; the pattern has seen to everything else."""
+    if not host.startswith("["):
+        return True
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return address == LOOPBACK[1] if isinstance(address, IPv6Address) else address in LOOPBACK[0]
+
+
+def basic_authorization(project_id: str, api_token: Secret[str]) -> Secret[str]:
+    """Write the header that the project's own operations send."""
+    return Secret(f"Basic {b64encode(f'{project_id}:{api_token.value}'.encode()).decode()}")

@@ -1,0 +1,55 @@
+"""What every test stands on: nothing may leak, and aioresponses works with the newest aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+
+import aiohttp
+import pytest
+
+from signalwire_tokens.emulator import Emulator
+
+# aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
+if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
+    import aioresponses.core
+
+    class Response(aiohttp.ClientResponse):
+        def __init__(self, *args, writer=None, **kwargs):
+            super().__init__(*args, writer=writer, stream_writer=_Writer(), **kwargs)
+
+    class _Writer:
+        output_size = 0
+
+    aioresponses.core.ClientResponse = Response
+
+
+@pytest.fixture(autouse=True)
+async def leaks(request):
+    """Fail a test that leaves a task, a connection or an unread failure behind."""
+    loop = asyncio.get_running_loop()
+    lost = []
+    loop.set_exception_handler(lambda _, context: lost.append(context))
+    yield
+    if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        return
+    await asyncio.sleep(0)
+    gc.collect()  # whatever is dropped unclosed warns now, and a warning is an error
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    sockets = [key for key in loop._selector.get_map().values() if key.fd != loop._ssock.fileno()]
+    assert not tasks, f"tasks were left behind: {tasks}"
+    assert not sockets, f"connections were left open: {sockets}"
+    assert not lost, f"the event loop was left with failures: {lost}"
+
+
+@pytest.fixture
+async def emulator():
+    async with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def client(emulator):
+    async with emulator.client(retries=0) as client:
+        yield client

@@ -1,0 +1,126 @@
+"""The command, in process and as users run it."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from importlib.metadata import entry_points
+
+import pytest
+from click.testing import CliRunner
+
+from signalwire_tokens import TokenClient, __main__, __version__
+from signalwire_tokens.cli import cli
+from signalwire_tokens.cli.demo import describe
+from signalwire_tokens.models import Token
+
+
+def run(*arguments, **environment):
+    return CliRunner(env=environment).invoke(cli, arguments)
+
+
+def test_the_demo_shows_the_five_kinds():
+    """What each is for, its kind, how long it lives, and which authentication was sent; no token in the clear."""
+    result = run("demo", **{name: None for name in os.environ if name.startswith("SIGNALWIRE_")})
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    text = result.stdout
+    for operation, sent in [
+        ("create_subscriber_token", "Basic"),
+        ("refresh_subscriber_token", "Basic"),
+        ("create_guest_token", "Basic"),
+        ("create_invite_token", "Bearer"),
+        ("create_embed_token", "no credentials"),
+    ]:
+        assert re.search(rf"^{operation} sent {sent}", text, re.MULTILINE)
+    assert len(re.findall(r"^  SAT +#[0-9a-f]{8}  lives [12] h 00 min", text, re.MULTILINE)) == 5
+    assert len(re.findall(r"^  Refresh +#[0-9a-f]{8}  lives 2 h 05 min", text, re.MULTILINE)) == 3
+    assert not re.search(r"eyJ|PT[0-9a-f]{20}|c2c_[0-9a-f]", text)
+
+
+def test_the_demo_says_that_it_leaves_a_real_space_alone():
+    """Whoever has settings for one must not fear for it."""
+    result = run("demo", SIGNALWIRE_SPACE="acme", SIGNALWIRE_API_TOKEN="PThush")
+    assert result.exit_code == 0
+    assert "no real space is touched" in result.stderr
+    assert "hush" not in result.output
+    assert "127.0.0.1" in result.stdout
+
+
+def test_a_token_of_unknown_kind_is_described_too(emulator):
+    """As far as it can be."""
+    token = Token(value="x", issued_at=emulator.now(), expires_at=emulator.now())
+    assert describe(token, emulator.now()).startswith("unknown  #")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_the_commands(flag):
+    """Each with a sentence."""
+    text = run(flag).output
+    assert re.search(r"demo +Show", text)
+    assert re.search(r"emulator +Run", text)
+
+
+def test_the_version_is_the_package_s():
+    """One number, wherever it is asked for."""
+    assert run("--version").output == f"signalwire-tokens, version {__version__}\n"
+    module = subprocess.run(
+        [sys.executable, "-m", "signalwire_tokens", "--version"], capture_output=True, text=True, check=True
+    )
+    assert module.stdout == f"signalwire-tokens, version {__version__}\n"
+
+
+def test_the_command_is_installed_under_its_name():
+    """And starts where `python -m` starts."""
+    (script,) = entry_points(group="console_scripts", name="signalwire-tokens")
+    assert script.load() is __main__.main
+
+
+def test_the_extra_that_is_missing_is_named(monkeypatch):
+    """Without click there is no command, but there is a way to it."""
+    monkeypatch.setitem(sys.modules, "signalwire_tokens.cli", None)
+    with pytest.raises(SystemExit, match=re.escape("pip install 'signalwire-tokens[cli]'")):
+        __main__.main()
+
+
+def test_the_command_runs(monkeypatch, capsys):
+    """From the arguments of the process."""
+    monkeypatch.setattr(sys, "argv", ["signalwire-tokens", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"signalwire-tokens, version {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--tls"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_emulator_serves_until_it_is_told_to_stop(monkeypatch, arguments, number):
+    """Its settings come as assignments for a shell, each request as a line, and the end is a clean one."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "signalwire_tokens", "emulator", *arguments), stdout=PIPE, stderr=PIPE
+    )
+    lines = [(await process.stdout.readline()).decode() for _ in range(5 if arguments else 4)]
+    for line in lines:
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            monkeypatch.setenv(name, value)
+    async with TokenClient.from_env() as client:
+        await client.create_subscriber_token("alice")
+        await client.create_embed_token(lines[-1].split()[-1])
+    process.send_signal(number)
+    _, log = await process.communicate()
+    assert process.returncode == 0
+    assert re.findall(r"\w+ 201 auth=\w+", log.decode()) == [
+        "create_subscriber_token 201 auth=Basic",
+        "create_embed_token 201 auth=none",
+    ]
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(emulator):
+    """Not in a traceback."""
+    result = run("emulator", "--port", str(emulator.port))
+    assert result.exit_code == 1
+    assert re.fullmatch(r"Error: cannot serve port \d+: .*address already in use\n", result.stderr)

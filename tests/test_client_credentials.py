@@ -1,0 +1,152 @@
+"""The project's credentials: a string, or a function that is asked for the current one."""
+
+import asyncio
+
+import pytest
+
+from signalwire_tokens import ConfigurationError, RateLimited, TimedOut, TokenClient, Unauthorized
+from signalwire_tokens.client.credentials import bare
+from signalwire_tokens.emulator import Status
+
+
+def client_with(emulator, api_token, **options):
+    return TokenClient(emulator.space, emulator.project_id, api_token, **{"retries": 0, **options})
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_rotated_secret_needs_no_restart(emulator, is_async):
+    """The function is asked once, and again after a 401; the request that met it goes through."""
+    current, asked = [emulator.api_token], []
+
+    def ask():
+        asked.append(current[0])
+        return current[0]
+
+    async def ask_async():
+        await asyncio.sleep(0)
+        return ask()
+
+    async with client_with(emulator, ask_async if is_async else ask) as client:
+        pair = await client.create_subscriber_token("alice")
+        await client.create_subscriber_token("alice")
+        assert len(asked) == 1
+        current[0] = emulator.rotate_api_token()
+        await client.refresh_subscriber_token(pair.refresh_token)
+        assert len(asked) == 2
+    assert [entry.status for entry in emulator.journal] == [201, 201, 401, 201]
+
+
+async def test_a_secret_that_did_not_change_is_not_tried_again(emulator):
+    """A second 401 would tell nothing new, and might lock the project out."""
+    async with client_with(emulator, lambda: "wrong") as client:
+        with pytest.raises(Unauthorized):
+            await client.create_subscriber_token("alice")
+    assert len(emulator.journal) == 1
+
+
+async def test_a_secret_that_is_wrong_twice_is_given_up(emulator):
+    """Asked again once for each request."""
+    secrets = iter(["wrong", "wrong-too", "never asked for"])
+    async with client_with(emulator, lambda: next(secrets)) as client:
+        with pytest.raises(Unauthorized):
+            await client.create_subscriber_token("alice")
+    assert len(emulator.journal) == 2
+
+
+async def test_many_requests_that_meet_a_rotation_all_go_through(emulator):
+    """Whoever is refused first, those who come later find the new one in place."""
+    current = [emulator.api_token]
+    async with client_with(emulator, lambda: current[0]) as client:
+        await client.create_subscriber_token("alice")
+        current[0] = emulator.rotate_api_token()
+        await asyncio.gather(*(client.create_subscriber_token(f"user-{number}") for number in range(20)))
+
+
+async def test_a_fixed_secret_is_not_asked_for(emulator):
+    """A 401 is the end of it."""
+    async with client_with(emulator, "wrong") as client:
+        with pytest.raises(Unauthorized):
+            await client.create_subscriber_token("alice")
+    assert len(emulator.journal) == 1
+
+
+async def test_a_401_to_a_subscriber_s_token_does_not_touch_the_project_s(emulator, client):
+    """It says nothing about the API token."""
+    pair = await client.create_subscriber_token("alice")
+    emulator.fail(Status(401))
+    asked = []
+    async with client_with(emulator, lambda: asked.append(1)) as other:
+        with pytest.raises(Unauthorized):
+            await other.subscriber_info(pair.token)
+    assert asked == []
+
+
+@pytest.mark.parametrize("value", [None, "", "a b", "a\r\nb", 7, b"x"])
+async def test_what_a_function_returns_is_checked(emulator, value):
+    """As strictly as what is given at once, and with nothing sent."""
+    async with client_with(emulator, lambda: value) as client:
+        with pytest.raises(ConfigurationError, match="must return visible ASCII"):
+            await client.create_subscriber_token("alice")
+    assert emulator.journal == []
+
+
+async def test_a_function_that_raises_is_named(emulator):
+    """Its error is the cause, without the frames in which a secret may stand."""
+
+    def broken():
+        try:
+            raise KeyError("vault")
+        except KeyError as error:
+            raise OSError("unreachable") from error
+
+    async with client_with(emulator, broken) as client:
+        with pytest.raises(ConfigurationError, match="api_token raised OSError") as caught:
+            await client.create_subscriber_token("alice")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.__traceback__ is None
+    assert caught.value.__cause__.__cause__.__traceback__ is None
+    assert emulator.journal == []
+
+
+async def test_a_function_that_hangs_meets_the_timeout(emulator):
+    """Asking is part of the call; nothing was sent."""
+
+    async def hang():
+        await asyncio.Event().wait()
+
+    async with client_with(emulator, hang, timeout=0.1) as client:
+        with pytest.raises(TimedOut) as caught:
+            await client.create_subscriber_token("alice")
+    assert caught.value.sent is False
+
+
+async def test_other_failures_ask_for_no_secret(emulator):
+    """Only a 401 says that the secret may be old."""
+    asked = []
+
+    def ask():
+        asked.append(1)
+        return emulator.api_token
+
+    async with client_with(emulator, ask) as client:
+        emulator.fail(Status(429))
+        with pytest.raises(RateLimited):
+            await client.create_subscriber_token("alice")
+        await client.create_subscriber_token("alice")
+    assert len(asked) == 1
+
+
+def test_a_chain_of_errors_can_be_stripped_of_its_frames():
+    """All the way down, causes and contexts alike."""
+
+    def fail_twice():
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("second")  # noqa: B904 - a context on purpose
+
+    with pytest.raises(ValueError, match="second") as caught:
+        fail_twice()
+    assert caught.value.__context__.__traceback__ is not None
+    assert bare(caught.value).__traceback__ is None
+    assert caught.value.__context__.__traceback__ is None

@@ -1,0 +1,424 @@
+"""The client as its users see it, against the emulator over real sockets."""
+
+import asyncio
+import gc
+import logging
+import ssl
+from datetime import timedelta
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from signalwire_tokens import (
+    ConfigurationError,
+    ConnectionFailed,
+    InvalidRequest,
+    Lifetimes,
+    NotFound,
+    RateLimited,
+    ServerError,
+    TimedOut,
+    TokenClient,
+    Unauthorized,
+    ValidationFailed,
+    wire,
+)
+from signalwire_tokens.emulator import (
+    HTML,
+    Delay,
+    Emulator,
+    Huge,
+    Reset,
+    SkewDate,
+    Stall,
+    Status,
+    Truncate,
+)
+
+ALICE = "alice@example.com"
+
+
+class Hurried:
+    """A clock whose sleeps take no time, and are remembered."""
+
+    def __init__(self, emulator):
+        self._emulator = emulator
+        self.slept = []
+
+    def wall(self):
+        return self._emulator.now().timestamp()
+
+    async def sleep(self, seconds):
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def clock(emulator):
+    return Hurried(emulator)
+
+
+@pytest.fixture
+async def patient(emulator, clock):
+    async with emulator.client(retries=3, clock=clock) as client:
+        yield client
+
+
+async def test_every_operation_sends_its_own_authentication_and_nothing_more(emulator, client):
+    """The journal of the service: the API token never travels with an embed or an invite."""
+    pair = await client.create_subscriber_token(ALICE)
+    pair = await client.refresh_subscriber_token(pair.refresh_token)
+    info = await client.subscriber_info(pair.token)
+    addresses = [address async for address in client.subscriber_addresses(info.id)]
+    assert addresses == list(info.fabric_addresses)
+    await client.create_guest_token([addresses[0].id])
+    await client.create_invite_token(addresses[0].id, subscriber_token=pair.token)
+    await client.create_embed_token(emulator.click_to_call)
+    assert [(entry.operation, entry.auth, entry.status) for entry in emulator.journal] == [
+        ("create_subscriber_token", "Basic", 201),
+        ("refresh_subscriber_token", "Basic", 201),
+        ("subscriber_info", "Bearer", 200),
+        ("subscriber_addresses", "Basic", 200),
+        ("create_guest_token", "Basic", 201),
+        ("create_invite_token", "Bearer", 201),
+        ("create_embed_token", None, 201),
+    ]
+
+
+async def test_what_is_issued_is_live(emulator, client):
+    """Every token, by whichever operation it came; tokens are taken as strings and as values."""
+    pair = await client.create_subscriber_token(ALICE, first_name="Alice", scope="sat:refresh")
+    info = await client.subscriber_info(pair.token.value)
+    assert (info.id, info.email, info.first_name) == (pair.subscriber_id, ALICE, "Alice")
+    assert info.sat_claims.scope == ("sat:refresh",)
+    room = emulator.add_address("room")
+    guest = await client.create_guest_token({room}, expire_at=timedelta(minutes=5), region="eu", ch="x", extra={"n": 1})
+    invite = await client.create_invite_token(
+        str(room), subscriber_token=pair.token.value, expires_at=timedelta(minutes=1)
+    )
+    embed = await client.create_embed_token(emulator.click_to_call)
+    renewed = await client.refresh_subscriber_token(pair.refresh_token.value)
+    for token in (pair.token, guest.token, guest.refresh_token, invite, embed, renewed.token, renewed.refresh_token):
+        assert emulator.accepts(token)
+    assert not emulator.accepts(pair.refresh_token)
+
+
+async def test_an_end_that_is_shown_is_the_end(emulator, client):
+    """What a token says of its life is never more than what the service grants."""
+    for until in (None, timedelta(minutes=10)):
+        pair = await client.create_subscriber_token(ALICE, expire_at=until)
+        emulator.advance((pair.token.expires_at - emulator.now()).total_seconds() - 0.01)
+        assert emulator.accepts(pair.token)
+        emulator.advance(1.02 if until else 0.02)
+        assert not emulator.accepts(pair.token)
+
+
+async def test_a_clock_that_lags_behind_the_service_s_is_made_up_for(emulator, client):
+    """The service's `Date` is ahead by a minute, so the token's end is taken to be a minute nearer."""
+    emulator.fail(SkewDate(60))
+    pair = await client.create_subscriber_token(ALICE, expire_at=timedelta(minutes=10))
+    assert 538 <= (pair.token.expires_at - pair.token.issued_at).total_seconds() <= 541
+
+
+async def test_nothing_is_sent_of_a_wrong_request(emulator, client):
+    """The service's answer is not needed to know better."""
+    for attempt in (
+        client.create_subscriber_token(""),
+        client.create_guest_token([]),
+        client.create_invite_token("x", subscriber_token=""),
+        client.create_embed_token(""),
+        client.refresh_subscriber_token(""),
+        client.subscriber_info(""),
+    ):
+        with pytest.raises(InvalidRequest):
+            await attempt
+    with pytest.raises(InvalidRequest):
+        client.subscriber_addresses("x")
+    assert emulator.journal == []
+
+
+async def test_pages_are_followed_to_the_end():
+    """However many there are; and each is asked for only when it is needed."""
+    async with Emulator(page_size=2) as emulator, emulator.client() as client:
+        pair = await client.create_subscriber_token(ALICE)
+        for number in range(4):
+            emulator.add_address(f"room-{number}", subscriber_id=pair.subscriber_id)
+        names = [address.name async for address in client.subscriber_addresses(pair.subscriber_id)]
+        assert names == ["alice-example-com", "room-0", "room-1", "room-2", "room-3"]
+        assert len(emulator.journal) == 4
+        async for _ in client.subscriber_addresses(pair.subscriber_id):
+            break
+        assert len(emulator.journal) == 5
+
+
+async def test_the_service_s_refusals_are_typed(emulator, client):
+    """Each with its operation, its status and the service's name for the request."""
+    with pytest.raises(ValidationFailed) as caught:
+        await client.create_guest_token([uuid4(), uuid4()])
+    assert [problem.code for problem in caught.value.errors] == ["must_belong_to_project"] * 2
+    assert caught.value.operation == "create_guest_token"
+    assert caught.value.status == 422
+    assert caught.value.request_id is not None
+    with pytest.raises(NotFound):
+        await anext(client.subscriber_addresses(uuid4()))
+    async with TokenClient(emulator.space, emulator.project_id, "wrong") as stranger:
+        with pytest.raises(Unauthorized):
+            await stranger.create_subscriber_token(ALICE)
+
+
+@pytest.mark.parametrize(("project_id", "api_token"), [(None, None), ("p", None), (None, "t")])
+async def test_what_needs_no_project_works_without_one(emulator, client, project_id, api_token):
+    """And what needs one names the setting that is missing."""
+    pair = await client.create_subscriber_token(ALICE)
+    room = emulator.add_address("room")
+    async with TokenClient(emulator.space, project_id, api_token) as bare:
+        await bare.create_embed_token(emulator.click_to_call)
+        await bare.create_invite_token(room, subscriber_token=pair.token)
+        await bare.subscriber_info(pair.token)
+        with pytest.raises(ConfigurationError, match="api_token" if project_id else "project_id"):
+            await bare.create_subscriber_token(ALICE)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Status(500), Status(503, retry_after=2), Status(429), Reset(), Reset(applied=True), Truncate()],
+    ids=repr,
+)
+async def test_what_may_pass_is_tried_again(emulator, patient, clock, fault):
+    """Three times more, with pauses that the service may set."""
+    emulator.fail(fault, times=3)
+    pair = await patient.create_subscriber_token(ALICE)
+    assert emulator.accepts(pair.token)
+    assert len(emulator.journal) == 4
+    assert len(clock.slept) == 3
+    assert all(pause <= 1 for pause in clock.slept) or clock.slept == [2, 2, 2]
+    emulator.fail(fault, times=4)
+    with pytest.raises((ServerError, RateLimited, ConnectionFailed)):
+        await patient.create_subscriber_token(ALICE)
+    assert len(emulator.journal) == 8
+
+
+@pytest.mark.parametrize(
+    ("fault", "requests"),
+    [
+        (Reset(), 1),
+        (Reset(applied=True), 1),
+        (Truncate(), 1),
+        (Status(500), 1),
+        (Status(502, applied=True), 1),
+        (Status(429), 4),
+        (Status(429, retry_after=1), 4),
+        (Status(503, retry_after=1), 4),
+        (Status(401), 1),
+        (HTML, 1),
+    ],
+    ids=repr,
+)
+async def test_a_refresh_is_never_repeated_after_an_ambiguous_answer(emulator, patient, fault, requests):
+    """The refresh token may be used up; only what certainly did nothing is tried again."""
+    pair = await patient.create_subscriber_token(ALICE)
+    emulator.fail(fault, operation="refresh_subscriber_token", times=None)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of whichever kind
+        await patient.refresh_subscriber_token(pair.refresh_token)
+    assert getattr(caught.value, "sent", None) is not False
+    assert len(emulator.journal) == 1 + requests
+
+
+async def test_a_refresh_is_repeated_while_nothing_leaves(emulator, clock):
+    """A connection that is refused has used nothing up."""
+    async with emulator.client(clock=clock) as client:
+        pair = await client.create_subscriber_token(ALICE)
+    async with emulator.client(clock=clock) as client:
+        async with emulator.unreachable():
+            with pytest.raises(ConnectionFailed) as caught:
+                await client.refresh_subscriber_token(pair.refresh_token)
+            assert caught.value.sent is False
+            assert len(clock.slept) == 3
+        await client.refresh_subscriber_token(pair.refresh_token)
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+async def test_a_pause_that_does_not_fit_is_not_begun(emulator, patient, clock, as_date):
+    """The caller is told at once how long the service wants to be left alone."""
+    emulator.fail(Status(429, retry_after=60, as_date=as_date))
+    with pytest.raises(RateLimited) as caught:
+        await patient.create_subscriber_token(ALICE)
+    assert 59 <= caught.value.retry_after <= 60
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "sent"),
+    [(Stall(), None), (Stall(applied=True), None), (Truncate(stall=True), True), (Delay(5), None)],
+    ids=repr,
+)
+async def test_a_call_never_outlasts_its_timeout(emulator, fault, sent):
+    """Wherever the service stops in its answer."""
+    emulator.fail(fault)
+    async with emulator.client(timeout=0.2) as client:
+        with pytest.raises(TimedOut) as caught:
+            await client.create_subscriber_token(ALICE)
+    assert caught.value.sent is sent
+    assert "0.2 s" in str(caught.value)
+
+
+async def test_the_timeout_bounds_all_tries_together(emulator):
+    """Not each of them."""
+    emulator.fail(Status(500), times=None)
+    loop = asyncio.get_running_loop()
+    async with emulator.client(timeout=0.3, retries=1000) as client:
+        start = loop.time()
+        with pytest.raises((ServerError, TimedOut)):
+            await client.create_subscriber_token(ALICE)
+        assert loop.time() - start < 5
+
+
+async def test_a_body_without_end_is_not_read(emulator, client):
+    """64 KiB are more than any answer of the service's; the rest stays where it is."""
+    emulator.fail(Huge())
+    with pytest.raises(Exception, match="larger than 64 KiB"):
+        await client.create_subscriber_token(ALICE)
+    await client.create_subscriber_token(ALICE)
+
+
+@pytest.mark.parametrize("fault", [None, Stall(), Truncate(stall=True), Delay(5), Status(500)], ids=repr)
+async def test_cancelling_leaves_nothing_behind(emulator, fault):
+    """At every step of a call that the event loop takes; the fixture looks for tasks and connections."""
+    for steps in range(40):
+        if fault is not None:
+            emulator.fail(fault)
+        async with emulator.client(timeout=1) as client:
+            call = asyncio.create_task(client.create_subscriber_token(ALICE))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            assert call.cancelled() or fault is None
+        emulator.heal()
+
+
+async def test_one_request_may_ask_for_fewer_tries(emulator, patient):
+    """Whoever paces by himself sends what `wire` describes, once."""
+    emulator.fail(Status(500), times=None)
+    with pytest.raises(ServerError):
+        await patient.send(wire.create_embed_token(wire.mask("c2c_x")), retries=0)
+    assert len(emulator.journal) == 1
+
+
+async def test_tls_is_verified():
+    """A certificate that nobody vouches for is refused; with the authority's own file it is taken."""
+    async with Emulator(tls=True) as emulator:
+        asyncio.get_running_loop().set_exception_handler(lambda _, __: None)  # the server's side of a refusal
+        async with TokenClient(emulator.space, retries=0) as client:
+            with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED") as caught:
+                await client.create_embed_token(emulator.click_to_call)
+            assert caught.value.sent is False
+            assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        async with emulator.client() as client:
+            await client.create_subscriber_token(ALICE)
+
+
+async def test_settings_come_from_the_environment(monkeypatch):
+    """Under the names that the official clients use, the CA file included."""
+    async with Emulator(tls=True) as emulator:
+        monkeypatch.setenv("SIGNALWIRE_SPACE", emulator.space)
+        monkeypatch.setenv("SIGNALWIRE_PROJECT_ID", emulator.project_id)
+        monkeypatch.setenv("SIGNALWIRE_API_TOKEN", emulator.api_token)
+        monkeypatch.setenv("SIGNALWIRE_REST_CA_FILE", str(emulator.ca_file))
+        async with TokenClient.from_env(timeout=5, lifetimes=Lifetimes(embed=timedelta(seconds=7))) as client:
+            embed = await client.create_embed_token(emulator.click_to_call)
+            assert (embed.expires_at - embed.issued_at).total_seconds() == 7
+            await client.create_subscriber_token(ALICE)
+
+
+@pytest.mark.parametrize("space", [None, ""])
+def test_an_environment_without_a_space_is_refused(monkeypatch, space):
+    """With the name of what is missing."""
+    monkeypatch.delenv("SIGNALWIRE_SPACE", raising=False)
+    if space is not None:
+        monkeypatch.setenv("SIGNALWIRE_SPACE", space)
+    with pytest.raises(ConfigurationError, match="SIGNALWIRE_SPACE"):
+        TokenClient.from_env()
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_holds_none_is_refused(monkeypatch, tmp_path, content):
+    """Absent, or not what it should be."""
+    path = tmp_path / "ca.pem"
+    if content:
+        path.write_text(content)
+    monkeypatch.setenv("SIGNALWIRE_SPACE", "acme")
+    monkeypatch.setenv("SIGNALWIRE_REST_CA_FILE", str(path))
+    with pytest.raises(ConfigurationError, match="SIGNALWIRE_REST_CA_FILE"):
+        TokenClient.from_env()
+
+
+async def test_an_unclosed_client_says_so(emulator):
+    """Connections of its own that nobody closed; one that was never used has none."""
+    client = emulator.client()
+    await client.create_subscriber_token(ALICE)
+    await client.aclose()
+    client = emulator.client()
+    await client.create_subscriber_token(ALICE)
+    http = client._sender._http
+    with pytest.warns(ResourceWarning, match="unclosed <TokenClient http://127.0.0.1"):  # noqa: PT031 - one act of two
+        del client
+        gc.collect()
+    await http.close()
+    TokenClient("acme")
+    gc.collect()
+
+
+async def test_a_closed_client_says_so(emulator):
+    """Closing twice is closing once; using after is a mistake that is named."""
+    client = emulator.client()
+    await client.aclose()
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.create_subscriber_token(ALICE)
+
+
+def test_a_client_belongs_to_one_event_loop():
+    """Its connections do."""
+    client = TokenClient("127.0.0.1:9", retries=0)
+
+    async def use():
+        with pytest.raises(ConnectionFailed):
+            await client.create_embed_token("c2c_x")
+
+    async def use_again():
+        with pytest.raises(ConfigurationError, match="event loop"):
+            await client.create_embed_token("c2c_x")
+
+    with asyncio.Runner() as runner:
+        runner.run(use())
+        asyncio.run(use_again())
+        runner.run(client.aclose())
+
+
+def test_a_client_shows_where_it_points_and_no_more():
+    """Space and project, and nothing that is secret."""
+    assert repr(TokenClient("acme", "project", "hush")) == "<TokenClient https://acme.signalwire.com project project>"
+    assert repr(TokenClient("acme")) == "<TokenClient https://acme.signalwire.com project not set>"
+
+
+async def test_a_log_tells_what_happened(emulator, patient, caplog):
+    """At DEBUG, a line for each try; nothing above it, since the caller is told anyway."""
+    emulator.fail(Status(500))
+    with caplog.at_level(logging.DEBUG, "signalwire_tokens"):
+        await patient.create_subscriber_token(ALICE)
+    assert [record.levelname for record in caplog.records] == ["DEBUG"] * len(caplog.records)
+    assert "answered 500" in caplog.text
+    assert "asking again" in caplog.text
+    assert "answered 201" in caplog.text
+
+
+async def test_a_caller_s_session_is_used_and_left_open(emulator):
+    """The caller opened it, so the caller closes it."""
+    async with aiohttp.ClientSession() as http:
+        async with TokenClient(emulator.space, emulator.project_id, emulator.api_token, http=http) as client:
+            await client.create_subscriber_token(ALICE)
+        assert not http.closed
+        late = TokenClient(emulator.space, emulator.project_id, emulator.api_token, http=http)
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await late.create_subscriber_token(ALICE)

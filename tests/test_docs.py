@@ -1,0 +1,34 @@
+"""Every snippet in README and docs runs as it stands."""
+
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = [
+    "pip install '.[cli]' && signalwire-tokens demo",
+    "pip install -e '.[test]' && pytest",
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_snippets_run(page):
+    """As a reader would run them, from the top of the page to its end."""
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_there_are_snippets():
+    """The parser finds what it is to run."""
+    found = [example for page in PAGES for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples()]
+    assert len(found) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_two_commands_stand_in_the_readme(command):
+    """Literally, each on a line of its own."""
+    assert f"\n{command}\n" in (ROOT / "README.md").read_text()

@@ -1,0 +1,288 @@
+"""The emulator on its socket: what its users see of it, and everything that can happen on the way."""
+
+import ssl
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
+
+import aiohttp
+import pytest
+
+from signalwire_tokens import ConnectionFailed, Lifetimes, NotFound, ServerError, TokenClient, ValidationFailed
+from signalwire_tokens.emulator import (
+    EMPTY,
+    HTML,
+    Delay,
+    Emulator,
+    Huge,
+    Raw,
+    Redirect,
+    Reset,
+    Rotation,
+    SkewDate,
+    Stall,
+    Status,
+    Truncate,
+)
+
+TOKENS = "/api/fabric/subscribers/tokens"
+
+
+@pytest.fixture
+async def http(emulator):
+    async with aiohttp.ClientSession(f"http://{emulator.space}", timeout=aiohttp.ClientTimeout(0.3)) as http:
+        yield http
+
+
+def basic(emulator):
+    return {"Authorization": aiohttp.encode_basic_auth(emulator.project_id, emulator.api_token)}
+
+
+async def ask(http, emulator):
+    async with http.post(
+        TOKENS, json={"reference": "alice"}, headers=basic(emulator), allow_redirects=False
+    ) as response:
+        return response.status, response.headers, await response.read()
+
+
+async def test_it_serves_what_its_client_needs(emulator):
+    """On 127.0.0.1, with credentials of its own; nothing shows them."""
+    assert emulator.space == f"127.0.0.1:{emulator.port}"
+    async with TokenClient(emulator.space, emulator.project_id, emulator.api_token) as client:
+        assert emulator.accepts(await client.create_embed_token(emulator.click_to_call))
+    assert repr(emulator) == f"<Emulator {emulator.space}>"
+    assert emulator.api_token not in repr(emulator) + repr(emulator.journal)
+
+
+async def test_an_emulator_that_does_not_run_has_no_address():
+    """Before it starts it says how to start it; after it ended it says that it does not run."""
+    emulator = Emulator()
+    with pytest.raises(RuntimeError, match="async with"):
+        _ = emulator.space
+    with pytest.raises(RuntimeError, match="tls=True"):
+        _ = emulator.ca_file
+    async with emulator:
+        pass
+    assert repr(emulator) == "<Emulator not running>"
+
+
+async def test_a_port_can_be_chosen_and_is_not_shared(emulator):
+    """Two cannot have the same one, and the second leaves nothing behind."""
+    with pytest.raises(OSError, match="address already in use"):
+        await Emulator(port=emulator.port).__aenter__()
+
+
+async def test_tls_is_served_under_a_throw_away_authority():
+    """Its certificate is a file for as long as the emulator runs, across a time of being unreachable."""
+    async with Emulator(tls=True) as emulator:
+        path = emulator.ca_file
+        assert emulator.space.startswith("https://127.0.0.1:")
+        ssl.create_default_context(cafile=path)
+        async with emulator.unreachable():
+            pass
+        async with emulator.client() as client:
+            await client.create_subscriber_token("alice")
+    assert not path.exists()
+
+
+async def test_time_passes_when_told_to():
+    """For the service and for its clients alike; tokens live as they were set to."""
+    short = Lifetimes(access=timedelta(seconds=4), refresh=timedelta(seconds=6), embed=timedelta(seconds=2))
+    async with Emulator(lifetimes=short) as emulator, emulator.client() as client:
+        pair = await client.create_subscriber_token("alice")
+        assert pair.token.expires_at - pair.token.issued_at == short.access
+        emulator.advance(4)
+        assert not emulator.accepts(pair.token)
+        assert emulator.accepts(pair.refresh_token)
+        renewed = await client.refresh_subscriber_token(pair.refresh_token)
+        assert renewed.token.issued_at - pair.token.issued_at >= timedelta(seconds=4)
+        assert emulator.journal[-1].at - emulator.journal[0].at >= timedelta(seconds=4)
+
+
+@pytest.mark.parametrize("rotation", [*Rotation, *(mode.value for mode in Rotation)])
+async def test_every_rotation_can_be_chosen_by_name(rotation):
+    """A used refresh token is good again in two of the four."""
+    async with Emulator(rotation=rotation) as emulator, emulator.client() as client:
+        pair = await client.create_subscriber_token("alice")
+        await client.refresh_subscriber_token(pair.refresh_token)
+        if Rotation(rotation) in (Rotation.REUSABLE, Rotation.GRACE):
+            await client.refresh_subscriber_token(pair.refresh_token)
+        else:
+            with pytest.raises(ValidationFailed):
+                await client.refresh_subscriber_token(pair.refresh_token)
+
+
+def test_a_rotation_that_is_none_is_refused():
+    """By the name of the argument's own type."""
+    with pytest.raises(ValueError, match="not a valid Rotation"):
+        Emulator(rotation="sometimes")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "body"),
+    [
+        (Status(503), 503, b'{"error": "Error"}'),
+        (Status(500), 500, b'{"error": "Internal Server Error"}'),
+        (HTML, 200, HTML.body),
+        (EMPTY, 201, b""),
+        (Raw(b"\xff", status=418), 418, b"\xff"),
+        (Redirect("http://evil.example/"), 307, b""),
+        (Redirect("/x", status=302), 302, b""),
+    ],
+    ids=repr,
+)
+async def test_a_fault_may_be_an_answer(emulator, http, fault, status, body):
+    """Of any status and content; the service behind it is not asked."""
+    emulator.fail(fault)
+    found, headers, content = await ask(http, emulator)
+    assert (found, content) == (status, body)
+    assert headers.get("Location") == getattr(fault, "location", None)
+    assert [(entry.status, entry.fault) for entry in emulator.journal] == [(status, type(fault).__name__)]
+    assert (await ask(http, emulator))[0] == 201
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+async def test_retry_after_comes_in_both_forms(emulator, http, as_date):
+    """Seconds, or a date on the emulator's own clock."""
+    emulator.advance(10_000)
+    emulator.fail(Status(429, retry_after=30, as_date=as_date))
+    _, headers, _ = await ask(http, emulator)
+    if as_date:
+        pause = parsedate_to_datetime(headers["Retry-After"]) - parsedate_to_datetime(headers["Date"])
+        assert pause == timedelta(seconds=30)
+    else:
+        assert headers["Retry-After"] == "30"
+
+
+async def test_the_date_can_be_skewed(emulator, http):
+    """And is the emulator's own otherwise."""
+    emulator.fail(SkewDate(-3600))
+    for skew in (-3600, 0):
+        _, headers, _ = await ask(http, emulator)
+        off = parsedate_to_datetime(headers["Date"]) - emulator.now()
+        assert abs(off.total_seconds() - skew) < 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        (Reset(), aiohttp.ClientOSError),
+        (Reset(applied=True), aiohttp.ClientOSError),
+        (Stall(), TimeoutError),
+        (Stall(applied=True), TimeoutError),
+        (Truncate(), aiohttp.ClientPayloadError),
+        (Truncate(stall=True), TimeoutError),
+        (Delay(5), TimeoutError),
+    ],
+    ids=repr,
+)
+async def test_a_fault_may_be_no_answer(emulator, http, fault, failure):
+    """A reset is a reset, a stall leaves the connection open, half an answer is half."""
+    emulator.fail(fault)
+    with pytest.raises(failure):
+        await ask(http, emulator)
+    assert (await ask(http, emulator))[0] == 201
+
+
+async def test_an_endless_answer_ends_when_nobody_listens(emulator, http):
+    """As many bytes as were said, to whoever reads them."""
+    emulator.fail(Huge(100_000), times=1)
+    status, _, body = await ask(http, emulator)
+    assert (status, len(body)) == (201, 100_000)
+    emulator.fail(Huge())
+    async with http.post(TOKENS, json={}) as response:
+        await response.content.read(10)
+        response.close()
+    assert (await ask(http, emulator))[0] == 201
+
+
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("make", [Reset, partial(Status, 500)], ids=["reset", "500"])
+async def test_a_fault_comes_before_the_effect_or_after_it(emulator, client, make, applied):
+    """The difference between a lost request and a lost answer: is the refresh token used up?"""
+    pair = await client.create_subscriber_token("alice")
+    emulator.fail(make(applied=applied))
+    with pytest.raises((ConnectionFailed, ServerError)):
+        await client.refresh_subscriber_token(pair.refresh_token)
+    assert emulator.accepts(pair.refresh_token) is not applied
+
+
+async def test_faults_are_met_in_order_by_those_they_are_for(emulator, client):
+    """By operation and by count; what was not met can be forgotten."""
+    emulator.fail(Status(500), operation="create_embed_token", times=2)
+    emulator.fail(Status(404), times=None)
+    for expected in (ServerError, ServerError, NotFound, NotFound):
+        with pytest.raises(expected):
+            await client.create_embed_token(emulator.click_to_call)
+        with pytest.raises(NotFound):
+            await client.create_subscriber_token("alice")
+    emulator.heal()
+    await client.create_subscriber_token("alice")
+    with pytest.raises(ValueError, match="operation must be one of"):
+        emulator.fail(Status(500), operation="create")
+
+
+async def test_it_can_be_unreachable_for_a_while(emulator):
+    """Connections are refused, and afterwards everything is as it was, on the same port."""
+    space = emulator.space
+    async with emulator.unreachable(), emulator.client(retries=0) as client:
+        with pytest.raises(ConnectionFailed, match="cannot connect") as caught:
+            await client.create_subscriber_token("alice")
+        assert caught.value.sent is False
+    assert emulator.space == space
+    async with emulator.client() as client:
+        await client.create_subscriber_token("alice")
+
+
+async def test_a_port_that_was_taken_meanwhile_is_said():
+    """The emulator cannot come back, and still ends cleanly."""
+    async with Emulator() as emulator, AsyncExitStack() as stack:
+        with pytest.raises(OSError, match="address already in use"):
+            async with emulator.unreachable():
+                await stack.enter_async_context(Emulator(port=emulator.port))
+
+
+async def test_a_fault_that_waits_does_not_hold_up_the_end():
+    """The emulator closes at once, whoever is still waiting for an answer."""
+    async with aiohttp.ClientSession() as http, Emulator() as emulator:
+        emulator.fail(Stall())
+        emulator.fail(Delay(60))
+        emulator.fail(Truncate(stall=True))
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with http.post(
+                    f"http://{emulator.space}{TOKENS}", json={}, timeout=aiohttp.ClientTimeout(0.05)
+                ) as r:
+                    await r.read()
+
+
+async def test_browsers_may_ask_where_the_service_lets_them(emulator, http):
+    """The subscriber's own operations and embeds, preflight included; never those that take the project's secret."""
+    for path in ("/api/fabric/subscriber/info", "/api/fabric/embeds/tokens"):
+        async with http.options(path) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Origin"] == "*"
+    async with http.options(TOKENS) as response:
+        assert response.status == 404
+        assert "Access-Control-Allow-Origin" not in response.headers
+    async with http.get("/api/fabric/subscriber/info") as response:
+        assert response.status == 401
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_the_journal_remembers_what_is_no_operation(emulator, http):
+    """With the kind of authentication, however it was written, and without its value."""
+    async with http.get("/secret-path", headers={"Authorization": "Digest hush"}) as response:
+        assert response.status == 404
+    (entry,) = emulator.journal
+    assert (entry.operation, entry.auth, entry.status) == (None, "Digest", 404)
+    assert "hush" not in repr(entry)
+
+
+async def test_requests_can_be_watched_as_they_come():
+    """By whoever runs the emulator."""
+    seen = []
+    async with Emulator(on_request=seen.append) as emulator, emulator.client() as client:
+        await client.create_embed_token(emulator.click_to_call)
+        assert seen == emulator.journal

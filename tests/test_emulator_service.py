@@ -1,0 +1,421 @@
+"""The service without a network: as strict as the real one, and never more lenient than our own client would like."""
+
+import json
+from base64 import b64encode
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signalwire_tokens import Lifetimes
+from signalwire_tokens.emulator.sealing import Claims, Sealer
+from signalwire_tokens.emulator.service import OPERATIONS, Call, Rotation, Service
+from signalwire_tokens.wire import read_header
+
+PROJECT, API_TOKEN = "project", "PTsecret"
+BASIC = "Basic " + b64encode(f"{PROJECT}:{API_TOKEN}".encode()).decode()
+TOKENS, REFRESH = "/api/fabric/subscribers/tokens", "/api/fabric/subscribers/tokens/refresh"
+GUESTS, INVITES, EMBEDS = "/api/fabric/guests/tokens", "/api/fabric/subscriber/invites", "/api/fabric/embeds/tokens"
+INFO = "/api/fabric/subscriber/info"
+C2C = "c2c_1"
+
+
+class Time:
+    def __init__(self):
+        self.now = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+def make(time, rotation="single-use", **options):
+    service = Service(
+        **{
+            "now": time,
+            "lifetimes": Lifetimes(),
+            "rotation": Rotation(rotation),
+            "channel": "puc.example.org:8443",
+            "page_size": 50,
+            "project_id": PROJECT,
+            "api_token": API_TOKEN,
+            **options,
+        }
+    )
+    service.origin = "http://127.0.0.1:1"
+    service.click_to_call.add(C2C)
+    return service
+
+
+@pytest.fixture
+def service(time):
+    return make(time)
+
+
+def post(service, path, body, authorization=BASIC):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return service.handle(Call(method="POST", path=path, authorization=authorization, body=raw))
+
+
+def get(service, path, authorization=BASIC, **query):
+    return service.handle(Call(method="GET", path=path, authorization=authorization, query=query))
+
+
+def issue(service, **fields):
+    reply = post(service, TOKENS, {"reference": "alice@example.com", **fields})
+    assert reply.status == 201
+    return reply.body
+
+
+def refresh(service, token):
+    return post(service, REFRESH, {"refresh_token": token})
+
+
+def complaints(reply):
+    assert reply.status == 422
+    return sorted((problem["attribute"], problem["code"]) for problem in reply.body["errors"])
+
+
+MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
+
+
+def test_tokens_are_what_the_service_s_are(service):
+    """Encrypted, in five parts, of the usual length, with kind and channel to be read and nothing else."""
+    body = issue(service)
+    assert read_header(body["token"]) == ("SAT", "puc.example.org:8443")
+    assert read_header(body["refresh_token"]) == ("Refresh", "puc.example.org:8443")
+    for token in (body["token"], body["refresh_token"]):
+        _, key, *_ = token.split(".")
+        assert token.count(".") == 4
+        assert key == ""
+        assert 500 <= len(token) <= 900
+
+
+def test_a_channel_is_left_out_where_there_is_none(time):
+    """As in the first of the reference's examples."""
+    assert read_header(issue(make(time, channel=None))["token"]) == ("SAT", None)
+
+
+@pytest.mark.parametrize("value", ["", "x", "a.b.c.d.e", "..", "\ud800", "é....", "e30....."])
+def test_a_sealer_opens_its_own_tokens_alone(value):
+    """Any other string is no token, one that another service sealed included."""
+    claims = Claims(id="1", kind="SAT", holder="guest", issued_at=1.0, expires_at=2.0, line="1", addresses=("a",))
+    sealer = Sealer(None)
+    assert sealer.open(sealer.seal(claims)) == claims
+    assert sealer.open(value) is None
+    assert sealer.open(Sealer(None).seal(claims)) is None
+
+
+@pytest.mark.parametrize("path", [TOKENS, REFRESH, GUESTS])
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic !",
+        "Basic " + b64encode(b"project:wrong").decode(),
+        "Basic " + b64encode(b"other:PTsecret").decode(),
+        BASIC.replace("Basic", "Bearer"),
+        "Bearer x",
+    ],
+)
+def test_the_project_s_operations_want_the_project(service, path, authorization):
+    """Whatever else is wrong with the request, this comes first."""
+    assert post(service, path, {}, authorization).status == 401
+    assert post(service, path, b"{", authorization).status == 401
+    assert get(service, f"/api/fabric/resources/subscribers/{uuid4()}/addresses", authorization).status == 401
+
+
+def test_a_subscriber_s_operations_want_a_subscriber(service, time):
+    """A live access token of a subscriber's: no refresh token, no guest's, none bound to a key, none that is dead."""
+    pair = issue(service)
+    address = get(service, INFO, f"Bearer {pair['token']}").body["fabric_addresses"][0]["id"]
+    guest = post(service, GUESTS, {"allowed_addresses": [address]}).body
+    bound = issue(service, fingerprint="f" * 43, scope="sat:refresh")
+    for authorization, status in [
+        (f"Bearer {pair['token']}", 201),
+        (f"bearer {pair['token']}", 201),
+        (None, 401),
+        (BASIC, 401),
+        ("Bearer x", 401),
+        (f"Bearer {pair['refresh_token']}", 401),
+        (f"Bearer {bound['token']}", 401),
+        (f"Bearer {guest['token']}", 403),
+    ]:
+        assert post(service, INVITES, {"address_id": address}, authorization).status == status
+        assert get(service, INFO, authorization).status == (200 if status == 201 else status)
+    time.now += 7200
+    assert get(service, INFO, f"Bearer {pair['token']}").status == 401
+
+
+@pytest.mark.parametrize("path", [TOKENS, REFRESH, GUESTS, INVITES, EMBEDS])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_a_bad_request(service, path, body):
+    """Before anything is looked for in it."""
+    authorization = f"Bearer {issue(service)['token']}" if path == INVITES else BASIC
+    assert post(service, path, body, authorization).status == 400
+
+
+@pytest.mark.parametrize("body", [{}, [], None, 7, "x", {"reference": None}, {"reference": " "}])
+def test_what_is_required_is_missed(service, body):
+    """A body that is no object has nothing in it."""
+    assert complaints(post(service, TOKENS, body)) == [("reference", MISSING)]
+
+
+def test_a_subscriber_s_problems_come_all_at_once(service):
+    """Every field is looked at, whatever was wrong with another."""
+    wrong = {
+        "reference": 7,
+        "expire_at": 1,
+        "application_id": "x",
+        "fingerprint": "f" * 42,
+        "scope": "all",
+        "password": 7,
+        "first_name": None,
+        "last_name": [],
+        "display_name": {},
+        "job_title": 1,
+        "time_zone": True,
+        "country": 1.5,
+        "region": 1,
+        "company_name": 1,
+    }
+    assert complaints(post(service, TOKENS, wrong)) == sorted((name, INVALID) for name in wrong)
+
+
+@pytest.mark.parametrize(
+    "value", ["soon", True, None, 1.5, [], 10**400, 1_900_000_000_000, 1_800_000_000, 1_799_999_999, -1]
+)
+def test_a_time_must_be_one_and_to_come(service, value):
+    """Whole unix seconds after now."""
+    assert complaints(post(service, TOKENS, {"reference": "a", "expire_at": value})) == [("expire_at", INVALID)]
+
+
+def test_an_end_asked_for_is_kept(service, time):
+    """The access token ends then, and the refresh token five minutes later."""
+    pair = issue(service, expire_at=1_800_000_010)
+    time.now += 9.5
+    assert service.accepts(pair["token"])
+    time.now += 0.5
+    assert not service.accepts(pair["token"])
+    time.now += 299
+    assert refresh(service, pair["refresh_token"]).status == 201
+    other = issue(service, expire_at=time.now + 10)
+    time.now += 310
+    assert complaints(refresh(service, other["refresh_token"])) == [("refresh_token", "token_expired")]
+
+
+def test_lifetimes_are_the_documented_ones(service, time):
+    """Two hours and, for the refresh token, five minutes more; a minute where nothing binds it."""
+    pair, unbound = issue(service), issue(service, scope="sat:refresh")
+    time.now += 60
+    assert not service.accepts(unbound["token"])
+    again = refresh(service, unbound["refresh_token"]).body
+    time.now += 60
+    assert not service.accepts(again["token"])
+    time.now += 7200 - 121
+    assert service.accepts(pair["token"])
+    time.now += 1
+    assert not service.accepts(pair["token"])
+    assert service.accepts(pair["refresh_token"])
+    time.now += 300
+    assert not service.accepts(pair["refresh_token"])
+
+
+def test_a_refresh_grants_the_full_lifetimes_anew(time):
+    """Whatever end was asked for at first."""
+    service = make(time, lifetimes=Lifetimes(access=timedelta(seconds=4), refresh=timedelta(seconds=6)))
+    pair = issue(service, expire_at=time.now + 1)
+    time.now += 2.5
+    again = refresh(service, pair["refresh_token"]).body
+    time.now += 3.9
+    assert service.accepts(again["token"])
+    time.now += 2
+    assert service.accepts(again["refresh_token"])
+
+
+@pytest.mark.parametrize("token", ["", None, "x", 7, "a.b.c.d.e"])
+def test_a_refresh_token_must_be_one(service, token):
+    """Missing where there is none, invalid where it is something else."""
+    code = MISSING if token in ("", None) else INVALID
+    assert complaints(refresh(service, token)) == [("refresh_token", code)]
+
+
+def test_an_access_token_renews_nothing(service):
+    """It is of the wrong kind."""
+    assert complaints(refresh(service, issue(service)["token"])) == [("refresh_token", INVALID)]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "at_once", "later"),
+    [("single-use", 422, 422), ("reusable", 201, 201), ("grace", 201, 422), ("family", 422, 422)],
+)
+def test_a_used_refresh_token_is_what_the_rotation_says(time, rotation, at_once, later):
+    """The service does not document it, so every way that is in use can be chosen."""
+    service = make(time, rotation)
+    first = issue(service)
+    second = refresh(service, first["refresh_token"]).body
+    assert refresh(service, first["refresh_token"]).status == at_once
+    time.now += 11
+    assert refresh(service, first["refresh_token"]).status == later
+    assert service.accepts(second["token"])
+    expected = 422 if rotation == "family" else 201
+    assert refresh(service, second["refresh_token"]).status == expected
+
+
+def test_the_family_of_another_is_left_alone(time):
+    """Reuse revokes the refresh tokens of its own line, not the subscriber's others."""
+    service = make(time, "family")
+    first, other = issue(service), issue(service)
+    refresh(service, first["refresh_token"])
+    refresh(service, first["refresh_token"])
+    assert refresh(service, other["refresh_token"]).status == 201
+
+
+def test_used_refresh_tokens_are_forgotten_when_they_have_expired(service, time):
+    """A service that runs for long does not grow for it."""
+    for _ in range(3):
+        refresh(service, issue(service)["refresh_token"])
+    time.now += 7501
+    refresh(service, issue(service)["refresh_token"])
+    assert len(service._used) == 1
+
+
+def test_a_subscriber_is_created_once_and_kept_up_to_date(service):
+    """The reference identifies; what is given is written, and what is not stays."""
+    first = issue(service, first_name="Alice", country="NL")
+    second = issue(service, first_name="Alicia")
+    assert first["subscriber_id"] == second["subscriber_id"]
+    info = get(service, INFO, f"Bearer {first['token']}").body
+    assert (info["first_name"], info["country"], info["email"]) == ("Alicia", "NL", "alice@example.com")
+
+
+def test_info_tells_the_claims_that_a_token_hides(service, time):
+    """Scope and end; the end is what the client could not read."""
+    unbound = issue(service, scope="sat:refresh")
+    claims = get(service, INFO, f"Bearer {unbound['token']}").body["sat_claims"]
+    assert claims == {"scope": ["sat:refresh"], "expires_at": time.now + 60}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (None, MISSING),
+        ([], MISSING),
+        ("x", INVALID),
+        (["x"], INVALID),
+        ([7], INVALID),
+        ([str(uuid4())], "must_belong_to_project"),
+    ],
+)
+def test_a_guest_s_addresses_are_the_project_s(service, addresses, expected):
+    """There must be some, and they must be known."""
+    assert complaints(post(service, GUESTS, {"allowed_addresses": addresses})) == [("allowed_addresses", expected)]
+
+
+def test_a_guest_may_be_given_ten_different_addresses(service):
+    """Ten are taken, eleven are not; the same one twice is not."""
+    ids = [service.add_address(f"room-{number}") for number in range(11)]
+    assert post(service, GUESTS, {"allowed_addresses": ids[:10], "region": "eu", "ch": "x"}).status == 201
+    over = post(service, GUESTS, {"allowed_addresses": ids})
+    assert complaints(over) == [("allowed_addresses", "allowed_address_limit_exceeded")]
+    assert complaints(post(service, GUESTS, {"allowed_addresses": ids[:1] * 2})) == [("allowed_addresses", INVALID)]
+
+
+def test_an_invitation_is_to_an_address_of_the_project(service, time):
+    """By a subscriber, until a time that may be asked for."""
+    pair = issue(service)
+    bearer = f"Bearer {pair['token']}"
+    room = service.add_address("room")
+    invite = post(service, INVITES, {"address_id": room, "expires_at": time.now + 5}, bearer)
+    assert invite.status == 201
+    time.now += 5
+    assert not service.accepts(invite.body["token"])
+    assert complaints(post(service, INVITES, {"expires_at": 1}, bearer)) == [
+        ("address_id", MISSING),
+        ("expires_at", INVALID),
+    ]
+    stranger = post(service, INVITES, {"address_id": str(uuid4())}, bearer)
+    assert complaints(stranger) == [("address_id", "must_belong_to_project")]
+
+
+def test_a_click_to_call_token_must_be_valid(service, time):
+    """No credentials are asked for; a token that is not set up is forbidden."""
+    embed = post(service, EMBEDS, {"token": C2C}, None)
+    assert embed.status == 201
+    assert set(embed.body) == {"token"}
+    time.now += 3600
+    assert not service.accepts(embed.body["token"])
+    assert post(service, EMBEDS, {"token": "c2c_2"}, None).status == 403
+    assert complaints(post(service, EMBEDS, {}, None)) == [("token", MISSING)]
+
+
+def test_addresses_come_in_pages(time):
+    """With links between them, and none past the ends."""
+    service = make(time, page_size=2)
+    id_ = issue(service)["subscriber_id"]
+    for number in range(4):
+        service.add_address(f"room-{number}", subscriber_id=id_)
+    path = f"/api/fabric/resources/subscribers/{id_}/addresses"
+    pages = [get(service, path, page_number=str(number)).body for number in range(3)]
+    assert [len(page["data"]) for page in pages] == [2, 2, 1]
+    assert ["next" in page["links"] for page in pages] == [True, True, False]
+    assert ["prev" in page["links"] for page in pages] == [False, True, True]
+    assert pages[0]["links"]["next"] == pages[1]["links"]["self"] == f"{service.origin}{path}?page_number=1"
+    assert get(service, path, page_number="x").body == pages[0]
+    assert get(service, path, page_number="9").body["data"] == []
+    assert get(service, path.replace(id_, str(uuid4()))).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", TOKENS), ("POST", INFO), ("PUT", TOKENS), ("POST", TOKENS + "/"), ("GET", "/")]
+)
+def test_what_is_no_operation_is_not_found(service, method, path):
+    """By path and by method."""
+    assert service.handle(Call(method=method, path=path, authorization=BASIC)).status == 404
+
+
+def test_a_token_of_a_service_is_accepted_by_that_service_alone(service, time):
+    """And a used refresh token by none."""
+    pair = issue(service)
+    assert not make(time).accepts(pair["token"])
+    assert not service.accepts("rubbish")
+    refresh(service, pair["refresh_token"])
+    assert not service.accepts(pair["refresh_token"])
+
+
+@given(
+    operation=st.sampled_from(sorted(OPERATIONS)),
+    body=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["reference", "expire_at", "scope", "refresh_token", "allowed_addresses", "token", "address_id"]
+                ),
+                inner,
+            )
+        ),
+    ),
+    authorization=st.none() | st.text() | st.just(BASIC),
+)
+def test_any_call_has_a_reply(operation, body, authorization):
+    """Nothing that can be sent makes the service fail."""
+    method, _ = OPERATIONS[operation]
+    path = (
+        INFO
+        if operation == "subscriber_info"
+        else {"create_guest_token": GUESTS, "refresh_subscriber_token": REFRESH}.get(operation, TOKENS)
+    )
+    service = make(Time())
+    raw = json.dumps(body).encode()
+    reply = service.handle(Call(method=method, path=path, authorization=authorization, body=raw))
+    assert reply.status in {201, 400, 401, 404, 422}

@@ -1,0 +1,53 @@
+"""What is public, and what it costs to import."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import signalwire_tokens
+from signalwire_tokens import emulator
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = (ROOT / "docs/reference/api.md").read_text()
+
+
+@pytest.mark.parametrize("module", [signalwire_tokens, emulator])
+def test_the_public_names_are_sorted_and_there(module):
+    """`__all__` is the promise; it is kept in order, and every name in it exists."""
+    assert sorted(module.__all__) == sorted(set(module.__all__))
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_the_reference_lists_the_public_names_and_no_others():
+    """Whatever is public is documented, and what is documented is public."""
+    documented = set(re.findall(r"^`{3,4}\{auto(?:class|function|exception|data)\} ([\w.]+)$", REFERENCE, re.MULTILINE))
+    public = {f"signalwire_tokens.{name}" for name in signalwire_tokens.__all__ if name != "__version__"}
+    public |= {f"signalwire_tokens.emulator.{name}" for name in emulator.__all__}
+    assert documented == public
+
+
+def test_the_version_is_one():
+    """In the package, and in what was installed."""
+    assert signalwire_tokens.__version__ == version("signalwire-tokens")
+
+
+def test_importing_brings_in_nothing_that_is_not_needed():
+    """Neither the extras nor PyJWT, which only a signed token needs."""
+    code = "import signalwire_tokens, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    for name in ("jwt", "cryptography", "click", "rich", "joserfc", "trustme", "redis"):
+        assert name not in loaded
+
+
+def test_every_module_says_what_it_is():
+    """A docstring on top, and `__all__` below it, for whoever opens the file."""
+    package = Path(signalwire_tokens.__file__).parent
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        assert path.name == "_version.py" or "\n__all__ = [" in path.read_text(), path

@@ -1,0 +1,261 @@
+"""No secret reaches a repr, a message, a log, a warning or the frames of a traceback: every operation, every fault."""
+
+import asyncio
+import io
+import logging
+import traceback
+import warnings
+from base64 import b64encode
+from pathlib import Path
+
+import aiohttp
+import pytest
+from _pytest._io.saferepr import saferepr
+from rich.console import Console
+from rich.traceback import Traceback
+
+import signalwire_tokens
+from signalwire_tokens import InvalidRequest, SignalWireTokenError, TokenClient
+from signalwire_tokens.emulator import (
+    EMPTY,
+    HTML,
+    Emulator,
+    Huge,
+    Raw,
+    Redirect,
+    Reset,
+    SkewDate,
+    Stall,
+    Status,
+    Truncate,
+)
+
+PACKAGE = str(Path(signalwire_tokens.__file__).parent)
+MARK = "hush"
+API_TOKEN, PASSWORD, EXTRA, C2C, OPAQUE = (f"{MARK}-{name}" for name in ("api", "password", "extra", "c2c", "opaque"))
+
+
+def frames_shown(error):
+    """Show our own frames' locals as pytest and rich would, for the error and all that it hangs together with."""
+    seen, queue, shown = set(), [error], []
+    while queue:
+        link = queue.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        queue += [link.__cause__, link.__context__]
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                shown += [saferepr(value, maxsize=10**6) for value in frame.f_locals.values()]
+        rich = Traceback.extract(
+            type(link), link, link.__traceback__, show_locals=True, locals_max_length=10**6, locals_max_string=10**6
+        )
+        for stack in rich.stacks:
+            for frame in stack.frames:
+                if frame.filename.startswith(PACKAGE):
+                    out = Console(file=io.StringIO(), width=10**4)
+                    out.print(*(frame.locals or {}).values())
+                    shown.append(out.file.getvalue())
+        shown += [repr(link), str(link), repr(vars(link)), repr(link.args)]
+        shown += traceback.format_exception(link.with_traceback(None))
+    return "\n".join(shown)
+
+
+@pytest.fixture
+def everything(caplog):
+    """Collect whatever is shown anywhere: logs at DEBUG, asyncio's and aiohttp's own included, and warnings."""
+    caplog.set_level(logging.DEBUG)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        shown = []
+        yield shown
+    shown.append(caplog.text)
+    shown += [repr(record.__dict__) for record in caplog.records]
+    shown += [str(warning.message) for warning in caught]
+
+
+def assert_silent(shown, *secrets):
+    text = "\n".join(shown)
+    for secret in (MARK, "eyJ", "Basic ", *secrets):
+        assert secret not in text, f"a secret was shown around: {text[max(0, text.find(secret) - 200) :][:400]}"
+
+
+def operations(client, room, pair, token):
+    """Each operation, with the secrets that it sends beside the project's own."""
+    access, extra = pair.token.value, {"pin": EXTRA}
+    yield (PASSWORD, EXTRA), client.create_subscriber_token("alice", password=PASSWORD, extra=extra)
+    yield (pair.refresh_token.value,), client.refresh_subscriber_token(pair.refresh_token)
+    yield (OPAQUE,), client.refresh_subscriber_token(OPAQUE)
+    yield (EXTRA,), client.create_guest_token([room], extra=extra)
+    yield (access, EXTRA), client.create_invite_token(room, subscriber_token=access, extra=extra)
+    yield (OPAQUE,), client.create_invite_token(room, subscriber_token=OPAQUE)
+    yield (token,), client.create_embed_token(token)
+    yield (C2C,), client.create_embed_token(C2C)
+    yield (access,), client.subscriber_info(access)
+    yield (OPAQUE,), client.subscriber_info(OPAQUE)
+    yield (), anext(client.subscriber_addresses(pair.subscriber_id))
+
+
+def basic(emulator):
+    return b64encode(f"{emulator.project_id}:{API_TOKEN}".encode()).decode()
+
+
+def echo(emulator, sent):
+    """Refuse, and quote every secret that was sent."""
+    quoted = f"{API_TOKEN} {basic(emulator)} {' '.join(sent)}"
+    return Raw(
+        f'{{"errors": [{{"message": "{quoted}", "code": "{quoted}"}}], "error": "{quoted}"}}'.encode(), status=422
+    )
+
+
+def half(emulator, sent):
+    """Answer with a token and nothing else that is right."""
+    return Raw(b'{"token": "hush-token", "refresh_token": 7, "data": [{"id": "hush"}], "id": "hush"}', status=201)
+
+
+FAULTS = {
+    "none": lambda *_: None,
+    "401": lambda *_: Status(401),
+    "403": lambda *_: Status(403),
+    "404": lambda *_: Status(404),
+    "429": lambda *_: Status(429, retry_after=9),
+    "500": lambda *_: Status(500),
+    "reset": lambda *_: Reset(),
+    "lost": lambda *_: Reset(applied=True),
+    "stall": lambda *_: Stall(),
+    "truncate": lambda *_: Truncate(),
+    "hang": lambda *_: Truncate(stall=True),
+    "html": lambda *_: HTML,
+    "empty": lambda *_: EMPTY,
+    "huge": lambda *_: Huge(),
+    "redirect": lambda *_: Redirect(f"http://evil.example/?{MARK}"),
+    "skew": lambda *_: SkewDate(99999),
+    "echo": echo,
+    "half": half,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, everything, fault):
+    """Errors, their chains and frames, values, logs and warnings are searched for marked secrets."""
+    asyncio.get_running_loop().set_debug(True)
+    emulator._service.api_token = API_TOKEN
+    room = emulator.add_address("room")
+    async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, retries=0, timeout=0.1) as client:
+        pair = await client.create_subscriber_token("alice")
+        secrets = [pair.token.value, pair.refresh_token.value, emulator.click_to_call, basic(emulator)]
+        for sent, operation in operations(client, room, pair, emulator.click_to_call):
+            made = FAULTS[fault](emulator, sent)
+            if made is not None:
+                emulator.fail(made)
+            try:
+                everything.append(repr(await operation))
+            except SignalWireTokenError as error:
+                everything.append(frames_shown(error))
+        everything += [repr(client), str(client), repr(vars(client)), repr(emulator), repr(emulator.journal)]
+    assert len(emulator.journal) >= 12
+    assert_silent(everything, *secrets)
+
+
+async def test_no_connection_shows_a_secret(everything):
+    """Nothing was reached, so there is nothing to tell but where it was looked for."""
+    client = TokenClient("127.0.0.1:9", "project", API_TOKEN, retries=1, proxy=None)
+    with pytest.raises(SignalWireTokenError) as caught:
+        await client.create_subscriber_token("alice", password=PASSWORD)
+    everything.append(frames_shown(caught.value))
+    await client.aclose()
+    assert_silent(everything)
+
+
+async def test_a_proxy_s_password_is_not_shown(everything):
+    """Neither by the client nor by what aiohttp makes of it."""
+    async with TokenClient("acme", "project", API_TOKEN, retries=0, proxy=f"http://user:{MARK}@127.0.0.1:9") as client:
+        with pytest.raises(SignalWireTokenError) as caught:
+            await client.create_subscriber_token("alice", password=PASSWORD)
+    everything.append(frames_shown(caught.value))
+    with pytest.raises(SignalWireTokenError) as caught:
+        TokenClient("acme", proxy=f"socks5://user:{MARK}@127.0.0.1:9")
+    everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+@pytest.mark.parametrize("wrong", ["reference", "secret"])
+async def test_a_refusal_of_arguments_shows_no_secret(emulator, client, everything, wrong):
+    """Neither of those that are wrong nor of those beside them."""
+    broken = "\ud800" if wrong == "secret" else ""
+    reference = "" if wrong == "reference" else "alice"
+    control = "\n" if wrong == "secret" else ""
+    for operation in (
+        client.create_subscriber_token(reference, password=PASSWORD + broken, extra={"pin": EXTRA + broken}),
+        client.create_guest_token([], extra={"pin": EXTRA}),
+        client.create_invite_token("x", subscriber_token=OPAQUE + control, extra={"pin": EXTRA}),
+        client.refresh_subscriber_token(f"eyJ{OPAQUE}\n"),
+        client.create_embed_token(f"{C2C} "),
+        client.subscriber_info(f"{OPAQUE}\r\nX: 1"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            await operation
+        everything.append(frames_shown(caught.value))
+    for project_id, api_token in (("a b", API_TOKEN), ("project", f"{API_TOKEN}\n")):
+        with pytest.raises(InvalidRequest) as caught:
+            TokenClient("acme", project_id, api_token)
+        everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+async def test_a_function_s_secret_is_not_shown(everything):
+    """Whether what it returns is good or not."""
+    for secret in (API_TOKEN, f"{API_TOKEN}\n"):
+        async with TokenClient("127.0.0.1:9", "project", lambda given=secret: given, retries=0) as client:
+            with pytest.raises(SignalWireTokenError) as caught:
+                await client.create_subscriber_token("alice")
+            everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+@pytest.mark.parametrize("steps", range(1, 40, 2))
+async def test_a_cancelled_call_shows_no_secret(emulator, everything, steps):
+    """A cancellation may stop us in any frame; before the first step, none of our code has run."""
+    emulator._service.api_token = API_TOKEN
+    async with TokenClient(emulator.space, emulator.project_id, API_TOKEN) as client:
+        call = asyncio.create_task(client.create_subscriber_token("alice", password=PASSWORD))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        try:
+            everything.append(repr(await call))
+        except asyncio.CancelledError as error:
+            everything.append(frames_shown(error))
+    assert_silent(everything)
+
+
+async def test_a_slow_answer_that_is_given_up_shows_no_secret(emulator, everything):
+    """Cancelled in the middle of an answer's body."""
+    emulator.fail(Truncate(stall=True))
+    async with emulator.client() as client:
+        call = asyncio.create_task(client.create_subscriber_token("alice", password=PASSWORD))
+        with pytest.raises(TimeoutError) as caught:
+            await asyncio.wait_for(call, 0.2)
+    everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+async def test_what_a_caller_s_own_code_raises_is_the_caller_s(emulator):
+    """Only what is aiohttp's becomes ours."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(explode)
+    async with aiohttp.ClientSession(trace_configs=[trace]) as http:
+        client = TokenClient(emulator.space, emulator.project_id, emulator.api_token, http=http)
+        with pytest.raises(ZeroDivisionError):
+            await client.create_subscriber_token("alice")
+
+
+async def explode(session, context, parameters):
+    raise ZeroDivisionError
+
+
+async def test_an_emulator_shows_its_secrets_to_none(everything):
+    """They are throw-away, but a user's habits are not."""
+    async with Emulator() as emulator:
+        everything.append(repr(emulator))
+        assert_silent(everything, emulator.api_token, emulator.click_to_call)

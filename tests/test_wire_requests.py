@@ -1,0 +1,281 @@
+"""Each operation as a value: what it sends, with which authentication, and what it refuses to send."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID, uuid4
+
+import pytest
+
+from signalwire_tokens import InvalidRequest, Token, wire
+from signalwire_tokens.models import Secret
+
+NOW = 1_800_000_000.5
+ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
+SAT = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiU0FUIn0..aXY.Y2lwaGVy.dGFn"
+REFRESH = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiUmVmcmVzaCJ9..aXY.Y2lwaGVy.dGFn"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WIRE = {
+    "subscriber": lambda **more: wire.create_subscriber_token(**{"reference": "alice", "now": NOW, **more}),
+    "guest": lambda **more: wire.create_guest_token(**{"allowed_addresses": [ID], "now": NOW, **more}),
+    "invite": lambda **more: wire.create_invite_token(
+        **{"address_id": ID, "subscriber_token": Secret(SAT), "now": NOW, **more}
+    ),
+    "embed": lambda token="c2c_1": wire.create_embed_token(wire.mask(token)),
+    "refresh": lambda token="opaque": wire.refresh_subscriber_token(wire.mask(token)),
+    "info": lambda token=SAT: wire.subscriber_info(wire.mask(token)),
+    "addresses": lambda id_=ID: wire.subscriber_addresses(id_, origin="https://acme.signalwire.com"),
+}
+
+
+def body(request):
+    return json.loads(request.body)
+
+
+def refused(operation, **arguments):
+    with pytest.raises(InvalidRequest) as caught:
+        WIRE[operation](**arguments)
+    return [(problem.attribute, problem.code) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("operation", "method", "path", "auth"),
+    [
+        ("subscriber", "POST", "/api/fabric/subscribers/tokens", wire.Auth.PROJECT),
+        ("refresh", "POST", "/api/fabric/subscribers/tokens/refresh", wire.Auth.PROJECT),
+        ("guest", "POST", "/api/fabric/guests/tokens", wire.Auth.PROJECT),
+        ("invite", "POST", "/api/fabric/subscriber/invites", wire.Auth.SUBSCRIBER),
+        ("embed", "POST", "/api/fabric/embeds/tokens", wire.Auth.NONE),
+        ("info", "GET", "/api/fabric/subscriber/info", wire.Auth.SUBSCRIBER),
+        ("addresses", "GET", f"/api/fabric/resources/subscribers/{ID}/addresses", wire.Auth.PROJECT),
+    ],
+)
+def test_each_operation_goes_to_its_place_with_its_own_authentication(operation, method, path, auth):
+    """The table of the service's reference, as values; only a refresh may not be repeated blindly."""
+    request = WIRE[operation]()
+    assert (request.method, request.path, request.auth) == (method, path, auth)
+    assert request.replayable is (operation != "refresh")
+    assert (request.bearer is not None) is (auth is wire.Auth.SUBSCRIBER)
+
+
+def test_every_field_of_a_subscriber_is_sent():
+    """What is documented can be said, and what is not given is not sent."""
+    profile = {
+        name: f"some {name}"
+        for name in ("first_name", "last_name", "display_name", "job_title", "time_zone", "country", "region")
+    }
+    request = wire.create_subscriber_token(
+        "älice@example.com",
+        now=NOW,
+        expire_at=1_800_003_600,
+        application_id=str(ID).upper(),
+        password=Secret("hush"),
+        fingerprint="f" * 43,
+        scope="sat:refresh",
+        extra=Secret({"newer": {"than": ["this", None]}, "gone": None}),
+        company_name="",
+        **profile,
+    )
+    assert body(request) == {
+        "reference": "älice@example.com",
+        "expire_at": 1_800_003_600,
+        "application_id": str(ID),
+        "password": "hush",
+        "fingerprint": "f" * 43,
+        "scope": "sat:refresh",
+        "company_name": "",
+        "newer": {"than": ["this", None]},
+        **profile,
+    }
+    assert body(WIRE["subscriber"]()) == {"reference": "alice"}
+
+
+def test_the_service_s_two_spellings_of_an_end_are_kept():
+    """Guests have `expire_at`, invites have `expires_at`."""
+    until = timedelta(hours=1)
+    guest = WIRE["guest"](expire_at=until, region="us-central", ch="puc")
+    assert body(guest) == {
+        "allowed_addresses": [str(ID)],
+        "expire_at": 1_800_003_600,
+        "region": "us-central",
+        "ch": "puc",
+    }
+    assert body(WIRE["invite"](expires_at=until)) == {"address_id": str(ID), "expires_at": 1_800_003_600}
+
+
+def test_tokens_travel_where_they_belong():
+    """A refresh and a click-to-call token in the body, a subscriber's token in the header alone."""
+    assert body(WIRE["refresh"](REFRESH)) == {"refresh_token": REFRESH}
+    assert body(WIRE["embed"]("c2c_abc")) == {"token": "c2c_abc"}
+    assert WIRE["info"](SAT).bearer.value == SAT
+    assert WIRE["info"](SAT).body is None
+    token = Token(value=SAT, issued_at=START, expires_at=START)
+    assert WIRE["info"](token).bearer is token
+
+
+@pytest.mark.parametrize(
+    ("when", "seconds"),
+    [
+        (1_800_000_001, 1_800_000_001),
+        (1_800_000_099.9, 1_800_000_099),
+        (timedelta(minutes=1), 1_800_000_060),
+        (datetime.fromtimestamp(1_800_000_100, UTC), 1_800_000_100),
+        (datetime.fromtimestamp(1_800_000_100, timezone(timedelta(hours=5, minutes=30))), 1_800_000_100),
+    ],
+)
+def test_a_time_is_given_in_any_of_four_ways(when, seconds):
+    """Unix seconds, whole or not, an aware datetime, or how long from now."""
+    assert body(WIRE["subscriber"](expire_at=when))["expire_at"] == seconds
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        datetime(2030, 1, 1),  # noqa: DTZ001 - naive on purpose
+        datetime(1999, 1, 1, tzinfo=UTC),
+        timedelta(0),
+        timedelta(seconds=-5),
+        timedelta(milliseconds=100),
+        NOW,
+        0,
+        -1,
+        1_799_999_999,
+        1_800_003_600_000,
+        10**400,
+        True,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        "1800003600",
+        "tomorrow",
+        [],
+    ],
+)
+@pytest.mark.parametrize(
+    ("operation", "name"), [("subscriber", "expire_at"), ("guest", "expire_at"), ("invite", "expires_at")]
+)
+def test_a_time_that_is_none_is_refused(operation, name, when):
+    """Naive, past, in milliseconds, or not a time at all."""
+    assert refused(operation, **{name: when}) == [(name, "invalid_parameter")]
+
+
+MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"reference": ""}, [("reference", MISSING)]),
+        ({"reference": "  \t"}, [("reference", MISSING)]),
+        ({"reference": None}, [("reference", MISSING)]),
+        ({"reference": 7}, [("reference", INVALID)]),
+        ({"reference": b"alice"}, [("reference", INVALID)]),
+        ({"reference": "\ud800"}, [("reference", INVALID)]),
+        ({"application_id": "x"}, [("application_id", INVALID)]),
+        ({"application_id": ""}, [("application_id", MISSING)]),
+        ({"application_id": f"{{{ID}}}"}, [("application_id", INVALID)]),
+        ({"application_id": ID.hex}, [("application_id", INVALID)]),
+        ({"application_id": 7}, [("application_id", INVALID)]),
+        ({"password": Secret(7)}, [("password", INVALID)]),
+        ({"password": Secret("\udfff")}, [("password", INVALID)]),
+        ({"first_name": 7}, [("first_name", INVALID)]),
+        ({"fingerprint": "f" * 42}, [("fingerprint", INVALID)]),
+        ({"fingerprint": "f" * 44}, [("fingerprint", INVALID)]),
+        ({"fingerprint": "f" * 42 + "="}, [("fingerprint", INVALID)]),
+        ({"fingerprint": 7}, [("fingerprint", INVALID)]),
+        ({"scope": "everything"}, [("scope", INVALID)]),
+        ({"scope": ""}, [("scope", INVALID)]),
+        ({"scope": ["sat:refresh"]}, [("scope", INVALID)]),
+        ({"extra": Secret([1])}, [("extra", INVALID)]),
+        ({"extra": Secret({1: 2})}, [("extra", INVALID)]),
+        ({"extra": Secret({"a": {1, 2}})}, [("extra", INVALID)]),
+        ({"extra": Secret({"a": float("nan")})}, [("extra", INVALID)]),
+        ({"extra": Secret({"a": "\ud800"})}, [("extra", INVALID)]),
+        (
+            {"extra": Secret({"reference": "bob", "password": "x"})},
+            [("extra.reference", INVALID), ("extra.password", INVALID)],
+        ),
+        (
+            {"reference": "", "expire_at": True, "scope": "x", "fingerprint": "x", "country": 1},
+            [
+                ("expire_at", INVALID),
+                ("reference", MISSING),
+                ("fingerprint", INVALID),
+                ("scope", INVALID),
+                ("country", INVALID),
+            ],
+        ),
+    ],
+)
+def test_a_subscriber_s_arguments_are_checked_all_at_once(arguments, expected):
+    """Each problem is named in the service's vocabulary, and none hides another."""
+    assert refused("subscriber", **arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (None, [("allowed_addresses", MISSING)]),
+        ([], [("allowed_addresses", MISSING)]),
+        (str(ID), [("allowed_addresses", INVALID)]),
+        (b"x", [("allowed_addresses", INVALID)]),
+        ({ID: 1}, [("allowed_addresses", INVALID)]),
+        (7, [("allowed_addresses", INVALID)]),
+        ([ID, "x", None], [("allowed_addresses[1]", INVALID), ("allowed_addresses[2]", MISSING)]),
+        ([ID, str(ID).upper()], [("allowed_addresses", INVALID)]),
+        ([uuid4() for _ in range(11)], [("allowed_addresses", "allowed_address_limit_exceeded")]),
+    ],
+)
+def test_a_guest_s_addresses_are_checked(addresses, expected):
+    """One to ten different UUIDs, as any collection but a string."""
+    assert refused("guest", allowed_addresses=addresses) == expected
+
+
+def test_addresses_come_from_any_collection():
+    """A generator that never ends is refused, not waited for."""
+    assert body(WIRE["guest"](allowed_addresses={ID}))["allowed_addresses"] == [str(ID)]
+    endless = iter(uuid4, None)
+    assert refused("guest", allowed_addresses=endless) == [("allowed_addresses", "allowed_address_limit_exceeded")]
+
+
+@pytest.mark.parametrize(
+    ("operation", "token", "code"),
+    [
+        ("refresh", None, MISSING),
+        ("refresh", "", MISSING),
+        ("refresh", 7, INVALID),
+        ("refresh", SAT, INVALID),
+        ("refresh", Token(value=SAT, issued_at=START, expires_at=START), INVALID),
+        ("embed", SAT, INVALID),
+        ("embed", REFRESH, INVALID),
+        ("embed", "", MISSING),
+        ("info", REFRESH, INVALID),
+        ("info", "a\r\nX-Evil: 1", INVALID),
+        ("info", "a b", INVALID),
+        ("info", "é", INVALID),
+    ],
+)
+def test_a_token_of_the_wrong_kind_is_refused(operation, token, code):
+    """Where its header says what it is; and none that would split the header it goes into."""
+    assert [found for _, found in refused(operation, token=token)] == [code]
+
+
+def test_an_invitation_names_all_that_is_wrong_with_it():
+    """The address, the token and the time, at once."""
+    assert refused("invite", address_id="", subscriber_token=Secret(REFRESH), expires_at=0) == [
+        ("expires_at", INVALID),
+        ("subscriber_token", INVALID),
+        ("address_id", MISSING),
+    ]
+
+
+def test_an_id_in_a_path_must_be_one():
+    """A path is never built from what could change its meaning."""
+    assert refused("addresses", id_="../../evil") == [("subscriber_id", INVALID)]
+    assert refused("addresses", id_=None) == [("subscriber_id", MISSING)]
+
+
+def test_a_refusal_shows_no_secret():
+    """An error about a secret does not quote it."""
+    with pytest.raises(InvalidRequest) as caught:
+        wire.create_subscriber_token("", now=NOW, password=Secret("\ud800hush"))
+    assert "hush" not in str(caught.value) + repr(caught.value)

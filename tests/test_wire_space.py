@@ -1,0 +1,122 @@
+"""Where a space is, and which settings are refused."""
+
+from base64 import b64decode
+
+import pytest
+
+from signalwire_tokens import InvalidRequest
+from signalwire_tokens.models import Secret
+from signalwire_tokens.wire import basic_authorization, check_settings
+
+
+def origin(space):
+    return check_settings(space, "project", Secret("token"), 10.0, 3)
+
+
+def problems(space="acme", project_id="project", api_token="token", timeout=10.0, retries=3):  # noqa: S107 - no token
+    with pytest.raises(InvalidRequest) as caught:
+        check_settings(space, project_id, Secret(api_token), timeout, retries)
+    return {problem.attribute: problem.code for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ("acme", "https://acme.signalwire.com"),
+        ("ACME", "https://acme.signalwire.com"),
+        ("a-1", "https://a-1.signalwire.com"),
+        ("acme.signalwire.com", "https://acme.signalwire.com"),
+        ("tokens.example.org:8443", "https://tokens.example.org:8443"),
+        ("https://acme.signalwire.com", "https://acme.signalwire.com"),
+        ("https://gateway:0443", "https://gateway:443"),
+        ("gateway:443", "https://gateway:443"),
+        ("localhost", "http://localhost"),
+        ("localhost:8080", "http://localhost:8080"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("127.1.2.3", "http://127.1.2.3"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ("https://127.0.0.1:1", "https://127.0.0.1:1"),
+        ("[2001:db8::1]", "https://[2001:db8::1]"),
+        ("10.0.0.1", "https://10.0.0.1"),
+        ("127.0.0.1.example.org", "https://127.0.0.1.example.org"),
+    ],
+)
+def test_a_space_is_a_name_a_host_or_an_origin(space, expected):
+    """Plain http is chosen for this machine's own addresses, and for nothing else."""
+    assert origin(space) == expected
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        None,
+        "",
+        7,
+        " ",
+        "acme ",
+        "a b",
+        "acme\r\nHost: evil",
+        "acme\n",
+        "acme\x00",
+        "user@acme",
+        "user:pass@acme.signalwire.com",
+        "https://user@acme.signalwire.com",
+        "acme/path",
+        "https://acme.signalwire.com/",
+        "acme?x=1",
+        "acme#x",
+        "ftp://acme",
+        "http://acme.signalwire.com",
+        "http://10.0.0.1",
+        "http://[::2]",
+        "http://localhost.example.org",
+        "acme:0",
+        "acme:65536",
+        "acme:x",
+        "-acme",
+        "acme..com",
+        "аcme.signalwire.com",  # noqa: RUF001 - a Cyrillic letter that looks like ours
+        "[::1",
+        "[:::]",
+        "[127.0.0.1]",
+        "a" * 64,
+    ],
+)
+def test_a_space_that_could_mislead_is_refused(space):
+    """Nothing but a host is taken for a space: not what hides another host, a header or a path in it."""
+    assert set(problems(space=space)) == {"space"}
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a\r\nb", "é", "a\x00b", 7, b"bytes"])
+def test_credentials_that_would_split_a_header_are_refused(value):
+    """Neither half of the credentials can smuggle anything into the request."""
+    assert problems(project_id=value, api_token=value) == {
+        "project_id": "invalid_parameter",
+        "api_token": "invalid_parameter",
+    }
+
+
+def test_a_colon_in_the_project_is_refused():
+    """It would move the boundary between the two halves."""
+    assert set(problems(project_id="a:b")) == {"project_id"}
+
+
+def test_credentials_may_be_absent_or_a_function():
+    """What is not needed need not be given, and a secret that rotates is asked for."""
+    assert check_settings("acme", None, Secret(None), 1, 0) == "https://acme.signalwire.com"
+    assert check_settings("acme", "p", Secret(lambda: "t"), 1, 0) == "https://acme.signalwire.com"
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, "10", None])
+@pytest.mark.parametrize("retries", [-1, 1.5, True, "3", None])
+def test_all_that_is_wrong_is_said_at_once(timeout, retries):
+    """A caller mends every setting in one go."""
+    assert set(problems(space="a b", timeout=timeout, retries=retries)) == {"space", "timeout", "retries"}
+
+
+def test_the_authorization_is_basic():
+    """The header is what every HTTP server expects, and hides itself."""
+    header = basic_authorization("project", Secret("token"))
+    assert b64decode(header.value.removeprefix("Basic ")) == b"project:token"
+    assert "***" in repr(header)
