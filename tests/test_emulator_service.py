@@ -5,6 +5,7 @@ from base64 import b64encode
 from datetime import timedelta
 from uuid import uuid4
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,6 +168,15 @@ def test_what_is_no_json_is_a_bad_request(service, path, body):
 def test_what_is_required_is_missed(service, body):
     """A body that is no object has nothing in it."""
     assert complaints(post(service, TOKENS, body)) == [("reference", MISSING)]
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_what_is_not_declared_to_be_json_is_not_read(service, content_type):
+    """As little as the service would."""
+    raw = b'{"reference": "alice"}'
+    call = Call(method="POST", path=TOKENS, authorization=BASIC, body=raw, content_type=content_type)
+    assert complaints(service.handle(call)) == [("reference", MISSING)]
+    assert service.handle(attrs.evolve(call, content_type="Application/JSON; charset=utf-8")).status == 201
 
 
 def test_a_subscriber_s_problems_come_all_at_once(service):

@@ -251,6 +251,7 @@ class Emulator:
             path=request.path,
             query=dict(request.query),
             authorization=request.headers.get("Authorization"),
+            content_type=request.headers.get("Content-Type", ""),
             body=await request.read(),
         )
         operation = self._service.operation(call.method, call.path)

@@ -73,6 +73,7 @@ class Call:
     path: str
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     authorization: str | None = attrs.field(default=None, repr=False)
+    content_type: str = "application/json"
     body: bytes = attrs.field(default=b"", repr=False)
 
 
@@ -319,6 +320,8 @@ class Service:
         return claims
 
     def _validator(self, call: Call) -> Validator:
+        if call.content_type.partition(";")[0].strip().lower() != "application/json":
+            return Validator(None)  # what is not declared to be JSON is not read as such
         try:
             return Validator(json.loads(call.body))
         except (ValueError, RecursionError):
