@@ -21,6 +21,7 @@ class Secret(Generic[T]):
     """A value that shows itself only where `value` is asked for, so that frames and tracebacks can hold it."""
 
     __slots__ = ("value",)
+    value: T
 
     def __init__(self, value: T) -> None:
         self.value = value

@@ -9,7 +9,7 @@ import random
 import ssl as tls
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, assert_never
 
 import attrs
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["TokenClient"]
 
 T = TypeVar("T")
-ApiToken = str | Callable[[], str | Awaitable[str]]
+ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
-logger = logging.getLogger("signalwire_tokens.client")
+logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
 
 class TokenClient:
@@ -67,9 +67,9 @@ class TokenClient:
     ) -> None:
         token, hidden_proxy = Secret[Any](api_token), Secret(proxy)
         del api_token, proxy
-        self.origin = wire.check_settings(space, project_id, token, timeout, retries)
-        self.project_id = project_id
-        self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
+        self.origin: str = wire.check_settings(space, project_id, token, timeout, retries)
+        self.project_id: str | None = project_id
+        self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._timeout = timeout
         self._retries = retries
         self._clock = SystemClock() if clock is None else clock

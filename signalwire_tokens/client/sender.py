@@ -52,7 +52,7 @@ class Trip:
 
     def start(self, authorization: Secret[str] | None) -> None:
         """Begin anew."""
-        self.authorization = authorization
+        self.authorization: Secret[str] | None = authorization
         self.sent: bool | None = False
         self.status: int | None = None
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 import ssl
-import struct
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from email.utils import format_datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Self, assert_never
@@ -24,6 +21,7 @@ from signalwire_tokens.clock import Clock, SystemClock
 from signalwire_tokens.models import Lifetimes, Token
 
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
+from .replies import answer, begin, flood, hang_up, is_open_to_browsers, preflight, status_of
 from .service import OPERATIONS, Call, Reply, Rotation, Service, failure
 
 if TYPE_CHECKING:
@@ -33,15 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
-CHUNK = b" " * 65536
-CREATED, INTERNAL_ERROR = 201, 500
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP",
-    "Access-Control-Max-Age": "600",
-}
-OPEN_TO_BROWSERS = ("/api/fabric/subscriber/", "/api/fabric/embeds/tokens")
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +89,7 @@ class Emulator:
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
         self.journal: list[Entry] = []
-        self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
+        self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._clock = ServiceClock(SystemClock() if clock is None else clock)
         self._tls = tls
         self._port = port
@@ -114,7 +103,7 @@ class Emulator:
             project_id=str(uuid4()),
             api_token=f"PT{secrets.token_hex(24)}",
         )
-        self.click_to_call = f"c2c_{secrets.token_hex(16)}"
+        self.click_to_call: str = f"c2c_{secrets.token_hex(16)}"
         self._service.click_to_call.add(self.click_to_call)
         self._faults: list[Armed] = []
         self._runner: web.ServerRunner | None = None
@@ -244,8 +233,8 @@ class Emulator:
             self._runner = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == "OPTIONS" and request.path.startswith(OPEN_TO_BROWSERS):
-            return web.Response(status=204, headers=CORS)
+        if request.method == "OPTIONS" and is_open_to_browsers(request.path):
+            return preflight()
         call = Call(
             method=request.method,
             path=request.path,
@@ -331,67 +320,3 @@ def certify(ca_file: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(HOST, "localhost").configure_cert(context)
     return context
-
-
-def status_of(fault: Fault | None, reply: Reply | None) -> int | None:
-    """Tell the status that a client is shown."""
-    match fault:
-        case Status(status) | Raw(_, status=status) | Redirect(_, status=status):
-            return status
-        case Huge():
-            return CREATED
-        case Stall() | Reset():
-            return None
-        case _:
-            return reply.status if reply else None
-
-
-def answer(
-    request: web.BaseRequest, reply: Reply | None, now: float, *, retry_after: Status | None = None
-) -> web.Response:
-    """Write a reply down, dated."""
-    reply = reply or failure(INTERNAL_ERROR)
-    headers = {"Date": http_date(now), "X-Request-Id": str(uuid4())}
-    if retry_after is not None and retry_after.retry_after is not None:
-        seconds = retry_after.retry_after
-        headers["Retry-After"] = http_date(now + seconds) if retry_after.as_date else f"{seconds:.0f}"
-    if request.path.startswith(OPEN_TO_BROWSERS):
-        headers |= CORS
-    return web.json_response(reply.body, status=reply.status, headers=headers)
-
-
-def http_date(seconds: float) -> str:
-    """Write a time as HTTP does."""
-    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
-
-
-async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
-    """Send half of an answer."""
-    body = whole.body if isinstance(whole.body, bytes) else b""
-    half = web.StreamResponse(status=whole.status, headers={**whole.headers, "Content-Length": str(len(body))})
-    await half.prepare(request)
-    await half.write(body[: len(body) // 2])
-    return half
-
-
-async def flood(request: web.BaseRequest, size: int) -> web.StreamResponse:
-    """Send so many bytes, or as many as the client bears."""
-    response = web.StreamResponse(status=CREATED, headers={"Content-Type": "application/json"})
-    response.content_length = size
-    with suppress(ConnectionError):
-        await response.prepare(request)
-        for sent in range(0, size, len(CHUNK)):
-            await response.write(CHUNK[: size - sent])
-    return response
-
-
-def hang_up(request: web.BaseRequest, response: web.StreamResponse, *, reset: bool = False) -> web.StreamResponse:
-    """Close a connection in the middle of things, politely or with a reset."""
-    if request.transport is not None:
-        if reset:
-            linger = struct.pack("ii", 1, 0)  # with no time to linger, closing sends a reset
-            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            request.transport.abort()
-        else:
-            request.transport.close()
-    return response

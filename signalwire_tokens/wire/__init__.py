@@ -1,14 +1,15 @@
 """The service's operations as data: requests out; (status, headers, body) in, a model or an error out.
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
-`requests` describes each operation, `answers` reads what comes back, `header` reads what a token says openly.
+`requests` describes each operation; `answers` tells success from refusal, and `readers` what a success holds; `header`
+reads what a token says openly. `exchange` is what a request and an answer are.
 """
 
-from .answers import Answer, Page, pause_before_retry, read
+from .answers import pause_before_retry, read
+from .exchange import Answer, Auth, Request
 from .header import Header, read_header
+from .readers import Page
 from .requests import (
-    Auth,
-    Request,
     When,
     create_embed_token,
     create_guest_token,

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import urljoin, urlsplit
-from uuid import UUID
-
-import attrs
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from signalwire_tokens.errors import (
     ApiError,
@@ -27,58 +19,25 @@ from signalwire_tokens.errors import (
     ValidationFailed,
     is_transient,
 )
-from signalwire_tokens.models import Address, Lifetimes, SatClaims, Secret, SubscriberInfo, Token, TokenPair
 
-from .checks import UUID_FORM, visible_ascii
-from .header import YEAR_10000, open_claims, read_header
+from .exchange import Answer, BrokenError, Request, http_date
+from .readers import json_object, json_value
 
 if TYPE_CHECKING:
-    from .requests import Request
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["Answer", "Page", "pause_before_retry", "read", "read_info", "read_page", "read_pair", "read_token"]
+    from signalwire_tokens.models import Secret, Token
+
+__all__ = ["pause_before_retry", "read"]
 
 T = TypeVar("T")
-Json = Mapping[str, object]
 
 SLOWEST_RETRY = 8.0
 FIRST_RETRY = 0.25
 LONGEST_TEXT = 300
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,80}", re.ASCII)
-MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
 # A compact token, signed or encrypted, whole or cut short after its first part.
 TOKEN_FORM = re.compile(r"\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*", re.ASCII)
-
-
-@attrs.frozen(kw_only=True)
-class Answer:
-    """What the service sent, when the request had left, and how long its tokens are known to live."""
-
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes | None = attrs.field(repr=False)  # None: it was larger than is read
-    sent: float
-    lifetimes: Lifetimes
-
-    def header(self, name: str) -> str:
-        """Return a header's value, or nothing."""
-        return next((value for key, value in self.headers.items() if key.lower() == name), "")
-
-    @property
-    def server_time(self) -> float | None:
-        """The service's own clock at the time of the answer, where it said."""
-        return http_date(self.header("date"))
-
-
-@attrs.frozen(kw_only=True)
-class Page:
-    """One page of a list, and where the next one is: a path on the same origin."""
-
-    addresses: tuple[Address, ...]
-    next: str | None
-
-
-class BrokenError(Exception):
-    """An answer of success that cannot be read. Never leaves this module: its frames hold the answer."""
 
 
 def read(
@@ -183,15 +142,6 @@ def retry_after(answer: Answer) -> float | None:
     return max(0.0, until - (answer.sent if server_time is None else server_time))
 
 
-def http_date(text: str) -> float | None:
-    """Read a date of HTTP's as unix seconds."""
-    try:
-        found = parsedate_to_datetime(text)
-        return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
 def pause_before_retry(
     request: Request[T], error: SignalWireTokenError, *, failures: int, draw: float, left: float
 ) -> float | None:
@@ -211,191 +161,3 @@ def pause_before_retry(
     if pause is None:
         pause = draw * min(SLOWEST_RETRY, FIRST_RETRY * 2.0 ** min(failures, 10))
     return pause if pause < left else None
-
-
-def json_value(answer: Answer) -> object:
-    """Read the body as JSON, whatever it holds."""
-    if answer.body is None:
-        raise BrokenError("with a body larger than 64 KiB")
-    try:
-        return cast("object", json.loads(answer.body))
-    except (ValueError, RecursionError):
-        found = answer.header("content-type").partition(";")[0].strip().lower()
-        what = found if MEDIA_TYPE.fullmatch(found) and "json" not in found else "something else"
-        raise BrokenError(f"with {what if answer.body else 'nothing'} where JSON was expected") from None
-
-
-def json_object(value: object) -> Json:
-    """Take a value as a JSON object."""
-    if not isinstance(value, dict):
-        raise BrokenError("with JSON that is not an object")
-    return cast("Json", value)
-
-
-def read_pair(
-    answer: Answer, *, until: int | None = None, unbound: bool = False, span: timedelta | None = None
-) -> TokenPair:
-    """Read a pair that lives until a time asked for, or as long as such pairs do; `span` is a replaced refresh token's.
-
-    Whether a refreshed pair is granted full lifetimes anew is not known: it is taken to live no longer than the last.
-    """
-    data = json_object(json_value(answer))
-    lifetimes = answer.lifetimes
-    margin = lifetimes.refresh - lifetimes.access
-    if span is not None:
-        refresh = min(lifetimes.refresh, span)
-        access = refresh - margin if refresh > margin else refresh
-    else:
-        access = life(answer, until, lifetimes.access)
-        access = min(access, lifetimes.unbound) if unbound else access
-        refresh = access + margin
-    id_ = data.get("subscriber_id")
-    return TokenPair(
-        token=make_token(answer, data, "token", access),
-        refresh_token=make_token(answer, data, "refresh_token", refresh),
-        subscriber_id=UUID(id_) if isinstance(id_, str) and UUID_FORM.fullmatch(id_) else None,
-    )
-
-
-def read_token(answer: Answer, *, until: int | None = None, embed: bool = False) -> Token:
-    """Read a token that comes alone."""
-    lifetime = answer.lifetimes.embed if embed else answer.lifetimes.access
-    return make_token(answer, json_object(json_value(answer)), "token", life(answer, until, lifetime))
-
-
-def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
-    """Say how long after it was sent for a token lives: by this machine's clock or the service's, whichever is less."""
-    if until is None:
-        return lifetime
-    server_time = answer.server_time
-    seconds = until - answer.sent
-    if server_time is not None:
-        seconds = min(seconds, until - server_time - 1)
-    return timedelta(seconds=max(0.0, seconds))
-
-
-def make_token(answer: Answer, data: Json, name: str, span: timedelta) -> Token:
-    """Make a token of an answer's member; what it says openly of its own end can only bring that forward."""
-    value = data.get(name)
-    if not isinstance(value, str) or not value or not visible_ascii(value):
-        raise BrokenError(f"without a usable {name}")
-    claims = open_claims(value)
-    if "exp" in claims:
-        server_time = answer.server_time
-        start = claims.get("iat", answer.sent if server_time is None else server_time)
-        span = min(span, timedelta(seconds=max(0.0, claims["exp"] - start)))
-    header = read_header(value)
-    sent = datetime.fromtimestamp(answer.sent, UTC)
-    return Token(value=value, issued_at=sent, expires_at=sent + span, kind=header.kind, channel=header.channel)
-
-
-def read_page(answer: Answer, *, origin: str) -> Page:
-    """Read a page of addresses."""
-    value = json_value(answer)
-    if isinstance(value, list) and len(cast("list[object]", value)) == 1:
-        (value,) = cast("list[object]", value)  # the published schema wraps the page in an array
-    page = json_object(value)
-    addresses = read_addresses(page.get("data"))
-    links = page.get("links")
-    following = cast("Json", links).get("next") if isinstance(links, dict) else None
-    # A page with nothing on it ends the list, whatever it says of a next one.
-    return Page(addresses=addresses, next=path_within(origin, following) if addresses and following else None)
-
-
-def path_within(origin: str, link: object) -> str:
-    """Take a link as a path on the same origin: the API token that travels with it must not be led elsewhere."""
-    try:
-        if not isinstance(link, str) or not visible_ascii(link):
-            raise BrokenError("with a next page that is not a link")
-        target = urlsplit(urljoin(f"{origin}/", link))
-    except ValueError:
-        raise BrokenError("with a next page that is not a link") from None
-    if f"{target.scheme}://{target.netloc.lower()}" != origin:
-        raise BrokenError("with a next page on another origin")
-    return f"{target.path}?{target.query}" if target.query else target.path
-
-
-def read_addresses(value: object) -> tuple[Address, ...]:
-    """Read a list of addresses."""
-    if not isinstance(value, list):
-        raise BrokenError("without a list of addresses")
-    return tuple(read_address(json_object(item)) for item in cast("list[object]", value))
-
-
-def read_address(data: Json) -> Address:
-    """Read an address; only its id must be there."""
-    locked, channels = data.get("locked"), data.get("channels")
-    return Address(
-        id=required_id(data),
-        locked=locked if isinstance(locked, bool) else None,
-        channels={
-            name: place
-            for name, place in cast("dict[str, object]", channels if isinstance(channels, dict) else {}).items()
-            if isinstance(place, str)
-        },
-        created_at=instant(data.get("created_at")),
-        **texts(data, "name", "display_name", "type", "cover_url", "preview_url"),
-    )
-
-
-def read_info(answer: Answer) -> SubscriberInfo:
-    """Read who an access token is for."""
-    data = json_object(json_value(answer))
-    settings, claims = data.get("app_settings"), data.get("sat_claims")
-    return SubscriberInfo(
-        id=required_id(data),
-        app_settings=cast("Json", settings) if isinstance(settings, dict) else {},
-        fabric_addresses=read_addresses(data.get("fabric_addresses") or []),
-        sat_claims=read_claims(cast("Json", claims)) if isinstance(claims, dict) else None,
-        **texts(data, *INFO_TEXTS),
-    )
-
-
-INFO_TEXTS = (
-    "email",
-    "first_name",
-    "last_name",
-    "display_name",
-    "job_title",
-    "time_zone",
-    "country",
-    "region",
-    "company_name",
-    "push_notification_key",
-)
-
-
-def read_claims(data: Json) -> SatClaims:
-    """Read what the service says of a token's claims."""
-    scope, binding = data.get("scope"), data.get("cnf")
-    return SatClaims(
-        scope=tuple(str(item) for item in cast("list[object]", scope)) if isinstance(scope, list) else (),
-        fingerprint=texts(cast("Json", binding), "jkt")["jkt"] if isinstance(binding, dict) else None,
-        expires_at=instant(data.get("expires_at")),
-    )
-
-
-def required_id(data: Json) -> UUID:
-    """Read the id without which a thing is nothing."""
-    id_ = data.get("id")
-    if not isinstance(id_, str) or not UUID_FORM.fullmatch(id_):
-        raise BrokenError("without a usable id")
-    return UUID(id_)
-
-
-def texts(data: Json, *names: str) -> dict[str, Any]:
-    """Read members that are text where they are anything."""
-    return {name: value if isinstance(value := data.get(name), str) else None for name in names}
-
-
-def instant(value: object) -> datetime | None:
-    """Read a time, given as unix seconds or as ISO 8601 writes it."""
-    if isinstance(value, str):
-        try:
-            found = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-        return found.replace(tzinfo=found.tzinfo or UTC)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000:
-        return datetime.fromtimestamp(value, UTC)
-    return None

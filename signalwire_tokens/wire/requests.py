@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import attrs
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
 
 from . import checks
-from .answers import Answer, Page, read_info, read_page, read_pair, read_token
+from .exchange import Answer, Auth, Request
+from .readers import Page, read_info, read_page, read_pair, read_token
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from signalwire_tokens.errors import Problem
 
 __all__ = [
-    "Auth",
-    "Request",
     "When",
     "create_embed_token",
     "create_guest_token",
@@ -36,34 +32,9 @@ __all__ = [
 
 T = TypeVar("T")
 
-When = int | float | datetime | timedelta
+When: TypeAlias = int | float | datetime | timedelta
 NO_SECRET = Secret[Any](None)
-Extra = Secret[Mapping[str, object] | None]
-
-
-class Auth(Enum):
-    """The authentication that an operation sends: its own and nothing more."""
-
-    PROJECT = "Basic"
-    SUBSCRIBER = "Bearer"
-    NONE = None
-
-
-@attrs.frozen(kw_only=True)
-class Request(Generic[T]):
-    """What is to be sent, and how its answer is read."""
-
-    operation: str
-    method: str
-    path: str
-    auth: Auth
-    read: Callable[[Answer], T] = attrs.field(repr=False)
-    bearer: Secret[str] | Token | None = None
-    body: bytes | None = attrs.field(default=None, repr=False)
-    # What must not come back in an error's text.
-    secrets: tuple[Secret[str] | Token, ...] = ()
-    # Whether it may be sent again when nobody knows what became of it.
-    replayable: bool = True
+Extra: TypeAlias = Secret[Mapping[str, object] | None]
 
 
 def mask(token: str | Token) -> Secret[str] | Token:

@@ -1,0 +1,101 @@
+"""How replies and faults look on the wire of HTTP."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from uuid import uuid4
+
+from aiohttp import web
+
+from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
+from .service import Reply, failure
+
+__all__ = ["answer", "begin", "flood", "hang_up", "is_open_to_browsers", "preflight", "status_of"]
+
+CHUNK = b" " * 65536
+CREATED, INTERNAL_ERROR = 201, 500
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP",
+    "Access-Control-Max-Age": "600",
+}
+OPEN_TO_BROWSERS = ("/api/fabric/subscriber/", "/api/fabric/embeds/tokens")
+
+
+def is_open_to_browsers(path: str) -> bool:
+    """Tell whether the service lets pages of other origins ask."""
+    return path.startswith(OPEN_TO_BROWSERS)
+
+
+def preflight() -> web.Response:
+    """Let a browser ask."""
+    return web.Response(status=204, headers=CORS)
+
+
+def status_of(fault: Fault | None, reply: Reply | None) -> int | None:
+    """Tell the status that a client is shown."""
+    match fault:
+        case Status(status) | Raw(_, status=status) | Redirect(_, status=status):
+            return status
+        case Huge():
+            return CREATED
+        case Stall() | Reset():
+            return None
+        case _:
+            return reply.status if reply else None
+
+
+def answer(
+    request: web.BaseRequest, reply: Reply | None, now: float, *, retry_after: Status | None = None
+) -> web.Response:
+    """Write a reply down, dated."""
+    reply = reply or failure(INTERNAL_ERROR)
+    headers = {"Date": http_date(now), "X-Request-Id": str(uuid4())}
+    if retry_after is not None and retry_after.retry_after is not None:
+        seconds = retry_after.retry_after
+        headers["Retry-After"] = http_date(now + seconds) if retry_after.as_date else f"{seconds:.0f}"
+    if is_open_to_browsers(request.path):
+        headers |= CORS
+    return web.json_response(reply.body, status=reply.status, headers=headers)
+
+
+def http_date(seconds: float) -> str:
+    """Write a time as HTTP does."""
+    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
+
+
+async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
+    """Send half of an answer."""
+    body = whole.body if isinstance(whole.body, bytes) else b""
+    half = web.StreamResponse(status=whole.status, headers={**whole.headers, "Content-Length": str(len(body))})
+    await half.prepare(request)
+    await half.write(body[: len(body) // 2])
+    return half
+
+
+async def flood(request: web.BaseRequest, size: int) -> web.StreamResponse:
+    """Send so many bytes, or as many as the client bears."""
+    response = web.StreamResponse(status=CREATED, headers={"Content-Type": "application/json"})
+    response.content_length = size
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        for sent in range(0, size, len(CHUNK)):
+            await response.write(CHUNK[: size - sent])
+    return response
+
+
+def hang_up(request: web.BaseRequest, response: web.StreamResponse, *, reset: bool = False) -> web.StreamResponse:
+    """Close a connection in the middle of things, politely or with a reset."""
+    if request.transport is not None:
+        if reset:
+            linger = struct.pack("ii", 1, 0)  # with no time to linger, closing sends a reset
+            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            request.transport.abort()
+        else:
+            request.transport.close()
+    return response

@@ -1,0 +1,75 @@
+"""The two sides of an exchange: a request, with how its answer is read, and an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import Generic, TypeVar
+
+import attrs
+
+from signalwire_tokens.models import Lifetimes, Secret, Token
+
+__all__ = ["Answer", "Auth", "BrokenError", "Request", "http_date"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What the service sent, when the request had left, and how long its tokens are known to live."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes | None = attrs.field(repr=False)  # None: it was larger than is read
+    sent: float
+    lifetimes: Lifetimes
+
+    def header(self, name: str) -> str:
+        """Return a header's value, or nothing."""
+        return next((value for key, value in self.headers.items() if key.lower() == name), "")
+
+    @property
+    def server_time(self) -> float | None:
+        """The service's own clock at the time of the answer, where it said."""
+        return http_date(self.header("date"))
+
+
+class Auth(Enum):
+    """The authentication that an operation sends: its own and nothing more."""
+
+    PROJECT = "Basic"
+    SUBSCRIBER = "Bearer"
+    NONE = None
+
+
+@attrs.frozen(kw_only=True)
+class Request(Generic[T]):
+    """What is to be sent, and how its answer is read."""
+
+    operation: str
+    method: str
+    path: str
+    auth: Auth
+    read: Callable[[Answer], T] = attrs.field(repr=False)
+    bearer: Secret[str] | Token | None = None
+    body: bytes | None = attrs.field(default=None, repr=False)
+    # What must not come back in an error's text.
+    secrets: tuple[Secret[str] | Token, ...] = ()
+    # Whether it may be sent again when nobody knows what became of it.
+    replayable: bool = True
+
+
+class BrokenError(Exception):
+    """An answer of success that cannot be read. Never leaves this module: its frames hold the answer."""
+
+
+def http_date(text: str) -> float | None:
+    """Read a date of HTTP's as unix seconds."""
+    try:
+        found = parsedate_to_datetime(text)
+        return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
