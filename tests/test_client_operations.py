@@ -258,8 +258,12 @@ async def test_a_call_never_outlasts_its_timeout(emulator, fault, sent):
     async with emulator.client(timeout=0.2) as client:
         with pytest.raises(TimedOut) as caught:
             await client.create_subscriber_token(ALICE)
-    assert caught.value.sent is sent
-    assert "0.2 s" in str(caught.value)
+        assert caught.value.sent is sent
+        assert "0.2 s" in str(caught.value)
+        emulator.fail(Stall())
+        with pytest.raises(TimedOut) as caught:
+            await client.subscriber_info("opaque")
+        assert caught.value.sent is None
 
 
 async def test_the_timeout_bounds_all_tries_together(emulator):

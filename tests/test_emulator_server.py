@@ -67,10 +67,11 @@ async def test_an_emulator_that_does_not_run_has_no_address():
     assert repr(emulator) == "<Emulator not running>"
 
 
-async def test_a_port_can_be_chosen_and_is_not_shared(emulator):
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_port_can_be_chosen_and_is_not_shared(emulator, tls):
     """Two cannot have the same one, and the second leaves nothing behind."""
     with pytest.raises(OSError, match="address already in use"):
-        await Emulator(port=emulator.port).__aenter__()
+        await Emulator(port=emulator.port, tls=tls).__aenter__()
 
 
 async def test_tls_is_served_under_a_throw_away_authority():
@@ -221,6 +222,8 @@ async def test_faults_are_met_in_order_by_those_they_are_for(emulator, client):
     await client.create_subscriber_token("alice")
     with pytest.raises(ValueError, match="operation must be one of"):
         emulator.fail(Status(500), operation="create")
+    with pytest.raises(ValueError, match="times must be"):
+        emulator.fail(Status(500), times=0)
 
 
 async def test_it_can_be_unreachable_for_a_while(emulator):

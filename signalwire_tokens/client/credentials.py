@@ -19,6 +19,7 @@ class ProjectCredentials:
         self.project_id = project_id
         self._api_token = api_token
         self._header: Secret[str] | None = None
+        self._refused = False
         self._token: Secret[Any] = Secret(None)
 
     @property
@@ -30,21 +31,21 @@ class ProjectCredentials:
 
     async def header(self, operation: str) -> Secret[str]:
         """Return the header; a function's answer is kept until the service refuses it."""
-        if self._header is None:
+        if self._header is None or self._refused:
             if self.project_id is None:
                 raise ConfigurationError("needs project_id (SIGNALWIRE_PROJECT_ID)", operation=operation)
             if self._api_token.value is None:
                 raise ConfigurationError("needs api_token (SIGNALWIRE_API_TOKEN)", operation=operation)
             self._token = await self._ask(operation) if callable(self._api_token.value) else self._api_token
             self._header = wire.basic_authorization(self.project_id, self._token)
+            self._refused = False
         return self._header
 
     async def changed(self, refused: Secret[str], operation: str) -> bool:
         """After a 401, tell whether there is another API token than the one that was refused."""
         if not callable(self._api_token.value):
             return False
-        if self._header is refused:
-            self._header = None
+        self._refused = self._refused or self._header is refused
         return (await self.header(operation)).value != refused.value
 
     async def _ask(self, operation: str) -> Secret[Any]:

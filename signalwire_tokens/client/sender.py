@@ -88,6 +88,8 @@ class Sender:
     async def send(self, request: wire.Request[Any], trip: Trip) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
         """Send a request and return its answer's status, headers and body; None stands for a body that is too large."""
         http = self._open()
+        if request.body is None:
+            trip.sent = None  # nothing tells when a request without a body leaves
         failure: TransportError | None = None
         try:
             async with http.request(

@@ -118,12 +118,19 @@ class Emulator:
         if self._tls:
             self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
             self._context = certify(self.ca_file)
-        await self._listen()
+        try:
+            await self._listen()
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         await self._hang_up()
         if self._folder is not None:
             self._folder.cleanup()
@@ -199,6 +206,8 @@ class Emulator:
         """
         if operation is not None and operation not in OPERATIONS:
             raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
+        if times is not None and times < 1:
+            raise ValueError("times must be 1 or more, or None: until heal()")
         self._faults.append(Armed(fault=fault, operation=operation, left=times))
 
     def heal(self) -> None:
@@ -218,11 +227,7 @@ class Emulator:
         self._closing.clear()
         self._runner = web.ServerRunner(web.Server(self._serve, access_log=None), handle_signals=False)
         await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, HOST, self._port, ssl_context=self._context).start()
-        except BaseException:
-            await self._hang_up()
-            raise
+        await web.TCPSite(self._runner, HOST, self._port, ssl_context=self._context).start()
         self._port = self._runner.addresses[0][1]
         self._service.origin = f"http{'s' if self._tls else ''}://{HOST}:{self._port}"
 
