@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,13 +106,14 @@ class Emulator:
         self.click_to_call: str = f"c2c_{secrets.token_hex(16)}"
         self._service.click_to_call.add(self.click_to_call)
         self._faults: list[Armed] = []
-        self._runner: web.ServerRunner | None = None
+        self._running = False
+        self._server = AsyncExitStack()
         self._folder: TemporaryDirectory[str] | None = None
         self._context: ssl.SSLContext | None = None
         self._closing = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Emulator {self.space if self._runner else 'not running'}>"
+        return f"<Emulator {self.space if self._running else 'not running'}>"
 
     async def __aenter__(self) -> Self:
         if self._tls:
@@ -225,17 +226,18 @@ class Emulator:
 
     async def _listen(self) -> None:
         self._closing.clear()
-        self._runner = web.ServerRunner(web.Server(self._serve, access_log=None), handle_signals=False)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._port, ssl_context=self._context).start()
-        self._port = self._runner.addresses[0][1]
+        runner = web.ServerRunner(web.Server(self._serve, access_log=None), handle_signals=False)
+        self._server.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()
+        self._running = True
+        self._port = runner.addresses[0][1]
         self._service.origin = f"http{'s' if self._tls else ''}://{HOST}:{self._port}"
 
     async def _hang_up(self) -> None:
         self._closing.set()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        self._running = False
+        await self._server.aclose()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "OPTIONS" and is_open_to_browsers(request.path):
