@@ -25,6 +25,8 @@ from signalwire_tokens.emulator import (
     Status,
     Truncate,
 )
+from signalwire_tokens.models import Secret
+from signalwire_tokens.wire import basic_authorization
 
 TOKENS = "/api/fabric/subscribers/tokens"
 
@@ -36,7 +38,7 @@ async def http(emulator):
 
 
 def basic(emulator):
-    return {"Authorization": aiohttp.encode_basic_auth(emulator.project_id, emulator.api_token)}
+    return {"Authorization": basic_authorization(emulator.project_id, Secret(emulator.api_token)).value}
 
 
 async def ask(http, emulator):

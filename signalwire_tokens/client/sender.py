@@ -144,9 +144,14 @@ class Sender:
 
 def system_error(error: Exception) -> OSError | None:
     """Find what the system itself said, if it did."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        bare(error.os_error)
-        return error.os_error
+    found: Exception | None = None
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        found = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        found = error.os_error
+    if isinstance(found, OSError):
+        bare(found)
+        return found
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror)
     return None
