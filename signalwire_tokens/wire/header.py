@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from binascii import a2b_base64
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 __all__ = ["YEAR_10000", "Header", "open_claims", "read_header"]
@@ -32,11 +33,15 @@ def read_header(value: str) -> Header:
     By hand, since PyJWT refuses a token of five parts, its header included.
     """
     parts = value.split(".", max(PARTS))
-    if len(parts) not in PARTS:
-        return NOTHING
-    first = parts[0].translate(URL_SAFE)
+    return decode(parts[0]) if len(parts) in PARTS else NOTHING
+
+
+@lru_cache(maxsize=64)  # a space's tokens share a handful of headers, and those are no secret
+def decode(first: str) -> Header:
+    """Read a header as it stands in a token."""
+    encoded = first.translate(URL_SAFE)
     try:
-        header = json.loads(a2b_base64(first + "=" * (-len(first) % 4), strict_mode=True))
+        header = json.loads(a2b_base64(encoded + "=" * (-len(encoded) % 4), strict_mode=True))
     except (ValueError, RecursionError):
         return NOTHING
     if not isinstance(header, dict):
