@@ -54,6 +54,9 @@ __all__ = [
 ]
 
 
+MOST_SHOWN = 20
+
+
 @attrs.frozen(kw_only=True)
 class Problem:
     """One thing that is wrong with a request, in the service's own vocabulary."""
@@ -93,7 +96,10 @@ class SignalWireTokenError(Exception):
     def __str__(self) -> str:
         text = f"{self.operation}: {self.message}" if self.operation else self.message
         if self.errors:
-            text += ": " + "; ".join(str(problem) for problem in self.errors)
+            shown = [str(problem) for problem in self.errors[:MOST_SHOWN]]
+            if len(self.errors) > MOST_SHOWN:
+                shown.append(f"and {len(self.errors) - MOST_SHOWN} more")
+            text += ": " + "; ".join(shown)
         if self.retry_after is not None:
             text += f"; retry after {self.retry_after:g} s"
         if self.request_id:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 from uuid import UUID
 
 import attrs
@@ -28,6 +28,9 @@ class Secret(Generic[T]):
 
     def __repr__(self) -> str:
         return "***"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is neither pickled nor copied, nor is what holds one")
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -74,6 +77,9 @@ class Lifetimes:
     unbound: timedelta = timedelta(seconds=60)
 
     def __attrs_post_init__(self) -> None:
+        for name, lifetime in attrs.asdict(self).items():
+            if not isinstance(lifetime, timedelta):
+                raise ConfigurationError(f"{name} must be a timedelta")
         if min(self.access, self.embed, self.unbound) <= timedelta(0):
             raise ConfigurationError("every lifetime must be longer than nothing")
         if self.refresh < self.access:

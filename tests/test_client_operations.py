@@ -53,6 +53,14 @@ class Hurried:
         self.slept.append(seconds)
 
 
+class Closing(Hurried):
+    """A clock during whose sleeps the client is closed."""
+
+    async def sleep(self, seconds):
+        await super().sleep(seconds)
+        await self.client.aclose()
+
+
 @pytest.fixture
 def clock(emulator):
     return Hurried(emulator)
@@ -379,6 +387,30 @@ async def test_a_closed_client_says_so(emulator):
     await client.aclose()
     await client.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
+        await client.create_subscriber_token(ALICE)
+
+
+async def test_closing_in_the_middle_of_a_call_ends_it_with_its_own_failure():
+    """Not with a second try that finds the client closed."""
+    arrived = asyncio.Event()
+    async with Emulator(on_request=lambda _: arrived.set()) as emulator:
+        emulator.fail(Stall())
+        client = emulator.client()
+        call = asyncio.create_task(client.create_subscriber_token(ALICE))
+        await arrived.wait()
+        await client.aclose()
+        with pytest.raises(ConnectionFailed) as caught:
+            await call
+    assert caught.value.sent is None
+    assert len(emulator.journal) == 1
+
+
+async def test_closing_during_a_pause_ends_a_call_with_what_went_before(emulator):
+    """The service's last word, which the pause was for."""
+    emulator.fail(Status(500))
+    client = emulator.client(clock=Closing(emulator))
+    client._clock.client = client
+    with pytest.raises(ServerError):
         await client.create_subscriber_token(ALICE)
 
 

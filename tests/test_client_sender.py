@@ -81,7 +81,14 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
     async with (
         listener(answer) as (space, requests),
         aiohttp.ClientSession(
-            headers={"X-Api-Key": "hush", "User-Agent": "mine"},
+            headers={
+                "X-Api-Key": "hush",
+                "User-Agent": "mine",
+                "Host": "evil",
+                "Content-Type": "x/y",
+                "Content-Length": "3",
+            },
+            skip_auto_headers=["Content-Type", "User-Agent"],
             middlewares=[meddle],
             cookie_jar=aiohttp.CookieJar(unsafe=True),
             raise_for_status=True,
@@ -95,6 +102,11 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
             await client.create_subscriber_token("alice")
         assert len(http.cookie_jar) == 1
     assert [set(headers) for _, headers, _ in requests] == [OURS, OURS, OURS | {"authorization"}]
+    for _, headers, body in requests:
+        assert headers["host"] == space
+        assert headers["content-type"] == "application/json"
+        assert headers["content-length"] == str(len(body))
+        assert headers["user-agent"].startswith("signalwire-tokens/")
     assert b64decode(requests[2][1]["authorization"].removeprefix("Basic ")) == b"project:hush"
 
 
@@ -104,6 +116,8 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
         ("a default Authorization header", {"headers": {"authorization": "Basic bGVhaw=="}}),
         ("a default Proxy-Authorization header", {"headers": {"Proxy-Authorization": "Basic bGVhaw=="}}),
         ("a default Cookie header", {"headers": {"Cookie": "leak=1"}}),
+        ("a default Transfer-Encoding header", {"headers": {"Transfer-Encoding": "chunked"}}),
+        ("a default Expect header", {"headers": {"Expect": "100-continue"}}),
         ("trust_env", {"trust_env": True}),
         ("cookies for the space", {"cookies": {"leak": "1"}}),
     ],

@@ -9,7 +9,15 @@ from functools import partial
 import aiohttp
 import pytest
 
-from signalwire_tokens import ConnectionFailed, Lifetimes, NotFound, ServerError, TokenClient, ValidationFailed
+from signalwire_tokens import (
+    ConnectionFailed,
+    Lifetimes,
+    NotFound,
+    ServerError,
+    TokenClient,
+    Unauthorized,
+    ValidationFailed,
+)
 from signalwire_tokens.emulator import (
     EMPTY,
     HTML,
@@ -226,6 +234,49 @@ async def test_faults_are_met_in_order_by_those_they_are_for(emulator, client):
         emulator.fail(Status(500), operation="create")
     with pytest.raises(ValueError, match="times must be"):
         emulator.fail(Status(500), times=0)
+    for wrong in ("x", None, Status):
+        with pytest.raises(TypeError, match="fault must be one of"):
+            emulator.fail(wrong)
+
+
+async def test_an_emulator_runs_once_at_a_time():
+    """Entered again it says so, and goes on; afterwards it may be used again."""
+    emulator = Emulator()
+    for _ in range(2):
+        async with emulator, emulator.client() as client:
+            with pytest.raises(RuntimeError, match="runs already"):
+                await emulator.__aenter__()
+            await client.create_subscriber_token("alice")
+
+
+@pytest.mark.parametrize("wrong", [{"page_size": 0}, {"port": -1}, {"port": 65536}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match="page_size must be"):
+        Emulator(**wrong)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+async def test_time_only_passes(emulator, seconds):
+    """It neither runs back nor ends."""
+    with pytest.raises(ValueError, match="seconds must be"):
+        emulator.advance(seconds)
+
+
+async def test_a_refusal_by_fault_has_the_service_s_form(emulator, client):
+    """A 422 comes with a list of problems, whoever asked for it."""
+    emulator.fail(Status(422))
+    with pytest.raises(ValidationFailed) as caught:
+        await client.create_subscriber_token("alice")
+    assert [problem.code for problem in caught.value.errors] == ["invalid_parameter"]
+
+
+async def test_a_header_of_any_length_is_kept_out_of_the_log(emulator, caplog):
+    """aiohttp would quote what it finds too long."""
+    async with TokenClient(emulator.space) as client:
+        with pytest.raises(Unauthorized):
+            await client.subscriber_info("a" * 60_000)
+    assert caplog.text == ""
 
 
 async def test_it_can_be_unreachable_for_a_while(emulator):

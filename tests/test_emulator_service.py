@@ -336,7 +336,9 @@ def test_a_guest_may_be_given_ten_different_addresses(service):
     assert post(service, GUESTS, {"allowed_addresses": ids[:10], "region": "eu", "ch": "x"}).status == 201
     over = post(service, GUESTS, {"allowed_addresses": ids})
     assert complaints(over) == [("allowed_addresses", "allowed_address_limit_exceeded")]
-    assert complaints(post(service, GUESTS, {"allowed_addresses": ids[:1] * 2})) == [("allowed_addresses", INVALID)]
+    assert complaints(post(service, GUESTS, {"allowed_addresses": [ids[0], ids[0].upper()]})) == [
+        ("allowed_addresses", INVALID)
+    ]
 
 
 def test_an_invitation_is_to_an_address_of_the_project(service, time):

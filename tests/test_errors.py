@@ -38,6 +38,14 @@ def test_an_error_says_all_it_knows():
     assert str(errors.SignalWireTokenError("plain")) == "plain"
 
 
+def test_an_error_with_hundreds_of_problems_is_still_a_line():
+    """It says the first of them and how many more there are, and holds all."""
+    problems = (errors.Problem(code="c", message="m"),) * 30
+    error = errors.ValidationFailed("refused", errors=problems)
+    assert str(error).endswith("m (c); and 10 more")
+    assert len(error.errors) == 30
+
+
 @pytest.mark.parametrize(
     ("kind", "standard"),
     [

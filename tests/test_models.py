@@ -1,5 +1,7 @@
 """The values that are handed out: frozen, comparable, and silent about their secrets."""
 
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
@@ -8,7 +10,7 @@ import attrs
 import pytest
 from rich.pretty import pretty_repr
 
-from signalwire_tokens import Address, ConfigurationError, Lifetimes, SubscriberInfo, Token, TokenPair
+from signalwire_tokens import Address, ConfigurationError, Lifetimes, SubscriberInfo, Token, TokenClient, TokenPair
 from signalwire_tokens.models import Secret
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -44,6 +46,14 @@ def test_values_are_frozen_and_hashable():
         TOKEN.value = "other"
 
 
+@pytest.mark.parametrize("act", [pickle.dumps, copy.deepcopy])
+@pytest.mark.parametrize("holder", [Secret("hush"), TokenClient("acme", "project", "hush")], ids=["secret", "client"])
+def test_a_secret_is_not_pickled(act, holder):
+    """It would lie in the clear wherever the pickle goes."""
+    with pytest.raises(TypeError):
+        act(holder)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -51,6 +61,7 @@ def test_values_are_frozen_and_hashable():
         {"embed": timedelta(seconds=-1)},
         {"unbound": timedelta(0)},
         {"access": timedelta(hours=3)},
+        {"access": 60},
     ],
 )
 def test_lifetimes_that_cannot_be_are_refused(wrong):

@@ -31,12 +31,13 @@ from signalwire_tokens.emulator import (
 )
 
 PACKAGE = str(Path(signalwire_tokens.__file__).parent)
+AIOHTTP = str(Path(aiohttp.__file__).parent)
 MARK = "hush"
 API_TOKEN, PASSWORD, EXTRA, C2C, OPAQUE = (f"{MARK}-{name}" for name in ("api", "password", "extra", "c2c", "opaque"))
 
 
 def frames_shown(error):
-    """Show our own frames' locals as pytest and rich would, for the error and all that it hangs together with."""
+    """Show the locals of our frames and of aiohttp's, as pytest and rich would, for the error and all it hangs on."""
     seen, queue, shown = set(), [error], []
     while queue:
         link = queue.pop()
@@ -45,14 +46,13 @@ def frames_shown(error):
         seen.add(id(link))
         queue += [link.__cause__, link.__context__]
         for frame, _ in traceback.walk_tb(link.__traceback__):
-            if frame.f_code.co_filename.startswith(PACKAGE):
+            if frame.f_code.co_filename.startswith((PACKAGE, AIOHTTP)):
                 shown += [saferepr(value, maxsize=10**6) for value in frame.f_locals.values()]
-        rich = Traceback.extract(
-            type(link), link, link.__traceback__, show_locals=True, locals_max_length=10**6, locals_max_string=10**6
-        )
+        limits = {"locals_max_length": 10**6, "locals_max_string": 10**6}
+        rich = Traceback.extract(type(link), link, link.__traceback__, show_locals=True, **limits)
         for stack in rich.stacks:
             for frame in stack.frames:
-                if frame.filename.startswith(PACKAGE):
+                if frame.filename.startswith((PACKAGE, AIOHTTP)):
                     out = Console(file=io.StringIO(), width=10**4)
                     out.print(*(frame.locals or {}).values())
                     shown.append(out.file.getvalue())
@@ -236,6 +236,14 @@ async def test_a_slow_answer_that_is_given_up_shows_no_secret(emulator, everythi
         call = asyncio.create_task(client.create_subscriber_token("alice", password=PASSWORD))
         with pytest.raises(TimeoutError) as caught:
             await asyncio.wait_for(call, 0.2)
+    everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+async def test_a_space_that_holds_a_secret_does_not_show_it(everything):
+    """Whoever writes credentials into an address is refused, and not quoted."""
+    with pytest.raises(InvalidRequest) as caught:
+        TokenClient(f"https://project:{API_TOKEN}@acme.signalwire.com")
     everything.append(frames_shown(caught.value))
     assert_silent(everything)
 

@@ -43,7 +43,7 @@ async def run_demo(console: Console | None = None) -> None:
         show(f"for whomever {info.first_name} invites to {address.name}", invite)
 
         embed = await client.create_embed_token(emulator.click_to_call)
-        show("for a visitor of a web page, in exchange for the page's public click-to-call token", embed)
+        show("for a visitor of a web page, for the page's public click-to-call token", embed)
 
         console.print(f"\n{len(emulator.journal)} requests were sent. Tokens are shown by digest, never in the clear.")
 

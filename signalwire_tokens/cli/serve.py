@@ -14,7 +14,7 @@ __all__ = ["serve"]
 
 
 # Windows' event loop takes no handlers: there, Ctrl-C raises.
-STOP_SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def serve(*, port: int, tls: bool) -> None:

@@ -51,6 +51,10 @@ class TokenClient:
     retries included.
     """
 
+    origin: str = "not set up"
+    project_id: str | None = None
+    lifetimes: Lifetimes
+
     def __init__(
         self,
         space: str,
@@ -65,11 +69,13 @@ class TokenClient:
         lifetimes: Lifetimes | None = None,
         clock: Clock | None = None,
     ) -> None:
-        token, hidden_proxy = Secret[Any](api_token), Secret(proxy)
-        del api_token, proxy
-        self.origin: str = wire.check_settings(space, project_id, token, timeout, retries)
-        self.project_id: str | None = project_id
-        self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
+        place, token, hidden_proxy = Secret(space), Secret[Any](api_token), Secret(proxy)
+        del space, api_token, proxy
+        self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
+        self.origin = wire.check_settings(
+            place, project_id, token, timeout=timeout, retries=retries, lifetimes=self.lifetimes
+        )
+        self.project_id = project_id
         self._timeout = timeout
         self._retries = retries
         self._clock = SystemClock() if clock is None else clock
@@ -286,10 +292,12 @@ class TokenClient:
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left)
             failures += 1
-            if pause is None or failures > retries:
+            if pause is None or failures > retries or self._sender.closed:
                 return outcome
             logger.debug("%s; asking again in %.2f s", outcome, pause)
             await self._clock.sleep(pause)
+            if self._sender.closed:
+                return outcome
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
         """Ask once."""

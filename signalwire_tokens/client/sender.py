@@ -36,6 +36,7 @@ HEADERS = {
 }
 OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"})
 CREDENTIALS = ("Authorization", "Proxy-Authorization", "Cookie")
+FRAMING = ("Content-Encoding", "Expect", "Transfer-Encoding")
 NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
@@ -67,12 +68,18 @@ class Sender:
         self, origin: str, http: aiohttp.ClientSession | None, ssl: tls.SSLContext | None, proxy: Secret[str | None]
     ) -> None:
         self._origin = origin
+        self._host = origin.partition("://")[2]
         self._ssl = verifying(ssl)
         self._proxy, self._proxy_headers = split_proxy(proxy)
         self._closed = False
         if http is not None:
-            refuse_credentials(http, origin)
+            refuse_additions(http, origin)
             self._http = http
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether nothing may be sent any more."""
+        return self._closed
 
     @property
     def leaks(self) -> bool:
@@ -96,9 +103,7 @@ class Sender:
                 request.method,
                 URL(self._origin + request.path, encoded=True),
                 data=None if request.body is None else NotedBody(request.body, trip),
-                headers=HEADERS
-                if trip.authorization is None
-                else {**HEADERS, "Authorization": trip.authorization.value},
+                headers=headers_of(request, trip, self._host),
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
@@ -109,6 +114,8 @@ class Sender:
             ) as response:
                 trip.sent, trip.status = True, response.status
                 return response.status, response.headers, Secret(await read_body(response))
+        except asyncio.CancelledError as cancelled:
+            raise cancelled.with_traceback(None)  # noqa: B904 - the frames below hold the headers
         except (aiohttp.ClientError, OSError) as error:
             failure = self._failure(error, request.operation, trip)
         raise failure
@@ -135,7 +142,7 @@ class Sender:
             message = f"the connection to {self._origin} timed out"
             return TimedOut(message, sent=sent, operation=operation, status=trip.status)
         cause = system_error(error)
-        reason = type(error).__name__ if cause is None else str(cause)
+        reason = reason_of(error) if cause is None else str(cause)
         what = f"cannot connect to {self._origin}" if sent is False else f"the connection to {self._origin} broke"
         failure = ConnectionFailed(f"{what}: {reason}", sent=sent, operation=operation, status=trip.status)
         failure.__cause__ = cause
@@ -155,6 +162,35 @@ def system_error(error: Exception) -> OSError | None:
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror)
     return None
+
+
+def reason_of(error: Exception) -> str:
+    """Say what went wrong where the system said nothing; aiohttp's own words may quote the answer."""
+    match error:
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answered {error.status}"
+        case aiohttp.ClientResponseError():
+            return "the answer is not HTTP"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off, or cannot be decoded"
+        case aiohttp.ServerDisconnectedError():
+            return "it was closed without an answer"
+        case _:
+            return type(error).__name__
+
+
+def headers_of(request: wire.Request[Any], trip: Trip, host: str) -> dict[str, str]:
+    """Write every header that an operation carries, so that no default of a session's takes its place."""
+    return {
+        **HEADERS,
+        "Host": host,
+        **(
+            {}
+            if request.body is None
+            else {"Content-Type": "application/json", "Content-Length": f"{len(request.body)}"}
+        ),
+        **({} if trip.authorization is None else {"Authorization": trip.authorization.value}),
+    }
 
 
 class NotedBody(aiohttp.BytesPayload):
@@ -218,9 +254,9 @@ def split_proxy(proxy: Secret[str | None]) -> tuple[URL | None, Secret[Mapping[s
     return url.value.with_user(None), Secret({"Proxy-Authorization": header})
 
 
-def refuse_credentials(http: aiohttp.ClientSession, origin: str) -> None:
-    """Refuse a session that would add credentials of its own to operations that must carry others, or none."""
-    added = [f"a default {name} header" for name in CREDENTIALS if name in http.headers]
+def refuse_additions(http: aiohttp.ClientSession, origin: str) -> None:
+    """Refuse a session that would add credentials of its own, or another framing, to what an operation must carry."""
+    added = [f"a default {name} header" for name in (*CREDENTIALS, *FRAMING) if name in http.headers]
     if http.auth is not None:
         added.append("auth")
     if http.trust_env:

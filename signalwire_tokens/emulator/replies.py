@@ -73,8 +73,9 @@ async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResp
     """Send half of an answer."""
     body = whole.body if isinstance(whole.body, bytes) else b""
     half = web.StreamResponse(status=whole.status, headers={**whole.headers, "Content-Length": str(len(body))})
-    await half.prepare(request)
-    await half.write(body[: len(body) // 2])
+    with suppress(ConnectionError):
+        await half.prepare(request)
+        await half.write(body[: len(body) // 2])
     return half
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, Self, assert_never
+from typing import TYPE_CHECKING, Literal, Self, assert_never, get_args
 from uuid import UUID, uuid4
 
 import attrs
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
+LARGEST_LINE = 128 * 1024  # aiohttp logs what it finds too long, and that may be an Authorization header
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +90,8 @@ class Emulator:
         page_size: int = 50,
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
+        if page_size < 1 or port not in range(65536):
+            raise ValueError("page_size must be 1 or more, and port one of 0 to 65535")
         self.journal: list[Entry] = []
         self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._clock = ServiceClock(SystemClock() if clock is None else clock)
@@ -116,6 +120,8 @@ class Emulator:
         return f"<Emulator {self.space if self._running else 'not running'}>"
 
     async def __aenter__(self) -> Self:
+        if self._running:
+            raise RuntimeError("this emulator runs already")
         if self._tls:
             self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
             self._context = certify(self.ca_file)
@@ -185,6 +191,8 @@ class Emulator:
 
     def advance(self, seconds: float) -> None:
         """Let time pass: for the service, and for the clients that `client()` made."""
+        if not 0 <= seconds < math.inf:
+            raise ValueError("seconds must be 0 or more")
         self._clock.advance(seconds)
 
     def accepts(self, token: str | Token) -> bool:
@@ -207,6 +215,8 @@ class Emulator:
         """
         if operation is not None and operation not in OPERATIONS:
             raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
+        if not isinstance(fault, get_args(Fault)):
+            raise TypeError("fault must be one of signalwire_tokens.emulator's faults, such as Status(503)")
         if times is not None and times < 1:
             raise ValueError("times must be 1 or more, or None: until heal()")
         self._faults.append(Armed(fault=fault, operation=operation, left=times))
@@ -226,7 +236,10 @@ class Emulator:
 
     async def _listen(self) -> None:
         self._closing.clear()
-        runner = web.ServerRunner(web.Server(self._serve, access_log=None), handle_signals=False)
+        runner = web.ServerRunner(
+            web.Server(self._serve, access_log=None, max_line_size=LARGEST_LINE, max_field_size=LARGEST_LINE),
+            handle_signals=False,
+        )
         self._server.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()

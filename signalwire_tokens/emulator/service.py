@@ -94,7 +94,11 @@ class RefusedError(Exception):
 
 
 def failure(status: int) -> Reply:
-    """Make the reply that a status other than 422 has."""
+    """Make the reply that a status has, where nothing more is to be said."""
+    if status == 422:  # noqa: PLR2004 - the one status whose body is a list of problems
+        body = Validator(None)
+        body.complain("invalid_parameter", None, "the request is not valid")
+        return Reply(status, {"errors": body.problems})
     return Reply(status, {"error": ERRORS.get(status, "Error")})
 
 

@@ -26,7 +26,7 @@ class Validator:
         self._body = cast("Mapping[str, object]", body) if isinstance(body, dict) else {}
         self.problems: Problems = []
 
-    def complain(self, code: str, attribute: str, message: str) -> None:
+    def complain(self, code: str, attribute: str | None, message: str) -> None:
         """Note a problem."""
         self.problems.append(
             {
@@ -117,6 +117,6 @@ class Validator:
             message = f"{name} must hold at most {MOST_ADDRESSES} addresses"
             self.complain("allowed_address_limit_exceeded", name, message)
         found = [self.address(name, item, known) for item in items]
-        if len(set(map(str, items))) < len(items):
+        if len({str(item).lower() for item in items}) < len(items):
             self.complain("invalid_parameter", name, f"{name} must not repeat an address")
         return tuple(item for item in found if item is not None)

@@ -35,6 +35,39 @@ T = TypeVar("T")
 SLOWEST_RETRY = 8.0
 FIRST_RETRY = 0.25
 LONGEST_TEXT = 300
+LONGEST_PAUSE = 1e9
+SHORTEST_SECRET = 6
+# What the service is known to call faults and fields.
+VOCABULARY = frozenset(
+    [
+        "validation_error",
+        "missing_required_parameter",
+        "invalid_parameter",
+        "must_belong_to_project",
+        "allowed_address_limit_exceeded",
+        "token_expired",
+        "reference",
+        "expire_at",
+        "expires_at",
+        "application_id",
+        "password",
+        "first_name",
+        "last_name",
+        "display_name",
+        "job_title",
+        "time_zone",
+        "country",
+        "region",
+        "company_name",
+        "fingerprint",
+        "scope",
+        "refresh_token",
+        "allowed_addresses",
+        "ch",
+        "address_id",
+        "token",
+    ]
+)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,80}", re.ASCII)
 # A compact token, signed or encrypted, whole or cut short after its first part.
 TOKEN_FORM = re.compile(r"\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*", re.ASCII)
@@ -101,10 +134,10 @@ def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Pr
         return ()
     return tuple(
         Problem(
-            type=clean(item.get("type"), secrets) or "",
-            code=clean(item.get("code"), secrets) or "unknown",
-            message=clean(item.get("message"), secrets) or "",
-            attribute=clean(item.get("attribute"), secrets),
+            type=word(item.get("type"), secrets) or "unknown",
+            code=word(item.get("code"), secrets) or "unknown",
+            message=clean(item.get("message"), secrets) or "is refused",
+            attribute=word(item.get("attribute"), secrets),
             url=clean(item.get("url"), secrets),
         )
         for item in cast("list[object]", items)
@@ -112,13 +145,20 @@ def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Pr
     )
 
 
+def word(value: object, secrets: Sequence[Secret[str] | Token]) -> str | None:
+    """Take a word of the service's own vocabulary as it is, whatever secret it may resemble."""
+    return value if isinstance(value, str) and value in VOCABULARY else clean(value, secrets)
+
+
 def clean(value: object, secrets: Sequence[Secret[str] | Token]) -> str | None:
     """Make a text of the service's fit for a log: one line, not long, and none of what was sent in secret."""
     if not isinstance(value, str):
         return None
     for secret in secrets:
-        if secret.value:
+        if secret.value and len(secret.value) >= SHORTEST_SECRET:
             value = value.replace(secret.value, "***")
+        elif secret.value:  # as a word of its own: elsewhere, it would be given away by what is left of the text
+            value = re.sub(rf"(?<!\w){re.escape(secret.value)}(?!\w)", "***", value)
     value = TOKEN_FORM.sub("***", value)
     value = "".join(letter if letter.isprintable() else " " for letter in value)
     return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "…"
@@ -134,12 +174,12 @@ def retry_after(answer: Answer) -> float | None:
     """Read how long the service asks to be left alone, in either of the two forms, as seconds from now."""
     found = answer.header("retry-after").strip()
     if found.isascii() and found.isdigit():
-        return float(found[:9])
+        return min(float(found[:20]), LONGEST_PAUSE)
     until = http_date(found)
     if until is None:
         return None
     server_time = answer.server_time
-    return max(0.0, until - (answer.sent if server_time is None else server_time))
+    return min(max(0.0, until - (answer.sent if server_time is None else server_time)), LONGEST_PAUSE)
 
 
 def pause_before_retry(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from base64 import b64encode
 from ipaddress import IPv4Network, IPv6Address, ip_address
 from typing import Any
 
 from signalwire_tokens.errors import Problem
-from signalwire_tokens.models import Secret
+from signalwire_tokens.models import Lifetimes, Secret
 
 from .checks import INVALID, MISSING, refuse, visible_ascii
 
@@ -19,24 +18,35 @@ LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 PLACE = re.compile(
     rf"(?:(?P<scheme>https?)://)?(?P<host>{LABEL}(?:\.{LABEL})*|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII
 )
+LONGEST_TIMEOUT = 1e9
 PORTS = range(1, 65536)
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Address("::1"))
 
 
-def check_settings(space: object, project_id: object, api_token: Secret[Any], timeout: object, retries: object) -> str:
+def check_settings(
+    space: Secret[Any],
+    project_id: object,
+    api_token: Secret[Any],
+    *,
+    timeout: object,
+    retries: object,
+    lifetimes: object,
+) -> str:
     """Return the origin of a space, or refuse settings that cannot be right: all of them at once."""
     problems: list[Problem] = []
-    origin = origin_of(problems, space)
+    origin = origin_of(problems, space.value)
     if project_id is not None and not (is_credential(project_id) and ":" not in str(project_id)):
         message = "must be visible ASCII characters, without a colon"
         problems.append(Problem(code=INVALID, attribute="project_id", message=message))
     if api_token.value is not None and not callable(api_token.value) and not is_credential(api_token.value):
         message = "must be visible ASCII characters, or a function that returns them"
         problems.append(Problem(code=INVALID, attribute="api_token", message=message))
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < math.inf:
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < LONGEST_TIMEOUT:
         problems.append(Problem(code=INVALID, attribute="timeout", message="must be a positive number of seconds"))
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
         problems.append(Problem(code=INVALID, attribute="retries", message="must be a whole number, 0 or more"))
+    if not isinstance(lifetimes, Lifetimes):
+        problems.append(Problem(code=INVALID, attribute="lifetimes", message="must be a Lifetimes"))
     refuse("TokenClient", problems)
     return origin
 
