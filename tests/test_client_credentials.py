@@ -120,6 +120,47 @@ async def test_a_function_that_hangs_meets_the_timeout(emulator):
     assert caught.value.sent is False
 
 
+async def test_callers_that_come_together_ask_once(emulator):
+    """A vault is asked once for all of them, and one who is cancelled does not end it for the others."""
+    asked, being_asked, may_answer = [], asyncio.Event(), asyncio.Event()
+
+    async def ask():
+        asked.append(1)
+        being_asked.set()
+        await may_answer.wait()
+        return emulator.api_token
+
+    async with client_with(emulator, ask) as client:
+        calls = [asyncio.create_task(client.create_subscriber_token(f"user-{number}")) for number in range(20)]
+        await being_asked.wait()
+        calls[0].cancel()
+        await asyncio.wait(calls[:1])
+        may_answer.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert len(asked) == 1
+    assert [type(outcome).__name__ for outcome in outcomes] == ["CancelledError"] + ["TokenPair"] * 19
+
+
+async def test_a_client_that_is_closed_stops_asking(emulator):
+    """Nothing is left behind of a function that hangs."""
+    being_asked, stopped = asyncio.Event(), asyncio.Event()
+
+    async def hang():
+        being_asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    client = client_with(emulator, hang)
+    call = asyncio.create_task(client.create_subscriber_token("alice"))
+    await being_asked.wait()
+    await client.aclose()
+    assert stopped.is_set()
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await call
+
+
 async def test_other_failures_ask_for_no_secret(emulator):
     """Only a 401 says that the secret may be old."""
     asked = []

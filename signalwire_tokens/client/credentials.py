@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from typing import Any
+from typing import Any, TypeAlias
 
 from signalwire_tokens import wire
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
 
 __all__ = ["ProjectCredentials", "bare"]
+
+Refusal: TypeAlias = tuple[str, Exception | None]
 
 
 class ProjectCredentials:
@@ -21,6 +24,7 @@ class ProjectCredentials:
         self._header: Secret[str] | None = None
         self._refused = False
         self._token: Secret[Any] = Secret(None)
+        self._asking: asyncio.Task[Refusal | None] | None = None
 
     @property
     def secrets(self) -> tuple[Secret[str], ...]:
@@ -36,9 +40,11 @@ class ProjectCredentials:
                 raise ConfigurationError("needs project_id (SIGNALWIRE_PROJECT_ID)", operation=operation)
             if self._api_token.value is None:
                 raise ConfigurationError("needs api_token (SIGNALWIRE_API_TOKEN)", operation=operation)
-            self._token = await self._ask(operation) if callable(self._api_token.value) else self._api_token
-            self._header = wire.basic_authorization(self.project_id, self._token)
-            self._refused = False
+            if callable(self._api_token.value):
+                await self._ask(operation)
+            else:
+                self._take(self._api_token)
+        assert self._header is not None  # noqa: S101 - whoever asked has just taken one, or raised
         return self._header
 
     async def changed(self, refused: Secret[str], operation: str) -> bool:
@@ -48,8 +54,29 @@ class ProjectCredentials:
         self._refused = self._refused or self._header is refused
         return (await self.header(operation)).value != refused.value
 
-    async def _ask(self, operation: str) -> Secret[Any]:
-        """Ask the caller's function for the current API token."""
+    async def aclose(self) -> None:
+        """Stop asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    def _take(self, token: Secret[Any]) -> None:
+        self._token, self._refused = token, False
+        self._header = wire.basic_authorization(self.project_id or "", token)
+
+    async def _ask(self, operation: str) -> None:
+        """Ask the caller's function for the current API token, once for all who wait for it."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._answer(), name="signalwire-tokens: api_token")
+        asking = self._asking
+        await asyncio.wait([asking])
+        if asking.cancelled():
+            raise ConfigurationError("the client was closed before api_token had answered", operation=operation)
+        if (refusal := asking.result()) is not None:
+            message, cause = refusal
+            raise ConfigurationError(message, operation=operation) from cause
+
+    async def _answer(self) -> Refusal | None:
         failure: Exception | None = None
         token: Secret[Any] = Secret(None)
         try:
@@ -57,14 +84,15 @@ class ProjectCredentials:
             if inspect.isawaitable(token.value):
                 token.value = await token.value
         except Exception as error:  # noqa: BLE001 - the function is the caller's: it may raise anything
-            failure = error
+            failure = bare(error)
+        finally:
+            self._asking = None
         if failure is not None:
-            message = f"the function given as api_token raised {type(failure).__name__}"
-            raise ConfigurationError(message, operation=operation) from bare(failure)
+            return f"the function given as api_token raised {type(failure).__name__}", failure
         if not wire.is_credential(token.value):
-            message = "the function given as api_token must return visible ASCII characters"
-            raise ConfigurationError(message, operation=operation)
-        return token
+            return "the function given as api_token must return visible ASCII characters", None
+        self._take(token)
+        return None
 
 
 def bare(error: Exception) -> Exception:

@@ -127,6 +127,7 @@ class TokenClient:
 
     async def aclose(self) -> None:
         """Close the client, and its connections where they are its own."""
+        await self._credentials.aclose()
         await self._sender.aclose()
 
     def __del__(self) -> None:
