@@ -4,18 +4,20 @@ The package is a house of floors; every module imports only from floors below it
 
 0. `errors`: everything that can go wrong, one tree
 1. `models`: the values handed out: `Token`, `TokenPair`, `Address`, `SubscriberInfo`
-2. `wire`: the service's operations as data, and what its answers mean
-3. `clock`: time, as an argument
+2. `wire`: the service's operations as data, and what its answers mean; `policy`: when to renew, and how
+3. `clock`: time, as an argument, and the timer that wakes whoever has a deadline
 4. `client`: `TokenClient`, which sends what `wire` describes and decides nothing
+5. `keeper`: what keeps a credential alive, and does not know how it is renewed
+6. `session`: `SubscriberSession`, which renews through the project's credentials
 8. `emulator`: the service itself on loopback, imported by path
-9. `cli`: the command `signalwire-tokens`
+9. `testing`: fixtures for pytest, imported by path; `cli`: the command `signalwire-tokens`
 
-(The floors between are where sessions, stores and fleets move in.)
+(The floors between are where stores and fleets move in.)
 """
 
 from ._version import __version__
 from .client import TokenClient
-from .clock import Clock, SystemClock
+from .clock import Alarm, Clock, SystemClock
 from .errors import (
     ApiError,
     ConfigurationError,
@@ -39,32 +41,42 @@ from .errors import (
     ValidationFailed,
     is_transient,
 )
+from .keeper import EventKind, SessionEvent
 from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
+from .policy import RefreshPolicy, SessionState
+from .session import SubscriberSession, TokenFields
 
 __all__ = [
     "Address",
+    "Alarm",
     "ApiError",
     "Clock",
     "ConfigurationError",
     "ConnectionFailed",
+    "EventKind",
     "Forbidden",
     "InvalidRequest",
     "Lifetimes",
     "NotFound",
     "Problem",
     "RateLimited",
+    "RefreshPolicy",
     "SatClaims",
     "ServerError",
     "SessionClosed",
     "SessionError",
+    "SessionEvent",
     "SessionExpired",
+    "SessionState",
     "SignalWireTokenError",
     "StoreError",
     "SubscriberInfo",
+    "SubscriberSession",
     "SystemClock",
     "TimedOut",
     "Token",
     "TokenClient",
+    "TokenFields",
     "TokenPair",
     "TokenUnavailable",
     "TransportError",

@@ -183,6 +183,11 @@ class UnexpectedResponse(SignalWireTokenError):
 class SessionError(SignalWireTokenError):
     """The keeping alive of a token went wrong."""
 
+    @property
+    def cause(self) -> BaseException | None:
+        """What the last attempt to renew failed with, where that is why."""
+        return self.__cause__
+
 
 class SessionClosed(SessionError):
     """The session is not open: not yet, or no longer."""

@@ -409,7 +409,7 @@ async def test_closing_during_a_pause_ends_a_call_with_what_went_before(emulator
     """The service's last word, which the pause was for."""
     emulator.fail(Status(500))
     client = emulator.client(clock=Closing(emulator))
-    client._clock.client = client
+    client.clock.client = client
     with pytest.raises(ServerError):
         await client.create_subscriber_token(ALICE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import ssl as tls
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, assert_never
 import attrs
 
 from signalwire_tokens import wire
-from signalwire_tokens.clock import Clock, SystemClock
+from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.errors import (
     ConfigurationError,
     SignalWireTokenError,
@@ -54,6 +55,9 @@ class TokenClient:
     origin: str = "not set up"
     project_id: str | None = None
     lifetimes: Lifetimes
+    clock: Clock
+    # By the clock: until when the service has asked to be left alone by whoever renews in the background.
+    quiet_until: float = -math.inf
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class TokenClient:
         self.project_id = project_id
         self._timeout = timeout
         self._retries = retries
-        self._clock = SystemClock() if clock is None else clock
+        self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
         self._sender = Sender(self.origin, http, ssl, hidden_proxy)
 
@@ -170,7 +174,7 @@ class TokenClient:
         return await self.send(
             wire.create_subscriber_token(
                 reference,
-                now=self._clock.wall(),
+                now=self.clock.wall(),
                 expire_at=expire_at,
                 application_id=application_id,
                 password=hidden,
@@ -212,7 +216,7 @@ class TokenClient:
         del extra
         return await self.send(
             wire.create_guest_token(
-                allowed_addresses, now=self._clock.wall(), expire_at=expire_at, region=region, ch=ch, extra=more
+                allowed_addresses, now=self.clock.wall(), expire_at=expire_at, region=region, ch=ch, extra=more
             )
         )
 
@@ -232,7 +236,7 @@ class TokenClient:
         del subscriber_token, extra
         return await self.send(
             wire.create_invite_token(
-                address_id, subscriber_token=hidden, now=self._clock.wall(), expires_at=expires_at, extra=more
+                address_id, subscriber_token=hidden, now=self.clock.wall(), expires_at=expires_at, extra=more
             )
         )
 
@@ -296,14 +300,14 @@ class TokenClient:
             if pause is None or failures > retries or self._sender.closed:
                 return outcome
             logger.debug("%s; asking again in %.2f s", outcome, pause)
-            await self._clock.sleep(pause)
+            await self.clock.sleep(pause)
             if self._sender.closed:
                 return outcome
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
         """Ask once."""
         trip.start(await self._authorize(request))
-        sent = self._clock.wall()
+        sent = self.clock.wall()
         try:
             status, headers, body = await self._sender.send(request, trip)
         except TransportError as error:

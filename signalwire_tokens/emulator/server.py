@@ -18,7 +18,7 @@ import trustme
 from aiohttp import web
 
 from signalwire_tokens.client import TokenClient
-from signalwire_tokens.clock import Clock, SystemClock
+from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.models import Lifetimes, Token
 
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
@@ -56,14 +56,16 @@ class ServiceClock:
     def __init__(self, base: Clock) -> None:
         self._base = base
         self._ahead = 0.0
+        self.sleep = base.sleep
+        self.call_later = base.call_later
+
+    def now(self) -> float:
+        """Return seconds since some moment; to have advanced is to have been suspended."""
+        return self._base.now() + self._ahead
 
     def wall(self) -> float:
         """Return seconds since the epoch."""
         return self._base.wall() + self._ahead
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep as the other clock does."""
-        await self._base.sleep(seconds)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -94,7 +96,7 @@ class Emulator:
             raise ValueError("page_size must be 1 or more, and port one of 0 to 65535")
         self.journal: list[Entry] = []
         self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
-        self._clock = ServiceClock(SystemClock() if clock is None else clock)
+        self._clock = ServiceClock(SYSTEM if clock is None else clock)
         self._tls = tls
         self._port = port
         self._on_request = on_request

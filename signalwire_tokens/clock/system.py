@@ -1,0 +1,73 @@
+"""The machine's own time, and what the SDK needs to know of any."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+__all__ = ["SYSTEM", "Alarm", "Clock", "SystemClock"]
+
+
+class Alarm(Protocol):
+    """A call that was put off."""
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+        ...
+
+
+class Clock(Protocol):
+    """What the SDK needs to know of time."""
+
+    def now(self) -> float:
+        """Return seconds since some moment, the time in which the machine was suspended included."""
+        ...
+
+    def wall(self) -> float:
+        """Return seconds since the epoch, for what is compared with other machines."""
+        ...
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
+        """Call back after so many seconds; those in which the machine was suspended need not count."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
+
+
+def counting_suspend(source: ModuleType, platform: str) -> Callable[[], float]:
+    """Find the reading that goes on while the machine is suspended, or the best there is."""
+    if hasattr(source, "CLOCK_BOOTTIME"):
+        return partial(source.clock_gettime, source.CLOCK_BOOTTIME)
+    if platform == "darwin":  # `time.monotonic` stands still in macOS's sleep, and this does not
+        return partial(source.clock_gettime, source.CLOCK_MONOTONIC)
+    return source.monotonic  # type: ignore[no-any-return]
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    now: Callable[[], float] = staticmethod(counting_suspend(time, sys.platform))
+
+    def wall(self) -> float:
+        """Return the wall clock's reading."""
+        return time.time()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
+        """Call back on the running event loop."""
+        return asyncio.get_running_loop().call_later(seconds, callback)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the running event loop."""
+        await asyncio.sleep(seconds)
+
+
+SYSTEM = SystemClock()

@@ -1,0 +1,145 @@
+"""One timer for all sessions of an event loop: a heap of deadlines, and one alarm for the first of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary, ref
+
+if TYPE_CHECKING:
+    from .system import Alarm, Clock
+
+__all__ = ["Sleeper", "Timer", "timer_of"]
+
+# An alarm does not count the time in which the machine was suspended: it must not be far off when that ends.
+LONGEST_SLICE = 30.0
+AT_ONCE = -math.inf
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
+
+
+class Sleeper(Protocol):
+    """Who has a deadline."""
+
+    wakes_at: float
+
+    def wake(self, timer: Timer) -> asyncio.Task[Any] | None:
+        """Do what is due, and return the task that does it, if it takes one."""
+        ...
+
+    def note_leap(self, seconds: float, now: float) -> None:
+        """Learn that the wall clock has gained on the session's clock."""
+        ...
+
+
+class Timer:
+    """Wake sleepers at their deadlines. It keeps none of them alive, and outlives any that raises."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.process: int = os.getpid()
+        self._heap: list[tuple[float, int, ref[Sleeper]]] = []
+        self._order = 0
+        self._alarm: Alarm | None = None
+        self._rings_at = math.inf
+        self._wall_ahead = clock.wall() - clock.now()
+        self._held: set[asyncio.Task[Any]] = set()
+
+    def set(self, sleeper: Sleeper, at: float) -> None:
+        """Wake a sleeper at a time, and not when it was told before."""
+        sleeper.wakes_at = at
+        self._order += 1
+        heappush(self._heap, (at, self._order, ref(sleeper)))
+        # An alarm that is overdue has slept with the machine, and may be half a minute off.
+        if at < self._rings_at or AT_ONCE < self._rings_at < self.clock.now():
+            self._arm()
+
+    def unset(self, sleeper: Sleeper) -> None:
+        """Let a sleeper sleep."""
+        sleeper.wakes_at = math.inf
+        if self._heap and not stands(self._heap[0]):
+            self._arm()
+
+    def look(self, now: float) -> None:
+        """Ring as soon as may be if a deadline has passed, as it has after the machine was suspended."""
+        if self._heap and self._heap[0][0] <= now and self._rings_at > AT_ONCE:
+            self._arm()
+
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task from being collected before it is done."""
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
+
+    def _arm(self) -> None:
+        """Set the alarm for the first deadline that still stands."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._rings_at = None, math.inf
+        while self._heap and not stands(self._heap[0]):
+            heappop(self._heap)
+        if self._heap:
+            now = self.clock.now()
+            seconds = min(max(0.0, self._heap[0][0] - now), LONGEST_SLICE)
+            self._rings_at = now + seconds if seconds else AT_ONCE
+            self._alarm = self.clock.call_later(seconds, self._ring)
+
+    def _ring(self) -> list[asyncio.Task[Any]]:
+        """Wake whoever is due; return what that has begun."""
+        self._alarm, self._rings_at = None, math.inf
+        now = self.clock.now()
+        self._watch_wall(now)
+        begun = [self._wake(entry, now) for entry in self._due(now)]
+        self._arm()
+        return [task for task in begun if task is not None]
+
+    def _due(self, now: float) -> list[tuple[float, int, ref[Sleeper]]]:
+        """Take out the deadlines that have come."""
+        due: list[tuple[float, int, ref[Sleeper]]] = []
+        while self._heap and self._heap[0][0] <= now:
+            due.append(heappop(self._heap))
+        return due
+
+    def _wake(self, entry: tuple[float, int, ref[Sleeper]], now: float) -> asyncio.Task[Any] | None:
+        sleeper = entry[2]()
+        if sleeper is None or not stands(entry):
+            return None
+        sleeper.wakes_at = math.inf
+        try:
+            return sleeper.wake(self)
+        except Exception:
+            logger.exception("%r could not be woken; it is tried again", sleeper)
+            self.set(sleeper, now + LONGEST_SLICE)
+            return None
+
+    def _watch_wall(self, now: float) -> None:
+        """Tell everybody if the wall clock has gained on ours: a paused virtual machine knows no other sign."""
+        ahead = self.clock.wall() - now
+        gained, self._wall_ahead = ahead - self._wall_ahead, ahead
+        if gained > 1:
+            for entry in list(self._heap):
+                if stands(entry) and (sleeper := entry[2]()) is not None:
+                    sleeper.note_leap(gained, now)
+
+
+def stands(entry: tuple[float, int, ref[Sleeper]]) -> bool:
+    """Tell whether a deadline is still that of its sleeper."""
+    sleeper = entry[2]()
+    return sleeper is not None and sleeper.wakes_at == entry[0]
+
+
+# By the ids of event loop and clock, which live as long as their timer does; a timer lives as long as anybody needs it.
+TIMERS: WeakValueDictionary[tuple[int, int], Timer] = WeakValueDictionary()
+
+
+def timer_of(clock: Clock) -> Timer:
+    """Return the timer that the running event loop has for a clock."""
+    key = (id(asyncio.get_running_loop()), id(clock))
+    timer = TIMERS.get(key)
+    if timer is None or timer.process != os.getpid():
+        timer = TIMERS[key] = Timer(clock)
+    return timer

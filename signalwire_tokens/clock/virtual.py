@@ -1,0 +1,123 @@
+"""A clock that moves only when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from .system import Alarm
+
+__all__ = ["VirtualClock"]
+
+NEW_YEAR_2030 = 1_893_456_000.0
+# After everything that an alarm began has come to rest, those who waited for it get so many turns of the event loop.
+TURNS = 6
+
+
+class VirtualAlarm:
+    """A call that was put off."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+        self.callback = None
+
+
+class VirtualClock:
+    """A clock for tests: hours pass in milliseconds, and only in `await clock.advance(seconds)`.
+
+    While time advances, every alarm rings at its moment, and what it began is finished before time goes on: a session's
+    request is answered at the time at which it was sent. What sleeps on this clock sleeps until time has come so far.
+    """
+
+    def __init__(self, wall: float = NEW_YEAR_2030) -> None:
+        self._running = 0.0
+        self._suspended = 0.0
+        self._wall_ahead = wall
+        self._order = 0
+        self._alarms: list[tuple[float, int, VirtualAlarm]] = []  # by running time, then by order
+        self._begun: set[asyncio.Task[object]] = set()
+        self._asleep: set[asyncio.Task[object] | None] = set()
+
+    def now(self) -> float:
+        """Return the seconds that have passed."""
+        return self._running + self._suspended
+
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+        return self.now() + self._wall_ahead
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
+        """Call back when so many seconds have passed; at once, if none have to."""
+        alarm = VirtualAlarm(callback)
+        if seconds <= 0:
+            asyncio.get_running_loop().call_soon(self._ring, alarm)
+        else:
+            self._order += 1
+            heappush(self._alarms, (self._running + seconds, self._order, alarm))
+        return alarm
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when so many seconds have passed."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        over = asyncio.Event()
+        alarm = self.call_later(seconds, over.set)
+        task = asyncio.current_task()
+        self._asleep.add(task)
+        try:
+            await over.wait()
+        finally:
+            self._asleep.discard(task)
+            alarm.cancel()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self._running + finite(seconds)
+        await self._settle()
+        while self._alarms and self._alarms[0][0] <= until:
+            at, _, alarm = heappop(self._alarms)
+            if alarm.callback is not None:
+                self._running = max(self._running, at)
+                self._ring(alarm)
+                await self._settle()
+        self._running = max(self._running, until)
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass as it does on a machine that sleeps: no alarm rings, and none comes any closer."""
+        self._suspended += finite(seconds)
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock alone, forth or back, as a user or an NTP daemon does."""
+        self._wall_ahead = seconds - self.now()
+
+    def _ring(self, alarm: VirtualAlarm) -> None:
+        callback, alarm.callback = alarm.callback, None
+        if callback is not None:
+            begun = callback()
+            if isinstance(begun, Iterable):
+                self._begun.update(cast("Iterable[asyncio.Task[object]]", begun))
+
+    async def _settle(self) -> None:
+        """Return when everything that alarms began is finished, or sleeps on this clock."""
+        turns = 0
+        while turns < TURNS:
+            await asyncio.sleep(0)
+            self._begun = {task for task in self._begun if not task.done()}
+            turns = turns + 1 if self._begun <= self._asleep else 0
+
+
+def finite(seconds: float) -> float:
+    """Take a span of time."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError("seconds must be 0 or more, and end some time")
+    return seconds

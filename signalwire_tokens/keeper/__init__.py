@@ -1,0 +1,6 @@
+"""The one loop that keeps a credential alive, and how it tells what happens to it."""
+
+from .events import EventKind, SessionEvent
+from .keeping import Keeper
+
+__all__ = ["EventKind", "Keeper", "SessionEvent"]

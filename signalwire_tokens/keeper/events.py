@@ -1,0 +1,73 @@
+"""What a session tells those who subscribe to it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import attrs
+
+from signalwire_tokens.errors import SignalWireTokenError
+from signalwire_tokens.models import TokenPair
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from signalwire_tokens.clock import Timer
+
+__all__ = ["Callback", "EventKind", "Listener", "SessionEvent"]
+
+EventKind: TypeAlias = Literal["started", "rotated", "reissued", "degraded", "recovered", "dead", "closed"]
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+@attrs.frozen(kw_only=True)
+class SessionEvent:
+    """Something that happened to a session: what, to which pair, and the error where one is why."""
+
+    kind: EventKind
+    generation: int
+    pair: TokenPair | None = None
+    error: SignalWireTokenError | None = None
+
+
+Callback: TypeAlias = Callable[[SessionEvent], object]
+
+
+class Listener:
+    """One who subscribed: told of events in order, one at a time, in a task apart, so that they can harm nobody."""
+
+    __slots__ = ("_callback", "_context", "_events", "task")
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._context = copy_context()
+        self._events: deque[SessionEvent] = deque()
+        self.task: asyncio.Task[None] | None = None
+
+    def tell(self, event: SessionEvent, timer: Timer) -> None:
+        """Let the listener know, soon."""
+        self._events.append(event)
+        if self.task is None or self.task.done():
+            name = "signalwire-tokens: tell a subscriber"
+            self.task = timer.loop.create_task(self._listen(), name=name, context=self._context)
+            timer.hold(self.task)
+
+    def forget(self) -> None:
+        """Tell nothing more."""
+        self._events.clear()
+
+    async def _listen(self) -> None:
+        while self._events:
+            event = self._events.popleft()
+            try:
+                result = self._callback(event)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                logger.exception("a subscriber failed on %r", event.kind)

@@ -1,0 +1,314 @@
+"""What users ask of a session, whatever keeps it alive: its token, how it stands, its beginning and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import warnings
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Self
+
+from signalwire_tokens.clock import Timer, timer_of
+from signalwire_tokens.errors import (
+    SessionClosed,
+    SessionError,
+    SessionExpired,
+    TokenUnavailable,
+)
+from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.policy import Expire, Misconfigured, SessionState, Spent
+
+from .events import Listener
+from .renewing import Renewing, Turn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+    from .events import Callback
+
+__all__ = ["Keeper"]
+
+NEVER = -math.inf
+LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+class Keeper(Renewing):
+    """Keep a pair alive, from `start()` to `aclose()`: what users ask of any session."""
+
+    __slots__ = ()
+
+    async def token(self, min_ttl: float | None = None) -> str:
+        """Return a token that is live.
+
+        It waits only where the token at hand has less than `min_ttl` seconds left (30 by default), and then no longer
+        than the policy's `patience`; a token that is still live is returned rather than none. Raises `TokenUnavailable`
+        where there is no live one at this moment, `SessionExpired` where there will be none any more.
+        """
+        if min_ttl is None and self._now() < self._fresh_until:
+            return self._value
+        return await self._live_token(min_ttl)
+
+    @property
+    def pair(self) -> TokenPair:
+        """The pair at hand."""
+        if self._pair is None:
+            raise SessionClosed(f"session {self._label} has no pair yet: open it with `async with` or `start()`")
+        return self._pair
+
+    @property
+    def state(self) -> SessionState:
+        """How the session stands."""
+        if self._timer is None or self._closing:
+            return SessionState.CLOSED
+        if self._dead:
+            return SessionState.DEAD
+        return self._policy.state(self._situation(), self._now())
+
+    @property
+    def runway(self) -> timedelta:
+        """How long the token at hand is live for."""
+        return timedelta(seconds=max(0.0, min(self._access_until - self._now(), timedelta.max.total_seconds() / 2)))
+
+    @property
+    def next_refresh_at(self) -> datetime | None:
+        """When the next renewal is planned; None where none is."""
+        if self._timer is None or self._closing or self._dead:
+            return None
+        if self._flight is None and isinstance(self._policy.next_step(self._situation()), Expire):
+            return None
+        pause = 0.0 if self._flight is not None else max(0.0, self.wakes_at - self._now())
+        return datetime.fromtimestamp(self._clock.wall() + pause, UTC)
+
+    @property
+    def generation(self) -> int:
+        """How many pairs the session has had, the one at hand included."""
+        return self._generation
+
+    async def rotations(self) -> AsyncIterator[TokenPair]:
+        """Iterate over the pairs as they come, beginning with the one at hand.
+
+        Who is slow gets the latest only. It ends when the session is closed, and raises `SessionExpired` if it dies.
+        """
+        seen = 0
+        while not self._closing:
+            self._check()
+            if self._generation != seen:
+                seen = self._generation
+                yield self.pair
+            else:
+                await self._changed()
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Call back, or await, on every event; return what ends that.
+
+        One that raises is logged, and one that hangs holds up nobody else.
+        """
+        listener = Listener(callback)
+        self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
+            listener.forget()
+
+        return unsubscribe
+
+    async def refresh(self) -> TokenPair:
+        """Renew now, whatever the policy says, or join the renewal that is under way; return the new pair."""
+        timer = self._check()
+        generation = self._generation
+        if self._flight is None:
+            step = self._policy.way(self._situation(), self._now())
+            if isinstance(step, Expire):
+                raise SessionExpired(f"session {self._label} has no way to renew") from self.last_error
+            _ = self._depart(step, timer)
+        while self._flight is not None:
+            await self._changed()
+        if self._generation == generation:
+            self._check()
+            raise TokenUnavailable(f"session {self._label} could not be renewed now") from self.last_error
+        return self.pair
+
+    def invalidate(self, token: str | Token) -> None:
+        """Learn that the service refused a token: it is not handed out again, and renewed. Any other is ignored."""
+        self._check()
+        now = self._now()
+        if (token.value if isinstance(token, Token) else token) != self._value or self._access_until <= now:
+            return
+        logger.warning("session %s generation %d: the token was refused", self._label, self._generation)
+        self._access_until, self._fresh_until, self._due = now, NEVER, now
+        self._not_before = self._forced + self._policy.forced_interval(self._life)
+        self._forced = max(now, self._not_before)
+        self._plan()
+        self._notify()
+
+    async def start(self) -> Self:
+        """Open the session: return when there is a live token. `async with` does it for you."""
+        if self._closing:
+            raise SessionClosed(f"session {self._label} was closed: make another one")
+        if self._timer is not None:
+            raise SessionError(f"session {self._label} is open already")
+        self._timer = timer_of(self._clock)
+        self._due = self._now()
+        try:
+            self._begin()
+            self._plan()
+            await self._live_token(None)
+        except (TokenUnavailable, SessionExpired):
+            await self.aclose()
+            if self._generation == 0 and isinstance(self._failure, Spent | Misconfigured):
+                raise self._failure.error from None
+            raise
+        except BaseException:
+            await self.aclose()
+            raise
+        self._tell("started")
+        return self
+
+    async def aclose(self) -> None:
+        """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        if self._timer is None:
+            self._closing = self._closed = True
+            return
+        self._check_place(self._timer)
+        if self._closing:
+            while not self._closed:
+                await self._changed()
+            return
+        self._closing, self._fresh_until = True, NEVER
+        self._timer.unset(self)
+        self._notify()
+        try:
+            if self._flight is not None:
+                await asyncio.wait([self._flight], timeout=self._policy.drain)
+        finally:
+            self._closed = True
+            self._tell("closed")
+            self._notify()
+        await self._dismiss()
+
+    async def wait_closed(self) -> None:
+        """Return when the session is closed; raise `SessionExpired` if it dies."""
+        while not self._closed:
+            if not self._closing:
+                self._check()
+            await self._changed()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._label} {self.state.value}, generation {self._generation}>"
+
+    def __del__(self) -> None:
+        # The constructor may have refused what it was given.
+        timer = getattr(self, "_timer", None)
+        if timer is not None and not self._closed and timer.process == os.getpid():
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def _check_place(self, timer: Timer) -> None:
+        """Refuse to be used where the session does not live."""
+        if timer.process != os.getpid():
+            raise SessionError(
+                f"session {self._label} belongs to the process that opened it: open another after a fork"
+            )
+        if timer.loop is not asyncio.get_running_loop():
+            raise SessionError(f"session {self._label} belongs to the event loop that it was opened on")
+
+    def _check(self) -> Timer:
+        """Refuse to be used where the session does not live, before it does, and after."""
+        if self._timer is None:
+            raise SessionClosed(f"session {self._label} is not open: use `async with`, or await its start()")
+        self._check_place(self._timer)
+        if self._closing:
+            raise SessionClosed(f"session {self._label} was closed")
+        if self._dead:
+            message = f"session {self._label} has expired, and there is no way left to renew it"
+            raise SessionExpired(message) from self.last_error
+        return self._timer
+
+    async def _live_token(self, min_ttl: float | None) -> str:
+        """Return a live token, after a renewal where that is called for."""
+        timer = self._check()
+        reserve, patience = self._reserve(min_ttl), self._policy.patience
+        left, tried = self._left(), self._tried
+        if left >= reserve and left > 0:
+            timer.look(self._now())
+            return self._value
+        if left > 0:
+            # A renewal that fails ends the wait: what is at hand is better than nothing.
+            await self._wait(min(patience, left / 2), timer, lambda: self._tried != tried)
+        if self._left() <= 0:
+            await self._wait(patience, timer, lambda: self._left() > 0)
+        self._check()
+        if self._left() > 0:
+            return self._value
+        pause = max(0.0, self.wakes_at - self._now())
+        raise TokenUnavailable(
+            f"session {self._label} has no live token at this moment",
+            retry_after=pause if pause < math.inf else None,
+        ) from self.last_error
+
+    async def _wait(self, seconds: float, timer: Timer, satisfied: Callable[[], bool]) -> None:
+        """Wait for the next renewal, for so many seconds of running time, as long as there is hope."""
+        turn = Turn()
+        alarm = self._clock.call_later(seconds, turn.end)
+        self._hasten(timer)
+        try:
+            while not (satisfied() or turn.over):
+                self._check()
+                if self._is_hopeless(seconds):
+                    break
+                await self._changed(turn)
+        finally:
+            alarm.cancel()
+
+    def _reserve(self, min_ttl: object) -> float:
+        """Check how much life a caller wants."""
+        if min_ttl is None:
+            return self._policy.reserve(self._life)
+        longest = self._policy.longest_ttl(self._life)
+        if isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float) or not 0 <= min_ttl <= longest:
+            raise ValueError(
+                f"min_ttl must be a number of seconds from 0 to {longest:g}: no more is left of every token"
+            )
+        return min_ttl
+
+    def _is_hopeless(self, seconds: float) -> bool:
+        """Tell whether waiting so long cannot help."""
+        if self._flight is not None:
+            return False
+        if isinstance(self._failure, Misconfigured) and self._left() <= 0:
+            return True  # somebody has to mend the settings first
+        return self.wakes_at > self._now() + seconds
+
+    def _hasten(self, timer: Timer) -> None:
+        """Bring the next attempt forward, since somebody waits for it."""
+        if self._wanted == math.inf and self._flight is None:
+            self._wanted = self._now()
+            self._plan()
+        timer.look(self._now())
+
+    async def _dismiss(self) -> None:
+        """Let subscribers finish, and end those who do not."""
+        tasks = {one.task for one in self._listeners if one.task is not None} - {asyncio.current_task()}
+        for end in (False, True):
+            tasks = {task for task in tasks if not task.done()}
+            if tasks:
+                for task in tasks if end else ():
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=LAST_WORD)

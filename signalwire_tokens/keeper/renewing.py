@@ -1,0 +1,317 @@
+"""The machine that renews: it learns from its timer that something is due, and from a renewal what came of it.
+
+It is told how to renew and does not know. The policy says when; only a renewal is a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from abc import ABC, abstractmethod
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING
+
+from signalwire_tokens.errors import SignalWireTokenError, UnexpectedResponse
+from signalwire_tokens.policy import (
+    Ambiguous,
+    Expire,
+    Failure,
+    NotSent,
+    Outcome,
+    Present,
+    RefreshPolicy,
+    Reissue,
+    Renewed,
+    Situation,
+    Spent,
+    Throttled,
+)
+
+from .events import Listener, SessionEvent
+
+if TYPE_CHECKING:
+    from signalwire_tokens.clock import Clock, Timer
+    from signalwire_tokens.models import TokenPair
+
+    from .events import EventKind
+
+__all__ = ["Renewing", "Turn"]
+
+NEVER = -math.inf
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+class Renewing(ABC):
+    """Renew a pair when it is due, in a way that a subclass knows, and tell what happens."""
+
+    __slots__ = (
+        "__weakref__",
+        "_access_until",
+        "_clock",
+        "_closed",
+        "_closing",
+        "_dead",
+        "_draw",
+        "_due",
+        "_failure",
+        "_failures",
+        "_flight",
+        "_forced",
+        "_fresh_until",
+        "_generation",
+        "_life",
+        "_listeners",
+        "_not_before",
+        "_now",
+        "_pair",
+        "_policy",
+        "_presentable",
+        "_presents",
+        "_refresh_until",
+        "_reissuable",
+        "_reissues",
+        "_replays",
+        "_timer",
+        "_tried",
+        "_value",
+        "_waiters",
+        "_wanted",
+        "wakes_at",
+    )
+
+    def __init__(self, *, policy: RefreshPolicy, clock: Clock, life: float, presents: bool, reissues: bool) -> None:
+        self._policy, self._clock, self._now = policy, clock, clock.now
+        self._fresh_until = NEVER  # from then on, `token()` has to look closer
+        self._value = ""
+        self._pair: TokenPair | None = None
+        self._generation = 0
+        self._life = life
+        self._due = self._access_until = self._refresh_until = NEVER
+        self._presents, self._reissues = presents, reissues  # the ways there are
+        self._presentable, self._reissuable = False, True  # those that are open: a first pair is always issued
+        self._draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
+        self._failure: Failure | None = None
+        self._failures = self._replays = 0
+        self._tried = self._not_before = self._forced = NEVER
+        self._wanted = self.wakes_at = math.inf
+        self._flight: asyncio.Task[Outcome] | None = None
+        self._timer: Timer | None = None
+        self._closing = self._closed = self._dead = False
+        self._waiters: set[asyncio.Future[None]] | None = None
+        self._listeners: tuple[Listener, ...] = ()
+
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """What the last attempt to renew failed with; None where it did not."""
+        return None if self._failure is None else self._failure.error
+
+    @abstractmethod
+    async def _renew(self, step: Present | Reissue) -> Outcome:
+        """Renew in one attempt, and say what came of it."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Take up what there is at the start: a pair from elsewhere, or nothing."""
+
+    @property
+    @abstractmethod
+    def _label(self) -> str:
+        """What names this session where anybody may read it."""
+
+    @property
+    @abstractmethod
+    def _quiet_until(self) -> float:
+        """Until when the service is to be left alone."""
+
+    @abstractmethod
+    def _keep_quiet(self, until: float) -> None:
+        """Leave the service alone."""
+
+    def wake(self, timer: Timer) -> asyncio.Task[Outcome] | None:
+        """Do what is due: renew, or give up."""
+        situation, now = self._situation(), self._now()
+        step = self._policy.next_step(situation)
+        if step.at <= now and not isinstance(step, Expire):
+            step = self._policy.way(situation, now)  # the machine may have slept since the step was planned
+        if step.at > now:
+            timer.set(self, step.at)  # the service has asked for quiet in the meantime
+            return None
+        if isinstance(step, Expire):
+            self._die()
+            return None
+        return self._depart(step, timer)
+
+    def note_leap(self, seconds: float, now: float) -> None:
+        """Renew soon when the wall clock has leapt: nobody knows how old the token is."""
+        if seconds > self._policy.leap and self._pair is not None:
+            self._due = min(self._due, self._policy.due_after_leap(now=now, life=self._life, draw=self._draw))
+            self._fresh_until = min(self._fresh_until, self._due)
+            self._plan()
+
+    def _situation(self) -> Situation:
+        return Situation(
+            life=self._life,
+            due=self._due,
+            access_until=self._access_until,
+            refresh_until=self._refresh_until,
+            presentable=self._presentable,
+            reissuable=self._reissuable,
+            draw=self._draw,
+            failure=self._failure,
+            failures=self._failures,
+            replays=self._replays,
+            tried=self._tried,
+            quiet_until=self._quiet_until,
+            not_before=self._not_before,
+            wanted=self._wanted,
+        )
+
+    def _left(self) -> float:
+        """Tell how much life the token at hand has left."""
+        return self._access_until - self._now()
+
+    def _plan(self) -> None:
+        """Have the timer call when the next step is due."""
+        if self._timer is None or self._closing or self._dead or self._flight is not None:
+            return
+        step = self._policy.next_step(self._situation())
+        if isinstance(step, Expire) and step.at <= self._now():
+            self._die()
+        else:
+            self._timer.set(self, step.at)
+
+    def _depart(self, step: Present | Reissue, timer: Timer) -> asyncio.Task[Outcome]:
+        """Renew, in a task that nobody but the event loop's end cancels."""
+        timer.unset(self)
+        self._flight = timer.loop.create_task(
+            self._renew(step), name=f"signalwire-tokens: renew {self._label}", context=Context()
+        )
+        timer.hold(self._flight)
+        self._flight.add_done_callback(partial(self._land, step))
+        return self._flight
+
+    def _land(self, step: Present | Reissue, flight: asyncio.Task[Outcome]) -> None:
+        """Take in what came of a renewal."""
+        outcome = outcome_of(flight)
+        self._flight, self._wanted, self._tried = None, math.inf, self._now()
+        self._draw = random.random()  # noqa: S311 - as above
+        if isinstance(outcome, Renewed):
+            self._rotate(outcome, step)
+        else:
+            self._note_failure(outcome, step)
+        self._plan()
+        self._notify()
+
+    def _rotate(self, renewed: Renewed, step: Present | Reissue) -> None:
+        """Publish a new pair."""
+        pair, failed = renewed.pair, self._failure
+        self._adopt(pair, asked=renewed.asked)
+        if not self._policy.keeps(self._life):
+            message = f"session {self._label} was given a token that lives {self._life:g} s"
+            self._note_failure(NotSent(UnexpectedResponse(message)), step)
+        else:
+            self._failure, self._failures = None, 0
+        logger.info("session %s generation %d: renewed, %r", self._label, self._generation, pair.token)
+        if self._generation > 1:
+            self._tell("rotated" if isinstance(step, Present) else "reissued")
+            if failed is not None and self._failure is None:
+                self._tell("recovered")
+
+    def _adopt(self, pair: TokenPair, *, asked: float) -> None:
+        """Make a pair the one at hand."""
+        self._life = (pair.token.expires_at - pair.token.issued_at).total_seconds()
+        self._access_until = asked + self._life
+        self._refresh_until = asked + (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
+        self._due = self._policy.due(asked=asked, life=self._life, draw=self._draw)
+        self._not_before = NEVER
+        self._presentable, self._reissuable, self._replays = self._presents, self._reissues, 0
+        self._pair, self._value = pair, pair.token.value
+        self._generation += 1
+        self._fresh_until = NEVER if self._closing else self._due
+
+    def _note_failure(self, failure: Failure, step: Present | Reissue) -> None:
+        """Remember why there is no new pair, and which way it has closed."""
+        self._failure, self._failures = failure, self._failures + 1
+        match failure, step:
+            case Spent(), Reissue():
+                self._reissuable = False
+            case Spent(), Present():
+                self._presentable = False
+            case Ambiguous(), Present() if self._reissuable:
+                self._presentable = False  # a refresh token that may be used up is not sent again
+            case Ambiguous(), Present():
+                self._replays += 1
+            case Throttled(error), _ if error.retry_after is not None:
+                self._keep_quiet(self._tried + error.retry_after)
+            case _:
+                pass
+        logger.warning("session %s generation %d: %s", self._label, self._generation, failure.error)
+        if self._failures == 1 and self._generation > 0:
+            self._tell("degraded")
+
+    def _die(self) -> None:
+        """Give up for good."""
+        self._dead, self._fresh_until = True, NEVER
+        logger.error("session %s generation %d: no way left to renew", self._label, self._generation)
+        self._tell("dead")
+        self._notify()
+
+    async def _changed(self, turn: Turn | None = None) -> None:
+        """Wait until something happens, or the turn is over."""
+        turn = Turn() if turn is None else turn
+        future = turn.future = asyncio.get_running_loop().create_future()
+        waiters = self._waiters = self._waiters if self._waiters is not None else set()
+        waiters.add(future)
+        try:
+            await future
+        finally:
+            waiters.discard(future)
+
+    def _notify(self) -> None:
+        """Let all who wait look again."""
+        waiters, self._waiters = self._waiters, None
+        for future in waiters or ():
+            resolve(future)
+
+    def _tell(self, kind: EventKind) -> None:
+        """Tell those who subscribed."""
+        if self._timer is not None and self._listeners:
+            event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=self.last_error)
+            for listener in self._listeners:
+                listener.tell(event, self._timer)
+
+
+class Turn:
+    """How long somebody waits: through any number of waits."""
+
+    __slots__ = ("future", "over")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over = False
+
+    def end(self) -> None:
+        """Wait no longer."""
+        self.over = True
+        resolve(self.future)
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """End a wait, if it has not ended."""
+    if not future.done():
+        future.set_result(None)
+
+
+def outcome_of(flight: asyncio.Task[Outcome]) -> Outcome:
+    """Read what a renewal said, or find words for one that said nothing."""
+    if flight.cancelled():
+        return Ambiguous(SignalWireTokenError("the renewal was cancelled from outside"))
+    error = flight.exception()
+    if error is not None:
+        logger.error("a renewal failed with %s", type(error).__name__)
+        return Ambiguous(SignalWireTokenError(f"the renewal failed with {type(error).__name__}"))
+    return flight.result()

@@ -1,0 +1,349 @@
+"""When to renew, and how: from a pair's times, what failed so far and a random draw, the next step.
+
+It reads no clock, does no I/O and draws nothing by itself. All times are seconds by one clock, which is the caller's.
+
+A way to renew answers `Renewed`, or one of the failures: `NotSent` (it did nothing), `Ambiguous` (nobody knows what
+it did), `Throttled` (turned away), `Spent` (refused for good) or `Misconfigured` (the settings are at fault).
+The policy knows only these. It answers a step: `Present` the refresh token, `Reissue` the pair, or `Expire`.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import TypeAlias, assert_never
+
+import attrs
+
+from .errors import ConfigurationError, SignalWireTokenError
+from .models import TokenPair
+
+__all__ = [
+    "Ambiguous",
+    "Expire",
+    "Failure",
+    "Misconfigured",
+    "NotSent",
+    "Outcome",
+    "Present",
+    "RefreshPolicy",
+    "Reissue",
+    "Renewed",
+    "SessionState",
+    "Situation",
+    "Spent",
+    "Step",
+    "Throttled",
+]
+
+NEVER = -math.inf
+MOST_DOUBLINGS = 10
+
+
+class SessionState(Enum):
+    """How a session stands."""
+
+    FRESH = "fresh"  # the token is live, and not due
+    DUE = "due"  # it is live, and to be renewed
+    URGENT = "urgent"  # it is live for a few moments more
+    LATE = "late"  # it is not live, and there is a way to renew it
+    DEAD = "dead"  # there is none
+    CLOSED = "closed"  # not open: not yet, or no longer
+
+
+# Subclasses need no decorator of their own, and a class of attrs' is not free to import.
+@attrs.frozen
+class Answered:
+    """What came of an attempt that failed."""
+
+    error: SignalWireTokenError
+
+
+class NotSent(Answered):
+    """It never left: the same again is safe."""
+
+    __slots__ = ()
+
+
+class Ambiguous(Answered):
+    """Nobody knows what it did: a refresh token that was sent may be used up."""
+
+    __slots__ = ()
+
+
+class Throttled(Answered):
+    """It was turned away before anything was done."""
+
+    __slots__ = ()
+
+
+class Spent(Answered):
+    """It was refused, and would be again."""
+
+    __slots__ = ()
+
+
+class Misconfigured(Answered):
+    """The settings are at fault, and somebody has to mend them."""
+
+    __slots__ = ()
+
+
+@attrs.frozen
+class Renewed:
+    """A new pair, and when it was asked for."""
+
+    pair: TokenPair
+    asked: float
+
+
+Failure: TypeAlias = NotSent | Ambiguous | Throttled | Spent | Misconfigured
+Outcome: TypeAlias = Renewed | Failure
+
+
+@attrs.frozen
+class Timed:
+    """Something to be done, and when."""
+
+    at: float
+
+
+class Present(Timed):
+    """Exchange the refresh token for a new pair."""
+
+    __slots__ = ()
+
+
+class Reissue(Timed):
+    """Issue a pair anew."""
+
+    __slots__ = ()
+
+
+class Expire(Timed):
+    """Give up: there is no way left, and the token has come to its end."""
+
+    __slots__ = ()
+
+
+Step: TypeAlias = Present | Reissue | Expire
+
+
+@attrs.frozen(kw_only=True)
+class Situation:
+    """All that the next step depends on.
+
+    `life` is how long the access token lives from its issue to its end; `access_until` is -inf where there is no token
+    yet. `draw` is uniform in 0 to 1, and drawn anew after each attempt. `tried` is when the last attempt ended,
+    `replays` how often the refresh token was presented with nobody knowing what came of it. `wanted` is since when
+    somebody waits, `quiet_until` when the service will hear us again, `not_before` when a forced renewal is allowed.
+    """
+
+    life: float
+    due: float
+    access_until: float
+    refresh_until: float
+    presentable: bool
+    reissuable: bool
+    draw: float = 0.5
+    failure: Failure | None = None
+    failures: int = 0
+    replays: int = 0
+    tried: float = NEVER
+    quiet_until: float = NEVER
+    not_before: float = NEVER
+    wanted: float = math.inf
+
+    @property
+    def starting(self) -> bool:
+        """Tell whether there was no token yet."""
+        return self.access_until == NEVER
+
+    @property
+    def way_ends(self) -> float:
+        """Tell when trying stops making sense."""
+        if self.reissuable:
+            return math.inf
+        return self.refresh_until if self.presentable else NEVER
+
+
+@attrs.frozen(kw_only=True)
+class RefreshPolicy:
+    """When a session renews, and what it does when it cannot. All times are in seconds.
+
+    Short lives scale the pauses down: those marked *scaled* are multiplied by `min(1, life / full_pace_life)`.
+    """
+
+    due_from: float = 0.6
+    """A token is due for renewal at a random point of its life: no sooner than this share of it."""
+    due_to: float = 0.8
+    """And no later than this share."""
+    min_ttl: float = 30.0
+    """With less than this left, `token()` waits for the renewal."""
+    min_ttl_share: float = 0.1
+    """But never with more than this share of the life left."""
+    min_life: float = 30.0
+    """A token that lives shorter than this is not kept."""
+    patience: float = 10.0
+    """How long `token()` waits for a renewal."""
+    drain: float = 15.0
+    """How long closing waits for a request in flight."""
+    floor: float = 0.5
+    """Attempts are never closer than this."""
+    floor_share: float = 1 / 200
+    """Or than this share of the life, where that is less."""
+    backoff_from: float = 0.5
+    """The shortest pause after a failure; scaled."""
+    backoff_to: float = 60.0
+    """The longest, reached by doubling; scaled."""
+    backoff_share: float = 0.25
+    """While the token lives, no pause is longer than this share of what is left."""
+    late_from: float = 5.0
+    """Once the token is dead, pauses double no further than to something between this; scaled."""
+    late_to: float = 15.0
+    """And this; scaled."""
+    full_pace_life: float = 360.0
+    """The shortest life with which pauses are not scaled down."""
+    throttle_share: float = 0.5
+    """A service that asks for quiet is given at most this share of what is left of the token."""
+    throttle_late: float = 60.0
+    """And this once the token is dead; scaled."""
+    throttle_spread: float = 5.0
+    """The end of such a quiet is spread over this, so that not all sessions come at once; scaled."""
+    misconfigured_from: float = 300.0
+    """After a 401, 403 or 404, while the token lives: the shortest pause; scaled."""
+    misconfigured_to: float = 600.0
+    """And the longest; scaled."""
+    forced_every: float = 60.0
+    """`invalidate()` forces at most one renewal in this time."""
+    forced_share: float = 0.1
+    """Or in this share of the life, where that is less."""
+    leap: float = 60.0
+    """A wall clock that gains more than this on the session's clock makes the session due."""
+    leap_spread: float = 60.0
+    """Within this; scaled."""
+
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(RefreshPolicy):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigurationError(f"{field.name} must be a positive number")
+        for low, high in (
+            ("due_from", "due_to"),
+            ("backoff_from", "backoff_to"),
+            ("late_from", "late_to"),
+            ("misconfigured_from", "misconfigured_to"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigurationError(f"{low} must not be more than {high}")
+        for name in ("due_to", "min_ttl_share", "floor_share", "backoff_share", "throttle_share", "forced_share"):
+            if getattr(self, name) >= 1:
+                raise ConfigurationError(f"{name} must be a share, less than 1")
+        if self.min_ttl_share > self.longest_ttl(1.0):
+            raise ConfigurationError("min_ttl_share must not be more than 1 - due_to: a fresh token must suffice")
+
+    def longest_ttl(self, life: float) -> float:
+        """Say how much life may be asked of every token: what a fresh one has left at least."""
+        return round(life * (1 - self.due_to), 6)
+
+    def keeps(self, life: float) -> bool:
+        """Tell whether a token is worth having that was to live longer, but for what the service's clock took off."""
+        return life >= self.min_life / 2
+
+    def due(self, *, asked: float, life: float, draw: float) -> float:
+        """Say when a new token is due for renewal."""
+        return asked + life * between(self.due_from, self.due_to, draw)
+
+    def due_after_leap(self, *, now: float, life: float, draw: float) -> float:
+        """Say when a token is due of which nobody knows how old it is."""
+        return now + self._pace(life) * self.leap_spread * draw
+
+    def reserve(self, life: float) -> float:
+        """Say how much life a token must have left to be handed out without waiting."""
+        return min(self.min_ttl, life * self.min_ttl_share)
+
+    def forced_interval(self, life: float) -> float:
+        """Say how far apart forced renewals are."""
+        return min(self.forced_every, self._sound(life) * self.forced_share)
+
+    def state(self, situation: Situation, now: float) -> SessionState:
+        """Say how a session stands whose token has come so far."""
+        left = situation.access_until - now
+        if left <= 0:
+            return SessionState.LATE
+        if left < self.reserve(situation.life):
+            return SessionState.URGENT
+        return SessionState.FRESH if now < situation.due else SessionState.DUE
+
+    def next_step(self, situation: Situation) -> Step:
+        """Say what is to be done next, and when."""
+        at = self._earliest(situation)
+        if at < situation.way_ends:
+            return self.way(situation, at)
+        return Expire(situation.access_until)
+
+    def way(self, situation: Situation, at: float) -> Step:
+        """Say what could be done at a time."""
+        if situation.presentable and at < situation.refresh_until:
+            return Present(at)
+        if situation.reissuable:
+            return Reissue(at)
+        return Expire(situation.access_until)
+
+    def _earliest(self, situation: Situation) -> float:
+        """Say when the next attempt may be: it does not move until something happens."""
+        at = situation.due if situation.failure is None else situation.tried + self._pause(situation)
+        if not isinstance(situation.failure, Misconfigured):
+            at = min(at, situation.wanted)
+        at = max(at, situation.tried + self._floor(situation.life))
+        if at < situation.quiet_until:
+            spread = situation.draw * self._pace(situation.life) * self.throttle_spread
+            at = min(situation.quiet_until + spread, at + self._longest_quiet(situation, at))
+        return max(at, situation.not_before)
+
+    def _pause(self, situation: Situation) -> float:
+        """Say how long to wait after a failure."""
+        pace, left = self._pace(situation.life), situation.access_until - situation.tried
+        late = left <= 0 and not situation.starting
+        match situation.failure:
+            case None | Spent():
+                pause = 0.0
+            case Misconfigured() if not late:
+                pause = pace * between(self.misconfigured_from, self.misconfigured_to, situation.draw)
+            case Ambiguous() if situation.replays == 1:
+                pause = pace * between(self.backoff_from, 2 * self.backoff_from, situation.draw)
+            case Misconfigured():
+                pause = pace * between(self.late_from, self.late_to, situation.draw)
+            case NotSent() | Ambiguous() | Throttled():
+                doubled = self.backoff_from * 2.0 ** min(situation.failures, MOST_DOUBLINGS)
+                shortest = min(self.late_from, doubled / 2) if late else self.backoff_from
+                longest = min(self.late_to if late else self.backoff_to, doubled)
+                pause = pace * between(shortest, longest, situation.draw)
+            case _:
+                assert_never(situation.failure)
+        horizon = situation.way_ends - situation.tried
+        if left > 0 and self.keeps(situation.life):
+            horizon = min(horizon, left)
+        return min(pause, horizon * self.backoff_share)
+
+    def _longest_quiet(self, situation: Situation, at: float) -> float:
+        """Say how long a service is left alone that asked for it."""
+        horizon, left = situation.way_ends - at, situation.access_until - at
+        if left > 0:
+            return min(horizon, left) * self.throttle_share
+        return min(self._pace(situation.life) * self.throttle_late, max(0.0, horizon) * self.throttle_share)
+
+    def _floor(self, life: float) -> float:
+        return min(self.floor, self._sound(life) * self.floor_share)
+
+    def _pace(self, life: float) -> float:
+        return min(1.0, self._sound(life) / self.full_pace_life)
+
+    def _sound(self, life: float) -> float:
+        """Take a life for no shorter than any that is kept: one of nothing must not mean pauses of nothing."""
+        return max(life, self.min_life)
+
+
+def between(low: float, high: float, draw: float) -> float:
+    """Take a draw from 0 to 1 to a range."""
+    return low + (high - low) * draw

@@ -1,0 +1,248 @@
+"""The session that renews through the project's credentials."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+
+import attrs
+
+from . import wire
+from .errors import (
+    ConfigurationError,
+    InvalidRequest,
+    Problem,
+    RateLimited,
+    ServerError,
+    SignalWireTokenError,
+    TransportError,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+)
+from .keeper import Keeper
+from .models import Secret, Token, TokenPair
+from .policy import (
+    Ambiguous,
+    Failure,
+    Misconfigured,
+    NotSent,
+    Outcome,
+    Present,
+    RefreshPolicy,
+    Reissue,
+    Renewed,
+    Spent,
+    Throttled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from .client import TokenClient
+    from .clock import Clock
+
+__all__ = ["SubscriberSession", "TokenFields"]
+
+NOTHING: Mapping[str, Any] = {}
+DEFAULT_POLICY = RefreshPolicy()
+SERVICE_UNAVAILABLE = 503
+# What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
+SHAPING = ("application_id", "fingerprint", "scope", "region", "extra")
+
+
+class TokenFields(TypedDict, total=False):
+    """The fields of `create_subscriber_token` that a session takes too."""
+
+    application_id: UUID | str | None
+    password: str | None
+    first_name: str | None
+    last_name: str | None
+    display_name: str | None
+    job_title: str | None
+    time_zone: str | None
+    country: str | None
+    region: str | None
+    company_name: str | None
+    fingerprint: str | None
+    scope: str | None
+    extra: Mapping[str, object] | None
+
+
+class SubscriberSession(Keeper):
+    """A subscriber's token, kept alive: while the session is open, `await session.token()` gives a live one.
+
+    A pair is issued when the session is opened, and refreshed in the background from then on. Where its refresh token
+    was lost or refused, a new pair is issued by `reference`, unless `reissue` is False. `lifetime` is how long the
+    access token is to live; such a pair is issued anew each time, since a refresh would give two hours again.
+
+    `password` and the fields that describe the person are sent with the first issue only. `application_id`,
+    `fingerprint`, `scope`, `region` and `extra` shape the token, and are sent with each.
+    """
+
+    __slots__ = ("_client", "_first", "_lifetime", "_shape", "_subject")
+    _lifetime: timedelta | None
+    _shape: Mapping[str, Any]
+    _first: Mapping[str, Any]
+
+    def __init__(
+        self,
+        client: TokenClient,
+        reference: str,
+        *,
+        lifetime: timedelta | None = None,
+        policy: RefreshPolicy | None = None,
+        reissue: bool = True,
+        clock: Clock | None = None,
+        **token_fields: Unpack[TokenFields],
+    ) -> None:
+        fields = {
+            name: Secret(value) if name in ("password", "extra") else value
+            for name, value in token_fields.items()
+            if value is not None
+        }
+        unknown = token_fields.keys() - TokenFields.__annotations__.keys()
+        token_fields.clear()  # type: ignore[attr-defined]
+        if unknown:
+            raise TypeError(f"SubscriberSession got an unexpected keyword argument {min(unknown)!r}")
+        if lifetime is not None and not isinstance(lifetime, timedelta):
+            raise ConfigurationError("lifetime must be a timedelta")
+        if lifetime is not None and not reissue:
+            raise ConfigurationError("a session with a lifetime renews by issuing anew: it needs reissue=True")
+        self._lifetime = lifetime
+        self._shape = {name: value for name, value in fields.items() if name in SHAPING} or NOTHING
+        self._first = {name: value for name, value in fields.items() if name not in SHAPING} or NOTHING
+        life = client.lifetimes.access
+        if lifetime is not None:
+            life = lifetime
+        elif "scope" in fields and "fingerprint" not in fields:
+            life = min(life, client.lifetimes.unbound)
+        self._set_up(
+            client, reference, life=life, presents=lifetime is None, reissues=reissue, policy=policy, clock=clock
+        )
+        self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
+
+    @classmethod
+    def from_pair(
+        cls,
+        client: TokenClient,
+        pair: TokenPair,
+        *,
+        policy: RefreshPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Keep a pair alive that was issued elsewhere. It can be refreshed, but not issued anew."""
+        refuse_swapped(pair)
+        life = pair.token.expires_at - pair.token.issued_at
+        session = cls.__new__(cls)
+        session._set_up(  # noqa: SLF001 - in place of its constructor
+            client, pair, life=life, presents=True, reissues=False, policy=policy, clock=clock
+        )
+        return session
+
+    def _set_up(
+        self,
+        client: TokenClient,
+        subject: str | TokenPair,
+        *,
+        life: timedelta,
+        policy: RefreshPolicy | None,
+        clock: Clock | None,
+        **ways: bool,
+    ) -> None:
+        policy = DEFAULT_POLICY if policy is None else policy
+        if life.total_seconds() < policy.min_life:
+            raise ConfigurationError(
+                f"a token that lives {life.total_seconds():g} s is too short-lived to be kept alive: "
+                f"lower RefreshPolicy(min_life={policy.min_life:g}) if that is meant"
+            )
+        self._client, self._subject = client, subject
+        clock = client.clock if clock is None else clock
+        super().__init__(policy=policy, clock=clock, life=life.total_seconds(), **ways)
+
+    async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
+        """Invite somebody to an address, in the subscriber's name; once more, with a new token, if this is refused."""
+        await self.token()
+        token = self.pair.token
+        try:
+            return await self._client.create_invite_token(address_id, subscriber_token=token, expires_at=expires_at)
+        except Unauthorized:
+            self.invalidate(token)
+        await self.token()
+        return await self._client.create_invite_token(
+            address_id, subscriber_token=self.pair.token, expires_at=expires_at
+        )
+
+    @property
+    def _label(self) -> str:
+        if isinstance(self._subject, str):
+            return f"#{sha256(self._subject.encode()).hexdigest()[:8]}"
+        return f"of {self._subject.subscriber_id or 'a pair from elsewhere'}"
+
+    @property
+    def _quiet_until(self) -> float:
+        return self._client.quiet_until
+
+    def _keep_quiet(self, until: float) -> None:
+        self._client.quiet_until = max(self._client.quiet_until, until)
+
+    def _begin(self) -> None:
+        """Take up a pair from elsewhere: how long it has lived, only the wall clock can tell."""
+        if isinstance(self._subject, TokenPair):
+            age = self._clock.wall() - self._subject.token.issued_at.timestamp()
+            self._adopt(self._subject, asked=self._now() - max(0.0, age))
+
+    def _issue(self) -> wire.Request[TokenPair]:
+        return wire.create_subscriber_token(
+            cast("str", self._subject),
+            now=self._client.clock.wall(),
+            expire_at=self._lifetime,
+            **self._shape,
+            **self._first,
+        )
+
+    async def _renew(self, step: Present | Reissue) -> Outcome:
+        asked = self._now()
+        try:
+            request = (
+                wire.refresh_subscriber_token(self.pair.refresh_token) if isinstance(step, Present) else self._issue()
+            )
+            pair = await self._client.send(request, retries=0)
+        except SignalWireTokenError as error:
+            return failure_of(error.with_traceback(None))
+        self._first = NOTHING
+        if pair.subscriber_id is None and self._pair is not None:
+            pair = attrs.evolve(pair, subscriber_id=self._pair.subscriber_id)
+        return Renewed(pair, asked)
+
+
+def failure_of(error: SignalWireTokenError) -> Failure:
+    """Say what an error means for the renewal: what the service may have done, and whether asking again may help."""
+    match error:
+        case TransportError(sent=False):
+            return NotSent(error)
+        case RateLimited():
+            return Throttled(error)
+        case ServerError() if error.status == SERVICE_UNAVAILABLE and error.retry_after is not None:
+            return Throttled(error)
+        case TransportError() | ServerError() | UnexpectedResponse():
+            return Ambiguous(error)
+        case ValidationFailed():
+            return Spent(error)
+        case _:
+            return Misconfigured(error)
+
+
+def refuse_swapped(pair: TokenPair) -> None:
+    """Refuse a pair whose halves are not what they stand for."""
+    problems = [
+        Problem(
+            code="invalid_parameter", attribute=name, message=f"must be a {wanted} token, and is a {token.kind} one"
+        )
+        for name, token, wanted in (("token", pair.token, "SAT"), ("refresh_token", pair.refresh_token, "Refresh"))
+        if token.kind not in (wanted, None)
+    ]
+    if problems:
+        raise InvalidRequest("this pair cannot be kept alive", operation="from_pair", errors=tuple(problems))

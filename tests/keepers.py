@@ -1,0 +1,74 @@
+"""What the tests of keeping share: a keeper that renews by a script."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from signalwire_tokens import RefreshPolicy, SignalWireTokenError
+from signalwire_tokens.keeper import Keeper
+from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Renewed, Spent, Throttled
+
+LIFE, WINDOW = 7200.0, 300.0
+NUMBERS = count(1)
+
+
+def refused(kind, text="because", **facts):
+    return kind(SignalWireTokenError(text, **facts))
+
+
+NOT_SENT, AMBIGUOUS, SPENT, MISCONFIGURED = (refused(kind) for kind in (NotSent, Ambiguous, Spent, Misconfigured))
+
+
+def throttled(seconds):
+    return refused(Throttled, retry_after=seconds)
+
+
+def make_pair(life=LIFE, window=WINDOW):
+    number = next(NUMBERS)
+    issued = datetime(2030, 1, 1, tzinfo=UTC)
+    halves = [
+        Token(value=f"{name}-{number}", issued_at=issued, expires_at=issued + timedelta(seconds=seconds), kind=kind)
+        for name, kind, seconds in (("access", "SAT", life), ("refresh", "Refresh", life + window))
+    ]
+    return TokenPair(token=halves[0], refresh_token=halves[1])
+
+
+class Scripted(Keeper):
+    """Renews as its script says, an outcome for each attempt, and with success once that is at an end.
+
+    Before an outcome may stand an event to wait for, or seconds to take; in its place an exception to raise.
+    """
+
+    def __init__(self, clock, *script, life=LIFE, policy=None, presents=True, reissues=True, held=None):
+        super().__init__(policy=policy or RefreshPolicy(), clock=clock, life=life, presents=presents, reissues=reissues)
+        self.script, self.life, self.held = list(script), life, held
+        self.attempts, self.steps = [], []
+        self.quiet = float("-inf")
+
+    def _begin(self):
+        if self.held is not None:
+            self._adopt(self.held, asked=self._now())
+
+    @property
+    def _label(self):
+        return "#scripted"
+
+    @property
+    def _quiet_until(self):
+        return self.quiet
+
+    def _keep_quiet(self, until):
+        self.quiet = until
+
+    async def _renew(self, step):
+        asked = self._now()
+        self.attempts.append(asked)
+        self.steps.append(type(step).__name__)
+        outcome = self.script.pop(0) if self.script else None
+        while isinstance(outcome, asyncio.Event | int):
+            await (outcome.wait() if isinstance(outcome, asyncio.Event) else self._clock.sleep(outcome))
+            outcome = self.script.pop(0) if self.script else None
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return Renewed(make_pair(self.life), asked) if outcome is None else outcome

@@ -1,0 +1,181 @@
+"""One timer for all who have a deadline: it keeps nobody alive, and nobody can stop it."""
+
+import asyncio
+import gc
+import logging
+import math
+import weakref
+
+import pytest
+
+from signalwire_tokens.clock import SystemClock, VirtualClock, timer_of
+from signalwire_tokens.clock.timer import TIMERS
+
+
+class Sleeper:
+    def __init__(self, name="sleeper", does=lambda: None):
+        self.name, self.does = name, does
+        self.wakes_at = math.inf
+        self.woken, self.leaps = [], []
+
+    def wake(self, timer):
+        self.woken.append(timer.clock.now())
+        return self.does()
+
+    def note_leap(self, seconds, now):
+        self.leaps.append((seconds, now))
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock()
+
+
+@pytest.fixture
+async def timer(clock):
+    return timer_of(clock)
+
+
+async def test_each_is_woken_at_its_time(clock, timer):
+    """Whatever the order in which they came."""
+    sleepers = [Sleeper() for _ in range(3)]
+    for sleeper, at in zip(sleepers, (300, 100, 200), strict=True):
+        timer.set(sleeper, at)
+    await clock.advance(1000)
+    assert [sleeper.woken for sleeper in sleepers] == [[300], [100], [200]]
+
+
+async def test_a_new_deadline_takes_the_place_of_the_old(clock, timer):
+    """Sooner or later, and none when it is taken back."""
+    sooner, later, never = Sleeper(), Sleeper(), Sleeper()
+    timer.set(sooner, 100)
+    timer.set(sooner, 50)
+    timer.set(later, 100)
+    timer.set(later, 150)
+    timer.set(never, 10)
+    timer.unset(never)
+    await clock.advance(1000)
+    assert (sooner.woken, later.woken, never.woken) == ([50], [150], [])
+
+
+async def test_there_is_one_timer_for_a_loop_and_a_clock(clock, timer):
+    """However many sessions there are; another clock has another."""
+    assert timer_of(clock) is timer
+    assert timer_of(VirtualClock()) is not timer
+
+
+async def test_one_alarm_stands_for_all_deadlines(clock, timer):
+    """A hundred thousand sessions are one callback of the event loop."""
+    sleepers = [Sleeper() for _ in range(1000)]
+    for number, sleeper in enumerate(sleepers):
+        timer.set(sleeper, 1000 - number)
+    assert sum(alarm.callback is not None for _, _, alarm in clock._alarms) == 1
+    await clock.advance(1000)
+    assert all(len(sleeper.woken) == 1 for sleeper in sleepers)
+
+
+async def test_a_timer_keeps_nobody_alive_and_goes_when_nobody_is_left(clock, timer):
+    """It holds its sleepers weakly, and is held by what they need."""
+    sleeper = Sleeper()
+    timer.set(sleeper, 100)
+    gone = weakref.ref(sleeper)
+    del sleeper
+    assert gone() is None
+    await clock.advance(1000)
+    assert clock._alarms == []
+
+
+async def test_no_timer_is_left_over_when_a_loop_is_gone():
+    """Nor does it keep the loop."""
+    clock = SystemClock()
+
+    async def use():
+        timer_of(clock).set(sleeper, clock.now() + 1000)
+        return weakref.ref(asyncio.get_running_loop())
+
+    sleeper = Sleeper()
+    before = len(TIMERS)
+    loop = await asyncio.to_thread(asyncio.run, use())
+    gc.collect()
+    assert loop() is None
+    assert len(TIMERS) == before
+
+
+async def test_one_that_raises_harms_nobody_and_is_tried_again(clock, timer, caplog):
+    """It is supervised: logged, and woken again half a minute later."""
+    broken, fine = Sleeper("broken", lambda: 1 / 0), Sleeper()
+    timer.set(broken, 10)
+    timer.set(fine, 10)
+    with caplog.at_level(logging.ERROR):
+        await clock.advance(20)
+    assert fine.woken == [10]
+    assert "could not be woken" in caplog.text
+    broken.does = lambda: None
+    await clock.advance(100)
+    assert broken.woken == [10, 40]
+
+
+async def test_after_a_suspend_whoever_is_overdue_is_woken_within_half_a_minute(clock, timer):
+    """An alarm does not count the time in which the machine slept: so none is ever far off."""
+    sleeper = Sleeper()
+    timer.set(sleeper, 5000)
+    await clock.advance(100)
+    clock.suspend(8 * 3600)
+    await clock.advance(30)
+    assert len(sleeper.woken) == 1
+
+
+async def test_whoever_looks_wakes_the_overdue_at_once(clock, timer):
+    """A caller who comes first after a suspend need not wait for the alarm."""
+    sleeper = Sleeper()
+    timer.set(sleeper, 5000)
+    clock.suspend(8 * 3600)
+    timer.look(clock.now())
+    timer.look(clock.now())
+    await clock.advance(0)
+    assert len(sleeper.woken) == 1
+
+
+async def test_after_a_suspend_a_new_deadline_is_kept_to_the_second(clock, timer):
+    """Though the alarm that stands was meant for before."""
+    overdue, sleeper = Sleeper(), Sleeper()
+    timer.set(overdue, 5000)
+    clock.suspend(8 * 3600)
+    timer.set(sleeper, clock.now() + 2)
+    await clock.advance(2)
+    assert (len(overdue.woken), sleeper.woken) == (1, [8 * 3600 + 2])
+
+
+async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
+    """By all who have a deadline; one that loses tells nothing, and neither does a suspend."""
+    sleeper, dead = Sleeper(), Sleeper()
+    timer.set(sleeper, 5000)
+    timer.set(dead, 6000)
+    timer.unset(dead)
+    await clock.advance(60)
+    clock.set_wall(clock.wall() - 86400)
+    await clock.advance(60)
+    clock.suspend(600)
+    await clock.advance(60)
+    assert sleeper.leaps == []
+    clock.set_wall(clock.wall() + 86400)
+    await clock.advance(100)
+    ((seconds, _),) = sleeper.leaps
+    assert seconds == pytest.approx(86400)
+    assert dead.leaps == []
+
+
+async def test_a_task_that_is_held_is_let_go_when_it_is_done(timer):
+    """Not before: the event loop itself holds tasks weakly."""
+    task = asyncio.create_task(asyncio.sleep(0))
+    timer.hold(task)
+    assert timer._held == {task}
+    await task
+    await asyncio.sleep(0)
+    assert timer._held == set()
+
+
+async def test_after_a_fork_there_is_another_timer(clock, timer):
+    """The child's event loop may have its parent's id."""
+    timer.process += 1
+    assert timer_of(clock) is not timer

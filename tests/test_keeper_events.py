@@ -1,0 +1,166 @@
+"""What a session tells those who subscribe: everything, in order, and nobody can hold it up."""
+
+import asyncio
+import logging
+from contextvars import ContextVar
+
+import pytest
+from keepers import LIFE, NOT_SENT, SPENT, Scripted
+
+from signalwire_tokens import SessionState
+from signalwire_tokens.clock import VirtualClock
+
+PLACE = ContextVar("PLACE", default="nowhere")
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock()
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_everything_that_happens_is_told(clock, is_async):
+    """In order, with the generation, the pair, and the error where one is why."""
+    told = []
+
+    async def tell_later(event):
+        await asyncio.sleep(0)
+        told.append(event)
+
+    session = Scripted(clock, None, None, NOT_SENT, NOT_SENT, None, SPENT, None)
+    session.subscribe(tell_later if is_async else told.append)
+    async with session:
+        await clock.advance(3 * LIFE)
+    kinds = [event.kind for event in told]
+    assert kinds[:8] == [
+        "started",
+        "rotated",
+        "degraded",
+        "rotated",
+        "recovered",
+        "degraded",
+        "reissued",
+        "recovered",
+    ]
+    assert kinds[-1] == "closed"
+    assert [event.generation for event in told[:4]] == [1, 2, 2, 3]
+    assert told[2].error is NOT_SENT.error
+    assert told[3].error is None
+    assert told[-1].pair is session.pair
+    assert told[1].pair.token.value not in repr(told)
+
+
+async def test_the_end_is_told(clock):
+    """With the reason."""
+    told = []
+    async with Scripted(clock, None, SPENT, reissues=False) as session:
+        session.subscribe(told.append)
+        await clock.advance(2 * LIFE)
+        assert session.state is SessionState.DEAD
+    assert [event.kind for event in told] == ["degraded", "dead", "closed"]
+    assert told[1].error is SPENT.error
+
+
+async def test_whoever_unsubscribes_is_told_nothing_more(clock):
+    """Not even what was on its way; the others are."""
+    told, others, may_go_on = [], [], asyncio.Event()
+
+    async def tell(event):
+        told.append(event)
+        await may_go_on.wait()
+
+    async with Scripted(clock) as session:
+        unsubscribe = session.subscribe(tell)
+        session.subscribe(others.append)
+        await session.refresh()
+        await session.refresh()
+        unsubscribe()
+        unsubscribe()
+        may_go_on.set()
+        await session.refresh()
+    assert [event.kind for event in told] == ["rotated"]
+    assert [event.kind for event in others] == ["rotated", "rotated", "rotated", "closed"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
+    """It is logged, and told of the next event all the same."""
+    told = []
+
+    def broken(event):
+        told.append(event.kind)
+        raise RuntimeError("a slip of the subscriber's")
+
+    async def broken_later(event):
+        broken(event)
+
+    async with Scripted(clock) as session:
+        session.subscribe(broken_later if is_async else broken)
+        await session.refresh()
+        await session.refresh()
+        assert await session.token() == session.pair.token.value
+    assert told == ["rotated", "rotated", "closed"]
+    assert [record.levelno for record in caplog.records if "subscriber failed" in record.message] == [logging.ERROR] * 3
+
+
+async def test_one_that_hangs_harms_nobody(clock):
+    """Neither the session, nor the others, nor its closing."""
+    told = []
+
+    async def hang(_):
+        await asyncio.Event().wait()
+
+    async with Scripted(clock) as session:
+        session.subscribe(hang)
+        session.subscribe(told.append)
+        await clock.advance(2 * LIFE)
+        assert session.generation > 2
+    assert told[-1].kind == "closed"
+
+
+async def test_one_may_refresh(clock):
+    """From within an event, once."""
+    refreshed = []
+
+    async def refresh(event):
+        if not refreshed:
+            refreshed.append(event.kind)
+            refreshed.append(await session.refresh())
+
+    async with Scripted(clock) as session:
+        session.subscribe(refresh)
+        await session.refresh()
+        await settle()
+        assert refreshed == ["rotated", session.pair]
+
+
+async def test_one_may_close_the_session(clock):
+    """Without waiting for itself."""
+    told = []
+
+    async def close(event):
+        told.append(event.kind)
+        await session.aclose()
+
+    session = await Scripted(clock).start()
+    session.subscribe(close)
+    await session.refresh()
+    await session.wait_closed()
+    await settle()
+    assert told == ["rotated", "closed"]
+
+
+async def test_one_is_told_in_the_context_in_which_it_subscribed(clock):
+    """Not in that of whoever happened to set a timer."""
+    seen = []
+    async with Scripted(clock) as session:
+        PLACE.set("here")
+        session.subscribe(lambda _: seen.append(PLACE.get()))
+        PLACE.set("elsewhere")
+        await session.refresh()
+    assert seen == ["here", "here"]

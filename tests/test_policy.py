@@ -1,0 +1,349 @@
+"""When to renew and how: decided by functions over values, so that every case can be written down."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signalwire_tokens import ConfigurationError, RefreshPolicy, SessionState, SignalWireTokenError
+from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.policy import (
+    Ambiguous,
+    Expire,
+    Misconfigured,
+    NotSent,
+    Present,
+    Reissue,
+    Renewed,
+    Situation,
+    Spent,
+    Throttled,
+)
+
+LIFE, WINDOW = 7200.0, 300.0
+POLICY = RefreshPolicy()
+ERROR = SignalWireTokenError("because")
+FAILURES = [NotSent, Ambiguous, Throttled, Spent, Misconfigured]
+
+
+def situation(*, life=LIFE, **more):
+    """A pair issued at 0, due half-way through the range, with both ways open."""
+    given = {
+        "life": life,
+        "due": POLICY.due(asked=0, life=life, draw=0.5),
+        "access_until": life,
+        "refresh_until": life + WINDOW,
+        "presentable": True,
+        "reissuable": True,
+    }
+    return Situation(**{**given, **more})
+
+
+def pause(failure, *, failures=1, tried=5000.0, **more):
+    """How long a session waits after a failure."""
+    return POLICY.next_step(situation(failure=failure(ERROR), failures=failures, tried=tried, **more)).at - tried
+
+
+@pytest.mark.parametrize(("draw", "share"), [(0.0, 0.6), (0.5, 0.7), (1.0, 0.8)])
+@pytest.mark.parametrize("life", [30.0, 60.0, LIFE])
+def test_a_token_is_due_between_60_and_80_percent_of_its_life(draw, share, life):
+    """Wherever the draw falls, so that those born together do not renew together."""
+    assert POLICY.due(asked=100.0, life=life, draw=draw) == pytest.approx(100 + share * life)
+
+
+@pytest.mark.parametrize(
+    ("at", "state"),
+    [
+        (0, SessionState.FRESH),
+        (5039, SessionState.FRESH),
+        (5040, SessionState.DUE),
+        (7170, SessionState.DUE),
+        (7171, SessionState.URGENT),
+        (7199, SessionState.URGENT),
+        (7200, SessionState.LATE),
+        (99999, SessionState.LATE),
+    ],
+)
+def test_the_states_follow_from_the_times(at, state):
+    """Fresh until due, due until the last half minute, urgent until the end, late from then on."""
+    assert POLICY.state(situation(), at) is state
+
+
+@pytest.mark.parametrize(("life", "reserve"), [(LIFE, 30.0), (300.0, 30.0), (60.0, 6.0)])
+def test_the_reserve_is_half_a_minute_but_never_more_than_a_tenth(life, reserve):
+    """A short life is not all urgency."""
+    assert POLICY.reserve(life) == reserve
+
+
+def test_at_most_a_fifth_of_a_life_may_be_asked_of_every_token():
+    """That is what a fresh one has left at least; the fifth itself is allowed."""
+    assert POLICY.longest_ttl(LIFE) == LIFE / 5
+    assert RefreshPolicy(due_to=0.9).longest_ttl(100) == 10
+
+
+def test_the_next_step_of_a_fresh_pair_is_to_present_its_refresh_token_when_due():
+    """Nothing has gone wrong."""
+    assert POLICY.next_step(situation()) == Present(5040)
+
+
+@pytest.mark.parametrize(
+    ("ways", "at", "step"),
+    [
+        ({}, 7300, Present),
+        ({}, 7500, Reissue),  # the refresh token has expired
+        ({"presentable": False}, 100, Reissue),  # it was refused, or may be used up
+        ({"reissuable": False}, 7499, Present),
+        ({"reissuable": False}, 7500, Expire),
+        ({"reissuable": False, "presentable": False}, 100, Expire),
+    ],
+)
+def test_the_way_depends_on_the_time(ways, at, step):
+    """A refresh token is presented while it lives; a pair is issued anew where that may be."""
+    assert type(POLICY.way(situation(**ways), at)) is step
+
+
+def test_with_no_way_left_the_token_is_served_to_its_own_end():
+    """A refused refresh token takes nothing from the access token."""
+    assert POLICY.next_step(situation(presentable=False, reissuable=False)) == Expire(LIFE)
+
+
+@pytest.mark.parametrize(("failures", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (50, 60)])
+@pytest.mark.parametrize("failure", [NotSent, Ambiguous, Throttled])
+def test_the_backoff_doubles_up_to_a_minute(failure, failures, longest):
+    """From half a second, with full jitter."""
+    assert pause(failure, failures=failures, draw=1.0) == pytest.approx(longest)
+    assert pause(failure, failures=failures, draw=0.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("failure", [NotSent, Ambiguous, Throttled, Misconfigured])
+def test_no_pause_is_longer_than_a_quarter_of_what_is_left(failure):
+    """So that there are always more tries before the end, down to the floor."""
+    assert pause(failure, failures=50, tried=LIFE - 20, draw=1.0) == pytest.approx(5)
+    assert pause(failure, failures=50, tried=LIFE - 1, draw=1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("failure", [NotSent, Ambiguous, Throttled, Misconfigured])
+@pytest.mark.parametrize(("draw", "seconds"), [(0.0, 5), (1.0, 15)])
+def test_once_late_a_try_comes_every_five_to_fifteen_seconds(failure, draw, seconds):
+    """However many have failed; after the first few, sooner: a machine that wakes may have no network for a second."""
+    assert pause(failure, failures=50, tried=8000.0, draw=draw) == pytest.approx(seconds)
+    if failure is not Misconfigured:
+        assert pause(failure, failures=1, tried=8000.0, draw=1.0) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("draw", "seconds"), [(0.0, 300), (0.5, 450)])
+def test_where_the_settings_are_at_fault_tries_are_slow(draw, seconds):
+    """Somebody has to mend them, and a locked account helps nobody."""
+    assert pause(Misconfigured, draw=draw, tried=1000.0) == seconds
+    assert pause(Misconfigured, draw=draw, tried=1000.0, wanted=1001.0) == seconds
+
+
+def test_a_refusal_for_good_is_followed_by_the_other_way_at_once():
+    """As soon as the floor lets it."""
+    step = POLICY.next_step(situation(failure=Spent(ERROR), failures=9, tried=5000.0, presentable=False))
+    assert step == Reissue(5000.5)
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_without_another_way_a_doubted_refresh_token_is_presented_again_within_a_second(failures):
+    """A service that forgives a reuse does so for moments; whatever came before, and once."""
+    assert pause(Ambiguous, reissuable=False, replays=1, failures=failures, draw=1.0) == pytest.approx(1)
+    assert pause(Ambiguous, reissuable=False, replays=2, failures=9, draw=1.0) == pytest.approx(60)
+
+
+@pytest.mark.parametrize("life", [30.0, 60.0, 180.0])
+def test_short_lives_scale_pauses_and_floor(life):
+    """By their share of six minutes; the floor is a two-hundredth of the life."""
+    assert pause(NotSent, failures=3, life=life, tried=0.6 * life, draw=1.0) == pytest.approx(4 * life / 360)
+    assert pause(NotSent, failures=1, life=life, tried=0.6 * life, draw=0.0) == pytest.approx(min(0.5, life / 200))
+    assert pause(NotSent, failures=9, life=life, tried=life + 1, draw=1.0) == pytest.approx(15 * life / 360)
+
+
+def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
+    """And no further."""
+    failed = {"failure": NotSent(ERROR), "failures": 9, "tried": 5000.0, "draw": 1.0}
+    assert POLICY.next_step(situation(**failed, wanted=5000.1)) == Present(5000.5)
+    assert POLICY.next_step(situation(**failed, wanted=5020.0)) == Present(5020.0)
+    assert POLICY.next_step(situation(wanted=100.0)) == Present(100.0)
+
+
+@pytest.mark.parametrize(
+    ("at", "asked", "until"),
+    [
+        (5000.0, 60.0, 5062.5),  # honoured, and spread over five seconds
+        (5000.0, 1e9, 5000.5 + 2199.5 / 2),  # but for no more than half of what is left
+        (7300.0, 30.0, 7332.5),
+        (7300.0, 1e9, 7310 + 60),  # and for a minute once late
+    ],
+)
+def test_a_service_that_asks_for_quiet_gets_it_within_bounds(at, asked, until):
+    """Whoever waits cannot break it."""
+    failed = {"failure": Throttled(ERROR), "failures": 9, "tried": at, "quiet_until": at + asked, "draw": 0.5}
+    waiting = {} if at > LIFE else {"wanted": at}
+    assert POLICY.next_step(situation(**failed, **waiting)).at == pytest.approx(until)
+
+
+def test_the_quiet_that_another_session_was_asked_for_holds_for_this_one():
+    """It is the client's, and this one had not failed."""
+    assert POLICY.next_step(situation(quiet_until=5100.0, draw=0.2)).at == pytest.approx(5101)
+    assert POLICY.next_step(situation(quiet_until=5000.0)).at == 5040
+
+
+def test_quiet_leaves_a_chance_to_a_refresh_token_that_is_the_only_way():
+    """Half of its window, at most."""
+    late = {"failure": Throttled(ERROR), "failures": 9, "tried": 7460.0, "draw": 0.0, "reissuable": False}
+    assert POLICY.next_step(situation(**late, quiet_until=9000.0)) == Present(7465 + (7500 - 7465) / 2)
+
+
+def test_a_forced_renewal_waits_for_its_turn():
+    """Before anything else."""
+    assert POLICY.next_step(situation(due=100.0, wanted=101.0, not_before=160.0)) == Present(160.0)
+    assert (POLICY.forced_interval(LIFE), POLICY.forced_interval(60.0)) == (60.0, 6.0)
+
+
+def test_the_first_issue_is_paced_like_any_other():
+    """There is no token yet, and so nothing that could be late."""
+    start = {"access_until": -math.inf, "refresh_until": -math.inf, "presentable": False, "due": 10.0}
+    assert POLICY.next_step(situation(**start)) == Reissue(10.0)
+    assert pause(NotSent, **start, failures=2, draw=1.0) == pytest.approx(2)
+    assert POLICY.next_step(situation(**start, quiet_until=1e9)).at == 70
+    assert POLICY.next_step(situation(**start, reissuable=False)) == Expire(-math.inf)
+
+
+def test_the_last_chance_of_a_refresh_token_is_not_slept_through():
+    """With no other way, pauses shrink towards its end; once none fits, there is none."""
+    late = {"failure": NotSent(ERROR), "failures": 5, "reissuable": False, "draw": 1.0}
+    assert POLICY.next_step(situation(**late, tried=7492.0)) == Present(7494.0)
+    assert POLICY.next_step(situation(**late, tried=7499.6)) == Expire(LIFE)
+
+
+def test_a_leap_of_the_wall_clock_makes_a_session_due_within_a_minute():
+    """Spread, since all of them see it."""
+    assert POLICY.due_after_leap(now=50.0, life=LIFE, draw=0.5) == 80.0
+    assert POLICY.due_after_leap(now=50.0, life=36.0, draw=0.5) == pytest.approx(53.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({field.name: value}, field.name) for field in attrs.fields(RefreshPolicy) for value in (0, -1, math.nan, True)]
+    + [
+        ({"due_from": 0.9}, "due_from"),
+        ({"due_to": 1.0}, "due_to"),
+        ({"backoff_from": 61}, "backoff_from"),
+        ({"late_to": 1}, "late_from"),
+        ({"misconfigured_from": 601}, "misconfigured_from"),
+        ({"min_ttl_share": 0.3}, "min_ttl_share"),
+        ({"floor": "1"}, "floor"),
+        ({"patience": math.inf}, "patience"),
+    ],
+    ids=str,
+)
+def test_numbers_that_mean_nothing_are_refused(settings, name):
+    """By the name of the setting."""
+    with pytest.raises(ConfigurationError, match=name):
+        RefreshPolicy(**settings)
+
+
+# Any situation that may be: tried or not, late or not, with whatever ways are left.
+times = st.floats(0, 3 * LIFE)
+situations = st.builds(
+    lambda life, tried, failure, **more: situation(
+        life=life, tried=tried * life, failure=failure and failure(ERROR), **more
+    ),
+    life=st.floats(0, 1e5),
+    tried=st.floats(0, 3),
+    failure=st.sampled_from([None, *FAILURES]),
+    failures=st.integers(1, 5000),
+    replays=st.integers(0, 3),
+    draw=st.floats(0, 1),
+    presentable=st.booleans(),
+    reissuable=st.booleans(),
+    quiet_until=st.one_of(st.just(-math.inf), times),
+    wanted=st.one_of(st.just(math.inf), times),
+)
+
+
+@given(situations)
+def test_the_next_step_is_bounded(case):
+    """Never sooner than the floor, never in the past of the attempt, never without end, never past any use."""
+    step = POLICY.next_step(case)
+    life = max(case.life, POLICY.min_life)
+    if isinstance(step, Expire):
+        assert step.at == case.access_until
+        return
+    floor = min(POLICY.floor, life * POLICY.floor_share)
+    assert step.at >= case.tried + floor - 1e-9
+    start = max(case.tried, case.due) if case.failure is None else case.tried
+    quiet = max(life * POLICY.throttle_share, POLICY.throttle_late) + POLICY.throttle_spread
+    assert step.at <= start + POLICY.misconfigured_to + quiet
+    if isinstance(step, Present):
+        assert step.at < case.refresh_until
+
+
+@given(situations)
+def test_a_retry_comes_before_the_end_where_the_floor_lets_it(case):
+    """While the token lives, a failure is followed by a try within its life."""
+    left = case.access_until - case.tried
+    step = POLICY.next_step(case)
+    if case.failure is not None and not isinstance(step, Expire) and left > 10:
+        assert step.at < case.access_until
+
+
+@given(situations)
+def test_the_next_step_does_not_move_until_something_happens(case):
+    """It depends on nothing but the situation; asked again, it is the same."""
+    assert POLICY.next_step(case) == POLICY.next_step(case)
+
+
+@given(
+    outcomes=st.lists(st.sampled_from([Renewed, *FAILURES]), max_size=60),
+    draw=st.floats(0, 1),
+    reissuable=st.booleans(),
+    life=st.floats(30, 1e5),
+)
+def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, reissuable, life):
+    """Whatever the answers are: time goes on with each, and at the end there is a token, a way to one, or none."""
+    case, now = situation(life=life, reissuable=reissuable, draw=draw), 0.0
+    for outcome in [*outcomes, Renewed]:
+        step = POLICY.next_step(case)
+        if isinstance(step, Expire):
+            assert not case.reissuable
+            return
+        assert step.at > now
+        now = step.at
+        if outcome is Renewed:
+            case = situation(
+                life=life,
+                due=POLICY.due(asked=now, life=life, draw=draw),
+                access_until=now + life,
+                refresh_until=now + life + WINDOW,
+                tried=now,
+                reissuable=reissuable,
+                draw=draw,
+            )
+        else:
+            presented = isinstance(step, Present)
+            case = attrs.evolve(
+                case,
+                failure=outcome(ERROR),
+                failures=case.failures + 1,
+                tried=now,
+                presentable=case.presentable and not (presented and (outcome is Spent or outcome is Ambiguous)),
+                reissuable=case.reissuable and not (outcome is Spent and not presented),
+            )
+    assert POLICY.state(case, now) is SessionState.FRESH
+
+
+def test_outcomes_and_steps_are_values():
+    """Equal where they say the same, and only then."""
+    token = Token(value="x", issued_at=datetime.now(UTC), expires_at=datetime.now(UTC) + timedelta(hours=2))
+    pair = TokenPair(token=token, refresh_token=token)
+    assert Renewed(pair, 1.0) == Renewed(pair, 1.0)
+    assert Present(1.0) == Present(1.0) != Reissue(1.0)
+    assert NotSent(ERROR) == NotSent(ERROR) != Ambiguous(ERROR)
+    assert repr(Throttled(ERROR)).startswith("Throttled(error=")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Present(1.0).at = 2.0

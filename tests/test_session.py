@@ -1,0 +1,411 @@
+"""Subscribers' sessions against the service: over real sockets, in time that passes when told."""
+
+import asyncio
+import traceback
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from signalwire_tokens import (
+    ConfigurationError,
+    ConnectionFailed,
+    Forbidden,
+    InvalidRequest,
+    Lifetimes,
+    NotFound,
+    RateLimited,
+    RefreshPolicy,
+    ServerError,
+    SessionError,
+    SessionExpired,
+    SessionState,
+    SignalWireTokenError,
+    SubscriberSession,
+    TimedOut,
+    TokenUnavailable,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+)
+from signalwire_tokens.clock import SYSTEM, VirtualClock
+from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Redirect, Reset, Rotation, Status, Truncate
+from signalwire_tokens.models import TokenPair
+from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Spent, Throttled
+from signalwire_tokens.session import failure_of
+
+HOUR, LIFE = 3600.0, 7200.0
+ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock()
+
+
+@pytest.fixture
+async def emulator(clock, request):
+    async with Emulator(clock=clock, rotation=getattr(request, "param", "single-use")) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def session(client):
+    async with SubscriberSession(client, "alice@example.com") as session:
+        yield session
+
+
+def operations(emulator):
+    return [entry.operation for entry in emulator.journal]
+
+
+@pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
+async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, session):
+    """Whatever the service does with used refresh tokens."""
+    for _ in range(24 * 4):
+        await clock.advance(15 * 60)
+        assert emulator.accepts(await session.token())
+    assert operations(emulator)[0] == ISSUE
+    assert set(operations(emulator)[1:]) == {REFRESH}
+    assert session.pair.subscriber_id is not None
+
+
+@pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
+@pytest.mark.parametrize("fault", [Reset(applied=True), Truncate(), Status(500), Status(503), HTML, EMPTY], ids=repr)
+async def test_a_lost_answer_is_followed_by_a_new_issue(emulator, clock, session, fault):
+    """The refresh token may be used up: it is never sent again, and no line is revoked."""
+    emulator.fail(fault, operation=REFRESH)
+    await clock.advance(LIFE)
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
+    assert emulator.accepts(await session.token())
+    assert emulator.accepts(session.pair.refresh_token)
+
+
+@pytest.mark.parametrize("fault", [Status(429), Status(429, retry_after=2), Status(503, retry_after=2)], ids=repr)
+async def test_a_refresh_that_was_turned_away_is_tried_again(emulator, clock, session, fault):
+    """Nothing was done with its refresh token."""
+    emulator.fail(fault, operation=REFRESH)
+    await clock.advance(LIFE)
+    assert operations(emulator) == [ISSUE, REFRESH, REFRESH]
+    assert emulator.accepts(await session.token())
+
+
+async def test_a_refused_connection_leaves_the_refresh_token_good(emulator, clock, session):
+    """It is sent again when there is somebody to take it."""
+    async with emulator.unreachable():
+        await clock.advance(0.85 * LIFE)
+        assert isinstance(session.last_error, ConnectionFailed)
+        assert await session.token() == session.pair.token.value
+    await clock.advance(120)
+    assert operations(emulator) == [ISSUE, REFRESH]
+    assert session.last_error is None
+
+
+@pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
+async def test_without_a_reissue_a_lost_answer_is_asked_for_again(emulator, clock, client, request):
+    """Within a second, where the service may still forgive it; where it does not, the token lives to its end."""
+    mode = request.node.callspec.params["emulator"]
+    async with SubscriberSession(client, "alice", reissue=False) as session:
+        emulator.fail(Reset(applied=True), operation=REFRESH)
+        await clock.advance(0.95 * LIFE)
+        assert operations(emulator)[:3] == [ISSUE, REFRESH, REFRESH]
+        assert emulator.accepts(await session.token())
+        await clock.advance(0.2 * LIFE)
+        assert (session.state is SessionState.DEAD) == (mode in ("single-use", "family"))
+
+
+async def test_a_suspended_night_is_followed_by_a_live_token(emulator, clock, session):
+    """For the first who asks."""
+    clock.suspend(9 * HOUR)
+    assert session.state is SessionState.LATE
+    assert emulator.accepts(await session.token())
+    assert operations(emulator) == [ISSUE, ISSUE]
+
+
+async def test_after_an_outage_of_three_hours_there_is_a_live_token_as_soon_as_the_service_is_back(
+    emulator, clock, session
+):
+    """And before, callers are told within ten seconds that there is none."""
+    async with emulator.unreachable():
+        await clock.advance(3 * HOUR)
+        for _ in range(3):
+            before = clock.now()
+            call = asyncio.create_task(session.token())
+            await clock.advance(10)
+            assert isinstance(call.exception(), TokenUnavailable)
+            assert clock.now() - before <= 10
+    await clock.advance(1)
+    assert emulator.accepts(await session.token())
+    assert session.state is SessionState.FRESH
+
+
+async def test_a_password_and_a_profile_are_sent_with_the_first_issue_only(emulator, clock, client):
+    """What shapes the token is sent with each."""
+    fields = {"first_name": "Alice", "password": "hush", "region": "us", "extra": {"new_field": 1}}
+    fields |= {"application_id": "0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001", "lifetime": timedelta(minutes=10)}
+    sent = []
+    service = emulator._service.handle
+    emulator._service.handle = lambda call: sent.append(call.body) or service(call)
+    async with SubscriberSession(client, "alice", **fields) as session:
+        emulator.fail(Status(500), operation=ISSUE)
+        await clock.advance(HOUR)
+        assert b"hush" in sent[0]
+        assert b"first_name" in sent[0]
+        for body in sent:
+            for name in (b"region", b"application_id", b"new_field", b"expire_at"):
+                assert name in body
+        assert not any(b"hush" in body or b"first_name" in body for body in sent[1:])
+        assert set(operations(emulator)) == {ISSUE}
+        assert session.runway <= timedelta(minutes=10)
+
+
+async def test_the_first_issue_is_sent_whole_until_it_succeeds(emulator, clock, client):
+    """Nobody knows whether the one that failed was taken in."""
+    emulator.fail(Status(500), operation=ISSUE)
+    session = SubscriberSession(client, "alice", first_name="Alice")
+    starting = asyncio.create_task(session.start())
+    await clock.advance(5)
+    await starting
+    info = await client.subscriber_info(session.pair.token)
+    assert info.first_name == "Alice"
+    await session.aclose()
+
+
+async def test_a_minute_s_tokens_rotate_for_an_hour_without_a_gap(emulator, clock, client):
+    """As the scope `sat:refresh` alone gives them."""
+    async with SubscriberSession(client, "alice", scope="sat:refresh") as session:
+        for _ in range(3600):
+            await clock.advance(1)
+            assert emulator.accepts(await session.token())
+    assert 3600 / 48 - 1 <= session.generation <= 3600 / 36 + 1
+
+
+@pytest.mark.parametrize("settings", [{"lifetime": timedelta(seconds=29)}, {"policy": RefreshPolicy(min_life=7201)}])
+async def test_a_life_too_short_is_refused(emulator, client, settings):
+    """Before anything is asked, and with the number to lower."""
+    with pytest.raises(ConfigurationError, match=r"too short-lived.*min_life"):
+        SubscriberSession(client, "alice", **settings)
+    assert emulator.journal == []
+
+
+async def test_a_minute_s_token_is_too_short_for_a_policy_that_wants_more(client):
+    """The scope is known to give no more."""
+    with pytest.raises(ConfigurationError, match="lives 60 s"):
+        SubscriberSession(client, "alice", scope="sat:refresh", policy=RefreshPolicy(min_life=61))
+    assert SubscriberSession(
+        client, "alice", scope="sat:refresh", fingerprint="x" * 43, policy=RefreshPolicy(min_life=61)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"reference": ""}, InvalidRequest, "reference"),
+        ({"reference": 7}, InvalidRequest, "reference"),
+        ({"application_id": "x", "fingerprint": "y"}, InvalidRequest, "application_id.*fingerprint"),
+        ({"lifetime": 600}, ConfigurationError, "timedelta"),
+        ({"lifetime": timedelta(hours=1), "reissue": False}, ConfigurationError, "reissue=True"),
+        ({"expire_at": 1}, TypeError, "unexpected keyword argument 'expire_at'"),
+        ({"passwort": "hush"}, TypeError, "unexpected keyword argument 'passwort'"),
+    ],
+)
+async def test_wrong_arguments_are_refused_when_the_session_is_made(emulator, client, arguments, error, match):
+    """All at once, and without showing a secret."""
+    with pytest.raises(error, match=match) as caught:
+        SubscriberSession(client, **{"reference": "alice", "password": "hush", **arguments})
+    assert "hush" not in "".join(traceback.format_exception(caught.value, chain=True)[-1:])
+    assert emulator.journal == []
+
+
+async def test_a_pair_from_elsewhere_is_kept_alive(emulator, clock, client):
+    """By its refresh token, as long as that is taken; and from what it has left, not from now."""
+    pair = await client.create_subscriber_token("alice")
+    await clock.advance(HOUR)
+    async with SubscriberSession.from_pair(client, pair) as session:
+        assert session.runway == timedelta(hours=1)
+        for _ in range(24):
+            await clock.advance(HOUR)
+            assert emulator.accepts(await session.token())
+        assert session.pair.subscriber_id == pair.subscriber_id
+        assert str(pair.subscriber_id) in repr(session)
+    assert set(operations(emulator)[1:]) == {REFRESH}
+
+
+async def test_a_guest_s_pair_is_kept_alive_too(emulator, clock, client):
+    """It has no reference, and so cannot be issued anew: a refusal is the end, when the token has come to its own."""
+    guest = await client.create_guest_token([emulator.add_address("lobby")])
+    async with SubscriberSession.from_pair(client, guest) as session:
+        assert repr(session).startswith("<SubscriberSession of a pair from elsewhere fresh")
+        await clock.advance(LIFE)
+        assert emulator.accepts(await session.token())
+        emulator.fail(Status(422), operation=REFRESH)
+        await clock.advance(LIFE)
+        with pytest.raises(SessionExpired) as caught:
+            await session.token()
+        assert isinstance(caught.value.cause, ValidationFailed)
+
+
+async def test_a_pair_whose_refresh_token_still_lives_is_renewed_at_the_start(emulator, clock, client):
+    """It has five minutes."""
+    pair = await client.create_subscriber_token("alice")
+    await clock.advance(LIFE + 200)
+    async with SubscriberSession.from_pair(client, pair) as session:
+        assert emulator.accepts(await session.token())
+
+
+async def test_a_dead_pair_is_told_at_the_start(emulator, clock, client):
+    """Nothing can be done with it, and nothing is asked."""
+    pair = await client.create_subscriber_token("alice")
+    await clock.advance(LIFE + 301)
+    session = SubscriberSession.from_pair(client, pair)
+    with pytest.raises(SessionExpired, match="no way left"):
+        await session.start()
+    assert operations(emulator) == [ISSUE]
+
+
+async def test_swapped_halves_are_refused(client):
+    """Both are named."""
+    pair = await client.create_subscriber_token("alice")
+    swapped = TokenPair(token=pair.refresh_token, refresh_token=pair.token)
+    with pytest.raises(InvalidRequest) as caught:
+        SubscriberSession.from_pair(client, swapped)
+    assert [problem.attribute for problem in caught.value.problems] == ["token", "refresh_token"]
+    assert "must be a SAT token, and is a Refresh one" in str(caught.value)
+
+
+async def test_a_pair_from_a_clock_that_runs_ahead_is_taken_for_new(emulator, clock, client):
+    """It is given no more life than its own."""
+    pair = await client.create_subscriber_token("alice")
+    clock.set_wall(clock.wall() - HOUR)
+    async with SubscriberSession.from_pair(client, pair) as session:
+        assert session.runway == timedelta(seconds=LIFE)
+
+
+async def test_a_start_with_wrong_credentials_raises_what_the_service_said(emulator, client):
+    """At once."""
+    emulator.rotate_api_token()
+    with pytest.raises(Unauthorized):
+        await SubscriberSession(client, "alice").start()
+    assert len(emulator.journal) == 1
+
+
+async def test_a_client_without_credentials_is_told_at_the_start(emulator):
+    """What is missing."""
+    from signalwire_tokens import TokenClient  # noqa: PLC0415 - used here only
+
+    async with TokenClient(emulator.space) as client:
+        with pytest.raises(ConfigurationError, match="project_id"):
+            await SubscriberSession(client, "alice").start()
+
+
+async def test_a_quiet_that_one_session_was_asked_for_holds_for_all_of_its_client(emulator, clock, client):
+    """The service does not know sessions apart."""
+    async with SubscriberSession(client, "alice") as alice, SubscriberSession(client, "bob") as bob:
+        emulator.fail(Status(429, retry_after=5900))
+        with pytest.raises(TokenUnavailable) as caught:
+            await alice.refresh()
+        assert isinstance(caught.value.cause, RateLimited)
+        # Alice gives the service half of what is left of her token; Bob is due some time before 5760 s, and waits.
+        await clock.advance(5759)
+        assert (alice.generation, bob.generation) == (2, 1)
+        assert operations(emulator) == [ISSUE, ISSUE, REFRESH, REFRESH]
+        await clock.advance(150)
+        assert bob.generation == 2
+
+
+async def test_an_invitation_is_made_in_the_subscriber_s_name(emulator, session):
+    """With the session's own token."""
+    info = await session._client.subscriber_info(await session.token())
+    invite = await session.create_invite_token(info.fabric_addresses[0].id, expires_at=timedelta(minutes=5))
+    assert emulator.accepts(invite)
+    assert emulator.journal[-1].auth == "Bearer"
+
+
+async def test_an_invitation_that_is_refused_for_its_token_is_made_with_a_new_one(emulator, clock, session):
+    """Once."""
+    address = emulator.add_address("lobby")
+    await clock.advance(1)
+    emulator.fail(Status(401), operation="create_invite_token")
+    assert emulator.accepts(await session.create_invite_token(address))
+    assert operations(emulator) == [ISSUE, "create_invite_token", REFRESH, "create_invite_token"]
+    await clock.advance(120)
+    emulator.fail(Status(401), operation="create_invite_token", times=2)
+    with pytest.raises(Unauthorized):
+        await session.create_invite_token(address)
+
+
+async def test_an_emulator_that_is_advanced_looks_like_a_suspended_machine():
+    """The session of its client notices with the next call."""
+    async with Emulator() as emulator, emulator.client() as client, SubscriberSession(client, "alice") as session:
+        emulator.advance(9 * HOUR)
+        assert session.state is SessionState.LATE
+        assert emulator.accepts(await session.token())
+
+
+async def test_a_clock_of_its_own_can_be_given(emulator, client):
+    """In place of the client's."""
+    async with SubscriberSession(client, "alice", clock=SYSTEM) as session:
+        assert session._clock is SYSTEM
+
+
+async def test_short_lives_rotate_in_real_time():
+    """Seconds, with the policy's minimum lowered: what the demo shows."""
+    lifetimes = Lifetimes(access=timedelta(seconds=1), refresh=timedelta(seconds=1.5), unbound=timedelta(seconds=1))
+    async with (
+        Emulator(lifetimes=lifetimes) as emulator,
+        emulator.client() as client,
+        SubscriberSession(client, "alice", policy=RefreshPolicy(min_life=0.5)) as session,
+    ):
+        async for pair in session.rotations():
+            assert emulator.accepts(pair.token)
+            if session.generation == 4:
+                break
+
+
+async def test_a_session_of_another_loop_says_so(emulator, session):
+    """Instead of breaking in the middle of things."""
+    session._fresh_until = float("-inf")
+
+    async def elsewhere():
+        with pytest.raises(SessionError, match="event loop"):
+            await session.token()
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionFailed("", sent=False), NotSent),
+        (TimedOut("", sent=False), NotSent),
+        (ConnectionFailed("", sent=None), Ambiguous),
+        (TimedOut("", sent=True), Ambiguous),
+        (ServerError("", status=500), Ambiguous),
+        (ServerError("", status=503), Ambiguous),
+        (ServerError("", status=502, retry_after=1.0), Ambiguous),
+        (UnexpectedResponse("", status=200), Ambiguous),
+        (ServerError("", status=503, retry_after=1.0), Throttled),
+        (RateLimited("", status=429), Throttled),
+        (ValidationFailed("", status=422), Spent),
+        (Unauthorized("", status=401), Misconfigured),
+        (Forbidden("", status=403), Misconfigured),
+        (NotFound("", status=404), Misconfigured),
+        (ConfigurationError(""), Misconfigured),
+        (SignalWireTokenError(""), Misconfigured),
+    ],
+    ids=lambda value: (
+        f"{type(value).__name__}{getattr(value, 'sent', '')}{getattr(value, 'status', '')}"
+        f"{getattr(value, 'retry_after', '')}"
+    ),
+)
+def test_what_an_error_means_for_a_renewal(error, kind):
+    """What the service may have done, and whether asking again may help."""
+    assert type(failure_of(error)) is kind
+
+
+async def test_a_redirect_is_no_answer(emulator, clock, session):
+    """Something in between has spoken."""
+    emulator.fail(Redirect("http://127.0.0.1:1/"), operation=REFRESH)
+    await clock.advance(LIFE)
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
+    assert isinstance(session.pair.subscriber_id, UUID)
