@@ -15,6 +15,7 @@ from .errors import ConfigurationError
 __all__ = ["Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair"]
 
 T = TypeVar("T")
+LONGEST_LIFE = timedelta(days=3653)
 
 
 class Secret(Generic[T]):
@@ -82,6 +83,8 @@ class Lifetimes:
                 raise ConfigurationError(f"{name} must be a timedelta")
         if min(self.access, self.embed, self.unbound) <= timedelta(0):
             raise ConfigurationError("every lifetime must be longer than nothing")
+        if max(self.refresh, self.embed, self.unbound) > LONGEST_LIFE:
+            raise ConfigurationError("no token lives longer than ten years")
         if self.refresh < self.access:
             raise ConfigurationError("a refresh token must live at least as long as its access token")
 

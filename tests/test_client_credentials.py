@@ -55,11 +55,12 @@ async def test_a_secret_that_is_wrong_twice_is_given_up(emulator):
 
 async def test_many_requests_that_meet_a_rotation_all_go_through(emulator):
     """Whoever is refused first, those who come later find the new one in place."""
-    current = [emulator.api_token]
-    async with client_with(emulator, lambda: current[0]) as client:
+    current, asked = [emulator.api_token], []
+    async with client_with(emulator, lambda: asked.append(1) or current[0]) as client:
         await client.create_subscriber_token("alice")
         current[0] = emulator.rotate_api_token()
         await asyncio.gather(*(client.create_subscriber_token(f"user-{number}") for number in range(20)))
+    assert len(asked) == 2
 
 
 async def test_a_fixed_secret_is_not_asked_for(emulator):
@@ -161,6 +162,77 @@ async def test_a_client_that_is_closed_stops_asking(emulator):
         await call
 
 
+async def test_a_function_that_hung_once_is_asked_again(emulator):
+    """The last who waits for it ends it; and whoever comes then starts anew."""
+    answers = iter([asyncio.Event().wait(), asyncio.sleep(0, emulator.api_token)])
+    async with client_with(emulator, lambda: next(answers), timeout=0.1) as client:
+        with pytest.raises(TimedOut):
+            await client.create_subscriber_token("alice")
+        await client.create_subscriber_token("alice")
+
+
+async def test_a_call_that_is_cancelled_leaves_no_function_running(emulator):
+    """Nobody waits for its answer."""
+    being_asked = asyncio.Event()
+
+    async def hang():
+        being_asked.set()
+        await asyncio.Event().wait()
+
+    async with client_with(emulator, hang) as client:
+        call = asyncio.create_task(client.create_subscriber_token("alice"))
+        await being_asked.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_function_that_is_cancelled_from_within_is_named(emulator):
+    """The client was not closed."""
+
+    async def cancel():
+        raise asyncio.CancelledError
+
+    async with client_with(emulator, cancel) as client:
+        with pytest.raises(ConfigurationError, match="api_token was cancelled"):
+            await client.create_subscriber_token("alice")
+
+
+async def test_a_closed_client_asks_no_function(emulator):
+    """It could do nothing with the answer."""
+    client = client_with(emulator, lambda: 1 / 0)
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await client.create_subscriber_token("alice")
+
+
+async def test_closing_that_is_cancelled_closes_the_connections_all_the_same(emulator):
+    """Though a function takes its time to stop."""
+    being_asked = asyncio.Event()
+
+    async def linger():
+        being_asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+
+    tokens = iter([asyncio.sleep(0, emulator.api_token), linger()])
+    client = client_with(emulator, lambda: next(tokens))
+    await client.create_subscriber_token("alice")
+    client._credentials._refused = True
+    call = asyncio.create_task(client.create_subscriber_token("alice"))
+    await being_asked.wait()
+    closing = asyncio.create_task(client.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing, call])
+    assert closing.cancelled()
+    assert isinstance(call.exception(), ConfigurationError)
+    assert not client._sender.leaks
+
+
 async def test_other_failures_ask_for_no_secret(emulator):
     """Only a 401 says that the secret may be old."""
     asked = []
@@ -191,3 +263,6 @@ def test_a_chain_of_errors_can_be_stripped_of_its_frames():
     assert caught.value.__context__.__traceback__ is not None
     assert bare(caught.value).__traceback__ is None
     assert caught.value.__context__.__traceback__ is None
+    caught.value.__context__.__cause__ = caught.value
+    caught.value.__cause__ = KeyError("a cause beside the context, and in a ring")
+    assert bare(caught.value) is caught.value

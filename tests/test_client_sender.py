@@ -70,6 +70,32 @@ async def test_nothing_leaves_that_is_not_ours():
     assert body == b'{"token":"c2c_x"}'
 
 
+async def test_our_own_session_takes_nothing_from_its_surroundings(monkeypatch, tmp_path):
+    """Neither netrc's credentials, nor a proxy's address, nor a cookie that came with the last answer."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login leak password leak\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    answer = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\nSet-Cookie: leak=1\r\n\r\n", 1)
+    async with listener(answer) as (space, requests), TokenClient(space, retries=0, timeout=2) as client:
+        await client.create_embed_token("c2c_x")
+        await client.create_embed_token("c2c_x")
+    assert [set(headers) for _, headers, _ in requests] == [OURS, OURS]
+
+
+def test_what_is_no_session_is_refused():
+    """By its name."""
+    with pytest.raises(ConfigurationError, match=r"http must be an aiohttp\.ClientSession"):
+        TokenClient("acme", http=object())
+
+
+def test_a_proxy_for_plain_http_is_refused():
+    """It would carry credentials in the clear to another machine."""
+    with pytest.raises(ConfigurationError, match="plain http"):
+        TokenClient("localhost:8080", proxy="http://127.0.0.1:9")
+
+
 async def test_what_a_caller_s_session_puts_in_is_taken_out():
     """Default headers, cookies that came on the way, middlewares, and credentials added after the check."""
 

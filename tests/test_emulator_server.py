@@ -332,7 +332,7 @@ async def test_the_journal_remembers_what_is_no_operation(emulator, http):
     async with http.get("/secret-path", headers={"Authorization": "Digest hush"}) as response:
         assert response.status == 404
     (entry,) = emulator.journal
-    assert (entry.operation, entry.auth, entry.status) == (None, "Digest", 404)
+    assert (entry.operation, entry.auth, entry.status) == (None, "other", 404)
     assert "hush" not in repr(entry)
 
 
@@ -342,3 +342,19 @@ async def test_requests_can_be_watched_as_they_come():
     async with Emulator(on_request=seen.append) as emulator, emulator.client() as client:
         await client.create_embed_token(emulator.click_to_call)
         assert seen == emulator.journal
+
+
+async def test_a_credential_without_its_scheme_is_not_remembered(emulator, client):
+    """Whoever forgets the word Bearer has sent a token where a word is expected."""
+    pair = await client.create_subscriber_token("alice")
+    async with aiohttp.ClientSession(headers={"Authorization": pair.token.value}) as http:
+        await http.get(f"http://{emulator.space}/api/fabric/subscriber/info")
+    assert emulator.journal[-1].auth == "other"
+
+
+async def test_what_is_unreachable_cannot_be_made_so_again(emulator):
+    """The inner block would open what the outer one closes."""
+    async with emulator.unreachable():
+        with pytest.raises(RuntimeError, match="unreachable already"):
+            async with emulator.unreachable():
+                pass

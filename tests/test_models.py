@@ -62,6 +62,7 @@ def test_a_secret_is_not_pickled(act, holder):
         {"unbound": timedelta(0)},
         {"access": timedelta(hours=3)},
         {"access": 60},
+        {"refresh": timedelta(days=9999999)},
     ],
 )
 def test_lifetimes_that_cannot_be_are_refused(wrong):

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 import traceback
 import warnings
@@ -67,15 +68,23 @@ def everything(caplog):
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        shown = []
-        yield shown
-    shown.append(caplog.text)
-    shown += [repr(record.__dict__) for record in caplog.records]
-    shown += [str(warning.message) for warning in caught]
+        yield Everything(caplog, caught)
+
+
+class Everything(list):
+    """What a test has collected, and what was logged and warned of by now."""
+
+    def __init__(self, caplog, caught):
+        super().__init__()
+        self.caplog, self.caught = caplog, caught
+
+    def text(self):
+        records = [repr(record.__dict__) for record in self.caplog.records]
+        return "\n".join([*self, self.caplog.text, *records, *(str(warning.message) for warning in self.caught)])
 
 
 def assert_silent(shown, *secrets):
-    text = "\n".join(shown)
+    text = shown.text()
     for secret in (MARK, "eyJ", "Basic ", *secrets):
         assert secret not in text, f"a secret was shown around: {text[max(0, text.find(secret) - 200) :][:400]}"
 
@@ -213,9 +222,61 @@ async def test_a_function_s_secret_is_not_shown(everything):
     assert_silent(everything)
 
 
-@pytest.mark.parametrize("steps", range(1, 40, 2))
+@pytest.mark.parametrize("name", ["logged", "warned"])
+def test_what_is_logged_and_warned_of_is_looked_at(everything, name):
+    """A test that cannot fail would prove nothing."""
+    assert_silent(everything)
+    if name == "logged":
+        logging.getLogger("signalwire_tokens").debug("sent %s", PASSWORD)
+    else:
+        warnings.warn(PASSWORD, stacklevel=1)
+    with pytest.raises(AssertionError, match="a secret was shown"):
+        assert_silent(everything)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.create_subscriber_token("alice", password=PASSWORD, extra={"pin": EXTRA}),
+        lambda client: client.refresh_subscriber_token(OPAQUE),
+        lambda client: client.create_guest_token([], extra={"pin": EXTRA}),
+        lambda client: client.create_invite_token("x", subscriber_token=OPAQUE, extra={"pin": EXTRA}),
+        lambda client: client.create_embed_token(C2C),
+        lambda client: client.subscriber_info(OPAQUE),
+    ],
+    ids=["issue", "refresh", "guest", "invite", "embed", "info"],
+)
+async def test_a_call_that_is_cancelled_before_its_first_step_shows_no_secret(client, everything, call):
+    """Its arguments are in a frame all the same."""
+    task = asyncio.create_task(call(client))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+async def test_a_retry_and_a_secret_in_the_depths_show_nothing(emulator, everything):
+    """The service quotes what it was sent, twice, and an API token that has changed in the meantime."""
+    current = [API_TOKEN]
+
+    def quote(entry):
+        current[0] = f"{API_TOKEN}-next"
+
+    body = {"errors": [{"message": f"{MARK}-deep and {API_TOKEN}", "code": "invalid_parameter"}]}
+    emulator._on_request = quote
+    async with TokenClient(emulator.space, emulator.project_id, lambda: current[0], retries=1) as client:
+        emulator.fail(Status(503))
+        emulator.fail(Raw(json.dumps(body).encode(), status=422, content_type="application/json"))
+        with pytest.raises(SignalWireTokenError) as caught:
+            await client.create_subscriber_token("alice", extra={"device": [{"pin": f"{MARK}-deep"}]})
+    everything.append(frames_shown(caught.value))
+    assert_silent(everything)
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 2))
 async def test_a_cancelled_call_shows_no_secret(emulator, everything, steps):
-    """A cancellation may stop us in any frame; before the first step, none of our code has run."""
+    """A cancellation may stop us in any frame."""
     emulator._service.api_token = API_TOKEN
     async with TokenClient(emulator.space, emulator.project_id, API_TOKEN) as client:
         call = asyncio.create_task(client.create_subscriber_token("alice", password=PASSWORD))

@@ -186,6 +186,8 @@ def test_a_page_of_addresses_is_read(wrapped):
         (f"{ORIGIN}/api/x?page=2", "/api/x?page=2"),
         ("/api/x?page=2", "/api/x?page=2"),
         ("https://ACME.signalwire.com/api/x", "/api/x"),
+        ("https://acme.signalwire.com:443/api/x", "/api/x"),
+        ("?page_number=1", f"/api/fabric/resources/subscribers/{ID}/addresses?page_number=1"),
         (None, None),
         ("", None),
     ],

@@ -12,7 +12,10 @@ from signalwire_tokens.models import Secret
 
 __all__ = ["ProjectCredentials", "bare"]
 
+LAST_WORD = 1.0  # seconds that a caller's function gets to stop
 Refusal: TypeAlias = tuple[str, Exception | None]
+WAS_CLOSED: Refusal = ("the client was closed before api_token had answered", None)
+WAS_CANCELLED: Refusal = ("the function given as api_token was cancelled", None)
 
 
 class ProjectCredentials:
@@ -25,6 +28,8 @@ class ProjectCredentials:
         self._refused = False
         self._token: Secret[Any] = Secret(None)
         self._asking: asyncio.Task[Refusal | None] | None = None
+        self._waiting = 0
+        self._closed = False
 
     @property
     def secrets(self) -> tuple[Secret[str], ...]:
@@ -56,25 +61,37 @@ class ProjectCredentials:
 
     async def aclose(self) -> None:
         """Stop asking."""
+        self._closed = True
         if self._asking is not None:
             self._asking.cancel()
-            await asyncio.wait([self._asking])
+            await asyncio.wait([self._asking], timeout=LAST_WORD)
 
     def _take(self, token: Secret[Any]) -> None:
         self._token, self._refused = token, False
         self._header = wire.basic_authorization(self.project_id or "", token)
 
     async def _ask(self, operation: str) -> None:
-        """Ask the caller's function for the current API token, once for all who wait for it."""
+        """Ask the caller's function for the current API token, once for all who wait; when nobody does, no longer."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._answer(), name="signalwire-tokens: api_token")
+            self._asking.add_done_callback(self._forget)
         asking = self._asking
-        await asyncio.wait([asking])
-        if asking.cancelled():
-            raise ConfigurationError("the client was closed before api_token had answered", operation=operation)
-        if (refusal := asking.result()) is not None:
+        self._waiting += 1
+        try:
+            await asyncio.wait([asking])
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not asking.done():
+                asking.cancel()
+                self._asking = None
+        refusal = (WAS_CLOSED if self._closed else WAS_CANCELLED) if asking.cancelled() else asking.result()
+        if refusal is not None:
             message, cause = refusal
             raise ConfigurationError(message, operation=operation) from cause
+
+    def _forget(self, asking: asyncio.Task[Refusal | None]) -> None:
+        if self._asking is asking:
+            self._asking = None
 
     async def _answer(self) -> Refusal | None:
         failure: Exception | None = None
@@ -85,8 +102,6 @@ class ProjectCredentials:
                 token.value = await token.value
         except Exception as error:  # noqa: BLE001 - the function is the caller's: it may raise anything
             failure = bare(error)
-        finally:
-            self._asking = None
         if failure is not None:
             return f"the function given as api_token raised {type(failure).__name__}", failure
         if not wire.is_credential(token.value):
@@ -96,9 +111,13 @@ class ProjectCredentials:
 
 
 def bare(error: Exception) -> Exception:
-    """Strip a chain of errors of its frames, which may hold credentials."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    """Strip an error, and all that it hangs on, of frames, which may hold credentials."""
+    seen: set[int] = set()
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
     return error

@@ -9,7 +9,10 @@ import os
 import random
 import ssl as tls
 import warnings
-from collections.abc import Awaitable, Callable, Mapping
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, assert_never
 
 import attrs
@@ -104,6 +107,8 @@ class TokenClient:
         """
         if not os.environ.get("SIGNALWIRE_SPACE"):
             raise ConfigurationError("SIGNALWIRE_SPACE is not set: it must hold the space's name or host")
+        hidden_proxy = Secret(proxy)
+        del proxy
         ca_file = os.environ.get("SIGNALWIRE_REST_CA_FILE")
         return cls(
             os.environ["SIGNALWIRE_SPACE"],
@@ -111,7 +116,7 @@ class TokenClient:
             os.environ.get("SIGNALWIRE_API_TOKEN") or None,
             http=http,
             ssl=trusting(ca_file) if ssl is None and ca_file else ssl,
-            proxy=proxy,
+            proxy=hidden_proxy.value,
             timeout=timeout,
             retries=retries,
             lifetimes=lifetimes,
@@ -131,8 +136,11 @@ class TokenClient:
 
     async def aclose(self) -> None:
         """Close the client, and its connections where they are its own."""
-        await self._credentials.aclose()
-        await self._sender.aclose()
+        self._sender.stop()
+        try:
+            await self._credentials.aclose()
+        finally:
+            await self._sender.aclose()
 
     def __del__(self) -> None:
         # The constructor may have refused what it was given.
@@ -144,7 +152,7 @@ class TokenClient:
                 source=self,
             )
 
-    async def create_subscriber_token(
+    def create_subscriber_token(
         self,
         reference: str,
         *,
@@ -162,7 +170,7 @@ class TokenClient:
         fingerprint: str | None = None,
         scope: str | None = None,
         extra: Mapping[str, object] | None = None,
-    ) -> TokenPair:
+    ) -> Coroutine[Any, Any, TokenPair]:
         """Issue a pair for a subscriber, who is created where `reference` is new.
 
         Without `expire_at` the access token lives two hours. `password` and the profile are written to the subscriber;
@@ -171,8 +179,9 @@ class TokenClient:
         """
         hidden, more = Secret(password), Secret(extra)
         del password, extra
-        return await self.send(
-            wire.create_subscriber_token(
+        return self._ask(
+            partial(
+                wire.create_subscriber_token,
                 reference,
                 now=self.clock.wall(),
                 expire_at=expire_at,
@@ -192,7 +201,7 @@ class TokenClient:
             )
         )
 
-    async def refresh_subscriber_token(self, refresh_token: str | Token) -> TokenPair:
+    def refresh_subscriber_token(self, refresh_token: str | Token) -> Coroutine[Any, Any, TokenPair]:
         """Exchange a refresh token for a new pair; keep both halves, and drop the old pair.
 
         Given a `Token`, the new pair is taken to live no longer than the one it replaces. When the answer is lost, the
@@ -200,9 +209,9 @@ class TokenClient:
         """
         hidden = wire.mask(refresh_token)
         del refresh_token
-        return await self.send(wire.refresh_subscriber_token(hidden))
+        return self._ask(partial(wire.refresh_subscriber_token, hidden))
 
-    async def create_guest_token(
+    def create_guest_token(
         self,
         allowed_addresses: Iterable[UUID | str],
         *,
@@ -210,51 +219,66 @@ class TokenClient:
         region: str | None = None,
         ch: str | None = None,
         extra: Mapping[str, object] | None = None,
-    ) -> TokenPair:
+    ) -> Coroutine[Any, Any, TokenPair]:
         """Issue a pair for a guest, who may reach 1 to 10 addresses and nothing else."""
         more = Secret(extra)
         del extra
-        return await self.send(
-            wire.create_guest_token(
-                allowed_addresses, now=self.clock.wall(), expire_at=expire_at, region=region, ch=ch, extra=more
+        return self._ask(
+            partial(
+                wire.create_guest_token,
+                allowed_addresses,
+                now=self.clock.wall(),
+                expire_at=expire_at,
+                region=region,
+                ch=ch,
+                extra=more,
             )
         )
 
-    async def create_invite_token(
+    def create_invite_token(
         self,
         address_id: UUID | str,
         *,
         subscriber_token: str | Token,
         expires_at: wire.When | None = None,
         extra: Mapping[str, object] | None = None,
-    ) -> Token:
+    ) -> Coroutine[Any, Any, Token]:
         """Issue a token that invites its holder to an address, in the name of a subscriber.
 
         It is the subscriber's access token that is sent, not the project's API token.
         """
         hidden, more = wire.mask(subscriber_token), Secret(extra)
         del subscriber_token, extra
-        return await self.send(
-            wire.create_invite_token(
-                address_id, subscriber_token=hidden, now=self.clock.wall(), expires_at=expires_at, extra=more
+        return self._ask(
+            partial(
+                wire.create_invite_token,
+                address_id,
+                subscriber_token=hidden,
+                now=self.clock.wall(),
+                expires_at=expires_at,
+                extra=more,
             )
         )
 
-    async def create_embed_token(self, token: str) -> Token:
+    def create_embed_token(self, token: str) -> Coroutine[Any, Any, Token]:
         """Exchange a public click-to-call token (`c2c_…`) for a guest's token. No credentials are sent."""
         hidden = wire.mask(token)
         del token
-        return await self.send(wire.create_embed_token(hidden))
+        return self._ask(partial(wire.create_embed_token, hidden))
 
     def subscriber_addresses(self, subscriber_id: UUID | str) -> AsyncIterator[Address]:
         """Iterate over a subscriber's addresses, page after page: what guests and invites are made for."""
         return self._pages(wire.subscriber_addresses(subscriber_id, origin=self.origin))
 
-    async def subscriber_info(self, subscriber_token: str | Token) -> SubscriberInfo:
+    def subscriber_info(self, subscriber_token: str | Token) -> Coroutine[Any, Any, SubscriberInfo]:
         """Ask who an access token is for, and what it claims."""
         hidden = wire.mask(subscriber_token)
         del subscriber_token
-        return await self.send(wire.subscriber_info(hidden))
+        return self._ask(partial(wire.subscriber_info, hidden))
+
+    # The methods above are no coroutine functions: one that is cancelled before its first step shows its arguments.
+    async def _ask(self, describe: Callable[[], wire.Request[T]]) -> T:
+        return await self.send(describe())
 
     async def _pages(self, request: wire.Request[wire.Page]) -> AsyncIterator[Address]:
         seen: set[str] = set()
@@ -306,6 +330,7 @@ class TokenClient:
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
         """Ask once."""
+        self._sender.check()
         trip.start(await self._authorize(request))
         sent = self.clock.wall()
         try:
@@ -314,7 +339,7 @@ class TokenClient:
             return error.with_traceback(None)
         logger.debug("%s: answered %d", request.operation, status)
         answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent, lifetimes=self.lifetimes)
-        return wire.read(request, answer, secrets=self._credentials.secrets)
+        return wire.read(request, answer, secrets=(*self._credentials.secrets, *credentials_of(trip)))
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
         """Write the authentication that an operation sends: its own and nothing more."""
@@ -333,6 +358,16 @@ class TokenClient:
         if request.auth is not wire.Auth.PROJECT or trip.authorization is None:
             return False
         return await self._credentials.changed(trip.authorization, request.operation)
+
+
+def credentials_of(trip: Trip) -> tuple[Secret[str], ...]:
+    """Name what a request carried, which may be an older credential than the current one."""
+    if trip.authorization is None:
+        return ()
+    value = Secret(trip.authorization.value.partition(" ")[2])
+    with suppress(ValueError):
+        return (value, Secret(b64decode(value.value, validate=True).decode().partition(":")[2]))
+    return (value,)
 
 
 def trusting(ca_file: str) -> tls.SSLContext:

@@ -71,8 +71,14 @@ class Sender:
         self._host = origin.partition("://")[2]
         self._ssl = verifying(ssl)
         self._proxy, self._proxy_headers = split_proxy(proxy)
+        if self._proxy is not None and origin.startswith("http:"):
+            raise ConfigurationError(
+                "a proxy would carry plain http away from this machine: give none for a loopback host"
+            )
         self._closed = False
         if http is not None:
+            if not isinstance(http, aiohttp.ClientSession):
+                raise ConfigurationError("http must be an aiohttp.ClientSession")
             refuse_additions(http, origin)
             self._http = http
 
@@ -86,9 +92,12 @@ class Sender:
         """Tell whether connections of our own are open."""
         return self._loop is not None and self._http is not None and not self._http.closed
 
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._closed = True
+
     async def aclose(self) -> None:
         """Close the connections, where they are our own."""
-        self._closed = True
         if self._loop is not None and self._http is not None:
             await self._http.close()
 
@@ -120,10 +129,14 @@ class Sender:
             failure = self._failure(error, request.operation, trip)
         raise failure
 
-    def _open(self) -> aiohttp.ClientSession:
-        """Return the HTTP session, made on first use: it belongs to the event loop that is running then."""
+    def check(self) -> None:
+        """Refuse to be used once closed."""
         if self._closed:
             raise ConfigurationError("the client was closed: make another one")
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Return the HTTP session, made on first use: it belongs to the event loop that is running then."""
+        self.check()
         if self._http is None:
             self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
             self._loop = asyncio.get_running_loop()

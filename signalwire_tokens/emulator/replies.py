@@ -7,17 +7,20 @@ import struct
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 from aiohttp import web
 
 from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
-from .service import Reply, failure
+
+if TYPE_CHECKING:
+    from .service import Reply
 
 __all__ = ["answer", "begin", "flood", "hang_up", "is_open_to_browsers", "preflight", "status_of"]
 
 CHUNK = b" " * 65536
-CREATED, INTERNAL_ERROR = 201, 500
+CREATED = 201
 CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
@@ -37,7 +40,7 @@ def preflight() -> web.Response:
     return web.Response(status=204, headers=CORS)
 
 
-def status_of(fault: Fault | None, reply: Reply | None) -> int | None:
+def status_of(fault: Fault | None, reply: Reply) -> int | None:
     """Tell the status that a client is shown."""
     match fault:
         case Status(status) | Raw(_, status=status) | Redirect(_, status=status):
@@ -47,14 +50,11 @@ def status_of(fault: Fault | None, reply: Reply | None) -> int | None:
         case Stall() | Reset():
             return None
         case _:
-            return reply.status if reply else None
+            return reply.status
 
 
-def answer(
-    request: web.BaseRequest, reply: Reply | None, now: float, *, retry_after: Status | None = None
-) -> web.Response:
+def answer(request: web.BaseRequest, reply: Reply, now: float, *, retry_after: Status | None = None) -> web.Response:
     """Write a reply down, dated."""
-    reply = reply or failure(INTERNAL_ERROR)
     headers = {"Date": http_date(now), "X-Request-Id": str(uuid4())}
     if retry_after is not None and retry_after.retry_after is not None:
         seconds = retry_after.retry_after
@@ -71,7 +71,7 @@ def http_date(seconds: float) -> str:
 
 async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
     """Send half of an answer."""
-    body = whole.body if isinstance(whole.body, bytes) else b""
+    body = cast("bytes", whole.body)
     half = web.StreamResponse(status=whole.status, headers={**whole.headers, "Content-Length": str(len(body))})
     with suppress(ConnectionError):
         await half.prepare(request)

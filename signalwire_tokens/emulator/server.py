@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
+NOT_DONE = failure(500)
 LARGEST_LINE = 128 * 1024  # aiohttp logs what it finds too long, and that may be an Authorization header
 
 
@@ -230,6 +231,8 @@ class Emulator:
     @asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:
         """Refuse connections, and cut those that are open, for as long as the block lasts."""
+        if not self._running:
+            raise RuntimeError("the emulator is not running, or is unreachable already")
         await self._hang_up()
         try:
             yield
@@ -269,10 +272,10 @@ class Emulator:
         fault = self._next_fault(operation)
         if isinstance(fault, Delay):
             await self._wait(fault.seconds)
-        reply = self._service.handle(call) if fault is None or fault.applied else None
+        reply = self._service.handle(call) if fault is None or fault.applied else NOT_DONE
         entry = Entry(
             operation=operation,
-            auth=(call.authorization or "").partition(" ")[0] or None,
+            auth=scheme_of(call.authorization),
             status=status_of(fault, reply),
             at=self.now(),
             fault=None if fault is None else type(fault).__name__,
@@ -286,7 +289,7 @@ class Emulator:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
 
-    async def _respond(self, request: web.BaseRequest, reply: Reply | None, fault: Fault | None) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest, reply: Reply, fault: Fault | None) -> web.StreamResponse:
         """Give a reply, in the way that a fault has it."""
         now = self._clock.wall()
         match fault:
@@ -324,6 +327,13 @@ class Emulator:
                         self._faults.remove(armed)
                 return armed.fault
         return None
+
+
+def scheme_of(authorization: str | None) -> str | None:
+    """Name the kind of authentication that was sent, and nothing that may be a secret."""
+    if authorization is None:
+        return None
+    return {"basic": "Basic", "bearer": "Bearer"}.get(authorization.partition(" ")[0].lower(), "other")
 
 
 @attrs.define

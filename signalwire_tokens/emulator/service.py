@@ -52,7 +52,6 @@ ERRORS = {
     429: "Too Many Requests",
     500: "Internal Server Error",
 }
-CHANNELS = ("audio", "messaging", "video")
 GRACE = 10.0
 
 
@@ -271,7 +270,6 @@ class Service:
     def _subscriber_info(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
         subscriber = next(one for one in self._subscribers.values() if one.id == claims.subscriber_id)
-        binding = {} if claims.fingerprint is None else {"cnf": {"jkt": claims.fingerprint}}
         return Reply(
             200,
             {
@@ -282,7 +280,7 @@ class Service:
                 "push_notification_key": None,
                 "app_settings": {"display_name": "Emulator", "scopes": list(claims.scope)},
                 "fabric_addresses": [address for owner, address in self._addresses.values() if owner == subscriber.id],
-                "sat_claims": {"scope": list(claims.scope), "expires_at": int(claims.expires_at), **binding},
+                "sat_claims": {"scope": list(claims.scope), "expires_at": int(claims.expires_at)},
             },
         )
 

@@ -174,7 +174,7 @@ def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[st
         for key in known
         if key in value.value
     ]
-    if encode(value.value) is None:
+    if encode(dict(value.value)) is None:
         problems.append(Problem(code=INVALID, attribute="extra", message="must hold only what JSON can carry"))
 
 

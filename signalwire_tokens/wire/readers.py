@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 from uuid import UUID
 
 import attrs
@@ -21,6 +21,7 @@ from .header import YEAR_10000, open_claims, read_header
 __all__ = ["Page", "json_object", "json_value", "read_info", "read_page", "read_pair", "read_token"]
 
 Json = Mapping[str, object]
+PORTS = {"http": 80, "https": 443}
 MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
 
 
@@ -108,7 +109,7 @@ def make_token(answer: Answer, data: Json, name: str, span: timedelta) -> Token:
     return Token(value=value, issued_at=sent, expires_at=sent + span, kind=header.kind, channel=header.channel)
 
 
-def read_page(answer: Answer, *, origin: str) -> Page:
+def read_page(answer: Answer, *, url: str) -> Page:
     """Read a page of addresses."""
     value = json_value(answer)
     if isinstance(value, list) and len(cast("list[object]", value)) == 1:
@@ -118,20 +119,26 @@ def read_page(answer: Answer, *, origin: str) -> Page:
     links = page.get("links")
     following = cast("Json", links).get("next") if isinstance(links, dict) else None
     # A page with nothing on it ends the list, whatever it says of a next one.
-    return Page(addresses=addresses, next=path_within(origin, following) if addresses and following else None)
+    return Page(addresses=addresses, next=path_within(url, following) if addresses and following else None)
 
 
-def path_within(origin: str, link: object) -> str:
-    """Take a link as a path on the same origin: the API token that travels with it must not be led elsewhere."""
+def path_within(url: str, link: object) -> str:
+    """Take a link as a path on a URL's origin: the API token that travels with it must not be led elsewhere."""
     try:
         if not isinstance(link, str) or not visible_ascii(link):
             raise BrokenError("with a next page that is not a link")
-        target = urlsplit(urljoin(f"{origin}/", link))
+        target = urlsplit(urljoin(url, link))
+        elsewhere = "@" in target.netloc or origin_of(target) != origin_of(urlsplit(url))
     except ValueError:
         raise BrokenError("with a next page that is not a link") from None
-    if f"{target.scheme}://{target.netloc.lower()}" != origin:
+    if elsewhere:
         raise BrokenError("with a next page on another origin")
     return f"{target.path}?{target.query}" if target.query else target.path
+
+
+def origin_of(url: SplitResult) -> tuple[str, str | None, int | None]:
+    """Name where a URL leads."""
+    return url.scheme, url.hostname, url.port or PORTS.get(url.scheme)
 
 
 def read_addresses(value: object) -> tuple[Address, ...]:

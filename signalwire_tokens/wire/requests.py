@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
 
@@ -182,7 +182,7 @@ def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[P
         method="GET",
         path=f"/api/fabric/resources/subscribers/{id_}/addresses",
         auth=Auth.PROJECT,
-        read=partial(read_page, origin=origin),
+        read=partial(read_page, url=f"{origin}/api/fabric/resources/subscribers/{id_}/addresses"),
     )
 
 
@@ -224,7 +224,19 @@ def describe(
         secrets=(
             *hidden.values(),
             *(() if bearer is None else (bearer,)),
-            *(Secret(value) for value in (extra.value or {}).values() if isinstance(value, str)),
+            *strings_in(extra.value),
         ),
         replayable=replayable,
     )
+
+
+def strings_in(value: object) -> Iterator[Secret[str]]:
+    """Find every string in what was sent along: any may be a secret."""
+    if isinstance(value, str):
+        yield Secret(value)
+    elif isinstance(value, Mapping):
+        for item in cast("Mapping[object, object]", value).values():
+            yield from strings_in(item)
+    elif isinstance(value, list | tuple):
+        for item in cast("list[object]", value):
+            yield from strings_in(item)
