@@ -9,8 +9,6 @@ import inspect
 import aiohttp
 import pytest
 
-from signalwire_tokens.emulator import Emulator
-
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
     import aioresponses.core
@@ -44,9 +42,13 @@ async def leaks(request):
 
 
 @pytest.fixture
-async def emulator():
-    async with Emulator() as emulator:
-        yield emulator
+def clock(virtual_clock):
+    return virtual_clock
+
+
+@pytest.fixture
+def emulator(signalwire_emulator):
+    return signalwire_emulator
 
 
 @pytest.fixture

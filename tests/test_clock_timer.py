@@ -27,11 +27,6 @@ class Sleeper:
 
 
 @pytest.fixture
-def clock():
-    return VirtualClock()
-
-
-@pytest.fixture
 async def timer(clock):
     return timer_of(clock)
 

@@ -6,13 +6,6 @@ import time
 
 import pytest
 
-from signalwire_tokens.clock import VirtualClock
-
-
-@pytest.fixture
-def clock():
-    return VirtualClock()
-
 
 async def test_it_moves_only_when_told(clock):
     """And then exactly so far, now and the wall together."""

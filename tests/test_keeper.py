@@ -17,16 +17,11 @@ from signalwire_tokens import (
     SignalWireTokenError,
     TokenUnavailable,
 )
-from signalwire_tokens.clock import SYSTEM, VirtualClock
+from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.keeper.renewing import Turn
 from signalwire_tokens.policy import Spent
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def clock():
-    return VirtualClock()
 
 
 async def settle():
@@ -360,6 +355,18 @@ async def test_whoever_waits_brings_the_next_try_forward(clock):
         pauses = [later - sooner for sooner, later in zip(session.attempts, session.attempts[1:], strict=False)]
         assert min(pauses) >= 0.5 - 1e-6
         assert len(session.attempts) > 15
+
+
+async def test_whoever_comes_while_a_try_is_under_way_gets_one_of_their_own(clock):
+    """What failed was begun before they came: the service may be back."""
+    async with Scripted(clock, None, 9, NOT_SENT) as session:
+        clock.suspend(9 * HOUR)
+        calls = [asyncio.create_task(session.token())]
+        await clock.advance(8)
+        calls.append(asyncio.create_task(session.token()))
+        await clock.advance(2)
+        assert [await outcome(call) for call in calls] == [session.pair.token.value] * 2
+        assert session.attempts[2] - session.attempts[1] == pytest.approx(9.5)
 
 
 async def test_refresh_renews_now_and_returns_the_pair(clock):

@@ -8,14 +8,8 @@ import pytest
 from keepers import LIFE, NOT_SENT, SPENT, Scripted
 
 from signalwire_tokens import SessionState
-from signalwire_tokens.clock import VirtualClock
 
 PLACE = ContextVar("PLACE", default="nowhere")
-
-
-@pytest.fixture
-def clock():
-    return VirtualClock()
 
 
 async def settle():

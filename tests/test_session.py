@@ -28,7 +28,7 @@ from signalwire_tokens import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from signalwire_tokens.clock import SYSTEM, VirtualClock
+from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Redirect, Reset, Rotation, Status, Truncate
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Spent, Throttled
@@ -36,11 +36,6 @@ from signalwire_tokens.session import failure_of
 
 HOUR, LIFE = 3600.0, 7200.0
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
-
-
-@pytest.fixture
-def clock():
-    return VirtualClock()
 
 
 @pytest.fixture

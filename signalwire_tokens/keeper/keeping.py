@@ -298,7 +298,7 @@ class Keeper(Renewing):
 
     def _hasten(self, timer: Timer) -> None:
         """Bring the next attempt forward, since somebody waits for it."""
-        if self._wanted == math.inf and self._flight is None:
+        if self._wanted == math.inf:
             self._wanted = self._now()
             self._plan()
         timer.look(self._now())

@@ -187,6 +187,7 @@ class Renewing(ABC):
     def _depart(self, step: Present | Reissue, timer: Timer) -> asyncio.Task[Outcome]:
         """Renew, in a task that nobody but the event loop's end cancels."""
         timer.unset(self)
+        self._wanted = math.inf  # whoever comes from now on has not been served by this attempt, if it fails
         self._flight = timer.loop.create_task(
             self._renew(step), name=f"signalwire-tokens: renew {self._label}", context=Context()
         )
@@ -197,7 +198,7 @@ class Renewing(ABC):
     def _land(self, step: Present | Reissue, flight: asyncio.Task[Outcome]) -> None:
         """Take in what came of a renewal."""
         outcome = outcome_of(flight)
-        self._flight, self._wanted, self._tried = None, math.inf, self._now()
+        self._flight, self._tried = None, self._now()
         self._draw = random.random()  # noqa: S311 - as above
         if isinstance(outcome, Renewed):
             self._rotate(outcome, step)
@@ -227,7 +228,7 @@ class Renewing(ABC):
         self._access_until = asked + self._life
         self._refresh_until = asked + (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
         self._due = self._policy.due(asked=asked, life=self._life, draw=self._draw)
-        self._not_before = NEVER
+        self._not_before, self._wanted = NEVER, math.inf
         self._presentable, self._reissuable, self._replays = self._presents, self._reissues, 0
         self._pair, self._value = pair, pair.token.value
         self._generation += 1

@@ -1,0 +1,42 @@
+"""Fixtures for the suites of those who build on this: the service on loopback, and a clock that moves when told.
+
+pytest finds them by itself where this package is installed with its extra `emulator`. They are asynchronous, so
+pytest-asyncio (or another plugin that runs such fixtures) has to be there too.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .clock import VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .emulator import Emulator
+
+__all__ = ["VirtualClock", "signalwire_emulator", "virtual_clock"]
+
+if find_spec("pytest_asyncio"):
+    from pytest_asyncio import fixture as asynchronous
+else:
+    asynchronous = pytest.fixture
+
+
+@pytest.fixture
+def virtual_clock() -> VirtualClock:
+    """Give a clock that moves only in `await virtual_clock.advance(seconds)`."""
+    return VirtualClock()
+
+
+@asynchronous
+async def signalwire_emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
+    """Run an emulator of the service, in virtual time where the test has `virtual_clock` too."""
+    from .emulator import Emulator  # noqa: PLC0415 - its packages are an extra, and pytest loads this module everywhere
+
+    clock = request.getfixturevalue("virtual_clock") if "virtual_clock" in request.fixturenames else None
+    async with Emulator(clock=clock) as emulator:
+        yield emulator
