@@ -23,7 +23,7 @@ __all__ = ["VirtualClock", "signalwire_emulator", "virtual_clock"]
 if find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture as asynchronous
 else:
-    asynchronous = pytest.fixture
+    asynchronous = pytest.fixture  # type: ignore[assignment]  # it takes the same function
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ class Line:
                 raise ConnectionFailed("refused", sent=False, operation=request.operation)
             case "stalled":
                 trip.sent = None
+                world.stalled.add(session)
                 await self.clock.sleep(TIMEOUT)
+                world.end_stall(session)
                 raise TimedOut("no answer", sent=None, operation=request.operation)
             case "500":
                 return self.answer(failure(500))
@@ -124,7 +126,8 @@ class World:
         self.allowed = 0.0
         self.broken = []
         self.asking = set()
-        self.suspended = self.started = 0.0
+        self.suspended = self.started = self.dead = self.dead_within = 0.0
+        self.woke, self.recovering, self.stalled = -math.inf, set(), set()
         self.alive = {}
 
     def truth(self):
@@ -165,6 +168,7 @@ class World:
         self.suspended += seconds
         self.faults["suspends"] += 1
         self.clock.suspend(seconds)
+        self.woke = self.clock.now()
         self.clock.call_later(random.expovariate(1 / DAY), self.suspend)
 
     def jump(self):
@@ -183,13 +187,33 @@ class World:
         self.failing.setdefault(session, (self.clock.now(), session.runway.total_seconds()))
 
     def note_success(self, session):
+        """A session gets a pair: reckon how long it had no live token, and whether it had to have one."""
+        dead = self.clock.now() - session._access_until if session.generation else 0.0
+        if dead > 0:
+            self.dead += dead
+            slept = self.woke > session._due  # and notices within half a minute, or when it is asked
+            if not (slept or session in self.recovering or self.is_excused(session)):
+                self.dead_within += dead
+        self.recovering.discard(session)
         self.settle(session)
         if self.outage is not None:
             self.note_trouble(session)
 
+    def end_stall(self, session):
+        """For a session whose request was not answered, an outage lasts until it has given that up."""
+        self.stalled.discard(session)
+        if self.outage is None:
+            self.end_trouble(session)
+
     def settle_troubles(self):
         for session in self.sessions:
-            self.settle(session)
+            if session not in self.stalled:
+                self.end_trouble(session)
+
+    def end_trouble(self, session):
+        if self.is_excused(session):
+            self.recovering.add(session)
+        self.settle(session)
 
     def settle(self, session):
         """An outage has ended for a session: reckon how many attempts its backoff made likely since the first failure.
@@ -204,7 +228,7 @@ class World:
         lasted = self.clock.now() - since
         live, late = min(lasted, runway), max(0.0, lasted - runway)
         doubling = math.log2(POLICY.backoff_to / POLICY.backoff_from)
-        end_game = math.log(max(live, 2) / POLICY.floor) / -math.log(1 - POLICY.backoff_share)
+        end_game = math.log(240 / POLICY.floor) / -math.log(1 - POLICY.backoff_share) if live > runway - 240 else 0
         self.allowed += 1 + min(live / POLICY.floor, doubling + live / 30 + end_game) + late / 10
 
     def note_attempt(self, session):
@@ -300,9 +324,17 @@ class World:
             print(f"  {kind:<26} {number:>9,}") if kind else None
         for kind in ("answered", "refused in a longer outage", "refused within the property", "given a dead token"):
             print(f"  token() {kind:<27} {self.calls[kind]:>10,}")
+        print(f"  seconds without a live token, of longer outages and of sleep {self.dead:>14,.0f}")
+        print(f"  seconds without a live token, within the property            {self.dead_within:>14,.0f}")
         for text in self.broken[:10]:
             print("  BROKEN", text)
-        return not self.broken and rotations <= most and self.failed <= allowed and self.closest >= floor - 1e-6
+        return (
+            not self.broken
+            and not self.dead_within
+            and rotations <= most
+            and self.failed <= allowed
+            and self.closest >= floor - 1e-6
+        )
 
 
 def main(arguments):

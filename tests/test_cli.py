@@ -1,6 +1,7 @@
 """The command, in process and as users run it."""
 
 import asyncio
+import io
 import os
 import re
 import signal
@@ -11,10 +12,12 @@ from importlib.metadata import entry_points
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from signalwire_tokens import TokenClient, __main__, __version__
+from signalwire_tokens import SubscriberSession, TokenClient, __main__, __version__
 from signalwire_tokens.cli import cli
-from signalwire_tokens.cli.demo import describe
+from signalwire_tokens.cli.demo import describe, run_demo
+from signalwire_tokens.cli.hold import Teller, hold
 from signalwire_tokens.models import Token
 
 
@@ -30,12 +33,25 @@ def run(*arguments, **environment):
     return CliRunner(env=environment).invoke(cli, arguments)
 
 
-def test_the_demo_shows_the_five_kinds():
+@pytest.fixture(scope="module")
+def demo():
+    """The whole demo, once, where nothing may be warned of."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "signalwire_tokens", "demo"]
+    settings = {"SIGNALWIRE_SPACE": "acme", "SIGNALWIRE_API_TOKEN": "PThush"}
+    return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+
+
+def test_the_demo_ends_well_and_nothing_complains(demo):
+    """Under Python's development mode, with warnings as errors; it says that it leaves a real space alone."""
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert demo.stderr == "SIGNALWIRE_* is set, but this demo uses its own emulator: no real space is touched.\n"
+    assert "hush" not in demo.stdout
+    assert "127.0.0.1" in demo.stdout
+
+
+def test_the_demo_shows_the_five_kinds(demo):
     """What each is for, its kind, how long it lives, and which authentication was sent; no token in the clear."""
-    result = run("demo")
-    assert result.exit_code == 0
-    assert result.stderr == ""
-    text = result.stdout
+    text = demo.stdout
     for operation, sent in [
         ("create_subscriber_token", "Basic"),
         ("refresh_subscriber_token", "Basic"),
@@ -49,13 +65,59 @@ def test_the_demo_shows_the_five_kinds():
     assert not re.search(r"eyJ|PT[0-9a-f]{20}|c2c_[0-9a-f]", text)
 
 
-def test_the_demo_says_that_it_leaves_a_real_space_alone():
-    """Whoever has settings for one must not fear for it."""
-    result = run("demo", SIGNALWIRE_SPACE="acme", SIGNALWIRE_API_TOKEN="PThush")
-    assert result.exit_code == 0
-    assert "no real space is touched" in result.stderr
-    assert "hush" not in result.output
-    assert "127.0.0.1" in result.stdout
+def test_the_demo_s_session_rides_through_what_goes_wrong(demo):
+    """A burst of 503 and a lost answer, told as plain lines where there is no terminal, and a summary."""
+    told = re.findall(r"^ +[0-9.]+ s  ([a-z]+): generation", demo.stdout, re.MULTILINE)
+    assert told[:6] == ["rotated", "degraded", "reissued", "recovered", "degraded", "reissued"]
+    assert told[-1] == "closed"
+    assert "\x1b" not in demo.stdout
+    summary = r"([0-9]+) rotations with ([0-9]+) requests; longest moment without a live token: 0 s\n"
+    rotations, requests = map(int, re.search(summary, demo.stdout).groups())
+    assert 4 <= rotations < requests
+
+
+async def test_a_session_without_a_live_token_for_a_while_is_found_out():
+    """The demo can fail: the service stays away until the token is dead."""
+    console = Console(file=io.StringIO(), force_terminal=False)
+    held = await hold(console, seconds=13, burst=6)
+    assert held.longest_gap > 1
+    assert "longest moment without a live token: 0 s" not in console.file.getvalue()
+
+
+async def test_on_a_terminal_the_session_is_drawn_as_it_stands():
+    """Its state, its runway, its generation, the next refresh and the last error."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    await hold(console, seconds=0.3)
+    drawn = console.file.getvalue()
+    for word in ("fresh", "runway", "━", "generation", "next refresh  in", "last error"):
+        assert word in drawn
+
+
+async def test_a_session_with_nothing_planned_is_drawn_too(client):
+    """Before it is open."""
+    console = Console(file=io.StringIO(), width=100)
+    console.print(Teller(console, SubscriberSession(client, "alice")).view())
+    assert re.search("next refresh +none", console.file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("went_well", "status", "said"), [(True, 0, ""), (False, 1, "Error: there was a moment without a live token\n")]
+)
+def test_how_the_demo_went_is_its_exit_status(monkeypatch, went_well, status, said):
+    """Said in one line where it did not go well."""
+
+    async def run_demo():
+        return went_well
+
+    monkeypatch.setattr("signalwire_tokens.cli.run_demo", run_demo)
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (status, said)
+
+
+async def test_the_demo_runs_in_process(capsys):
+    """And tells that all was well."""
+    assert await run_demo()
+    assert "0 s" in capsys.readouterr().out
 
 
 def test_a_token_of_unknown_kind_is_described_too(emulator):

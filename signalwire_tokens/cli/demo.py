@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,15 +10,25 @@ from rich.console import Console
 from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.models import Token, TokenPair
 
+from .hold import hold
+
 if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = ["run_demo"]
 
 
-async def run_demo(console: Console | None = None) -> None:
+async def run_demo() -> bool:
+    """Show each kind of token, then a session that is held; tell whether it had a live token all the time."""
+    logging.getLogger("signalwire_tokens").addHandler(logging.NullHandler())  # what it would log is shown as it happens
+    console = Console(highlight=False, soft_wrap=True)
+    await show_kinds(console)
+    held = await hold(console)
+    return held.longest_gap == 0 and held.rotations > 0
+
+
+async def show_kinds(console: Console) -> None:
     """Issue a token of each kind on an emulator, and show them."""
-    console = Console(highlight=False, soft_wrap=True) if console is None else console
     async with Emulator() as emulator, emulator.client() as client:
         console.print(f"An emulator of SignalWire's token service runs at {emulator.space} until this ends.")
 
