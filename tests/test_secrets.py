@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import signalwire_tokens
-from signalwire_tokens import InvalidRequest, SignalWireTokenError, TokenClient
+from signalwire_tokens import InvalidRequest, SignalWireTokenError, SubscriberSession, TokenClient
 from signalwire_tokens.emulator import (
     EMPTY,
     HTML,
@@ -288,6 +288,30 @@ async def test_a_cancelled_call_shows_no_secret(emulator, everything, steps):
         except asyncio.CancelledError as error:
             everything.append(frames_shown(error))
     assert_silent(everything)
+
+
+@pytest.mark.parametrize("fault", [Status(401), Status(422), Status(503), Reset(applied=True), HTML], ids=repr)
+async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everything, fault):
+    """In its repr, its events, its errors and their frames, and in what it logs."""
+    async with Emulator(clock=clock) as emulator:
+        emulator._service.api_token = API_TOKEN
+        async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock) as client:
+            session = SubscriberSession(client, "alice", password=PASSWORD, extra={"pin": EXTRA})
+            everything += [repr(session), repr(session._first), repr(session._shape)]
+            session.subscribe(lambda event: everything.append(repr(event)))
+            async with session:
+                secrets = [session.pair.token.value, session.pair.refresh_token.value]
+                emulator.fail(fault, times=None)
+                call = asyncio.create_task(session.refresh())
+                await asyncio.wait([call])
+                everything.append(frames_shown(call.exception()))
+                clock.suspend(9 * 3600)
+                call = asyncio.create_task(session.token())
+                await clock.advance(20)
+                everything.append(frames_shown(call.exception()))
+                everything += [repr(session), repr(session.pair), repr(session.last_error)]
+            emulator.heal()
+    assert_silent(everything, *secrets)
 
 
 async def test_a_slow_answer_that_is_given_up_shows_no_secret(emulator, everything):

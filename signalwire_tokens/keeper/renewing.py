@@ -200,12 +200,14 @@ class Renewing(ABC):
         outcome = outcome_of(flight)
         self._flight, self._tried = None, self._now()
         self._draw = random.random()  # noqa: S311 - as above
-        if isinstance(outcome, Renewed):
-            self._rotate(outcome, step)
-        else:
-            self._note_failure(outcome, step)
-        self._plan()
-        self._notify()
+        try:
+            if isinstance(outcome, Renewed):
+                self._rotate(outcome, step)
+            else:
+                self._note_failure(outcome, step)
+        finally:
+            self._plan()
+            self._notify()
 
     def _rotate(self, renewed: Renewed, step: Present | Reissue) -> None:
         """Publish a new pair."""
