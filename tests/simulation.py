@@ -192,8 +192,11 @@ class World:
         if dead > 0:
             self.dead += dead
             slept = self.woke > session._due  # and notices within half a minute, or when it is asked
-            if not (slept or session in self.recovering or self.is_excused(session)):
+            # Where an outage ends less than the floor before the token does, the next attempt comes that much too late:
+            # whoever asks then is kept waiting for it, and not refused.
+            if dead > POLICY.floor and not (slept or session in self.recovering or self.is_excused(session)):
                 self.dead_within += dead
+                self.broken.append(f"{self.clock.now():.0f} s: {dead:.3f} s without a live token")
         self.recovering.discard(session)
         self.settle(session)
         if self.outage is not None:

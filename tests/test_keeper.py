@@ -717,6 +717,8 @@ async def test_a_session_belongs_to_one_event_loop():
                     await call
 
         await asyncio.to_thread(asyncio.run, elsewhere())
+        with pytest.raises(SessionError, match="event loop"):
+            await asyncio.to_thread(session.invalidate, session.pair.token)
 
 
 async def test_a_session_belongs_to_one_process(clock):

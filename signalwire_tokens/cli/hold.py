@@ -110,7 +110,7 @@ class Teller:
         self._console = console
         self._session = session
         self._start = time.monotonic()
-        self.degraded = asyncio.Event()
+        self.degraded: asyncio.Event = asyncio.Event()
         session.subscribe(self.tell)
 
     def say(self, text: str) -> None:

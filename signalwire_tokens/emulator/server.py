@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
+    from signalwire_tokens.clock import Alarm
+
 __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
@@ -57,12 +59,18 @@ class ServiceClock:
     def __init__(self, base: Clock) -> None:
         self._base = base
         self._ahead = 0.0
-        self.sleep = base.sleep
-        self.call_later = base.call_later
 
     def now(self) -> float:
         """Return seconds since some moment; to have advanced is to have been suspended."""
         return self._base.now() + self._ahead
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
+        """Call back as the other clock does."""
+        return self._base.call_later(seconds, callback)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep as the other clock does."""
+        await self._base.sleep(seconds)
 
     def wall(self) -> float:
         """Return seconds since the epoch."""

@@ -226,7 +226,7 @@ class Keeper(Renewing):
             raise SessionError(
                 f"session {self._label} belongs to the process that opened it: open another after a fork"
             )
-        if timer.loop is not asyncio.get_running_loop():
+        if timer.loop is not running_loop():
             raise SessionError(f"session {self._label} belongs to the event loop that it was opened on")
 
     def _check(self) -> Timer:
@@ -267,8 +267,8 @@ class Keeper(Renewing):
         """Wait for the next renewal, for so many seconds of running time, as long as there is hope."""
         turn = Turn()
         alarm = self._clock.call_later(seconds, turn.end)
-        self._hasten(timer)
         try:
+            self._hasten(timer)
             while not (satisfied() or turn.over):
                 self._check()
                 if self._is_hopeless(seconds):
@@ -312,3 +312,11 @@ class Keeper(Renewing):
                 for task in tasks if end else ():
                     task.cancel()
                 await asyncio.wait(tasks, timeout=LAST_WORD)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Find the event loop that is running here, if one is."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -97,7 +97,8 @@ class Renewing(ABC):
         self._failure: Failure | None = None
         self._failures = self._replays = 0
         self._tried = self._not_before = self._forced = NEVER
-        self._wanted = self.wakes_at = math.inf
+        self._wanted = math.inf
+        self.wakes_at: float = math.inf
         self._flight: asyncio.Task[Outcome] | None = None
         self._timer: Timer | None = None
         self._closing = self._closed = self._dead = False
@@ -295,7 +296,7 @@ class Turn:
 
     def __init__(self) -> None:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.over = False
+        self.over: bool = False
 
     def end(self) -> None:
         """Wait no longer."""
