@@ -84,6 +84,17 @@ async def test_a_session_without_a_live_token_for_a_while_is_found_out():
     assert "longest moment without a live token: 0 s" not in console.file.getvalue()
 
 
+async def test_a_demo_that_is_cancelled_leaves_nothing_behind():
+    """As Ctrl-C does; the fixture looks for tasks and connections."""
+    console = Console(file=io.StringIO())
+    holding = asyncio.create_task(hold(console))
+    await asyncio.sleep(0.2)
+    holding.cancel()
+    await asyncio.wait([holding])
+    assert holding.cancelled()
+    assert "503" not in console.file.getvalue()
+
+
 async def test_on_a_terminal_the_session_is_drawn_as_it_stands():
     """Its state, its runway, its generation, the next refresh and the last error."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from rich.live import Live
@@ -52,12 +52,10 @@ async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -
             f"\n[bold]A session[/] whose tokens live {LIFE.total_seconds():g} s keeps one alive for {seconds:g} s."
         )
         teller = Teller(console, session)
-        faults = asyncio.create_task(go_wrong(emulator, teller, burst))
+        stack.push_async_callback(end, asyncio.create_task(go_wrong(emulator, teller, burst)))
         live = Live(console=console, get_renderable=teller.view, refresh_per_second=FRAMES, transient=True)
         with live if console.is_terminal else nullcontext():
             longest_gap = await watch(emulator, session, time.monotonic() + seconds)
-        faults.cancel()
-        await asyncio.wait([faults])
         held = Held(rotations=session.generation - 1, requests=len(emulator.journal), longest_gap=longest_gap)
     console.print(
         f"{held.rotations} rotations with {held.requests} requests; "
@@ -69,19 +67,26 @@ async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -
 async def watch(emulator: Emulator, session: SubscriberSession, until: float) -> float:
     """Ask for the token again and again, show each to the service, and return the longest time without a good one."""
     longest, good, asking = 0.0, time.monotonic(), ask(session)
-    while (now := time.monotonic()) < until:
-        is_good = emulator.accepts(session.pair.token)
-        if asking.done():
-            is_good = is_good and asking.exception() is None and emulator.accepts(asking.result())
-            asking = ask(session)
-        if is_good:
-            good = now
-        else:
-            longest = max(longest, now - good)
-        await asyncio.sleep(GLANCE)
-    asking.cancel()
-    await asyncio.wait([asking])
+    try:
+        while (now := time.monotonic()) < until:
+            is_good = emulator.accepts(session.pair.token)
+            if asking.done():
+                is_good = is_good and asking.exception() is None and emulator.accepts(asking.result())
+                asking = ask(session)
+            if is_good:
+                good = now
+            else:
+                longest = max(longest, now - good)
+            await asyncio.sleep(GLANCE)
+    finally:
+        await end(asking)
     return longest
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """End a task, whatever it is at."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def ask(session: SubscriberSession) -> asyncio.Task[str]:
