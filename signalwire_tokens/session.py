@@ -183,10 +183,14 @@ class SubscriberSession(Keeper):
 
     @property
     def _quiet_until(self) -> float:
-        return self._client.quiet_until
+        return self._client.quiet_until + self._apart()
 
     def _keep_quiet(self, until: float) -> None:
-        self._client.quiet_until = max(self._client.quiet_until, until)
+        self._client.quiet_until = max(self._client.quiet_until, until - self._apart())
+
+    def _apart(self) -> float:
+        """Tell how far the session's clock is ahead of the client's, if that is another."""
+        return 0.0 if self._clock is self._client.clock else self._now() - self._client.clock.now()
 
     def _begin(self) -> None:
         """Take up a pair from elsewhere: how long it has lived, only the wall clock can tell."""

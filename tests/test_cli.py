@@ -125,6 +125,17 @@ def test_how_the_demo_went_is_its_exit_status(monkeypatch, went_well, status, sa
     assert (result.exit_code, result.stderr) == (status, said)
 
 
+def test_a_demo_that_cannot_write_says_so(monkeypatch):
+    """Its disk is full, or whoever read it has gone."""
+
+    async def run_demo():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("signalwire_tokens.cli.run_demo", run_demo)
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (1, "Error: the demo broke off: No space left on device\n")
+
+
 async def test_the_demo_runs_in_process(capsys):
     """And tells that all was well."""
     assert await run_demo()

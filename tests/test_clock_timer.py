@@ -174,3 +174,31 @@ async def test_after_a_fork_there_is_another_timer(clock, timer):
     """The child's event loop may have its parent's id."""
     timer.process += 1
     assert timer_of(clock) is not timer
+
+
+async def test_deadlines_that_do_not_stand_are_cleared_away(clock, timer):
+    """A program that opens a session for each request leaves none behind."""
+    standing = Sleeper()
+    timer.set(standing, 10)
+    for _ in range(5000):
+        sleeper = Sleeper()
+        timer.set(sleeper, 5000)
+        timer.unset(sleeper)
+    for _ in range(5000):
+        timer.set(standing, 20)
+    assert len(timer._heap) < 300
+    await clock.advance(30)
+    assert standing.woken == [20]
+
+
+async def test_one_that_raises_on_a_leap_harms_nobody(clock, timer, caplog):
+    """The others are told, and the timer goes on."""
+    broken, fine = Sleeper("broken"), Sleeper()
+    broken.note_leap = lambda *_: 1 / 0
+    timer.set(broken, 5000)
+    timer.set(fine, 5001)
+    clock.set_wall(clock.wall() + 86400)
+    await clock.advance(6000)
+    assert "could not be told" in caplog.text
+    assert len(fine.leaps) == 1
+    assert (broken.woken, fine.woken) == ([5000], [5001])

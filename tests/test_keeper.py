@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +23,7 @@ from signalwire_tokens.keeper.renewing import Turn
 from signalwire_tokens.policy import Spent
 
 HOUR = 3600.0
+PLACE = ContextVar("PLACE", default="nowhere")
 
 
 async def settle():
@@ -477,6 +479,18 @@ async def test_a_jump_of_the_wall_clock_neither_kills_nor_keeps_a_token(clock):
         assert session.generation == 2
 
 
+async def test_a_leap_of_the_wall_clock_during_a_renewal_is_not_missed(clock):
+    """Nobody knows how old the pair is that it brings."""
+    async with Scripted(clock, None, 40) as session, Scripted(clock):
+        refresh = asyncio.create_task(session.refresh())
+        await settle()
+        clock.set_wall(clock.wall() + 3 * HOUR)
+        await clock.advance(41)
+        await refresh
+        await clock.advance(60)
+        assert (session.generation, session.state) == (3, SessionState.FRESH)
+
+
 async def test_a_small_step_of_the_wall_clock_means_nothing(clock):
     """A minute may be an NTP daemon's."""
     async with Scripted(clock) as session:
@@ -617,6 +631,21 @@ async def test_closing_does_not_wait_for_ever(clock):
     assert await refresh is session.pair
 
 
+async def test_a_renewal_sees_nothing_of_whoever_asked_for_it(clock):
+    """It outlives them, and their context is not its own."""
+    seen = []
+
+    class Seeing(Scripted):
+        async def _renew(self, step):
+            seen.append(PLACE.get())
+            return await super()._renew(step)
+
+    PLACE.set("a request")
+    async with Seeing(clock) as session:
+        await session.refresh()
+    assert seen == ["nowhere", "nowhere"]
+
+
 async def test_closing_that_is_cancelled_has_closed_all_the_same(clock):
     """Whoever waited for it is let go."""
     landed = asyncio.Event()
@@ -654,6 +683,16 @@ async def test_a_start_that_cannot_succeed_raises_the_reason_itself(clock, failu
         await session.start()
     assert caught.value is failure.error
     assert len(session.attempts) == 1
+
+
+async def test_a_start_that_takes_long_keeps_what_it_brings(clock):
+    """Its patience is over, but the request under way may not be cancelled, and brings a pair."""
+    session = Scripted(clock, 12)
+    starting = asyncio.create_task(session.start())
+    await clock.advance(12)
+    await starting
+    assert session.state is SessionState.FRESH
+    await session.aclose()
 
 
 async def test_a_start_that_stumbles_goes_on(clock):

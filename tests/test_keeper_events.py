@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 from keepers import LIFE, NOT_SENT, SPENT, Scripted
 
-from signalwire_tokens import SessionState
+from signalwire_tokens import RefreshPolicy, SessionState
 
 PLACE = ContextVar("PLACE", default="nowhere")
 
@@ -158,3 +158,76 @@ async def test_one_is_told_in_the_context_in_which_it_subscribed(clock):
         PLACE.set("elsewhere")
         await session.refresh()
     assert seen == ["here", "here"]
+
+
+async def hang(_):
+    await asyncio.Event().wait()
+
+
+def listeners():
+    return [task for task in asyncio.all_tasks() if task.get_name() == "signalwire-tokens: tell a subscriber"]
+
+
+async def test_one_that_hangs_after_it_unsubscribed_is_ended_too(clock):
+    """With the session."""
+
+    async def leave(event):
+        unsubscribe()
+        await hang(event)
+
+    session = Scripted(clock)
+    unsubscribe = session.subscribe(leave)
+    async with session:
+        await settle()
+        assert len(listeners()) == 1
+    assert listeners() == []
+
+
+async def test_closing_that_is_cancelled_ends_those_who_hang(clock):
+    """At once: nobody waits for them any more."""
+    landed = asyncio.Event()
+    session = Scripted(clock, None, landed)
+    session.subscribe(hang)
+    await session.start()
+    refresh = asyncio.create_task(session.refresh())
+    await settle()
+    closing = asyncio.create_task(session.aclose())
+    await settle()
+    closing.cancel()
+    await asyncio.wait([closing])
+    landed.set()
+    await refresh
+    await settle()
+    assert listeners() == []
+
+
+async def test_nothing_is_told_after_the_end(clock):
+    """A renewal that lands later is nobody's business."""
+    told, landed = [], asyncio.Event()
+    session = Scripted(clock, None, landed, policy=RefreshPolicy(drain=0.01))
+    session.subscribe(lambda event: told.append(event.kind))
+    await session.start()
+    refresh = asyncio.create_task(session.refresh())
+    await settle()
+    await session.aclose()
+    landed.set()
+    await refresh
+    await settle()
+    assert told == ["started", "closed"]
+
+
+async def test_one_that_ends_in_a_cancelled_error_of_its_own_is_told_on(clock, caplog):
+    """It awaited something that was cancelled; nobody cancelled it."""
+    told = []
+
+    async def stumble(event):
+        told.append(event.kind)
+        raise asyncio.CancelledError
+
+    async with Scripted(clock) as session:
+        session.subscribe(stumble)
+        await session.refresh()
+        await session.refresh()
+        await settle()
+    assert told == ["rotated", "rotated", "closed"]
+    assert "cancelled from within" in caplog.text

@@ -28,7 +28,7 @@ from signalwire_tokens import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from signalwire_tokens.clock import SYSTEM
+from signalwire_tokens.clock import SYSTEM, VirtualClock
 from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Redirect, Reset, Rotation, Status, Truncate
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Spent, Throttled
@@ -306,6 +306,28 @@ async def test_a_quiet_that_one_session_was_asked_for_holds_for_all_of_its_clien
         assert operations(emulator) == [ISSUE, ISSUE, REFRESH, REFRESH]
         await clock.advance(150)
         assert bob.generation == 2
+
+
+async def test_a_quiet_is_told_between_sessions_of_different_clocks(emulator, clock, client):
+    """Each reckons it by its own."""
+    other = VirtualClock()
+    await other.advance(1_000_000)
+    async with SubscriberSession(client, "alice") as alice, SubscriberSession(client, "bob", clock=other) as bob:
+        for first, second in ((alice, bob), (bob, alice)):
+            emulator.fail(Status(429, retry_after=5900))
+            with pytest.raises(TokenUnavailable):
+                await first.refresh()
+            assert second._quiet_until - second._now() == pytest.approx(5900)
+            client.quiet_until = 0.0
+
+
+async def test_a_dead_pair_from_elsewhere_with_wrong_credentials_raises_what_the_service_said(emulator, clock, client):
+    """Somebody has to mend them, and trying again does not help."""
+    pair = await client.create_subscriber_token("alice")
+    await clock.advance(LIFE + 100)
+    emulator.rotate_api_token()
+    with pytest.raises(Unauthorized):
+        await SubscriberSession.from_pair(client, pair).start()
 
 
 async def test_an_invitation_is_made_in_the_subscriber_s_name(emulator, session):

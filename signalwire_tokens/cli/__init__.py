@@ -31,7 +31,11 @@ def demo() -> None:
     """
     if any(name.startswith("SIGNALWIRE_") for name in os.environ):
         click.echo("SIGNALWIRE_* is set, but this demo uses its own emulator: no real space is touched.", err=True)
-    if not asyncio.run(run_demo()):
+    try:
+        went_well = asyncio.run(run_demo())
+    except OSError as error:
+        raise click.ClickException(f"the demo broke off: {error.strerror}") from None
+    if not went_well:
         raise click.ClickException("there was a moment without a live token")
 
 

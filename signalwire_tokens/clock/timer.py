@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import os
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary, ref
 
@@ -18,6 +18,7 @@ __all__ = ["Sleeper", "Timer", "timer_of"]
 # An alarm does not count the time in which the machine was suspended: it must not be far off when that ends.
 LONGEST_SLICE = 30.0
 AT_ONCE = -math.inf
+MOST_FALLEN = 100
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
@@ -45,6 +46,7 @@ class Timer:
         self.process: int = os.getpid()
         self._heap: list[tuple[float, int, ref[Sleeper]]] = []
         self._order = 0
+        self._fallen = 0  # about how many of those do not stand any more
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
         self._wall_ahead = clock.wall() - clock.now()
@@ -52,6 +54,7 @@ class Timer:
 
     def set(self, sleeper: Sleeper, at: float) -> None:
         """Wake a sleeper at a time, and not when it was told before."""
+        self._leave_behind(sleeper)
         sleeper.wakes_at = at
         self._order += 1
         heappush(self._heap, (at, self._order, ref(sleeper)))
@@ -61,9 +64,20 @@ class Timer:
 
     def unset(self, sleeper: Sleeper) -> None:
         """Let a sleeper sleep."""
+        self._leave_behind(sleeper)
         sleeper.wakes_at = math.inf
         if self._heap and not stands(self._heap[0]):
             self._arm()
+
+    def _leave_behind(self, sleeper: Sleeper) -> None:
+        """Note that a deadline does not stand any more; clear the heap of them when they are the most of it."""
+        if sleeper.wakes_at < math.inf:
+            self._fallen += 1
+            if self._fallen > MOST_FALLEN and self._fallen > len(self._heap) / 2:
+                sleeper.wakes_at = math.inf
+                self._heap = [entry for entry in self._heap if stands(entry)]
+                heapify(self._heap)
+                self._fallen = 0
 
     def look(self, now: float) -> None:
         """Ring as soon as may be if a deadline has passed, as it has after the machine was suspended."""
@@ -123,7 +137,10 @@ class Timer:
         if gained > 1:
             for entry in list(self._heap):
                 if stands(entry) and (sleeper := entry[2]()) is not None:
-                    sleeper.note_leap(gained, now)
+                    try:
+                        sleeper.note_leap(gained, now)
+                    except Exception:
+                        logger.exception("%r could not be told of a leap of the wall clock", sleeper)
 
 
 def stands(entry: tuple[float, int, ref[Sleeper]]) -> bool:

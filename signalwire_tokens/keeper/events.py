@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import deque
@@ -15,8 +16,6 @@ from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.models import TokenPair
 
 if TYPE_CHECKING:
-    import asyncio
-
     from signalwire_tokens.clock import Timer
 
 __all__ = ["Callback", "EventKind", "Listener", "SessionEvent"]
@@ -42,25 +41,34 @@ Callback: TypeAlias = Callable[[SessionEvent], object]
 class Listener:
     """One who subscribed: told of events in order, one at a time, in a task apart, so that they can harm nobody."""
 
-    __slots__ = ("_callback", "_context", "_events", "task")
+    __slots__ = ("_callback", "_context", "_events", "_forgotten", "task")
 
     def __init__(self, callback: Callback) -> None:
         self._callback = callback
         self._context = copy_context()
         self._events: deque[SessionEvent] = deque()
+        self._forgotten = False
         self.task: asyncio.Task[None] | None = None
 
     def tell(self, event: SessionEvent, timer: Timer) -> None:
         """Let the listener know, soon."""
+        if self._forgotten:
+            return
         self._events.append(event)
-        if self.task is None or self.task.done():
+        if not self.is_busy:
             name = "signalwire-tokens: tell a subscriber"
             self.task = timer.loop.create_task(self._listen(), name=name, context=self._context)
             timer.hold(self.task)
 
     def forget(self) -> None:
         """Tell nothing more."""
+        self._forgotten = True
         self._events.clear()
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether the listener is being told something."""
+        return self.task is not None and not self.task.done()
 
     async def _listen(self) -> None:
         while self._events:
@@ -71,3 +79,7 @@ class Listener:
                     await result
             except Exception:
                 logger.exception("a subscriber failed on %r", event.kind)
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                logger.error("a subscriber was cancelled from within on %r", event.kind)  # noqa: TRY400 - no traceback

@@ -112,8 +112,8 @@ class Keeper(Renewing):
         self._listeners = (*self._listeners, listener)
 
         def unsubscribe() -> None:
-            self._listeners = tuple(one for one in self._listeners if one is not listener)
             listener.forget()
+            self._listeners = tuple(one for one in self._listeners if one is not listener or one.is_busy)
 
         return unsubscribe
 
@@ -130,7 +130,7 @@ class Keeper(Renewing):
             await self._changed()
         if self._generation == generation:
             self._check()
-            raise TokenUnavailable(f"session {self._label} could not be renewed now") from self.last_error
+            raise self._unavailable("could not be renewed now") from self.last_error
         return self.pair
 
     def invalidate(self, token: str | Token) -> None:
@@ -157,12 +157,7 @@ class Keeper(Renewing):
         try:
             self._begin()
             self._plan()
-            await self._live_token(None)
-        except (TokenUnavailable, SessionExpired):
-            await self.aclose()
-            if self._generation == 0 and isinstance(self._failure, Spent | Misconfigured):
-                raise self._failure.error from None
-            raise
+            await self._first_token()
         except BaseException:
             await self.aclose()
             raise
@@ -183,11 +178,14 @@ class Keeper(Renewing):
         self._timer.unset(self)
         self._notify()
         try:
-            if self._flight is not None:
-                await asyncio.wait([self._flight], timeout=self._policy.drain)
+            await self._drain()
+        except asyncio.CancelledError:
+            for task in self._told():
+                task.cancel()
+            raise
         finally:
-            self._closed = True
             self._tell("closed")
+            self._closed = True
             self._notify()
         await self._dismiss()
 
@@ -241,6 +239,19 @@ class Keeper(Renewing):
             raise SessionExpired(message) from self.last_error
         return self._timer
 
+    async def _first_token(self) -> None:
+        """Wait for a live token; a fault that will not pass is raised as it is."""
+        try:
+            await self._live_token(None)
+        except (TokenUnavailable, SessionExpired):
+            await self._drain()  # what is still under way may bring the pair
+            if self._left() > 0:
+                return
+            unused = self._generation == 0 and isinstance(self._failure, Spent)
+            if self._failure is not None and (unused or isinstance(self._failure, Misconfigured)):
+                raise self._failure.error from None
+            raise
+
     async def _live_token(self, min_ttl: float | None) -> str:
         """Return a live token, after a renewal where that is called for."""
         timer = self._check()
@@ -257,11 +268,11 @@ class Keeper(Renewing):
         self._check()
         if self._left() > 0:
             return self._value
+        raise self._unavailable("has no live token at this moment") from self.last_error
+
+    def _unavailable(self, what: str) -> TokenUnavailable:
         pause = max(0.0, self.wakes_at - self._now())
-        raise TokenUnavailable(
-            f"session {self._label} has no live token at this moment",
-            retry_after=pause if pause < math.inf else None,
-        ) from self.last_error
+        return TokenUnavailable(f"session {self._label} {what}", retry_after=pause if pause < math.inf else None)
 
     async def _wait(self, seconds: float, timer: Timer, satisfied: Callable[[], bool]) -> None:
         """Wait for the next renewal, for so many seconds of running time, as long as there is hope."""
@@ -303,9 +314,19 @@ class Keeper(Renewing):
             self._plan()
         timer.look(self._now())
 
+    async def _drain(self) -> None:
+        """Wait for the renewal under way, within bounds."""
+        if self._flight is not None:
+            await asyncio.wait([self._flight], timeout=self._policy.drain)
+
+    def _told(self) -> set[asyncio.Task[None]]:
+        """Find the tasks in which subscribers are being told, but for one that asks."""
+        current = asyncio.current_task()
+        return {one.task for one in self._listeners if one.task is not None and one.task is not current}
+
     async def _dismiss(self) -> None:
         """Let subscribers finish, and end those who do not."""
-        tasks = {one.task for one in self._listeners if one.task is not None} - {asyncio.current_task()}
+        tasks = self._told()
         for end in (False, True):
             tasks = {task for task in tasks if not task.done()}
             if tasks:

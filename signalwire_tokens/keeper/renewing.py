@@ -193,11 +193,11 @@ class Renewing(ABC):
             self._renew(step), name=f"signalwire-tokens: renew {self._label}", context=Context()
         )
         timer.hold(self._flight)
-        self._flight.add_done_callback(partial(self._land, step))
+        self._flight.add_done_callback(partial(self._land, step, self._wall_ahead()))
         return self._flight
 
-    def _land(self, step: Present | Reissue, flight: asyncio.Task[Outcome]) -> None:
-        """Take in what came of a renewal."""
+    def _land(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Outcome]) -> None:
+        """Take in what came of a renewal; a leap of the wall clock in the meantime was told to those at rest only."""
         outcome = outcome_of(flight)
         self._flight, self._tried = None, self._now()
         self._draw = random.random()  # noqa: S311 - as above
@@ -207,8 +207,12 @@ class Renewing(ABC):
             else:
                 self._note_failure(outcome, step)
         finally:
+            self.note_leap(self._wall_ahead() - wall_ahead, self._now())
             self._plan()
             self._notify()
+
+    def _wall_ahead(self) -> float:
+        return self._clock.wall() - self._now()
 
     def _rotate(self, renewed: Renewed, step: Present | Reissue) -> None:
         """Publish a new pair."""
@@ -253,7 +257,8 @@ class Renewing(ABC):
                 self._keep_quiet(self._tried + error.retry_after)
             case _:
                 pass
-        logger.warning("session %s generation %d: %s", self._label, self._generation, failure.error)
+        level = logging.WARNING if self._failures == 1 else logging.INFO  # one line an outage, not one an attempt
+        logger.log(level, "session %s generation %d: %s", self._label, self._generation, failure.error)
         if self._failures == 1 and self._generation > 0:
             self._tell("degraded")
 
@@ -283,7 +288,7 @@ class Renewing(ABC):
 
     def _tell(self, kind: EventKind) -> None:
         """Tell those who subscribed."""
-        if self._timer is not None and self._listeners:
+        if self._timer is not None and self._listeners and (kind == "closed" or not self._closed):
             event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=self.last_error)
             for listener in self._listeners:
                 listener.tell(event, self._timer)
