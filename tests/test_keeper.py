@@ -231,6 +231,28 @@ async def test_wrong_settings_are_told_at_once_when_there_is_no_token(clock):
         assert session.state is SessionState.FRESH
 
 
+async def test_wrong_settings_that_were_mended_in_a_suspended_night_are_tried_at_once(clock):
+    """The next try is long overdue, and its outcome worth waiting for."""
+    async with Scripted(clock, None, MISCONFIGURED) as session:
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        clock.suspend(9 * HOUR)
+        assert await session.token() == session.pair.token.value
+
+
+async def test_whoever_asks_again_and_again_lets_others_have_their_turn(clock):
+    """Though each call raises at once."""
+    turns = []
+    async with Scripted(clock, None, throttled(600)) as session:
+        clock.suspend(9 * HOUR)
+        asyncio.get_running_loop().call_soon(turns.append, "first")
+        for _ in range(3):
+            with pytest.raises(TokenUnavailable):
+                await session.token()
+            asyncio.get_running_loop().call_soon(turns.append, "next")
+        assert turns == ["first", "next", "next"]
+
+
 async def test_wrong_settings_are_looked_at_slowly_while_the_token_lives(clock):
     """Every five to ten minutes, as long as that leaves more tries before the end."""
     async with Scripted(clock, None, MISCONFIGURED) as session:
@@ -288,12 +310,16 @@ async def test_without_any_way_the_token_is_served_to_its_end(clock):
 
 
 async def test_a_dead_session_was_given_up_by_whoever_came_first(clock):
-    """A caller need not wait for the timer."""
+    """A caller need not wait for the timer, and the end is told once."""
+    told = []
     async with Scripted(clock, None, SPENT, reissues=False) as session:
+        session.subscribe(lambda event: told.append(event.kind))
         await clock.advance(0.9 * LIFE)
         clock.suspend(HOUR)
         with pytest.raises(SessionExpired):
             await session.token()
+        await clock.advance(60)
+    assert told == ["degraded", "dead", "closed"]
 
 
 async def test_a_refused_reissue_is_the_end_of_that_way(clock):

@@ -268,6 +268,7 @@ class Keeper(Renewing):
         self._check()
         if self._left() > 0:
             return self._value
+        await asyncio.sleep(0)  # whoever asks again and again must not keep the renewal from its turn
         raise self._unavailable("has no live token at this moment") from self.last_error
 
     def _unavailable(self, what: str) -> TokenUnavailable:
@@ -303,9 +304,10 @@ class Keeper(Renewing):
         """Tell whether waiting so long cannot help."""
         if self._flight is not None:
             return False
+        pause = self.wakes_at - self._now()
         if isinstance(self._failure, Misconfigured) and self._left() <= 0:
-            return True  # somebody has to mend the settings first
-        return self.wakes_at > self._now() + seconds
+            return pause > 0  # somebody has to mend the settings first
+        return pause > seconds
 
     def _hasten(self, timer: Timer) -> None:
         """Bring the next attempt forward, since somebody waits for it."""

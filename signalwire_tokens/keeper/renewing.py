@@ -264,6 +264,8 @@ class Renewing(ABC):
 
     def _die(self) -> None:
         """Give up for good."""
+        if self._timer is not None:
+            self._timer.unset(self)
         self._dead, self._fresh_until = True, NEVER
         logger.error("session %s generation %d: no way left to renew", self._label, self._generation)
         self._tell("dead")
