@@ -142,7 +142,7 @@ class Renewing(ABC):
             timer.set(self, step.at)  # the service has asked for quiet in the meantime
             return None
         if isinstance(step, Expire):
-            self._die()
+            self._die(timer)
             return None
         return self._depart(step, timer)
 
@@ -181,7 +181,7 @@ class Renewing(ABC):
             return
         step = self._policy.next_step(self._situation())
         if isinstance(step, Expire) and step.at <= self._now():
-            self._die()
+            self._die(self._timer)
         else:
             self._timer.set(self, step.at)
 
@@ -262,10 +262,9 @@ class Renewing(ABC):
         if self._failures == 1 and self._generation > 0:
             self._tell("degraded")
 
-    def _die(self) -> None:
+    def _die(self, timer: Timer) -> None:
         """Give up for good."""
-        if self._timer is not None:
-            self._timer.unset(self)
+        timer.unset(self)
         self._dead, self._fresh_until = True, NEVER
         logger.error("session %s generation %d: no way left to renew", self._label, self._generation)
         self._tell("dead")
