@@ -6,13 +6,14 @@ The package is a house of floors; every module imports only from floors below it
 1. `models`: the values handed out: `Token`, `TokenPair`, `Address`, `SubscriberInfo`
 2. `wire`: the service's operations as data, and what its answers mean; `policy`: when to renew, and how
 3. `clock`: time, as an argument, and the timer that wakes whoever has a deadline
-4. `client`: `TokenClient`, which sends what `wire` describes and decides nothing
+4. `client`: `TokenClient`, which sends what `wire` describes and decides nothing; `stores`: where pairs are kept, to
+   outlive a process and to be shared (`stores.redis` is imported by path)
 5. `keeper`: what keeps a credential alive, and does not know how it is renewed
 6. `session`: `SubscriberSession`, which renews through the project's credentials
 8. `emulator`: the service itself on loopback, imported by path
-9. `testing`: fixtures for pytest, imported by path; `cli`: the command `signalwire-tokens`
+9. `testing`: for the suites of users, imported by path; `cli`: the command `signalwire-tokens`
 
-(The floors between are where stores and fleets move in.)
+(The floors between are where fleets move in.)
 """
 
 from ._version import __version__
@@ -45,6 +46,7 @@ from .keeper import EventKind, SessionEvent
 from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
 from .policy import RefreshPolicy, SessionState
 from .session import SubscriberSession, TokenFields
+from .stores import MemoryStore, SqliteStore, TokenStore, new_sealing_key
 
 __all__ = [
     "Address",
@@ -57,6 +59,7 @@ __all__ = [
     "Forbidden",
     "InvalidRequest",
     "Lifetimes",
+    "MemoryStore",
     "NotFound",
     "Problem",
     "RateLimited",
@@ -69,6 +72,7 @@ __all__ = [
     "SessionExpired",
     "SessionState",
     "SignalWireTokenError",
+    "SqliteStore",
     "StoreError",
     "SubscriberInfo",
     "SubscriberSession",
@@ -78,6 +82,7 @@ __all__ = [
     "TokenClient",
     "TokenFields",
     "TokenPair",
+    "TokenStore",
     "TokenUnavailable",
     "TransportError",
     "Unauthorized",
@@ -85,4 +90,5 @@ __all__ = [
     "ValidationFailed",
     "__version__",
     "is_transient",
+    "new_sealing_key",
 ]

@@ -91,10 +91,11 @@ class Misconfigured(Answered):
 
 @attrs.frozen
 class Renewed:
-    """A new pair, and when it was asked for."""
+    """A new pair, when it was asked for, and whether the store has it, if there is one."""
 
     pair: TokenPair
     asked: float
+    saved: bool = True
 
 
 Failure: TypeAlias = NotSent | Ambiguous | Throttled | Spent | Misconfigured
@@ -222,6 +223,14 @@ class RefreshPolicy:
     """A wall clock that gains more than this on the session's clock makes the session due."""
     leap_spread: float = 60.0
     """Within this; scaled."""
+    lease: float = 20.0
+    """How long one process may take to renew a pair that is shared through a store; half of it is the request's."""
+    lease_share: float = 0.25
+    """But never longer than this share of the life."""
+    poll: float = 0.25
+    """How often the others look whether it has, or has died; at most a tenth of the lease."""
+    store_patience: float = 1.0
+    """How long a store gets for an answer; at most half of the lease."""
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(RefreshPolicy):
@@ -236,7 +245,15 @@ class RefreshPolicy:
         ):
             if getattr(self, low) > getattr(self, high):
                 raise ConfigurationError(f"{low} must not be more than {high}")
-        for name in ("due_to", "min_ttl_share", "floor_share", "backoff_share", "throttle_share", "forced_share"):
+        for name in (
+            "due_to",
+            "min_ttl_share",
+            "floor_share",
+            "backoff_share",
+            "throttle_share",
+            "forced_share",
+            "lease_share",
+        ):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"{name} must be a share, less than 1")
         if self.min_ttl_share > self.longest_ttl(1.0):
@@ -265,6 +282,22 @@ class RefreshPolicy:
     def forced_interval(self, life: float) -> float:
         """Say how far apart forced renewals are."""
         return min(self.forced_every, self._sound(life) * self.forced_share)
+
+    def lease_for(self, life: float) -> float:
+        """Say how long a pair is leased for its renewal."""
+        return min(self.lease, self._sound(life) * self.lease_share)
+
+    def poll_for(self, life: float) -> float:
+        """Say how long to wait before looking again whether another has renewed."""
+        return min(self.poll, self.lease_for(life) / 10)
+
+    def store_limit(self, life: float) -> float:
+        """Say how long a store gets for an answer."""
+        return min(self.store_patience, self.lease_for(life) / 2)
+
+    def store_pauses(self, life: float) -> tuple[float, float]:
+        """Say how long to wait before saving again what could not be saved: first, and at the longest."""
+        return self._pace(life) * self.backoff_from, self._pace(life) * self.backoff_to
 
     def state(self, situation: Situation, now: float) -> SessionState:
         """Say how a session stands whose token has come so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
@@ -21,7 +22,7 @@ from .errors import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from .keeper import Keeper
+from .keeper import Keeper, Share
 from .models import Secret, Token, TokenPair
 from .policy import (
     Ambiguous,
@@ -36,6 +37,7 @@ from .policy import (
     Spent,
     Throttled,
 )
+from .stores import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from .client import TokenClient
     from .clock import Clock
+    from .stores import TokenStore
 
 __all__ = ["SubscriberSession", "TokenFields"]
 
@@ -86,6 +89,8 @@ class SubscriberSession(Keeper):
     _lifetime: timedelta | None
     _shape: Mapping[str, Any]
     _first: Mapping[str, Any]
+    _client: TokenClient
+    _subject: str | TokenPair
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class SubscriberSession(Keeper):
         *,
         lifetime: timedelta | None = None,
         policy: RefreshPolicy | None = None,
+        store: TokenStore | None = None,
         reissue: bool = True,
         clock: Clock | None = None,
         **token_fields: Unpack[TokenFields],
@@ -119,10 +125,10 @@ class SubscriberSession(Keeper):
             life = lifetime
         elif "scope" in fields and "fingerprint" not in fields:
             life = min(life, client.lifetimes.unbound)
-        self._set_up(
-            client, reference, life=life, presents=lifetime is None, reissues=reissue, policy=policy, clock=clock
-        )
+        self._client, self._subject = client, reference
         self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
+        share = None if store is None else Share(store, self._key())
+        self._set_up(life=life, presents=lifetime is None, reissues=reissue, policy=policy, clock=clock, share=share)
 
     @classmethod
     def from_pair(
@@ -131,26 +137,24 @@ class SubscriberSession(Keeper):
         pair: TokenPair,
         *,
         policy: RefreshPolicy | None = None,
+        store: TokenStore | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Keep a pair alive that was issued elsewhere. It can be refreshed, but not issued anew."""
+        """Keep a pair alive that was issued elsewhere. It can be refreshed, but not issued anew.
+
+        In a `store`, its successors are kept under this very pair: begin with the same one after a restart.
+        """
         refuse_swapped(pair)
         life = pair.token.expires_at - pair.token.issued_at
         session = cls.__new__(cls)
-        session._set_up(  # noqa: SLF001 - in place of its constructor
-            client, pair, life=life, presents=True, reissues=False, policy=policy, clock=clock
-        )
+        session._client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
+        kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
+        share = None if store is None else Share(store, key_of(kept_as), brought=pair)
+        session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001
         return session
 
     def _set_up(
-        self,
-        client: TokenClient,
-        subject: str | TokenPair,
-        *,
-        life: timedelta,
-        policy: RefreshPolicy | None,
-        clock: Clock | None,
-        **ways: bool,
+        self, *, life: timedelta, policy: RefreshPolicy | None, clock: Clock | None, share: Share | None, **ways: bool
     ) -> None:
         policy = DEFAULT_POLICY if policy is None else policy
         if life.total_seconds() < policy.min_life:
@@ -158,9 +162,8 @@ class SubscriberSession(Keeper):
                 f"a token that lives {life.total_seconds():g} s is too short-lived to be kept alive: "
                 f"lower RefreshPolicy(min_life={policy.min_life:g}) if that is meant"
             )
-        self._client, self._subject = client, subject
-        clock = client.clock if clock is None else clock
-        super().__init__(policy=policy, clock=clock, life=life.total_seconds(), **ways)
+        clock = self._client.clock if clock is None else clock
+        super().__init__(policy=policy, clock=clock, life=life.total_seconds(), share=share, **ways)
 
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
         """Invite somebody to an address, in the subscriber's name; once more, with a new token, if this is refused."""
@@ -193,10 +196,13 @@ class SubscriberSession(Keeper):
         return 0.0 if self._clock is self._client.clock else self._now() - self._client.clock.now()
 
     def _begin(self) -> None:
-        """Take up a pair from elsewhere: how long it has lived, only the wall clock can tell."""
-        if isinstance(self._subject, TokenPair):
-            age = self._clock.wall() - self._subject.token.issued_at.timestamp()
-            self._adopt(self._subject, asked=self._now() - max(0.0, age))
+        """Take up a pair from elsewhere, unless a store may hold its successor."""
+        if isinstance(self._subject, TokenPair) and self._share is None:
+            self._adopt(self._subject, asked=self._brought_at(self._subject))
+
+    def _brought_at(self, pair: TokenPair) -> float:
+        """Say when a pair from elsewhere was asked for: that, only the wall clock can tell."""
+        return self._now() - max(0.0, self._clock.wall() - pair.token.issued_at.timestamp())
 
     def _issue(self) -> wire.Request[TokenPair]:
         return wire.create_subscriber_token(
@@ -207,19 +213,36 @@ class SubscriberSession(Keeper):
             **self._first,
         )
 
-    async def _renew(self, step: Present | Reissue) -> Outcome:
-        asked = self._now()
-        try:
-            request = (
-                wire.refresh_subscriber_token(self.pair.refresh_token) if isinstance(step, Present) else self._issue()
+    def _key(self) -> str:
+        """Name what this session's pair is for: whoever wants the same shares it."""
+        shape, lifetime = self._shape, self._lifetime
+        application, extra = shape.get("application_id"), shape.get("extra")
+        return key_of(
+            (
+                self._client.origin,
+                self._client.project_id,
+                cast("str", self._subject),
+                None if application is None else str(application).lower(),
+                shape.get("scope"),
+                shape.get("fingerprint"),
+                shape.get("region"),
+                None if lifetime is None else str(lifetime.total_seconds()),
+                None if extra is None else json.dumps(dict(extra.value), sort_keys=True),
             )
-            pair = await self._client.send(request, retries=0)
+        )
+
+    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
+        asked = self._now()
+        presented = None if isinstance(way, Reissue) else pair
+        try:
+            request = self._issue() if presented is None else wire.refresh_subscriber_token(presented.refresh_token)
+            answer = await self._client.send(request, retries=0, limit=limit)
         except SignalWireTokenError as error:
             return failure_of(error.with_traceback(None))
         self._first = NOTHING
-        if pair.subscriber_id is None and self._pair is not None:
-            pair = attrs.evolve(pair, subscriber_id=self._pair.subscriber_id)
-        return Renewed(pair, asked)
+        if answer.subscriber_id is None and pair is not None:
+            answer = attrs.evolve(answer, subscriber_id=pair.subscriber_id)
+        return Renewed(answer, asked)
 
 
 def failure_of(error: SignalWireTokenError) -> Failure:

@@ -8,6 +8,7 @@ import inspect
 
 import aiohttp
 import pytest
+from servers import RedisServer
 
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
@@ -55,3 +56,10 @@ def emulator(signalwire_emulator):
 async def client(emulator):
     async with emulator.client(retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """Run a server for the whole of the tests; each of them uses a prefix of its own."""
+    with RedisServer() as server:
+        yield server

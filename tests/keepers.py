@@ -7,7 +7,7 @@ from itertools import count
 from signalwire_tokens import RefreshPolicy, SignalWireTokenError
 from signalwire_tokens.keeper import Keeper
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Renewed, Spent, Throttled
+from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Present, Renewed, Spent, Throttled
 
 LIFE, WINDOW = 7200.0, 300.0
 NUMBERS = count(1)
@@ -40,15 +40,22 @@ class Scripted(Keeper):
     Before an outcome may stand an event to wait for, or seconds to take; in its place an exception to raise.
     """
 
-    def __init__(self, clock, *script, life=LIFE, policy=None, presents=True, reissues=True, held=None):
-        super().__init__(policy=policy or RefreshPolicy(), clock=clock, life=life, presents=presents, reissues=reissues)
-        self.script, self.life, self.held = list(script), life, held
-        self.attempts, self.steps = [], []
+    def __init__(
+        self, clock, *script, life=LIFE, policy=None, presents=True, reissues=True, held=None, held_for=0, share=None
+    ):
+        super().__init__(
+            policy=policy or RefreshPolicy(), clock=clock, life=life, presents=presents, reissues=reissues, share=share
+        )
+        self.script, self.life, self.held, self.held_for = list(script), life, held, held_for
+        self.attempts, self.steps, self.presented = [], [], []
         self.quiet = float("-inf")
 
     def _begin(self):
-        if self.held is not None:
-            self._adopt(self.held, asked=self._now())
+        if self.held is not None and self._share is None:
+            self._adopt(self.held, asked=self._brought_at(self.held))
+
+    def _brought_at(self, pair):
+        return self._now() - self.held_for
 
     @property
     def _label(self):
@@ -61,10 +68,12 @@ class Scripted(Keeper):
     def _keep_quiet(self, until):
         self.quiet = until
 
-    async def _renew(self, step):
+    async def _ask(self, step, pair, limit):
         asked = self._now()
         self.attempts.append(asked)
         self.steps.append(type(step).__name__)
+        if isinstance(step, Present):
+            self.presented.append(pair.refresh_token.value)
         outcome = self.script.pop(0) if self.script else None
         while isinstance(outcome, asyncio.Event | int):
             await (outcome.wait() if isinstance(outcome, asyncio.Event) else self._clock.sleep(outcome))

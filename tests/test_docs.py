@@ -6,6 +6,8 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+from signalwire_tokens import new_sealing_key
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
@@ -15,8 +17,11 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_snippets_run(page):
+def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
     """As a reader would run them, from the top of the page to its end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("TOKEN_SEALING_KEY", new_sealing_key())
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     for example in document.examples():
         example.evaluate()

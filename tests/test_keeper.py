@@ -662,9 +662,9 @@ async def test_a_renewal_sees_nothing_of_whoever_asked_for_it(clock):
     seen = []
 
     class Seeing(Scripted):
-        async def _renew(self, step):
+        async def _ask(self, step, pair, limit):
             seen.append(PLACE.get())
-            return await super()._renew(step)
+            return await super()._ask(step, pair, limit)
 
     PLACE.set("a request")
     async with Seeing(clock) as session:

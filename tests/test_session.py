@@ -13,6 +13,7 @@ from signalwire_tokens import (
     Forbidden,
     InvalidRequest,
     Lifetimes,
+    MemoryStore,
     NotFound,
     RateLimited,
     RefreshPolicy,
@@ -23,6 +24,7 @@ from signalwire_tokens import (
     SignalWireTokenError,
     SubscriberSession,
     TimedOut,
+    TokenClient,
     TokenUnavailable,
     Unauthorized,
     UnexpectedResponse,
@@ -426,3 +428,73 @@ async def test_a_redirect_is_no_answer(emulator, clock, session):
     await clock.advance(LIFE)
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
     assert isinstance(session.pair.subscriber_id, UUID)
+
+
+SHAPES = [
+    {},
+    {"application_id": "3b2d7f6e-8f0b-4d7c-9a6e-0a1b2c3d4e5f"},
+    {"scope": "sat:refresh", "fingerprint": "A" * 43},
+    {"scope": "sat:refresh", "fingerprint": "a" * 43},
+    {"region": "us-central"},
+    {"lifetime": timedelta(minutes=10)},
+    {"lifetime": timedelta(minutes=11)},
+    {"extra": {"audience": ["one"]}},
+    {"extra": {"audience": ["two"]}},
+]
+
+
+async def test_whatever_shapes_a_token_sets_it_apart_in_a_store(client):
+    """Two sessions share a pair when they would be given the same, and only then."""
+    store = MemoryStore()
+    keys = [SubscriberSession(client, name, store=store, **shape).store_key for name in "ab" for shape in SHAPES]
+    assert len(set(keys)) == len(keys)
+    async with TokenClient("elsewhere", client.project_id, "PT") as other:
+        assert SubscriberSession(other, "a", store=store).store_key not in keys
+    async with TokenClient(client.origin, str(UUID(int=1)), "PT") as other:
+        assert SubscriberSession(other, "a", store=store).store_key not in keys
+    assert SubscriberSession(client, "a", store=store, first_name="Alice", password="secret").store_key == keys[0]
+    upper = {"application_id": UUID(SHAPES[1]["application_id"])}
+    assert SubscriberSession(client, "a", store=store, **upper).store_key == keys[1]
+    assert SubscriberSession(client, "a").store_key is None
+
+
+async def test_what_is_no_store_is_refused(client):
+    """When the session is made, and not when it is too late."""
+    with pytest.raises(ConfigurationError, match="store must be one"):
+        SubscriberSession(client, "alice", store="tokens.db")
+
+
+async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock, emulator):
+    """Whoever begins with it again, after a restart, goes on with the latest of them."""
+    store = MemoryStore(clock=client.clock)
+    pair = await client.create_subscriber_token("alice")
+    async with SubscriberSession.from_pair(client, pair, store=store) as session:
+        clock.suspend(HOUR)
+        await session.refresh()
+        successor = session.pair.token.value
+    clock.suspend(HOUR + 1)
+    async with SubscriberSession.from_pair(client, pair, store=store) as session:
+        assert await session.token() == successor
+        await clock.advance(LIFE)
+        assert emulator.accepts(await session.token())
+    assert set(operations(emulator)) == {ISSUE, REFRESH}
+    assert operations(emulator).count(ISSUE) == 1
+    assert {entry.status for entry in emulator.journal} == {201}
+
+
+@pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
+async def test_a_day_of_sessions_that_share(emulator, clock, client):
+    """One pair is issued, ever, and refreshed as often as one session would."""
+    store = MemoryStore(clock=client.clock)
+    sessions = [SubscriberSession(client, "alice", store=store) for _ in range(5)]
+    for session in sessions:
+        await session.start()
+    for _ in range(24 * 12):
+        await clock.advance(300)
+        tokens = {await session.token() for session in sessions}
+        assert all(emulator.accepts(token) for token in tokens)
+    for session in sessions:
+        await session.aclose()
+    assert operations(emulator).count(ISSUE) == 1
+    assert 12 <= operations(emulator).count(REFRESH) <= 24 / 2 / 0.6
+    assert {entry.status for entry in emulator.journal} == {201}

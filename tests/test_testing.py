@@ -28,6 +28,23 @@ async def test_two_days_pass(virtual_clock, signalwire_emulator):
 async def test_without_a_clock_time_is_the_machine_s(signalwire_emulator):
     assert abs(signalwire_emulator.now().timestamp() - time.time()) < 60
 """
+STORE_SUITE = """
+import pytest
+from signalwire_tokens import MemoryStore
+from signalwire_tokens.testing import StoreConformance
+
+
+class TestMemoryStore(StoreConformance):
+    tells = True
+
+    @pytest.fixture
+    def store(self):
+        return MemoryStore()
+
+
+class TestNothing(StoreConformance):
+    pass
+"""
 # As where pytest-asyncio is not installed.
 WITHOUT_ASYNCIO = (
     "sys.modules['pytest_asyncio'] = None; import signalwire_tokens.testing; del sys.modules['pytest_asyncio']; "
@@ -47,6 +64,15 @@ def test_a_suite_gets_its_fixtures_with_nothing_but_the_package_installed(tmp_pa
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_a_suite_for_a_store_runs_with_nothing_but_the_package_installed(tmp_path):
+    """In the strict mode of the plugin for asyncio; and says what is missing where no store is given."""
+    (tmp_path / "test_suite.py").write_text(STORE_SUITE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "15 passed, 15 errors" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("NotImplementedError: override the fixture `store`") >= 15
 
 
 def test_pytest_finds_the_fixtures_by_itself():

@@ -290,16 +290,17 @@ class TokenClient:
                 yield address
             following = page.next
 
-    async def send(self, request: wire.Request[T], *, retries: int | None = None) -> T:
-        """Send what `wire` describes, within the timeout, and again where that may help."""
+    async def send(self, request: wire.Request[T], *, retries: int | None = None, limit: float | None = None) -> T:
+        """Send what `wire` describes, within the timeout or a shorter limit, and again where that may help."""
         trip = Trip()
+        seconds = self._timeout if limit is None else min(limit, self._timeout)
         outcome: T | SignalWireTokenError
         try:
-            async with asyncio.timeout(self._timeout) as limit:
-                outcome = await self._exchange(request, self._retries if retries is None else retries, limit, trip)
+            async with asyncio.timeout(seconds) as bound:
+                outcome = await self._exchange(request, self._retries if retries is None else retries, bound, trip)
         except TimeoutError:
             outcome = TimedOut(
-                f"no answer within {self._timeout:g} s", sent=trip.sent, operation=request.operation, status=trip.status
+                f"no answer within {seconds:g} s", sent=trip.sent, operation=request.operation, status=trip.status
             )
         if isinstance(outcome, SignalWireTokenError):
             raise outcome

@@ -6,11 +6,14 @@ import asyncio
 import logging
 import math
 import os
+from contextvars import Context
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakValueDictionary, ref
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from .system import Alarm, Clock
 
 __all__ = ["Sleeper", "Timer", "timer_of"]
@@ -19,6 +22,8 @@ __all__ = ["Sleeper", "Timer", "timer_of"]
 LONGEST_SLICE = 30.0
 AT_ONCE = -math.inf
 MOST_FALLEN = 100
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
@@ -83,6 +88,12 @@ class Timer:
         """Ring as soon as may be if a deadline has passed, as it has after the machine was suspended."""
         if self._heap and self._heap[0][0] <= now and self._rings_at > AT_ONCE:
             self._arm()
+
+    def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Do something in a task that is held, and knows nothing of whoever happened to cause it."""
+        task = self.loop.create_task(work, name=f"signalwire-tokens: {name}", context=Context())
+        self.hold(task)
+        return task
 
     def hold(self, task: asyncio.Task[Any]) -> None:
         """Keep a task from being collected before it is done."""

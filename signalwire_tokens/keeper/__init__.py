@@ -2,5 +2,6 @@
 
 from .events import EventKind, SessionEvent
 from .keeping import Keeper
+from .sharing import Share
 
-__all__ = ["EventKind", "Keeper", "SessionEvent"]
+__all__ = ["EventKind", "Keeper", "SessionEvent", "Share"]

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Callback", "EventKind", "Listener", "SessionEvent"]
 
-EventKind: TypeAlias = Literal["started", "rotated", "reissued", "degraded", "recovered", "dead", "closed"]
+EventKind: TypeAlias = Literal[
+    "started", "rotated", "reissued", "degraded", "recovered", "persist_failed", "dead", "closed"
+]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 

@@ -21,7 +21,8 @@ from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.policy import Expire, Misconfigured, SessionState, Spent
 
 from .events import Listener
-from .renewing import Renewing, Turn
+from .renewing import Turn
+from .sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,7 +38,7 @@ LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 
-class Keeper(Renewing):
+class Keeper(Sharing):
     """Keep a pair alive, from `start()` to `aclose()`: what users ask of any session."""
 
     __slots__ = ()
@@ -125,7 +126,7 @@ class Keeper(Renewing):
             step = self._policy.way(self._situation(), self._now())
             if isinstance(step, Expire):
                 raise SessionExpired(f"session {self._label} has no way to renew") from self.last_error
-            _ = self._depart(step, timer)
+            _ = self._depart(self._renew(step), step, timer)
         while self._flight is not None:
             await self._changed()
         if self._generation == generation:
@@ -156,6 +157,7 @@ class Keeper(Renewing):
         self._due = self._now()
         try:
             self._begin()
+            self._begin_sharing()
             self._plan()
             await self._first_token()
         except BaseException:
@@ -179,11 +181,13 @@ class Keeper(Renewing):
         self._notify()
         try:
             await self._drain()
+            await self._end_sharing()
         except asyncio.CancelledError:
             for task in self._told():
                 task.cancel()
             raise
         finally:
+            self._stop_sharing()
             self._tell("closed")
             self._closed = True
             self._notify()
@@ -211,6 +215,7 @@ class Keeper(Renewing):
         # The constructor may have refused what it was given.
         timer = getattr(self, "_timer", None)
         if timer is not None and not self._closed and timer.process == os.getpid():
+            self._stop_sharing()
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,

@@ -10,9 +10,8 @@ import logging
 import math
 import random
 from abc import ABC, abstractmethod
-from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from signalwire_tokens.errors import SignalWireTokenError, UnexpectedResponse
 from signalwire_tokens.policy import (
@@ -33,14 +32,17 @@ from signalwire_tokens.policy import (
 from .events import Listener, SessionEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from signalwire_tokens.clock import Clock, Timer
     from signalwire_tokens.models import TokenPair
 
     from .events import EventKind
 
-__all__ = ["Renewing", "Turn"]
+__all__ = ["Landing", "Renewing", "Turn"]
 
 NEVER = -math.inf
+Landing: TypeAlias = tuple[Present | Reissue, Outcome]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
@@ -99,7 +101,7 @@ class Renewing(ABC):
         self._tried = self._not_before = self._forced = NEVER
         self._wanted = math.inf
         self.wakes_at: float = math.inf
-        self._flight: asyncio.Task[Outcome] | None = None
+        self._flight: asyncio.Task[Landing] | None = None
         self._timer: Timer | None = None
         self._closing = self._closed = self._dead = False
         self._waiters: set[asyncio.Future[None]] | None = None
@@ -111,8 +113,8 @@ class Renewing(ABC):
         return None if self._failure is None else self._failure.error
 
     @abstractmethod
-    async def _renew(self, step: Present | Reissue) -> Outcome:
-        """Renew in one attempt, and say what came of it."""
+    async def _renew(self, step: Present | Reissue) -> Landing:
+        """Renew in one attempt, and say which way was gone and what came of it."""
 
     @abstractmethod
     def _begin(self) -> None:
@@ -132,7 +134,7 @@ class Renewing(ABC):
     def _keep_quiet(self, until: float) -> None:
         """Leave the service alone."""
 
-    def wake(self, timer: Timer) -> asyncio.Task[Outcome] | None:
+    def wake(self, timer: Timer) -> asyncio.Task[Landing] | None:
         """Do what is due: renew, or give up."""
         situation, now = self._situation(), self._now()
         step = self._policy.next_step(situation)
@@ -142,9 +144,8 @@ class Renewing(ABC):
             timer.set(self, step.at)  # the service has asked for quiet in the meantime
             return None
         if isinstance(step, Expire):
-            self._die(timer)
-            return None
-        return self._depart(step, timer)
+            return self._die(timer)
+        return self._depart(self._renew(step), step, timer)
 
     def note_leap(self, seconds: float, now: float) -> None:
         """Renew soon when the wall clock has leapt: nobody knows how old the token is."""
@@ -181,31 +182,30 @@ class Renewing(ABC):
             return
         step = self._policy.next_step(self._situation())
         if isinstance(step, Expire) and step.at <= self._now():
-            self._die(self._timer)
+            _ = self._die(self._timer)
         else:
             self._timer.set(self, step.at)
 
-    def _depart(self, step: Present | Reissue, timer: Timer) -> asyncio.Task[Outcome]:
+    def _depart(
+        self, renewal: Coroutine[Any, Any, Landing], step: Present | Reissue, timer: Timer
+    ) -> asyncio.Task[Landing]:
         """Renew, in a task that nobody but the event loop's end cancels."""
         timer.unset(self)
         self._wanted = math.inf  # whoever comes from now on has not been served by this attempt, if it fails
-        self._flight = timer.loop.create_task(
-            self._renew(step), name=f"signalwire-tokens: renew {self._label}", context=Context()
-        )
-        timer.hold(self._flight)
+        self._flight = timer.begin(renewal, f"renew {self._label}")
         self._flight.add_done_callback(partial(self._land, step, self._wall_ahead()))
         return self._flight
 
-    def _land(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Outcome]) -> None:
+    def _land(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Landing]) -> None:
         """Take in what came of a renewal; a leap of the wall clock in the meantime was told to those at rest only."""
-        outcome = outcome_of(flight)
+        way, outcome = outcome_of(flight, step)
         self._flight, self._tried = None, self._now()
         self._draw = random.random()  # noqa: S311 - as above
         try:
             if isinstance(outcome, Renewed):
-                self._rotate(outcome, step)
+                self._rotate(outcome, way)
             else:
-                self._note_failure(outcome, step)
+                self._note_failure(outcome, way)
         finally:
             self.note_leap(self._wall_ahead() - wall_ahead, self._now())
             self._plan()
@@ -214,18 +214,18 @@ class Renewing(ABC):
     def _wall_ahead(self) -> float:
         return self._clock.wall() - self._now()
 
-    def _rotate(self, renewed: Renewed, step: Present | Reissue) -> None:
+    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
         """Publish a new pair."""
         pair, failed = renewed.pair, self._failure
         self._adopt(pair, asked=renewed.asked)
         if not self._policy.keeps(self._life):
             message = f"session {self._label} was given a token that lives {self._life:g} s"
-            self._note_failure(NotSent(UnexpectedResponse(message)), step)
+            self._note_failure(NotSent(UnexpectedResponse(message)), way)
         else:
             self._failure, self._failures = None, 0
         logger.info("session %s generation %d: renewed, %r", self._label, self._generation, pair.token)
         if self._generation > 1:
-            self._tell("rotated" if isinstance(step, Present) else "reissued")
+            self._tell("rotated" if isinstance(way, Present) else "reissued")
             if failed is not None and self._failure is None:
                 self._tell("recovered")
 
@@ -241,10 +241,10 @@ class Renewing(ABC):
         self._generation += 1
         self._fresh_until = NEVER if self._closing else self._due
 
-    def _note_failure(self, failure: Failure, step: Present | Reissue) -> None:
+    def _note_failure(self, failure: Failure, way: Present | Reissue) -> None:
         """Remember why there is no new pair, and which way it has closed."""
         self._failure, self._failures = failure, self._failures + 1
-        match failure, step:
+        match failure, way:
             case Spent(), Reissue():
                 self._reissuable = False
             case Spent(), Present():
@@ -262,13 +262,14 @@ class Renewing(ABC):
         if self._failures == 1 and self._generation > 0:
             self._tell("degraded")
 
-    def _die(self, timer: Timer) -> None:
+    def _die(self, timer: Timer) -> asyncio.Task[Landing] | None:
         """Give up for good."""
         timer.unset(self)
         self._dead, self._fresh_until = True, NEVER
         logger.error("session %s generation %d: no way left to renew", self._label, self._generation)
         self._tell("dead")
         self._notify()
+        return None
 
     async def _changed(self, turn: Turn | None = None) -> None:
         """Wait until something happens, or the turn is over."""
@@ -287,10 +288,12 @@ class Renewing(ABC):
         for future in waiters or ():
             resolve(future)
 
-    def _tell(self, kind: EventKind) -> None:
+    def _tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
         """Tell those who subscribed."""
         if self._timer is not None and self._listeners and (kind == "closed" or not self._closed):
-            event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=self.last_error)
+            event = SessionEvent(
+                kind=kind, generation=self._generation, pair=self._pair, error=error or self.last_error
+            )
             for listener in self._listeners:
                 listener.tell(event, self._timer)
 
@@ -316,12 +319,12 @@ def resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def outcome_of(flight: asyncio.Task[Outcome]) -> Outcome:
+def outcome_of(flight: asyncio.Task[Landing], step: Present | Reissue) -> Landing:
     """Read what a renewal said, or find words for one that said nothing."""
     if flight.cancelled():
-        return Ambiguous(SignalWireTokenError("the renewal was cancelled from outside"))
+        return step, Ambiguous(SignalWireTokenError("the renewal was cancelled from outside"))
     error = flight.exception()
     if error is not None:
         logger.error("a renewal failed with %s", type(error).__name__)
-        return Ambiguous(SignalWireTokenError(f"the renewal failed with {type(error).__name__}"))
+        return step, Ambiguous(SignalWireTokenError(f"the renewal failed with {type(error).__name__}"))
     return flight.result()

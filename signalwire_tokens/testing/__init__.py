@@ -1,6 +1,6 @@
-"""Fixtures for the suites of those who build on this: the service on loopback, and a clock that moves when told.
+"""For the suites of those who build on this: the service on loopback, a clock that moves when told, a suite for stores.
 
-pytest finds them by itself where this package is installed with its extra `emulator`. They are asynchronous, so
+pytest finds the fixtures by itself where this package is installed with its extra `emulator`. They are asynchronous, so
 pytest-asyncio (or another plugin that runs such fixtures) has to be there too.
 """
 
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .clock import VirtualClock
+from signalwire_tokens.clock import VirtualClock
+
+from .conformance import StoreConformance
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from .emulator import Emulator
+    from signalwire_tokens.emulator import Emulator
 
-__all__ = ["VirtualClock", "signalwire_emulator", "virtual_clock"]
+__all__ = ["StoreConformance", "VirtualClock", "signalwire_emulator", "virtual_clock"]
 
 if find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture as asynchronous
@@ -35,7 +37,7 @@ def virtual_clock() -> VirtualClock:
 @asynchronous
 async def signalwire_emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
     """Run an emulator of the service, in virtual time where the test has `virtual_clock` too."""
-    from .emulator import Emulator  # noqa: PLC0415 - its packages are an extra, and pytest loads this module everywhere
+    from signalwire_tokens.emulator import Emulator  # noqa: PLC0415 - its packages are an extra, and pytest loads this module everywhere
 
     clock = request.getfixturevalue("virtual_clock") if "virtual_clock" in request.fixturenames else None
     async with Emulator(clock=clock) as emulator:

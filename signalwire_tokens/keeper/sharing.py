@@ -1,0 +1,414 @@
+"""How a pair that is shared through a store is renewed: one process at a time, and by what the store holds.
+
+Whoever holds the lease reads the record, marks it where it is about to present its refresh token, asks the service, and
+saves. Everybody else goes on with the token at hand and adopts the new pair. A mark that is found says that a refresh
+token may be used up, and so a new pair is issued in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+from weakref import WeakMethod
+
+import attrs
+
+from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, StoreError
+from signalwire_tokens.policy import Misconfigured, NotSent, Outcome, Present, Reissue, Renewed, Spent, Throttled
+from signalwire_tokens.stores import Reading, Record, TokenStore
+
+from .renewing import Renewing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from signalwire_tokens.clock import Clock, Timer
+    from signalwire_tokens.models import TokenPair
+    from signalwire_tokens.policy import RefreshPolicy
+
+    from .renewing import Landing
+
+__all__ = ["Share", "Sharing"]
+
+T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+class Share:
+    """The place in a store where a session's pair is, and what is under way there behind the session's back.
+
+    `brought` is a pair that the session did not issue: whatever the store holds under its key is a successor of it.
+    """
+
+    __slots__ = ("brought", "heard", "key", "looked", "looking", "saving", "store", "unwatch")
+
+    def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
+        if not isinstance(store, TokenStore):
+            raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
+        self.store = store
+        self.key = key
+        self.brought = brought
+        self.heard = False  # of a new pair, and not looked yet
+        self.looked = False  # for a last way out, and found none
+        self.looking: asyncio.Task[None] | None = None
+        self.saving: asyncio.Task[None] | None = None
+        self.unwatch: Callable[[], object] = nothing
+
+    def stop(self) -> None:
+        """End what is under way."""
+        unwatch, self.unwatch = self.unwatch, nothing
+        for task in (self.looking, self.saving):
+            if task is not None:
+                task.cancel()
+        with logged("a store failed to forget a session"):
+            unwatch()
+
+
+class Sight:
+    """A reading, and between which moments of the session's clock it was taken."""
+
+    __slots__ = ("after", "before", "reading")
+
+    def __init__(self, reading: Reading, before: float, after: float) -> None:
+        self.reading, self.before, self.after = reading, before, after
+
+    @property
+    def asked(self) -> float | None:
+        """When the record's pair was asked for, by the session's clock, or a little earlier; None where unknown."""
+        age = self.reading.age
+        return None if age is None else self.before - age
+
+    def record(self, pair: TokenPair, asked: float) -> Record:
+        """Describe a pair by the store's time, or as a little older than it is."""
+        asked_at = self.reading.at - (self.after - asked)
+        return Record(pair=pair, asked_at=asked_at, timeline=self.reading.timeline)
+
+
+class Sharing(Renewing):
+    """Renew a pair that may be shared."""
+
+    __slots__ = ("_share",)
+
+    def __init__(
+        self, *, policy: RefreshPolicy, clock: Clock, life: float, presents: bool, reissues: bool, share: Share | None
+    ) -> None:
+        super().__init__(policy=policy, clock=clock, life=life, presents=presents, reissues=reissues)
+        self._share = share
+
+    @property
+    def store_key(self) -> str | None:
+        """The key under which the store keeps the session's pair; None without a store."""
+        return None if self._share is None else self._share.key
+
+    @abstractmethod
+    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
+        """Ask for a pair, with the refresh token of `pair` or anew, within so many seconds; say what came of it."""
+
+    @abstractmethod
+    def _brought_at(self, pair: TokenPair) -> float:
+        """Say when a pair from elsewhere was asked for, by the session's clock."""
+
+    async def _renew(self, step: Present | Reissue) -> Landing:
+        share = self._share
+        if share is None:
+            return step, await self._ask(step, self._pair, None)
+        try:
+            return await self._renew_shared(share, step)
+        except StoreError as error:
+            failure = error.with_traceback(None)
+        return await self._renew_alone(share, step, failure)
+
+    async def _renew_shared(self, share: Share, step: Present | Reissue) -> Landing:
+        """Renew as the only one who does, or adopt what another has renewed."""
+        ttl = self._policy.lease_for(self._life)
+        give_up = self._now() + 2 * ttl
+        while self._now() < give_up and not self._closing:
+            found = self._better(await self._read(share))
+            if found is not None:
+                return Present(step.at), found
+            taken = self._now()
+            async with self._leased(share, ttl) as held:
+                landing = await self._renew_leased(share, step, taken + ttl / 2) if held else None
+            if landing is not None:
+                return landing
+            await self._clock.sleep(self._policy.poll_for(self._life))
+        raise complaint(share, "others have been renewing for too long")
+
+    async def _renew_leased(self, share: Share, step: Present | Reissue, latest: float) -> Landing | None:
+        """Renew by what the store holds now; None where somebody has changed it all the same."""
+        sight = await self._read(share)
+        held = sight.reading.record
+        found = self._better(sight)
+        if found is not None:
+            return Present(step.at), found
+        if held is None and self._pair is None and share.brought is not None:
+            brought = Renewed(share.brought, self._brought_at(share.brought))
+            return Present(step.at), await self._commit(share, brought, sight, None)
+        way, plain = self._choose(share, step, sight)
+        mark = None
+        if isinstance(way, Present) and plain is not None:
+            mark = attrs.evolve(plain, presenting=uuid4().hex)
+            if not await self._save(share, mark, None if held is None else held.digest):
+                return None
+        if self._now() > latest or self._closing:
+            outcome: Outcome = NotSent(complaint(share, "no time was left for a request"))
+        else:
+            outcome = await self._ask(
+                way, None if plain is None else plain.pair, self._policy.lease_for(self._life) / 2
+            )
+        if isinstance(outcome, Renewed):
+            replaces = mark or held
+            return way, await self._commit(share, outcome, sight, None if replaces is None else replaces.digest)
+        if mark is not None and plain is not None:
+            with suppress(StoreError):
+                found = await self._after_failure(share, outcome, plain, mark)
+        return way, found or outcome
+
+    async def _after_failure(self, share: Share, outcome: Outcome, plain: Record, mark: Record) -> Renewed | None:
+        """Take the mark back where nothing was done; where something may have been, look whether somebody did that."""
+        if isinstance(outcome, NotSent | Throttled | Misconfigured):
+            await self._save(share, plain, mark.digest)
+            return None
+        return self._better(await self._read(share))
+
+    async def _renew_alone(self, share: Share, step: Present | Reissue, error: StoreError) -> Landing:
+        """Renew without the store, once it cannot be put off: with a pair of one's own rather than the shared one."""
+        if self._left() > self._policy.reserve(self._life) or self._closing:
+            return step, NotSent(error)
+        way = Reissue(step.at) if self._reissuable else step
+        outcome: Outcome
+        if self._pair is None and share.brought is not None:
+            outcome = Renewed(share.brought, self._brought_at(share.brought))
+        else:
+            outcome = await self._ask(way, self._pair, None)
+        if isinstance(outcome, Renewed):
+            self._note_unsaved(error)
+            outcome = attrs.evolve(outcome, saved=False)
+        return way, outcome
+
+    def _choose(self, share: Share, step: Present | Reissue, sight: Sight) -> tuple[Present | Reissue, Record | None]:
+        """Say whether to present a refresh token, and which: none that may be used up, where a pair can be issued."""
+        held, pair = sight.reading.record, self._pair
+        mine = None if pair is None else sight.record(pair, self._asked_for(pair))
+        known = held is not None and pair is not None and held.pair.refresh_token.value == pair.refresh_token.value
+        may_issue = self._reissuable and (pair is not None or share.brought is None)
+        if held is None or (mine is not None and not known and pair is not share.brought and is_older(held, mine)):
+            doubtful, best = True, mine  # the store has lost something
+        else:
+            refused = known and isinstance(step, Reissue)
+            ended = sight.asked is not None and held.until <= sight.reading.at
+            doubtful, best = held.presenting is not None or refused or ended, held
+        if not self._presents or best is None or (doubtful and may_issue):
+            return Reissue(step.at), None
+        return Present(step.at), best
+
+    async def _commit(self, share: Share, renewed: Renewed, sight: Sight, replaces: str | None) -> Renewed:
+        """Save a new pair; where another was faster, take that."""
+        try:
+            if await self._save(share, sight.record(renewed.pair, renewed.asked), replaces):
+                return renewed
+            found = self._better(await self._read(share))
+            if found is not None:
+                return found
+            failure = complaint(share, "somebody else has just saved another pair")
+        except StoreError as error:
+            failure = error.with_traceback(None)
+        self._note_unsaved(failure)
+        return attrs.evolve(renewed, saved=False)
+
+    def _better(self, sight: Sight) -> Renewed | None:
+        """Find a pair that is live, and longer than the one at hand."""
+        record, asked = sight.reading.record, sight.asked
+        if record is None or asked is None or record.pair.token.value == self._value:
+            return None
+        until = asked + (record.pair.token.expires_at - record.pair.token.issued_at).total_seconds()
+        if until <= max(self._now(), self._access_until):
+            return None
+        return Renewed(self._redated(record.pair, asked), asked)
+
+    def _redated(self, pair: TokenPair, asked: float) -> TokenPair:
+        """Say by this machine's wall clock when a pair from the store began and will end."""
+        age = timedelta(seconds=self._now() - asked)
+        issued_at = datetime.fromtimestamp(self._clock.wall(), UTC) - age
+        token, refresh_token = (
+            attrs.evolve(half, issued_at=issued_at, expires_at=issued_at + (half.expires_at - half.issued_at))
+            for half in (pair.token, pair.refresh_token)
+        )
+        return attrs.evolve(pair, token=token, refresh_token=refresh_token)
+
+    def _asked_for(self, pair: TokenPair) -> float:
+        """Tell when the pair at hand was asked for; its access token may have been invalidated since."""
+        return self._refresh_until - (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
+
+    async def _read(self, share: Share) -> Sight:
+        before = self._now()
+        reading = await self._use(share, lambda: share.store.load(share.key))
+        if not isinstance(reading, Reading):
+            raise complaint(share, "answered with something else than a reading")
+        return Sight(reading, before, self._now())
+
+    async def _save(self, share: Share, record: Record, replaces: str | None) -> bool:
+        return await self._use(share, lambda: share.store.save(share.key, record, replaces))
+
+    @asynccontextmanager
+    async def _leased(self, share: Share, ttl: float) -> AsyncIterator[bool]:
+        """Hold the lease, if nobody else does. It is given back in bounded time, and ends by itself otherwise."""
+        leases = AsyncExitStack()
+        held = await self._use(share, lambda: leases.enter_async_context(share.store.lease(share.key, ttl)))
+        try:
+            yield held
+        finally:
+            with suppress(StoreError):
+                await self._use(share, leases.aclose)
+
+    async def _use(self, share: Share, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store, and wait for as long as a store gets; whatever goes wrong is a `StoreError`."""
+        limit = self._policy.store_limit(self._life)
+        try:
+            async with asyncio.timeout(limit):
+                return await call()
+        except StoreError:
+            raise
+        except TimeoutError:
+            reason = f"no answer within {limit:g} s"
+        except Exception as error:  # noqa: BLE001 - a store may be anybody's, and its text may hold anything
+            reason = f"failed with {type(error).__name__}"
+        raise complaint(share, reason)
+
+    def _die(self, timer: Timer) -> asyncio.Task[Landing] | None:
+        """Give up for good, unless somebody else has kept the pair alive."""
+        share = self._share
+        if share is None or share.looked:
+            return super()._die(timer)
+        share.looked = True
+        step = Present(self._now())
+        return self._depart(self._look_for_a_way_out(share, step), step, timer)
+
+    async def _look_for_a_way_out(self, share: Share, step: Present) -> Landing:
+        failure = self._failure or Spent(SignalWireTokenError("the refresh token has come to its end"))
+        with suppress(StoreError):
+            sight = await self._read(share)
+            held, asked, pair = sight.reading.record, sight.asked, self._pair
+            is_other = held is not None and (pair is None or held.pair.refresh_token.value != pair.refresh_token.value)
+            if held is not None and asked is not None and is_other and held.until > sight.reading.at:
+                return step, Renewed(self._redated(held.pair, asked), asked)
+        return step, failure
+
+    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
+        super()._rotate(renewed, way)
+        share, timer = self._share, self._timer
+        if share is not None:
+            share.looked = False
+            if timer is not None and not renewed.saved and not self._closed and is_over(share.saving):
+                share.saving = timer.begin(self._save_in_the_end(share), f"save {self._label}")
+
+    def _note_unsaved(self, error: StoreError) -> None:
+        logger.warning("session %s generation %d: not saved, %s", self._label, self._generation, error)
+        self._tell("persist_failed", error)
+
+    def _begin_sharing(self) -> None:
+        """Hear of what others renew."""
+        share = self._share
+        if share is not None:
+            heard = WeakMethod(self._heard)
+            with logged("a store cannot be watched"):
+                share.unwatch = share.store.watch(share.key, lambda: (call := heard()) and call())
+
+    def _stop_sharing(self) -> None:
+        if self._share is not None:
+            self._share.stop()
+
+    async def _end_sharing(self) -> None:
+        """Save what was not saved yet, in one last attempt."""
+        share = self._share
+        if share is not None and not is_over(share.saving):
+            share.stop()
+            try:
+                await self._reconcile(share)
+            except StoreError as error:
+                logger.warning("session %s was closed with its pair not saved: %s", self._label, error)
+
+    def _heard(self) -> None:
+        """Look into the store, since somebody has renewed."""
+        share, timer = self._share, self._timer
+        if share is not None and timer is not None and self._is_at_rest and timer.loop is asyncio.get_running_loop():
+            share.heard = True
+            if is_over(share.looking):
+                share.looking = timer.begin(self._look(share), f"look for {self._label}")
+
+    async def _look(self, share: Share) -> None:
+        while share.heard:
+            share.heard = False
+            with suppress(StoreError):
+                self._take(self._better(await self._read(share)))
+
+    def _take(self, found: Renewed | None) -> None:
+        """Adopt a pair from the store outside a renewal."""
+        if found is not None and self._is_at_rest:
+            self._rotate(found, Present(self._now()))
+            self._plan()
+            self._notify()
+
+    @property
+    def _is_at_rest(self) -> bool:
+        return self._flight is None and not self._closing and not self._dead
+
+    async def _save_in_the_end(self, share: Share) -> None:
+        """Save the pair at hand behind its users, until that is done or there is another."""
+        pause, longest = self._policy.store_pauses(self._life)
+        while True:
+            await self._clock.sleep(pause)
+            pause = min(longest, 2 * pause)
+            with suppress(StoreError):
+                await self._reconcile(share)
+                return
+
+    async def _reconcile(self, share: Share) -> None:
+        """Let the store hold whichever of two pairs lives longer: its own, or the one at hand."""
+        sight = await self._read(share)
+        held, pair, asked = sight.reading.record, self._pair, sight.asked
+        if pair is None or (held is not None and held.pair.refresh_token.value == pair.refresh_token.value):
+            return
+        found = self._better(sight)
+        if found is not None or (asked is not None and asked >= self._asked_for(pair)):
+            self._take(found)
+            return
+        if held is not None and pair is share.brought:
+            return  # a successor, whatever the clocks say
+        mine = sight.record(pair, self._asked_for(pair))
+        if not await self._save(share, mine, None if held is None else held.digest):
+            raise complaint(share, "somebody else has just saved another pair")
+
+
+@contextmanager
+def logged(what: str) -> Iterator[None]:
+    """Go on where somebody else's code fails, and say so without its text, which may hold anything."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as told
+        logger.warning("%s: %s", what, type(error).__name__)
+
+
+def is_older(one: Record, other: Record) -> bool:
+    """Tell whether one pair was asked for before the other, as far as that can be known."""
+    return one.timeline == other.timeline and one.asked_at < other.asked_at
+
+
+def is_over(task: asyncio.Task[None] | None) -> bool:
+    """Tell whether a task has ended, if there was one."""
+    return task is None or task.done()
+
+
+def complaint(share: Share, reason: str) -> StoreError:
+    """Say what is wrong with a store."""
+    return StoreError(f"{share.store!r}: #{share.key[:8]}: {reason}")
+
+
+def nothing() -> None:
+    """Do nothing."""

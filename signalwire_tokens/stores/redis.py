@@ -1,0 +1,259 @@
+"""A store on a Redis or Valkey server, for the processes of many machines. It needs the extra `redis`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import warnings
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004 - the client's own
+    RedisError,
+    ResponseError,
+)
+
+from signalwire_tokens.errors import ConfigurationError, StoreError
+from signalwire_tokens.models import Secret
+
+from .records import Reading, Record
+from .sealing import Sealer
+from .watchers import Watchers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from types import TracebackType
+
+__all__ = ["RedisStore"]
+
+MOST_CONNECTIONS = 16
+HEARTBEAT = 10.0  # seconds between the questions whether a quiet connection is still one
+NO_ARGUMENTS: Secret[Any] = Secret(None)
+AGAIN = 0.05  # seconds
+LISTEN_AGAIN = (0.1, 10.0)  # seconds, doubling
+
+# Each script touches one key, as a cluster's proxy wants it.
+LOAD = "local t = redis.call('TIME') return {redis.call('HGET', KEYS[1], 'sealed'), t[1], t[2]}"
+SAVE = """
+local held = redis.call('HGET', KEYS[1], 'digest')
+if held and held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'digest', ARGV[1], 'sealed', ARGV[3])
+redis.call('PEXPIREAT', KEYS[1], ARGV[4])
+if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[5], ARGV[6]) end
+return 1
+"""
+TAKE = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
+
+
+class RedisStore:
+    """Keep pairs on a Redis or Valkey server, where the processes of many machines share them.
+
+    Its time is the server's, so that clocks need not agree. A record ends with its refresh token. It is sealed with the
+    first of `keys`; `plaintext=True` does without. A store belongs to one event loop: use it as
+    `async with RedisStore(url, keys=key) as store`, or close it with `aclose()`. `timeout` bounds each command.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        keys: str | Sequence[str] = (),
+        plaintext: bool = False,
+        prefix: str = "signalwire-tokens:",
+        timeout: float = 1.0,
+    ) -> None:
+        hidden, hidden_keys = Secret(url), Secret(keys)
+        del url, keys
+        self._pool = connect(hidden, timeout)
+        self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
+        self._prefix, self._timeout = prefix, timeout
+        self._redis = Redis.from_pool(self._pool)
+        self._load, self._save, self._take, self._give_back = (
+            self._redis.register_script(text) for text in (LOAD, SAVE, TAKE, GIVE_BACK)
+        )
+        self._holder, self._leases = uuid4().hex, count(1)
+        self._watchers = Watchers()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        where = self._pool.connection_kwargs
+        place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
+        return f"RedisStore({place}/{where.get('db', 0)})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. The store may be used again, which opens new ones."""
+        listening, self._listening, self._loop = self._listening, None, None
+        while listening is not None and not listening.done():
+            listening.cancel()  # a connection that is being made may swallow one
+            await asyncio.wait([listening], timeout=AGAIN)
+        await self._redis.aclose()
+
+    def __del__(self) -> None:
+        # The constructor may have refused what it was given.
+        if getattr(self, "_loop", None) is not None:
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            if self._listening is not None and not self._listening.get_loop().is_closed():
+                self._listening.cancel()
+
+    async def load(self, key: str) -> Reading:
+        """Read what is kept under a key."""
+        answer = Secret(await self._run(key, "pair", self._load, Secret(())))
+        at = time_of(answer)
+        if at is None:
+            raise StoreError(f"{self}: #{key[:8]}: the server answered with something else than was asked for")
+        record = None if answer.value[0] is None else self._sealer.open(key, answer.value[0])
+        return Reading(record=record, at=at)
+
+    async def save(self, key: str, record: Record, replaces: str | None) -> bool:
+        """Keep a record in place of the one with the digest `replaces`."""
+        until, channel = max(0, int(record.until * 1000)), "" if record.presenting else self._channel
+        sealed = Secret(self._sealer.seal(key, record))
+        arguments = Secret((record.digest, replaces or "", sealed.value, until, channel, key))
+        return bool(await self._run(key, "pair", self._save, arguments))
+
+    async def delete(self, key: str) -> None:
+        """Keep nothing under a key."""
+        await self._run(key, "pair", self._redis.delete)
+
+    @asynccontextmanager
+    async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
+        """Be the only one who holds a key's lease."""
+        owner = f"{self._holder}:{next(self._leases)}"
+        held = bool(await self._run(key, "lease", self._take, Secret((owner, max(1, int(ttl * 1000))))))
+        try:
+            yield held
+        finally:
+            if held:
+                with suppress(StoreError):  # it ends by itself
+                    await self._run(key, "lease", self._give_back, Secret((owner,)))
+
+    def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back when another process has saved a pair."""
+        loop = self._bind()
+        if self._listening is None:
+            # It does not hold the store, which could not warn otherwise of not having been closed.
+            listening = listen(self._redis, self._channel, self._watchers)
+            self._listening = loop.create_task(
+                listening, name=f"signalwire-tokens: listen to {self}", context=Context()
+            )
+        return self._watchers.add(key, callback)
+
+    @property
+    def _channel(self) -> str:
+        return f"{self._prefix}news"
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Refuse any event loop but the first: connections live on one."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise StoreError(f"{self} belongs to the event loop that it was first used on: make one for each")
+        return loop
+
+    async def _run(
+        self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[Any] = NO_ARGUMENTS
+    ) -> Any:  # noqa: ANN401 - as the server answers
+        """Send a command about one key; what goes wrong is told without its arguments, which may hold tokens."""
+        self._bind()
+        name = f"{self._prefix}{{{key}}}:{kind}"
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await (command(name) if arguments.value is None else command(keys=[name], args=arguments.value))
+        except TimeoutError:
+            reason = f"no answer within {self._timeout:g} s"
+        except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
+            reason = told(error)
+        raise StoreError(f"{self}: #{key[:8]}: {reason}")
+
+
+def time_of(answer: Secret[Any]) -> float | None:
+    """Read the time in an answer to `LOAD`, if it is one."""
+    match answer.value:
+        case [bytes() | None, bytes() as seconds, bytes() as micros] if seconds.isdigit() and micros.isdigit():
+            return int(seconds) + int(micros) / 1e6
+        case _:
+            return None
+
+
+def told(error: Exception) -> str:
+    """Say what went wrong, in no words of the server's: it may quote what it was asked."""
+    if type(error) is ConnectionError:
+        return str(error)
+    if isinstance(error, AuthenticationError):
+        return "the server does not accept the user name or password"
+    if type(error) is ResponseError and (code := re.match(r"[A-Z]{2,}(?= )", str(error))):
+        return f"the server answered {code[0]}"
+    return f"failed with {type(error).__name__}"
+
+
+async def listen(redis: Redis, channel: str, watchers: Watchers) -> None:
+    """Hear of new pairs, for as long as the store is open. What is missed, a session finds when it is due."""
+    pause, longest = LISTEN_AGAIN
+    while True:
+        try:
+            async with redis.pubsub(ignore_subscribe_messages=True) as hearing:
+                await hearing.subscribe(channel)
+                pause = LISTEN_AGAIN[0]
+                while True:
+                    message = await hearing.get_message(timeout=HEARTBEAT)
+                    if message is not None:
+                        watchers.call(message["data"].decode(errors="replace"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next connection may do better
+            logger.info("not listening to %s any more, %s; again in %g s", channel, told(error), pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def connect(url: Secret[str], timeout: float) -> BlockingConnectionPool:
+    """Make the connections that a URL asks for."""
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url.value,
+            max_connections=MOST_CONNECTIONS,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            health_check_interval=HEARTBEAT,
+            # A connection that the server has closed meanwhile is not worth a failure; every command may be sent twice.
+            retry=Retry(NoBackoff(), 1),
+        )
+        pool.connection_kwargs["decode_responses"] = False  # what is sealed is no text
+        pool.make_connection()  # type: ignore[no-untyped-call]  # it connects to nothing, but knows its options
+    except (RedisError, ValueError, AttributeError, TypeError):
+        pass
+    else:
+        return pool
+    raise ConfigurationError(
+        "RedisStore: the URL must be redis://…, rediss://… or unix://…, with options that are known"
+    )

@@ -1,0 +1,298 @@
+"""A store in a file, for the processes of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+from uuid import uuid4
+
+from signalwire_tokens.clock import SYSTEM
+from signalwire_tokens.errors import StoreError
+from signalwire_tokens.models import Secret
+
+from .records import Reading, Record, life_of
+from .sealing import Sealer
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from types import TracebackType
+
+    from signalwire_tokens.clock import Clock
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+APPLICATION = 0x53575431  # how SQLite files say whose they are
+SCHEMA = 1
+OWNER_S = stat.S_IRUSR | stat.S_IWUSR
+BESIDE = ("-wal", "-shm", "-journal")
+EMPTY = 1  # byte at most: SQLite takes such a file for a new one
+TABLES = (
+    "CREATE TABLE records (key TEXT PRIMARY KEY, digest TEXT NOT NULL, sealed BLOB NOT NULL, until REAL NOT NULL)",
+    "CREATE INDEX by_end ON records (until)",
+    "CREATE TABLE leases (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL, timeline TEXT NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {SCHEMA}",
+)
+BUSY = 0.5  # seconds to wait for another process that is writing
+SWEEP_AFTER = 86400.0  # a wall clock may be wrong, and a record that stays a day too long harms nobody
+LONGEST_LEASE = 3600.0  # seconds: one that ends later was taken by a clock that has gone astray
+SAME_BOOT = 60.0  # seconds by which two reckonings of when the machine was started may differ
+
+
+class SqliteStore:
+    """Keep pairs in an SQLite file that survives the process, safe between processes of one machine.
+
+    The file is readable by its owner only, and records are sealed with the first of `keys`; `plaintext=True` does
+    without. Use it as `async with SqliteStore(path, keys=key) as store`, or close it with `aclose()`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keys: str | Sequence[str] = (),
+        plaintext: bool = False,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        hidden = Secret(keys)
+        del keys
+        self._path = Path(path)
+        self._sealer = Sealer(str(self), hidden.value, plaintext=plaintext)
+        self._clock = clock
+        self._worker: Worker | None = None
+        self._timeline = timeline()
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({str(self._path)!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the file. The store may be used again, which opens it anew."""
+        worker = self._worker
+        if worker is not None and worker.process == os.getpid():  # another process's is never let go of
+            self._worker = None
+            closing = asyncio.get_running_loop().run_in_executor(worker.thread, worker.close)
+            worker.thread.shutdown(wait=False)
+            await closing
+
+    def __del__(self) -> None:
+        # The constructor may have refused what it was given.
+        worker = getattr(self, "_worker", None)
+        if worker is not None and worker.process == os.getpid():
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            worker.thread.submit(worker.close)
+            worker.thread.shutdown(wait=False)
+
+    async def load(self, key: str) -> Reading:
+        """Read what is kept under a key."""
+
+        def read(database: sqlite3.Connection) -> tuple[Secret[bytes] | None, float]:
+            row = database.execute("SELECT CAST(sealed AS BLOB) FROM records WHERE key = ?", (key,)).fetchone()
+            return None if row is None else Secret(row[0]), self._clock.now()
+
+        sealed, at = await self._do(key, read)
+        record = None if sealed is None else self._sealer.open(key, sealed.value)
+        if record is not None and is_same_boot(record.timeline, self._timeline):
+            return Reading(record=record, at=at, timeline=record.timeline)
+        return Reading(record=record, at=at, timeline=self._timeline)
+
+    async def save(self, key: str, record: Record, replaces: str | None) -> bool:
+        """Keep a record in place of the one with the digest `replaces`."""
+        sealed, wall = self._sealer.seal(key, record), self._clock.wall()
+        until = wall + life_of(record.pair.refresh_token)  # at the latest: only for sweeping
+
+        def write(database: sqlite3.Connection) -> bool:
+            database.execute("DELETE FROM records WHERE until < ?", (wall - SWEEP_AFTER,))
+            row = database.execute("SELECT digest FROM records WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[0] not in (replaces, record.digest):
+                return False
+            database.execute("REPLACE INTO records VALUES (?, ?, ?, ?)", (key, record.digest, sealed, until))
+            return True
+
+        return await self._do(key, write, writes=True)
+
+    async def delete(self, key: str) -> None:
+        """Keep nothing under a key."""
+        await self._do(key, lambda database: database.execute("DELETE FROM records WHERE key = ?", (key,)), writes=True)
+
+    @asynccontextmanager
+    async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
+        """Be the only one who holds a key's lease."""
+        owner = str(uuid4())
+
+        def is_free(database: sqlite3.Connection) -> bool:
+            now = self._clock.now()
+            row = database.execute("SELECT until, timeline FROM leases WHERE key = ?", (key,)).fetchone()
+            latest = now + max(ttl, LONGEST_LEASE)
+            return row is None or not now < row[0] <= latest or not is_same_boot(row[1], self._timeline)
+
+        def take(database: sqlite3.Connection) -> bool:
+            if not is_free(database):
+                return False
+            until = self._clock.now() + ttl
+            database.execute("REPLACE INTO leases VALUES (?, ?, ?, ?)", (key, owner, until, self._timeline))
+            return True
+
+        def give_back(database: sqlite3.Connection) -> None:
+            database.execute("DELETE FROM leases WHERE key = ? AND owner = ?", (key, owner))
+
+        # Those who wait for a lease look often, and must not keep its holder from writing.
+        held = await self._do(key, is_free) and await self._do(key, take, writes=True)
+        try:
+            yield held
+        finally:
+            if held:
+                with suppress(StoreError):  # it ends by itself
+                    await self._do(key, give_back, writes=True)
+
+    def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:  # noqa: ARG002 - as in the protocol
+        """Do nothing: a file tells nobody that it changed, and sessions look into it when they are due."""
+        return lambda: None
+
+    async def _do(self, key: str, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        """Work on the file in the store's own thread, in a transaction."""
+        import sqlite3  # noqa: PLC0415 - loads a library that most users do without
+
+        if self._worker is None:
+            self._worker = Worker()
+        worker = self._worker
+        if worker.process != os.getpid():
+            raise StoreError(f"{self} was opened by another process: make one after the fork")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(worker.thread, self._transact, worker, work, writes)
+        except (sqlite3.Error, OSError) as error:
+            reason = str(error)
+        raise StoreError(f"{self}: #{key[:8]}: {reason}")
+
+    def _transact(self, worker: Worker, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
+        if worker.database is None:
+            worker.database = self._open()
+        database = worker.database
+        database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            result = work(database)
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        return result
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, made readable by its owner only before SQLite writes to it."""
+        import sqlite3  # noqa: PLC0415 - as above
+
+        path = Path(os.path.realpath(self._path))  # `resolve()` raises a RuntimeError where links go in a circle
+        make_private(path)
+        where = f"{path.as_uri()}?mode=rw"
+        database = sqlite3.connect(where, uri=True, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        """Make the tables of a new file; refuse one that is somebody else's, or of a later version."""
+        database.execute("PRAGMA secure_delete = ON")
+        with closing(database.execute("BEGIN IMMEDIATE")):
+            application, schema = pragma(database, "application_id"), pragma(database, "user_version")
+            is_new = not database.execute("SELECT 1 FROM sqlite_master").fetchone()
+            if is_new and application == schema == 0:
+                for statement in TABLES:
+                    database.execute(statement)
+                application, schema = APPLICATION, SCHEMA
+            database.execute("COMMIT")
+        if application != APPLICATION:
+            raise OSError("the file belongs to another application")
+        if schema > SCHEMA:
+            raise OSError("the file was written by a newer version of signalwire-tokens")
+        database.execute("PRAGMA journal_mode = WAL")
+
+
+class Worker:
+    """A thread, and the connection that is used in it only."""
+
+    __slots__ = ("database", "process", "thread")
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, "signalwire-tokens")
+        self.process = os.getpid()
+        self.database: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the file, in the thread."""
+        if self.database is not None:
+            self.database.close()
+
+
+def make_private(path: Path) -> None:
+    """Make a file that is there for its owner only, unless it is somebody else's.
+
+    It is read through SQLite alone: to close a descriptor of one's own would give up the locks that other connections
+    of this process hold (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
+    import sqlite3  # noqa: PLC0415 - as above
+
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_S))
+    exposed = [each for each in (path, *(path.with_name(path.name + end) for end in BESIDE)) if is_exposed(each)]
+    if exposed and path.stat().st_size > EMPTY:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            if pragma(database, "application_id") != APPLICATION:
+                return
+    for each in exposed:
+        each.chmod(OWNER_S)
+
+
+def is_exposed(path: Path) -> bool:
+    """Tell whether a file is open to others."""
+    try:
+        return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO))
+    except FileNotFoundError:
+        return False
+
+
+def pragma(database: sqlite3.Connection, name: str) -> int:
+    """Read a number from the file's head."""
+    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def timeline() -> str:
+    """Name the time since this machine was started; where it has no name, by when that was."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{time.time() - SYSTEM.now():.0f}"
+
+
+def is_same_boot(one: str, other: str) -> bool:
+    """Tell whether two timelines are of one start of the machine."""
+    if one == other:
+        return True
+    try:
+        return abs(float(one) - float(other)) < SAME_BOOT
+    except ValueError:
+        return False
