@@ -312,6 +312,24 @@ async def test_a_server_that_is_emptied_during_a_renewal_has_the_new_pair(emulat
             assert emulator.accepts(await one.token())
 
 
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_a_pair_that_was_got_but_not_saved_is_used_and_saved_later(emulator, client, frail, store, trouble):
+    """Where the store fails between the mark and the new pair: that is told, and another replica does not present."""
+    emulator.fail(Delay(0.2), operation=REFRESH)
+    async with session_of(client, frail.store, policy=attrs.evolve(QUICK, lease=2.0)) as session:
+        renewal = asyncio.create_task(session.refresh())
+        await eventually(lambda: is_marked(store, key_of_pair(session)))
+        frail.ail(trouble)
+        pair = await renewal
+        assert await session.token() == pair.token.value
+        assert emulator.accepts(pair.token)
+        assert type((await eventually(lambda: failures(session)))[0]) is StoreError
+        frail.heal()
+        await eventually(lambda: is_saved(store, session))
+        await assert_adopted(client, emulator, store, session)
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
 async def is_marked(store, key):
     record = (await store.load(key)).record
     return record is not None and record.presenting is not None

@@ -140,7 +140,7 @@ class RedisStore:
         until, channel = max(0, int(record.until * 1000)), "" if record.presenting else self._channel
         sealed = Secret(self._sealer.seal(key, record))
         arguments = Secret((record.digest, replaces or "", sealed.value, until, channel, key))
-        return bool(await self._run(key, "pair", self._save, arguments))
+        return bool(await self._run(key, "pair", self._save, arguments) == 1)
 
     async def delete(self, key: str) -> None:
         """Keep nothing under a key."""
@@ -150,7 +150,7 @@ class RedisStore:
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
         """Be the only one who holds a key's lease."""
         owner = f"{self._holder}:{next(self._leases)}"
-        held = bool(await self._run(key, "lease", self._take, Secret((owner, max(1, int(ttl * 1000))))))
+        held = bool(await self._run(key, "lease", self._take, Secret((owner, max(1, int(ttl * 1000))))) == 1)
         try:
             yield held
         finally:
