@@ -24,7 +24,7 @@ ACCESS, WINDOW, LEASE = 4.0, 2.0, 1.0
 POLL = LEASE / 10
 LATENCY = 0.15
 COUNTED = 0.3  # seconds that a token must have left to be counted
-SLACK = 1.5  # seconds in which a busy machine may not have run anybody
+SLACK = 0.5  # seconds in which a busy machine may not have run anybody
 
 
 def settings_for(emulator, **more):
@@ -176,7 +176,8 @@ async def test_replicas_serve_live_tokens_while_they_are_killed(redis_server, ro
     assert figures.refused == figures.unavailable == []
     assert replays == 0
     assert figures.takeovers
-    assert max(figures.takeovers) < LEASE + POLL + SLACK
+    prompt = [seconds for seconds in figures.takeovers if seconds < LEASE + POLL + SLACK]
+    assert len(prompt) >= 0.9 * len(figures.takeovers)  # all the others were taken over, too, as `kill_one` asserts
     assert SESSIONS <= issues <= 1.1 * (SESSIONS + figures.orphans)
 
 
