@@ -81,6 +81,8 @@ class SubscriberSession(Keeper):
     was lost or refused, a new pair is issued by `reference`, unless `reissue` is False. `lifetime` is how long the
     access token is to live; such a pair is issued anew each time, since a refresh would give two hours again.
 
+    In a `store`, the pair outlives the session, and is shared by all sessions that want the same.
+
     `password` and the fields that describe the person are sent with the first issue only. `application_id`,
     `fingerprint`, `scope`, `region` and `extra` shape the token, and are sent with each.
     """
@@ -264,6 +266,8 @@ def failure_of(error: SignalWireTokenError) -> Failure:
 
 def refuse_swapped(pair: TokenPair) -> None:
     """Refuse a pair whose halves are not what they stand for."""
+    if not isinstance(pair, TokenPair):
+        raise ConfigurationError("what is to be kept alive must be a TokenPair")
     problems = [
         Problem(
             code="invalid_parameter", attribute=name, message=f"must be a {wanted} token, and is a {token.kind} one"

@@ -406,7 +406,7 @@ STEPS = ["load", "lease", "mark"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("mood", [DOWN, "hang", ZeroDivisionError("it holds a secret")])
+@pytest.mark.parametrize("mood", [DOWN, "hang", ZeroDivisionError("it holds a secret"), asyncio.CancelledError()])
 async def test_while_the_token_is_live_a_store_that_fails_is_waited_for(share, store, clock, step, mood):
     """Nothing is issued, the session says what is wrong, and goes on once that is over."""
     async with share(policy=QUICK) as session:
@@ -449,14 +449,19 @@ async def test_where_it_cannot_wait_a_session_issues_a_pair_of_its_own(share, st
         assert session.steps == ["Reissue"]
 
 
-async def test_an_answer_that_is_no_reading_is_a_failure(share, store, clock):
+@pytest.mark.parametrize(
+    "answer",
+    [None, Reading(record=None, at=None), Reading(record=None, at=float("nan")), Reading(record=b"a pair", at=1.0)],
+    ids=repr,
+)
+async def test_an_answer_that_is_no_reading_is_a_failure(share, store, clock, answer):
     """Whoever writes a store may make mistakes."""
     async with share() as session:
 
-        async def nothing(key):
-            return None
+        async def nonsense(key):
+            return answer
 
-        store.load = nothing
+        store.load = nonsense
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
         assert "something else than a reading" in str(caught.value.cause)
@@ -717,6 +722,19 @@ async def test_a_pair_that_was_brought_along_and_cannot_be_saved_is_told_of(shar
         store.heal()
         await clock.advance(5)
         assert (await held(store)).pair == session.pair
+
+
+async def test_a_pair_that_was_brought_along_is_not_presented_unseen(share, store, clock):
+    """While nobody can tell whether the store holds its successor, whose refresh token it would end."""
+    store.moods["load"] = DOWN
+    pair = make_pair()
+    async with share(held=pair, reissues=False) as session:
+        await clock.advance(LIFE)
+        assert session.presented == []
+        store.heal()
+        await clock.advance(60)
+        assert session.presented == [pair.refresh_token.value]
+        assert session.state is SessionState.FRESH
 
 
 async def test_a_pair_that_was_brought_along_gives_way_to_a_successor_in_the_end(share, store, clock):

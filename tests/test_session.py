@@ -462,6 +462,10 @@ async def test_what_is_no_store_is_refused(client):
     """When the session is made, and not when it is too late."""
     with pytest.raises(ConfigurationError, match="store must be one"):
         SubscriberSession(client, "alice", store="tokens.db")
+    with pytest.raises(ConfigurationError, match="store must be one"):
+        SubscriberSession(client, "alice", store=MemoryStore)
+    with pytest.raises(ConfigurationError, match="TokenPair"):
+        SubscriberSession.from_pair(client, "a refresh token")
 
 
 async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock, emulator):

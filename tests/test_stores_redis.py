@@ -5,6 +5,8 @@ import itertools
 import logging
 import re
 import ssl
+import subprocess
+import sys
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
@@ -647,3 +649,40 @@ async def test_tls_and_unix_sockets_are_spoken(server, prefix, key, tmp_path):
         assert repr(store) == f"RedisStore({server.unix_socket}/0)"
         assert await failures(store, key) == {}
         assert await store.save(key, attrs.evolve(record, presenting="an attempt"), record.digest)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"timeout": 0}, {"timeout": "1"}, {"timeout": True}, {"timeout": float("inf")}, {"prefix": None}, {"prefix": "{"}],
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    """When the store is made."""
+    with pytest.raises(ConfigurationError, match=f"RedisStore: {min(settings)}"):
+        RedisStore("redis://127.0.0.1", keys=KEY, **settings)
+
+
+async def test_a_database_that_is_not_there_is_named(redis_server, key):
+    """As the one thing to mend."""
+    url = redis_server.url.removesuffix("/0") + "/99"
+    async with RedisStore(url, keys=KEY) as store:
+        with pytest.raises(StoreError, match="no database of this number"):
+            await store.load(key)
+
+
+async def test_closing_belongs_to_the_event_loop_too(store, key):
+    """From any other, a forked process's included, it is refused rather than never done."""
+    await store.load(key)
+    with pytest.raises(StoreError, match="belongs to the event loop"):
+        await asyncio.to_thread(asyncio.run, store.aclose())
+
+
+def test_a_store_that_was_refused_can_be_shown():
+    """A traceback with its locals does so."""
+    assert repr(RedisStore.__new__(RedisStore)) == "RedisStore(localhost:6379/0)"
+
+
+def test_without_the_client_the_extra_is_named():
+    """In place of a module that nobody has heard of."""
+    code = "import sys; sys.modules['redis'] = None; import signalwire_tokens.stores.redis"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "install signalwire-tokens[redis]" in done.stderr

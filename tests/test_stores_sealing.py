@@ -143,7 +143,7 @@ def test_a_record_opens_only_under_the_key_that_it_was_sealed_for():
 
 
 @pytest.mark.parametrize("store", [sealer(KEY), sealer(plaintext=True)], ids=["sealed", "plaintext"])
-@pytest.mark.parametrize("version", [2, 255])
+@pytest.mark.parametrize("version", [2, 31])
 def test_a_record_of_a_later_version_says_so(store, version):
     """It is not broken, and whoever wrote it can read it."""
     sealed = bytes((version,)) + store.seal(ALICE, RECORD)[1:]
@@ -220,9 +220,24 @@ def test_it_is_said_whether_records_are_sealed(keys):
     """Once: neither nothing nor both will do."""
     with pytest.raises(ConfigurationError) as caught:
         Sealer("the store", keys, plaintext=bool(keys))
-    assert str(caught.value).startswith("the store needs `keys` to seal records with")
+    assert str(caught.value).startswith(
+        "the store: with plaintext=True, nothing is sealed" if keys else "the store needs `keys` to seal records with"
+    )
     assert "plaintext=True" in str(caught.value)
     assert KEY not in shown(caught.value)
+
+
+@pytest.mark.parametrize("plaintext", ["0", 1, None])
+def test_plaintext_is_not_asked_for_by_accident(plaintext):
+    """A text from the environment is true, whatever it says."""
+    with pytest.raises(ConfigurationError, match="plaintext must be True or False"):
+        Sealer("the store", plaintext=plaintext)
+
+
+def test_several_keys_are_a_list():
+    """And not a text with commas, of which a lenient reader would take the first."""
+    with pytest.raises(ConfigurationError, match="several are a list"):
+        Sealer("the store", f"{new_sealing_key()},{new_sealing_key()}")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from signalwire_tokens import MemoryStore, SqliteStore, StoreError
+from signalwire_tokens import ConfigurationError, MemoryStore, SqliteStore, StoreError
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.stores import key_of, new_sealing_key
 from signalwire_tokens.stores.sqlite import is_same_boot, timeline
@@ -764,3 +764,25 @@ async def test_a_lease_that_was_taken_in_the_last_moment_is_busy(store, path):
         taken.set()
         assert not await wanted
     await lease.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("place", [None, 7, "", ":memory:"])
+def test_a_path_that_names_no_file_is_refused(place):
+    """When the store is made."""
+    with pytest.raises(ConfigurationError, match="must name a file"):
+        SqliteStore(place, keys=KEY)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "nowhere"])
+async def test_what_is_no_file_is_left_as_it_is(tmp_path, kind):
+    """A device above all, which is everybody's."""
+    place = tmp_path / ("tokens.db" if kind != "nowhere" else "a\0b")
+    if kind == "directory":
+        place.mkdir(mode=0o755)
+    elif kind == "pipe":
+        os.mkfifo(place, 0o644)
+    before = place.stat().st_mode if kind != "nowhere" else None
+    async with SqliteStore(place, keys=KEY) as store:
+        with pytest.raises(StoreError):
+            await store.load(ALICE)
+    assert before is None or place.stat().st_mode == before

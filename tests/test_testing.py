@@ -71,8 +71,8 @@ def test_a_suite_for_a_store_runs_with_nothing_but_the_package_installed(tmp_pat
     (tmp_path / "test_suite.py").write_text(STORE_SUITE)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "15 passed, 15 errors" in done.stdout, done.stdout + done.stderr
-    assert done.stdout.count("NotImplementedError: override the fixture `store`") >= 15
+    assert "17 passed, 17 errors" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("NotImplementedError: override the fixture `store`") >= 17
 
 
 def test_pytest_finds_the_fixtures_by_itself():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from abc import abstractmethod
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -43,15 +44,18 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 class Share:
     """The place in a store where a session's pair is, and what is under way there behind the session's back.
 
-    `brought` is a pair that the session did not issue: whatever the store holds under its key is a successor of it.
+    `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
+    is a successor.
     """
 
-    __slots__ = ("brought", "heard", "key", "looked", "looking", "saving", "store", "unwatch")
+    __slots__ = ("brought", "heard", "key", "looked", "looking", "name", "saving", "store", "unwatch")
 
     def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
-        if not isinstance(store, TokenStore):
+        given: object = store
+        if not isinstance(given, TokenStore) or isinstance(given, type):
             raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
         self.store = store
+        self.name = repr(store)
         self.key = key
         self.brought = brought
         self.heard = False  # of a new pair, and not looked yet
@@ -149,7 +153,9 @@ class Sharing(Renewing):
             return Present(step.at), found
         if held is None and self._pair is None and share.brought is not None:
             brought = Renewed(share.brought, self._brought_at(share.brought))
-            return Present(step.at), await self._commit(share, brought, sight, None)
+            adopted = await self._commit(share, brought, sight, None)
+            share.brought = None if adopted.saved else share.brought
+            return Present(step.at), adopted
         way, plain = self._choose(share, step, sight)
         mark = None
         if isinstance(way, Present) and plain is not None:
@@ -179,7 +185,8 @@ class Sharing(Renewing):
 
     async def _renew_alone(self, share: Share, step: Present | Reissue, error: StoreError) -> Landing:
         """Renew without the store, once it cannot be put off: with a pair of one's own rather than the shared one."""
-        if self._left() > self._policy.reserve(self._life) or self._closing:
+        may_have_successor = self._pair is not None and self._pair is share.brought
+        if self._left() > self._policy.reserve(self._life) or self._closing or may_have_successor:
             return step, NotSent(error)
         way = Reissue(step.at) if self._reissuable else step
         outcome: Outcome
@@ -249,7 +256,7 @@ class Sharing(Renewing):
     async def _read(self, share: Share) -> Sight:
         before = self._now()
         reading = await self._use(share, lambda: share.store.load(share.key))
-        if not isinstance(reading, Reading):
+        if not is_sound(reading):
             raise complaint(share, "answered with something else than a reading")
         return Sight(reading, before, self._now())
 
@@ -277,7 +284,9 @@ class Sharing(Renewing):
             raise
         except TimeoutError:
             reason = f"no answer within {limit:g} s"
-        except Exception as error:  # noqa: BLE001 - a store may be anybody's, and its text may hold anything
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task()):
+                raise
             reason = f"failed with {type(error).__name__}"
         raise complaint(share, reason)
 
@@ -384,6 +393,7 @@ class Sharing(Renewing):
         mine = sight.record(pair, self._asked_for(pair))
         if not await self._save(share, mine, None if held is None else held.digest):
             raise complaint(share, "somebody else has just saved another pair")
+        share.brought = None
 
 
 @contextmanager
@@ -400,6 +410,19 @@ def is_older(one: Record, other: Record) -> bool:
     return one.timeline == other.timeline and one.asked_at < other.asked_at
 
 
+def is_sound(reading: object) -> bool:
+    """Tell whether an answer is a reading to reckon with."""
+    if not isinstance(reading, Reading) or not isinstance(reading.record, Record | None):
+        return False
+    at: object = reading.at
+    return isinstance(at, int | float) and math.isfinite(at)
+
+
+def is_cancelled(task: asyncio.Task[object] | None) -> bool:
+    """Tell whether somebody wants a task to end."""
+    return task is not None and task.cancelling() > 0
+
+
 def is_over(task: asyncio.Task[None] | None) -> bool:
     """Tell whether a task has ended, if there was one."""
     return task is None or task.done()
@@ -407,7 +430,7 @@ def is_over(task: asyncio.Task[None] | None) -> bool:
 
 def complaint(share: Share, reason: str) -> StoreError:
     """Say what is wrong with a store."""
-    return StoreError(f"{share.store!r}: #{share.key[:8]}: {reason}")
+    return StoreError(f"{share.name}: #{share.key[:8]}: {reason}")
 
 
 def nothing() -> None:

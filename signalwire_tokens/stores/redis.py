@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import warnings
 from contextlib import asynccontextmanager, suppress
@@ -12,15 +13,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,  # noqa: A004 - the client's own
-    RedisError,
-    ResponseError,
-)
+try:
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import (
+        AuthenticationError,
+        ConnectionError,  # noqa: A004 - the client's own
+        RedisError,
+        ResponseError,
+    )
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("RedisStore needs redis: install signalwire-tokens[redis]", name=error.name) from None
 
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
@@ -59,6 +63,12 @@ return 1
 """
 GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
+HINTS = {
+    "DB index": ": it has no database of this number",
+    "MISCONF": ": it cannot write to its disk",
+    "WRONGTYPE": ": somebody else uses the same prefix",
+}
+
 logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
 
@@ -67,7 +77,8 @@ class RedisStore:
 
     Its time is the server's, so that clocks need not agree. A record ends with its refresh token. It is sealed with the
     first of `keys`; `plaintext=True` does without. A store belongs to one event loop: use it as
-    `async with RedisStore(url, keys=key) as store`, or close it with `aclose()`. `timeout` bounds each command.
+    `async with RedisStore(url, keys=key) as store`, or close it with `aclose()`, after the sessions that use it.
+    `timeout` bounds each command. An emulator that is advanced leaves the server's time behind.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class RedisStore:
     ) -> None:
         hidden, hidden_keys = Secret(url), Secret(keys)
         del url, keys
+        check(timeout, prefix)
         self._pool = connect(hidden, timeout)
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._prefix, self._timeout = prefix, timeout
@@ -94,7 +106,7 @@ class RedisStore:
         self._listening: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        where = self._pool.connection_kwargs
+        where = self._pool.connection_kwargs if hasattr(self, "_pool") else {}  # its URL may have been refused
         place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
         return f"RedisStore({place}/{where.get('db', 0)})"
 
@@ -108,6 +120,8 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close the connections. The store may be used again, which opens new ones."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._bind()
         listening, self._listening, self._loop = self._listening, None, None
         while listening is not None and not listening.done():
             listening.cancel()  # a connection that is being made may swallow one
@@ -178,7 +192,9 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if self._loop is not loop:
-            raise StoreError(f"{self} belongs to the event loop that it was first used on: make one for each")
+            raise StoreError(
+                f"{self} belongs to the event loop, and the process, that it was first used in: make another"
+            )
         return loop
 
     async def _run(
@@ -212,8 +228,8 @@ def told(error: Exception) -> str:
         return str(error)
     if isinstance(error, AuthenticationError):
         return "the server does not accept the user name or password"
-    if type(error) is ResponseError and (code := re.match(r"[A-Z]{2,}(?= )", str(error))):
-        return f"the server answered {code[0]}"
+    if type(error) is ResponseError and (code := re.match(r"[A-Z]{4,}(?= )|DB index", str(error))):
+        return f"the server answered {code[0]}{HINTS.get(code[0], '')}"
     return f"failed with {type(error).__name__}"
 
 
@@ -233,6 +249,14 @@ async def listen(redis: Redis, channel: str, watchers: Watchers) -> None:
             logger.info("not listening to %s any more, %s; again in %g s", channel, told(error), pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, longest)
+
+
+def check(timeout: object, prefix: object) -> None:
+    """Refuse settings that would only fail once they are used."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ConfigurationError("RedisStore: timeout must be a positive number of seconds")
+    if not isinstance(prefix, str) or "{" in prefix:
+        raise ConfigurationError("RedisStore: prefix must be text without braces")
 
 
 def connect(url: Secret[str], timeout: float) -> BlockingConnectionPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextlib import suppress
 from hashlib import sha256
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Sealer", "new_sealing_key"]
 
-VERSION = 1
+VERSION, NO_VERSION = 1, 32  # from there on, it is somebody's text
 PLAIN, SEALED = 0, 1
+KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 KEY_BYTES, NAME_BYTES, NONCE_BYTES = 32, 4, 12
 HEAD_BYTES = 2
 
@@ -44,8 +46,12 @@ class Sealer:
         self._store = store
         if not isinstance(given.value, list | tuple):
             raise ConfigurationError(f"{store}: keys must be text, or a list of texts")
+        if not isinstance(plaintext, bool):
+            raise ConfigurationError(f"{store}: plaintext must be True or False")
         hidden = [Secret(key) for key in given.value]
-        if bool(hidden) == bool(plaintext):
+        if hidden and plaintext:
+            raise ConfigurationError(f"{store}: with plaintext=True, nothing is sealed: give no keys")
+        if not hidden and not plaintext:
             raise ConfigurationError(
                 f"{store} needs `keys` to seal records with (new_sealing_key() makes one), or plaintext=True instead"
             )
@@ -72,7 +78,7 @@ class Sealer:
                 raise self._refuse(key, "is sealed, and this store was given no keys")
             case (1, 1):
                 body = self._unseal(key, head, body.value)
-            case (version, _) if version > VERSION:
+            case (version, _) if VERSION < version < NO_VERSION:
                 raise self._refuse(key, "was written by a newer version of signalwire-tokens")
             case _:
                 raise self._refuse(key, "is not one of signalwire-tokens")
@@ -96,16 +102,20 @@ class Sealer:
         return StoreError(f"{self._store}: the record #{key[:8]} {why}")
 
 
+def is_key(text: object) -> bool:
+    """Tell whether a text is a sealing key: no more and no less than one."""
+    return isinstance(text, str) and KEY.fullmatch(text) is not None
+
+
 def load(store: str, key: Secret[str]) -> tuple[bytes, AESGCM]:
     """Make a cipher of a key, with the name by which records know it."""
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigurationError(f"{store} seals records: install signalwire-tokens[crypto]") from None
-    try:
-        raw = Secret(urlsafe_b64decode(key.value))
-    except (ValueError, TypeError, AttributeError):
-        raw = Secret(b"")
-    if len(raw.value) != KEY_BYTES:
-        raise ConfigurationError(f"{store}: a sealing key is 32 bytes as URL-safe base64: new_sealing_key() makes one")
+    if not is_key(key.value):
+        raise ConfigurationError(
+            f"{store}: a sealing key is 32 bytes as URL-safe base64, as new_sealing_key() makes it; several are a list"
+        )
+    raw = Secret(urlsafe_b64decode(key.value))
     return sha256(b"signalwire-tokens sealing key\n" + raw.value).digest()[:NAME_BYTES], AESGCM(raw.value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import uuid4
 
 from signalwire_tokens.clock import SYSTEM
-from signalwire_tokens.errors import StoreError
+from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
 from .records import Reading, Record, life_of
@@ -52,7 +52,8 @@ class SqliteStore:
     """Keep pairs in an SQLite file that survives the process, safe between processes of one machine.
 
     The file is readable by its owner only, and records are sealed with the first of `keys`; `plaintext=True` does
-    without. Use it as `async with SqliteStore(path, keys=key) as store`, or close it with `aclose()`.
+    without. Use it as `async with SqliteStore(path, keys=key) as store`, or close it with `aclose()`, after the
+    sessions that use it. A client or session that has a clock of its own, as in tests, needs a store with the same.
     """
 
     def __init__(
@@ -65,6 +66,9 @@ class SqliteStore:
     ) -> None:
         hidden = Secret(keys)
         del keys
+        given: object = path
+        if not isinstance(given, str | os.PathLike) or given in ("", ":memory:"):
+            raise ConfigurationError("SqliteStore: path must name a file; what need not last is kept by MemoryStore()")
         self._path = Path(path)
         self._sealer = Sealer(str(self), hidden.value, plaintext=plaintext)
         self._clock = clock
@@ -181,7 +185,7 @@ class SqliteStore:
             raise StoreError(f"{self} was opened by another process: make one after the fork")
         try:
             return await asyncio.get_running_loop().run_in_executor(worker.thread, self._transact, worker, work, writes)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             reason = str(error)
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
 
@@ -256,6 +260,8 @@ def make_private(path: Path) -> None:
     """
     import sqlite3  # noqa: PLC0415 - as above
 
+    if path.exists() and not path.is_file():
+        raise OSError("the path is not that of a file")
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_S))
     exposed = [each for each in (path, *(path.with_name(path.name + end) for end in BESIDE)) if is_exposed(each)]

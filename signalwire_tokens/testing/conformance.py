@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from importlib.util import find_spec
 from itertools import count
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 from uuid import UUID
 
 import attrs
@@ -17,6 +20,8 @@ from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Reading, Record, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from signalwire_tokens.stores import TokenStore
 
 __all__ = ["StoreConformance"]
@@ -25,6 +30,8 @@ NUMBERS = count(1)
 SHORT, LONG = 0.3, 60.0  # seconds that a lease lives
 AT_ONCE = 10  # how many do the same at the same time
 PATIENCE = 10.0
+A_WHILE = 1.0
+P = ParamSpec("P")
 
 
 def make_pair() -> TokenPair:
@@ -52,6 +59,17 @@ def held(reading: Reading) -> Record:
 def lives(pair: TokenPair) -> list[timedelta]:
     """Tell how long both halves live; when that began is not for a store to know."""
     return [half.expires_at - half.issued_at for half in (pair.token, pair.refresh_token)]
+
+
+def in_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
+    """Fail a test that hangs, by its name."""
+
+    @wraps(test)
+    async def bounded(*args: P.args, **fixtures: P.kwargs) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await test(*args, **fixtures)
+
+    return bounded
 
 
 class StoreConformance:
@@ -151,6 +169,7 @@ class StoreConformance:
         assert await store.save(key, successor, record.digest)
         assert not await store.save(key, record, None)
 
+    @in_time
     async def test_one_of_many_saves(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """Of those who replace the same record at once, one does, and all others learn that they did not."""
         record = await make_record(store, key)
@@ -182,19 +201,37 @@ class StoreConformance:
         async with peer.lease(key, LONG) as another:
             assert another
 
+    @in_time
     async def test_one_of_many_holds_a_lease(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """Of those who want it at once, one gets it."""
         async with AsyncExitStack() as stack:
             wanted = [stack.enter_async_context((store, peer)[i % 2].lease(key, LONG)) for i in range(AT_ONCE)]
             assert [await one for one in wanted].count(True) == 1
 
+    @in_time
+    async def test_a_lease_lasts(self, store: TokenStore, peer: TokenStore, key: str) -> None:
+        """As long as was asked for, and the store's time goes on by seconds meanwhile; to delete does not end it."""
+        async with store.lease(key, LONG) as mine:
+            assert mine
+            before = (await store.load(key)).at
+            await asyncio.sleep(A_WHILE)
+            assert A_WHILE / 2 <= (await store.load(key)).at - before <= PATIENCE
+            await store.delete(key)
+            start = time.monotonic()
+            async with peer.lease(key, LONG) as another:
+                assert not another
+                assert time.monotonic() - start < A_WHILE, "busy is to be said at once"
+
+    @in_time
     async def test_a_lease_ends_by_itself(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Whoever died holding it is replaced; whoever is late gives back nothing that is another's by then."""
+        """Not before its time. Who died with it is replaced, and who is late gives back nothing of another's."""
+        start = time.monotonic()
         async with AsyncExitStack() as late:
             assert await late.enter_async_context(store.lease(key, SHORT))
-            async with asyncio.timeout(PATIENCE), AsyncExitStack() as stack:
+            async with AsyncExitStack() as stack:
                 while not await stack.enter_async_context(peer.lease(key, LONG)):
                     await asyncio.sleep(SHORT / 10)
+                assert time.monotonic() - start > SHORT * 0.9
                 await late.aclose()
                 async with store.lease(key, LONG) as mine:
                     assert not mine
@@ -207,6 +244,26 @@ class StoreConformance:
         async with peer.lease(key, LONG) as another:
             assert another
 
+    @in_time
+    async def test_whoever_is_cancelled_gives_the_lease_back(
+        self, store: TokenStore, peer: TokenStore, key: str
+    ) -> None:
+        """As whoever fails does."""
+        holds = asyncio.Event()
+
+        async def hold() -> None:
+            async with store.lease(key, LONG):
+                holds.set()
+                await asyncio.Event().wait()
+
+        holding = asyncio.ensure_future(hold())
+        await holds.wait()
+        holding.cancel()
+        await asyncio.wait([holding])
+        async with peer.lease(key, LONG) as another:
+            assert another
+
+    @in_time
     async def test_whoever_is_cancelled_harms_nobody(self, store: TokenStore, key: str) -> None:
         """At any step; the store goes on."""
         record = await make_record(store, key)
@@ -219,22 +276,33 @@ class StoreConformance:
         assert await store.save(key, record, None)
         assert held(await store.load(key)).digest == record.digest
 
+    @in_time
     async def test_who_watches_is_told_of_new_pairs(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """Of those under their key, until they do not want to be; a mark is no new pair."""
-        told, others = asyncio.Event(), asyncio.Event()
+        told, others, second = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        threads = set[int]()
+        store.watch(key, lambda: threads.add(threading.get_ident()))
+        unwatch_second = store.watch(key, second.set)
         unwatch, unwatch_other = store.watch(key, told.set), store.watch(key_of((key,)), others.set)
         record = await make_record(store, key)
-        async with asyncio.timeout(PATIENCE):
-            while self.tells and not told.is_set():  # it may take a moment to begin to listen
-                assert await peer.save(key, record, None)
-                await asyncio.sleep(SHORT / 10)
+        while self.tells and not told.is_set():  # it may take a moment to begin to listen
+            assert await peer.save(key, record, None)
+            await asyncio.sleep(SHORT / 10)
+        assert threads <= {threading.get_ident()}, "callbacks come on the event loop"
         unwatch()
         unwatch()
         unwatch_other()
         told.clear()
+        second.clear()
+        while self.tells and not second.is_set():  # others go on watching
+            assert await peer.save(key, record, None)
+            await asyncio.sleep(SHORT / 10)
+        unwatch_second()
+        second.clear()
         assert await peer.save(key, attrs.evolve(record, presenting="an attempt"), record.digest)
         await peer.delete(key)
         assert await peer.save(key, record, None)
         await asyncio.sleep(SHORT)
         assert not told.is_set()
+        assert not second.is_set()
         assert not others.is_set()
