@@ -13,7 +13,7 @@ The package is a house of floors; every module imports only from floors below it
 8. `emulator`: the service itself on loopback, imported by path
 9. `testing`: for the suites of users, imported by path; `cli`: the command `signalwire-tokens`
 
-(The floors between are where fleets move in.)
+(The floors between are kept for sessions that renew in other ways, and for fleets of them.)
 """
 
 from ._version import __version__

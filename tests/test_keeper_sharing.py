@@ -289,8 +289,38 @@ async def test_a_mark_is_not_presented_unless_there_is_no_other_way(share, store
     """A refresh token that may be used up is presented only by those who cannot issue."""
     pair = await put(store, clock, presenting="somebody")
     async with share(reissues=False) as session:
-        await session.refresh()
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert "another may be presenting" in str(caught.value.cause)
+        assert session.presented == []
+        await late(clock, session)
+        assert await session.token()
         assert session.presented == [pair.refresh_token.value]
+
+
+async def test_a_mark_of_its_own_a_session_knows(share, store, clock):
+    """It may try once more at once: nobody else has that refresh token."""
+    async with share(None, AMBIGUOUS, reissues=False) as session:
+        first = session.pair.refresh_token.value
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        await session.refresh()
+        assert session.presented == [first, first]
+
+
+async def test_who_cannot_issue_waits_for_a_lease_that_never_ends(share, store, clock):
+    """Its holder may be presenting the refresh token."""
+    async with share(reissues=False) as session:
+        store.lease = asynccontextmanager(never_free)
+        await late(clock, session)
+        asking = asyncio.ensure_future(session.token())
+        await clock.advance(3 * LEASE)
+        await asyncio.wait([asking])
+        assert isinstance(asking.exception(), TokenUnavailable)
+        assert session.presented == []
+        closing = asyncio.ensure_future(session.aclose())
+        await clock.advance(1)
+        await closing
 
 
 @pytest.mark.parametrize(

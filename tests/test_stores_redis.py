@@ -686,3 +686,21 @@ def test_without_the_client_the_extra_is_named():
     code = "import sys; sys.modules['redis'] = None; import signalwire_tokens.stores.redis"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "install signalwire-tokens[redis]" in done.stderr
+
+
+async def test_a_user_without_channels_can_save(prefix, key, caplog):
+    """New users have none by default: nobody hears of the pair then, and listening is not tried all the time."""
+    caplog.set_level(logging.INFO, "signalwire_tokens.stores")
+    with RedisServer() as server:
+        with server.client() as client:
+            client.acl_setuser(
+                "mute", enabled=True, passwords=["+hush"], keys=["*"], commands=["+@all"], reset_channels=True
+            )
+        url = server.url.replace("redis://", "redis://mute:hush@")
+        async with RedisStore(url, keys=KEY, prefix=prefix) as store:
+            store.watch(key, lambda: None)
+            record = make_record()
+            assert await store.save(key, record, None)
+            assert (await store.load(key)).record.digest == record.digest
+            await eventually(lambda: caplog.text.count("not listening") > 2)
+            assert "again in 0.4 s" in caplog.text

@@ -786,3 +786,17 @@ async def test_what_is_no_file_is_left_as_it_is(tmp_path, kind):
         with pytest.raises(StoreError):
             await store.load(ALICE)
     assert before is None or place.stat().st_mode == before
+
+
+async def test_a_file_that_was_moved_away_is_made_anew(store, path):
+    """As a user does with one that is broken, and without a restart."""
+    record = await make_record(store, ALICE)
+    assert await store.save(ALICE, record, None)
+    for each in path.parent.glob(f"{path.name}*"):
+        each.rename(each.with_name(f"old-{each.name}"))
+    assert (await store.load(ALICE)).record is None
+    assert await store.save(ALICE, record, None)
+    async with SqliteStore(path, keys=KEY) as other:
+        assert (await other.load(ALICE)).record.digest == record.digest
+    path.unlink()
+    assert (await store.load(ALICE)).record is None

@@ -48,7 +48,7 @@ class Share:
     is a successor.
     """
 
-    __slots__ = ("brought", "heard", "key", "looked", "looking", "name", "saving", "store", "unwatch")
+    __slots__ = ("brought", "heard", "key", "looked", "looking", "mark", "name", "saving", "store", "unwatch")
 
     def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
         given: object = store
@@ -58,6 +58,7 @@ class Share:
         self.name = repr(store)
         self.key = key
         self.brought = brought
+        self.mark: str | None = None  # the last one of the session's own
         self.heard = False  # of a new pair, and not looked yet
         self.looked = False  # for a last way out, and found none
         self.looking: asyncio.Task[None] | None = None
@@ -142,7 +143,10 @@ class Sharing(Renewing):
             if landing is not None:
                 return landing
             await self._clock.sleep(self._policy.poll_for(self._life))
-        raise complaint(share, "others have been renewing for too long")
+        failure = complaint(share, "others have been renewing for too long")
+        if self._closing or not self._reissuable:
+            return step, NotSent(failure)
+        raise failure
 
     async def _renew_leased(self, share: Share, step: Present | Reissue, latest: float) -> Landing | None:
         """Renew by what the store holds now; None where somebody has changed it all the same."""
@@ -159,7 +163,10 @@ class Sharing(Renewing):
         way, plain = self._choose(share, step, sight)
         mark = None
         if isinstance(way, Present) and plain is not None:
+            if plain.presenting not in (None, share.mark) and self._left() > self._policy.reserve(self._life):
+                return way, NotSent(complaint(share, "another may be presenting the refresh token"))
             mark = attrs.evolve(plain, presenting=uuid4().hex)
+            share.mark = mark.presenting
             if not await self._save(share, mark, None if held is None else held.digest):
                 return None
         if self._now() > latest or self._closing:
@@ -300,14 +307,14 @@ class Sharing(Renewing):
         return self._depart(self._look_for_a_way_out(share, step), step, timer)
 
     async def _look_for_a_way_out(self, share: Share, step: Present) -> Landing:
-        failure = self._failure or Spent(SignalWireTokenError("the refresh token has come to its end"))
+        error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
         with suppress(StoreError):
             sight = await self._read(share)
             held, asked, pair = sight.reading.record, sight.asked, self._pair
             is_other = held is not None and (pair is None or held.pair.refresh_token.value != pair.refresh_token.value)
             if held is not None and asked is not None and is_other and held.until > sight.reading.at:
                 return step, Renewed(self._redated(held.pair, asked), asked)
-        return step, failure
+        return step, Spent(error)
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
         super()._rotate(renewed, way)
@@ -379,7 +386,7 @@ class Sharing(Renewing):
                 return
 
     async def _reconcile(self, share: Share) -> None:
-        """Let the store hold whichever of two pairs lives longer: its own, or the one at hand."""
+        """Let the store hold the later of two pairs: its own, or the one at hand."""
         sight = await self._read(share)
         held, pair, asked = sight.reading.record, self._pair, sight.asked
         if pair is None or (held is not None and held.pair.refresh_token.value == pair.refresh_token.value):

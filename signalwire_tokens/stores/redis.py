@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-MOST_CONNECTIONS = 16
+MOST_CONNECTIONS = 64
 HEARTBEAT = 10.0  # seconds between the questions whether a quiet connection is still one
 NO_ARGUMENTS: Secret[Any] = Secret(None)
 AGAIN = 0.05  # seconds
@@ -52,7 +52,7 @@ local held = redis.call('HGET', KEYS[1], 'digest')
 if held and held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'digest', ARGV[1], 'sealed', ARGV[3])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
-if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[5], ARGV[6]) end
+if ARGV[5] ~= '' then redis.pcall('PUBLISH', ARGV[5], ARGV[6]) end
 return 1
 """
 TAKE = """
@@ -240,9 +240,9 @@ async def listen(redis: Redis, channel: str, watchers: Watchers) -> None:
         try:
             async with redis.pubsub(ignore_subscribe_messages=True) as hearing:
                 await hearing.subscribe(channel)
-                pause = LISTEN_AGAIN[0]
                 while True:
                     message = await hearing.get_message(timeout=HEARTBEAT)
+                    pause = LISTEN_AGAIN[0]
                     if message is not None:
                         watchers.call(message["data"].decode(errors="replace"))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next connection may do better

@@ -155,6 +155,7 @@ class SqliteStore:
             if not is_free(database):
                 return False
             until = self._clock.now() + ttl
+            database.execute("DELETE FROM leases WHERE until < ?", (until - ttl - LONGEST_LEASE,))
             database.execute("REPLACE INTO leases VALUES (?, ?, ?, ?)", (key, owner, until, self._timeline))
             return True
 
@@ -190,8 +191,10 @@ class SqliteStore:
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
 
     def _transact(self, worker: Worker, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
-        if worker.database is None:
+        if worker.database is None or worker.file != identity(self._path):
+            worker.close()  # the file may have been moved away
             worker.database = self._open()
+            worker.file = identity(self._path)
         database = worker.database
         database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
@@ -239,17 +242,28 @@ class SqliteStore:
 class Worker:
     """A thread, and the connection that is used in it only."""
 
-    __slots__ = ("database", "process", "thread")
+    __slots__ = ("database", "file", "process", "thread")
 
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, "signalwire-tokens")
         self.process = os.getpid()
         self.database: sqlite3.Connection | None = None
+        self.file: tuple[int, int] | None = None
 
     def close(self) -> None:
         """Close the file, in the thread."""
-        if self.database is not None:
-            self.database.close()
+        database, self.database = self.database, None
+        if database is not None:
+            database.close()
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell one file from another of the same name."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_private(path: Path) -> None:

@@ -37,5 +37,5 @@ class Watchers:
         for callback in tuple(self._callbacks.get(key, {}).values()):
             try:
                 callback()
-            except Exception:
-                logger.exception("who watches #%s failed", key[:8])
+            except Exception as error:  # noqa: BLE001 - it is somebody else's code
+                logger.warning("who watches #%s failed with %s", key[:8], type(error).__name__)
