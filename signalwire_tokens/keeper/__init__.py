@@ -2,6 +2,6 @@
 
 from .events import EventKind, SessionEvent
 from .keeping import Keeper
-from .sharing import Share
+from .share import Share
 
 __all__ = ["EventKind", "Keeper", "SessionEvent", "Share"]

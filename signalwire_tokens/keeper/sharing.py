@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from abc import abstractmethod
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -19,80 +18,28 @@ from weakref import WeakMethod
 
 import attrs
 
-from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, StoreError
+from signalwire_tokens.errors import SignalWireTokenError, StoreError
 from signalwire_tokens.policy import Misconfigured, NotSent, Outcome, Present, Reissue, Renewed, Spent, Throttled
-from signalwire_tokens.stores import Reading, Record, TokenStore
+from signalwire_tokens.stores.records import life_of
 
 from .renewing import Renewing
+from .share import Share, Sight, complaint, is_cancelled, is_older, is_over, is_sound, logged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from signalwire_tokens.clock import Clock, Timer
     from signalwire_tokens.models import TokenPair
     from signalwire_tokens.policy import RefreshPolicy
+    from signalwire_tokens.stores import Record
 
     from .renewing import Landing
 
-__all__ = ["Share", "Sharing"]
+__all__ = ["Sharing"]
 
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
-
-
-class Share:
-    """The place in a store where a session's pair is, and what is under way there behind the session's back.
-
-    `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
-    is a successor.
-    """
-
-    __slots__ = ("brought", "heard", "key", "looked", "looking", "mark", "name", "saving", "store", "unwatch")
-
-    def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
-        given: object = store
-        if not isinstance(given, TokenStore) or isinstance(given, type):
-            raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
-        self.store = store
-        self.name = repr(store)
-        self.key = key
-        self.brought = brought
-        self.mark: str | None = None  # the last one of the session's own
-        self.heard = False  # of a new pair, and not looked yet
-        self.looked = False  # for a last way out, and found none
-        self.looking: asyncio.Task[None] | None = None
-        self.saving: asyncio.Task[None] | None = None
-        self.unwatch: Callable[[], object] = nothing
-
-    def stop(self) -> None:
-        """End what is under way."""
-        unwatch, self.unwatch = self.unwatch, nothing
-        for task in (self.looking, self.saving):
-            if task is not None:
-                task.cancel()
-        with logged("a store failed to forget a session"):
-            unwatch()
-
-
-class Sight:
-    """A reading, and between which moments of the session's clock it was taken."""
-
-    __slots__ = ("after", "before", "reading")
-
-    def __init__(self, reading: Reading, before: float, after: float) -> None:
-        self.reading, self.before, self.after = reading, before, after
-
-    @property
-    def asked(self) -> float | None:
-        """When the record's pair was asked for, by the session's clock, or a little earlier; None where unknown."""
-        age = self.reading.age
-        return None if age is None else self.before - age
-
-    def record(self, pair: TokenPair, asked: float) -> Record:
-        """Describe a pair by the store's time, or as a little older than it is."""
-        asked_at = self.reading.at - (self.after - asked)
-        return Record(pair=pair, asked_at=asked_at, timeline=self.reading.timeline)
 
 
 class Sharing(Renewing):
@@ -241,7 +188,7 @@ class Sharing(Renewing):
         record, asked = sight.reading.record, sight.asked
         if record is None or asked is None or record.pair.token.value == self._value:
             return None
-        until = asked + (record.pair.token.expires_at - record.pair.token.issued_at).total_seconds()
+        until = asked + life_of(record.pair.token)
         if until <= max(self._now(), self._access_until):
             return None
         return Renewed(self._redated(record.pair, asked), asked)
@@ -251,14 +198,14 @@ class Sharing(Renewing):
         age = timedelta(seconds=self._now() - asked)
         issued_at = datetime.fromtimestamp(self._clock.wall(), UTC) - age
         token, refresh_token = (
-            attrs.evolve(half, issued_at=issued_at, expires_at=issued_at + (half.expires_at - half.issued_at))
+            attrs.evolve(half, issued_at=issued_at, expires_at=issued_at + timedelta(seconds=life_of(half)))
             for half in (pair.token, pair.refresh_token)
         )
         return attrs.evolve(pair, token=token, refresh_token=refresh_token)
 
     def _asked_for(self, pair: TokenPair) -> float:
         """Tell when the pair at hand was asked for; its access token may have been invalidated since."""
-        return self._refresh_until - (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
+        return self._refresh_until - life_of(pair.refresh_token)
 
     async def _read(self, share: Share) -> Sight:
         before = self._now()
@@ -401,44 +348,3 @@ class Sharing(Renewing):
         if not await self._save(share, mine, None if held is None else held.digest):
             raise complaint(share, "somebody else has just saved another pair")
         share.brought = None
-
-
-@contextmanager
-def logged(what: str) -> Iterator[None]:
-    """Go on where somebody else's code fails, and say so without its text, which may hold anything."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - as told
-        logger.warning("%s: %s", what, type(error).__name__)
-
-
-def is_older(one: Record, other: Record) -> bool:
-    """Tell whether one pair was asked for before the other, as far as that can be known."""
-    return one.timeline == other.timeline and one.asked_at < other.asked_at
-
-
-def is_sound(reading: object) -> bool:
-    """Tell whether an answer is a reading to reckon with."""
-    if not isinstance(reading, Reading) or not isinstance(reading.record, Record | None):
-        return False
-    at: object = reading.at
-    return isinstance(at, int | float) and math.isfinite(at)
-
-
-def is_cancelled(task: asyncio.Task[object] | None) -> bool:
-    """Tell whether somebody wants a task to end."""
-    return task is not None and task.cancelling() > 0
-
-
-def is_over(task: asyncio.Task[None] | None) -> bool:
-    """Tell whether a task has ended, if there was one."""
-    return task is None or task.done()
-
-
-def complaint(share: Share, reason: str) -> StoreError:
-    """Say what is wrong with a store."""
-    return StoreError(f"{share.name}: #{share.key[:8]}: {reason}")
-
-
-def nothing() -> None:
-    """Do nothing."""

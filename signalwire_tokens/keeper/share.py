@@ -1,0 +1,116 @@
+"""What a session knows of the store that its pair is in: the place, what was read there, and when."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from signalwire_tokens.errors import ConfigurationError, StoreError
+from signalwire_tokens.stores import Reading, Record, TokenStore
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from signalwire_tokens.models import TokenPair
+
+__all__ = ["Share", "Sight", "complaint", "is_cancelled", "is_older", "is_over", "is_sound", "logged"]
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+class Share:
+    """The place in a store where a session's pair is, and what is under way there behind the session's back.
+
+    `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
+    is a successor.
+    """
+
+    __slots__ = ("brought", "heard", "key", "looked", "looking", "mark", "name", "saving", "store", "unwatch")
+
+    def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
+        given: object = store
+        if not isinstance(given, TokenStore) or isinstance(given, type):
+            raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
+        self.store = store
+        self.name = repr(store)
+        self.key = key
+        self.brought = brought
+        self.mark: str | None = None  # the last one of the session's own
+        self.heard = False  # of a new pair, and not looked yet
+        self.looked = False  # for a last way out, and found none
+        self.looking: asyncio.Task[None] | None = None
+        self.saving: asyncio.Task[None] | None = None
+        self.unwatch: Callable[[], object] = nothing
+
+    def stop(self) -> None:
+        """End what is under way."""
+        unwatch, self.unwatch = self.unwatch, nothing
+        for task in (self.looking, self.saving):
+            if task is not None:
+                task.cancel()
+        with logged("a store failed to forget a session"):
+            unwatch()
+
+
+class Sight:
+    """A reading, and between which moments of the session's clock it was taken."""
+
+    __slots__ = ("after", "before", "reading")
+
+    def __init__(self, reading: Reading, before: float, after: float) -> None:
+        self.reading, self.before, self.after = reading, before, after
+
+    @property
+    def asked(self) -> float | None:
+        """When the record's pair was asked for, by the session's clock, or a little earlier; None where unknown."""
+        age = self.reading.age
+        return None if age is None else self.before - age
+
+    def record(self, pair: TokenPair, asked: float) -> Record:
+        """Describe a pair by the store's time, or as a little older than it is."""
+        asked_at = self.reading.at - (self.after - asked)
+        return Record(pair=pair, asked_at=asked_at, timeline=self.reading.timeline)
+
+
+@contextmanager
+def logged(what: str) -> Iterator[None]:
+    """Go on where somebody else's code fails, and say so without its text, which may hold anything."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as told
+        logger.warning("%s: %s", what, type(error).__name__)
+
+
+def is_older(one: Record, other: Record) -> bool:
+    """Tell whether one pair was asked for before the other, as far as that can be known."""
+    return one.timeline == other.timeline and one.asked_at < other.asked_at
+
+
+def is_sound(reading: object) -> bool:
+    """Tell whether an answer is a reading to reckon with."""
+    if not isinstance(reading, Reading) or not isinstance(reading.record, Record | None):
+        return False
+    at: object = reading.at
+    return isinstance(at, int | float) and math.isfinite(at)
+
+
+def is_cancelled(task: asyncio.Task[object] | None) -> bool:
+    """Tell whether somebody wants a task to end."""
+    return task is not None and task.cancelling() > 0
+
+
+def is_over(task: asyncio.Task[None] | None) -> bool:
+    """Tell whether a task has ended, if there was one."""
+    return task is None or task.done()
+
+
+def complaint(share: Share, reason: str) -> StoreError:
+    """Say what is wrong with a store."""
+    return StoreError(f"{share.name}: #{share.key[:8]}: {reason}")
+
+
+def nothing() -> None:
+    """Do nothing."""
