@@ -800,3 +800,14 @@ async def test_a_file_that_was_moved_away_is_made_anew(store, path):
         assert (await other.load(ALICE)).record.digest == record.digest
     path.unlink()
     assert (await store.load(ALICE)).record is None
+
+
+async def test_a_store_that_was_not_closed_warns_and_closes_its_file(path):
+    """Once it is dropped."""
+    stores = [SqliteStore(path, keys=KEY)]
+    await stores[0].load(ALICE)
+    thread = stores[0]._worker.thread
+    with pytest.warns(ResourceWarning, match="unclosed SqliteStore"):
+        stores.clear()
+    thread.shutdown()  # returns when the file is closed, with which SQLite takes away what lies beside it
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

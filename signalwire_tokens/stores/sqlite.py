@@ -99,14 +99,14 @@ class SqliteStore:
         # The constructor may have refused what it was given.
         worker = getattr(self, "_worker", None)
         if worker is not None and worker.process == os.getpid():
+            worker.thread.submit(worker.close)
+            worker.thread.shutdown(wait=False)
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            worker.thread.submit(worker.close)
-            worker.thread.shutdown(wait=False)
 
     async def load(self, key: str) -> Reading:
         """Read what is kept under a key."""
