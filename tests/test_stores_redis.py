@@ -1,6 +1,7 @@
 """The store on a Redis or Valkey server: a real one, and a proxy that harms what passes."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import re
@@ -525,12 +526,16 @@ def test_a_store_that_was_closed_is_used_on_the_next_event_loop(redis_server, pr
             await use(store)
             assert (await store.load(key)).record is None
 
-    store = RedisStore(redis_server.url, keys=KEY, prefix=prefix)
+    def drop(stores):
+        stores.clear()
+        gc.collect()
+
+    stores = [RedisStore(redis_server.url, keys=KEY, prefix=prefix)]
     for _ in range(2):
-        asyncio.run(use_and_close(store))
-    asyncio.run(use(store))
+        asyncio.run(use_and_close(stores[0]))
+    asyncio.run(use(stores[0]))
     with pytest.warns(ResourceWarning, match=r"unclosed RedisStore\(127"):
-        store = None
+        drop(stores)
 
 
 def is_about_to_lose_a_cancellation(task):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Share", "Sight", "complaint", "is_cancelled", "is_older", "is_over", "is_sound", "logged"]
 
+METHODS = ("delete", "lease", "load", "save", "watch")
+
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 
@@ -31,8 +33,7 @@ class Share:
     __slots__ = ("brought", "heard", "key", "looked", "looking", "mark", "name", "saving", "store", "unwatch")
 
     def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
-        given: object = store
-        if not isinstance(given, TokenStore) or isinstance(given, type):
+        if isinstance(store, type) or not all(callable(getattr(store, name, None)) for name in METHODS):
             raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
         self.store = store
         self.name = repr(store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["TokenStore"]
 
 
-@runtime_checkable
 class TokenStore(Protocol):
     """Where pairs are kept, so that they outlive a process and can be shared.
 
