@@ -35,13 +35,13 @@ class Share:
     def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
         if isinstance(store, type) or not all(callable(getattr(store, name, None)) for name in METHODS):
             raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
-        self.store = store
-        self.name = repr(store)
-        self.key = key
-        self.brought = brought
+        self.store: TokenStore = store
+        self.name: str = repr(store)
+        self.key: str = key
+        self.brought: TokenPair | None = brought
         self.mark: str | None = None  # the last one of the session's own
-        self.heard = False  # of a new pair, and not looked yet
-        self.looked = False  # for a last way out, and found none
+        self.heard: bool = False  # of a new pair, and not looked yet
+        self.looked: bool = False  # for a last way out, and found none
         self.looking: asyncio.Task[None] | None = None
         self.saving: asyncio.Task[None] | None = None
         self.unwatch: Callable[[], object] = nothing
@@ -62,7 +62,9 @@ class Sight:
     __slots__ = ("after", "before", "reading")
 
     def __init__(self, reading: Reading, before: float, after: float) -> None:
-        self.reading, self.before, self.after = reading, before, after
+        self.reading: Reading = reading
+        self.before: float = before
+        self.after: float = after
 
     @property
     def asked(self) -> float | None:

@@ -23,8 +23,8 @@ try:
         RedisError,
         ResponseError,
     )
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("RedisStore needs redis: install signalwire-tokens[redis]", name=error.name) from None
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("RedisStore needs redis: install signalwire-tokens[redis]", name="redis") from None
 
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret

@@ -245,8 +245,8 @@ class Worker:
     __slots__ = ("database", "file", "process", "thread")
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "signalwire-tokens")
-        self.process = os.getpid()
+        self.thread: ThreadPoolExecutor = ThreadPoolExecutor(1, "signalwire-tokens")
+        self.process: int = os.getpid()
         self.database: sqlite3.Connection | None = None
         self.file: tuple[int, int] | None = None
 
