@@ -152,7 +152,7 @@ class SubscriberSession(Keeper):
         session._client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         share = None if store is None else Share(store, key_of(kept_as), brought=pair)
-        session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001
+        session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001 - as above
         return session
 
     def _set_up(

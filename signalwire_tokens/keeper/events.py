@@ -18,7 +18,7 @@ from signalwire_tokens.models import TokenPair
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Timer
 
-__all__ = ["Callback", "EventKind", "Listener", "SessionEvent"]
+__all__ = ["Callback", "EventKind", "Listener", "SessionEvent", "is_cancelled"]
 
 EventKind: TypeAlias = Literal[
     "started", "rotated", "reissued", "degraded", "recovered", "persist_failed", "dead", "closed"
@@ -79,9 +79,15 @@ class Listener:
                 result = self._callback(event)
                 if inspect.isawaitable(result):
                     await result
-            except Exception:
+            except Exception:  # whatever it is: a subscriber is anybody's code, and the next event is still to be told
                 logger.exception("a subscriber failed on %r", event.kind)
             except asyncio.CancelledError:
-                if (task := asyncio.current_task()) is not None and task.cancelling():
+                if is_cancelled():
                     raise
                 logger.error("a subscriber was cancelled from within on %r", event.kind)  # noqa: TRY400 - no traceback
+
+
+def is_cancelled() -> bool:
+    """Tell whether somebody wants this task to end; if not, a `CancelledError` is a failure of what raised it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

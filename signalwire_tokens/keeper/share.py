@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["Share", "Sight", "complaint", "is_cancelled", "is_older", "is_over", "is_sound", "logged"]
+__all__ = ["Share", "Sight", "complaint", "holds", "is_older", "is_over", "is_sound", "logged"]
 
 METHODS = ("delete", "lease", "load", "save", "watch")
 
@@ -87,6 +87,11 @@ def logged(what: str) -> Iterator[None]:
         logger.warning("%s: %s", what, type(error).__name__)
 
 
+def holds(record: Record | None, pair: TokenPair | None) -> bool:
+    """Tell whether a record is of a pair."""
+    return record is not None and pair is not None and record.pair.refresh_token.value == pair.refresh_token.value
+
+
 def is_older(one: Record, other: Record) -> bool:
     """Tell whether one pair was asked for before the other, as far as that can be known."""
     return one.timeline == other.timeline and one.asked_at < other.asked_at
@@ -98,11 +103,6 @@ def is_sound(reading: object) -> bool:
         return False
     at: object = reading.at
     return isinstance(at, int | float) and math.isfinite(at)
-
-
-def is_cancelled(task: asyncio.Task[object] | None) -> bool:
-    """Tell whether somebody wants a task to end."""
-    return task is not None and task.cancelling() > 0
 
 
 def is_over(task: asyncio.Task[None] | None) -> bool:

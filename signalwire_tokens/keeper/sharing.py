@@ -22,8 +22,9 @@ from signalwire_tokens.errors import SignalWireTokenError, StoreError
 from signalwire_tokens.policy import Misconfigured, NotSent, Outcome, Present, Reissue, Renewed, Spent, Throttled
 from signalwire_tokens.stores.records import life_of
 
+from .events import is_cancelled
 from .renewing import Renewing
-from .share import Share, Sight, complaint, is_cancelled, is_older, is_over, is_sound, logged
+from .share import Share, Sight, complaint, holds, is_older, is_over, is_sound, logged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -157,7 +158,7 @@ class Sharing(Renewing):
         """Say whether to present a refresh token, and which: none that may be used up, where a pair can be issued."""
         held, pair = sight.reading.record, self._pair
         mine = None if pair is None else sight.record(pair, self._asked_for(pair))
-        known = held is not None and pair is not None and held.pair.refresh_token.value == pair.refresh_token.value
+        known = holds(held, pair)
         may_issue = self._reissuable and (pair is not None or share.brought is None)
         if held is None or (mine is not None and not known and pair is not share.brought and is_older(held, mine)):
             doubtful, best = True, mine  # the store has lost something
@@ -239,7 +240,7 @@ class Sharing(Renewing):
         except TimeoutError:
             reason = f"no answer within {limit:g} s"
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task()):
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             reason = f"failed with {type(error).__name__}"
         raise complaint(share, reason)
@@ -257,8 +258,8 @@ class Sharing(Renewing):
         error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
         with suppress(StoreError):
             sight = await self._read(share)
-            held, asked, pair = sight.reading.record, sight.asked, self._pair
-            is_other = held is not None and (pair is None or held.pair.refresh_token.value != pair.refresh_token.value)
+            held, asked = sight.reading.record, sight.asked
+            is_other = not holds(held, self._pair)
             if held is not None and asked is not None and is_other and held.until > sight.reading.at:
                 return step, Renewed(self._redated(held.pair, asked), asked)
         return step, Spent(error)
@@ -336,7 +337,7 @@ class Sharing(Renewing):
         """Let the store hold the later of two pairs: its own, or the one at hand."""
         sight = await self._read(share)
         held, pair, asked = sight.reading.record, self._pair, sight.asked
-        if pair is None or (held is not None and held.pair.refresh_token.value == pair.refresh_token.value):
+        if pair is None or holds(held, pair):
             return
         found = self._better(sight)
         if found is not None or (asked is not None and asked >= self._asked_for(pair)):

@@ -41,7 +41,6 @@ __all__ = ["RedisStore"]
 
 MOST_CONNECTIONS = 64
 HEARTBEAT = 10.0  # seconds between the questions whether a quiet connection is still one
-NO_ARGUMENTS: Secret[Any] = Secret(None)
 AGAIN = 0.05  # seconds
 LISTEN_AGAIN = (0.1, 10.0)  # seconds, doubling
 
@@ -197,15 +196,13 @@ class RedisStore:
             )
         return loop
 
-    async def _run(
-        self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[Any] = NO_ARGUMENTS
-    ) -> Any:  # noqa: ANN401 - as the server answers
+    async def _run(self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[Any] | None = None) -> Any:  # noqa: ANN401 - as the server answers
         """Send a command about one key; what goes wrong is told without its arguments, which may hold tokens."""
         self._bind()
         name = f"{self._prefix}{{{key}}}:{kind}"
         try:
             async with asyncio.timeout(self._timeout):
-                return await (command(name) if arguments.value is None else command(keys=[name], args=arguments.value))
+                return await (command(name) if arguments is None else command(keys=[name], args=arguments.value))
         except TimeoutError:
             reason = f"no answer within {self._timeout:g} s"
         except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
