@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from servers import eventually
 
 from signalwire_tokens import SubscriberSession, TokenClient, __main__, __version__
 from signalwire_tokens.cli import cli
@@ -88,7 +89,7 @@ async def test_a_demo_that_is_cancelled_leaves_nothing_behind():
     """As Ctrl-C does; the fixture looks for tasks and connections."""
     console = Console(file=io.StringIO())
     holding = asyncio.create_task(hold(console))
-    await asyncio.sleep(0.2)
+    await eventually(console.file.getvalue)  # it has something to tell, and so has begun
     holding.cancel()
     await asyncio.wait([holding])
     assert holding.cancelled()
