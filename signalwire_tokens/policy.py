@@ -231,6 +231,12 @@ class RefreshPolicy:
     """How often the others look whether it has, or has died; at most a tenth of the lease."""
     store_patience: float = 1.0
     """How long a store gets for an answer; at most half of the lease."""
+    trip_after: float = 10.0
+    """So many failures in a row, whichever sessions' they are, and a fleet takes the service to be down."""
+    probe_to: float = 5.0
+    """While it is, one request at a time asks after it: the longest pause between two, reached by doubling; scaled."""
+    ramp: float = 10.0
+    """Once it is back, a fleet comes back to its full rate within this; scaled."""
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(RefreshPolicy):
@@ -299,14 +305,27 @@ class RefreshPolicy:
         """Say how long to wait before saving again what could not be saved: first, and at the longest."""
         return self._pace(life) * self.backoff_from, self._pace(life) * self.backoff_to
 
-    def state(self, situation: Situation, now: float) -> SessionState:
+    def probe_pause(self, life: float, failed: int, draw: float) -> float:
+        """Say how long to wait before the service is asked again that did not answer so many probes."""
+        doubled = self.backoff_from * 2.0 ** min(failed, MOST_DOUBLINGS)
+        return self._pace(life) * min(self.probe_to, doubled) * between(0.5, 1.0, draw)
+
+    def ramp_for(self, life: float) -> float:
+        """Say how long it takes to come back to the full rate."""
+        return self._pace(life) * self.ramp
+
+    def lapse_for(self, life: float) -> float:
+        """Say for how long a fleet remembers a session that has died."""
+        return self._pace(life) * self.misconfigured_from
+
+    def state(self, *, due: float, access_until: float, life: float, now: float) -> SessionState:
         """Say how a session stands whose token has come so far."""
-        left = situation.access_until - now
+        left = access_until - now
         if left <= 0:
             return SessionState.LATE
-        if left < self.reserve(situation.life):
+        if left < self.reserve(life):
             return SessionState.URGENT
-        return SessionState.FRESH if now < situation.due else SessionState.DUE
+        return SessionState.FRESH if now < due else SessionState.DUE
 
     def next_step(self, situation: Situation) -> Step:
         """Say what is to be done next, and when."""

@@ -69,7 +69,9 @@ def test_a_token_is_due_between_60_and_80_percent_of_its_life(draw, share, life)
 )
 def test_the_states_follow_from_the_times(at, state):
     """Fresh until due, due until the last half minute, urgent until the end, late from then on."""
-    assert POLICY.state(situation(), at) is state
+    assert (
+        POLICY.state(due=situation().due, access_until=situation().access_until, life=situation().life, now=at) is state
+    )
 
 
 @pytest.mark.parametrize(("life", "reserve"), [(LIFE, 30.0), (300.0, 30.0), (60.0, 6.0)])
@@ -334,7 +336,7 @@ def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, reissuable, life):
                 presentable=case.presentable and not (presented and (outcome is Spent or outcome is Ambiguous)),
                 reissuable=case.reissuable and not (outcome is Spent and not presented),
             )
-    assert POLICY.state(case, now) is SessionState.FRESH
+    assert POLICY.state(due=case.due, access_until=case.access_until, life=case.life, now=now) is SessionState.FRESH
 
 
 def test_outcomes_and_steps_are_values():

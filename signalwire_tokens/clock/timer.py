@@ -33,8 +33,8 @@ class Sleeper(Protocol):
 
     wakes_at: float
 
-    def wake(self, timer: Timer) -> asyncio.Task[Any] | None:
-        """Do what is due, and return the task that does it, if it takes one."""
+    def wake(self, timer: Timer) -> None:
+        """Do what is due; what takes a task, let the timer begin."""
         ...
 
     def note_leap(self, seconds: float, now: float) -> None:
@@ -56,6 +56,7 @@ class Timer:
         self._rings_at = math.inf
         self._wall_ahead = clock.wall() - clock.now()
         self._held: set[asyncio.Task[Any]] = set()
+        self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
 
     def set(self, sleeper: Sleeper, at: float) -> None:
         """Wake a sleeper at a time, and not when it was told before."""
@@ -93,6 +94,8 @@ class Timer:
         """Do something in a task that is held, and knows nothing of whoever happened to cause it."""
         task = self.loop.create_task(work, name=f"signalwire-tokens: {name}", context=Context())
         self.hold(task)
+        if self._begun is not None:
+            self._begun.append(task)
         return task
 
     def hold(self, task: asyncio.Task[Any]) -> None:
@@ -117,10 +120,16 @@ class Timer:
         """Wake whoever is due; return what that has begun."""
         self._alarm, self._rings_at = None, math.inf
         now = self.clock.now()
+        begun: list[asyncio.Task[Any]] = []
+        self._begun = begun
         self._watch_wall(now)
-        begun = [self._wake(entry, now) for entry in self._due(now)]
+        for entry in self._due(now):
+            if stands(entry) and (sleeper := entry[2]()) is not None:
+                sleeper.wakes_at = math.inf
+                self.rouse(sleeper, now)
         self._arm()
-        return [task for task in begun if task is not None]
+        self._begun = None
+        return begun
 
     def _due(self, now: float) -> list[tuple[float, int, ref[Sleeper]]]:
         """Take out the deadlines that have come."""
@@ -129,17 +138,15 @@ class Timer:
             due.append(heappop(self._heap))
         return due
 
-    def _wake(self, entry: tuple[float, int, ref[Sleeper]], now: float) -> asyncio.Task[Any] | None:
-        sleeper = entry[2]()
-        if sleeper is None or not stands(entry):
-            return None
+    def rouse(self, sleeper: Sleeper, now: float) -> None:
+        """Wake a sleeper now, and again later if that fails."""
+        self._leave_behind(sleeper)
         sleeper.wakes_at = math.inf
         try:
-            return sleeper.wake(self)
+            sleeper.wake(self)
         except Exception:
             logger.exception("%r could not be woken; it is tried again", sleeper)
             self.set(sleeper, now + LONGEST_SLICE)
-            return None
 
     def _watch_wall(self, now: float) -> None:
         """Tell everybody if the wall clock has gained on ours: a paused virtual machine knows no other sign."""

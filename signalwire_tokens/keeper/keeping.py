@@ -15,10 +15,11 @@ from signalwire_tokens.errors import (
     SessionClosed,
     SessionError,
     SessionExpired,
+    SignalWireTokenError,
     TokenUnavailable,
 )
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.policy import Expire, Misconfigured, SessionState, Spent
+from signalwire_tokens.policy import Expire, Misconfigured, Present, Reissue, SessionState, Spent
 
 from .events import Listener
 from .renewing import Turn
@@ -68,7 +69,7 @@ class Keeper(Sharing):
             return SessionState.CLOSED
         if self._dead:
             return SessionState.DEAD
-        return self._policy.state(self._situation(), self._now())
+        return self._policy.state(due=self._due, access_until=self._access_until, life=self._life, now=self._now())
 
     @property
     def runway(self) -> timedelta:
@@ -82,7 +83,7 @@ class Keeper(Sharing):
             return None
         if self._flight is None and isinstance(self._policy.next_step(self._situation()), Expire):
             return None
-        pause = 0.0 if self._flight is not None else max(0.0, self.wakes_at - self._now())
+        pause = 0.0 if self._flight is not None else self._pause()
         return datetime.fromtimestamp(self._clock.wall() + pause, UTC)
 
     @property
@@ -126,13 +127,21 @@ class Keeper(Sharing):
             step = self._policy.way(self._situation(), self._now())
             if isinstance(step, Expire):
                 raise SessionExpired(f"session {self._label} has no way to renew") from self.last_error
-            _ = self._depart(self._renew(step), step, timer)
-        while self._flight is not None:
+            self._force(step, timer)
+        while self._is_renewing():
             await self._changed()
         if self._generation == generation:
             self._check()
             raise self._unavailable("could not be renewed now") from self.last_error
         return self.pair
+
+    def _force(self, step: Present | Reissue, timer: Timer) -> None:
+        """Renew now."""
+        self._depart(self._renew(step), step, timer)
+
+    def _is_renewing(self) -> bool:
+        """Tell whether a renewal is under way."""
+        return self._flight is not None
 
     def invalidate(self, token: str | Token) -> None:
         """Learn that the service refused a token: it is not handed out again, and renewed. Any other is ignored."""
@@ -154,17 +163,21 @@ class Keeper(Sharing):
         if self._timer is not None:
             raise SessionError(f"session {self._label} is open already")
         self._timer = timer_of(self._clock)
-        self._due = self._now()
         try:
-            self._begin()
-            self._begin_sharing()
-            self._plan()
+            self._open()
             await self._first_token()
         except BaseException:
             await self.aclose()
             raise
         self._tell("started")
         return self
+
+    def _open(self) -> None:
+        """Begin to keep a pair."""
+        self._due = self._now()
+        self._begin()
+        self._begin_sharing()
+        self._plan()
 
     async def aclose(self) -> None:
         """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
@@ -252,10 +265,15 @@ class Keeper(Sharing):
             await self._drain()  # what is still under way may bring the pair
             if self._left() > 0:
                 return
-            unused = self._generation == 0 and isinstance(self._failure, Spent)
-            if self._failure is not None and (unused or isinstance(self._failure, Misconfigured)):
-                raise self._failure.error from None
+            fault = self._fault()
+            if fault is not None:
+                raise fault from None
             raise
+
+    def _fault(self) -> SignalWireTokenError | None:
+        """Find what has kept the session from a first token and will not pass by itself."""
+        unused = self._generation == 0 and isinstance(self._failure, Spent)
+        return self.last_error if unused or isinstance(self._failure, Misconfigured) else None
 
     async def _live_token(self, min_ttl: float | None) -> str:
         """Return a live token, after a renewal where that is called for."""
@@ -277,8 +295,12 @@ class Keeper(Sharing):
         raise self._unavailable("has no live token at this moment") from self.last_error
 
     def _unavailable(self, what: str) -> TokenUnavailable:
-        pause = max(0.0, self.wakes_at - self._now())
+        pause = self._pause()
         return TokenUnavailable(f"session {self._label} {what}", retry_after=pause if pause < math.inf else None)
+
+    def _pause(self) -> float:
+        """Tell how long it is until the next attempt."""
+        return max(0.0, self.wakes_at - self._now())
 
     async def _wait(self, seconds: float, timer: Timer, satisfied: Callable[[], bool]) -> None:
         """Wait for the next renewal, for so many seconds of running time, as long as there is hope."""
@@ -309,10 +331,9 @@ class Keeper(Sharing):
         """Tell whether waiting so long cannot help."""
         if self._flight is not None:
             return False
-        pause = self.wakes_at - self._now()
         if isinstance(self._failure, Misconfigured) and self._left() <= 0:
-            return pause > 0  # somebody has to mend the settings first
-        return pause > seconds
+            return self._pause() > 0  # somebody has to mend the settings first
+        return self._pause() > seconds
 
     def _hasten(self, timer: Timer) -> None:
         """Bring the next attempt forward, since somebody waits for it."""

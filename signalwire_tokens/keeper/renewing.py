@@ -134,7 +134,7 @@ class Renewing(ABC):
     def _keep_quiet(self, until: float) -> None:
         """Leave the service alone."""
 
-    def wake(self, timer: Timer) -> asyncio.Task[Landing] | None:
+    def wake(self, timer: Timer) -> None:
         """Do what is due: renew, or give up."""
         situation, now = self._situation(), self._now()
         step = self._policy.next_step(situation)
@@ -142,10 +142,14 @@ class Renewing(ABC):
             step = self._policy.way(situation, now)  # the machine may have slept since the step was planned
         if step.at > now:
             timer.set(self, step.at)  # the service has asked for quiet in the meantime
-            return None
-        if isinstance(step, Expire):
-            return self._die(timer)
-        return self._depart(self._renew(step), step, timer)
+        elif isinstance(step, Expire):
+            self._die(timer)
+        elif self._may_depart():
+            self._depart(self._renew(step), step, timer)
+
+    def _may_depart(self) -> bool:
+        """Tell whether a renewal that is due may begin; if not, whoever forbids it wakes the session again."""
+        return True
 
     def note_leap(self, seconds: float, now: float) -> None:
         """Renew soon when the wall clock has leapt: nobody knows how old the token is."""
@@ -182,19 +186,16 @@ class Renewing(ABC):
             return
         step = self._policy.next_step(self._situation())
         if isinstance(step, Expire) and step.at <= self._now():
-            _ = self._die(self._timer)
+            self._die(self._timer)
         else:
             self._timer.set(self, step.at)
 
-    def _depart(
-        self, renewal: Coroutine[Any, Any, Landing], step: Present | Reissue, timer: Timer
-    ) -> asyncio.Task[Landing]:
+    def _depart(self, renewal: Coroutine[Any, Any, Landing], step: Present | Reissue, timer: Timer) -> None:
         """Renew, in a task that nobody but the event loop's end cancels."""
         timer.unset(self)
         self._wanted = math.inf  # whoever comes from now on has not been served by this attempt, if it fails
         self._flight = timer.begin(renewal, f"renew {self._label}")
         self._flight.add_done_callback(partial(self._land, step, self._wall_ahead()))
-        return self._flight
 
     def _land(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Landing]) -> None:
         """Take in what came of a renewal; a leap of the wall clock in the meantime was told to those at rest only."""
@@ -202,14 +203,17 @@ class Renewing(ABC):
         self._flight, self._tried = None, self._now()
         self._draw = random.random()  # noqa: S311 - as above
         try:
-            if isinstance(outcome, Renewed):
-                self._rotate(outcome, way)
-            else:
-                self._note_failure(outcome, way)
+            self._take_in(outcome, way)
         finally:
             self.note_leap(self._wall_ahead() - wall_ahead, self._now())
             self._plan()
             self._notify()
+
+    def _take_in(self, outcome: Outcome, way: Present | Reissue) -> None:
+        if isinstance(outcome, Renewed):
+            self._rotate(outcome, way)
+        else:
+            self._note_failure(outcome, way)
 
     def _wall_ahead(self) -> float:
         return self._clock.wall() - self._now()
@@ -262,14 +266,13 @@ class Renewing(ABC):
         if self._failures == 1 and self._generation > 0:
             self._tell("degraded")
 
-    def _die(self, timer: Timer) -> asyncio.Task[Landing] | None:
+    def _die(self, timer: Timer) -> None:
         """Give up for good."""
         timer.unset(self)
         self._dead, self._fresh_until = True, NEVER
         logger.error("session %s generation %d: no way left to renew", self._label, self._generation)
         self._tell("dead")
         self._notify()
-        return None
 
     async def _changed(self, turn: Turn | None = None) -> None:
         """Wait until something happens, or the turn is over."""

@@ -245,14 +245,15 @@ class Sharing(Renewing):
             reason = f"failed with {type(error).__name__}"
         raise complaint(share, reason)
 
-    def _die(self, timer: Timer) -> asyncio.Task[Landing] | None:
+    def _die(self, timer: Timer) -> None:
         """Give up for good, unless somebody else has kept the pair alive."""
         share = self._share
         if share is None or share.looked:
-            return super()._die(timer)
+            super()._die(timer)
+            return
         share.looked = True
         step = Present(self._now())
-        return self._depart(self._look_for_a_way_out(share, step), step, timer)
+        self._depart(self._look_for_a_way_out(share, step), step, timer)
 
     async def _look_for_a_way_out(self, share: Share, step: Present) -> Landing:
         error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
