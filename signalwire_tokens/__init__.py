@@ -10,10 +10,9 @@ The package is a house of floors; every module imports only from floors below it
    outlive a process and to be shared (`stores.redis` is imported by path)
 5. `keeper`: what keeps a credential alive, and does not know how it is renewed
 6. `session`: `SubscriberSession`, which renews through the project's credentials
+7. `fleet`: `SessionFleet`, many sessions and one governor
 8. `emulator`: the service itself on loopback, imported by path
 9. `testing`: for the suites of users, imported by path; `cli`: the command `signalwire-tokens`
-
-(The floors between are kept for sessions that renew in other ways, and for fleets of them.)
 """
 
 from ._version import __version__
@@ -42,6 +41,7 @@ from .errors import (
     ValidationFailed,
     is_transient,
 )
+from .fleet import BreakerState, FleetSnapshot, SessionFleet
 from .keeper import EventKind, SessionEvent
 from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
 from .policy import RefreshPolicy, SessionState
@@ -52,10 +52,12 @@ __all__ = [
     "Address",
     "Alarm",
     "ApiError",
+    "BreakerState",
     "Clock",
     "ConfigurationError",
     "ConnectionFailed",
     "EventKind",
+    "FleetSnapshot",
     "Forbidden",
     "InvalidRequest",
     "Lifetimes",
@@ -70,6 +72,7 @@ __all__ = [
     "SessionError",
     "SessionEvent",
     "SessionExpired",
+    "SessionFleet",
     "SessionState",
     "SignalWireTokenError",
     "SqliteStore",

@@ -16,7 +16,14 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import signalwire_tokens
-from signalwire_tokens import InvalidRequest, SignalWireTokenError, SubscriberSession, TokenClient
+from signalwire_tokens import (
+    ConfigurationError,
+    InvalidRequest,
+    SessionFleet,
+    SignalWireTokenError,
+    SubscriberSession,
+    TokenClient,
+)
 from signalwire_tokens.emulator import (
     EMPTY,
     HTML,
@@ -311,6 +318,32 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
                 everything.append(frames_shown(call.exception()))
                 everything += [repr(session), repr(session.pair), repr(session.last_error)]
             emulator.heal()
+    assert_silent(everything, *secrets)
+
+
+@pytest.mark.parametrize("fault", [Status(401), Status(422), Status(503), Reset(applied=True), HTML], ids=repr)
+async def test_a_fleet_shows_no_secret_whatever_happens_to_it(clock, everything, fault):
+    """Nor does it when it refuses what it is given."""
+    async with Emulator(clock=clock) as emulator:
+        emulator._service.api_token = API_TOKEN
+        client = TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock)
+        async with client, SessionFleet(client) as fleet:
+            for wrong in ({"password": PASSWORD, "scope": "no"}, {"password": PASSWORD, "extra": EXTRA}):
+                with pytest.raises(InvalidRequest) as caught:
+                    fleet.session("alice", **wrong)
+                everything.append(frames_shown(caught.value))
+            session = fleet.session("alice", password=PASSWORD, extra={"pin": EXTRA})
+            secrets = [await session.token(), session.pair.refresh_token.value]
+            with pytest.raises(ConfigurationError) as refused:
+                fleet.session("alice", password=PASSWORD, extra={"pin": f"{EXTRA}s"})
+            everything.append(frames_shown(refused.value))
+            emulator.fail(fault, times=None)
+            clock.suspend(9 * 3600)
+            call = asyncio.create_task(fleet.token("alice"))
+            await clock.advance(20)
+            everything.append(frames_shown(call.exception()))
+            everything += [repr(fleet), repr(fleet.snapshot()), repr(session)]
+        emulator.heal()
     assert_silent(everything, *secrets)
 
 

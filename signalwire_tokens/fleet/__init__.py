@@ -1,0 +1,10 @@
+"""Many sessions, one governor: who may renew when, so that neither the service nor anybody's token suffers.
+
+`sessions` is the fleet as its users see it, `member` a session of its, `governor` who lets them go in turn, and
+`breaker` what is known of the service's health.
+"""
+
+from .breaker import BreakerState
+from .sessions import FleetSnapshot, SessionFleet
+
+__all__ = ["BreakerState", "FleetSnapshot", "SessionFleet"]

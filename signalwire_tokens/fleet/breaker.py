@@ -1,0 +1,66 @@
+"""What is known of the service's health, from what came of all sessions' requests. It reads no clock."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signalwire_tokens.policy import Failure
+
+__all__ = ["Breaker", "BreakerState"]
+
+NEVER = -math.inf
+FIRST_SHARE = 0.1  # of the full rate, when the service is back
+
+
+class BreakerState(Enum):
+    """How a fleet takes the service to be."""
+
+    CLOSED = "closed"  # well: requests go out at the full rate
+    OPEN = "open"  # down: one at a time asks after it
+    RAMPING = "ramping"  # back: the rate grows
+
+
+class Breaker:
+    """Open when the service is down, and closed little by little when it is back."""
+
+    def __init__(self) -> None:
+        self.failures: int = 0  # in a row, whichever sessions' they were
+        self.failure: Failure | None = None  # the last one
+        self.failed_probes: int = 0
+        self.is_open: bool = False
+        self.probing: bool = False
+        self.probe_at: float = NEVER
+        self.back_at: float = NEVER
+
+    def state(self, now: float, ramp: float) -> BreakerState:
+        """Say how the service is taken to be."""
+        if self.is_open:
+            return BreakerState.OPEN
+        return BreakerState.RAMPING if now < self.back_at + ramp else BreakerState.CLOSED
+
+    def share(self, now: float, ramp: float) -> float:
+        """Say which share of the full rate may be used now."""
+        if self.is_open:
+            return 0.0
+        passed = now - self.back_at
+        return 1.0 if passed >= ramp else FIRST_SHARE + (1 - FIRST_SHARE) * passed / ramp
+
+    def succeed(self, now: float) -> bool:
+        """Learn that the service has answered; tell whether that is news."""
+        was_open, self.is_open = self.is_open, False
+        self.failures = self.failed_probes = 0
+        self.failure = None
+        if was_open:
+            self.back_at = now
+        return was_open
+
+    def fail(self, failure: Failure, *, limit: float, was_probe: bool) -> bool:
+        """Learn that it has not; with so many failures in a row it is down. Tell whether that is news."""
+        self.failures += 1
+        self.failure = failure
+        self.failed_probes += was_probe
+        was_open, self.is_open = self.is_open, self.is_open or self.failures >= limit
+        return self.is_open and not was_open

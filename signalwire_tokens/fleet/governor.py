@@ -1,0 +1,284 @@
+"""Who may renew when: first those who need it soonest, so many at a time, so many a second, and none in vain."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+from signalwire_tokens.clock import Sleeper
+from signalwire_tokens.errors import StoreError
+from signalwire_tokens.policy import Misconfigured, Outcome, RefreshPolicy, Renewed, Spent, Throttled
+
+from .breaker import Breaker, BreakerState
+
+if TYPE_CHECKING:
+    from signalwire_tokens.client import TokenClient
+    from signalwire_tokens.clock import Timer
+    from signalwire_tokens.errors import SignalWireTokenError
+    from signalwire_tokens.policy import Failure
+
+__all__ = ["Entrant", "Governor"]
+
+MOST_AT_ONCE = 100  # are called before the event loop gets its turn
+SLACK = 0.02  # seconds by which an alarm may ring late without lowering the rate
+PROBES_IN_VAIN = 2  # and whoever asks for a token is told at once that there is none
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
+
+# Of all sessions of a client, in whatever fleets they are.
+BREAKERS: WeakKeyDictionary[TokenClient, Breaker] = WeakKeyDictionary()
+
+
+class Entrant(Sleeper, Protocol):
+    """Who waits for a turn, and is woken when it has come."""
+
+    def deadline(self) -> float:
+        """Say when a renewal comes too late; -inf where somebody is waiting for it already."""
+        ...
+
+    def next_attempt(self) -> float:
+        """Say when a renewal that has failed would be tried again."""
+        ...
+
+    def forgive(self) -> None:
+        """Try again at once: what has failed was the service's fault, and it is back."""
+        ...
+
+    def look_again(self) -> None:
+        """Let those who wait for a token see whether that makes sense."""
+        ...
+
+
+class Governor:
+    """Let sessions renew in turn. It is woken by the timer when the next one may, and wakes that one."""
+
+    def __init__(
+        self, client: TokenClient, timer: Timer, *, policy: RefreshPolicy, concurrency: int, rate: float
+    ) -> None:
+        self.wakes_at: float = math.inf
+        self.timer: Timer = timer
+        self.breaker: Breaker = BREAKERS.setdefault(client, Breaker())
+        self._policy = policy
+        self._life = client.lifetimes.access.total_seconds()
+        self._concurrency = concurrency
+        # A window of a second has no more than `rate` of them in it, though an alarm was late before it.
+        self._interval = (1 + SLACK) / rate
+        self._next_at = -math.inf  # by the rate alone
+        self._order = count()
+        self._queue: list[tuple[float, int, Entrant]] = []
+        self._waiting: dict[Entrant, tuple[float, int]] = {}  # what stands in the queue, and where
+        self._flights: dict[Entrant, bool] = {}  # and whether they have asked the service yet
+        self._called: Entrant | None = None
+        self._probe: Entrant | None = None
+        self._failed: dict[Entrant, None] = {}  # since the service last answered
+        self._was_open = self._is_known_shut = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many are renewing."""
+        return len(self._flights)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._waiting)
+
+    @property
+    def state(self) -> BreakerState:
+        """How the service is taken to be."""
+        return self.breaker.state(self._now(), self._ramp)
+
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """What the service was last found to be ill with, if it has not answered since."""
+        return None if self.breaker.failure is None else self.breaker.failure.error
+
+    @property
+    def fault(self) -> SignalWireTokenError | None:
+        """What keeps everybody from a token and will not pass by itself: the settings."""
+        return self.last_error if isinstance(self.breaker.failure, Misconfigured) and self.breaker.is_open else None
+
+    def is_waiting(self, entrant: Entrant) -> bool:
+        """Tell whether somebody has yet to be called."""
+        return entrant in self._waiting
+
+    def is_shut(self) -> bool:
+        """Tell whether nobody should wait for a renewal: the service is down, and not for a moment only."""
+        breaker = self.breaker
+        return breaker.is_open and (
+            breaker.failed_probes >= PROBES_IN_VAIN
+            or isinstance(breaker.failure, Misconfigured)
+            or self.pause() > self._policy.patience
+        )
+
+    def pause(self) -> float:
+        """Say for how long nobody at all may renew."""
+        return max(0.0, self.breaker.probe_at - self._now()) if self.breaker.is_open else 0.0
+
+    def enter(self, entrant: Entrant) -> bool:
+        """Let somebody renew now, or wake them when it is their turn."""
+        now = self._now()
+        if entrant is not self._called and (self._waiting or not self._is_free(now)):
+            self._line_up(entrant)
+            self._arm(now)
+            return False
+        self._called = None
+        self._waiting.pop(entrant, None)
+        self._flights[entrant] = False
+        if self.breaker.is_open:
+            self._probe, self.breaker.probing = entrant, True
+        else:
+            self._next_at = max(self._next_at, now - SLACK) + self._interval / self.breaker.share(now, self._ramp)
+        return True
+
+    def note_request(self, entrant: Entrant) -> None:
+        """Learn that a renewal is about to ask the service; one that finds its pair in a store does not."""
+        if entrant in self._flights:
+            self._flights[entrant] = True
+
+    def leave(self, entrant: Entrant, outcome: Outcome) -> None:
+        """Learn what came of a renewal."""
+        asked = self._flights.pop(entrant, None)
+        if asked is None:
+            return
+        was_probe = self._probe is entrant
+        if was_probe:
+            self._probe, self.breaker.probing = None, False
+        if asked:
+            self._judge(entrant, outcome, was_probe=was_probe)
+        elif not was_probe:
+            self._next_at -= self._interval
+        self._arm(self._now())
+
+    def forget(self, entrant: Entrant) -> None:
+        """Call somebody no more."""
+        self._waiting.pop(entrant, None)
+        self._failed.pop(entrant, None)
+
+    def close(self) -> None:
+        """Call nobody any more."""
+        self._waiting.clear()
+        self._queue.clear()
+        self._failed.clear()
+        self.timer.unset(self)
+        if self._probe is not None:
+            self._probe, self.breaker.probing = None, False
+
+    def wake(self, timer: Timer) -> None:
+        """Call those whose turn it is."""
+        now = self._now()
+        self._look_at_breaker()
+        for _ in range(MOST_AT_ONCE):
+            head = self._head()
+            if head is None or not self._is_free(now):
+                break
+            self._call(head, timer, now)
+        self._arm(now)
+
+    def note_leap(self, seconds: float, now: float) -> None:
+        """Leave leaps of the wall clock to those whom they concern."""
+
+    def _now(self) -> float:
+        return self.timer.clock.now()
+
+    @property
+    def _ramp(self) -> float:
+        return self._policy.ramp_for(self._life)
+
+    def _is_free(self, now: float) -> bool:
+        """Tell whether somebody may renew now."""
+        share = self.breaker.share(now, self._ramp)
+        if not share:
+            return not self.breaker.probing and self.breaker.probe_at <= now
+        return len(self._flights) < self._limit(share) and self._next_at <= now
+
+    def _limit(self, share: float) -> float:
+        return max(1.0, self._concurrency * share)
+
+    def _line_up(self, entrant: Entrant) -> None:
+        """Let somebody wait, among those who need a renewal just as soon; never further behind than before."""
+        deadline = entrant.deadline()
+        before = self._waiting.get(entrant)
+        if before is None or deadline < before[0]:
+            place = self._waiting[entrant] = (deadline, next(self._order))
+            heappush(self._queue, (*place, entrant))
+
+    def _head(self) -> Entrant | None:
+        """Find who is next."""
+        while self._queue and self._waiting.get(self._queue[0][2]) != self._queue[0][:2]:
+            heappop(self._queue)
+        return self._queue[0][2] if self._queue else None
+
+    def _call(self, entrant: Entrant, timer: Timer, now: float) -> None:
+        """Wake somebody, who enters, or has no need to any more."""
+        heappop(self._queue)
+        self._waiting.pop(entrant)
+        self._called = entrant
+        timer.rouse(entrant, now)
+        if self._called is not None:
+            self._called = None
+            if self.breaker.is_open:
+                self._put_off(now)
+
+    def _arm(self, now: float) -> None:
+        """Have the timer call when the next one may go."""
+        at = math.inf if self._head() is None else self._free_at(now)
+        if at < math.inf:
+            self.timer.set(self, at)
+
+    def _free_at(self, now: float) -> float:
+        """Say when somebody may renew, as far as that is known; whoever lands brings it forward."""
+        share = self.breaker.share(now, self._ramp)
+        if share:
+            return max(now, self._next_at) if len(self._flights) < self._limit(share) else math.inf
+        if self._probe is not None:
+            return math.inf
+        if self.breaker.probing:  # another fleet is, and does not tell
+            return now + self._policy.probe_pause(self._life, self.breaker.failed_probes, 1.0)
+        return max(now, self.breaker.probe_at)
+
+    def _judge(self, entrant: Entrant, outcome: Outcome, *, was_probe: bool) -> None:
+        """Learn from an outcome how the service is."""
+        if isinstance(outcome, Renewed | Spent):
+            if self.breaker.succeed(self._now()):
+                logger.info("the service is back")
+            self._failed.pop(entrant, None)
+            self._look_at_breaker()
+            self._failed.clear()
+        elif not isinstance(outcome.error, StoreError):
+            self._failed[entrant] = None
+            self._note_failure(outcome, entrant.next_attempt(), was_probe=was_probe)
+            self._look_at_breaker()
+
+    def _note_failure(self, failure: Failure, next_attempt: float, *, was_probe: bool) -> None:
+        now, is_throttled = self._now(), isinstance(failure, Throttled)
+        limit = 0.0 if is_throttled else self._policy.trip_after
+        is_news = self.breaker.fail(failure, limit=limit, was_probe=was_probe)
+        if is_news:
+            logger.warning("the service is down, and asked after by one session at a time: %s", failure.error)
+        if is_news or was_probe:
+            self._put_off(now)
+        if is_throttled:
+            self.breaker.probe_at = max(self.breaker.probe_at, next_attempt)
+
+    def _put_off(self, now: float) -> None:
+        """Let the service be for a while."""
+        draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
+        self.breaker.probe_at = now + self._policy.probe_pause(self._life, self.breaker.failed_probes, draw)
+
+    def _look_at_breaker(self) -> None:
+        """Let nobody wait for a service that is down; when it is back, let those try again whom it has failed."""
+        was_open, self._was_open = self._was_open, self.breaker.is_open
+        was_shut, self._is_known_shut = self._is_known_shut, self.is_shut()
+        if was_open and not self._was_open:
+            failed, self._failed = self._failed, {}
+            for entrant in failed:
+                entrant.forgive()
+        if self._is_known_shut and not was_shut:
+            for entrant in (*self._waiting, *self._failed):
+                entrant.look_again()

@@ -1,0 +1,224 @@
+"""The fleet as its users see it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import attrs
+
+from signalwire_tokens.client import TokenClient
+from signalwire_tokens.clock import timer_of
+from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
+from signalwire_tokens.models import Secret
+from signalwire_tokens.policy import RefreshPolicy, SessionState
+from signalwire_tokens.session import SubscriberSession, TokenFields
+
+from .breaker import BreakerState
+from .governor import Governor
+from .member import Household, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from types import TracebackType
+
+    from signalwire_tokens.stores import TokenStore
+
+__all__ = ["FleetSnapshot", "SessionFleet"]
+
+
+@attrs.frozen(kw_only=True)
+class FleetSnapshot:
+    """How a fleet stood at a moment.
+
+    `sessions` counts them by state; one that has yet to get its first token is late. `waiting` of them are due and wait
+    for their turn, `in_flight` are being renewed. `errors` counts what they failed with last, by the error's name;
+    `last_error` is what the service itself was last found to be ill with, and None when it has answered since.
+    """
+
+    sessions: Mapping[SessionState, int]
+    waiting: int
+    in_flight: int
+    breaker: BreakerState
+    next_due: datetime | None
+    errors: Mapping[str, int]
+    last_error: SignalWireTokenError | None
+
+
+class SessionFleet:
+    """Many subscribers' tokens, kept alive together: `await fleet.token(reference)` gives a live one.
+
+    A session is opened for a subscriber who is asked for, and kept until it is discarded, or until nobody has asked for
+    it for `idle_after`. At most `concurrency` sessions renew at a time, and `rate` a second: those first whose tokens
+    end soonest, and before them those for which somebody waits. While the service is down, one at a time asks after it.
+    """
+
+    _household: Household | None = None
+    _closing = _closed = False
+
+    def __init__(
+        self,
+        client: TokenClient,
+        *,
+        store: TokenStore | None = None,
+        policy: RefreshPolicy | None = None,
+        concurrency: int = 32,
+        rate: float = 150.0,
+        idle_after: timedelta | None = None,
+    ) -> None:
+        check_settings(client, concurrency, rate, idle_after)
+        self._client: TokenClient = client
+        self._store: TokenStore | None = store
+        self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
+        self._concurrency: int = concurrency
+        self._rate: float = rate
+        self._idle_after: float = math.inf if idle_after is None else idle_after.total_seconds()
+        # Refuses now what no session could be opened with, and not when the first one is asked for.
+        SubscriberSession(client, "anybody", policy=self._policy, store=store)
+
+    def token(self, reference: str, min_ttl: float | None = None) -> Coroutine[Any, Any, str]:
+        """Return a subscriber's token, which is live, as `SubscriberSession.token` does.
+
+        The first call for a subscriber opens a session, or takes up what the store has. Raises `TokenUnavailable` where
+        there is no live token at this moment, and at once where the service is down; what will not pass by itself, such
+        as a reference that the service refuses, is raised as it is.
+        """
+        household = self._household
+        member = None if household is None else household.members.get(reference)
+        if member is None or self._closing:
+            member = self._open(reference, Secret[TokenFields]({}))
+        return member.token(min_ttl)
+
+    def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
+        """Return a subscriber's session, opened if it was not: it gets its token in the background.
+
+        `token_fields` are those of `SubscriberSession`, for one that is not open yet. Close it with `discard`.
+        """
+        fields = Secret[TokenFields](token_fields.copy())
+        token_fields.clear()  # type: ignore[attr-defined]
+        member = None if self._household is None else self._household.members.get(reference)
+        if member is None or self._closing:
+            return self._open(reference, fields)
+        if fields.value and not member.is_like(self._make(reference, fields)):
+            raise ConfigurationError(
+                f"{member!r} is open with other fields that shape its token: discard it, and open it anew"
+            )
+        return member
+
+    async def discard(self, reference: str) -> None:
+        """Close a subscriber's session, if there is one. What a store holds stays there."""
+        member = self._opened().members.get(reference)
+        if member is not None:
+            await member.aclose()
+
+    def snapshot(self) -> FleetSnapshot:
+        """Look at all sessions: a few microseconds' work for each dozen of them."""
+        household = self._opened()
+        members, governor = household.members.values(), household.governor
+        counted = Counter(member.state for member in members)
+        errors = Counter(type(error).__name__ for member in members if (error := member.last_error) is not None)
+        due = min((member.wakes_at for member in members), default=math.inf)
+        now = self._client.clock.now()
+        return FleetSnapshot(
+            sessions={state: counted[state] for state in SessionState},
+            waiting=governor.waiting,
+            in_flight=governor.in_flight,
+            breaker=governor.state,
+            next_due=datetime.fromtimestamp(self._client.clock.wall() + max(0.0, due - now), UTC)
+            if due < math.inf
+            else None,
+            errors=dict(errors.most_common()),
+            last_error=governor.last_error,
+        )
+
+    async def start(self) -> Self:
+        """Open the fleet. `async with` does it for you."""
+        if self._closing:
+            raise SessionClosed("the fleet was closed: make another one")
+        if self._household is not None:
+            raise SessionError("the fleet is open already")
+        timer = timer_of(self._client.clock)
+        governor = Governor(self._client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
+        self._household = Household(governor, self._idle_after)
+        return self
+
+    async def aclose(self) -> None:
+        """Close all sessions. Renewals under way are not cancelled, but waited for, up to the policy's `drain`."""
+        household, self._closing = self._household, True
+        if household is None or self._closed:
+            self._closed = True
+            return
+        household.governor.close()
+        left = iter(list(household.members.values()))
+        try:
+            await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
+        finally:
+            for member in list(household.members.values()):  # somebody wants this to end
+                member.let_go()
+            self._closed = True
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        household = self._household
+        state = "not open" if household is None or self._closing else f"{len(household.members)} sessions"
+        return f"<SessionFleet {self._client.origin} {state}>"
+
+    def __del__(self) -> None:
+        household = self._household
+        if household is not None and not self._closed and household.governor.timer.process == os.getpid():
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def _opened(self) -> Household:
+        """Refuse to be used where the fleet does not live, before it does, and after."""
+        if self._household is None:
+            raise SessionClosed("the fleet is not open: use `async with`, or await its start()")
+        if self._closing:
+            raise SessionClosed("the fleet was closed")
+        return self._household
+
+    def _make(self, reference: str, fields: Secret[TokenFields]) -> Member:
+        return Member(self._opened(), self._client, reference, policy=self._policy, store=self._store, fields=fields)
+
+    def _open(self, reference: str, fields: Secret[TokenFields]) -> Member:
+        """Open a session, and keep it."""
+        member = self._make(reference, fields)
+        member.open()
+        self._opened().members[reference] = member
+        return member
+
+
+async def close_some(members: Iterator[Member]) -> None:
+    """Close one session after another; others do so, too."""
+    for member in members:
+        await member.aclose()
+        await asyncio.sleep(0)
+
+
+def check_settings(client: object, concurrency: object, rate: object, idle_after: object) -> None:
+    """Refuse what a fleet cannot be made with."""
+    if not isinstance(client, TokenClient):
+        raise ConfigurationError("a fleet needs a TokenClient")
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigurationError("concurrency must be a whole number, and 1 or more")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
+        raise ConfigurationError("rate must be a positive number of renewals a second")
+    if idle_after is not None and (not isinstance(idle_after, timedelta) or idle_after <= timedelta(0)):
+        raise ConfigurationError("idle_after must be a timedelta, and longer than nothing")
