@@ -1,56 +1,27 @@
-"""What things cost, as ratios taken in one run: `python tests/benchmarks`."""
+"""What things cost, as ratios taken in one run: `python -m tests.benchmarks`. It takes about a quarter of an hour."""
 
-import asyncio
-import time
-from statistics import median
+import argparse
+import sys
 
-from signalwire_tokens import SubscriberSession, SystemClock
-from signalwire_tokens.emulator import Emulator
+from . import calls, crowds, days
+from .figures import as_json, print_table
 
-ROUNDS, CALLS = 41, 20_000
-
-
-class Floor:
-    """The least that a live token can cost: read the clock, compare, return."""
-
-    __slots__ = ("now", "until", "value")
-
-    def __init__(self, value, until):
-        self.now, self.value, self.until = SystemClock().now, value, until
-
-    async def token(self):
-        if self.now() < self.until:
-            return self.value
-        raise AssertionError
-
-
-async def seconds(token):
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        await token()
-    return time.perf_counter() - start
-
-
-async def fresh_token():
-    """Compare `await session.token()` while fresh with its floor, in turns, so that both meet the same machine."""
-    async with (
-        Emulator() as emulator,
-        emulator.client(clock=SystemClock()) as client,
-        SubscriberSession(client, "alice") as session,
-    ):
-        floor = Floor(await session.token(), SystemClock().now() + 3600)
-        pairs = [(await seconds(session.token), await seconds(floor.token)) for _ in range(ROUNDS)]
-    return median(ours / least for ours, least in pairs)
-
-
-ROWS = [("session.token() while fresh, to its floor", fresh_token, 1.2)]
+PARTS = {"calls": calls, "crowds": crowds, "days": days}
 
 
 def main():
-    print(f"{'what':<45} {'ratio':>6}  {'goal':>7}")
-    for name, measure, goal in ROWS:
-        print(f"{name:<45} {asyncio.run(measure()):>6.2f}  {'<=':>3} {goal:.2f}")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("part", nargs="*", choices=[[], *PARTS], help="what to measure; everything by default")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--quick", action="store_true", help="go through everything with a few sessions, for a try")
+    options = parser.parse_args()
+    figures = [figure for name in options.part or PARTS for figure in PARTS[name].measure(quick=options.quick)]
+    if options.json:
+        print(as_json(figures))
+    else:
+        print_table(figures)
+    return 0 if all(figure.met is not False for figure in figures) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

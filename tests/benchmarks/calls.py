@@ -1,0 +1,137 @@
+"""What a call costs: a fresh token, a request, the import of the package."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import aiohttp
+
+from signalwire_tokens import SessionFleet, SubscriberSession, SystemClock, TokenClient
+
+from . import served
+from .figures import Figure
+
+CREDENTIALS = ("5e1f0a4e-9a3e-4d0f-8b0a-1d2f3c4b5a69", "PTbenchmark")
+AUTHORIZATION = {"Authorization": "Basic " + "NWUxZjBhNGU" * 8}
+IN_FLIGHT = (1, 8, 64)
+
+
+class Floor:
+    """The least that a live token can cost: read the clock, compare, return."""
+
+    __slots__ = ("now", "until", "value")
+
+    def __init__(self, value, until):
+        self.now, self.value, self.until = SystemClock().now, value, until
+
+    async def token(self):
+        if self.now() < self.until:
+            return self.value
+        raise AssertionError
+
+
+async def seconds_of(token, calls, *arguments):
+    start = time.perf_counter()
+    for _ in range(calls):
+        await token(*arguments)
+    return time.perf_counter() - start
+
+
+async def fresh_tokens(port, *, calls, pairs):
+    """Compare a fresh token with its floor, in turns, so that both meet the same machine."""
+    client = TokenClient(f"127.0.0.1:{port}", *CREDENTIALS)
+    async with client, SubscriberSession(client, "alice") as session, SessionFleet(client) as fleet:
+        floor = Floor(await session.token(), SystemClock().now() + 3600)
+        await fleet.token("alice")
+        alone, together = [], []
+        for _ in range(pairs):
+            least = await seconds_of(floor.token, calls)
+            alone.append(await seconds_of(session.token, calls) / least)
+            together.append(await seconds_of(fleet.token, calls, "alice") / least)
+    against = "a coroutine that reads the clock, compares and returns"
+    return [
+        Figure(what="session.token() while fresh", values=tuple(alone), floor=against, most=1.2),
+        Figure(what="fleet.token(reference) while fresh", values=tuple(together), floor="the same"),
+    ]
+
+
+async def rate(call, in_flight, calls):
+    """Call so often, so many at a time; tell how many a second that is."""
+
+    async def work(times):
+        for _ in range(times):
+            await call()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work(calls // in_flight) for _ in range(in_flight)))
+    return calls / (time.perf_counter() - start)
+
+
+async def request_ratios(port, *, calls, pairs):
+    """Compare issuing and refreshing with bare requests that carry the same; by what is done and how many at a time."""
+    url = f"http://127.0.0.1:{port}/api/fabric/subscribers/tokens"
+    async with TokenClient(f"127.0.0.1:{port}", *CREDENTIALS) as client, aiohttp.ClientSession() as http:
+        pair = await client.create_subscriber_token("alice@example.com")
+
+        async def bare(path, body):
+            async with http.post(url + path, json=body, headers=AUTHORIZATION) as response:
+                return await response.json()
+
+        bodies = {"reference": "alice@example.com"}, {"refresh_token": pair.refresh_token.value}
+        ways = {
+            "issued": (lambda: client.create_subscriber_token("alice@example.com"), lambda: bare("", bodies[0])),
+            "refreshed": (
+                lambda: client.refresh_subscriber_token(pair.refresh_token),
+                lambda: bare("/refresh", bodies[1]),
+            ),
+        }
+        ratios = {(way, in_flight): [] for way in ways for in_flight in IN_FLIGHT}
+        for _ in range(pairs):
+            for (way, in_flight), found in ratios.items():
+                ours, floor = ways[way]
+                found.append(await rate(ours, in_flight, calls) / await rate(floor, in_flight, calls))
+    return ratios
+
+
+def requests(port, *, calls, pairs):
+    """Take the ratios on asyncio's own event loop, and where it is there on uvloop's."""
+    ratios = asyncio.run(request_ratios(port, calls=calls, pairs=pairs))
+    others = {}
+    if find_spec("uvloop"):
+        import uvloop  # noqa: PLC0415 - it need not be there
+
+        others = uvloop.run(request_ratios(port, calls=calls, pairs=pairs))
+    return [
+        Figure(
+            what=f"pairs {way} a second, {in_flight} at a time",
+            values=tuple(values),
+            floor="session.post(url, json=, headers=) and .json()",
+            least=0.95 if (way, in_flight) == ("issued", 64) else None,
+            uvloop=sorted(others[way, in_flight])[pairs // 2] if others else None,
+        )
+        for (way, in_flight), values in ratios.items()
+    ]
+
+
+def processor_seconds(imports):
+    """Tell what an import costs in a new process, of what was compiled before."""
+    cached = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    code = f"import time; start = time.process_time(); import {imports}; print(time.process_time() - start)"
+    command = [sys.executable, "-c", code]
+    return float(subprocess.run(command, env=cached, check=True, capture_output=True, text=True).stdout)
+
+
+def importing(*, pairs):
+    """Compare the import of the package with that of what it stands on."""
+    ratios = [processor_seconds("signalwire_tokens") / processor_seconds("aiohttp, attrs") for _ in range(pairs + 1)]
+    return [Figure(what="import signalwire_tokens", values=tuple(ratios[1:]), floor="import aiohttp, attrs", most=1.15)]
+
+
+def measure(*, quick):
+    with served.running() as port:
+        yield from asyncio.run(fresh_tokens(port, calls=200 if quick else 20_000, pairs=3 if quick else 41))
+        yield from requests(port, calls=64 if quick else 1024, pairs=3 if quick else 21)
+    yield from importing(pairs=3 if quick else 25)
