@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures  # its pools are loaded when one is made
 import os
 import stat
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -245,7 +245,7 @@ class Worker:
     __slots__ = ("database", "file", "process", "thread")
 
     def __init__(self) -> None:
-        self.thread: ThreadPoolExecutor = ThreadPoolExecutor(1, "signalwire-tokens")
+        self.thread: concurrent.futures.Executor = concurrent.futures.ThreadPoolExecutor(1, "signalwire-tokens")
         self.process: int = os.getpid()
         self.database: sqlite3.Connection | None = None
         self.file: tuple[int, int] | None = None
