@@ -38,7 +38,7 @@ def answer(body=None, status=201, *, sent=SENT, lifetimes=None, **headers):
 
 def read(request, body=None, status=201, **more):
     secrets = more.pop("secrets", ())
-    return wire.read(request, answer(body, status, **more), secrets=secrets)
+    return wire.read(request, answer(body, status, **more), secrets=lambda: secrets)
 
 
 def http_date(seconds):

@@ -38,9 +38,14 @@ class ProjectCredentials:
             return ()
         return (self._token, Secret(self._header.value.removeprefix("Basic ")))
 
+    @property
+    def kept(self) -> Secret[str] | None:
+        """The header, where nothing must be asked for it: a function's answer is kept until the service refuses it."""
+        return None if self._refused else self._header
+
     async def header(self, operation: str) -> Secret[str]:
-        """Return the header; a function's answer is kept until the service refuses it."""
-        if self._header is None or self._refused:
+        """Return the header, and ask for the API token where none is kept."""
+        if self.kept is None:
             if self.project_id is None:
                 raise ConfigurationError("needs project_id (SIGNALWIRE_PROJECT_ID)", operation=operation)
             if self._api_token.value is None:

@@ -294,10 +294,12 @@ class TokenClient:
         """Send what `wire` describes, within the timeout or a shorter limit, and again where that may help."""
         trip = Trip()
         seconds = self._timeout if limit is None else min(limit, self._timeout)
-        outcome: T | SignalWireTokenError
         try:
             async with asyncio.timeout(seconds) as bound:
-                outcome = await self._exchange(request, self._retries if retries is None else retries, bound, trip)
+                outcome = await self._attempt(request, trip)
+                if isinstance(outcome, SignalWireTokenError):
+                    most = self._retries if retries is None else retries
+                    outcome = await self._ask_again(request, trip, outcome, most, bound.when() or 0.0)
         except TimeoutError:
             outcome = TimedOut(
                 f"no answer within {seconds:g} s", sent=trip.sent, operation=request.operation, status=trip.status
@@ -306,19 +308,17 @@ class TokenClient:
             raise outcome
         return outcome
 
-    async def _exchange(
-        self, request: wire.Request[T], retries: int, limit: asyncio.Timeout, trip: Trip
+    async def _ask_again(
+        self, request: wire.Request[T], trip: Trip, outcome: T | SignalWireTokenError, retries: int, end: float
     ) -> T | SignalWireTokenError:
         """Ask until there is an outcome that asking again would not, or must not, change."""
         failures, asked_again = 0, False
-        while True:
-            outcome = await self._attempt(request, trip)
-            if not isinstance(outcome, SignalWireTokenError):
-                return outcome
+        while isinstance(outcome, SignalWireTokenError):
             if isinstance(outcome, Unauthorized) and not asked_again and await self._may_ask_again(request, trip):
                 asked_again = True
+                outcome = await self._attempt(request, trip)
                 continue
-            left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+            left = end - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left)
             failures += 1
@@ -328,6 +328,8 @@ class TokenClient:
             await self.clock.sleep(pause)
             if self._sender.closed:
                 return outcome
+            outcome = await self._attempt(request, trip)
+        return outcome
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
         """Ask once."""
@@ -340,13 +342,13 @@ class TokenClient:
             return error.with_traceback(None)
         logger.debug("%s: answered %d", request.operation, status)
         answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent, lifetimes=self.lifetimes)
-        return wire.read(request, answer, secrets=(*self._credentials.secrets, *credentials_of(trip)))
+        return wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
         """Write the authentication that an operation sends: its own and nothing more."""
         match request.auth:
             case wire.Auth.PROJECT:
-                return await self._credentials.header(request.operation)
+                return self._credentials.kept or await self._credentials.header(request.operation)
             case wire.Auth.SUBSCRIBER:
                 return Secret(f"Bearer {request.bearer.value}") if request.bearer else None
             case wire.Auth.NONE:

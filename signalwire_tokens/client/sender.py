@@ -108,11 +108,11 @@ class Sender:
             trip.sent = None  # nothing tells when a request without a body leaves
         failure: TransportError | None = None
         try:
-            async with http.request(
+            response = await http.request(
                 request.method,
                 URL(self._origin + request.path, encoded=True),
                 data=None if request.body is None else NotedBody(request.body, trip),
-                headers=headers_of(request, trip, self._host),
+                headers=self._headers(request, trip.authorization),
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
@@ -120,9 +120,9 @@ class Sender:
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
-            ) as response:
-                trip.sent, trip.status = True, response.status
-                return response.status, response.headers, Secret(await read_body(response))
+            )
+            trip.sent, trip.status = True, response.status
+            return response.status, response.headers, await read_body(response)
         except asyncio.CancelledError as cancelled:
             raise cancelled.with_traceback(None)  # noqa: B904 - the frames below hold the headers
         except (aiohttp.ClientError, OSError) as error:
@@ -138,7 +138,7 @@ class Sender:
         """Return the HTTP session, made on first use: it belongs to the event loop that is running then."""
         self.check()
         if self._http is None:
-            self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+            self._http = aiohttp.ClientSession(headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar())
             self._loop = asyncio.get_running_loop()
         if self._http.closed:
             raise ConfigurationError("the aiohttp.ClientSession given as http was closed")
@@ -147,6 +147,18 @@ class Sender:
         if self._loop is None and self._ssl is None and self._origin.startswith("https:"):
             self._ssl = tls.create_default_context()  # the session's connector may have been told not to verify
         return self._http
+
+    def _headers(self, request: wire.Request[Any], authorization: Secret[str] | None) -> dict[str, str]:
+        """Write what our own session does not know; for a caller's, all, lest its defaults take their place."""
+        return {
+            **({} if self._loop else {**HEADERS, "Host": self._host}),
+            **(
+                {}
+                if self._loop or request.body is None
+                else {"Content-Type": "application/json", "Content-Length": f"{len(request.body)}"}
+            ),
+            **({} if authorization is None else {"Authorization": authorization.value}),
+        }
 
     def _failure(self, error: Exception, operation: str, trip: Trip) -> TransportError:
         """Say what aiohttp's error means; keep only what the system said: its frames hold headers."""
@@ -192,20 +204,6 @@ def reason_of(error: Exception) -> str:
             return type(error).__name__
 
 
-def headers_of(request: wire.Request[Any], trip: Trip, host: str) -> dict[str, str]:
-    """Write every header that an operation carries, so that no default of a session's takes its place."""
-    return {
-        **HEADERS,
-        "Host": host,
-        **(
-            {}
-            if request.body is None
-            else {"Content-Type": "application/json", "Content-Length": f"{len(request.body)}"}
-        ),
-        **({} if trip.authorization is None else {"Authorization": trip.authorization.value}),
-    }
-
-
 class NotedBody(aiohttp.BytesPayload):
     """A body that notes when it is written: until then, the request has not left."""
 
@@ -219,15 +217,21 @@ class NotedBody(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def read_body(response: aiohttp.ClientResponse) -> bytes | None:
-    """Read a body, or None where it is larger than any that the service gives."""
+async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
+    """Read a body, or None where it is larger than any that the service gives.
+
+    Read to its end, an answer gives its connection back; otherwise, that is closed.
+    """
     body = Secret(bytearray())
-    while not response.content.at_eof():
-        body.value.extend(await response.content.readany())
-        if len(body.value) > LARGEST_BODY:
+    try:
+        while not response.content.at_eof():
+            body.value.extend(await response.content.readany())
+            if len(body.value) > LARGEST_BODY:
+                return Secret(None)
+        return Secret(bytes(body.value))
+    finally:
+        if not response.content.at_eof():
             response.close()
-            return None
-    return bytes(body.value)
 
 
 async def send_ours_alone(

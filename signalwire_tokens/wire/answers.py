@@ -24,7 +24,7 @@ from .exchange import Answer, BrokenError, Request, http_date
 from .readers import json_object, json_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from signalwire_tokens.models import Secret, Token
 
@@ -74,13 +74,13 @@ TOKEN_FORM = re.compile(r"\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*", re.ASCII)
 
 
 def read(
-    request: Request[T], answer: Answer, *, secrets: Sequence[Secret[str] | Token] = ()
+    request: Request[T], answer: Answer, *, secrets: Callable[[], Sequence[Secret[str] | Token]] = tuple
 ) -> T | SignalWireTokenError:
     """Turn an answer into what was asked for, or into an error, which is returned and never raised from here.
 
-    An error raised among these frames would carry what they hold: the whole answer.
+    An error raised among these frames would carry what they hold: the whole answer. `secrets` tells what else was
+    sent that must not come back in the error's text.
     """
-    secrets = (*request.secrets, *secrets)
     if answer.status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
         try:
             return request.read(answer)
@@ -89,14 +89,14 @@ def read(
     elif answer.status // 100 == 3:  # noqa: PLR2004 - any 3xx is a redirect
         reason = "a redirect, which is never followed; is the space's host the right one?"
     elif answer.status // 100 in (4, 5):
-        return refusal(request, answer, secrets)
+        return refusal(request, answer, (*request.secrets, *secrets()))
     else:
         reason = "which is no final answer"
     return UnexpectedResponse(
         f"answered {answer.status}, {reason}",
         operation=request.operation,
         status=answer.status,
-        request_id=request_id(answer, secrets),
+        request_id=request_id(answer, (*request.secrets, *secrets())),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +21,7 @@ from .header import YEAR_10000, read_header
 if TYPE_CHECKING:
     from signalwire_tokens.models import Secret, Token
 
-__all__ = ["address_ids", "encode", "extra_fields", "fingerprint", "moment", "refuse", "scope", "text", "token", "uuid"]
+__all__ = ["address_ids", "encode", "extra_fields", "given", "moment", "refuse", "text", "token", "uuid"]
 
 MISSING = "missing_required_parameter"
 INVALID = "invalid_parameter"
@@ -29,6 +29,8 @@ MOST_ADDRESSES = 10
 SCOPES = ("sat:refresh",)
 UUID_FORM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+VISIBLE = bytes(range(0x21, 0x7F))
+JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def refuse(operation: str, problems: list[Problem]) -> None:
@@ -61,10 +63,8 @@ def encodable(value: str) -> bool:
     return True
 
 
-def uuid(problems: list[Problem], name: str, value: object, *, required: bool = False) -> str | None:
+def uuid(problems: list[Problem], name: str, value: object) -> str | None:
     """Check a UUID, given as such or as a string in the usual form."""
-    if value is None and not required:
-        return None
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, str) and UUID_FORM.fullmatch(value):
@@ -86,7 +86,7 @@ def address_ids(problems: list[Problem], name: str, value: object) -> list[str]:
     if len(given) > MOST_ADDRESSES:
         message = f"must hold at most {MOST_ADDRESSES} addresses"
         problems.append(Problem(code="allowed_address_limit_exceeded", attribute=name, message=message))
-    found = [uuid(problems, f"{name}[{place}]", item, required=True) for place, item in enumerate(given)]
+    found = [uuid(problems, f"{name}[{place}]", item) for place, item in enumerate(given)]
     ids = [item for item in found if item is not None]
     if len(set(ids)) < len(ids):
         problems.append(Problem(code=INVALID, attribute=name, message="must not name an address twice"))
@@ -121,8 +121,6 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
 
 def fingerprint(problems: list[Problem], name: str, value: object) -> str | None:
     """Check the RFC 7638 thumbprint of a device's key."""
-    if value is None:
-        return None
     if isinstance(value, str) and FINGERPRINT_FORM.fullmatch(value):
         return value
     message = "must be the 43 characters of a key's RFC 7638 thumbprint (A-Z, a-z, 0-9, _ and -)"
@@ -130,14 +128,24 @@ def fingerprint(problems: list[Problem], name: str, value: object) -> str | None
     return None
 
 
+def given(problems: list[Problem], fields: Mapping[str, object]) -> dict[str, object]:
+    """Check what may be left out: what was not is text, but for a few."""
+    return {name: CHECKS.get(name, text)(problems, name, value) for name, value in fields.items() if value is not None}
+
+
 def scope(problems: list[Problem], name: str, value: object) -> str | None:
     """Check a scope against those that the service knows."""
-    if value is None:
-        return None
     if isinstance(value, str) and value in SCOPES:
         return value
     problems.append(Problem(code=INVALID, attribute=name, message=f"must be one of: {', '.join(SCOPES)}"))
     return None
+
+
+CHECKS: Mapping[str, Callable[[list[Problem], str, object], object]] = {
+    "application_id": uuid,
+    "fingerprint": fingerprint,
+    "scope": scope,
+}
 
 
 def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kind: str | None) -> None:
@@ -159,13 +167,11 @@ def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kin
 
 def visible_ascii(value: str) -> bool:
     """Tell whether a string can stand in a header as it is."""
-    return value.isascii() and value.isprintable() and " " not in value
+    return value.isascii() and not value.encode().translate(None, VISIBLE)
 
 
 def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[str]) -> None:
     """Check fields that are newer than the SDK."""
-    if value.value is None:
-        return
     if not isinstance(value.value, Mapping) or not all(isinstance(key, str) for key in value.value):
         problems.append(Problem(code=INVALID, attribute="extra", message="must be a mapping with strings as keys"))
         return
@@ -181,6 +187,6 @@ def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[st
 def encode(body: Mapping[str, object]) -> bytes | None:
     """Write a body as JSON, or None where it cannot be."""
     try:
-        return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        return JSON.encode(body).encode()
     except (TypeError, ValueError, RecursionError):
         return None

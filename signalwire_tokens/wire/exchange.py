@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Generic, TypeVar
@@ -26,6 +26,11 @@ class Answer:
     body: bytes | None = attrs.field(repr=False)  # None: it was larger than is read
     sent: float
     lifetimes: Lifetimes
+
+    @property
+    def issued_at(self) -> datetime:
+        """The moment that lifetimes are counted from."""
+        return datetime.fromtimestamp(self.sent, UTC)
 
     def header(self, name: str) -> str:
         """Return a header's value, or nothing."""

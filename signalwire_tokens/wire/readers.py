@@ -69,10 +69,10 @@ def read_pair(
         access = life(answer, until, lifetimes.access)
         access = min(access, lifetimes.unbound) if unbound else access
         refresh = access + margin
-    id_ = data.get("subscriber_id")
+    id_, issued_at = data.get("subscriber_id"), answer.issued_at
     return TokenPair(
-        token=make_token(answer, data, "token", access),
-        refresh_token=make_token(answer, data, "refresh_token", refresh),
+        token=make_token(answer, data, "token", issued_at, access),
+        refresh_token=make_token(answer, data, "refresh_token", issued_at, refresh),
         subscriber_id=UUID(id_) if isinstance(id_, str) and UUID_FORM.fullmatch(id_) else None,
     )
 
@@ -80,7 +80,8 @@ def read_pair(
 def read_token(answer: Answer, *, until: int | None = None, embed: bool = False) -> Token:
     """Read a token that comes alone."""
     lifetime = answer.lifetimes.embed if embed else answer.lifetimes.access
-    return make_token(answer, json_object(json_value(answer)), "token", life(answer, until, lifetime))
+    data = json_object(json_value(answer))
+    return make_token(answer, data, "token", answer.issued_at, life(answer, until, lifetime))
 
 
 def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
@@ -94,7 +95,7 @@ def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
     return timedelta(seconds=max(0.0, seconds))
 
 
-def make_token(answer: Answer, data: Json, name: str, span: timedelta) -> Token:
+def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:
     """Make a token of an answer's member; what it says openly of its own end can only bring that forward."""
     value = data.get(name)
     if not isinstance(value, str) or not value or not visible_ascii(value):
@@ -105,8 +106,9 @@ def make_token(answer: Answer, data: Json, name: str, span: timedelta) -> Token:
         start = claims.get("iat", answer.sent if server_time is None else server_time)
         span = min(span, timedelta(seconds=max(0.0, claims["exp"] - start)))
     header = read_header(value)
-    sent = datetime.fromtimestamp(answer.sent, UTC)
-    return Token(value=value, issued_at=sent, expires_at=sent + span, kind=header.kind, channel=header.channel)
+    return Token(
+        value=value, issued_at=issued_at, expires_at=issued_at + span, kind=header.kind, channel=header.channel
+    )
 
 
 def read_page(answer: Answer, *, url: str) -> Page:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -58,6 +58,7 @@ def create_subscriber_token(
     problems: list[Problem] = []
     until = checks.moment(problems, "expire_at", expire_at, now)
     checks.text(problems, "password", password.value)
+    optional = {"application_id": application_id, "fingerprint": fingerprint, "scope": scope, **profile}
     return describe(
         "create_subscriber_token",
         "/api/fabric/subscribers/tokens",
@@ -66,12 +67,10 @@ def create_subscriber_token(
         fields={
             "reference": checks.text(problems, "reference", reference, required=True),
             "expire_at": until,
-            "application_id": checks.uuid(problems, "application_id", application_id),
-            "fingerprint": checks.fingerprint(problems, "fingerprint", fingerprint),
-            "scope": checks.scope(problems, "scope", scope),
-            **{name: checks.text(problems, name, value) for name, value in profile.items()},
+            **checks.given(problems, optional),
         },
         hidden={"password": password},
+        known=optional,
         extra=extra,
     )
 
@@ -135,7 +134,7 @@ def create_invite_token(
         "/api/fabric/subscriber/invites",
         partial(read_token, until=until),
         problems,
-        fields={"address_id": checks.uuid(problems, "address_id", address_id, required=True), "expires_at": until},
+        fields={"address_id": checks.uuid(problems, "address_id", address_id), "expires_at": until},
         extra=extra,
         auth=Auth.SUBSCRIBER,
         bearer=subscriber_token,
@@ -175,7 +174,7 @@ def subscriber_info(subscriber_token: Secret[str] | Token) -> Request[Subscriber
 def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[Page]:
     """Describe the first page of a subscriber's addresses; further pages are followed within the origin alone."""
     problems: list[Problem] = []
-    id_ = checks.uuid(problems, "subscriber_id", subscriber_id, required=True)
+    id_ = checks.uuid(problems, "subscriber_id", subscriber_id)
     checks.refuse("subscriber_addresses", problems)
     return Request(
         operation="subscriber_addresses",
@@ -194,15 +193,18 @@ def describe(
     *,
     fields: Mapping[str, object] | None = None,
     hidden: Mapping[str, Secret[Any] | Token] | None = None,
+    known: Iterable[str] = (),
     extra: Extra = NO_SECRET,
     auth: Auth = Auth.PROJECT,
     bearer: Secret[str] | Token | None = None,
     replayable: bool = True,
 ) -> Request[T]:
-    """Put a POST together, or refuse it with every problem that was found."""
+    """Put a POST together, or refuse it with every problem that was found; `known` are fields that may be missing."""
     fields, hidden = fields or {}, hidden or {}
-    checks.extra_fields(problems, extra, known=(*fields, *hidden))
-    checks.refuse(operation, problems)
+    if extra.value is not None:
+        checks.extra_fields(problems, extra, known=(*fields, *hidden, *known))
+    if problems:
+        checks.refuse(operation, problems)
     return Request(
         operation=operation,
         method="POST",
@@ -212,19 +214,19 @@ def describe(
         bearer=bearer,
         body=checks.encode(
             {
-                name: value
-                for name, value in (
-                    *fields.items(),
-                    *((name, secret.value) for name, secret in hidden.items()),
-                    *(extra.value or {}).items(),
-                )
-                if value is not None
+                **{name: value for name, value in fields.items() if value is not None},
+                **{name: secret.value for name, secret in hidden.items() if secret.value is not None},
+                **(
+                    {}
+                    if extra.value is None
+                    else {key: value for key, value in extra.value.items() if value is not None}
+                ),
             }
         ),
         secrets=(
             *hidden.values(),
             *(() if bearer is None else (bearer,)),
-            *strings_in(extra.value),
+            *(() if extra.value is None else strings_in(extra.value)),
         ),
         replayable=replayable,
     )
