@@ -29,6 +29,7 @@ from signalwire_tokens.errors import (
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
 
 from .credentials import ProjectCredentials, bare
+from .deadlines import Deadlines
 from .sender import Sender, Trip
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class TokenClient:
         self._timeout = timeout
         self._retries = retries
         self.clock = SYSTEM if clock is None else clock
+        self._deadlines = Deadlines()
         self._credentials = ProjectCredentials(project_id, token)
         self._sender = Sender(self.origin, http, ssl, hidden_proxy)
 
@@ -295,11 +297,15 @@ class TokenClient:
         trip = Trip()
         seconds = self._timeout if limit is None else min(limit, self._timeout)
         try:
-            async with asyncio.timeout(seconds) as bound:
-                outcome = await self._attempt(request, trip)
-                if isinstance(outcome, SignalWireTokenError):
-                    most = self._retries if retries is None else retries
-                    outcome = await self._ask_again(request, trip, outcome, most, bound.when() or 0.0)
+            async with asyncio.timeout(None) as bound:
+                end = self._deadlines.add(bound, seconds)
+                try:
+                    outcome = await self._attempt(request, trip)
+                    if isinstance(outcome, SignalWireTokenError):
+                        most = self._retries if retries is None else retries
+                        outcome = await self._ask_again(request, trip, outcome, most, end)
+                finally:
+                    self._deadlines.drop(bound)
         except TimeoutError:
             outcome = TimedOut(
                 f"no answer within {seconds:g} s", sent=trip.sent, operation=request.operation, status=trip.status
