@@ -280,7 +280,9 @@ class TokenClient:
 
     # The methods above are no coroutine functions: one that is cancelled before its first step shows its arguments.
     async def _ask(self, describe: Callable[[], wire.Request[T]]) -> T:
-        return await self.send(describe())
+        request = describe()
+        del describe  # it would be kept until the answer is there
+        return await self.send(request)
 
     async def _pages(self, request: wire.Request[wire.Page]) -> AsyncIterator[Address]:
         seen: set[str] = set()

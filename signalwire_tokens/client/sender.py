@@ -150,11 +150,14 @@ class Sender:
 
     def _headers(self, request: wire.Request[Any], authorization: Secret[str] | None) -> dict[str, str]:
         """Write what our own session does not know; for a caller's, all, lest its defaults take their place."""
+        if self._loop:
+            return {} if authorization is None else {"Authorization": authorization.value}
         return {
-            **({} if self._loop else {**HEADERS, "Host": self._host}),
+            **HEADERS,
+            "Host": self._host,
             **(
                 {}
-                if self._loop or request.body is None
+                if request.body is None
                 else {"Content-Type": "application/json", "Content-Length": f"{len(request.body)}"}
             ),
             **({} if authorization is None else {"Authorization": authorization.value}),

@@ -11,8 +11,7 @@ from typing import NamedTuple, cast
 __all__ = ["YEAR_10000", "Header", "open_claims", "read_header"]
 
 YEAR_10000 = 253402300800  # unix seconds beyond which Python has no dates
-# An encrypted token has five parts, a signed one three.
-PARTS = (3, 5)
+SIGNED, ENCRYPTED = 3, 5  # the parts that a token has
 HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 URL_SAFE = str.maketrans("-_+/", "+/__")  # the standard alphabet's own two are not in the URL-safe one
 
@@ -32,8 +31,8 @@ def read_header(value: str) -> Header:
 
     By hand, since PyJWT refuses a token of five parts, its header included.
     """
-    parts = value.split(".", max(PARTS))
-    return decode(parts[0]) if len(parts) in PARTS else NOTHING
+    parts = value.split(".", ENCRYPTED)
+    return decode(parts[0]) if len(parts) in (SIGNED, ENCRYPTED) else NOTHING
 
 
 @lru_cache(maxsize=64)  # a space's tokens share a handful of headers, and those are no secret
@@ -56,7 +55,7 @@ def decode(first: str) -> Header:
 
 def open_claims(value: str) -> dict[str, float]:
     """Read `exp` and `iat` of a signed token, unverified and where they are plausible; an encrypted one hides them."""
-    if value.count(".") != min(PARTS) - 1:
+    if value.count(".") != SIGNED - 1:
         return {}
     import jwt  # noqa: PLC0415 - slow to import, and the service's usual tokens never need it
 
