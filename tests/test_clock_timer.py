@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from signalwire_tokens.clock import SystemClock, VirtualClock, timer_of
-from signalwire_tokens.clock.timer import TIMERS
+from signalwire_tokens.clock.timer import MOST_AT_ONCE, TIMERS
 
 
 class Sleeper:
@@ -67,6 +67,20 @@ async def test_one_alarm_stands_for_all_deadlines(clock, timer):
     assert sum(alarm.callback is not None for _, _, alarm in clock._alarms) == 1
     await clock.advance(1000)
     assert all(len(sleeper.woken) == 1 for sleeper in sleepers)
+
+
+async def test_many_that_are_due_at_once_leave_turns_to_others(clock, timer):
+    """A hundred thousand sessions that wake from a suspend do not hold up the event loop."""
+    sleepers = [Sleeper() for _ in range(3 * MOST_AT_ONCE)]
+    for sleeper in sleepers:
+        timer.set(sleeper, 10)
+    clock.suspend(20)
+    woken = []
+    timer.look(clock.now())
+    for _ in range(4):
+        await asyncio.sleep(0)
+        woken.append(sum(len(sleeper.woken) for sleeper in sleepers))
+    assert woken == [MOST_AT_ONCE, 2 * MOST_AT_ONCE, 3 * MOST_AT_ONCE, 3 * MOST_AT_ONCE]
 
 
 async def test_a_timer_keeps_nobody_alive_and_goes_when_nobody_is_left(clock, timer):

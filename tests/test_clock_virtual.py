@@ -141,3 +141,17 @@ async def test_time_goes_forward_and_ends_some_time(clock, seconds):
         await clock.advance(seconds)
     with pytest.raises(ValueError, match="0 or more"):
         clock.suspend(seconds)
+
+
+async def test_time_does_not_go_on_while_alarms_ring_at_once(clock):
+    """However many of them in a row: one that sets the next is not overtaken by the clock."""
+    rung = []
+
+    def ring():
+        rung.append(clock.now())
+        if len(rung) < 100:
+            clock.call_later(0, ring)
+
+    clock.call_later(5, ring)
+    await clock.advance(10)
+    assert rung == [5.0] * 100

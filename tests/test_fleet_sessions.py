@@ -217,6 +217,19 @@ async def test_a_service_that_cannot_be_reached_is_told_promptly_and_not_overrun
         assert most_in_a_second(line.times[before:]) <= 150
 
 
+async def test_a_fleet_opens_on_a_service_that_refuses_connections(clock, emulator, client):
+    """On a real socket: everybody hears why, and when it listens again, all recover."""
+    async with SessionFleet(client, rate=math.inf) as fleet:
+        async with emulator.unreachable():
+            asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(200)]
+            await clock.advance(4)
+            errors = [await failure(task) for task in asking]
+            assert {type(error.cause) for error in errors} == {ConnectionFailed}
+        await clock.advance(20)
+        assert fleet.snapshot().sessions[SessionState.FRESH] == 200
+        assert len(emulator.journal) == 200
+
+
 async def test_who_asks_while_the_service_is_away_for_a_moment_waits(clock, line):
     """Nobody is turned away for a second's outage."""
     line.status = None

@@ -22,6 +22,7 @@ __all__ = ["Sleeper", "Timer", "timer_of"]
 LONGEST_SLICE = 30.0
 AT_ONCE = -math.inf
 MOST_FALLEN = 100
+MOST_AT_ONCE = 500  # are woken before the event loop gets its turn
 
 T = TypeVar("T")
 
@@ -132,9 +133,9 @@ class Timer:
         return begun
 
     def _due(self, now: float) -> list[tuple[float, int, ref[Sleeper]]]:
-        """Take out the deadlines that have come."""
+        """Take out the deadlines that have come; if they are many, the first of them."""
         due: list[tuple[float, int, ref[Sleeper]]] = []
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and self._heap[0][0] <= now and len(due) < MOST_AT_ONCE:
             due.append(heappop(self._heap))
         return due
 

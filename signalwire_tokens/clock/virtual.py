@@ -44,6 +44,7 @@ class VirtualClock:
         self._wall_ahead = wall
         self._order = 0
         self._alarms: list[tuple[float, int, VirtualAlarm]] = []  # by running time, then by order
+        self._at_once = 0  # alarms that ring before time goes on
         self._begun: set[asyncio.Task[object]] = set()
         self._asleep: set[asyncio.Task[object] | None] = set()
 
@@ -59,7 +60,8 @@ class VirtualClock:
         """Call back when so many seconds have passed; at once, if none have to."""
         alarm = VirtualAlarm(callback)
         if seconds <= 0:
-            asyncio.get_running_loop().call_soon(self._ring, alarm)
+            self._at_once += 1
+            asyncio.get_running_loop().call_soon(self._ring_at_once, alarm)
         else:
             self._order += 1
             heappush(self._alarms, (self._running + seconds, self._order, alarm))
@@ -100,6 +102,10 @@ class VirtualClock:
         """Set the wall clock alone, forth or back, as a user or an NTP daemon does."""
         self._wall_ahead = seconds - self.now()
 
+    def _ring_at_once(self, alarm: VirtualAlarm) -> None:
+        self._at_once -= 1
+        self._ring(alarm)
+
     def _ring(self, alarm: VirtualAlarm) -> None:
         callback, alarm.callback = alarm.callback, None
         if callback is not None:
@@ -108,12 +114,12 @@ class VirtualClock:
                 self._begun.update(cast("Iterable[asyncio.Task[object]]", begun))
 
     async def _settle(self) -> None:
-        """Return when everything that alarms began is finished, or sleeps on this clock."""
+        """Return when no alarm is to ring at once, and all that alarms began is finished or sleeps on this clock."""
         turns = 0
         while turns < TURNS:
             await asyncio.sleep(0)
             self._begun = {task for task in self._begun if not task.done()}
-            turns = turns + 1 if self._begun <= self._asleep else 0
+            turns = turns + 1 if self._begun <= self._asleep and not self._at_once else 0
 
 
 def finite(seconds: float) -> float:

@@ -228,7 +228,7 @@ class Governor:
     def _arm(self, now: float) -> None:
         """Have the timer call when the next one may go."""
         at = math.inf if self._head() is None else self._free_at(now)
-        if at < math.inf:
+        if at < self.wakes_at:
             self.timer.set(self, at)
 
     def _free_at(self, now: float) -> float:

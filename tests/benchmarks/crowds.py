@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import math
+import sys
 import time
 from pathlib import Path
 from statistics import median
 
 import aiohttp
+import attrs
 
 from signalwire_tokens import SessionFleet, SessionState, TokenClient
 
@@ -25,6 +27,20 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
+@attrs.frozen
+class Crowd:
+    """What was seen of it."""
+
+    starts: list[float]  # of each chunk, to as many bare requests
+    started: float  # seconds, all in all
+    sizes: dict[int, float]  # of a session, by how many there were
+    tokens: int  # bytes that a session's tokens take
+    at_rest: list[float]  # share of a processor, without sessions and with them
+    looking: float  # seconds for a snapshot
+    closing: float  # seconds, all in all
+    closing_ratio: float
+
+
 async def start_some(fleet, references):
     """Open sessions, and return when all have a token."""
     opened = [fleet.session(reference) for reference in references]
@@ -36,7 +52,7 @@ async def crowd(port, *, total, chunk, idle):
     """Start sessions in chunks, each beside as many bare requests; look at memory on the way, and then at peace."""
     url = f"http://127.0.0.1:{port}/api/fabric/subscribers/tokens"
     client = TokenClient(f"127.0.0.1:{port}", *CREDENTIALS, timeout=60)
-    starts, sizes, base = [], {}, 0
+    starts, sizes, seconds = [], {}, 0.0
     async with client, aiohttp.ClientSession() as http:
 
         async def bare():
@@ -46,17 +62,21 @@ async def crowd(port, *, total, chunk, idle):
         async with SessionFleet(client, rate=math.inf, concurrency=AT_A_TIME) as fleet:
             await rate(lambda: client.create_subscriber_token("alice@example.com"), AT_A_TIME, 2 * chunk)
             await rate(bare, AT_A_TIME, 2 * chunk)
+            at_rest = [await share_of_processor(idle)]
             base = resident()
             for first in range(0, total, chunk):
                 floor = chunk / await rate(bare, AT_A_TIME, chunk)
                 start = time.perf_counter()
                 await start_some(fleet, [f"user-{number}@example.com" for number in range(first, first + chunk)])
+                seconds += time.perf_counter() - start
                 starts.append((time.perf_counter() - start) / floor)
                 count = first + chunk
                 if count in (total // 100, total // 10, total):
                     sizes[count] = (resident() - base) / count
             assert fleet.snapshot().sessions[SessionState.FRESH] == total
-            at_rest = await share_of_processor(idle)
+            at_rest.append(await share_of_processor(idle))
+            pair = fleet.session("user-0@example.com").pair
+            tokens = sys.getsizeof(pair.token.value) + sys.getsizeof(pair.refresh_token.value)
             looking = time.perf_counter()
             fleet.snapshot()
             looking = time.perf_counter() - looking
@@ -66,7 +86,7 @@ async def crowd(port, *, total, chunk, idle):
         for _ in range(total):
             await asyncio.sleep(0)
         yields = time.perf_counter() - start
-    return starts, sizes, at_rest, looking, closing / yields, closing
+    return Crowd(starts, seconds, sizes, tokens, at_rest, looking, closing, closing / yields)
 
 
 async def share_of_processor(seconds):
@@ -80,20 +100,29 @@ async def share_of_processor(seconds):
 def measure(*, quick):
     total, chunk, idle = (1000, 10, 1) if quick else (100_000, 1000, 60)
     with served.running() as port:
-        starts, sizes, at_rest, looking, closing, closed = asyncio.run(crowd(port, total=total, chunk=chunk, idle=idle))
-    growth = [later / median(starts[: len(starts) // 5]) for later in starts[-(len(starts) // 5) :]]
-    yield Figure(what=f"seconds to start {total:,} sessions", values=tuple(starts), floor="as many bare requests")
+        seen = asyncio.run(crowd(port, total=total, chunk=chunk, idle=idle))
+    fifth = len(seen.starts) // 5
+    growth = [later / median(seen.starts[:fifth]) for later in seen.starts[-fifth:]]
+    yield Figure(
+        what=f"start of {total:,} sessions, {chunk:,} at a time",
+        values=tuple(seen.starts),
+        floor=f"as many bare requests, in turns; {seen.started:.0f} s in all",
+    )
     yield Figure(what="cost of a start, last fifth to first", values=tuple(growth), floor="1: it is flat")
-    for count, size in sizes.items():
+    for count, size in seen.sizes.items():
         yield Figure(
             what=f"memory of a session, of {count:,}",
             values=(size,),
             unit="B",
-            floor="about 1,300 B are its tokens",
+            floor=f"its tokens alone: {seen.tokens:,} B",
             most=3584 if count == total else None,
         )
-    yield Figure(what=f"processor share of {total:,} at rest", values=(100 * at_rest,), unit="%", most=1.0)
-    yield Figure(what=f"snapshot() of {total:,}", values=(1000 * looking,), unit="ms")
+    without, with_all = (100 * share for share in seen.at_rest)
+    floor = f"the event loop without any: {without:.2f} %"
+    yield Figure(what=f"processor share of {total:,} at rest", values=(with_all,), unit="%", floor=floor, most=1.0)
+    yield Figure(what=f"snapshot() of {total:,}", values=(1000 * seen.looking,), unit="ms")
     yield Figure(
-        what=f"seconds to close {total:,}", values=(closed,), unit="s", floor=f"{closing:.1f} times as many sleep(0)"
+        what=f"close of {total:,} sessions",
+        values=(seen.closing_ratio,),
+        floor=f"as many asyncio.sleep(0); {seen.closing:.1f} s in all",
     )
