@@ -27,9 +27,9 @@ NOTED_EVERY = 0.25  # of the time after which a session counts as idle: so exact
 class Household:
     """What the sessions of a fleet share."""
 
-    def __init__(self, governor: Governor, idle_after: float) -> None:
+    def __init__(self, governor: Governor, members: dict[str, Member], idle_after: float) -> None:
         self.governor: Governor = governor
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, Member] = members
         self.noted_every: float = idle_after * NOTED_EVERY
         self.idle_after: float = idle_after + self.noted_every
 

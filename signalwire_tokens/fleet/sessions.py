@@ -78,6 +78,7 @@ class SessionFleet:
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
         self._concurrency: int = concurrency
         self._rate: float = rate
+        self._members: dict[str, Member] = {}
         self._idle_after: float = math.inf if idle_after is None else idle_after.total_seconds()
         # Refuses now what no session could be opened with, and not when the first one is asked for.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
@@ -89,10 +90,7 @@ class SessionFleet:
         there is no live token at this moment, and at once where the service is down; what will not pass by itself, such
         as a reference that the service refuses, is raised as it is.
         """
-        household = self._household
-        member = None if household is None else household.members.get(reference)
-        if member is None or self._closing:
-            member = self._open(reference, Secret[TokenFields]({}))
+        member = self._members.get(reference) or self._open(reference, Secret[TokenFields]({}))
         return member.token(min_ttl)
 
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
@@ -102,8 +100,8 @@ class SessionFleet:
         """
         fields = Secret[TokenFields](token_fields.copy())
         token_fields.clear()  # type: ignore[attr-defined]
-        member = None if self._household is None else self._household.members.get(reference)
-        if member is None or self._closing:
+        member = self._members.get(reference)
+        if member is None:
             return self._open(reference, fields)
         if fields.value and not member.is_like(self._make(reference, fields)):
             raise ConfigurationError(
@@ -113,14 +111,14 @@ class SessionFleet:
 
     async def discard(self, reference: str) -> None:
         """Close a subscriber's session, if there is one. What a store holds stays there."""
-        member = self._opened().members.get(reference)
+        self._opened()
+        member = self._members.get(reference)
         if member is not None:
             await member.aclose()
 
     def snapshot(self) -> FleetSnapshot:
         """Look at all sessions: a few microseconds' work for each dozen of them."""
-        household = self._opened()
-        members, governor = household.members.values(), household.governor
+        governor, members = self._opened().governor, self._members.values()
         counted = Counter(member.state for member in members)
         errors = Counter(type(error).__name__ for member in members if (error := member.last_error) is not None)
         due = min((member.wakes_at for member in members), default=math.inf)
@@ -145,7 +143,7 @@ class SessionFleet:
             raise SessionError("the fleet is open already")
         timer = timer_of(self._client.clock)
         governor = Governor(self._client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
-        self._household = Household(governor, self._idle_after)
+        self._household = Household(governor, self._members, self._idle_after)
         return self
 
     async def aclose(self) -> None:
@@ -155,11 +153,11 @@ class SessionFleet:
             self._closed = True
             return
         household.governor.close()
-        left = iter(list(household.members.values()))
+        left = iter(list(self._members.values()))
         try:
             await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
         finally:
-            for member in list(household.members.values()):  # somebody wants this to end
+            for member in list(self._members.values()):  # somebody wants this to end
                 member.let_go()
             self._closed = True
 
@@ -173,7 +171,7 @@ class SessionFleet:
 
     def __repr__(self) -> str:
         household = self._household
-        state = "not open" if household is None or self._closing else f"{len(household.members)} sessions"
+        state = "not open" if household is None or self._closing else f"{len(self._members)} sessions"
         return f"<SessionFleet {self._client.origin} {state}>"
 
     def __del__(self) -> None:
@@ -201,7 +199,7 @@ class SessionFleet:
         """Open a session, and keep it."""
         member = self._make(reference, fields)
         member.open()
-        self._opened().members[reference] = member
+        self._members[reference] = member
         return member
 
 
