@@ -296,9 +296,11 @@ async def test_a_refresh_that_is_forced_joins_the_one_under_way(clock, line):
         session = fleet.session("alice")
         await session.token()
         line.takes = 5.0
-        both = [asyncio.create_task(session.refresh()) for _ in range(2)]
-        await clock.advance(5)
-        assert len({(await task).token for task in both}) == 1
+        joined = [asyncio.create_task(session.refresh()) for _ in range(2)]
+        await clock.advance(1)
+        joined.append(asyncio.create_task(session.refresh()))
+        await clock.advance(4)
+        assert len({(await task).token for task in joined}) == 1
         assert len(line.sent) == 2
         line.status = None
         refused = asyncio.create_task(session.refresh())

@@ -86,7 +86,7 @@ asyncio.run(use("parent:"))
 asyncio.run(store.aclose())
 """
 NOBODY = """
-import asyncio, os, sqlite3, sys
+import asyncio, concurrent.futures.thread, os, sqlite3, sys
 from signalwire_tokens import SqliteStore, StoreError
 from signalwire_tokens.stores import Sealer, new_sealing_key
 from signalwire_tokens.testing.conformance import make_record
