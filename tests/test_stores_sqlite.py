@@ -807,6 +807,7 @@ async def test_a_store_that_was_not_closed_warns_and_closes_its_file(path):
     stores = [SqliteStore(path, keys=KEY)]
     await stores[0].load(ALICE)
     thread = stores[0]._worker.thread
+    thread.submit(int).result()  # until its next work, the thread holds the last, and with that the store
     with pytest.warns(ResourceWarning, match="unclosed SqliteStore"):
         stores.clear()
     thread.shutdown()  # returns when the file is closed, with which SQLite takes away what lies beside it
