@@ -232,7 +232,7 @@ class RefreshPolicy:
     store_patience: float = 1.0
     """How long a store gets for an answer; at most half of the lease."""
     trip_after: float = 10.0
-    """So many failures in a row, whichever sessions' they are, and a fleet takes the service to be down."""
+    """So many sessions that fail in a row, and a fleet takes the service to be down."""
     probe_to: float = 5.0
     """While it is, one request at a time asks after it: the longest pause between two, reached by doubling; scaled."""
     ramp: float = 10.0
@@ -347,7 +347,7 @@ class RefreshPolicy:
         at = situation.due if situation.failure is None else situation.tried + self._pause(situation)
         if not isinstance(situation.failure, Misconfigured):
             at = min(at, situation.wanted)
-        at = max(at, situation.tried + self._floor(situation.life))
+        at = max(at, situation.tried + self.floor_for(situation.life))
         if at < situation.quiet_until:
             spread = situation.draw * self._pace(situation.life) * self.throttle_spread
             at = min(situation.quiet_until + spread, at + self._longest_quiet(situation, at))
@@ -385,7 +385,8 @@ class RefreshPolicy:
             return min(horizon, left) * self.throttle_share
         return min(self._pace(situation.life) * self.throttle_late, max(0.0, horizon) * self.throttle_share)
 
-    def _floor(self, life: float) -> float:
+    def floor_for(self, life: float) -> float:
+        """Say how far apart attempts are at least."""
         return min(self.floor, self._sound(life) * self.floor_share)
 
     def _pace(self, life: float) -> float:

@@ -37,7 +37,7 @@ class Line:
 
     async def send(self, request, trip):
         body = json.loads(request.body)
-        who = body.get("reference") or body["refresh_token"].rpartition("-")[0].removeprefix("refresh-")
+        who = body.get("reference") or body["refresh_token"].removeprefix("refresh-").rpartition("-")[0]
         self.sent.append((self.clock.now(), who))
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)

@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import re
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -17,6 +18,7 @@ from signalwire_tokens import (
     InvalidRequest,
     MemoryStore,
     RefreshPolicy,
+    ServerError,
     SessionClosed,
     SessionError,
     SessionExpired,
@@ -195,6 +197,8 @@ async def test_a_service_that_cannot_be_reached_is_told_promptly_and_not_overrun
     async with SessionFleet(line.client) as fleet:
         asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(1000)]
         await clock.advance(4)
+        assert sum(not task.done() for task in asking) <= 1  # who is to find out waits for that
+        await clock.advance(10)
         errors = [await failure(task) for task in asking]
         assert {type(error) for error in errors} == {TokenUnavailable}
         assert {type(error.cause) for error in errors} == {ConnectionFailed}
@@ -222,12 +226,108 @@ async def test_a_fleet_opens_on_a_service_that_refuses_connections(clock, emulat
     async with SessionFleet(client, rate=math.inf) as fleet:
         async with emulator.unreachable():
             asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(200)]
-            await clock.advance(4)
+            await clock.advance(14)
             errors = [await failure(task) for task in asking]
             assert {type(error.cause) for error in errors} == {ConnectionFailed}
         await clock.advance(20)
         assert fleet.snapshot().sessions[SessionState.FRESH] == 200
         assert len(emulator.journal) == 200
+
+
+@pytest.mark.parametrize("status", [None, 401, 500])
+async def test_whoever_asks_first_while_the_service_is_down_hears_why(emulator, client, status):
+    """In real time, for a subscriber who was never asked for: with the cause, and when to ask again."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(emulator.unreachable()) if status is None else emulator.fail(
+            Status(status), times=None
+        )
+        fleet = await stack.enter_async_context(SessionFleet(client, rate=math.inf))
+        asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(40)]
+        errors = [await failure(task) for task in asking]
+        with pytest.raises(Unauthorized if status == 401 else TokenUnavailable) as caught:
+            await fleet.token("stranger")
+        if status == 401:
+            assert len({id(error) for error in errors}) == 40  # each has one of its own, with none of others' frames
+        else:
+            assert isinstance(caught.value.cause, ConnectionFailed if status is None else ServerError)
+            assert caught.value.retry_after > 0
+
+
+async def test_nobody_is_told_to_ask_again_at_once(clock, line):
+    """Not even while the service is being asked after: whoever heeds it does not spin."""
+    line.status = None
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        for number in range(40):
+            fleet.session(f"user-{number}")
+        await clock.advance(30)
+        line.takes = 8.0
+        await clock.advance(6)
+        assert fleet.snapshot().in_flight == 1
+        with pytest.raises(TokenUnavailable) as caught:
+            await fleet.token("user-39")
+        assert caught.value.retry_after >= 0.5
+        await clock.advance(10)
+
+
+async def test_a_few_whom_the_service_fails_harm_nobody_else(clock, line):
+    """They are tried after all others, and do not make the service pass for down for long."""
+    async with SessionFleet(line.client, rate=50) as fleet:
+        bad = [f"bad-{number}" for number in range(30)]
+        line.refused.update(dict.fromkeys(bad, 500))
+        for reference in (*(f"good-{number}" for number in range(100)), *bad):
+            fleet.session(reference)
+        for _ in range(8 * 60):
+            await clock.advance(60)
+            late = fleet.snapshot().sessions[SessionState.LATE]
+            assert late <= len(bad)
+        asking = asyncio.create_task(fleet.token("newcomer"))
+        await clock.advance(10)
+        assert await asking
+
+
+async def test_a_service_that_asks_for_hours_of_quiet_is_not_left_alone_for_longer_than_tokens_live(clock, line):
+    """Each session waits for half of what is left of its own token at most, as it does outside of a fleet."""
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        for number in range(100):
+            fleet.session(f"user-{number}")
+        await clock.advance(0.6 * LIFE + 200)
+        line.status, line.headers = 429, {"Retry-After": "86400"}
+        await clock.advance(100)
+        line.status, line.headers = 201, {}
+        for _ in range(120):
+            await clock.advance(60)
+            assert fleet.snapshot().sessions[SessionState.LATE] == 0
+        newcomer = asyncio.create_task(fleet.token("newcomer"))
+        await clock.advance(70)
+        assert newcomer.done()
+        await asyncio.wait([newcomer])
+        assert newcomer.exception() is None or newcomer.exception().retry_after <= 60
+
+
+async def test_settings_that_were_mended_are_mended_for_a_small_fleet(clock, line):
+    """One whom the service accepts is enough for those whom it did not."""
+    line.status = 401
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        for number in range(5):
+            fleet.session(f"user-{number}")
+        await clock.advance(1)
+        line.status = 201
+        with pytest.raises(Unauthorized):
+            await fleet.token("user-1")
+        await asyncio.gather(fleet.token("newcomer"), clock.advance(1))
+        await clock.advance(1)
+        assert fleet.snapshot().sessions[SessionState.FRESH] == 6
+
+
+async def test_one_bad_reference_does_not_spoil_a_batch(clock, line):
+    """It is refused when it is awaited, and where it is no string."""
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        results = await asyncio.gather(*(fleet.token(name) for name in ("a", "", "b", 5)), return_exceptions=True)
+        assert [type(result) for result in results] == [str, InvalidRequest, str, InvalidRequest]
+        with pytest.raises(TypeError, match="string"):
+            await fleet.discard(5)
+        with pytest.raises(TypeError, match=r"SessionFleet\.session .*'store'"):
+            fleet.session("a", store=MemoryStore())
 
 
 async def test_who_asks_while_the_service_is_away_for_a_moment_waits(clock, line):
@@ -299,7 +399,7 @@ async def test_a_refresh_that_is_forced_joins_the_one_under_way(clock, line):
         joined = [asyncio.create_task(session.refresh()) for _ in range(2)]
         await clock.advance(1)
         joined.append(asyncio.create_task(session.refresh()))
-        await clock.advance(4)
+        await clock.advance(5)
         assert len({(await task).token for task in joined}) == 1
         assert len(line.sent) == 2
         line.status = None
@@ -359,6 +459,41 @@ async def test_one_that_is_asked_for_while_it_lapses_is_renewed(clock, line):
         assert await fleet.token("alice") != first
 
 
+async def test_one_that_is_taken_out_is_asked_for(clock, line):
+    """Whoever gets the session itself cares for it."""
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+        session = fleet.session("alice")
+        for _ in range(100):
+            await clock.advance(29 * 60)
+            assert fleet.session("alice") is session
+
+
+async def test_one_that_waits_for_its_first_token_does_not_lapse(clock, line):
+    """However long it takes to warm a fleet up, and nobody asks."""
+    async with SessionFleet(line.client, idle_after=timedelta(seconds=10), rate=1) as fleet:
+        for number in range(60):
+            fleet.session(f"user-{number}")
+        await clock.advance(65)
+        assert fleet.snapshot().sessions[SessionState.FRESH] == 60
+
+
+@pytest.mark.parametrize("listen", ["subscribe", "rotations"])
+async def test_who_begins_to_listen_is_told_before_the_token_ends(clock, line, listen):
+    """Though the session was about to lapse."""
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+        session, seen = fleet.session("alice"), []
+        await clock.advance(0.9 * LIFE)
+        if listen == "subscribe":
+            session.subscribe(lambda event: seen.append(event.pair))
+        else:
+            following = session.rotations()
+            seen.append(await anext(following))
+        await clock.advance(1)
+        assert session.generation == 2
+        if listen == "rotations":
+            await following.aclose()
+
+
 @pytest.mark.parametrize("listen", ["subscribe", "rotations"])
 async def test_one_that_somebody_listens_to_does_not_lapse(clock, line, listen):
     """Who is told of each new token asks for none."""
@@ -391,6 +526,59 @@ async def test_a_fleet_takes_up_what_its_store_has(clock, line):
     assert len(line.sent) == 200
 
 
+async def test_what_the_store_has_is_taken_up_while_the_service_is_down(clock, line):
+    """It needs neither the service nor a turn."""
+    store = MemoryStore(clock=clock)
+    async with SessionFleet(line.client, store=store, rate=math.inf) as fleet:
+        first = await asyncio.gather(*(fleet.token(f"user-{number}") for number in range(100)))
+    line.status = None
+    async with SessionFleet(line.client, store=store) as fleet:
+        strangers = [asyncio.create_task(fleet.token(f"stranger-{number}")) for number in range(20)]
+        await clock.advance(60)
+        assert {type(await failure(task)) for task in strangers} == {TokenUnavailable}
+        assert fleet.snapshot().breaker is BreakerState.OPEN
+        asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(100)]
+        await clock.advance(0)
+        assert [await task for task in asking] == first
+
+
+async def test_closing_while_the_store_is_looked_into_leaves_nothing(clock, line):
+    """Those that look, and those that have yet to."""
+
+    class Slow(MemoryStore):
+        async def load(self, key):
+            await clock.sleep(0.5)
+            return await super().load(key)
+
+    async with SessionFleet(line.client, store=Slow(clock=clock), concurrency=2) as fleet:
+        sessions = [fleet.session(f"user-{number}") for number in range(5)]
+        await clock.advance(0)
+        assert sessions[0].next_refresh_at is not None
+        await fleet.discard("user-0")
+        await fleet.discard("user-4")
+        await clock.advance(0.6)
+    assert not line.sent
+
+
+async def test_a_refresh_that_is_forced_ends_when_another_fleet_has_renewed(clock, line):
+    """What came by way of the store is as new."""
+    store = MemoryStore(clock=clock)
+    async with (
+        SessionFleet(line.client, store=store, rate=math.inf) as one,
+        SessionFleet(line.client, store=store, rate=0.01) as other,
+    ):
+        await one.token("alice")
+        session = other.session("alice")
+        await session.token()
+        await asyncio.gather(*(clock.advance(0), other.token("bob")))
+        forced = asyncio.create_task(session.refresh())
+        await clock.advance(1)
+        assert not forced.done()
+        pair = await one.session("alice").refresh()
+        await clock.advance(1)
+        assert (await forced).token.value == pair.token.value
+
+
 async def test_two_fleets_share_a_store(clock, line):
     """One renews, and the other takes that up."""
     store = MemoryStore(clock=clock)
@@ -419,6 +607,55 @@ async def test_closing_waits_for_what_is_under_way(clock, line):
         with pytest.raises(SessionClosed, match="was closed"):
             fleet.session("user-0")
     await fleet.aclose()
+
+
+async def test_whoever_closes_waits_for_what_is_under_way(clock, line):
+    """Beside another, after one that was cancelled, and after a session was discarded: its pair is not lost."""
+    line.takes = 5.0
+    store = MemoryStore(clock=clock)
+    fleet = await SessionFleet(line.client, store=store, rate=math.inf).start()
+    sessions = [fleet.session(name) for name in ("alice", "bob")]
+    await clock.advance(0)
+    closing = [asyncio.create_task(fleet.discard("alice")) for _ in range(2)]
+    await settle()
+    closing.append(asyncio.create_task(fleet.aclose()))
+    await settle()
+    closing[2].cancel()
+    closing.append(asyncio.create_task(fleet.aclose()))
+    await settle()
+    assert [task.done() for task in closing] == [False, False, True, False]
+    await clock.advance(5)
+    await asyncio.wait(closing)
+    for session in sessions:
+        assert (await store.load(session.store_key)).record is not None
+
+
+async def test_a_fleet_that_closes_begins_nothing_and_tells_all_who_wait(clock, line):
+    """At once, while what is under way takes its time."""
+    line.takes = 5.0
+    fleet = await SessionFleet(line.client, rate=math.inf, concurrency=2).start()
+    asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(20)]
+    fleet.session("user-0").subscribe(lambda _: None)
+    await clock.advance(0)
+    closing = asyncio.create_task(fleet.aclose())
+    await settle()
+    assert all(task.done() for task in asking)
+    await clock.advance(5)
+    await closing
+    assert {type(await failure(task)) for task in asking} == {SessionClosed}
+    assert len(line.sent) == 2
+
+
+async def test_closing_takes_no_longer_than_its_bound(clock, line, caplog):
+    """A renewal that does not end is left behind."""
+    line.takes = 1000.0
+    fleet = await SessionFleet(line.client, policy=RefreshPolicy(drain=0.2)).start()
+    session = fleet.session("alice")
+    await clock.advance(0)
+    await fleet.aclose()
+    assert session.state is SessionState.CLOSED
+    assert "before all that was under way had ended" in caplog.text
+    await clock.advance(1000)
 
 
 async def test_closing_that_is_cancelled_leaves_nothing_open(clock, line):
@@ -464,15 +701,20 @@ async def test_a_fleet_that_is_dropped_warns_once(line):
 async def test_a_fleet_is_used_while_it_is_open(line):
     """Before and after, it says what to do."""
     fleet = SessionFleet(line.client)
-    for use in (lambda: fleet.token("alice"), lambda: fleet.session("alice"), fleet.snapshot):
+    for use in (lambda: fleet.session("alice"), fleet.snapshot):
         with pytest.raises(SessionClosed, match="is not open"):
             use()
+    for call in (fleet.token("alice"), fleet.discard("alice")):
+        with pytest.raises(SessionClosed, match="is not open"):
+            await call
     async with fleet:
         with pytest.raises(SessionError, match="open already"):
             await fleet.start()
         assert re.fullmatch(r"<SessionFleet https://fleet\.example 0 sessions>", repr(fleet))
     with pytest.raises(SessionClosed, match="make another"):
         await fleet.start()
+    with pytest.raises(SessionClosed, match="make another"):
+        await fleet.token("alice")
     assert "not open" in repr(fleet)
     await SessionFleet(line.client).aclose()
 
@@ -490,6 +732,7 @@ async def test_a_fleet_is_used_while_it_is_open(line):
         ({"idle_after": 60}, "idle_after"),
         ({"idle_after": timedelta(0)}, "idle_after"),
         ({"policy": RefreshPolicy(min_life=9000)}, "too short-lived"),
+        ({"policy": RefreshPolicy}, "policy"),
         ({"store": "redis://localhost"}, "store"),
     ],
 )
@@ -502,14 +745,15 @@ async def test_settings_that_make_no_fleet_are_refused(line, settings, says):
 
 
 async def test_a_fleet_belongs_to_its_event_loop(line):
-    """Elsewhere it says so."""
-
-    async def use(fleet):
-        await fleet.token("alice")
-
+    """Elsewhere it says so, and nothing has changed."""
     async with SessionFleet(line.client) as fleet:
-        with pytest.raises(SessionError, match="event loop"):
-            await asyncio.to_thread(asyncio.run, use(fleet))
+        session = fleet.session("alice")
+        await session.token()
+        for elsewhere in (fleet.token("bob"), fleet.discard("alice"), fleet.aclose(), session.aclose()):
+            with pytest.raises(SessionError, match="event loop"):
+                await asyncio.to_thread(asyncio.run, elsewhere)
+        assert fleet.session("alice") is session
+    assert session.state is SessionState.CLOSED
 
 
 async def test_a_snapshot_says_how_the_fleet_stands(clock, line):
@@ -525,9 +769,15 @@ async def test_a_snapshot_says_how_the_fleet_stands(clock, line):
         assert snapshot.sessions[SessionState.FRESH] == 1
         assert snapshot.sessions[SessionState.LATE] == 5
         assert (snapshot.waiting, snapshot.in_flight, snapshot.breaker) == (3, 2, BreakerState.CLOSED)
-        assert 0.6 * LIFE <= snapshot.next_due.timestamp() - clock.wall() <= 0.8 * LIFE
+        assert snapshot.next_due.timestamp() == clock.wall()
         await clock.advance(20)
-        assert fleet.snapshot().sessions[SessionState.FRESH] == 6
+        snapshot = fleet.snapshot()
+        assert snapshot.sessions[SessionState.FRESH] == 6
+        assert 0.6 * LIFE - 20 <= snapshot.next_due.timestamp() - clock.wall() <= 0.8 * LIFE
+        line.refused["ghost"] = 422
+        with pytest.raises(ValidationFailed):
+            await asyncio.gather(fleet.token("ghost"), clock.advance(10))
+        assert fleet.snapshot().next_due >= snapshot.next_due
 
 
 async def test_an_outage_is_one_line_in_the_log(clock, line, caplog):

@@ -29,7 +29,6 @@ from signalwire_tokens.errors import (
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
 
 from .credentials import ProjectCredentials, bare
-from .deadlines import Deadlines
 from .sender import Sender, Trip
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ class TokenClient:
         self._timeout = timeout
         self._retries = retries
         self.clock = SYSTEM if clock is None else clock
-        self._deadlines = Deadlines()
         self._credentials = ProjectCredentials(project_id, token)
         self._sender = Sender(self.origin, http, ssl, hidden_proxy)
 
@@ -299,15 +297,11 @@ class TokenClient:
         trip = Trip()
         seconds = self._timeout if limit is None else min(limit, self._timeout)
         try:
-            async with asyncio.timeout(None) as bound:
-                end = self._deadlines.add(bound, seconds)
-                try:
-                    outcome = await self._attempt(request, trip)
-                    if isinstance(outcome, SignalWireTokenError):
-                        most = self._retries if retries is None else retries
-                        outcome = await self._ask_again(request, trip, outcome, most, end)
-                finally:
-                    self._deadlines.drop(bound)
+            async with asyncio.timeout(seconds) as bound:
+                outcome = await self._attempt(request, trip)
+                if isinstance(outcome, SignalWireTokenError):
+                    most = self._retries if retries is None else retries
+                    outcome = await self._ask_again(request, trip, outcome, most, bound)
         except TimeoutError:
             outcome = TimedOut(
                 f"no answer within {seconds:g} s", sent=trip.sent, operation=request.operation, status=trip.status
@@ -317,7 +311,12 @@ class TokenClient:
         return outcome
 
     async def _ask_again(
-        self, request: wire.Request[T], trip: Trip, outcome: T | SignalWireTokenError, retries: int, end: float
+        self,
+        request: wire.Request[T],
+        trip: Trip,
+        outcome: T | SignalWireTokenError,
+        retries: int,
+        bound: asyncio.Timeout,
     ) -> T | SignalWireTokenError:
         """Ask until there is an outcome that asking again would not, or must not, change."""
         failures, asked_again = 0, False
@@ -326,7 +325,7 @@ class TokenClient:
                 asked_again = True
                 outcome = await self._attempt(request, trip)
                 continue
-            left = end - asyncio.get_running_loop().time()
+            left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left)
             failures += 1

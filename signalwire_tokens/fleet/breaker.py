@@ -6,6 +6,8 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from signalwire_tokens.policy import Misconfigured
+
 if TYPE_CHECKING:
     from signalwire_tokens.policy import Failure
 
@@ -24,11 +26,16 @@ class BreakerState(Enum):
 
 
 class Breaker:
-    """Open when the service is down, and closed little by little when it is back."""
+    """Open when the service is down, and closed little by little when it is back.
+
+    `failed` names the sessions that have failed since the service last answered: one that fails by itself, however
+    often, says nothing of the service. `failure` is the last one, and `at_fault` tells whether each was the settings'.
+    """
 
     def __init__(self) -> None:
-        self.failures: int = 0  # in a row, whichever sessions' they were
-        self.failure: Failure | None = None  # the last one
+        self.failed: set[int] = set()
+        self.failure: Failure | None = None
+        self.at_fault: bool = False
         self.failed_probes: int = 0
         self.is_open: bool = False
         self.probing: bool = False
@@ -51,16 +58,18 @@ class Breaker:
     def succeed(self, now: float) -> bool:
         """Learn that the service has answered; tell whether that is news."""
         was_open, self.is_open = self.is_open, False
-        self.failures = self.failed_probes = 0
-        self.failure = None
+        self.failed.clear()
+        self.failure, self.at_fault, self.failed_probes = None, False, 0
         if was_open:
             self.back_at = now
         return was_open
 
-    def fail(self, failure: Failure, *, limit: float, was_probe: bool) -> bool:
-        """Learn that it has not; with so many failures in a row it is down. Tell whether that is news."""
-        self.failures += 1
+    def fail(self, session: int, failure: Failure, *, limit: float, was_probe: bool) -> bool:
+        """Learn that it has failed a session; when it has failed so many, it is down. Tell whether that is news."""
+        is_misconfigured = isinstance(failure, Misconfigured)
+        self.at_fault = is_misconfigured and (self.failure is None or self.at_fault)
         self.failure = failure
+        self.failed.add(session)
         self.failed_probes += was_probe
-        was_open, self.is_open = self.is_open, self.is_open or self.failures >= limit
+        was_open, self.is_open = self.is_open, self.is_open or len(self.failed) >= limit
         return self.is_open and not was_open

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import random
-from heapq import heappop, heappush
+from collections import deque
+from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from signalwire_tokens.clock import Sleeper
-from signalwire_tokens.errors import StoreError
-from signalwire_tokens.policy import Misconfigured, Outcome, RefreshPolicy, Renewed, Spent, Throttled
+from signalwire_tokens.errors import ConfigurationError, StoreError, Unauthorized
+from signalwire_tokens.policy import Failure, Outcome, RefreshPolicy, Renewed, Spent, Throttled
 
 from .breaker import Breaker, BreakerState
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
     from signalwire_tokens.errors import SignalWireTokenError
-    from signalwire_tokens.policy import Failure
 
 __all__ = ["Entrant", "Governor"]
 
 MOST_AT_ONCE = 100  # are called before the event loop gets its turn
+MOST_FALLEN = 100
 SLACK = 0.02  # seconds by which an alarm may ring late without lowering the rate
 PROBES_IN_VAIN = 2  # and whoever asks for a token is told at once that there is none
 
@@ -38,20 +39,28 @@ class Entrant(Sleeper, Protocol):
     """Who waits for a turn, and is woken when it has come."""
 
     def deadline(self) -> float:
-        """Say when a renewal comes too late; -inf where somebody is waiting for it already."""
+        """Say when a renewal comes too late."""
         ...
 
-    def next_attempt(self) -> float:
-        """Say when a renewal that has failed would be tried again."""
+    def has_failed(self) -> bool:
+        """Tell whether the last attempt failed, and nobody has forgiven that."""
         ...
 
     def forgive(self) -> None:
         """Try again at once: what has failed was the service's fault, and it is back."""
         ...
 
+    def look(self) -> None:
+        """Begin to look into the store, and tell the governor when that is done."""
+        ...
+
     def look_again(self) -> None:
         """Let those who wait for a token see whether that makes sense."""
         ...
+
+
+Place: TypeAlias = tuple[float, int]
+Queue: TypeAlias = list[tuple[float, int, Entrant]]
 
 
 class Governor:
@@ -70,13 +79,15 @@ class Governor:
         self._interval = (1 + SLACK) / rate
         self._next_at = -math.inf  # by the rate alone
         self._order = count()
-        self._queue: list[tuple[float, int, Entrant]] = []
-        self._waiting: dict[Entrant, tuple[float, int]] = {}  # what stands in the queue, and where
+        self._queues: dict[bool, Queue] = {False: [], True: []}  # the second is of those that have failed by themselves
+        self._waiting: dict[Entrant, Place] = {}  # who stands in a queue, and where
         self._flights: dict[Entrant, bool] = {}  # and whether they have asked the service yet
         self._called: Entrant | None = None
         self._probe: Entrant | None = None
-        self._failed: dict[Entrant, None] = {}  # since the service last answered
-        self._was_open = self._is_known_shut = False
+        self._failed: dict[Entrant, Failure] = {}  # since the service last answered
+        self._was_open = self._was_shut = self._closed = False
+        self._to_look: deque[Entrant] = deque()
+        self._looking = 0
 
     @property
     def in_flight(self) -> int:
@@ -101,7 +112,7 @@ class Governor:
     @property
     def fault(self) -> SignalWireTokenError | None:
         """What keeps everybody from a token and will not pass by itself: the settings."""
-        return self.last_error if isinstance(self.breaker.failure, Misconfigured) and self.breaker.is_open else None
+        return self.last_error if self.breaker.is_open and self.breaker.at_fault else None
 
     def is_waiting(self, entrant: Entrant) -> bool:
         """Tell whether somebody has yet to be called."""
@@ -109,23 +120,33 @@ class Governor:
 
     def is_shut(self) -> bool:
         """Tell whether nobody should wait for a renewal: the service is down, and not for a moment only."""
-        breaker = self.breaker
-        return breaker.is_open and (
-            breaker.failed_probes >= PROBES_IN_VAIN
-            or isinstance(breaker.failure, Misconfigured)
-            or self.pause() > self._policy.patience
-        )
+        breaker, pause = self.breaker, self.pause()
+        in_vain = breaker.failed_probes >= PROBES_IN_VAIN or breaker.at_fault
+        return pause > 0 and (in_vain or pause > self._policy.patience)
+
+    def is_shut_to(self, entrant: Entrant) -> bool:
+        """Tell whether that holds for somebody: not for the next one who asks after the service."""
+        return self.is_shut() and (entrant.has_failed() or self._head() is not entrant)
 
     def pause(self) -> float:
-        """Say for how long nobody at all may renew."""
-        return max(0.0, self.breaker.probe_at - self._now()) if self.breaker.is_open else 0.0
+        """Say for how long nobody may renew at all, as far as that is known."""
+        if not self.breaker.is_open:
+            return 0.0
+        pause = self.breaker.probe_at - self._now()
+        if self.breaker.probing:
+            pause = max(pause, self._policy.probe_pause(self._life, self.breaker.failed_probes, 1.0))
+        return max(0.0, pause)
 
     def enter(self, entrant: Entrant) -> bool:
         """Let somebody renew now, or wake them when it is their turn."""
         now = self._now()
+        if self._closed:
+            return False
         if entrant is not self._called and (self._waiting or not self._is_free(now)):
             self._line_up(entrant)
             self._arm(now)
+            if self.is_shut():
+                entrant.look_again()
             return False
         self._called = None
         self._waiting.pop(entrant, None)
@@ -135,6 +156,12 @@ class Governor:
         else:
             self._next_at = max(self._next_at, now - SLACK) + self._interval / self.breaker.share(now, self._ramp)
         return True
+
+    def hurry(self, entrant: Entrant) -> None:
+        """Learn that somebody who waits has come to need it sooner."""
+        if entrant in self._waiting:
+            self._line_up(entrant)
+            self._arm(self._now())
 
     def note_request(self, entrant: Entrant) -> None:
         """Learn that a renewal is about to ask the service; one that finds its pair in a store does not."""
@@ -153,26 +180,48 @@ class Governor:
             self._judge(entrant, outcome, was_probe=was_probe)
         elif not was_probe:
             self._next_at -= self._interval
+        elif not isinstance(outcome, Renewed):
+            self._put_off(self._now())
         self._arm(self._now())
 
     def forget(self, entrant: Entrant) -> None:
         """Call somebody no more."""
         self._waiting.pop(entrant, None)
         self._failed.pop(entrant, None)
+        if sum(map(len, self._queues.values())) > 2 * len(self._waiting) + MOST_FALLEN:
+            for queue in self._queues.values():
+                queue[:] = [entry for entry in queue if self._waiting.get(entry[2]) == entry[:2]]
+                heapify(queue)
 
     def close(self) -> None:
         """Call nobody any more."""
+        self._closed = True
         self._waiting.clear()
-        self._queue.clear()
         self._failed.clear()
+        self._to_look.clear()
+        for queue in self._queues.values():
+            queue.clear()
         self.timer.unset(self)
         if self._probe is not None:
             self._probe, self.breaker.probing = None, False
+
+    def let_look(self, entrant: Entrant) -> None:
+        """Let somebody look into the store, so many at a time: that needs neither the service nor a turn of its."""
+        self._to_look.append(entrant)
+        self._arm(self._now())
+
+    def has_looked(self) -> None:
+        """Learn that somebody has looked into the store."""
+        self._looking -= 1
+        self._arm(self._now())
 
     def wake(self, timer: Timer) -> None:
         """Call those whose turn it is."""
         now = self._now()
         self._look_at_breaker()
+        while self._to_look and self._looking < self._concurrency:
+            self._looking += 1
+            self._to_look.popleft().look()
         for _ in range(MOST_AT_ONCE):
             head = self._head()
             if head is None or not self._is_free(now):
@@ -202,21 +251,26 @@ class Governor:
 
     def _line_up(self, entrant: Entrant) -> None:
         """Let somebody wait, among those who need a renewal just as soon; never further behind than before."""
-        deadline = entrant.deadline()
-        before = self._waiting.get(entrant)
+        deadline, before = entrant.deadline(), self._waiting.get(entrant)
         if before is None or deadline < before[0]:
             place = self._waiting[entrant] = (deadline, next(self._order))
-            heappush(self._queue, (*place, entrant))
+            heappush(self._queues[entrant.has_failed()], (*place, entrant))
 
     def _head(self) -> Entrant | None:
-        """Find who is next."""
-        while self._queue and self._waiting.get(self._queue[0][2]) != self._queue[0][:2]:
-            heappop(self._queue)
-        return self._queue[0][2] if self._queue else None
+        """Find who is next. While the service is down, one that fails by itself is no use for finding out."""
+        firsts = [queue[0] for queue in self._queues.values() if self._drop_fallen(queue)]
+        if not firsts:
+            return None
+        return firsts[0][2] if self.breaker.is_open else min(firsts)[2]
+
+    def _drop_fallen(self, queue: Queue) -> bool:
+        """Take out those who do not wait any more; tell whether anybody is left."""
+        while queue and self._waiting.get(queue[0][2]) != queue[0][:2]:
+            heappop(queue)
+        return bool(queue)
 
     def _call(self, entrant: Entrant, timer: Timer, now: float) -> None:
         """Wake somebody, who enters, or has no need to any more."""
-        heappop(self._queue)
         self._waiting.pop(entrant)
         self._called = entrant
         timer.rouse(entrant, now)
@@ -226,8 +280,11 @@ class Governor:
                 self._put_off(now)
 
     def _arm(self, now: float) -> None:
-        """Have the timer call when the next one may go."""
-        at = math.inf if self._head() is None else self._free_at(now)
+        """Have the timer call when there is something to do next."""
+        if self._to_look and self._looking < self._concurrency:
+            at = now
+        else:
+            at = math.inf if self._head() is None else self._free_at(now)
         if at < self.wakes_at:
             self.timer.set(self, at)
 
@@ -239,32 +296,30 @@ class Governor:
         if self._probe is not None:
             return math.inf
         if self.breaker.probing:  # another fleet is, and does not tell
-            return now + self._policy.probe_pause(self._life, self.breaker.failed_probes, 1.0)
+            return now + self.pause()
         return max(now, self.breaker.probe_at)
 
     def _judge(self, entrant: Entrant, outcome: Outcome, *, was_probe: bool) -> None:
         """Learn from an outcome how the service is."""
         if isinstance(outcome, Renewed | Spent):
+            self._failed.pop(entrant, None)
             if self.breaker.succeed(self._now()):
                 logger.info("the service is back")
-            self._failed.pop(entrant, None)
             self._look_at_breaker()
+            self._forgive(Unauthorized, ConfigurationError)  # which are nobody's alone
             self._failed.clear()
         elif not isinstance(outcome.error, StoreError):
-            self._failed[entrant] = None
-            self._note_failure(outcome, entrant.next_attempt(), was_probe=was_probe)
+            self._failed[entrant] = outcome
+            self._note_failure(entrant, outcome, was_probe=was_probe)
             self._look_at_breaker()
 
-    def _note_failure(self, failure: Failure, next_attempt: float, *, was_probe: bool) -> None:
-        now, is_throttled = self._now(), isinstance(failure, Throttled)
-        limit = 0.0 if is_throttled else self._policy.trip_after
-        is_news = self.breaker.fail(failure, limit=limit, was_probe=was_probe)
+    def _note_failure(self, entrant: Entrant, failure: Failure, *, was_probe: bool) -> None:
+        limit = 0.0 if isinstance(failure, Throttled) else self._policy.trip_after
+        is_news = self.breaker.fail(id(entrant), failure, limit=limit, was_probe=was_probe)
         if is_news:
             logger.warning("the service is down, and asked after by one session at a time: %s", failure.error)
         if is_news or was_probe:
-            self._put_off(now)
-        if is_throttled:
-            self.breaker.probe_at = max(self.breaker.probe_at, next_attempt)
+            self._put_off(self._now())
 
     def _put_off(self, now: float) -> None:
         """Let the service be for a while."""
@@ -274,11 +329,15 @@ class Governor:
     def _look_at_breaker(self) -> None:
         """Let nobody wait for a service that is down; when it is back, let those try again whom it has failed."""
         was_open, self._was_open = self._was_open, self.breaker.is_open
-        was_shut, self._is_known_shut = self._is_known_shut, self.is_shut()
+        was_shut, self._was_shut = self._was_shut, self.is_shut()
         if was_open and not self._was_open:
-            failed, self._failed = self._failed, {}
-            for entrant in failed:
-                entrant.forgive()
-        if self._is_known_shut and not was_shut:
+            self._forgive(Exception)
+            self._failed.clear()
+        if self._was_shut and not was_shut:
             for entrant in (*self._waiting, *self._failed):
                 entrant.look_again()
+
+    def _forgive(self, *kinds: type[Exception]) -> None:
+        for entrant, failure in self._failed.items():
+            if isinstance(failure.error, kinds):
+                entrant.forgive()

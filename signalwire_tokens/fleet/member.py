@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING
 
-from signalwire_tokens.errors import SessionExpired, SignalWireTokenError, TokenUnavailable
+import attrs
+
+from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalWireTokenError, TokenUnavailable
 from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
+    from signalwire_tokens.keeper import Share
+    from signalwire_tokens.keeper.events import Callback
     from signalwire_tokens.models import Secret, TokenPair
-    from signalwire_tokens.policy import Outcome, Present, RefreshPolicy, Reissue, Renewed
+    from signalwire_tokens.policy import Outcome, Present, RefreshPolicy, Reissue, Renewed, Situation
     from signalwire_tokens.session import TokenFields
     from signalwire_tokens.stores import TokenStore
 
     from .governor import Governor
 
-__all__ = ["Household", "Member"]
+__all__ = ["FleetSession", "Household"]
 
 NEVER = -math.inf
 NOTED_EVERY = 0.25  # of the time after which a session counts as idle: so exactly is known when it was last asked
 
 
 class Household:
-    """What the sessions of a fleet share."""
+    """What the sessions of a fleet share; `leaving` are those that are closed and have a renewal under way."""
 
-    def __init__(self, governor: Governor, members: dict[str, Member], idle_after: float) -> None:
+    def __init__(self, governor: Governor, members: dict[str, FleetSession], idle_after: float) -> None:
         self.governor: Governor = governor
-        self.members: dict[str, Member] = members
+        self.members: dict[str, FleetSession] = members
+        self.leaving: set[FleetSession] = set()
         self.noted_every: float = idle_after * NOTED_EVERY
         self.idle_after: float = idle_after + self.noted_every
 
 
-class Member(SubscriberSession):
+class FleetSession(SubscriberSession):
     """A session that renews in its turn."""
 
-    __slots__ = ("_asked_at", "_household", "_reference")
+    __slots__ = ("_asked_at", "_household", "_is_looking", "_looked", "_pressed_at", "reference")
 
     def __init__(
         self,
@@ -50,8 +58,11 @@ class Member(SubscriberSession):
         fields: Secret[TokenFields],
     ) -> None:
         super().__init__(client, reference, policy=policy, store=store, **fields.value)
-        self._household, self._reference = household, reference
-        self._asked_at = self._now()
+        self._household: Household = household
+        self.reference: str = reference
+        self._asked_at: float = self._now()
+        self._pressed_at: float = math.inf  # since when it is to be renewed, whatever was planned
+        self._looked = self._is_looking = False
 
     def open(self) -> None:
         """Begin to keep a pair, without waiting for it."""
@@ -60,45 +71,76 @@ class Member(SubscriberSession):
         self._timer = timer
         self._open()
 
-    def is_like(self, other: Member) -> bool:
-        """Tell whether another session would have the same kind of token."""
-        return self._key() == other._key()
+    def ask(self) -> None:
+        """Learn that somebody cares for this session."""
+        was_idle, self._asked_at = self._is_idle(), self._now()
+        if was_idle:
+            self._plan()
+
+    def refuse_other(self, other: FleetSession) -> None:
+        """Refuse to stand for a session that would have another kind of token."""
+        if self._key() != other._key():
+            raise ConfigurationError(
+                f"session {self._label} is open with other fields that shape its token: discard it, and open it anew"
+            )
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
         """What the last attempt to renew failed with, or why there is none; None where it did not."""
-        governor = self._household.governor
-        return super().last_error or (governor.last_error if governor.is_waiting(self) else None)
+        return super().last_error or (self._household.governor.last_error if self._left() <= 0 else None)
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Call back, or await, on every event; return what ends that. Who listens, cares."""
+        self.ask()
+        return super().subscribe(callback)
+
+    def rotations(self) -> AsyncIterator[TokenPair]:
+        """Iterate over the pairs as they come. Who listens, cares."""
+        self.ask()
+        return super().rotations()
+
+    def shut(self) -> None:
+        """Give no token any more, and begin no renewal: the fleet is closing."""
+        self._shut(self._household.governor.timer)
 
     async def aclose(self) -> None:
         """Close the session, and take it out of its fleet."""
+        self._check_place(self._household.governor.timer)
         self._leave()
         await super().aclose()
 
     def let_go(self) -> None:
         """Close the session without waiting for what is under way."""
         self._leave()
-        self._household.governor.timer.unset(self)
-        self._closing, self._fresh_until = True, NEVER
-        self._stop_sharing()
-        self._tell("closed")
-        self._closed = True
-        self._notify()
+        self._ending = True
+        self.shut()
+        self._end()
 
     def deadline(self) -> float:
-        """Say when a renewal comes too late; -inf where somebody is waiting for it already."""
+        """Say when a renewal comes too late: for those who wait for a token, soon, and otherwise with its end."""
+        now = self._now()
         if self._left() > 0:
             return self._access_until
-        return NEVER if self._waiters else self._now() + self._policy.reserve(self._life)
+        is_awaited = self._wanted < math.inf
+        return now + (self._policy.reserve(self._life) if is_awaited else self._policy.longest_ttl(self._life))
 
-    def next_attempt(self) -> float:
-        """Say when a renewal that has failed would be tried again."""
-        return self._policy.next_step(self._situation()).at
+    def has_failed(self) -> bool:
+        """Tell whether the last attempt failed, and nobody has forgiven that."""
+        return self._failure is not None and self._pressed_at == math.inf
 
     def forgive(self) -> None:
         """Try again at once: what has failed was the service's fault, and it is back."""
-        self._tried = NEVER
+        self._pressed_at = self._now()
         self._plan()
+
+    def look(self) -> None:
+        """Begin to look into the store, and tell the governor when that is done."""
+        share = self._share
+        if share is None or self._closing:
+            self._has_looked()
+            return
+        share.heard = True
+        share.looking = self._household.governor.timer.begin(self._look_first(share), f"look for {self._label}")
 
     def look_again(self) -> None:
         """Let those who wait for a token see whether that makes sense."""
@@ -117,43 +159,63 @@ class Member(SubscriberSession):
             self.let_go()
 
     async def _live_token(self, min_ttl: float | None) -> str:
-        was_idle, self._asked_at = self._is_idle(), self._now()
-        if was_idle:
-            self._plan()
+        self.ask()
         try:
             token = await super()._live_token(min_ttl)
         except (TokenUnavailable, SessionExpired):
             fault = self._fault()
-            if fault is not None and self._left() <= 0:
-                raise fault.with_traceback(None) from None  # it may have been raised for others before
-            raise
-        self._note_asked()
-        return token
+            if fault is None or self._left() > 0:
+                raise
+        else:
+            self._note_asked()
+            return token
+        # A copy for each: one that was raised for somebody holds their frames.
+        raise copy.copy(fault) from fault.__cause__
+
+    async def _look_first(self, share: Share) -> None:
+        try:
+            await self._look(share)
+        finally:
+            self._has_looked()
+
+    def _has_looked(self) -> None:
+        self._is_looking = False
+        self._household.governor.has_looked()
+        self._plan()
 
     def _force(self, step: Present | Reissue, timer: Timer) -> None:  # noqa: ARG002 - it is chosen anew when it begins
         """Renew in turn, but as soon as may be."""
-        self._due, self._tried, self._not_before = self._now(), NEVER, NEVER
-        self._plan()
+        self._not_before = NEVER
+        self.forgive()
 
     def _is_renewing(self) -> bool:
         """Tell whether a renewal is under way, or has been forced and is to come."""
         if super()._is_renewing():
             return True
-        is_to_come = self._tried == NEVER and not self._closing and not self._dead
+        is_to_come = self._pressed_at < math.inf and not self._closing and not self._dead
         return is_to_come and not self._is_hopeless(self._policy.patience)
 
     def _is_idle(self) -> bool:
-        """Tell whether nobody has asked for a while, and nobody listens."""
+        """Tell whether nobody has asked for a while, and nobody listens; not before it has had a token."""
         idle = self._now() - self._asked_at > self._household.idle_after
-        return idle and not self._listeners and not self._waiters
+        return idle and self._generation > 0 and not self._listeners and not self._waiters
 
     def _note_asked(self) -> None:
         """Have the next token but those of the next moments asked for where that is noted."""
         if self._left() > 0 and self._now() < self._due:
             self._fresh_until = min(self._due, self._asked_at + self._household.noted_every)
 
+    def _situation(self) -> Situation:
+        situation = super()._situation()
+        if self._pressed_at == math.inf:
+            return situation
+        return attrs.evolve(situation, due=min(situation.due, self._pressed_at), failure=None)
+
     def _adopt(self, pair: TokenPair, *, asked: float) -> None:
+        if self._generation == 0:
+            self._asked_at = self._now()
         super()._adopt(pair, asked=asked)
+        self._pressed_at, self._looked = math.inf, False
         self._fresh_until = min(self._fresh_until, self._asked_at + self._household.noted_every)
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
@@ -161,8 +223,22 @@ class Member(SubscriberSession):
         if self._generation == 1:
             self._tell("started")
 
+    def _is_to_look(self) -> bool:
+        """Tell whether the store may have a token for a session that has none."""
+        return self._is_looking or (self._share is not None and not self._looked and self._left() <= 0)
+
     def _may_depart(self) -> bool:
-        return self._household.governor.enter(self)
+        """Enter, once it is known that the store has nothing for a session without a token."""
+        if self._is_looking:
+            return False
+        if self._is_to_look():
+            self._looked = self._is_looking = True
+            self._household.governor.let_look(self)
+            return False
+        if not self._household.governor.enter(self):
+            return False
+        self._pressed_at = math.inf
+        return True
 
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
         self._household.governor.note_request(self)
@@ -172,33 +248,51 @@ class Member(SubscriberSession):
         try:
             super()._take_in(outcome, way)
         finally:
+            self._household.leaving.discard(self)
             self._household.governor.leave(self, outcome)
+
+    def _hasten(self, timer: Timer) -> None:
+        super()._hasten(timer)
+        self._household.governor.hurry(self)
 
     def _pause(self) -> float:
         governor = self._household.governor
-        return governor.pause() if governor.is_waiting(self) else super()._pause()
+        if self._is_to_look():
+            return 0.0
+        is_waiting = governor.is_waiting(self)
+        own = self._policy.next_step(self._situation()).at - self._now() if is_waiting else super()._pause()
+        return max(0.0, own, governor.pause())
 
     def _is_hopeless(self, seconds: float) -> bool:
-        if self._flight is None and self._household.governor.is_shut():
-            return True
-        return super()._is_hopeless(seconds)
+        governor = self._household.governor
+        if self._flight is not None or self._is_to_look():
+            return False
+        if self._left() > 0:
+            return governor.is_shut() or super()._is_hopeless(seconds)
+        if self.wakes_at <= self._now():
+            return False  # it is about to line up
+        has_fault = governor.is_waiting(self) and self._fault() is not None
+        return governor.is_shut_to(self) or has_fault or super()._is_hopeless(seconds)
 
     def _fault(self) -> SignalWireTokenError | None:
-        governor = self._household.governor
-        return governor.fault if governor.is_waiting(self) else super()._fault()
+        own = None if self._pressed_at < math.inf else super()._fault()
+        return own or (self._household.governor.fault if self._left() <= 0 else None)
 
     def _die(self, timer: Timer) -> None:
         """Give up, and be forgotten after a while: whoever asks then begins anew."""
+        self._household.governor.forget(self)
         super()._die(timer)
         if self._dead:
             timer.set(self, self._now() + self._policy.lapse_for(self._life))
 
     def _leave(self) -> None:
         """Be in the fleet no longer."""
-        members = self._household.members
-        if members.get(self._reference) is self:
-            del members[self._reference]
-        self._household.governor.forget(self)
+        household = self._household
+        if household.members.get(self.reference) is self:
+            del household.members[self.reference]
+        if self._flight is not None:
+            household.leaving.add(self)
+        household.governor.forget(self)
 
     def __del__(self) -> None:
         # It is the fleet that warns of not being closed.

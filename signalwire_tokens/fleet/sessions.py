@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import warnings
@@ -22,7 +23,7 @@ from signalwire_tokens.session import SubscriberSession, TokenFields
 
 from .breaker import BreakerState
 from .governor import Governor
-from .member import Household, Member
+from .member import FleetSession, Household
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from signalwire_tokens.stores import TokenStore
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
+
+MOST_AT_ONCE = 1000  # are told that the fleet is closing before the event loop gets its turn
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +65,7 @@ class SessionFleet:
     """
 
     _household: Household | None = None
-    _closing = _closed = False
+    _closing = False
 
     def __init__(
         self,
@@ -72,13 +77,13 @@ class SessionFleet:
         rate: float = 150.0,
         idle_after: timedelta | None = None,
     ) -> None:
-        check_settings(client, concurrency, rate, idle_after)
+        check_settings(client, policy, concurrency, rate, idle_after)
         self._client: TokenClient = client
         self._store: TokenStore | None = store
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
         self._concurrency: int = concurrency
         self._rate: float = rate
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, FleetSession] = {}
         self._idle_after: float = math.inf if idle_after is None else idle_after.total_seconds()
         # Refuses now what no session could be opened with, and not when the first one is asked for.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
@@ -90,8 +95,8 @@ class SessionFleet:
         there is no live token at this moment, and at once where the service is down; what will not pass by itself, such
         as a reference that the service refuses, is raised as it is.
         """
-        member = self._members.get(reference) or self._open(reference, Secret[TokenFields]({}))
-        return member.token(min_ttl)
+        member = self._members.get(reference)
+        return self._first_token(reference, min_ttl) if member is None else member.token(min_ttl)
 
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
@@ -99,38 +104,48 @@ class SessionFleet:
         `token_fields` are those of `SubscriberSession`, for one that is not open yet. Close it with `discard`.
         """
         fields = Secret[TokenFields](token_fields.copy())
+        unknown = token_fields.keys() - TokenFields.__annotations__.keys()
         token_fields.clear()  # type: ignore[attr-defined]
+        if unknown:
+            raise TypeError(f"SessionFleet.session got an unexpected keyword argument {min(unknown)!r}")
         member = self._members.get(reference)
         if member is None:
             return self._open(reference, fields)
-        if fields.value and not member.is_like(self._make(reference, fields)):
-            raise ConfigurationError(
-                f"{member!r} is open with other fields that shape its token: discard it, and open it anew"
-            )
+        if fields.value:
+            member.refuse_other(self._make(reference, fields))
+        member.ask()
         return member
 
     async def discard(self, reference: str) -> None:
-        """Close a subscriber's session, if there is one. What a store holds stays there."""
-        self._opened()
-        member = self._members.get(reference)
-        if member is not None:
-            await member.aclose()
+        """Close a subscriber's session, if there is one. What a store holds stays there.
+
+        Whoever waits for its token is told `SessionClosed`; whoever asks from now on gets another.
+        """
+        household = self._opened()
+        if not isinstance(reference, str):
+            raise TypeError("reference must be a string")
+        for member in (self._members.get(reference), *household.leaving):
+            if member is not None and member.reference == reference:
+                await member.aclose()
 
     def snapshot(self) -> FleetSnapshot:
-        """Look at all sessions: a few microseconds' work for each dozen of them."""
-        governor, members = self._opened().governor, self._members.values()
-        counted = Counter(member.state for member in members)
-        errors = Counter(type(error).__name__ for member in members if (error := member.last_error) is not None)
-        due = min((member.wakes_at for member in members), default=math.inf)
-        now = self._client.clock.now()
+        """Look at all sessions: a hundred thousand take a tenth of a second or two."""
+        governor = self._opened().governor
+        states, errors, due = Counter[SessionState](), Counter[str](), math.inf
+        for member in self._members.values():
+            state, error = member.state, member.last_error
+            states[state] += 1
+            if error is not None:
+                errors[type(error).__name__] += 1
+            if state is not SessionState.DEAD:
+                due = min(due, member.wakes_at)
+        pause = 0.0 if governor.waiting else max(0.0, due - self._client.clock.now())
         return FleetSnapshot(
-            sessions={state: counted[state] for state in SessionState},
+            sessions={state: states[state] for state in SessionState},
             waiting=governor.waiting,
             in_flight=governor.in_flight,
             breaker=governor.state,
-            next_due=datetime.fromtimestamp(self._client.clock.wall() + max(0.0, due - now), UTC)
-            if due < math.inf
-            else None,
+            next_due=None if pause == math.inf else datetime.fromtimestamp(self._client.clock.wall() + pause, UTC),
             errors=dict(errors.most_common()),
             last_error=governor.last_error,
         )
@@ -148,18 +163,31 @@ class SessionFleet:
 
     async def aclose(self) -> None:
         """Close all sessions. Renewals under way are not cancelled, but waited for, up to the policy's `drain`."""
-        household, self._closing = self._household, True
-        if household is None or self._closed:
-            self._closed = True
+        household = self._household
+        if household is not None:
+            self._check_place(household)
+        self._closing = True
+        if household is None:
             return
         household.governor.close()
-        left = iter(list(self._members.values()))
         try:
-            await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
+            async with asyncio.timeout(self._policy.drain):
+                await self._close_all(household)
+        except TimeoutError:
+            logger.warning("%r was closed before all that was under way had ended", self)
         finally:
             for member in list(self._members.values()):  # somebody wants this to end
                 member.let_go()
-            self._closed = True
+
+    async def _close_all(self, household: Household) -> None:
+        """Tell all who wait for a token, and then let end what is under way, at so many sessions at a time."""
+        members = list(self._members.values())
+        for number, member in enumerate(members):
+            member.shut()
+            if number % MOST_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        left = iter((*members, *household.leaving))
+        await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -176,7 +204,7 @@ class SessionFleet:
 
     def __del__(self) -> None:
         household = self._household
-        if household is not None and not self._closed and household.governor.timer.process == os.getpid():
+        if household is not None and not self._closing and household.governor.timer.process == os.getpid():
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -186,16 +214,27 @@ class SessionFleet:
 
     def _opened(self) -> Household:
         """Refuse to be used where the fleet does not live, before it does, and after."""
+        if self._closing:
+            raise SessionClosed("the fleet was closed: make another one")
         if self._household is None:
             raise SessionClosed("the fleet is not open: use `async with`, or await its start()")
-        if self._closing:
-            raise SessionClosed("the fleet was closed")
         return self._household
 
-    def _make(self, reference: str, fields: Secret[TokenFields]) -> Member:
-        return Member(self._opened(), self._client, reference, policy=self._policy, store=self._store, fields=fields)
+    def _check_place(self, household: Household) -> None:
+        """Refuse to be closed on another event loop than that on which all sessions live."""
+        if household.governor.timer.loop is not asyncio.get_running_loop():
+            raise SessionError("the fleet belongs to the event loop that it was opened on")
 
-    def _open(self, reference: str, fields: Secret[TokenFields]) -> Member:
+    async def _first_token(self, reference: str, min_ttl: float | None) -> str:
+        member = self._members.get(reference) or self._open(reference, Secret[TokenFields]({}))
+        return await member.token(min_ttl)
+
+    def _make(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
+        return FleetSession(
+            self._opened(), self._client, reference, policy=self._policy, store=self._store, fields=fields
+        )
+
+    def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
         """Open a session, and keep it."""
         member = self._make(reference, fields)
         member.open()
@@ -203,17 +242,19 @@ class SessionFleet:
         return member
 
 
-async def close_some(members: Iterator[Member]) -> None:
+async def close_some(members: Iterator[FleetSession]) -> None:
     """Close one session after another; others do so, too."""
     for member in members:
         await member.aclose()
         await asyncio.sleep(0)
 
 
-def check_settings(client: object, concurrency: object, rate: object, idle_after: object) -> None:
+def check_settings(client: object, policy: object, concurrency: object, rate: object, idle_after: object) -> None:
     """Refuse what a fleet cannot be made with."""
     if not isinstance(client, TokenClient):
         raise ConfigurationError("a fleet needs a TokenClient")
+    if policy is not None and not isinstance(policy, RefreshPolicy):
+        raise ConfigurationError("policy must be a RefreshPolicy")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigurationError("concurrency must be a whole number, and 1 or more")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:

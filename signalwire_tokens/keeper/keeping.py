@@ -185,13 +185,13 @@ class Keeper(Sharing):
             self._closing = self._closed = True
             return
         self._check_place(self._timer)
-        if self._closing:
+        if self._ending:
             while not self._closed:
                 await self._changed()
+            await self._drain()
             return
-        self._closing, self._fresh_until = True, NEVER
-        self._timer.unset(self)
-        self._notify()
+        self._ending = True
+        self._shut(self._timer)
         try:
             await self._drain()
             await self._end_sharing()
@@ -200,11 +200,21 @@ class Keeper(Sharing):
                 task.cancel()
             raise
         finally:
-            self._stop_sharing()
-            self._tell("closed")
-            self._closed = True
-            self._notify()
+            self._end()
         await self._dismiss()
+
+    def _shut(self, timer: Timer) -> None:
+        """Give no token any more, and begin no renewal."""
+        self._closing, self._fresh_until = True, NEVER
+        timer.unset(self)
+        self._notify()
+
+    def _end(self) -> None:
+        """Be closed."""
+        self._stop_sharing()
+        self._tell("closed")
+        self._closed = True
+        self._notify()
 
     async def wait_closed(self) -> None:
         """Return when the session is closed; raise `SessionExpired` if it dies."""
@@ -295,7 +305,8 @@ class Keeper(Sharing):
         raise self._unavailable("has no live token at this moment") from self.last_error
 
     def _unavailable(self, what: str) -> TokenUnavailable:
-        pause = self._pause()
+        # Whoever asks again sooner than the session can try asks in vain.
+        pause = max(self._pause(), self._policy.floor_for(self._life))
         return TokenUnavailable(f"session {self._label} {what}", retry_after=pause if pause < math.inf else None)
 
     def _pause(self) -> float:

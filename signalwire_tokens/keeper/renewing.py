@@ -59,6 +59,7 @@ class Renewing(ABC):
         "_dead",
         "_draw",
         "_due",
+        "_ending",
         "_failure",
         "_failures",
         "_flight",
@@ -103,7 +104,7 @@ class Renewing(ABC):
         self.wakes_at: float = math.inf
         self._flight: asyncio.Task[Landing] | None = None
         self._timer: Timer | None = None
-        self._closing = self._closed = self._dead = False
+        self._closing = self._ending = self._closed = self._dead = False
         self._waiters: set[asyncio.Future[None]] | None = None
         self._listeners: tuple[Listener, ...] = ()
 

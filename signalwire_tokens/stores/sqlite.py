@@ -99,7 +99,8 @@ class SqliteStore:
         # The constructor may have refused what it was given.
         worker = getattr(self, "_worker", None)
         if worker is not None and worker.process == os.getpid():
-            worker.thread.submit(worker.close)
+            with suppress(RuntimeError):  # when Python ends, there are no threads any more
+                worker.thread.submit(worker.close)
             worker.thread.shutdown(wait=False)
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
