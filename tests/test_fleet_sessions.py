@@ -554,9 +554,12 @@ async def test_closing_while_the_store_is_looked_into_leaves_nothing(clock, line
         sessions = [fleet.session(f"user-{number}") for number in range(5)]
         await clock.advance(0)
         assert sessions[0].next_refresh_at is not None
+        asking = asyncio.create_task(fleet.token("user-1"))
+        await clock.advance(0.1)
         await fleet.discard("user-0")
         await fleet.discard("user-4")
         await clock.advance(0.6)
+    assert isinstance(await failure(asking), SessionClosed)
     assert not line.sent
 
 

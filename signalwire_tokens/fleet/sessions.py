@@ -60,8 +60,8 @@ class SessionFleet:
     """Many subscribers' tokens, kept alive together: `await fleet.token(reference)` gives a live one.
 
     A session is opened for a subscriber who is asked for, and kept until it is discarded, or until nobody has asked for
-    it for `idle_after`. At most `concurrency` sessions renew at a time, and `rate` a second: those first whose tokens
-    end soonest, and before them those for which somebody waits. While the service is down, one at a time asks after it.
+    it for `idle_after`. At most `concurrency` sessions renew at a time, and `rate` begin to in a second, first
+    those whose tokens end soonest. While the service is down, one at a time asks after it.
     """
 
     _household: Household | None = None
