@@ -1,4 +1,4 @@
-"""What things cost, as ratios taken in one run: `python -m tests.benchmarks`. It takes about a quarter of an hour."""
+"""What things cost, as ratios taken in one run: `python -m tests.benchmarks`. It takes about ten minutes."""
 
 import argparse
 import sys
