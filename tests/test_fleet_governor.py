@@ -10,10 +10,10 @@ import pytest
 from fleets import make_client, most_in_a_second
 from keepers import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
 
-from signalwire_tokens import BreakerState, RefreshPolicy, StoreError, Unauthorized
+from signalwire_tokens import BreakerState, RefreshPolicy, StoreError
 from signalwire_tokens.clock import timer_of
 from signalwire_tokens.fleet.governor import MOST_AT_ONCE, Governor
-from signalwire_tokens.policy import Misconfigured, NotSent, Renewed
+from signalwire_tokens.policy import NotSent, Renewed
 
 POLICY = RefreshPolicy()
 
@@ -26,7 +26,7 @@ class Entrant:
         self.wakes_at = math.inf
         self.entered, self.outcome, self.asks, self.failed = [], None, True, failed
         self.forgiven = self.looked = 0
-        self.looking = False
+        self.looking = self.retries = False
 
     def wake(self, timer):
         if self.needs and self.governor.enter(self):
@@ -55,6 +55,9 @@ class Entrant:
 
     def forgive(self):
         self.forgiven += 1
+        if self.retries:
+            self.needs = True
+            self.governor.timer.set(self, self.governor.timer.clock.now())
 
     def look_again(self):
         self.looked += 1
@@ -278,12 +281,17 @@ async def test_those_whom_the_service_has_failed_try_again_when_it_is_back(crowd
 
 
 async def test_settings_that_were_mended_are_mended_for_all(crowd, clock):
-    """Even for a few: where one is accepted, those who were not try again; what is some session's own is left alone."""
-    (refused_one,) = await crowd.fail(1, Misconfigured(Unauthorized("no")))
-    (missing,) = await crowd.fail(1, MISCONFIGURED)
-    crowd.add(1)
-    await clock.advance(1)
-    assert (refused_one.forgiven, missing.forgiven) == (1, 0)
+    """Even for a few: where one is accepted, those who were not try again; once, for it may be some session's own."""
+    (refused_one,) = await crowd.fail(1, MISCONFIGURED)
+    (alone,) = await crowd.fail(1, NOT_SENT)
+    for _ in range(5):
+        crowd.add(1)
+        await clock.advance(1)
+        refused_one.needs = True
+        crowd.timer.set(refused_one, clock.now())
+        await clock.advance(1)
+    assert (refused_one.forgiven, alone.forgiven) == (1, 0)
+    assert len(refused_one.entered) == 6
 
 
 @pytest.mark.parametrize("outcome", [SPENT, refused(NotSent, "the store")])
@@ -301,6 +309,7 @@ async def test_a_service_that_asks_for_quiet_gets_it_at_once(crowd, clock):
     await clock.advance(0)
     assert crowd.governor.state is BreakerState.OPEN
     assert 0 < crowd.governor.pause() < 1
+    crowd.governor.forget(told)
 
 
 async def test_one_that_fails_by_itself_is_no_use_for_finding_out(crowd, clock):
@@ -393,15 +402,27 @@ async def test_settings_that_are_at_fault_shut_it_at_once(crowd):
     assert crowd.governor.fault is MISCONFIGURED.error
 
 
-async def test_a_probe_that_has_nothing_to_ask_puts_the_next_one_off(crowd, clock):
-    """While the service is down, the queue is not emptied for want of a probe."""
+async def test_those_who_need_nothing_make_way_for_one_who_does(crowd, clock):
+    """While the service is down, no attempt to find out is lost on them."""
     await crowd.fail()
-    crowd.add(10)
+    crowd.add(500)
+    (needy,) = crowd.add(1, deadline=5000.0)
     await clock.advance(0)
-    for entrant in crowd.entrants[10:]:
+    for entrant in crowd.entrants[10:-1]:
         entrant.needs = False
     await clock.advance(1)
-    assert 6 <= crowd.governor.waiting < 10
+    assert needy.entered
+    assert crowd.governor.state is BreakerState.RAMPING
+
+
+async def test_where_all_have_failed_one_is_sent_back_to_find_out(crowd, clock):
+    """They may pause for minutes; the fleet does not."""
+    failed = await crowd.fail(12)
+    for entrant in failed:
+        entrant.retries = True
+    await clock.advance(60)
+    assert 60 / 5 <= sum(entrant.forgiven for entrant in failed) <= 60 / 2.5 + 4
+    assert max(entrant.forgiven for entrant in failed) - min(entrant.forgiven for entrant in failed) <= 1
 
 
 async def test_a_probe_that_found_its_pair_elsewhere_says_nothing(crowd, clock):
@@ -412,7 +433,6 @@ async def test_a_probe_that_found_its_pair_elsewhere_says_nothing(crowd, clock):
     await clock.advance(1)
     assert probe.entered
     assert crowd.governor.state is BreakerState.OPEN
-    assert crowd.governor.pause() == 0
 
 
 async def test_a_probe_that_a_store_has_kept_from_asking_puts_the_next_one_off(crowd, clock):

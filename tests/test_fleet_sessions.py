@@ -319,6 +319,33 @@ async def test_settings_that_were_mended_are_mended_for_a_small_fleet(clock, lin
         assert fleet.snapshot().sessions[SessionState.FRESH] == 6
 
 
+async def test_settings_that_were_mended_are_noticed_though_all_were_tried(clock, line):
+    """Each would pause for minutes."""
+    line.status = 401
+    async with SessionFleet(line.client, rate=math.inf, concurrency=100) as fleet:
+        for number in range(40):
+            fleet.session(f"user-{number}")
+        await clock.advance(60)
+        line.status = 201
+        await clock.advance(30)
+        assert fleet.snapshot().sessions[SessionState.FRESH] == 40
+
+
+async def test_one_that_is_dead_says_so_whatever_has_befallen_the_others(clock, line):
+    """It does not hide behind the fault of all."""
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        session = fleet.session("alice")
+        await session.token()
+        line.refused["alice"] = 422
+        await clock.advance(LIFE + 1)
+        line.status = 401
+        for number in range(20):
+            fleet.session(f"user-{number}")
+        await clock.advance(1)
+        with pytest.raises(SessionExpired):
+            await fleet.token("alice")
+
+
 async def test_one_bad_reference_does_not_spoil_a_batch(clock, line):
     """It is refused when it is awaited, and where it is no string."""
     async with SessionFleet(line.client, rate=math.inf) as fleet:
@@ -563,6 +590,63 @@ async def test_closing_while_the_store_is_looked_into_leaves_nothing(clock, line
     assert not line.sent
 
 
+async def test_sessions_that_are_discarded_while_they_look_keep_nobody_from_looking(clock, line):
+    """Whenever that is."""
+    async with SessionFleet(line.client, store=MemoryStore(clock=clock), concurrency=2, rate=math.inf) as fleet:
+        for turns in range(12):
+            fleet.session("alice")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await fleet.discard("alice")
+        asking = asyncio.create_task(fleet.token("bob"))
+        await clock.advance(0)
+        assert await asking
+
+
+async def test_with_a_store_too_it_is_noticed_when_the_service_is_back(clock, line):
+    """After an outage in which all tokens have ended."""
+    async with SessionFleet(line.client, store=MemoryStore(clock=clock), rate=math.inf) as fleet:
+        for number in range(300):
+            fleet.session(f"user-{number}")
+        await clock.advance(0.6 * LIFE)
+        line.status = None
+        await clock.advance(LIFE)
+        before = len(line.sent)
+        await clock.advance(120)
+        assert 120 / 5 <= len(line.sent) - before <= 120 / 2.5 + 4
+        line.status = 201
+        await clock.advance(30)
+        assert fleet.snapshot().sessions[SessionState.FRESH] == 300
+
+
+@pytest.mark.parametrize("store", [False, True])
+async def test_who_cannot_be_helped_is_told_at_once(clock, line, store):
+    """With a store or without: the service asks for quiet, and the store has nothing."""
+    line.status, line.headers = 429, {"Retry-After": "3600"}
+    async with SessionFleet(line.client, store=MemoryStore(clock=clock) if store else None) as fleet:
+        for name in ("alice", "bob"):
+            asking = asyncio.create_task(fleet.token(name))
+            await clock.advance(0.2)
+            assert isinstance(await failure(asking), TokenUnavailable)
+            assert asking.exception().retry_after > 30
+        refreshing = asyncio.create_task(fleet.session("alice").refresh())
+        await clock.advance(0.2)
+        assert isinstance(await failure(refreshing), TokenUnavailable)
+
+
+async def test_live_tokens_are_taken_up_while_the_service_asks_for_quiet(clock, line):
+    """The store is not the service."""
+    store = MemoryStore(clock=clock)
+    async with SessionFleet(line.client, store=store) as fleet:
+        first = await fleet.token("alice")
+    line.status, line.headers = 429, {"Retry-After": "3600"}
+    async with SessionFleet(line.client, store=store) as fleet:
+        assert isinstance(await failure(asyncio.create_task(fleet.token("bob"))), TokenUnavailable)
+        asking = asyncio.create_task(fleet.token("alice"))
+        await clock.advance(0)
+        assert await asking == first
+
+
 async def test_a_refresh_that_is_forced_ends_when_another_fleet_has_renewed(clock, line):
     """What came by way of the store is as new."""
     store = MemoryStore(clock=clock)
@@ -647,6 +731,42 @@ async def test_a_fleet_that_closes_begins_nothing_and_tells_all_who_wait(clock, 
     await closing
     assert {type(await failure(task)) for task in asking} == {SessionClosed}
     assert len(line.sent) == 2
+
+
+async def test_a_subscriber_may_close_the_fleet(clock, line):
+    """It goes on when that is done, and what is under way has ended."""
+    done = []
+    fleet = await SessionFleet(line.client, rate=math.inf).start()
+
+    async def close(event):
+        if event.kind == "started":
+            await fleet.aclose()
+            done.append(len(line.sent))
+
+    fleet.session("alice").subscribe(close)
+    line.takes = 0.0
+    await clock.advance(0)
+    await settle()
+    assert done == [1]
+
+
+async def test_subscribers_that_hang_are_ended_with_the_fleet(clock, line):
+    """However many there are, when its time is up."""
+    started = []
+
+    async def hang(event):
+        started.append(event)
+        await asyncio.Event().wait()
+
+    fleet = await SessionFleet(line.client, rate=math.inf, concurrency=1, policy=RefreshPolicy(drain=0.3)).start()
+    for number in range(5):
+        fleet.session(f"user-{number}").subscribe(hang)
+    await clock.advance(0)
+    await settle()
+    await fleet.aclose()
+    await settle()
+    assert len(started) >= 5
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_closing_takes_no_longer_than_its_bound(clock, line, caplog):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from signalwire_tokens.clock import Sleeper
-from signalwire_tokens.errors import ConfigurationError, StoreError, Unauthorized
-from signalwire_tokens.policy import Failure, Outcome, RefreshPolicy, Renewed, Spent, Throttled
+from signalwire_tokens.errors import StoreError
+from signalwire_tokens.policy import Failure, Misconfigured, Outcome, RefreshPolicy, Renewed, Spent, Throttled
 
 from .breaker import Breaker, BreakerState
 
@@ -85,6 +85,7 @@ class Governor:
         self._called: Entrant | None = None
         self._probe: Entrant | None = None
         self._failed: dict[Entrant, Failure] = {}  # since the service last answered
+        self._pardoned: set[Entrant] = set()  # once, and have not succeeded since
         self._was_open = self._was_shut = self._closed = False
         self._to_look: deque[Entrant] = deque()
         self._looking = 0
@@ -188,6 +189,7 @@ class Governor:
         """Call somebody no more."""
         self._waiting.pop(entrant, None)
         self._failed.pop(entrant, None)
+        self._pardoned.discard(entrant)
         if sum(map(len, self._queues.values())) > 2 * len(self._waiting) + MOST_FALLEN:
             for queue in self._queues.values():
                 queue[:] = [entry for entry in queue if self._waiting.get(entry[2]) == entry[:2]]
@@ -198,6 +200,7 @@ class Governor:
         self._closed = True
         self._waiting.clear()
         self._failed.clear()
+        self._pardoned.clear()
         self._to_look.clear()
         for queue in self._queues.values():
             queue.clear()
@@ -227,6 +230,10 @@ class Governor:
             if head is None or not self._is_free(now):
                 break
             self._call(head, timer, now)
+        if self._may_send_one_back(now):
+            entrant = next(iter(self._failed))
+            del self._failed[entrant]
+            entrant.forgive()
         self._arm(now)
 
     def note_leap(self, seconds: float, now: float) -> None:
@@ -274,17 +281,19 @@ class Governor:
         self._waiting.pop(entrant)
         self._called = entrant
         timer.rouse(entrant, now)
-        if self._called is not None:
-            self._called = None
-            if self.breaker.is_open:
-                self._put_off(now)
+        self._called = None
+
+    def _may_send_one_back(self, now: float) -> bool:
+        """Tell whether the service is to be asked after, and all who could have been tried."""
+        return self.breaker.is_open and bool(self._failed) and self._head() is None and self._is_free(now)
 
     def _arm(self, now: float) -> None:
         """Have the timer call when there is something to do next."""
         if self._to_look and self._looking < self._concurrency:
             at = now
         else:
-            at = math.inf if self._head() is None else self._free_at(now)
+            is_needed = self._head() is not None or (self.breaker.is_open and bool(self._failed))
+            at = self._free_at(now) if is_needed else math.inf
         if at < self.wakes_at:
             self.timer.set(self, at)
 
@@ -303,11 +312,11 @@ class Governor:
         """Learn from an outcome how the service is."""
         if isinstance(outcome, Renewed | Spent):
             self._failed.pop(entrant, None)
+            self._pardoned.discard(entrant)
             if self.breaker.succeed(self._now()):
                 logger.info("the service is back")
             self._look_at_breaker()
-            self._forgive(Unauthorized, ConfigurationError)  # which are nobody's alone
-            self._failed.clear()
+            self._pardon()
         elif not isinstance(outcome.error, StoreError):
             self._failed[entrant] = outcome
             self._note_failure(entrant, outcome, was_probe=was_probe)
@@ -331,13 +340,17 @@ class Governor:
         was_open, self._was_open = self._was_open, self.breaker.is_open
         was_shut, self._was_shut = self._was_shut, self.is_shut()
         if was_open and not self._was_open:
-            self._forgive(Exception)
-            self._failed.clear()
+            failed, self._failed = self._failed, {}
+            for entrant in failed:
+                entrant.forgive()
         if self._was_shut and not was_shut:
             for entrant in (*self._waiting, *self._failed):
                 entrant.look_again()
 
-    def _forgive(self, *kinds: type[Exception]) -> None:
-        for entrant, failure in self._failed.items():
-            if isinstance(failure.error, kinds):
+    def _pardon(self) -> None:
+        """Let those try again, once, whom the settings have kept from it, since they are good for somebody else."""
+        failed, self._failed = self._failed, {}
+        for entrant, failure in failed.items():
+            if isinstance(failure, Misconfigured) and entrant not in self._pardoned:
+                self._pardoned.add(entrant)
                 entrant.forgive()

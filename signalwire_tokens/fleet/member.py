@@ -12,11 +12,11 @@ from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalW
 from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Callable
 
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
-    from signalwire_tokens.keeper import Share
     from signalwire_tokens.keeper.events import Callback
     from signalwire_tokens.models import Secret, TokenPair
     from signalwire_tokens.policy import Outcome, Present, RefreshPolicy, Reissue, Renewed, Situation
@@ -32,12 +32,16 @@ NOTED_EVERY = 0.25  # of the time after which a session counts as idle: so exact
 
 
 class Household:
-    """What the sessions of a fleet share; `leaving` are those that are closed and have a renewal under way."""
+    """What the sessions of a fleet share.
+
+    `leaving` are those that are closed and have a renewal under way, `closers` the tasks that close the fleet.
+    """
 
     def __init__(self, governor: Governor, members: dict[str, FleetSession], idle_after: float) -> None:
         self.governor: Governor = governor
         self.members: dict[str, FleetSession] = members
         self.leaving: set[FleetSession] = set()
+        self.closers: set[asyncio.Task[None] | None] = set()
         self.noted_every: float = idle_after * NOTED_EVERY
         self.idle_after: float = idle_after + self.noted_every
 
@@ -70,6 +74,7 @@ class FleetSession(SubscriberSession):
         self._check_place(timer)
         self._timer = timer
         self._open()
+        self._look_first()
 
     def ask(self) -> None:
         """Learn that somebody cares for this session."""
@@ -114,6 +119,7 @@ class FleetSession(SubscriberSession):
         self._leave()
         self._ending = True
         self.shut()
+        self._silence()
         self._end()
 
     def deadline(self) -> float:
@@ -140,7 +146,8 @@ class FleetSession(SubscriberSession):
             self._has_looked()
             return
         share.heard = True
-        share.looking = self._household.governor.timer.begin(self._look_first(share), f"look for {self._label}")
+        share.looking = self._household.governor.timer.begin(self._look(share), f"look for {self._label}")
+        share.looking.add_done_callback(lambda _: self._has_looked())
 
     def look_again(self) -> None:
         """Let those who wait for a token see whether that makes sense."""
@@ -172,20 +179,22 @@ class FleetSession(SubscriberSession):
         # A copy for each: one that was raised for somebody holds their frames.
         raise copy.copy(fault) from fault.__cause__
 
-    async def _look_first(self, share: Share) -> None:
-        try:
-            await self._look(share)
-        finally:
-            self._has_looked()
+    def _look_first(self) -> None:
+        """Look into the store once, where it may have a token for a session that has none."""
+        if self._share is not None and self._left() <= 0 and not self._looked:
+            self._looked = self._is_looking = True
+            self._household.governor.let_look(self)
 
     def _has_looked(self) -> None:
         self._is_looking = False
         self._household.governor.has_looked()
         self._plan()
+        self.look_again()
 
     def _force(self, step: Present | Reissue, timer: Timer) -> None:  # noqa: ARG002 - it is chosen anew when it begins
         """Renew in turn, but as soon as may be."""
         self._not_before = NEVER
+        self._look_first()
         self.forgive()
 
     def _is_renewing(self) -> bool:
@@ -223,19 +232,10 @@ class FleetSession(SubscriberSession):
         if self._generation == 1:
             self._tell("started")
 
-    def _is_to_look(self) -> bool:
-        """Tell whether the store may have a token for a session that has none."""
-        return self._is_looking or (self._share is not None and not self._looked and self._left() <= 0)
-
     def _may_depart(self) -> bool:
         """Enter, once it is known that the store has nothing for a session without a token."""
-        if self._is_looking:
-            return False
-        if self._is_to_look():
-            self._looked = self._is_looking = True
-            self._household.governor.let_look(self)
-            return False
-        if not self._household.governor.enter(self):
+        self._look_first()
+        if self._is_looking or not self._household.governor.enter(self):
             return False
         self._pressed_at = math.inf
         return True
@@ -252,12 +252,13 @@ class FleetSession(SubscriberSession):
             self._household.governor.leave(self, outcome)
 
     def _hasten(self, timer: Timer) -> None:
+        self._look_first()
         super()._hasten(timer)
         self._household.governor.hurry(self)
 
     def _pause(self) -> float:
         governor = self._household.governor
-        if self._is_to_look():
+        if self._is_looking:
             return 0.0
         is_waiting = governor.is_waiting(self)
         own = self._policy.next_step(self._situation()).at - self._now() if is_waiting else super()._pause()
@@ -265,7 +266,7 @@ class FleetSession(SubscriberSession):
 
     def _is_hopeless(self, seconds: float) -> bool:
         governor = self._household.governor
-        if self._flight is not None or self._is_to_look():
+        if self._flight is not None or self._is_looking:
             return False
         if self._left() > 0:
             return governor.is_shut() or super()._is_hopeless(seconds)
@@ -276,7 +277,7 @@ class FleetSession(SubscriberSession):
 
     def _fault(self) -> SignalWireTokenError | None:
         own = None if self._pressed_at < math.inf else super()._fault()
-        return own or (self._household.governor.fault if self._left() <= 0 else None)
+        return own or (self._household.governor.fault if self._left() <= 0 and not self._dead else None)
 
     def _die(self, timer: Timer) -> None:
         """Give up, and be forgotten after a while: whoever asks then begins anew."""
@@ -284,6 +285,9 @@ class FleetSession(SubscriberSession):
         super()._die(timer)
         if self._dead:
             timer.set(self, self._now() + self._policy.lapse_for(self._life))
+
+    def _told(self) -> set[asyncio.Task[None]]:
+        return super()._told() - self._household.closers
 
     def _leave(self) -> None:
         """Be in the fleet no longer."""

@@ -170,6 +170,8 @@ class SessionFleet:
         if household is None:
             return
         household.governor.close()
+        closer = asyncio.current_task()
+        household.closers.add(closer)
         try:
             async with asyncio.timeout(self._policy.drain):
                 await self._close_all(household)
@@ -178,6 +180,7 @@ class SessionFleet:
         finally:
             for member in list(self._members.values()):  # somebody wants this to end
                 member.let_go()
+            household.closers.discard(closer)
 
     async def _close_all(self, household: Household) -> None:
         """Tell all who wait for a token, and then let end what is under way, at so many sessions at a time."""

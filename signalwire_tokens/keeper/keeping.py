@@ -196,12 +196,15 @@ class Keeper(Sharing):
             await self._drain()
             await self._end_sharing()
         except asyncio.CancelledError:
-            for task in self._told():
-                task.cancel()
+            self._silence()
             raise
         finally:
             self._end()
-        await self._dismiss()
+        try:
+            await self._dismiss()
+        except asyncio.CancelledError:
+            self._silence()
+            raise
 
     def _shut(self, timer: Timer) -> None:
         """Give no token any more, and begin no renewal."""
@@ -362,6 +365,11 @@ class Keeper(Sharing):
         """Find the tasks in which subscribers are being told, but for one that asks."""
         current = asyncio.current_task()
         return {one.task for one in self._listeners if one.task is not None and one.task is not current}
+
+    def _silence(self) -> None:
+        """End the tasks in which subscribers are being told."""
+        for task in self._told():
+            task.cancel()
 
     async def _dismiss(self) -> None:
         """Let subscribers finish, and end those who do not."""
