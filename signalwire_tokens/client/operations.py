@@ -299,9 +299,10 @@ class TokenClient:
         try:
             async with asyncio.timeout(seconds) as bound:
                 outcome = await self._attempt(request, trip)
-                if isinstance(outcome, SignalWireTokenError):
-                    most = self._retries if retries is None else retries
-                    outcome = await self._ask_again(request, trip, outcome, most, bound)
+                if not isinstance(outcome, SignalWireTokenError):
+                    return outcome
+                most = self._retries if retries is None else retries
+                outcome = await self._ask_again(request, trip, outcome, most, bound)
         except TimeoutError:
             outcome = TimedOut(
                 f"no answer within {seconds:g} s", sent=trip.sent, operation=request.operation, status=trip.status
