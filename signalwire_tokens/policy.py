@@ -305,6 +305,16 @@ class RefreshPolicy:
         """Say how long to wait before saving again what could not be saved: first, and at the longest."""
         return self._pace(life) * self.backoff_from, self._pace(life) * self.backoff_to
 
+    def deadline(self, *, access_until: float, life: float, awaited: bool, now: float) -> float:
+        """Say when a renewal comes too late, where many wait for theirs.
+
+        A session without a live token counts as one with its last reserve, if somebody waits for it, and otherwise as
+        one that is due at the latest.
+        """
+        if access_until > now:
+            return access_until
+        return now + (self.reserve(life) if awaited else self.longest_ttl(life))
+
     def probe_pause(self, life: float, failed: int, draw: float) -> float:
         """Say how long to wait before the service is asked again that did not answer so many probes."""
         doubled = self.backoff_from * 2.0 ** min(failed, MOST_DOUBLINGS)

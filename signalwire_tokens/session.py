@@ -112,7 +112,7 @@ class SubscriberSession(Keeper):
             if value is not None
         }
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
-        token_fields.clear()  # type: ignore[attr-defined]
+        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
         if unknown:
             raise TypeError(f"SubscriberSession got an unexpected keyword argument {min(unknown)!r}")
         if lifetime is not None and not isinstance(lifetime, timedelta):
@@ -152,7 +152,7 @@ class SubscriberSession(Keeper):
         session._client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         share = None if store is None else Share(store, key_of(kept_as), brought=pair)
-        session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001 - as above
+        session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001 - its own
         return session
 
     def _set_up(

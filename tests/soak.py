@@ -165,7 +165,6 @@ async def run(settings, options, soak):
         )
     del sessions, fleet, client
     gc.collect()
-    await asyncio.sleep(0.1)
     soak.left = len(asyncio.all_tasks()) - 1
 
 

@@ -349,3 +349,12 @@ def test_outcomes_and_steps_are_values():
     assert repr(Throttled(ERROR)).startswith("Throttled(error=")
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Present(1.0).at = 2.0
+
+
+@pytest.mark.parametrize(
+    ("access_until", "awaited", "deadline"),
+    [(1000.5, True, 1000.5), (9000, False, 9000), (1000, True, 1030), (1000, False, 2440), (-math.inf, True, 1030)],
+)
+def test_what_is_waited_for_comes_before_what_is_merely_due(access_until, awaited, deadline):
+    """After a live token that is about to end; what nobody waits for comes with those that are due at the latest."""
+    assert POLICY.deadline(access_until=access_until, life=7200, awaited=awaited, now=1000) == deadline

@@ -123,12 +123,10 @@ class FleetSession(SubscriberSession):
         self._end()
 
     def deadline(self) -> float:
-        """Say when a renewal comes too late: for those who wait for a token, soon, and otherwise with its end."""
-        now = self._now()
-        if self._left() > 0:
-            return self._access_until
-        is_awaited = self._wanted < math.inf
-        return now + (self._policy.reserve(self._life) if is_awaited else self._policy.longest_ttl(self._life))
+        """Say when a renewal comes too late."""
+        return self._policy.deadline(
+            access_until=self._access_until, life=self._life, awaited=self._wanted < math.inf, now=self._now()
+        )
 
     def has_failed(self) -> bool:
         """Tell whether the last attempt failed, and nobody has forgiven that."""

@@ -105,7 +105,7 @@ class SessionFleet:
         """
         fields = Secret[TokenFields](token_fields.copy())
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
-        token_fields.clear()  # type: ignore[attr-defined]
+        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
         if unknown:
             raise TypeError(f"SessionFleet.session got an unexpected keyword argument {min(unknown)!r}")
         member = self._members.get(reference)

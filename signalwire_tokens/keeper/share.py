@@ -83,7 +83,7 @@ def logged(what: str) -> Iterator[None]:
     """Go on where somebody else's code fails, and say so without its text, which may hold anything."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - as told
+    except Exception as error:  # noqa: BLE001 - a store is anybody's code
         logger.warning("%s: %s", what, type(error).__name__)
 
 
