@@ -87,11 +87,11 @@ class SubscriberSession(Keeper):
     `fingerprint`, `scope`, `region` and `extra` shape the token, and are sent with each.
     """
 
-    __slots__ = ("_client", "_first", "_lifetime", "_shape", "_subject")
+    __slots__ = ("_first", "_lifetime", "_shape", "_subject", "client")
     _lifetime: timedelta | None
     _shape: Mapping[str, Any]
     _first: Mapping[str, Any]
-    _client: TokenClient
+    client: TokenClient
     _subject: str | TokenPair
 
     def __init__(
@@ -127,7 +127,7 @@ class SubscriberSession(Keeper):
             life = lifetime
         elif "scope" in fields and "fingerprint" not in fields:
             life = min(life, client.lifetimes.unbound)
-        self._client, self._subject = client, reference
+        self.client, self._subject = client, reference
         self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
         share = None if store is None else Share(store, self._key())
         self._set_up(life=life, presents=lifetime is None, reissues=reissue, policy=policy, clock=clock, share=share)
@@ -149,7 +149,7 @@ class SubscriberSession(Keeper):
         refuse_swapped(pair)
         life = pair.token.expires_at - pair.token.issued_at
         session = cls.__new__(cls)
-        session._client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
+        session.client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         share = None if store is None else Share(store, key_of(kept_as), brought=pair)
         session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001 - its own
@@ -164,7 +164,7 @@ class SubscriberSession(Keeper):
                 f"a token that lives {life.total_seconds():g} s is too short-lived to be kept alive: "
                 f"lower RefreshPolicy(min_life={policy.min_life:g}) if that is meant"
             )
-        clock = self._client.clock if clock is None else clock
+        clock = self.client.clock if clock is None else clock
         super().__init__(policy=policy, clock=clock, life=life.total_seconds(), share=share, **ways)
 
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
@@ -172,11 +172,11 @@ class SubscriberSession(Keeper):
         await self.token()
         token = self.pair.token
         try:
-            return await self._client.create_invite_token(address_id, subscriber_token=token, expires_at=expires_at)
+            return await self.client.create_invite_token(address_id, subscriber_token=token, expires_at=expires_at)
         except Unauthorized:
             self.invalidate(token)
         await self.token()
-        return await self._client.create_invite_token(
+        return await self.client.create_invite_token(
             address_id, subscriber_token=self.pair.token, expires_at=expires_at
         )
 
@@ -188,14 +188,14 @@ class SubscriberSession(Keeper):
 
     @property
     def _quiet_until(self) -> float:
-        return self._client.quiet_until + self._apart()
+        return self.client.quiet_until + self._apart()
 
     def _keep_quiet(self, until: float) -> None:
-        self._client.quiet_until = max(self._client.quiet_until, until - self._apart())
+        self.client.quiet_until = max(self.client.quiet_until, until - self._apart())
 
     def _apart(self) -> float:
         """Tell how far the session's clock is ahead of the client's, if that is another."""
-        return 0.0 if self._clock is self._client.clock else self._now() - self._client.clock.now()
+        return 0.0 if self._clock is self.client.clock else self._now() - self.client.clock.now()
 
     def _begin(self) -> None:
         """Take up a pair from elsewhere, unless a store may hold its successor."""
@@ -209,7 +209,7 @@ class SubscriberSession(Keeper):
     def _issue(self) -> wire.Request[TokenPair]:
         return wire.create_subscriber_token(
             cast("str", self._subject),
-            now=self._client.clock.wall(),
+            now=self.client.clock.wall(),
             expire_at=self._lifetime,
             **self._shape,
             **self._first,
@@ -221,8 +221,8 @@ class SubscriberSession(Keeper):
         application, extra = shape.get("application_id"), shape.get("extra")
         return key_of(
             (
-                self._client.origin,
-                self._client.project_id,
+                self.client.origin,
+                self.client.project_id,
                 cast("str", self._subject),
                 None if application is None else str(application).lower(),
                 shape.get("scope"),
@@ -233,12 +233,18 @@ class SubscriberSession(Keeper):
             )
         )
 
+    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
+        if self._generation > 0:
+            for observer in self.client.observers:
+                observer.renewed(max(0.0, self._left()))
+        super()._rotate(renewed, way)
+
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
         asked = self._now()
         presented = None if isinstance(way, Reissue) else pair
         try:
             request = self._issue() if presented is None else wire.refresh_subscriber_token(presented.refresh_token)
-            answer = await self._client.send(request, retries=0, limit=limit)
+            answer = await self.client.send(request, retries=0, limit=limit)
         except SignalWireTokenError as error:
             return failure_of(error.with_traceback(None))
         self._first = NOTHING

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import ssl
 
 import aiohttp
 import pytest
+import trustme
 from servers import RedisServer
 
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
@@ -63,3 +65,13 @@ def redis_server():
     """Run a server for the whole of the tests; each of them uses a prefix of its own."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tls():
+    """Make a certificate for this machine: a server's context, and one of a client that trusts it."""
+    authority, server = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(server)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    return server, trusting

@@ -334,7 +334,7 @@ async def test_a_dead_pair_from_elsewhere_with_wrong_credentials_raises_what_the
 
 async def test_an_invitation_is_made_in_the_subscriber_s_name(emulator, session):
     """With the session's own token."""
-    info = await session._client.subscriber_info(await session.token())
+    info = await session.client.subscriber_info(await session.token())
     invite = await session.create_invite_token(info.fabric_addresses[0].id, expires_at=timedelta(minutes=5))
     assert emulator.accepts(invite)
     assert emulator.journal[-1].auth == "Bearer"

@@ -11,7 +11,7 @@ import ssl as tls
 import warnings
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, assert_never
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from .observing import Observer
+
 __all__ = ["TokenClient"]
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class TokenClient:
     clock: Clock
     # By the clock: until when the service has asked to be left alone by whoever renews in the background.
     quiet_until: float = -math.inf
+    observers: tuple[Observer, ...] = ()
 
     def __init__(
         self,
@@ -294,6 +297,14 @@ class TokenClient:
 
     async def send(self, request: wire.Request[T], *, retries: int | None = None, limit: float | None = None) -> T:
         """Send what `wire` describes, within the timeout or a shorter limit, and again where that may help."""
+        if not self.observers:
+            return await self._send(request, retries, limit)
+        with ExitStack() as watched:
+            for observer in self.observers:
+                watched.enter_context(observer.asking(request.operation, self.origin))
+            return await self._send(request, retries, limit)
+
+    async def _send(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
         trip = Trip()
         seconds = self._timeout if limit is None else min(limit, self._timeout)
         try:

@@ -210,6 +210,10 @@ class Emulator:
         """Tell whether the service would take a token at this moment."""
         return self._service.accepts(token.value if isinstance(token, Token) else token)
 
+    def withdraw(self, token: str | Token) -> None:
+        """Refuse a token from now on, though its end has not come."""
+        self._service.withdraw(token.value if isinstance(token, Token) else token)
+
     def add_address(self, name: str, *, subscriber_id: UUID | None = None) -> UUID:
         """Give the project, or one of its subscribers, an address to invite to; a new subscriber has one already."""
         return UUID(self._service.add_address(name, subscriber_id=str(subscriber_id) if subscriber_id else None))

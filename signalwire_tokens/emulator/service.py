@@ -136,6 +136,7 @@ class Service:
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
         self._used: dict[str, tuple[float, float]] = {}  # refresh tokens: when used first, and when expired
+        self._withdrawn: set[str] = set()  # tokens that are refused before their time
         self._revoked: set[str] = set()  # lines of which a refresh token was used twice
         self._handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
@@ -171,9 +172,17 @@ class Service:
     def accepts(self, token: str) -> bool:
         """Tell whether a token is a live one of this service."""
         claims = self._sealer.open(token)
-        if claims is None or claims.expires_at <= self._now():
-            return False
-        return claims.kind == "SAT" or not self._is_spent(claims)
+        return claims is not None and self._is_live(claims) and (claims.kind == "SAT" or not self._is_spent(claims))
+
+    def withdraw(self, token: str) -> None:
+        """Refuse a token from now on."""
+        claims = self._sealer.open(token)
+        if claims is None:
+            raise ValueError("this is no token of this service's")
+        self._withdrawn.add(claims.id)
+
+    def _is_live(self, claims: Claims) -> bool:
+        return claims.expires_at > self._now() and claims.id not in self._withdrawn
 
     @staticmethod
     def operation(method: str, path: str) -> str | None:
@@ -220,7 +229,7 @@ class Service:
         token = body.required_string("refresh_token")
         self._check(body.problems)
         claims = self._sealer.open(token or "")
-        if claims is None or claims.kind != "Refresh":
+        if claims is None or claims.kind != "Refresh" or claims.id in self._withdrawn:
             body.complain("invalid_parameter", "refresh_token", "refresh_token is not valid")
         elif claims.expires_at <= self._now():
             body.complain("token_expired", "refresh_token", "refresh_token has expired")
@@ -315,7 +324,7 @@ class Service:
         """Take a subscriber's access token; one bound to a device's key is refused, since no proof came with it."""
         kind, _, value = (call.authorization or "").partition(" ")
         claims = self._sealer.open(value) if kind.lower() == "bearer" else None
-        if claims is None or claims.kind != "SAT" or claims.expires_at <= self._now() or claims.fingerprint is not None:
+        if claims is None or claims.kind != "SAT" or not self._is_live(claims) or claims.fingerprint is not None:
             raise RefusedError(failure(401))
         if claims.holder != "subscriber":
             raise RefusedError(failure(403))

@@ -78,7 +78,7 @@ class SessionFleet:
         idle_after: timedelta | None = None,
     ) -> None:
         check_settings(client, policy, concurrency, rate, idle_after)
-        self._client: TokenClient = client
+        self.client: TokenClient = client
         self._store: TokenStore | None = store
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
         self._concurrency: int = concurrency
@@ -132,20 +132,20 @@ class SessionFleet:
         """Look at all sessions: a hundred thousand take a tenth of a second or two."""
         governor = self._opened().governor
         states, errors, due = Counter[SessionState](), Counter[str](), math.inf
-        for member in self._members.values():
+        for member in tuple(self._members.values()):  # whoever exports metrics may look from another thread
             state, error = member.state, member.last_error
             states[state] += 1
             if error is not None:
                 errors[type(error).__name__] += 1
             if state is not SessionState.DEAD:
                 due = min(due, member.wakes_at)
-        pause = 0.0 if governor.waiting else max(0.0, due - self._client.clock.now())
+        pause = 0.0 if governor.waiting else max(0.0, due - self.client.clock.now())
         return FleetSnapshot(
             sessions={state: states[state] for state in SessionState},
             waiting=governor.waiting,
             in_flight=governor.in_flight,
             breaker=governor.state,
-            next_due=None if pause == math.inf else datetime.fromtimestamp(self._client.clock.wall() + pause, UTC),
+            next_due=None if pause == math.inf else datetime.fromtimestamp(self.client.clock.wall() + pause, UTC),
             errors=dict(errors.most_common()),
             last_error=governor.last_error,
         )
@@ -156,8 +156,8 @@ class SessionFleet:
             raise SessionClosed("the fleet was closed: make another one")
         if self._household is not None:
             raise SessionError("the fleet is open already")
-        timer = timer_of(self._client.clock)
-        governor = Governor(self._client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
+        timer = timer_of(self.client.clock)
+        governor = Governor(self.client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
         self._household = Household(governor, self._members, self._idle_after)
         return self
 
@@ -203,7 +203,7 @@ class SessionFleet:
     def __repr__(self) -> str:
         household = self._household
         state = "not open" if household is None or self._closing else f"{len(self._members)} sessions"
-        return f"<SessionFleet {self._client.origin} {state}>"
+        return f"<SessionFleet {self.client.origin} {state}>"
 
     def __del__(self) -> None:
         household = self._household
@@ -234,7 +234,7 @@ class SessionFleet:
 
     def _make(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
         return FleetSession(
-            self._opened(), self._client, reference, policy=self._policy, store=self._store, fields=fields
+            self._opened(), self.client, reference, policy=self._policy, store=self._store, fields=fields
         )
 
     def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:

@@ -77,6 +77,11 @@ class Keeper(Sharing):
         return timedelta(seconds=max(0.0, min(self._access_until - self._now(), timedelta.max.total_seconds() / 2)))
 
     @property
+    def longest_ttl(self) -> float:
+        """The most that can be asked for as `min_ttl`, in seconds: no more is left of every token."""
+        return self._policy.longest_ttl(self._life)
+
+    @property
     def next_refresh_at(self) -> datetime | None:
         """When the next renewal is planned; None where none is."""
         if self._timer is None or self._closing or self._dead:
@@ -334,7 +339,7 @@ class Keeper(Sharing):
         """Check how much life a caller wants."""
         if min_ttl is None:
             return self._policy.reserve(self._life)
-        longest = self._policy.longest_ttl(self._life)
+        longest = self.longest_ttl
         if isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float) or not 0 <= min_ttl <= longest:
             raise ValueError(
                 f"min_ttl must be a number of seconds from 0 to {longest:g}: no more is left of every token"

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
-from ipaddress import IPv4Network, IPv6Address, ip_address
 from typing import Any
 
 from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Lifetimes, Secret
+from signalwire_tokens.origins import is_loopback, read_place, write_origin
 
 from .checks import INVALID, MISSING, refuse, visible_ascii
 
 __all__ = ["basic_authorization", "check_settings", "is_credential", "origin_of"]
 
-LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-PLACE = re.compile(
-    rf"(?:(?P<scheme>https?)://)?(?P<host>{LABEL}(?:\.{LABEL})*|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII
-)
 LONGEST_TIMEOUT = 1e9
-PORTS = range(1, 65536)
-LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Address("::1"))
 
 
 def check_settings(
@@ -65,44 +58,21 @@ def origin_of(problems: list[Problem], space: object) -> str:
         code = MISSING if space in (None, "") else INVALID
         problems.append(Problem(code=code, attribute="space", message="must be a space's name, host or origin"))
         return ""
-    place = PLACE.fullmatch(space.lower())
-    if place is None or (place["port"] and int(place["port"]) not in PORTS) or not is_host(place["host"]):
+    place = read_place(space)
+    if place is None:
         message = (
             "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin ('https://…'), "
             "without user, path or query"
         )
         problems.append(Problem(code=INVALID, attribute="space", message=message))
         return ""
-    host, loopback = place["host"], is_loopback(place["host"])
-    if place["scheme"] == "http" and not loopback:
+    loopback = is_loopback(place.host)
+    if place.scheme == "http" and not loopback:
         message = "must be reached by https: plain http is for this machine's own addresses alone"
         problems.append(Problem(code=INVALID, attribute="space", message=message))
-    is_name = not loopback and "." not in host and ":" not in host and place["scheme"] is None and place["port"] is None
-    scheme = place["scheme"] or ("http" if loopback else "https")
-    port = f":{int(place['port'])}" if place["port"] else ""
-    return f"{scheme}://{host}{'.signalwire.com' if is_name else ''}{port}"
-
-
-def is_host(host: str) -> bool:
-    """Tell whether what stands in brackets is an address; the pattern has seen to everything else."""
-    if not host.startswith("["):
-        return True
-    try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return address == LOOPBACK[1] if isinstance(address, IPv6Address) else address in LOOPBACK[0]
+    is_name = not loopback and "." not in place.host and ":" not in place.host and place[::2] == (None, None)
+    scheme = place.scheme or ("http" if loopback else "https")
+    return write_origin(scheme, f"{place.host}.signalwire.com" if is_name else place.host, place.port)
 
 
 def basic_authorization(project_id: str, api_token: Secret[str]) -> Secret[str]:

@@ -1,0 +1,222 @@
+"""What a browser may ask of a backend, and what it is told: requests in, answers out, and no framework between.
+
+A page must not be able to fetch the token of whoever looks at it, unless it is the application's own. Browsers say
+where a request comes from, in `Origin` and `Sec-Fetch-Site`, which no page can forge; and what is declared to be JSON,
+no page of another origin can send unasked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias, cast
+
+import attrs
+
+from .errors import InvalidRequest, SessionClosed, SignalWireTokenError, is_transient
+from .origins import check_origins
+
+__all__ = [
+    "LARGEST_BODY",
+    "Answer",
+    "Asked",
+    "Rules",
+    "Wish",
+    "admit",
+    "answer_for",
+    "answer_with",
+    "finish",
+    "read_request",
+    "read_wish",
+    "refuse",
+]
+
+LARGEST_BODY = 4096
+FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
+PAUSE = 5.0  # seconds after which to ask again, where nobody knows better
+TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
+Headers: TypeAlias = Mapping[str, str]
+
+
+def check_allowed_origins(origins: object) -> frozenset[str]:
+    """Take the origins whose pages may ask."""
+    return check_origins("allowed_origins", origins)
+
+
+def check_public_origin(origin: object) -> str | None:
+    """Take the application's own origin, if it is known."""
+    return None if origin is None else next(iter(check_origins("public_origin", (origin,))))
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """Who may ask, and for what.
+
+    `allowed_origins` may ask from other sites; `public_origin` is the application's own, for browsers that do not say
+    whether a request comes from the same origin; `fingerprints` allows tokens that are bound to a device's key.
+    """
+
+    allowed_origins: frozenset[str] = attrs.field(default=frozenset(), converter=check_allowed_origins)
+    public_origin: str | None = attrs.field(default=None, converter=check_public_origin)
+    fingerprints: bool = False
+
+
+@attrs.frozen
+class Asked:
+    """What a request says before its body: its method, and its headers by their names in lower case."""
+
+    method: str
+    headers: Headers = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Wish:
+    """What a request's body asks for."""
+
+    fingerprint: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What is answered: never more of a secret than the one token that was asked for."""
+
+    status: int
+    headers: Headers = attrs.field(factory=dict[str, str])
+    body: bytes = attrs.field(default=b"", repr=False)
+
+
+def read_request(method: str, headers: Iterable[tuple[str, str]]) -> Asked:
+    """Take a request's head. What is said twice is joined, and so equals nothing that is allowed."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        key = name.lower()
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return Asked(method, joined)
+
+
+def admit(asked: Asked, rules: Rules) -> Answer | None:
+    """Refuse who may not ask, and answer who asks whether it may; None lets a request go on."""
+    if asked.method == "OPTIONS" and "access-control-request-method" in asked.headers:
+        return answer_preflight(asked, rules)
+    if asked.method != "POST":
+        return refuse(405, "Only POST is answered here.", headers={"Allow": "POST, OPTIONS"})
+    if not may_ask(asked.headers, rules):
+        return refuse(403, "Pages of this origin may not ask: it is neither this server's own nor an allowed one.")
+    if media_type(asked.headers) != "application/json":
+        return refuse(415, "The body must be declared as application/json.")
+    if is_too_long(asked.headers.get("content-length", "")):
+        return refuse(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
+    return None
+
+
+def answer_preflight(asked: Asked, rules: Rules) -> Answer:
+    """Tell a browser whether pages of an origin may ask; `finish` adds what concerns that origin."""
+    if asked.headers.get("origin") not in rules.allowed_origins:
+        return refuse(403, "Pages of this origin may not ask: it is not an allowed one.")
+    return Answer(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+            "Access-Control-Max-Age": "600",
+        },
+    )
+
+
+def may_ask(headers: Headers, rules: Rules) -> bool:
+    """Tell whether a request comes from the application's own pages, or from no page at all."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if origin is not None and origin in rules.allowed_origins:
+        return True
+    if origin == "null":  # a sandboxed frame, a local file: anybody's
+        return False
+    if site is not None:
+        return site == "same-origin"
+    return origin is None or origin == rules.public_origin
+
+
+def media_type(headers: Headers) -> str:
+    """Name what a body is declared to be."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_too_long(content_length: str) -> bool:
+    """Tell whether a body is announced to be longer than any that is read."""
+    digits = content_length.strip()
+    return (
+        digits.isascii() and digits.isdigit() and (len(digits) > len(str(LARGEST_BODY)) or int(digits) > LARGEST_BODY)
+    )
+
+
+def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
+    """Read what a body asks for, or refuse it."""
+    if len(body) > LARGEST_BODY:
+        return refuse(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
+    try:
+        wish: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return refuse(400, "The body must be JSON.")
+    if not isinstance(wish, dict):
+        return refuse(400, "The body must be a JSON object; {} asks for nothing in particular.")
+    if "fingerprint" not in wish:
+        return Wish()
+    fingerprint = cast("dict[str, object]", wish)["fingerprint"]
+    if not isinstance(fingerprint, str) or not FINGERPRINT_FORM.fullmatch(fingerprint):
+        return refuse(422, "fingerprint must be the 43 characters of a key's RFC 7638 thumbprint.")
+    if not rules.fingerprints:
+        return refuse(422, "Tokens that a key binds are not given out here: leave fingerprint out.")
+    return Wish(fingerprint)
+
+
+def answer_with(body: Mapping[str, object], *, status: int = 200) -> Answer:
+    """Answer with JSON."""
+    return Answer(
+        status=status,
+        headers={"Content-Type": "application/json"},
+        body=json.dumps(body, separators=(",", ":")).encode(),
+    )
+
+
+def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answer:
+    """Answer with a problem, as RFC 9457 has it."""
+    problem = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
+    return Answer(
+        status=status,
+        headers={"Content-Type": "application/problem+json", **(headers or {})},
+        body=json.dumps(problem).encode(),
+    )
+
+
+def answer_for(error: SignalWireTokenError) -> Answer:
+    """Say what an error means to a browser. What the service said is the application's affair, and is not passed on."""
+    if is_transient(error) or isinstance(error, SessionClosed):
+        pause = PAUSE if error.retry_after is None else error.retry_after
+        return refuse(
+            503, "There is no token at this moment: ask again.", headers={"Retry-After": str(max(1, math.ceil(pause)))}
+        )
+    if isinstance(error, InvalidRequest):
+        return refuse(500, "The application named a subscriber in a way that cannot be.")
+    return refuse(502, "The token service refuses what the application asks of it.")
+
+
+def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:
+    """Add what every answer carries: it is not to be kept, and an allowed origin's page may read it."""
+    headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
+    origin = asked.headers.get("origin")
+    if origin is not None and origin in rules.allowed_origins:
+        headers |= {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
+        headers["Access-Control-Expose-Headers"] = "Retry-After"
+    return attrs.evolve(answer, headers=headers)

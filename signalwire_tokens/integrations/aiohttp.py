@@ -1,0 +1,62 @@
+"""Requests of aiohttp's client, signed as a subscriber.
+
+::
+
+    async with aiohttp.ClientSession(middlewares=(authorize(session),)) as http:
+        await http.get(f"{session.client.origin}/api/fabric/subscriber/info")
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp import BytesPayload, hdrs
+
+from .signing import Signer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from aiohttp import ClientRequest, ClientResponse
+
+    from signalwire_tokens.session import SubscriberSession
+
+    Handler = Callable[[ClientRequest], Awaitable[ClientResponse]]
+
+__all__ = ["authorize"]
+
+
+def authorize(
+    session: SubscriberSession, *, origins: Iterable[str] | None = None
+) -> Callable[[ClientRequest, Handler], Awaitable[ClientResponse]]:
+    """Make a middleware that signs requests with a session's token.
+
+    Only requests to `origins` are signed, each of them exact, such as "https://acme.signalwire.com"; that of the
+    session's space, where none are given. Wherever a redirect leads, the token goes to these alone. A token that is
+    refused there (401) is not used again: the request is repeated once with the next one, unless its body cannot be.
+    A request that has an `Authorization` of its own is left as it is.
+    """
+    signer = Signer(session, origins)
+
+    async def sign(request: ClientRequest, handler: Handler) -> ClientResponse:
+        url = request.url
+        if not signer.signs(url.scheme, url.raw_host or "", url.port) or hdrs.AUTHORIZATION in request.headers:
+            return await handler(request)
+        token = await signer.token()
+        request.headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
+        response = await handler(request)
+        if response.status != HTTPStatus.UNAUTHORIZED:
+            return response
+        is_replayable = not request.body or isinstance(request.body, BytesPayload)
+        if not signer.refuse(token) or not is_replayable:
+            return response
+        response.release()
+        token = await signer.token()
+        request.headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
+        response = await handler(request)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            signer.doubt(token)
+        return response
+
+    return sign

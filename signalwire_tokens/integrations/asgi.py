@@ -1,0 +1,130 @@
+"""The backend that browsers ask for their tokens, on any ASGI server: FastAPI, Starlette, and what else speaks it.
+
+::
+
+    backend = TokenBackend(open_fleet, identify=identify)
+    app = FastAPI(lifespan=backend.lifespan)
+    app.routes.append(Route("/token", backend.token))
+    app.routes.append(Route("/logout", backend.logout))
+    app.routes.append(Route("/health", backend.health))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from signalwire_tokens import handoff
+
+from .backend import Backend, FleetSource, Identity, Visit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["Request", "TokenBackend"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+
+class GoneError(Exception):
+    """Whoever asked has not waited for the answer."""
+
+
+@attrs.frozen
+class Request:
+    """A request as `identify` sees it.
+
+    `scope` is ASGI's own, from which each framework makes its request: `starlette.requests.Request(request.scope)`.
+    `headers` go by their names in lower case, `cookies` as they came.
+    """
+
+    scope: MutableMapping[str, Any] = attrs.field(repr=False)
+    headers: handoff.Headers = attrs.field(repr=False)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that came with it."""
+        pairs = (pair.strip().partition("=") for pair in self.headers.get("cookie", "").split(";"))
+        return {name: value.strip('"') for name, equals, value in pairs if equals}
+
+
+class Handler:
+    """A part of the backend as an ASGI application of its own."""
+
+    def __init__(self, answer: Callable[[Visit[Request]], Awaitable[handoff.Answer]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            raise ValueError(f"this is an endpoint for HTTP, and not for {scope['type']}")
+        headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        asked = handoff.read_request(scope["method"], headers)
+        try:
+            answer = await self._answer(Visit(Request(scope, asked.headers), asked, lambda: read_body(receive)))
+        except GoneError:
+            return
+        lines = {**answer.headers, "Content-Length": str(len(answer.body))}
+        head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+class TokenBackend(Backend[Request]):
+    """Give browsers their tokens, and keep those alive in a fleet.
+
+    `fleet` is a `SessionFleet`, or a function that makes one in an `async with`, together with its client and store.
+    `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
+    it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
+    browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
+    With `fingerprints`, a device may ask for a token that its key binds.
+
+    `token`, `logout` and `health` are ASGI applications, each to be put on a path of its own: `token` answers
+    `{"token", "expiry_at"}`, `logout` ends the keeping alive, `health` tells how the fleet stands.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetSource,
+        *,
+        identify: Callable[[Request], Identity],
+        allowed_origins: Iterable[str] = (),
+        public_origin: str | None = None,
+        fingerprints: bool = False,
+    ) -> None:
+        super().__init__(
+            fleet,
+            identify=identify,
+            allowed_origins=allowed_origins,
+            public_origin=public_origin,
+            fingerprints=fingerprints,
+        )
+        self.token = Handler(self._hand_out)
+        self.logout = Handler(self._log_out)
+        self.health = Handler(self._look)
+
+    @asynccontextmanager
+    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
+        """Keep the fleet open as long as the application runs: `FastAPI(lifespan=backend.lifespan)`."""
+        async with self._open():
+            yield
+
+    async def _look(self, _: Visit[Request]) -> handoff.Answer:
+        return self._tell_health()
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Read a body, and no more of it than it may have."""
+    body, more = bytearray(), True
+    while more and len(body) <= handoff.LARGEST_BODY:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise GoneError
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)

@@ -1,0 +1,170 @@
+"""What a backend does for its browsers, whatever the framework: `handoff` decides, and a fleet has the tokens."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+import attrs
+
+from signalwire_tokens import handoff
+from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, TokenUnavailable, is_transient
+from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
+
+if TYPE_CHECKING:
+    from signalwire_tokens.models import Token
+
+__all__ = ["Backend", "FleetSource", "Identity", "Visit"]
+
+RUNWAY = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
+LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
+
+R = TypeVar("R")
+Identity: TypeAlias = str | Awaitable[str | None] | None
+FleetSource: TypeAlias = SessionFleet | Callable[[], AbstractAsyncContextManager[SessionFleet]]
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.backend")
+
+
+@attrs.frozen
+class Visit(Generic[R]):
+    """A request, as the framework has it and as `handoff` reads it, and how to read its body."""
+
+    request: R
+    asked: handoff.Asked
+    read: Callable[[], Awaitable[bytes]]
+
+
+class Backend(Generic[R]):
+    """Give browsers their tokens, and keep those alive in a fleet.
+
+    `fleet` is a `SessionFleet`, or a function that makes one in an `async with`, together with its client and store.
+    `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
+    it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
+    browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
+    With `fingerprints`, a device may ask for a token that its key binds.
+    """
+
+    _fleet: SessionFleet | None = None
+    _snapshot: FleetSnapshot | None = None
+    _snapshot_at: float = 0.0
+
+    def __init__(
+        self,
+        fleet: FleetSource,
+        *,
+        identify: Callable[[R], Identity],
+        allowed_origins: Iterable[str] = (),
+        public_origin: str | None = None,
+        fingerprints: bool = False,
+    ) -> None:
+        if not isinstance(fleet, SessionFleet) and not callable(fleet):
+            raise ConfigurationError("a backend needs a SessionFleet, or a function that opens one")
+        if not callable(identify):
+            raise ConfigurationError("identify must be a function from a request to a subscriber's reference, or None")
+        self._source: FleetSource = fleet
+        self._identify = identify
+        self._rules = handoff.Rules(
+            allowed_origins=allowed_origins, public_origin=public_origin, fingerprints=fingerprints
+        )
+
+    @property
+    def fleet(self) -> SessionFleet:
+        """The fleet, while it is open."""
+        if self._fleet is None:
+            raise ConfigurationError("the backend has no open fleet: give its `lifespan` to the application")
+        return self._fleet
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
+        """Hold the fleet open; at the end, what is being renewed is waited for, so that no refresh token is lost."""
+        async with self._source if isinstance(self._source, SessionFleet) else self._source() as fleet:
+            self._fleet, self._snapshot = fleet, None
+            try:
+                yield
+            finally:
+                self._fleet = None
+
+    async def _hand_out(self, visit: Visit[R]) -> handoff.Answer:
+        """Answer with the token of whoever asks."""
+        return await self._admit(visit, self._give)
+
+    async def _log_out(self, visit: Visit[R]) -> handoff.Answer:
+        """Keep the token of whoever asks alive no longer."""
+        return await self._admit(visit, self._discard)
+
+    def _tell_health(self) -> handoff.Answer:
+        """Answer how the fleet stands, without naming anybody."""
+        if self._fleet is None:
+            return handoff.refuse(503, "The fleet is not open.", headers={"Cache-Control": "no-store"})
+        now = self._fleet.client.clock.now()
+        if self._snapshot is None or not 0 <= now - self._snapshot_at < LOOK_EVERY:
+            self._snapshot, self._snapshot_at = self._fleet.snapshot(), now
+        answer = handoff.answer_with(describe(self._snapshot))
+        return attrs.evolve(answer, headers={**answer.headers, "Cache-Control": "no-store"})
+
+    async def _admit(
+        self, visit: Visit[R], go_on: Callable[[str, handoff.Wish], Awaitable[handoff.Answer]]
+    ) -> handoff.Answer:
+        """Let the application's own pages go on, once it is known who asks, and for what."""
+        answer = handoff.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
+        return handoff.finish(answer, visit.asked, self._rules)
+
+    async def _hear(
+        self, visit: Visit[R], go_on: Callable[[str, handoff.Wish], Awaitable[handoff.Answer]]
+    ) -> handoff.Answer:
+        found = self._identify(visit.request)
+        reference = await found if inspect.isawaitable(found) else found
+        if reference is None:
+            return handoff.refuse(401, "Sign in first.")
+        if not isinstance(reference, str):
+            raise TypeError(
+                f"identify must return a subscriber's reference or None, and not a {type(reference).__name__}"
+            )
+        wish = handoff.read_wish(await visit.read(), self._rules)
+        if isinstance(wish, handoff.Answer):
+            return wish
+        try:
+            return await go_on(reference, wish)
+        except SignalWireTokenError as error:
+            logger.log(logging.WARNING if is_transient(error) else logging.ERROR, "no token for a browser: %s", error)
+            return handoff.answer_for(error)
+
+    async def _give(self, reference: str, wish: handoff.Wish) -> handoff.Answer:
+        client = self.fleet.client
+        if wish.fingerprint is not None:
+            quiet = client.quiet_until - client.clock.now()
+            if quiet > 0:
+                raise TokenUnavailable("the service has asked to be left alone", retry_after=quiet)
+            pair = await client.create_subscriber_token(reference, fingerprint=wish.fingerprint, scope="sat:refresh")
+            return give(pair.token, pair.token.expires_at.timestamp())
+        session = self.fleet.session(reference)
+        await session.token(min(RUNWAY, session.longest_ttl))
+        # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
+        return give(session.pair.token, client.clock.wall() + session.runway.total_seconds())
+
+    async def _discard(self, reference: str, _: handoff.Wish) -> handoff.Answer:
+        await self.fleet.discard(reference)
+        return handoff.Answer(status=204)
+
+
+def give(token: Token, ends: float) -> handoff.Answer:
+    """Answer with a token, and when it ends: in milliseconds, as pages reckon."""
+    return handoff.answer_with({"token": token.value, "expiry_at": int(ends * 1000)})
+
+
+def describe(snapshot: FleetSnapshot) -> dict[str, object]:
+    """Say how a fleet stands, in what JSON has."""
+    return {
+        "status": "ok" if snapshot.breaker is BreakerState.CLOSED else "degraded",
+        "sessions": {state.value: count for state, count in snapshot.sessions.items()},
+        "waiting": snapshot.waiting,
+        "in_flight": snapshot.in_flight,
+        "breaker": snapshot.breaker.value,
+        "next_due": None if snapshot.next_due is None else snapshot.next_due.isoformat(),
+        "errors": dict(snapshot.errors),
+        "last_error": None if snapshot.last_error is None else type(snapshot.last_error).__name__,
+    }

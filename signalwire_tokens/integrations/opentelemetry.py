@@ -1,0 +1,146 @@
+"""Metrics and spans for OpenTelemetry: how a client, its sessions and its fleets are doing.
+
+::
+
+    telemetry = Telemetry()
+    telemetry.watch(fleet)
+
+Nothing that is exported names a subscriber, a project or a token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager, suppress
+from time import perf_counter
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from weakref import ref
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import SpanKind, StatusCode, TracerProvider
+
+from signalwire_tokens._version import __version__
+from signalwire_tokens.client import TokenClient
+from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
+from signalwire_tokens.fleet import SessionFleet
+from signalwire_tokens.policy import SessionState
+from signalwire_tokens.session import SubscriberSession
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from opentelemetry.trace import Span
+
+__all__ = ["Telemetry"]
+
+SCOPE = "signalwire_tokens"
+REFRESHES = frozenset({"refresh_subscriber_token"})
+ISSUES = frozenset({"create_subscriber_token", "create_guest_token", "create_invite_token", "create_embed_token"})
+DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
+
+
+class Telemetry:
+    """Measure what it is told to watch, with the global providers unless others are given.
+
+    What is watched is not kept alive.
+    """
+
+    def __init__(
+        self, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
+    ) -> None:
+        meter = metrics.get_meter(SCOPE, __version__, meter_provider)
+        self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+        self._issued = meter.create_counter(
+            "signalwire.tokens.issued", unit="{token}", description="Tokens issued, by operation."
+        )
+        self._refreshed = meter.create_counter(
+            "signalwire.tokens.refreshed", unit="{token}", description="Pairs that were exchanged for their successors."
+        )
+        self._failed = meter.create_counter(
+            "signalwire.tokens.failed", unit="{operation}", description="Operations that failed, by kind."
+        )
+        self._duration = meter.create_histogram(
+            "signalwire.tokens.operation.duration",
+            unit="s",
+            description="How long operations take, repeated attempts included.",
+            explicit_bucket_boundaries_advisory=DURATIONS,
+        )
+        self._runway = meter.create_histogram(
+            "signalwire.sessions.runway",
+            unit="s",
+            description="How long a token was still live for when its session got the next one.",
+            explicit_bucket_boundaries_advisory=RUNWAYS,
+        )
+        self._watched: tuple[ref[SubscriberSession | SessionFleet], ...] = ()
+        meter.create_observable_up_down_counter(
+            "signalwire.sessions",
+            callbacks=[self._count_sessions],
+            unit="{session}",
+            description="Sessions that are watched, by state.",
+        )
+
+    def watch(self, watched: TokenClient | SubscriberSession | SessionFleet) -> None:
+        """Measure a client's operations; or those of a session or a fleet, and how these stand as well."""
+        if not isinstance(watched, TokenClient | SubscriberSession | SessionFleet):
+            raise TypeError("what can be watched is a TokenClient, a SubscriberSession or a SessionFleet")
+        if isinstance(watched, SubscriberSession | SessionFleet):
+            standing = {one for one in self._watched if one() is not None}
+            self._watched = tuple(standing | {ref(watched)})
+        client = watched if isinstance(watched, TokenClient) else watched.client
+        if self not in client.observers:
+            client.observers = (*client.observers, self)
+
+    @contextmanager
+    def asking(self, operation: str, origin: str) -> Iterator[None]:
+        """Look on while an operation is asked for."""
+        place = urlsplit(origin)
+        about: dict[str, str | int] = {"signalwire.operation": operation, "server.address": place.hostname or ""}
+        if place.port is not None:
+            about["server.port"] = place.port
+        began = perf_counter()
+        with self._tracer.start_as_current_span(
+            f"signalwire {operation}",
+            kind=SpanKind.CLIENT,
+            attributes=about,
+            # What an error says may quote the service, and the service its caller.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                about["error.type"] = type(error).__name__
+                self._note_failure(error, about, span)
+                raise
+            finally:
+                self._duration.record(perf_counter() - began, about)
+            counter = self._refreshed if operation in REFRESHES else self._issued
+            if operation in REFRESHES | ISSUES:
+                counter.add(1, about)
+
+    def _note_failure(self, error: BaseException, about: dict[str, str | int], span: Span) -> None:
+        """Say on a span what kind of failure it was, and count it."""
+        self._failed.add(1, about)
+        span.set_attribute("error.type", about["error.type"])
+        if isinstance(error, SignalWireTokenError) and error.status is not None:
+            span.set_attribute("http.response.status_code", error.status)
+        span.set_status(StatusCode.ERROR)
+
+    def renewed(self, runway: float) -> None:
+        """Learn that a session got its next pair."""
+        self._runway.record(runway)
+
+    def _count_sessions(self, _: CallbackOptions) -> Iterable[Observation]:
+        """Count what is watched by state; exporters ask from threads of their own."""
+        counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
+        for one in self._watched:
+            watched = one()
+            if isinstance(watched, SubscriberSession):
+                counts[watched.state] += 1
+            elif watched is not None:
+                with suppress(SessionClosed):  # not open yet, or no longer
+                    counts.update(watched.snapshot().sessions)
+        return [Observation(count, {"signalwire.session.state": state.value}) for state, count in counts.items()]

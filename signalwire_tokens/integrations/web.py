@@ -1,0 +1,70 @@
+"""The backend that browsers ask for their tokens, on aiohttp's server.
+
+::
+
+    backend = TokenBackend(open_fleet, identify=identify)
+    app.cleanup_ctx.append(backend.lifespan)
+    app.router.add_route("*", "/token", backend.token)
+    app.router.add_route("*", "/logout", backend.logout)
+    app.router.add_get("/health", backend.health)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from signalwire_tokens import handoff
+
+from .backend import Backend, Visit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["TokenBackend"]
+
+
+class TokenBackend(Backend[web.Request]):
+    """Give browsers their tokens, and keep those alive in a fleet.
+
+    `fleet` is a `SessionFleet`, or a function that makes one in an `async with`, together with its client and store.
+    `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
+    it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
+    browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
+    With `fingerprints`, a device may ask for a token that its key binds.
+    """
+
+    async def lifespan(self, _: web.Application) -> AsyncIterator[None]:
+        """Keep the fleet open as long as the application runs: append this to its `cleanup_ctx`."""
+        async with self._open():
+            yield
+
+    async def token(self, request: web.Request) -> web.Response:
+        """Answer with the token of whoever asks: `{"token", "expiry_at"}`. Add it for all methods."""
+        return write(await self._hand_out(read(request)))
+
+    async def logout(self, request: web.Request) -> web.Response:
+        """Keep the token of whoever asks alive no longer. Add it for all methods."""
+        return write(await self._log_out(read(request)))
+
+    async def health(self, _: web.Request) -> web.Response:
+        """Tell how the fleet stands: 503 where it is not open."""
+        return write(self._tell_health())
+
+
+def read(request: web.Request) -> Visit[web.Request]:
+    """Take a request's head; its body is read where it is wanted, and no more of it than it may have."""
+
+    async def read_body() -> bytes:
+        body = bytearray()
+        while len(body) <= handoff.LARGEST_BODY and (chunk := await request.content.readany()):
+            body += chunk
+        return bytes(body)
+
+    return Visit(request, handoff.read_request(request.method, request.headers.items()), read_body)
+
+
+def write(answer: handoff.Answer) -> web.Response:
+    """Give an answer the framework's form."""
+    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)

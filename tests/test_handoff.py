@@ -1,0 +1,258 @@
+"""What a browser may ask of a backend, and what it is told: tables of cases."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signalwire_tokens import (
+    ConfigurationError,
+    ConnectionFailed,
+    InvalidRequest,
+    RateLimited,
+    ServerError,
+    SessionClosed,
+    SessionExpired,
+    TokenUnavailable,
+    Unauthorized,
+    ValidationFailed,
+)
+from signalwire_tokens.handoff import Rules, Wish, admit, answer_for, finish, read_request, read_wish
+
+HOME, FRIEND, STRANGER = "https://app.example", "https://friend.example", "https://evil.example"
+RULES = Rules(allowed_origins=[FRIEND], public_origin=HOME)
+THUMBPRINT = "A" * 43
+
+
+def asked(method="POST", **headers):
+    named = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_request(method, [(name, value) for name, value in named.items() if value is not None])
+
+
+@pytest.mark.parametrize(
+    ("origin", "site", "is_allowed"),
+    [
+        (None, None, True),  # no browser
+        (None, "same-origin", True),
+        (None, "none", False),  # typed in by somebody: not what a page's script asks
+        (None, "same-site", False),
+        (None, "cross-site", False),
+        (HOME, "same-origin", True),
+        (HOME, None, True),  # a browser that does not say
+        (HOME, "same-site", False),
+        (HOME, "cross-site", False),  # whoever says so has another idea of where home is
+        ("https://other.example", "same-origin", True),  # home by a name that was not configured
+        (FRIEND, "cross-site", True),
+        (FRIEND, "same-site", True),
+        (FRIEND, None, True),
+        (STRANGER, "cross-site", False),
+        (STRANGER, "same-site", False),
+        (STRANGER, None, False),
+        ("null", "same-origin", False),
+        ("null", "cross-site", False),
+        ("null", None, False),
+        (f"{FRIEND}, {FRIEND}", None, False),
+        (f"{FRIEND}/", None, False),
+        (FRIEND.upper(), None, False),
+        (f"{FRIEND}:443", None, False),
+        (f"{FRIEND}.evil.example", None, False),
+        ("http://friend.example", None, False),
+        (HOME, "same-origin, cross-site", False),
+        (HOME, "", False),
+        ("", None, False),
+    ],
+)
+def test_only_the_applications_own_pages_may_ask(origin, site, is_allowed):
+    """And those of allowed origins, and what is no browser."""
+    answer = admit(asked(Origin=origin, Sec_Fetch_Site=site), RULES)
+    assert (answer is None) is is_allowed
+    assert is_allowed or answer.status == 403
+
+
+def test_nothing_is_home_where_none_was_configured():
+    """A browser that does not say where a page is from is refused then."""
+    assert admit(asked(Origin=HOME), Rules()).status == 403
+    assert admit(asked(), Rules()) is None
+
+
+def test_what_is_said_twice_is_not_believed():
+    """Once by a browser, and once by whoever stands in between."""
+    headers = [("Content-Type", "application/json"), ("Origin", FRIEND), ("origin", FRIEND)]
+    assert admit(read_request("POST", headers), RULES).status == 403
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "post", "QUERY"])
+def test_only_post_is_answered(method):
+    """A token is no resource that links lead to."""
+    answer = admit(asked(method, Origin=FRIEND), RULES)
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST, OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_json"),
+    [
+        ("application/json", True),
+        ("Application/JSON; charset=utf-8", True),
+        (" application/json ;x=y", True),
+        ("text/plain", False),  # what a page of another origin may send unasked
+        ("application/x-www-form-urlencoded", False),
+        ("multipart/form-data", False),
+        ("text/plain; application/json", False),
+        ("application/json, text/plain", False),
+        ("application/jsonp", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_body_must_be_declared_to_be_json(content_type, is_json):
+    """Which no form of another site can do."""
+    answer = admit(asked(**{"Content-Type": content_type}), RULES)
+    assert (answer is None) is is_json
+    assert is_json or answer.status == 415
+
+
+@pytest.mark.parametrize(
+    ("length", "is_refused"),
+    [("0", False), ("4096", False), ("4097", True), ("9" * 5000, True), ("²", False), ("", False), ("-1", False)],
+)
+def test_a_body_that_is_announced_to_be_long_is_not_read(length, is_refused):
+    """What is no number is for the server to refuse; what it lets pass is read up to the same limit."""
+    answer = admit(asked(Content_Length=length), RULES)
+    assert (answer is not None) is is_refused
+    assert not is_refused or answer.status == 413
+
+
+def test_an_allowed_origins_preflight_is_answered():
+    """With credentials, for the one method, and for that origin alone."""
+    request = asked("OPTIONS", Origin=FRIEND, Access_Control_Request_Method="POST")
+    answer = finish(admit(request, RULES), request, RULES)
+    assert answer.status == 204
+    assert answer.body == b""
+    assert answer.headers["Access-Control-Allow-Origin"] == FRIEND
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    assert answer.headers["Access-Control-Allow-Methods"] == "POST"
+    assert "content-type" in answer.headers["Access-Control-Allow-Headers"].lower()
+    assert answer.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("origin", [STRANGER, "null", HOME, "*", None])
+def test_any_other_origins_preflight_is_refused(origin):
+    """Home asks for none: its requests are of the same origin."""
+    request = asked("OPTIONS", Origin=origin, Access_Control_Request_Method="POST")
+    answer = finish(admit(request, RULES), request, RULES)
+    assert answer.status == 403
+    assert not [name for name in answer.headers if name.startswith("Access-Control")]
+
+
+@pytest.mark.parametrize(("origin", "may_read"), [(FRIEND, True), (HOME, False), (STRANGER, False), (None, False)])
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_answers_are_readable_for_allowed_origins_and_kept_by_nobody(origin, may_read, status):
+    """Refusals too: a page is to know why."""
+    request = asked(Origin=origin)
+    answer = finish(answer_for(TokenUnavailable("not now")), request, RULES)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Vary"] == "Origin"
+    assert answer.headers.get("Access-Control-Allow-Origin") == (origin if may_read else None)
+    assert "*" not in answer.headers.values()
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (b"{}", Wish()),
+        (b' {"more": [1, {"a": null}]} ', Wish()),
+        (f'{{"fingerprint": "{THUMBPRINT}"}}'.encode(), Wish(THUMBPRINT)),
+        (b"", 400),
+        (b"not JSON", 400),
+        (b'{"a": 1', 400),
+        (b"\xff", 400),
+        (b"[" * 4096, 400),
+        (b"[]", 400),
+        (b"null", 400),
+        (b'"text"', 400),
+        (b'{"fingerprint": null}', 422),
+        (b'{"fingerprint": 5}', 422),
+        (b'{"fingerprint": "short"}', 422),
+        (f'{{"fingerprint": "{THUMBPRINT}\\n"}}'.encode(), 422),
+        (f'{{"fingerprint": "{"/" * 43}"}}'.encode(), 422),
+        (b'{"a": "' + b"a" * 4096 + b'"}', 413),
+    ],
+)
+def test_a_body_is_read_strictly(body, result):
+    """What has the wrong form is a problem, and says which."""
+    found = read_wish(body, Rules(fingerprints=True))
+    if isinstance(result, Wish):
+        assert found == result
+    else:
+        assert found.status == result
+        assert found.headers["Content-Type"] == "application/problem+json"
+        assert json.loads(found.body).keys() == {"type", "title", "status", "detail"}
+
+
+def test_a_bound_token_is_given_only_where_that_is_allowed():
+    """Nobody is given another kind of token than was asked for."""
+    assert read_wish(f'{{"fingerprint": "{THUMBPRINT}"}}'.encode(), RULES).status == 422
+
+
+@given(st.binary(max_size=200))
+def test_no_body_breaks_the_reader(body):
+    """Whatever it is."""
+    found = read_wish(body, RULES)
+    assert isinstance(found, Wish) or found.status in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [
+        (TokenUnavailable("x"), 503, "5"),
+        (TokenUnavailable("x", retry_after=0.2), 503, "1"),
+        (TokenUnavailable("x", retry_after=7.01), 503, "8"),
+        (ConnectionFailed("x"), 503, "5"),
+        (ServerError("x", status=500), 503, "5"),
+        (RateLimited("x", status=429, retry_after=30), 503, "30"),
+        (SessionClosed("x"), 503, "5"),
+        (Unauthorized("x", status=401), 502, None),
+        (ValidationFailed("x", status=422), 502, None),
+        (SessionExpired("x"), 502, None),
+        (InvalidRequest("x"), 500, None),
+    ],
+    ids=repr,
+)
+def test_errors_are_told_apart_and_not_passed_on(error, status, retry_after):
+    """Whether to ask again is all that a browser needs to know."""
+    error.args = ("the service said: hunter2",)
+    answer = answer_for(error)
+    assert (answer.status, answer.headers.get("Retry-After")) == (status, retry_after)
+    assert b"hunter2" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "origins", [["*"], ["null"], ["https://a.example/path"], ["a.example"], ["http://a.example"], HOME]
+)
+def test_allowed_origins_are_exact(origins):
+    """A pattern would let somebody in whom nobody thought of."""
+    with pytest.raises(ConfigurationError, match="allowed_origins must"):
+        Rules(allowed_origins=origins)
+
+
+def test_origins_are_written_as_browsers_write_them():
+    """In lower case, without the usual port; this machine's own may be plain."""
+    rules = Rules(
+        allowed_origins=["HTTPS://App.Example:443", "http://localhost:3000"], public_origin="https://a.example:443"
+    )
+    assert rules.allowed_origins == {"https://app.example", "http://localhost:3000"}
+    assert rules.public_origin == "https://a.example"
+
+
+@pytest.mark.parametrize("origin", ["*", "a.example", 5])
+def test_the_public_origin_is_exact(origin):
+    """It is compared as it stands."""
+    with pytest.raises(ConfigurationError, match="public_origin must"):
+        Rules(public_origin=origin)
+
+
+def test_values_do_not_show_what_they_hold():
+    """Neither a header, which may be a cookie, nor the token."""
+    assert "secret" not in repr(asked(Cookie="secret"))
+    assert "detail" not in repr(answer_for(TokenUnavailable("x")))
