@@ -20,7 +20,7 @@ class Api:
     def __init__(self, emulator, *, context=None):
         self._emulator, self._context = emulator, context
         self.asked: list[Asked] = []
-        self.connections = 0
+        self._arrivals = asyncio.Semaphore(0)
         self.gate = asyncio.Event()
         self.gate.set()
         self._stack = AsyncExitStack()
@@ -43,9 +43,15 @@ class Api:
     def tokens(self):
         return [asked.token for asked in self.asked]
 
+    async def heard(self, number):
+        """Wait until so many have asked."""
+        for _ in range(number):
+            await self._arrivals.acquire()
+
     async def _answer(self, request):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         self.asked.append(Asked(request.path, token or None, await request.read()))
+        self._arrivals.release()
         await self.gate.wait()
         if request.path == "/to":
             raise web.HTTPTemporaryRedirect(request.query["url"])

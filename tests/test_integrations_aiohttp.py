@@ -119,8 +119,7 @@ async def test_many_requests_with_one_refused_token_are_one_renewal(emulator, se
     refuse(emulator, session)
     api.gate.clear()
     calls = [asyncio.create_task(http.get(f"{api.origin}/me")) for _ in range(20)]
-    while len(api.asked) < 20:
-        await asyncio.sleep(0)
+    await api.heard(20)
     api.gate.set()
     for response in await asyncio.gather(*calls):
         assert response.status == 200
@@ -202,8 +201,7 @@ async def test_a_session_that_closes_while_a_request_is_under_way_is_told_of(emu
     refuse(emulator, session)
     api.gate.clear()
     call = asyncio.create_task(http.get(f"{api.origin}/me"))
-    while not api.asked:
-        await asyncio.sleep(0)
+    await api.heard(1)
     await session.aclose()
     api.gate.set()
     with pytest.raises(SessionClosed):

@@ -88,8 +88,7 @@ async def test_many_requests_with_one_refused_token_are_one_renewal(emulator, se
     emulator.withdraw(session.pair.token)
     api.gate.clear()
     calls = [asyncio.create_task(http.get(f"{api.origin}/me")) for _ in range(20)]
-    while len(api.asked) < 20:
-        await asyncio.sleep(0)
+    await api.heard(20)
     api.gate.set()
     assert {response.status_code for response in await asyncio.gather(*calls)} == {200}
     assert session.generation == 2

@@ -48,9 +48,13 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies that came with it."""
-        pairs = (pair.strip().partition("=") for pair in self.headers.get("cookie", "").split(";"))
-        return {name: value.strip('"') for name, equals, value in pairs if equals}
+        """The cookies that came with it; of several that have one name the first, which is the most specific."""
+        found: dict[str, str] = {}
+        for pair in self.headers.get("cookie", "").split(";"):
+            name, equals, value = pair.partition("=")
+            if equals:
+                found.setdefault(name.strip(), value.strip().strip('"'))
+        return found
 
 
 class Handler:
