@@ -11,12 +11,14 @@ import pytest
 
 import signalwire_tokens
 from signalwire_tokens import emulator, stores, testing
+from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
 
+INTEGRATIONS = [aiohttp, asgi, httpx, opentelemetry, web]
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs/reference/api.md").read_text()
 
 
-@pytest.mark.parametrize("module", [signalwire_tokens, emulator, stores, testing])
+@pytest.mark.parametrize("module", [signalwire_tokens, emulator, stores, testing, *INTEGRATIONS])
 def test_the_public_names_are_sorted_and_there(module):
     """`__all__` is the promise; it is kept in order, and every name in it exists."""
     assert sorted(module.__all__) == sorted(set(module.__all__))
@@ -31,6 +33,7 @@ def test_the_reference_lists_the_public_names_and_no_others():
     public |= {f"signalwire_tokens.stores.{name}" for name in stores.__all__ if name not in signalwire_tokens.__all__}
     public |= {f"signalwire_tokens.{name}" for name in ("stores.redis.RedisStore", "testing.StoreConformance")}
     public |= {"signalwire_tokens.testing.VirtualClock"}
+    public |= {f"{module.__name__}.{name}" for module in INTEGRATIONS for name in module.__all__}
     assert documented == public
     assert all(f"\n`{name}`\n: " in REFERENCE for name in testing.__all__ if name[0].islower())
 
@@ -44,7 +47,18 @@ def test_importing_brings_in_nothing_that_is_not_needed():
     """Neither the extras nor PyJWT, which only a signed token needs."""
     code = "import signalwire_tokens, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    for name in ("jwt", "cryptography", "click", "rich", "joserfc", "trustme", "redis"):
+    for name in (
+        "jwt",
+        "cryptography",
+        "click",
+        "rich",
+        "joserfc",
+        "trustme",
+        "redis",
+        "httpx",
+        "httpx2",
+        "opentelemetry",
+    ):
         assert name not in loaded
 
 
@@ -54,4 +68,6 @@ def test_every_module_says_what_it_is():
     for path in package.rglob("*.py"):
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), path
-        assert path.name == "_version.py" or "\n__all__ = [" in path.read_text(), path
+        assert path.name == "_version.py" or re.search(
+            r"^__all__(: list\[str\])? = \[", path.read_text(), re.MULTILINE
+        ), path

@@ -1,16 +1,19 @@
 """The service itself on loopback: for tests, demos and the suites of those who build on it.
 
 `service` is the service without a network, `validation` what it finds wrong with a body, `sealing` its tokens;
-`faults` is what can happen on the way, `replies` how that looks in HTTP, and `server` puts it all on a socket.
+`faults` is what can happen on the way, `replies` how that looks in HTTP; `gateway` is where realtime clients connect,
+and `server` puts it all on a socket.
 """
 
 from .faults import EMPTY, HTML, Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
+from .gateway import Connection
 from .server import Emulator, Entry
 from .service import Rotation
 
 __all__ = [
     "EMPTY",
     "HTML",
+    "Connection",
     "Delay",
     "Emulator",
     "Entry",

@@ -40,13 +40,13 @@ class Sealer:
 
     def __init__(self, channel: str | None) -> None:
         self._key = OctKey.import_key(secrets.token_bytes(32))
-        self._channel = channel
+        self.channel: str | None = channel
 
     def seal(self, claims: Claims) -> str:
         """Make a token."""
         header = {"alg": "dir", "enc": "A256GCM", "typ": claims.kind}
-        if self._channel is not None:
-            header["ch"] = self._channel
+        if self.channel is not None:
+            header["ch"] = self.channel
         plain = json.dumps(attrs.asdict(claims)).encode()
         return jwe.encrypt_compact(header, plain, self._key, registry=REGISTRY)
 

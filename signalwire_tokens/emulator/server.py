@@ -22,6 +22,7 @@ from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.models import Lifetimes, Token
 
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
+from .gateway import Connection, Gateway
 from .replies import answer, begin, flood, hang_up, is_open_to_browsers, preflight, status_of
 from .service import OPERATIONS, Call, Reply, Rotation, Service, failure
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
+BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # where browsers look for a channel on this machine
 NOT_DONE = failure(500)
 LARGEST_LINE = 128 * 1024  # aiohttp logs what it finds too long, and that may be an Authorization header
 
@@ -42,8 +44,8 @@ LARGEST_LINE = 128 * 1024  # aiohttp logs what it finds too long, and that may b
 class Entry:
     """What the emulator remembers of a request; never a secret.
 
-    `operation` is None for a path that is none; `auth` is the kind that was sent, good or not; `status` is None where
-    a fault left the request without an answer.
+    `operation` is None for a path that is none, and the method where a realtime connection says who it is; `auth` is
+    the kind that was sent, good or not; `status` is None where a fault left the request without an answer.
     """
 
     operation: str | None
@@ -87,6 +89,8 @@ class Emulator:
     `async with Emulator() as emulator` serves on a port of its own until the block ends; `space`, `project_id` and
     `api_token` are what a client needs, `client()` makes one. Tokens live as `lifetimes` says, by a clock that
     `advance` moves. What is done with a used refresh token is `rotation`'s to say, since the service does not.
+    `channel` is the host that tokens tell their holders to connect to, and `{port}` in it the emulator's own: under
+    TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the API.
     """
 
     def __init__(
@@ -113,13 +117,15 @@ class Emulator:
             now=self._clock.wall,
             lifetimes=self.lifetimes,
             rotation=Rotation(rotation),
-            channel=channel,
+            channel=None,
             page_size=page_size,
             project_id=str(uuid4()),
             api_token=f"PT{secrets.token_hex(24)}",
         )
         self.click_to_call: str = f"c2c_{secrets.token_hex(16)}"
         self._service.click_to_call.add(self.click_to_call)
+        self._channel = channel
+        self._gateway = Gateway(self._service, self._clock, self._note_call)
         self._faults: list[Armed] = []
         self._running = False
         self._server = AsyncExitStack()
@@ -167,6 +173,16 @@ class Emulator:
         return self._port
 
     @property
+    def gateway(self) -> str:
+        """The URL of the realtime gateway."""
+        return f"ws{'s' if self._tls else ''}://{HOST}:{self.port}/"
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The realtime connections that have authenticated, as they stand."""
+        return self._gateway.connections
+
+    @property
     def project_id(self) -> str:
         """The project's id."""
         return self._service.project_id
@@ -205,6 +221,7 @@ class Emulator:
         if not 0 <= seconds < math.inf:
             raise ValueError("seconds must be 0 or more")
         self._clock.advance(seconds)
+        self._gateway.look()
 
     def accepts(self, token: str | Token) -> bool:
         """Tell whether the service would take a token at this moment."""
@@ -263,15 +280,19 @@ class Emulator:
         self._running = True
         self._port = runner.addresses[0][1]
         self._service.origin = f"http{'s' if self._tls else ''}://{HOST}:{self._port}"
+        self._service.set_channel(None if self._channel is None else self._channel.replace("{port}", str(self._port)))
 
     async def _hang_up(self) -> None:
         self._closing.set()
+        self._gateway.cut()
         self._running = False
         await self._server.aclose()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "OPTIONS" and is_open_to_browsers(request.path):
             return preflight()
+        if request.path == "/" and request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._gateway.serve(request)
         call = Call(
             method=request.method,
             path=request.path,
@@ -295,6 +316,12 @@ class Emulator:
         self.journal.append(entry)
         self._on_request(entry)
         return await self._respond(request, reply, fault)
+
+    def _note_call(self, method: str, status: int) -> None:
+        """Remember that a realtime connection has said who it is."""
+        entry = Entry(operation=method, auth="JWT", status=status, at=self.now())
+        self.journal.append(entry)
+        self._on_request(entry)
 
     async def _wait(self, seconds: float | None) -> None:
         """Wait so long, or until the emulator closes."""
@@ -362,5 +389,5 @@ def certify(ca_file: Path) -> ssl.SSLContext:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(ca_file))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(HOST, "localhost").configure_cert(context)
+    authority.issue_cert(HOST, "localhost", *BROWSER_HOSTS).configure_cert(context)
     return context

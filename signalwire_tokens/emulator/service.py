@@ -126,6 +126,7 @@ class Service:
     ) -> None:
         self.origin = ""
         self.project_id = project_id
+        self.space_id: str = str(uuid4())
         self.api_token = api_token
         self.click_to_call: set[str] = set()
         self._now = now
@@ -173,6 +174,16 @@ class Service:
         """Tell whether a token is a live one of this service."""
         claims = self._sealer.open(token)
         return claims is not None and self._is_live(claims) and (claims.kind == "SAT" or not self._is_spent(claims))
+
+    def authenticate(self, token: str) -> Claims | None:
+        """Take a live access token that is bound to no device's key: with it came no proof."""
+        claims = self._sealer.open(token)
+        is_good = claims is not None and claims.kind == "SAT" and self._is_live(claims) and claims.fingerprint is None
+        return claims if is_good else None
+
+    def set_channel(self, channel: str | None) -> None:
+        """Name the cluster that the holders of tokens are to connect to."""
+        self._sealer.channel = channel
 
     def withdraw(self, token: str) -> None:
         """Refuse a token from now on."""
@@ -323,8 +334,8 @@ class Service:
     def _check_subscriber(self, call: Call) -> Claims:
         """Take a subscriber's access token; one bound to a device's key is refused, since no proof came with it."""
         kind, _, value = (call.authorization or "").partition(" ")
-        claims = self._sealer.open(value) if kind.lower() == "bearer" else None
-        if claims is None or claims.kind != "SAT" or not self._is_live(claims) or claims.fingerprint is not None:
+        claims = self.authenticate(value) if kind.lower() == "bearer" else None
+        if claims is None:
             raise RefusedError(failure(401))
         if claims.holder != "subscriber":
             raise RefusedError(failure(403))

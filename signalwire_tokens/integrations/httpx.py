@@ -20,7 +20,7 @@ from .signing import Signer
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable
 
-    from httpx2 import URL, Auth, Request, Response
+    from httpx2 import URL, Request, Response
 
     from signalwire_tokens.session import SubscriberSession
 
@@ -51,7 +51,9 @@ def find_bases() -> tuple[type, ...]:
     return tuple(dict.fromkeys(found))  # one may stand in for the other
 
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from httpx2 import Auth
+else:
     Auth = type("Auth", find_bases(), {})
 
 

@@ -1,0 +1,328 @@
+"""The realtime gateway: JSON-RPC on a WebSocket that lives as long as its token."""
+
+import asyncio
+import json
+import ssl
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from itertools import count
+
+import aiohttp
+import pytest
+from servers import eventually
+
+from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.wire import read_header
+
+LIFE = 7200.0
+ALICE = "alice@example.com"
+
+
+class Caller:
+    """Speaks with the gateway, as a client does."""
+
+    def __init__(self, socket, project_id):
+        self.socket, self.project_id = socket, project_id
+        self._ids = (str(number) for number in count(1))
+        self.answers_pings = True
+
+    async def call(self, method, **params):
+        id_ = next(self._ids)
+        await self.socket.send_json({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
+        while True:
+            message = await self.hear()
+            if message.get("id") == id_:
+                return message
+
+    async def hear(self):
+        """Return what is said, after an answer to any ping."""
+        while True:
+            message = json.loads((await self.next()).data)
+            if message.get("method") != "signalwire.ping" or not self.answers_pings:
+                return message
+            await self.socket.send_json({"jsonrpc": "2.0", "id": message["id"], "result": {"timestamp": 1}})
+
+    async def settle(self):
+        """Return when all that was heard is answered, and the answers have arrived."""
+        for _ in range(3):
+            await self.call("signalwire.ping", timestamp=1)
+
+    async def next(self):
+        async with asyncio.timeout(20):
+            return await self.socket.receive()
+
+    async def connect(self, token, **more):
+        version = {"major": 4, "minor": 0, "revision": 0}
+        params = {"version": version, "agent": "tests", "authentication": {"jwt_token": token}, **more}
+        return await self.call("signalwire.connect", **params)
+
+    async def reauthenticate(self, token, **more):
+        given = {"project": self.project_id, "jwt_token": token, **more}
+        return await self.call("signalwire.reauthenticate", authentication=given)
+
+    async def hear_the_end(self):
+        """Return the error that comes before the close."""
+        message = await self.hear()
+        assert (await self.next()).type is aiohttp.WSMsgType.CLOSE
+        return message
+
+
+@asynccontextmanager
+async def call_in(emulator):
+    async with aiohttp.ClientSession() as http, http.ws_connect(emulator.gateway) as socket:
+        yield Caller(socket, emulator.project_id)
+
+
+@pytest.fixture
+async def caller(emulator):
+    async with call_in(emulator) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def pair(client):
+    return await client.create_subscriber_token(ALICE)
+
+
+def calls(emulator):
+    return [(entry.operation, entry.auth, entry.status) for entry in emulator.journal if entry.auth == "JWT"]
+
+
+async def test_a_live_token_connects(emulator, caller, pair):
+    """And is told what it allows."""
+    result = (await caller.connect(pair.token.value))["result"]
+    assert result.keys() == {"identity", "protocol", "authorization", "ice_servers"}
+    authorization = result["authorization"]
+    assert authorization["project_id"] == emulator.project_id
+    subscriber = authorization["fabric_subscriber"]
+    assert subscriber["subscriber_id"] == str(pair.subscriber_id)
+    assert subscriber["expires_at"] == int(pair.token.expires_at.timestamp())
+    assert subscriber.keys() == {"version", "expires_at", "subscriber_id", "application_id", "project_id", "space_id"}
+    (connection,) = emulator.connections
+    assert connection.subscriber_id == pair.subscriber_id
+    assert (connection.reauthenticated, connection.is_online) == (0, False)
+    assert calls(emulator) == [("signalwire.connect", "JWT", 200)]
+
+
+async def test_guests_connect_as_well(emulator, caller, client):
+    """They are nobody's subscriber."""
+    guest = await client.create_guest_token([emulator.add_address("room")])
+    result = (await caller.connect(guest.token.value))["result"]
+    assert result["authorization"]["fabric_subscriber"]["subscriber_id"] is None
+    assert emulator.connections[0].subscriber_id is None
+
+
+async def make_bad(kind, client, pair):
+    """Make a token that is none to connect with."""
+    match kind:
+        case "refresh":
+            return pair.refresh_token.value
+        case "bound":
+            bound = await client.create_subscriber_token(ALICE, fingerprint="A" * 43, scope="sat:refresh")
+            return bound.token.value
+        case "short-lived":
+            return (await client.create_subscriber_token(ALICE, expire_at=timedelta(seconds=60))).token.value
+    return kind
+
+
+@pytest.mark.parametrize("kind", ["refresh", "bound", "short-lived", "a.b.c.d.e", 5, None])
+async def test_a_bad_token_ends_the_connection(emulator, clock, client, pair, kind):
+    """With an error, and then a close."""
+    token = await make_bad(kind, client, pair)
+    clock.suspend(61)
+    async with call_in(emulator) as caller:
+        error = (await caller.connect(token))["error"]
+        assert error["code"] == -32002
+        assert (await caller.next()).type is aiohttp.WSMsgType.CLOSE
+    assert emulator.connections == ()
+    assert calls(emulator) == [("signalwire.connect", "JWT", 401)]
+
+
+async def test_a_token_that_was_withdrawn_connects_nobody(emulator, caller, pair):
+    """Though its end has not come."""
+    emulator.withdraw(pair.token)
+    assert (await caller.connect(pair.token.value))["error"]["code"] == -32002
+
+
+async def test_no_authentication_at_all_ends_the_connection(caller):
+    """Nor is it guessed."""
+    answer = await caller.call("signalwire.connect", version={"major": 4})
+    assert answer["error"]["code"] == -32002
+
+
+@pytest.mark.parametrize("version", [None, 4, {}, {"major": 3}, {"major": "4"}], ids=repr)
+async def test_another_version_is_not_spoken(caller, pair, version):
+    """The gateway has one."""
+    answer = await caller.connect(pair.token.value, version=version)
+    assert answer["error"]["code"] == -32602
+    assert (await caller.next()).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_a_connection_ends_with_its_token(emulator, clock, caller, pair):
+    """An error, and a close; not sooner."""
+    await caller.connect(pair.token.value)
+    await caller.settle()
+    clock.suspend(LIFE - 20)
+    await clock.advance(16)
+    await caller.settle()
+    await clock.advance(5)
+    error = (await caller.hear_the_end())["error"]
+    assert error["message"] == "the token has expired"
+    await eventually(lambda: emulator.connections == ())
+
+
+async def test_a_connection_ends_when_time_is_moved_past_its_token(pair):
+    """For tests that do not wait."""
+    async with Emulator() as emulator, emulator.client() as client:
+        pair = await client.create_subscriber_token(ALICE)
+        async with call_in(emulator) as caller:
+            await caller.connect(pair.token.value)
+            emulator.advance(LIFE + 1)
+            assert (await caller.hear_the_end())["error"]["code"] == -32002
+
+
+async def test_a_fresh_token_is_taken_in_place(emulator, clock, caller, client, pair):
+    """The connection then lives as long as that."""
+    await caller.connect(pair.token.value)
+    await caller.settle()
+    clock.suspend(LIFE / 2)
+    await caller.settle()
+    fresh = await client.refresh_subscriber_token(pair.refresh_token)
+    assert "result" in await caller.reauthenticate(fresh.token.value)
+    (connection,) = emulator.connections
+    assert connection.reauthenticated == 1
+    assert connection.expires_at > pair.token.expires_at + timedelta(hours=0.9)
+    clock.suspend(LIFE * 0.7)
+    await caller.settle()
+    assert calls(emulator)[-1] == ("signalwire.reauthenticate", "JWT", 200)
+
+
+@pytest.mark.parametrize("kind", ["bad", "somebody else's", "another project's"])
+async def test_what_is_not_ones_own_fresh_token_ends_the_connection(emulator, caller, client, pair, kind):
+    """As on connecting."""
+    await caller.connect(pair.token.value)
+    match kind:
+        case "bad":
+            answer = await caller.reauthenticate("a.b.c.d.e")
+        case "somebody else's":
+            answer = await caller.reauthenticate((await client.create_subscriber_token("bob")).token.value)
+        case _:
+            answer = await caller.reauthenticate(pair.token.value, project="another")
+    assert answer["error"]["code"] in (-32002, -32602)
+    while (message := await caller.next()).type is aiohttp.WSMsgType.TEXT:
+        assert "ping" in message.data
+    assert message.type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_nothing_is_answered_before_connecting_but_pings(caller, pair):
+    """And it can be made up for."""
+    for method in ("subscriber.online", "signalwire.reauthenticate"):
+        assert (await caller.call(method))["error"]["code"] == -32002
+    assert (await caller.call("signalwire.ping", timestamp=1))["result"]["timestamp"] > 0
+    assert "result" in await caller.connect(pair.token.value)
+    assert (await caller.connect(pair.token.value))["error"]["code"] == -32600
+    assert (await caller.call("verto.invite"))["error"]["code"] == -32601
+
+
+async def test_whoever_does_not_connect_is_not_waited_for(clock, emulator, caller):
+    """Ten seconds are enough."""
+    await caller.call("signalwire.ping", timestamp=1)
+    await clock.advance(11)
+    assert (await caller.hear_the_end())["error"]["message"] == "nobody has connected in time"
+
+
+async def test_pings_are_sent_and_must_be_answered(emulator, clock, caller, pair):
+    """At once, and every fifteen seconds."""
+    caller.answers_pings = False
+    await caller.connect(pair.token.value)
+    for _ in range(3):
+        ping = await caller.hear()
+        assert ping["method"] == "signalwire.ping"
+        assert ping["params"]["timestamp"] > 0
+        answer = {"jsonrpc": "2.0", "id": ping["id"], "result": {"timestamp": 1}}
+        await caller.socket.send_json(answer)
+        await caller.call("signalwire.ping", timestamp=1)
+        await clock.advance(15)
+    await caller.hear()
+    await clock.advance(15)
+    assert (await caller.hear_the_end())["error"]["message"] == "a ping was not answered"
+
+
+@pytest.mark.parametrize("timestamp", [None, "1", True])
+async def test_a_ping_carries_a_time(caller, timestamp):
+    """In seconds."""
+    assert (await caller.call("signalwire.ping", timestamp=timestamp))["error"]["code"] == -32602
+
+
+async def test_a_client_says_whether_it_takes_calls(emulator, caller, pair):
+    """It is authenticated either way."""
+    await caller.connect(pair.token.value)
+    await caller.call("subscriber.online")
+    assert emulator.connections[0].is_online
+    await caller.call("subscriber.offline")
+    assert not emulator.connections[0].is_online
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("not JSON", -32700),
+        ("[]", -32600),
+        ("{}", -32600),
+        ('{"jsonrpc": "1.0", "id": "1", "method": "signalwire.ping"}', -32600),
+        ('{"jsonrpc": "2.0", "id": 1, "method": "signalwire.ping"}', -32600),
+        ('{"jsonrpc": "2.0", "method": "signalwire.ping"}', -32600),
+        ('{"jsonrpc": "2.0", "id": "1", "method": 5}', -32600),
+        ('{"jsonrpc": "2.0", "id": "1", "method": "signalwire.ping", "params": []}', -32600),
+        ('{"jsonrpc": "2.0", "id": "1"}', -32600),
+        ('{"jsonrpc": "2.0", "id": "1", "result": 1, "error": {}}', -32600),
+    ],
+)
+async def test_what_is_no_json_rpc_is_an_error(caller, text, code):
+    """And the connection goes on."""
+    await caller.socket.send_str(text)
+    assert (await caller.hear())["error"]["code"] == code
+    assert "result" in await caller.call("signalwire.ping", timestamp=1)
+
+
+async def test_what_is_no_text_ends_the_connection(caller):
+    """The protocol has no other."""
+    await caller.socket.send_bytes(b"\0")
+    message = await caller.next()
+    assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.UNSUPPORTED_DATA)
+
+
+async def test_connections_are_cut_when_the_emulator_is_unreachable(emulator, caller, pair):
+    """As everything else is."""
+    await caller.connect(pair.token.value)
+    async with emulator.unreachable():
+        while (message := await caller.next()).type is aiohttp.WSMsgType.TEXT:
+            pass
+        assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.ERROR)
+        assert emulator.connections == ()
+
+
+@pytest.mark.parametrize(
+    ("channel", "written"),
+    [("puc.localhost:{port}", "puc.localhost:{port}"), (None, None), ("puc.example", "puc.example")],
+)
+async def test_tokens_lead_to_the_channel(channel, written):
+    """With the port that the emulator got."""
+    async with Emulator(channel=channel) as emulator, emulator.client() as client:
+        pair = await client.create_subscriber_token(ALICE)
+        expected = written and written.replace("{port}", str(emulator.port))
+        assert read_header(pair.token.value).channel == pair.token.channel == expected
+
+
+async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
+    """Under names that a browser finds on this machine."""
+    async with Emulator(tls=True) as emulator, emulator.client() as client:
+        pair = await client.create_subscriber_token(ALICE)
+        context = ssl.create_default_context(cafile=emulator.ca_file)
+        assert emulator.gateway == f"wss://127.0.0.1:{emulator.port}/"
+        for name in ("puc.localhost", "fabric.localhost", "localhost"):
+            async with (
+                aiohttp.ClientSession() as http,
+                http.ws_connect(emulator.gateway, ssl=context, server_hostname=name) as socket,
+            ):
+                assert "result" in await Caller(socket, emulator.project_id).connect(pair.token.value)
