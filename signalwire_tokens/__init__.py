@@ -3,15 +3,17 @@
 The package is a house of floors; every module imports only from floors below its own:
 
 0. `errors`: everything that can go wrong, one tree
-1. `models`: the values handed out: `Token`, `TokenPair`, `Address`, `SubscriberInfo`
-2. `wire`: the service's operations as data, and what its answers mean; `policy`: when to renew, and how
+1. `models`: the values handed out: `Token`, `TokenPair`, `Address`, `SubscriberInfo`; `origins`: where things are
+2. `wire`: the service's operations as data, and what its answers mean; `policy`: when to renew, and how; `handoff`:
+   what a browser may ask of a backend, and what it is told
 3. `clock`: time, as an argument, and the timer that wakes whoever has a deadline
 4. `client`: `TokenClient`, which sends what `wire` describes and decides nothing; `stores`: where pairs are kept, to
    outlive a process and to be shared (`stores.redis` is imported by path)
 5. `keeper`: what keeps a credential alive, and does not know how it is renewed
 6. `session`: `SubscriberSession`, which renews through the project's credentials
 7. `fleet`: `SessionFleet`, many sessions and one governor
-8. `emulator`: the service itself on loopback, imported by path
+8. `integrations`: where tokens are used, a module for each framework; `emulator`: the service itself on loopback; both
+   imported by path
 9. `testing`: for the suites of users, imported by path; `cli`: the command `signalwire-tokens`
 """
 

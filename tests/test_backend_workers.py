@@ -53,7 +53,7 @@ async def test_a_backend_that_is_told_to_end_finishes_what_it_has_begun(framewor
         assert [entry.operation for entry in emulator.journal].count("create_subscriber_token") == 1
 
 
-@pytest.mark.replicas
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_workers_that_share_sessions_serve_a_crowd(redis_server):
     """200 clients poll four workers for a minute, in which each of 50 tokens is renewed several times."""

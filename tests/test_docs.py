@@ -1,11 +1,13 @@
 """Every snippet in README and docs runs as it stands."""
 
+import re
 from pathlib import Path
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+import signalwire_tokens
 from signalwire_tokens import new_sealing_key
 
 ROOT = Path(__file__).parent.parent
@@ -37,3 +39,17 @@ def test_there_are_snippets():
 def test_the_two_commands_stand_in_the_readme(command):
     """Literally, each on a line of its own."""
     assert f"\n{command}\n" in (ROOT / "README.md").read_text()
+
+
+def test_the_documented_loggers_are_those_that_there_are():
+    """Whoever turns one up or down finds it by the name that is written down."""
+    written = set(
+        re.findall(r"^\| `(signalwire_tokens\.\w+)`", (ROOT / "docs/how-to/watch-it-work.md").read_text(), re.MULTILINE)
+    )
+    package = Path(signalwire_tokens.__file__).parent
+    there = {
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r'getLogger\("(signalwire_tokens\.\w+)"\)', path.read_text())
+    }
+    assert written == there

@@ -150,7 +150,7 @@ class Replicas:
 
 
 @pytest.mark.redis
-@pytest.mark.replicas
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS * 3)
 @pytest.mark.parametrize("rotation", ["single-use", "family"])
 async def test_replicas_serve_live_tokens_while_they_are_killed(redis_server, rotation, capsys):

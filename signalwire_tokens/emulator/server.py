@@ -6,8 +6,10 @@ import asyncio
 import math
 import secrets
 import ssl
+from base64 import b64encode
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Self, assert_never, get_args
@@ -16,6 +18,8 @@ from uuid import UUID, uuid4
 import attrs
 import trustme
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import SYSTEM, Clock
@@ -36,6 +40,7 @@ __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
 BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # where browsers look for a channel on this machine
+NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
 NOT_DONE = failure(500)
 LARGEST_LINE = 128 * 1024  # aiohttp logs what it finds too long, and that may be an Authorization header
 
@@ -131,6 +136,7 @@ class Emulator:
         self._server = AsyncExitStack()
         self._folder: TemporaryDirectory[str] | None = None
         self._context: ssl.SSLContext | None = None
+        self._pin = ""
         self._closing = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -141,7 +147,7 @@ class Emulator:
             raise RuntimeError("this emulator runs already")
         if self._tls:
             self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
-            self._context = certify(self.ca_file)
+            self._context, self._pin = certify(self.ca_file)
         try:
             await self._listen()
         except BaseException:
@@ -196,8 +202,22 @@ class Emulator:
     def ca_file(self) -> Path:
         """The certificate to trust, as a PEM file that lives as long as the emulator."""
         if self._folder is None:
-            raise RuntimeError("only a running emulator with tls=True has a certificate")
+            raise RuntimeError(NO_CERTIFICATE)
         return Path(self._folder.name, "ca.pem")
+
+    @property
+    def server_context(self) -> ssl.SSLContext:
+        """What another server on this machine needs to be trusted by whoever trusts the certificate."""
+        if self._folder is None or self._context is None:
+            raise RuntimeError(NO_CERTIFICATE)
+        return self._context
+
+    @property
+    def browser_pin(self) -> str:
+        """What makes Chromium trust the certificate: `--ignore-certificate-errors-spki-list=PIN --user-data-dir=…`."""
+        if self._folder is None:
+            raise RuntimeError(NO_CERTIFICATE)
+        return self._pin
 
     def client(self, *, timeout: float = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
         """Make a client for this emulator: its space, its credentials, its lifetimes and its time."""
@@ -384,10 +404,16 @@ class Armed:
     left: int | None
 
 
-def certify(ca_file: Path) -> ssl.SSLContext:
-    """Make a certificate under an authority of its own, and leave the authority's where clients can trust it."""
+def certify(ca_file: Path) -> tuple[ssl.SSLContext, str]:
+    """Make a certificate under an authority of its own, and leave the authority's where clients can trust it.
+
+    Return a server's context, and the digest of the certificate's key.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(ca_file))
+    certificate = authority.issue_cert(HOST, "localhost", *BROWSER_HOSTS)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(HOST, "localhost", *BROWSER_HOSTS).configure_cert(context)
-    return context
+    certificate.configure_cert(context)
+    key = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return context, b64encode(sha256(spki).digest()).decode()

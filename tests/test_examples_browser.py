@@ -1,0 +1,180 @@
+"""Browsers: the example's page with the official SDK, and what pages of other origins get."""
+
+import asyncio
+import runpy
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from browser import fetch_sdk, find_chromium, open_page
+from servers import eventually
+
+from signalwire_tokens import SessionFleet
+from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.integrations.web import TokenBackend
+
+EXAMPLE = Path(__file__).parent.parent / "docs/examples/browser"
+ASK = """async ([url, type, mode]) => {
+    const headers = type ? { "Content-Type": type } : {};
+    const request = { method: "POST", credentials: "include", mode, body: "{}", headers };
+    try {
+        const response = await fetch(url, request);
+        return [response.type, response.status, await response.text()];
+    } catch (error) {
+        return [error.name, 0, ""];
+    }
+}"""
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed (Debian: chromium)")
+
+
+@pytest.fixture(scope="module")
+def sdk(tmp_path_factory):
+    return fetch_sdk(tmp_path_factory.mktemp("sdk"))
+
+
+@pytest.fixture
+def example():
+    return runpy.run_path(str(EXAMPLE / "backend.py"))
+
+
+@pytest.fixture
+async def emulator(example):
+    async with Emulator(tls=True, channel="puc.localhost:{port}", lifetimes=example["MINUTE"]) as emulator:
+        yield emulator
+
+
+@asynccontextmanager
+async def serve(app, context=None):
+    """Serve an application on this machine, under the name by which browsers trust it."""
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        yield f"http{'s' if context else ''}://localhost:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def page(example, emulator, sdk):
+    """Show the example's page, from its backend, all of it over TLS."""
+    async with (
+        emulator.client() as client,
+        serve(example["build"](emulator, client, sdk), emulator.server_context) as origin,
+        open_page(emulator.browser_pin) as page,
+    ):
+        await page.goto(f"{origin}/")
+        yield page
+
+
+def connects(emulator):
+    return [entry for entry in emulator.journal if entry.operation == "signalwire.connect"]
+
+
+async def test_the_page_shows_whose_token_it_has_and_how_long_it_lives(emulator, page):
+    """Connected to the gateway, and registered for calls."""
+    await eventually(lambda: emulator.connections and emulator.connections[0].is_online, within=30)
+    await page.get_by_text("alice@example.com").wait_for()
+    await page.get_by_text("connected", exact=True).wait_for()
+    await page.locator("#token", has_text="#").wait_for()
+    runway = await page.locator("#runway").inner_text()
+    assert 40 <= int(runway.removesuffix(" s")) <= 60
+    assert await page.locator("#events li.bad").count() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_page_stays_connected_through_two_expiries_and_an_outage(emulator, page, capsys):
+    """Each time that the gateway closes at a token's end, the SDK is back at once, with the next token."""
+    await eventually(lambda: emulator.connections, within=30)
+    until, waits = [emulator.connections[0].expires_at], []
+    await asyncio.sleep(40)  # real time passes: the backend is about to renew when the outage begins
+    await page.locator("#outage").click()
+    await page.get_by_text("the token service is down").wait_for()
+    for number in (2, 3):
+        await eventually(lambda number=number: len(connects(emulator)) >= number, within=80)
+        await eventually(lambda: emulator.connections)
+        until.append(emulator.connections[0].expires_at)
+        waits.append((connects(emulator)[-1].at - until[-2]).total_seconds())
+    await page.get_by_text("the token service is back").wait_for()
+    await eventually(lambda: emulator.connections[0].is_online)
+    with capsys.disabled():
+        print(
+            f"\n[back {waits[0]:.1f} s and {waits[1]:.1f} s after the gateway closed, with tokens for "
+            f"{(until[1] - until[0]).total_seconds():.0f} s and {(until[2] - until[1]).total_seconds():.0f} s more]"
+        )
+    assert [entry.status for entry in connects(emulator)] == [200] * 3
+    assert all(0 <= wait < 5 for wait in waits)
+    assert any(entry.status == 503 for entry in emulator.journal), "the outage was met"
+    assert await page.locator("#connection").inner_text() == "connected"
+    assert await page.locator("#events li", has_text="a new token").count() >= 3
+
+
+@pytest.mark.parametrize(
+    ("type_", "mode"),
+    [("application/json", "cors"), ("text/plain", "cors"), ("text/plain", "no-cors"), (None, "no-cors")],
+    ids=str,
+)
+async def test_a_page_of_another_origin_gets_no_token(emulator, type_, mode):
+    """Whatever it tries in whoever's browser: here, everybody is signed in."""
+    async with (
+        emulator.client() as client,
+        serve(build(client, []), emulator.server_context) as origin,
+        serve(elsewhere_app()) as elsewhere,
+        open_page(emulator.browser_pin) as page,
+    ):
+        await page.goto(f"{elsewhere}/")
+        kind, status, body = await page.evaluate(ASK, [f"{origin}/token", type_, mode])
+        assert (kind, status, body) in [("TypeError", 0, ""), ("opaque", 0, "")]
+        await page.goto(f"{origin}/empty")
+        kind, status, body = await page.evaluate(ASK, [f"{origin}/token", "application/json", "cors"])
+        assert (kind, status) == ("basic", 200), "the application's own page does"
+        assert '"token"' in body
+    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token"]
+
+
+async def test_a_page_of_an_allowed_origin_gets_a_token(emulator):
+    """After a preflight, and with credentials; but not from a frame that is nobody's."""
+    async with (
+        emulator.client() as client,
+        serve(elsewhere_app()) as elsewhere,
+        serve(build(client, [elsewhere]), emulator.server_context) as origin,
+        open_page(emulator.browser_pin) as page,
+    ):
+        await page.goto(f"{elsewhere}/")
+        kind, status, body = await page.evaluate(ASK, [f"{origin}/token", "application/json", "cors"])
+        assert (kind, status) == ("cors", 200)
+        assert '"token"' in body
+        frame = await (await page.query_selector("iframe")).content_frame()
+        assert await frame.evaluate(ASK, [f"{origin}/token", "application/json", "cors"]) == ["TypeError", 0, ""]
+
+
+async def empty(request):
+    text = '<!doctype html><link rel=icon href="data:,"><iframe sandbox="allow-scripts" srcdoc="framed"></iframe>'
+    return web.Response(text=text, content_type="text/html")
+
+
+def elsewhere_app():
+    app = web.Application()
+    app.router.add_get("/", empty)
+    return app
+
+
+def build(client, allowed_origins):
+    """Make a backend to which everybody is signed in."""
+    backend = TokenBackend(
+        lambda: SessionFleet(client), identify=lambda _: "alice@example.com", allowed_origins=allowed_origins
+    )
+    app = web.Application()
+    app.cleanup_ctx.append(backend.lifespan)
+    app.router.add_route("*", "/token", backend.token)
+    app.router.add_get("/empty", empty)
+    return app
+
+
+def test_the_backend_is_forty_lines():
+    """As much as somebody reads who wants to know what it takes."""
+    lines = (EXAMPLE / "backend.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 40
