@@ -8,10 +8,12 @@ from datetime import timedelta
 from itertools import count
 
 import aiohttp
+import aiohttp.web
 import pytest
 from servers import eventually
 
 from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.emulator.gateway import Line
 from signalwire_tokens.wire import read_header
 
 LIFE = 7200.0
@@ -326,3 +328,22 @@ async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
                 http.ws_connect(emulator.gateway, ssl=context, server_hostname=name) as socket,
             ):
                 assert "result" in await Caller(socket, emulator.project_id).connect(pair.token.value)
+
+
+async def test_what_was_cut_already_is_cut_once(emulator):
+    """Its transport is gone."""
+    Line(emulator._gateway, aiohttp.web.WebSocketResponse(), None).cut()
+
+
+@pytest.mark.parametrize("name", ["ca_file", "server_context", "browser_pin"])
+async def test_without_tls_there_is_no_certificate(emulator, name):
+    """Whoever asks for one is told why."""
+    with pytest.raises(RuntimeError, match="tls=True"):
+        getattr(emulator, name)
+
+
+@pytest.mark.parametrize("token", ["", "a.b.c.d.e"])
+async def test_only_a_token_of_its_own_is_withdrawn(emulator, token):
+    """Anything else is a mistake of the test's."""
+    with pytest.raises(ValueError, match="no token"):
+        emulator.withdraw(token)

@@ -22,7 +22,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import SpanKind, StatusCode, TracerProvider
 
 from signalwire_tokens._version import __version__
-from signalwire_tokens.client import TokenClient
+from signalwire_tokens.client import Observer, TokenClient
 from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
 from signalwire_tokens.fleet import SessionFleet
 from signalwire_tokens.policy import SessionState
@@ -42,7 +42,7 @@ DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
 
 
-class Telemetry:
+class Telemetry(Observer):
     """Measure what it is told to watch, with the global providers unless others are given.
 
     What is watched is not kept alive.
