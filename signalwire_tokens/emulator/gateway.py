@@ -38,7 +38,9 @@ class RefusedError(Exception):
 
     def __init__(self, code: int, message: str, *, final: bool = False) -> None:
         super().__init__(message)
-        self.code, self.message, self.final = code, message, final
+        self.code: int = code
+        self.message: str = message
+        self.final: bool = final
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +58,9 @@ class Gateway:
     """All connections that are open. `note(method, status)` is told of each that says who it is."""
 
     def __init__(self, service: Service, clock: Clock, note: Callable[[str, int], None]) -> None:
-        self.service, self.clock, self.note = service, clock, note
+        self.service: Service = service
+        self.clock: Clock = clock
+        self.note: Callable[[str, int], None] = note
         self.lines: set[Line] = set()
 
     @property
@@ -96,7 +100,7 @@ class Line:
     def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
         self._gateway, self._socket, self._transport = gateway, socket, transport
         self.connection: Connection | None = None
-        self.looked = asyncio.Event()
+        self.looked: asyncio.Event = asyncio.Event()
         self._claims: Claims | None = None
         self._pings: set[str] = set()  # that were not answered
         self._greet_by = gateway.clock.now() + GREETING

@@ -108,9 +108,9 @@ class TokenBackend(Backend[Request]):
             public_origin=public_origin,
             fingerprints=fingerprints,
         )
-        self.token = Handler(self._hand_out)
-        self.logout = Handler(self._log_out)
-        self.health = Handler(self._look)
+        self.token: Handler = Handler(self._hand_out)
+        self.logout: Handler = Handler(self._log_out)
+        self.health: Handler = Handler(self._look)
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:
