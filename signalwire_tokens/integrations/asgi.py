@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +19,7 @@ import attrs
 
 from signalwire_tokens import handoff
 
-from .backend import Backend, FleetSource, Identity, Visit
+from .backend import Backend, Visit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,29 +88,23 @@ class TokenBackend(Backend[Request]):
     browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
     With `fingerprints`, a device may ask for a token that its key binds.
 
-    `token`, `logout` and `health` are ASGI applications, each to be put on a path of its own: `token` answers
-    `{"token", "expiry_at"}`, `logout` ends the keeping alive, `health` tells how the fleet stands.
+    `token`, `logout` and `health` are ASGI applications, each to be put on a path of its own.
     """
 
-    def __init__(
-        self,
-        fleet: FleetSource,
-        *,
-        identify: Callable[[Request], Identity],
-        allowed_origins: Iterable[str] = (),
-        public_origin: str | None = None,
-        fingerprints: bool = False,
-    ) -> None:
-        super().__init__(
-            fleet,
-            identify=identify,
-            allowed_origins=allowed_origins,
-            public_origin=public_origin,
-            fingerprints=fingerprints,
-        )
-        self.token: Handler = Handler(self._hand_out)
-        self.logout: Handler = Handler(self._log_out)
-        self.health: Handler = Handler(self._look)
+    @property
+    def token(self) -> Handler:
+        """Answers with the token of whoever asks: `{"token", "expiry_at"}`."""
+        return Handler(self._hand_out)
+
+    @property
+    def logout(self) -> Handler:
+        """Keeps the token of whoever asks alive no longer."""
+        return Handler(self._log_out)
+
+    @property
+    def health(self) -> Handler:
+        """Tells how the fleet stands: 503 where it is not open."""
+        return Handler(self._look)
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:

@@ -39,14 +39,7 @@ class Visit(Generic[R]):
 
 
 class Backend(Generic[R]):
-    """Give browsers their tokens, and keep those alive in a fleet.
-
-    `fleet` is a `SessionFleet`, or a function that makes one in an `async with`, together with its client and store.
-    `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
-    it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
-    browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
-    With `fingerprints`, a device may ask for a token that its key binds.
-    """
+    """Give browsers their tokens, and keep those alive in a fleet; each framework's own says with what it is made."""
 
     _fleet: SessionFleet | None = None
     _snapshot: FleetSnapshot | None = None
