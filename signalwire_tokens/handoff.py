@@ -15,7 +15,15 @@ from typing import TypeAlias, cast
 
 import attrs
 
-from .errors import InvalidRequest, SessionClosed, SignalWireTokenError, is_transient
+from .errors import (
+    ConfigurationError,
+    InvalidRequest,
+    SessionClosed,
+    SignalWireTokenError,
+    StoreError,
+    UnexpectedResponse,
+    is_transient,
+)
 from .origins import check_origins
 
 __all__ = [
@@ -99,11 +107,15 @@ class Answer:
 
 
 def read_request(method: str, headers: Iterable[tuple[str, str]]) -> Asked:
-    """Take a request's head. What is said twice is joined, and so equals nothing that is allowed."""
+    """Take a request's head. What is said twice is joined, and so equals nothing that is allowed.
+
+    Cookies alone may come in several lines (RFC 9113, section 8.2.3).
+    """
     joined: dict[str, str] = {}
     for name, value in headers:
         key = name.lower()
-        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+        between = "; " if key == "cookie" else ", "
+        joined[key] = f"{joined[key]}{between}{value}" if key in joined else value
     return Asked(method, joined)
 
 
@@ -117,6 +129,8 @@ def admit(asked: Asked, rules: Rules) -> Answer | None:
         return refuse(403, "Pages of this origin may not ask: it is neither this server's own nor an allowed one.")
     if media_type(asked.headers) != "application/json":
         return refuse(415, "The body must be declared as application/json.")
+    if asked.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        return refuse(415, "The body must not be compressed.")
     if is_too_long(asked.headers.get("content-length", "")):
         return refuse(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
     return None
@@ -149,8 +163,9 @@ def may_ask(headers: Headers, rules: Rules) -> bool:
 
 
 def media_type(headers: Headers) -> str:
-    """Name what a body is declared to be."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Name what a body is declared to be; nothing, where that is said twice."""
+    declared = headers.get("content-type", "")
+    return "" if "," in declared else declared.partition(";")[0].strip().lower()
 
 
 def is_too_long(content_length: str) -> bool:
@@ -202,13 +217,13 @@ def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answe
 
 def answer_for(error: SignalWireTokenError) -> Answer:
     """Say what an error means to a browser. What the service said is the application's affair, and is not passed on."""
-    if is_transient(error) or isinstance(error, SessionClosed):
+    if is_transient(error) or isinstance(error, SessionClosed | StoreError | UnexpectedResponse):
         pause = PAUSE if error.retry_after is None else error.retry_after
         return refuse(
             503, "There is no token at this moment: ask again.", headers={"Retry-After": str(max(1, math.ceil(pause)))}
         )
-    if isinstance(error, InvalidRequest):
-        return refuse(500, "The application named a subscriber in a way that cannot be.")
+    if isinstance(error, ConfigurationError | InvalidRequest):
+        return refuse(500, "The application is not set up for this: its log says why.")
     return refuse(502, "The token service refuses what the application asks of it.")
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["Place", "check_origins", "is_loopback", "read_place", "write_origin"]
+__all__ = ["USUAL_PORTS", "Place", "check_origins", "is_loopback", "read_place", "write_origin"]
 
 LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 FORM = re.compile(
@@ -59,8 +59,9 @@ def is_loopback(host: str) -> bool:
 
 
 def write_origin(scheme: str, host: str, port: int | None) -> str:
-    """Write an origin as browsers do: the scheme's usual port is left out."""
-    return f"{scheme}://{host}" + ("" if port in (None, USUAL_PORTS.get(scheme)) else f":{port}")
+    """Write an origin as browsers do: an IPv6 address in its short form, and the scheme's usual port left out."""
+    place = f"[{ip_address(host.strip('[]')).compressed}]" if ":" in host else host
+    return f"{scheme}://{place}" + ("" if port in (None, USUAL_PORTS.get(scheme)) else f":{port}")
 
 
 def check_origins(name: str, origins: object) -> frozenset[str]:
@@ -74,8 +75,10 @@ def check_origin(name: str, origin: object) -> str:
     """Take one exact origin."""
     place = read_place(origin) if isinstance(origin, str) else None
     if place is None or place.scheme is None:
-        message = "must be exact, such as 'https://app.example.com': a scheme, a host and no path, and no wildcards"
-        raise ConfigurationError(f"{name} {message}, and {origin!r} is not")
+        message = (
+            "must be exact, such as 'https://app.example.com': scheme and host, in ASCII, with no path, and no wildcard"
+        )
+        raise ConfigurationError(f"{name} {message}")
     if place.scheme == "http" and not is_loopback(place.host):
-        raise ConfigurationError(f"{name} must be https, but for this machine's own addresses, and {origin!r} is not")
+        raise ConfigurationError(f"{name} must be https, but for this machine's own addresses")
     return write_origin(place.scheme, place.host, place.port)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 import attrs
 
 from . import wire
+from .client import tolerate
 from .errors import (
     ConfigurationError,
     InvalidRequest,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .stores import TokenStore
 
-__all__ = ["SubscriberSession", "TokenFields"]
+__all__ = ["SubscriberSession", "TokenFields", "label_of"]
 
 NOTHING: Mapping[str, Any] = {}
 DEFAULT_POLICY = RefreshPolicy()
@@ -80,6 +81,8 @@ class SubscriberSession(Keeper):
     A pair is issued when the session is opened, and refreshed in the background from then on. Where its refresh token
     was lost or refused, a new pair is issued by `reference`, unless `reissue` is False. `lifetime` is how long the
     access token is to live; such a pair is issued anew each time, since a refresh would give two hours again.
+
+    `client` is the one that it was given, and `client.origin` where its token is good for.
 
     In a `store`, the pair outlives the session, and is shared by all sessions that want the same.
 
@@ -183,7 +186,7 @@ class SubscriberSession(Keeper):
     @property
     def _label(self) -> str:
         if isinstance(self._subject, str):
-            return f"#{sha256(self._subject.encode()).hexdigest()[:8]}"
+            return label_of(self._subject)
         return f"of {self._subject.subscriber_id or 'a pair from elsewhere'}"
 
     @property
@@ -234,10 +237,11 @@ class SubscriberSession(Keeper):
         )
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
-        if self._generation > 0:
-            for observer in self.client.observers:
-                observer.renewed(max(0.0, self._left()))
+        is_first, left = self._generation == 0, max(0.0, self._left())
         super()._rotate(renewed, way)
+        for observer in () if is_first else self.client.observers:
+            with tolerate():
+                observer.renewed(left)
 
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
         asked = self._now()
@@ -251,6 +255,11 @@ class SubscriberSession(Keeper):
         if answer.subscriber_id is None and pair is not None:
             answer = attrs.evolve(answer, subscriber_id=pair.subscriber_id)
         return Renewed(answer, asked)
+
+
+def label_of(reference: str) -> str:
+    """Name a subscriber where the reference must not stand."""
+    return f"#{sha256(reference.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 def failure_of(error: SignalWireTokenError) -> Failure:

@@ -9,13 +9,14 @@ from aiohttp import web
 
 @attrs.frozen
 class Asked:
+    method: str
     path: str
     token: str | None
     body: bytes
 
 
 class Api:
-    """Answers who asks with a live token; `/closed` answers nobody, and `/to` leads where it is told to."""
+    """Answers who asks with a live token; `/closed` answers nobody; `/to` and `/done` lead elsewhere."""
 
     def __init__(self, emulator, *, context=None):
         self._emulator, self._context = emulator, context
@@ -50,11 +51,13 @@ class Api:
 
     async def _answer(self, request):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        self.asked.append(Asked(request.path, token or None, await request.read()))
+        self.asked.append(Asked(request.method, request.path, token or None, await request.read()))
         self._arrivals.release()
         await self.gate.wait()
         if request.path == "/to":
             raise web.HTTPTemporaryRedirect(request.query["url"])
+        if request.path == "/done":
+            raise web.HTTPSeeOther(request.query["url"])
         taken = scheme == "Bearer" and self._emulator.accepts(token) and request.path != "/closed"
         if taken and request.headers.get("Upgrade") == "websocket":
             socket = web.WebSocketResponse()

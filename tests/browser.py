@@ -32,7 +32,7 @@ def fetch_sdk(folder):
 
 
 @asynccontextmanager
-async def open_page(pin):
+async def open_page(pin, origin):
     """Open a tab of a browser that trusts one certificate more than others do."""
     from playwright.async_api import async_playwright  # noqa: PLC0415 - where no browser is, it is not needed
 
@@ -42,7 +42,7 @@ async def open_page(pin):
             args=["--no-sandbox", f"--ignore-certificate-errors-spki-list={pin}"],
         )
         try:
-            context = await browser.new_context(viewport={"width": 800, "height": 640})
+            context = await browser.new_context(base_url=origin, viewport={"width": 800, "height": 640})
             yield await context.new_page()
         finally:
             await browser.close()

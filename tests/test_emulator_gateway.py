@@ -8,7 +8,6 @@ from datetime import timedelta
 from itertools import count
 
 import aiohttp
-import aiohttp.web
 import pytest
 from servers import eventually
 
@@ -271,6 +270,8 @@ async def test_a_client_says_whether_it_takes_calls(emulator, caller, pair):
         ("not JSON", -32700),
         ("[]", -32600),
         ("{}", -32600),
+        ('{"jsonrpc": "2.0", "id": "1", "method": "signalwire.ping", "params": {"timestamp": NaN}}', -32700),
+        ('{"jsonrpc": "2.0", "id": "1", "method": "signalwire.ping", "params": {"timestamp": 1e999}}', -32602),
         ('{"jsonrpc": "1.0", "id": "1", "method": "signalwire.ping"}', -32600),
         ('{"jsonrpc": "2.0", "id": 1, "method": "signalwire.ping"}', -32600),
         ('{"jsonrpc": "2.0", "method": "signalwire.ping"}', -32600),
@@ -330,9 +331,35 @@ async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
                 assert "result" in await Caller(socket, emulator.project_id).connect(pair.token.value)
 
 
-async def test_what_was_cut_already_is_cut_once(emulator):
-    """Its transport is gone."""
-    Line(emulator._gateway, aiohttp.web.WebSocketResponse(), None).cut()
+async def test_whoever_does_not_listen_is_cut_off(emulator, pair):
+    """A connection does not outlive its token because nobody reads that it has ended."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", emulator.port, limit=1024)
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    writer.write(f"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    params = {"version": {"major": 4}, "authentication": {"jwt_token": pair.token.value}}
+    writer.write(frame({"jsonrpc": "2.0", "id": "1", "method": "signalwire.connect", "params": params}))
+    await eventually(lambda: emulator.connections)
+    flood = frame({"jsonrpc": "2.0", "id": "x" * 60000, "method": "signalwire.ping", "params": {"timestamp": 1}})
+    for _ in range(200):
+        writer.write(flood)
+    await eventually(lambda: emulator.connections == (), within=30)
+    writer.transport.abort()
+
+
+def frame(message):
+    """Write a message as a client does that masks with zeros."""
+    text = json.dumps(message).encode()
+    length = bytes([0x80 | 126]) + len(text).to_bytes(2, "big")
+    return b"\x81" + length + bytes(4) + text
+
+
+async def test_whoever_hung_up_at_once_can_be_cut_off(emulator, caller, pair):
+    """And everybody else with them."""
+    emulator._gateway.lines.add(Line(emulator._gateway, caller.socket, None))
+    await caller.connect(pair.token.value)
+    emulator._gateway.cut()
+    await eventually(lambda: emulator.connections == ())
 
 
 @pytest.mark.parametrize("name", ["ca_file", "server_context", "browser_pin"])

@@ -4,6 +4,8 @@ import asyncio
 import runpy
 from pathlib import Path
 
+import aiohttp
+import aiohttp.web
 import pytest
 from servers import eventually
 
@@ -82,10 +84,74 @@ async def test_a_session_that_dies_is_told_of(emulator, stay_connected):
             emulator.advance(2 * LIFE)
             with pytest.raises(SessionExpired):
                 await session.token()
-            await asyncio.wait([task])
-            assert task.exception().split(SessionExpired)[1] is None
+            with pytest.raises(SessionExpired):
+                await task
 
 
-async def test_it_is_one_page_of_code():
+@pytest.mark.parametrize("when", ["connected", "in between"])
+async def test_it_returns_when_the_session_is_closed(emulator, session, stay_connected, when):
+    """Whatever it is doing at that moment."""
+    task = asyncio.create_task(stay_connected(session, url=emulator.gateway))
+    await eventually(lambda: emulator.connections)
+    if when == "connected":
+        await session.aclose()
+    else:
+        async with emulator.unreachable():
+            await session.aclose()
+    await task
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "<html>",
+        "[]",
+        '{"id": [1], "result": {}}',
+        '{"id": "9", "result": {}}',
+        '{"jsonrpc": "2.0", "method": "signalwire.disconnect"}',
+        b"bytes",
+        b"\x83\x00",
+        '{"id": "1"}',
+        '{"id": "1", "error": {}}',
+        '{"id": "1", "error": {"code": -32603, "message": "internal error"}}',
+    ],
+    ids=repr,
+)
+async def test_no_message_ends_it(session, stay_connected, odd, caplog):
+    """A bot is to live for weeks: what it does not understand is skipped, or makes it connect anew."""
+    connects = []
+
+    async def gateway(request):
+        socket = aiohttp.web.WebSocketResponse()
+        await socket.prepare(request)
+        connects.append(await socket.receive_json())
+        if isinstance(odd, str):
+            await socket.send_str(odd)
+        elif odd == b"bytes":
+            await socket.send_bytes(odd)
+        else:
+            request.transport.write(odd)  # a frame of a kind that there is not
+        if len(connects) > 1:
+            await socket.receive()
+        await socket.close()
+        return socket
+
+    app = aiohttp.web.Application()
+    app.router.add_get("/", gateway)
+    runner = aiohttp.web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    task = asyncio.create_task(stay_connected(session, url=f"ws://127.0.0.1:{runner.addresses[0][1]}/"))
+    await eventually(lambda: len(connects) == 2)
+    assert not task.done()
+    assert {one["method"] for one in connects} == {"signalwire.connect"}
+    assert session.generation == 1, "the token was not at fault"
+    assert session.pair.token.value not in caplog.text
+    task.cancel()
+    await asyncio.wait([task])
+    await runner.cleanup()
+
+
+def test_it_is_one_page_of_code():
     """Whoever wants to know how is to read it at a glance."""
-    assert len(EXAMPLE.read_text().splitlines()) <= 100
+    assert len(EXAMPLE.read_text().splitlines()) <= 120

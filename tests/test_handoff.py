@@ -14,8 +14,10 @@ from signalwire_tokens import (
     ServerError,
     SessionClosed,
     SessionExpired,
+    StoreError,
     TokenUnavailable,
     Unauthorized,
+    UnexpectedResponse,
     ValidationFailed,
 )
 from signalwire_tokens.handoff import Rules, Wish, admit, answer_for, finish, read_request, read_wish
@@ -100,6 +102,7 @@ def test_only_post_is_answered(method):
         ("multipart/form-data", False),
         ("text/plain; application/json", False),
         ("application/json, text/plain", False),
+        ("application/json; a, text/plain", False),
         ("application/jsonp", False),
         ("", False),
         (None, False),
@@ -110,6 +113,19 @@ def test_a_body_must_be_declared_to_be_json(content_type, is_json):
     answer = admit(asked(**{"Content-Type": content_type}), RULES)
     assert (answer is None) is is_json
     assert is_json or answer.status == 415
+
+
+@pytest.mark.parametrize(("encoding", "is_read"), [("identity", True), ("gzip", False), ("deflate, br", False)])
+def test_a_body_is_not_compressed(encoding, is_read):
+    """How long it is would be known too late."""
+    answer = admit(asked(Content_Encoding=encoding), RULES)
+    assert (answer is None) is is_read
+    assert is_read or answer.status == 415
+
+
+def test_cookies_may_come_in_several_lines():
+    """As HTTP/2 sends them."""
+    assert read_request("POST", [("Cookie", "a=1"), ("cookie", "b=2")]).headers == {"cookie": "a=1; b=2"}
 
 
 @pytest.mark.parametrize(
@@ -216,6 +232,9 @@ def test_no_body_breaks_the_reader(body):
         (ValidationFailed("x", status=422), 502, None),
         (SessionExpired("x"), 502, None),
         (InvalidRequest("x"), 500, None),
+        (ConfigurationError("x"), 500, None),
+        (UnexpectedResponse("x"), 503, "5"),
+        (StoreError("x"), 503, "5"),
     ],
     ids=repr,
 )

@@ -127,8 +127,50 @@ async def test_many_requests_with_one_refused_token_are_one_renewal(emulator, se
     assert session.generation == 2
 
 
+async def test_what_was_carried_out_before_a_redirect_is_not_repeated(emulator, session, api, http):
+    """It is the request that was refused that is sent again."""
+    refuse(emulator, session)
+    url = f"{api.origin}/done"
+    async with http.post(url, params={"url": f"{api.origin}/me"}, data=b"pay") as response:
+        assert response.status == 200
+    assert [(asked.method, asked.path) for asked in api.asked] == [("POST", "/done"), ("GET", "/me"), ("GET", "/me")]
+
+
+async def test_a_websocket_whose_token_is_refused_is_opened_with_the_next(emulator, session, api, http):
+    """As any other request."""
+    refuse(emulator, session)
+    async with http.ws_connect(api.origin.replace("http", "ws")) as socket:
+        await socket.receive()
+    assert session.generation == 2
+
+
+async def test_whoever_repeats_a_request_does_so_with_the_token_of_then(emulator, session, api):
+    """What stands in it is not the caller's."""
+
+    async def repeat(request, handler):
+        response = await handler(request)
+        response.release()
+        await session.refresh()
+        emulator.withdraw(api.tokens[0])
+        return await handler(request)
+
+    sign = authorize(session, origins=[api.origin])
+    async with aiohttp.ClientSession(middlewares=(repeat, sign)) as http, http.get(f"{api.origin}/me") as response:
+        assert response.status == 200
+    assert api.tokens[1] == session.pair.token.value != api.tokens[0]
+
+
+async def test_an_error_does_not_show_the_token(session, api, http):
+    """aiohttp's quote a request's headers."""
+    with pytest.raises(aiohttp.ClientResponseError) as caught:
+        await http.get(f"{api.origin}/closed", raise_for_status=True)
+    shown = repr(caught.value) + str(caught.value.request_info) + str(caught.value.history)
+    assert "Bearer" not in shown
+    assert all(token not in shown for token in api.tokens)
+
+
 async def test_what_no_token_opens_does_not_take_everybodys_token_away(emulator, session, api, http):
-    """A token that took a refused one's place and is refused as well is not at fault."""
+    """A token that has only just taken a refused one's place is not at fault."""
     for _ in range(5):
         async with http.get(f"{api.origin}/closed") as response:
             assert response.status == 401
@@ -136,6 +178,25 @@ async def test_what_no_token_opens_does_not_take_everybodys_token_away(emulator,
     assert len(api.asked) == 6
     async with http.get(f"{api.origin}/me") as response:
         assert response.status == 200
+    emulator.advance(61)
+    refuse(emulator, session)
+    async with http.get(f"{api.origin}/me") as response:
+        assert response.status == 200, "a token that is really refused is replaced, a minute later at the latest"
+    assert session.generation == 3
+
+
+async def test_an_address_that_refuses_at_random_takes_nobodys_token_away(session, api, http):
+    """The token that came last goes on being used, though it is refused here and there."""
+    for _ in range(3):
+        async with http.get(f"{api.origin}/closed") as response:
+            assert response.status == 401
+        async with http.get(f"{api.origin}/me") as response:
+            assert response.status == 200
+        async with aiohttp.ClientSession(middlewares=(authorize(session, origins=[api.origin]),)) as other:
+            async with other.get(f"{api.origin}/closed") as response:
+                assert response.status == 401
+            await session.token()
+    assert session.generation == 2
 
 
 async def test_a_stranger_is_shown_no_token(session, api, http, emulator):

@@ -29,7 +29,7 @@ async def test_whoever_hangs_up_is_answered_nothing(emulator, client):
     async def receive():
         return messages.pop(0)
 
-    backend = TokenBackend(SessionFleet(client), identify=lambda _: "alice")
+    backend = TokenBackend(lambda: SessionFleet(client), identify=lambda _: "alice")
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
     async with backend.lifespan():
         await backend.token(scope, receive, send_nothing)
@@ -51,6 +51,21 @@ async def test_whoever_hangs_up_is_answered_nothing(emulator, client):
 def test_cookies_are_read_as_they_came(header, cookies):
     """One that is odd takes no other with it; the first of a name counts, as it is the most specific one."""
     assert Request({}, {} if header is None else {"cookie": header}).cookies == cookies
+
+
+async def test_headers_are_found_however_they_are_written(client):
+    """Nobody remembers how."""
+    seen = []
+    backend = TokenBackend(
+        lambda: SessionFleet(client), identify=lambda request: seen.append(request.headers["X-User"])
+    )
+    headers = [(b"content-type", b"application/json"), (b"x-user", b"alice")]
+
+    async def send(message):
+        seen.append(message["type"])
+
+    await backend.token({"type": "http", "method": "POST", "headers": headers}, receive_nothing, send)
+    assert seen == ["alice", "http.response.start", "http.response.body"]
 
 
 def test_a_request_does_not_show_what_it_holds():

@@ -95,7 +95,7 @@ async def test_many_requests_with_one_refused_token_are_one_renewal(emulator, se
 
 
 async def test_what_no_token_opens_does_not_take_everybodys_token_away(session, api, http):
-    """A token that took a refused one's place and is refused as well is not at fault."""
+    """A token that has only just taken a refused one's place is not at fault."""
     for _ in range(5):
         assert (await http.get(f"{api.origin}/closed")).status_code == 401
     assert session.generation == 2
@@ -112,12 +112,42 @@ async def test_a_stranger_is_shown_no_token(session, api, http, emulator):
     assert session.generation == 1, "a stranger's refusal says nothing of the token"
 
 
-async def test_a_redirect_home_keeps_the_token_and_its_refusal_counts(emulator, session, api, http):
-    """The first answer is not where the token was refused."""
-    emulator.withdraw(session.pair.token)
-    assert (await http.get(f"{api.origin}/to", params={"url": f"{api.origin}/me"})).status_code == 200
-    assert [asked.path for asked in api.asked] == ["/to", "/me", "/to", "/me"]
+@pytest.mark.parametrize("origin", ["home", "stranger", "friend"])
+async def test_what_was_redirected_home_is_signed_and_its_refusal_counts(library, emulator, session, api, origin):
+    """The first answer is not where the token was refused; and of the way there, nothing is repeated."""
+    async with Api(emulator) as elsewhere:
+        first = api if origin == "home" else elsewhere
+        home = [api.origin, elsewhere.origin] if origin == "friend" else [api.origin]
+        auth = authorize(session, origins=home)
+        async with library.AsyncClient(auth=auth, follow_redirects=True) as http:
+            emulator.withdraw(session.pair.token)
+            url = f"{first.origin}/done"
+            assert (await http.post(url, params={"url": f"{api.origin}/me"}, content=b"pay")).status_code == 200
+        assert [asked.body for asked in (*api.asked, *elsewhere.asked)].count(b"pay") == 1
+        assert [asked.method for asked in first.asked].count("POST") == 1
+        assert (elsewhere.tokens[:1] == [None]) is (origin == "stranger")
     assert session.generation == 2
+    assert api.tokens[-1] == session.pair.token.value
+
+
+async def test_a_body_that_was_redirected_is_repeated_if_it_can_be(emulator, session, api, http):
+    """It is the same one."""
+    emulator.withdraw(session.pair.token)
+    answer = await http.post(f"{api.origin}/to", params={"url": f"{api.origin}/me"}, content=b"bytes")
+    assert answer.status_code == 200
+    assert [asked.path for asked in api.asked] == ["/to", "/me", "/me"]
+    assert {asked.body for asked in api.asked} == {b"bytes"}
+
+
+async def test_a_request_that_is_sent_again_is_signed_anew(library, emulator, session, api, http):
+    """What was written into it was not the caller's."""
+    request = library.Request("GET", f"{api.origin}/me")
+    assert (await http.send(request)).status_code == 200
+    await session.refresh()
+    emulator.withdraw(api.tokens[0])
+    assert (await http.send(request)).status_code == 200
+    assert api.tokens[1] == session.pair.token.value
+    assert "Authorization" not in request.headers
 
 
 async def test_a_token_does_not_go_from_https_to_http(library, emulator, session, tls):

@@ -2,15 +2,17 @@
 
 import asyncio
 import itertools
+import json
 import logging
 import random
 import time
 
 import aiohttp
 
-from signalwire_tokens import SubscriberSession, TokenClient, TokenUnavailable
+from signalwire_tokens import SessionClosed, SubscriberSession, TokenClient, TokenUnavailable
 
 log = logging.getLogger(__name__)
+NOT_AUTHENTICATED = -32002
 
 
 class RefusedError(Exception):
@@ -20,57 +22,63 @@ class RefusedError(Exception):
 class Line:
     """JSON-RPC over one WebSocket."""
 
-    def __init__(self, socket):
-        self.socket, self.numbers, self.answers = socket, itertools.count(1), {}
+    def __init__(self, socket, on_event):
+        self.socket, self.on_event, self.numbers, self.answers = socket, on_event, itertools.count(1), {}
 
     async def call(self, method, **params):
         """Ask, and return the result."""
         id_ = str(next(self.numbers))
         self.answers[id_] = asyncio.get_running_loop().create_future()
-        try:
-            await self.socket.send_json({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
-            return await asyncio.wait_for(self.answers[id_], 10)
-        finally:
-            del self.answers[id_]
+        await self.socket.send_json({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
+        message = await asyncio.wait_for(self.answers[id_], 10)
+        if "error" in message:
+            raise RefusedError(message["error"].get("code"), message["error"].get("message"))
+        return message["result"]
 
-    async def listen(self, on_event):
-        """Take in answers, and answer pings, until the connection is lost."""
+    async def listen(self):
+        """Take in answers and events, and answer those, until the connection is lost."""
         async for frame in self.socket:
-            message = frame.json()
-            answer = self.answers.get(message.get("id"))
-            if answer is not None and not answer.done():
-                error = message.get("error")
-                answer.set_exception(RefusedError(error["message"])) if error else answer.set_result(message["result"])
-            elif "method" in message:
-                result = {"timestamp": time.time()} if message["method"] == "signalwire.ping" else {}
-                await self.socket.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
-                on_event(message)
+            match json.loads(frame.data) if frame.type is aiohttp.WSMsgType.TEXT else None:
+                case {"method": method, "id": id_} as event:
+                    result = {"timestamp": time.time()} if method == "signalwire.ping" else {}
+                    await self.socket.send_json({"jsonrpc": "2.0", "id": id_, "result": result})
+                    self.on_event(event)
+                case {"id": str(id_)} as answer if id_ in self.answers and not self.answers[id_].done():
+                    self.answers[id_].set_result(answer)
         raise ConnectionError("the gateway has hung up")
 
-
-async def converse(line, session, on_event):
-    """Connect, register for calls, and show each new token as it comes; return when the session is closed."""
-    async with asyncio.TaskGroup() as tasks:
-        listening = tasks.create_task(line.listen(on_event))
+    async def speak(self, session):
+        """Connect, register for calls, and show each new token as it comes; return when the session is closed."""
         token = await session.token()
-        version = {"major": 4, "minor": 0, "revision": 0}
-        about = {"version": version, "agent": "a-bot/1.0", "event_acks": True}
+        about = {"version": {"major": 4, "minor": 0, "revision": 0}, "agent": "a-bot/1.0", "event_acks": True}
         try:
-            result = await line.call("signalwire.connect", **about, authentication={"jwt_token": token})
-        except RefusedError:
-            session.invalidate(token)  # the next attempt comes with another
+            result = await self.call("signalwire.connect", **about, authentication={"jwt_token": token})
+        except RefusedError as refused:
+            if refused.args[0] == NOT_AUTHENTICATED:
+                session.invalidate(token)  # the next attempt comes with another
             raise
         project = result["authorization"]["project_id"]
-        await line.call("subscriber.online")
+        await self.call("subscriber.online")
         async for pair in session.rotations():  # which begins with the pair at hand
             if pair.token.value != token:
                 token = pair.token.value
-                await line.call("signalwire.reauthenticate", authentication={"project": project, "jwt_token": token})
-        listening.cancel()
+                await self.call("signalwire.reauthenticate", authentication={"project": project, "jwt_token": token})
 
 
-async def stay_connected(session, on_event=lambda _: None, url=None):
-    """Connect, and again whenever the connection is lost, until the session is closed; raise if it dies."""
+async def converse(line, session):
+    """Listen and speak at once, until either comes to its end."""
+    tasks = [asyncio.create_task(line.listen()), asyncio.create_task(line.speak(session))]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await done.pop()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def stay_connected(session, on_event=lambda _: None, url=None, ssl=True):
+    """Connect, and again whenever the connection is lost. Return when the session is closed, and raise if it dies."""
     pause = 1.0
     async with aiohttp.ClientSession() as http:
         while True:
@@ -78,12 +86,13 @@ async def stay_connected(session, on_event=lambda _: None, url=None):
             try:
                 await session.token()
                 gateway = url or f"wss://{session.pair.token.channel or 'puc.signalwire.com'}/"
-                async with http.ws_connect(gateway, heartbeat=30) as socket:
-                    await converse(Line(socket), session, on_event)
-            except* (OSError, aiohttp.ClientError, RefusedError, TokenUnavailable) as failed:
-                log.warning("the connection was lost: %s", "; ".join(map(repr, failed.exceptions)))
-            else:
+                async with http.ws_connect(gateway, heartbeat=30, ssl=ssl) as socket:
+                    await converse(Line(socket, on_event), session)
+            except SessionClosed:
                 return
+            # What is no JSON-RPC is one more way in which a connection can fail.
+            except (OSError, aiohttp.ClientError, RefusedError, TokenUnavailable, ValueError, LookupError) as error:
+                log.warning("the connection was lost: %s: %s", type(error).__name__, error)
             pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, 30)
             await asyncio.sleep(random.uniform(0.1, pause))
 
@@ -92,7 +101,7 @@ async def main():
     """Run on the space that the environment names."""
     logging.basicConfig(level=logging.INFO)
     async with TokenClient.from_env() as client, SubscriberSession(client, "bot@example.com") as session:
-        await stay_connected(session, lambda message: log.info("%s", message["method"]))
+        await stay_connected(session, lambda event: log.info("%s", event["method"]))
 
 
 if __name__ == "__main__":

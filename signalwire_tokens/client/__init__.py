@@ -7,7 +7,7 @@ No frame of these modules has a credential in a local variable while something b
 masked first, headers are written where they are passed, and errors are raised when nothing of aiohttp's is left.
 """
 
-from .observing import Observer
+from .observing import Observer, tolerate
 from .operations import TokenClient
 
-__all__ = ["Observer", "TokenClient"]
+__all__ = ["Observer", "TokenClient", "tolerate"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["Observer"]
+__all__ = ["Observer", "look_on", "tolerate"]
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
 
 class Observer(Protocol):
-    """Is told of what a client and its sessions do. It neither waits nor raises."""
+    """Is told of what a client and its sessions do, while they do it: it must not wait."""
 
     def asking(self, operation: str, origin: str) -> AbstractContextManager[object]:
         """Look on while an operation is asked for, and learn with which error it ended, if with one."""
@@ -20,3 +26,30 @@ class Observer(Protocol):
     def renewed(self, runway: float) -> None:
         """Learn that a session got its next pair, with so many seconds left of the one before."""
         ...
+
+
+@contextmanager
+def tolerate() -> Iterator[None]:
+    """Let an observer fail, and nothing with it: an answer that is lost may be a refresh token that is."""
+    try:
+        yield
+    except Exception:
+        logger.exception("an observer failed")
+
+
+@contextmanager
+def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Iterator[None]:
+    """Have observers look on while an operation is asked for."""
+    entered: list[AbstractContextManager[object]] = []
+    for observer in observers:
+        with tolerate():
+            context = observer.asking(operation, origin)
+            context.__enter__()
+            entered.append(context)
+    try:
+        yield
+    finally:
+        kind, error, traceback = sys.exc_info()
+        for context in reversed(entered):
+            with tolerate():
+                context.__exit__(kind, error, traceback)

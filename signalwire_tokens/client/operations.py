@@ -11,7 +11,7 @@ import ssl as tls
 import warnings
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, assert_never
 
@@ -29,6 +29,7 @@ from signalwire_tokens.errors import (
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
 
 from .credentials import ProjectCredentials, bare
+from .observing import look_on
 from .sender import Sender, Trip
 
 if TYPE_CHECKING:
@@ -299,9 +300,7 @@ class TokenClient:
         """Send what `wire` describes, within the timeout or a shorter limit, and again where that may help."""
         if not self.observers:
             return await self._send(request, retries, limit)
-        with ExitStack() as watched:
-            for observer in self.observers:
-                watched.enter_context(observer.asking(request.operation, self.origin))
+        with look_on(self.observers, request.operation, self.origin):
             return await self._send(request, retries, limit)
 
     async def _send(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:

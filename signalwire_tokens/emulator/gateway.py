@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 LARGEST_MESSAGE = 64 * 1024
 GREETING = 10.0  # seconds within which a connection has to say who it is
+PATIENCE = 5.0  # seconds for which nobody has to listen
 PING_EVERY = 15.0  # seconds, in which a ping must be answered
 MAJOR_VERSION = 4
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
@@ -115,7 +116,7 @@ class Line:
 
     def cut(self) -> None:
         """Cut the connection off."""
-        if self._transport is not None:
+        if self._transport is not None:  # whoever asked may have hung up at once
             self._transport.abort()
 
     async def listen(self) -> None:
@@ -144,9 +145,11 @@ class Line:
     async def _rest(self, seconds: float) -> None:
         """Wait so long, or until somebody moves the time."""
         alarm = self._gateway.clock.call_later(seconds, self.looked.set)
-        await self.looked.wait()
-        self.looked.clear()
-        alarm.cancel()
+        try:
+            await self.looked.wait()
+        finally:
+            self.looked.clear()
+            alarm.cancel()
 
     def _left(self) -> float:
         """Tell how long the token lives."""
@@ -165,8 +168,9 @@ class Line:
         """Answer a message."""
         id_: str | None = None
         try:
-            message = read_message(text)
-            id_ = message["id"]
+            message = read_json(text)
+            id_ = message["id"] if isinstance(message.get("id"), str) else None
+            check_message(message)
             if "method" not in message:
                 self._pings.discard(message["id"])
                 return
@@ -253,7 +257,8 @@ class Line:
         }
 
     def _ping(self, params: Json) -> Json:
-        if isinstance(params.get("timestamp"), bool) or not isinstance(params.get("timestamp"), int | float):
+        timestamp = params.get("timestamp")
+        if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not math.isfinite(timestamp):
             raise RefusedError(INVALID_PARAMS, "timestamp must be a number of seconds")
         return {"timestamp": self._gateway.clock.wall()}
 
@@ -262,8 +267,14 @@ class Line:
         return {}
 
     async def _say(self, message: Json) -> None:
-        with suppress(ConnectionError):
-            await self._socket.send_json({"jsonrpc": "2.0", **message})
+        """Say something; whoever does not listen is cut off."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._socket.send_json({"jsonrpc": "2.0", **message})
+        except TimeoutError:
+            self.cut()
+        except ConnectionError:
+            pass
 
     async def _end(self, id_: str | None, refused: RefusedError) -> None:
         """Say why, and close."""
@@ -271,18 +282,27 @@ class Line:
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
 
-def read_message(text: str) -> Json:
-    """Take a call, or an answer to one."""
+def read_json(text: str) -> Json:
+    """Take an object that JSON describes."""
     try:
-        message: object = json.loads(text)
+        message: object = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         raise RefusedError(PARSE_ERROR, "this is not JSON") from None
     if not isinstance(message, dict):
         raise RefusedError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
-    found = {"params": {}, **cast("Json", message)}
-    id_: object = found.get("id")
-    is_call = isinstance(found.get("method"), str) and isinstance(found["params"], dict)
-    is_answer = "method" not in found and ("result" in found) != ("error" in found)
-    if found.get("jsonrpc") != "2.0" or not isinstance(id_, str) or not (is_call or is_answer):
+    return {"params": {}, **cast("Json", message)}
+
+
+def refuse_constant(_: str) -> None:
+    """Refuse what Python reads as a number, and JSON does not have."""
+    raise ValueError
+
+
+def check_message(message: Json) -> None:
+    """Refuse what is neither a call nor an answer to one."""
+    is_call = isinstance(message.get("method"), str) and isinstance(message["params"], dict)
+    is_answer = "method" not in message and ("result" in message) != ("error" in message)
+    if message.get("jsonrpc") != "2.0" or not (is_call or is_answer):
         raise RefusedError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
-    return found
+    if not isinstance(message.get("id"), str):
+        raise RefusedError(INVALID_REQUEST, "every message has an id here, which is a string")

@@ -61,7 +61,8 @@ class SessionFleet:
 
     A session is opened for a subscriber who is asked for, and kept until it is discarded, or until nobody has asked for
     it for `idle_after`. At most `concurrency` sessions renew at a time, and `rate` begin to in a second, first
-    those whose tokens end soonest. While the service is down, one at a time asks after it.
+    those whose tokens end soonest. While the service is down, one at a time asks after it. `client` is the one that it
+    was given.
     """
 
     _household: Household | None = None

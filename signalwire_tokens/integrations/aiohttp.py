@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientRequest, ClientResponse
 
+    from signalwire_tokens.models import Token
     from signalwire_tokens.session import SubscriberSession
 
     Handler = Callable[[ClientRequest], Awaitable[ClientResponse]]
@@ -39,24 +40,25 @@ def authorize(
     """
     signer = Signer(session, origins)
 
+    async def send(request: ClientRequest, handler: Handler, token: Token) -> ClientResponse:
+        request.headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
+        try:
+            return await handler(request)
+        finally:  # an error shows a request's headers, and whoever repeats a request does so with the token of then
+            request.headers.popall(hdrs.AUTHORIZATION, None)
+
     async def sign(request: ClientRequest, handler: Handler) -> ClientResponse:
         url = request.url
         if not signer.signs(url.scheme, url.raw_host or "", url.port) or hdrs.AUTHORIZATION in request.headers:
             return await handler(request)
         token = await signer.token()
-        request.headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
-        response = await handler(request)
+        response = await send(request, handler, token)
         if response.status != HTTPStatus.UNAUTHORIZED:
             return response
         is_replayable = not request.body or isinstance(request.body, BytesPayload)
         if not signer.refuse(token) or not is_replayable:
             return response
         response.release()
-        token = await signer.token()
-        request.headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
-        response = await handler(request)
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            signer.doubt(token)
-        return response
+        return await send(request, handler, await signer.token())
 
     return sign

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
+from multidict import CIMultiDict
 
 from signalwire_tokens import handoff
 
@@ -40,7 +41,7 @@ class Request:
     """A request as `identify` sees it.
 
     `scope` is ASGI's own, from which each framework makes its request: `starlette.requests.Request(request.scope)`.
-    `headers` go by their names in lower case, `cookies` as they came.
+    `headers` are found by their names in upper or lower case, `cookies` are as they came.
     """
 
     scope: MutableMapping[str, Any] = attrs.field(repr=False)
@@ -70,7 +71,9 @@ class Handler:
         headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         asked = handoff.read_request(scope["method"], headers)
         try:
-            answer = await self._answer(Visit(Request(scope, asked.headers), asked, lambda: read_body(receive)))
+            answer = await self._answer(
+                Visit(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_body(receive))
+            )
         except GoneError:
             return
         lines = {**answer.headers, "Content-Length": str(len(answer.body))}
@@ -82,7 +85,8 @@ class Handler:
 class TokenBackend(Backend[Request]):
     """Give browsers their tokens, and keep those alive in a fleet.
 
-    `fleet` is a `SessionFleet`, or a function that makes one in an `async with`, together with its client and store.
+    `fleet` is a function that makes a `SessionFleet` for an `async with`, together with its client and store; or one
+    that the application has opened, and closes, by itself.
     `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
     it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
     browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
@@ -112,7 +116,9 @@ class TokenBackend(Backend[Request]):
         async with self._open():
             yield
 
-    async def _look(self, _: Visit[Request]) -> handoff.Answer:
+    async def _look(self, visit: Visit[Request]) -> handoff.Answer:
+        if visit.asked.method not in ("GET", "HEAD"):
+            return handoff.refuse(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
         return self._tell_health()
 
 

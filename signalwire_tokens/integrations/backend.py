@@ -6,20 +6,30 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 import attrs
 
-from signalwire_tokens import handoff
-from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, TokenUnavailable, is_transient
+from signalwire_tokens import handoff, wire
+from signalwire_tokens.errors import (
+    ConfigurationError,
+    RateLimited,
+    SessionClosed,
+    SignalWireTokenError,
+    TokenUnavailable,
+    is_transient,
+)
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
+from signalwire_tokens.session import label_of
 
 if TYPE_CHECKING:
-    from signalwire_tokens.models import Token
+    from signalwire_tokens.client import TokenClient
+    from signalwire_tokens.models import Token, TokenPair
 
 __all__ = ["Backend", "FleetSource", "Identity", "Visit"]
 
 RUNWAY = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
+MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
 LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
 
 R = TypeVar("R")
@@ -41,9 +51,9 @@ class Visit(Generic[R]):
 class Backend(Generic[R]):
     """Give browsers their tokens, and keep those alive in a fleet; each framework's own says with what it is made."""
 
-    _fleet: SessionFleet | None = None
     _snapshot: FleetSnapshot | None = None
     _snapshot_at: float = 0.0
+    _binding: int = 0
 
     def __init__(
         self,
@@ -59,6 +69,7 @@ class Backend(Generic[R]):
         if not callable(identify):
             raise ConfigurationError("identify must be a function from a request to a subscriber's reference, or None")
         self._source: FleetSource = fleet
+        self._fleet: SessionFleet | None = fleet if isinstance(fleet, SessionFleet) else None
         self._identify = identify
         self._rules = handoff.Rules(
             allowed_origins=allowed_origins, public_origin=public_origin, fingerprints=fingerprints
@@ -74,7 +85,15 @@ class Backend(Generic[R]):
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         """Hold the fleet open; at the end, what is being renewed is waited for, so that no refresh token is lost."""
-        async with self._source if isinstance(self._source, SessionFleet) else self._source() as fleet:
+        if isinstance(self._source, SessionFleet):  # whoever opened it closes it
+            yield
+            return
+        opening: object = self._source()
+        if not isinstance(opening, AbstractAsyncContextManager):
+            raise ConfigurationError("what opens the fleet must be for `async with`: is it an @asynccontextmanager?")
+        async with cast("AbstractAsyncContextManager[object]", opening) as fleet:
+            if not isinstance(fleet, SessionFleet):
+                raise ConfigurationError("what opens the fleet must give a SessionFleet")
             self._fleet, self._snapshot = fleet, None
             try:
                 yield
@@ -91,19 +110,28 @@ class Backend(Generic[R]):
 
     def _tell_health(self) -> handoff.Answer:
         """Answer how the fleet stands, without naming anybody."""
-        if self._fleet is None:
-            return handoff.refuse(503, "The fleet is not open.", headers={"Cache-Control": "no-store"})
-        now = self._fleet.client.clock.now()
-        if self._snapshot is None or not 0 <= now - self._snapshot_at < LOOK_EVERY:
-            self._snapshot, self._snapshot_at = self._fleet.snapshot(), now
-        answer = handoff.answer_with(describe(self._snapshot))
+        try:
+            answer = handoff.answer_with(describe(self._look_at(self.fleet)))
+        except (ConfigurationError, SessionClosed):
+            answer = handoff.refuse(503, "The fleet is not open.")
         return attrs.evolve(answer, headers={**answer.headers, "Cache-Control": "no-store"})
+
+    def _look_at(self, fleet: SessionFleet) -> FleetSnapshot:
+        now = fleet.client.clock.now()
+        if self._snapshot is None or not 0 <= now - self._snapshot_at < LOOK_EVERY:
+            self._snapshot, self._snapshot_at = fleet.snapshot(), now
+        return self._snapshot
 
     async def _admit(
         self, visit: Visit[R], go_on: Callable[[str, handoff.Wish], Awaitable[handoff.Answer]]
     ) -> handoff.Answer:
         """Let the application's own pages go on, once it is known who asks, and for what."""
-        answer = handoff.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
+        answer = handoff.admit(visit.asked, self._rules)
+        if answer is None:
+            answer = await self._hear(visit, go_on)
+        else:
+            origin = visit.asked.headers.get("origin")
+            logger.debug("a request of the origin %.200r is answered %d", origin, answer.status)
         return handoff.finish(answer, visit.asked, self._rules)
 
     async def _hear(
@@ -123,21 +151,36 @@ class Backend(Generic[R]):
         try:
             return await go_on(reference, wish)
         except SignalWireTokenError as error:
-            logger.log(logging.WARNING if is_transient(error) else logging.ERROR, "no token for a browser: %s", error)
+            level = logging.WARNING if is_transient(error) else logging.ERROR
+            logger.log(level, "no token for a browser of %s: %s", label_of(reference), error)
             return handoff.answer_for(error)
 
     async def _give(self, reference: str, wish: handoff.Wish) -> handoff.Answer:
         client = self.fleet.client
         if wish.fingerprint is not None:
-            quiet = client.quiet_until - client.clock.now()
-            if quiet > 0:
-                raise TokenUnavailable("the service has asked to be left alone", retry_after=quiet)
-            pair = await client.create_subscriber_token(reference, fingerprint=wish.fingerprint, scope="sat:refresh")
+            pair = await self._bind(client, reference, wish.fingerprint)
             return give(pair.token, pair.token.expires_at.timestamp())
         session = self.fleet.session(reference)
         await session.token(min(RUNWAY, session.longest_ttl))
         # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
         return give(session.pair.token, client.clock.wall() + session.runway.total_seconds())
+
+    async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> TokenPair:
+        """Have a token issued that a device's key binds: asked for once, and never by too many at a time."""
+        now, quiet_until = client.clock.now(), client.quiet_until
+        if now < quiet_until or self._binding >= MOST_BINDING:
+            raise TokenUnavailable("the service is not to be asked now", retry_after=max(1.0, quiet_until - now))
+        request = wire.create_subscriber_token(
+            reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"
+        )
+        self._binding += 1
+        try:
+            return await client.send(request, retries=0)
+        except RateLimited as error:
+            client.quiet_until = max(client.quiet_until, client.clock.now() + (error.retry_after or 0.0))
+            raise
+        finally:
+            self._binding -= 1
 
     async def _discard(self, reference: str, _: handoff.Wish) -> handoff.Answer:
         await self.fleet.discard(reference)
@@ -152,7 +195,7 @@ def give(token: Token, ends: float) -> handoff.Answer:
 def describe(snapshot: FleetSnapshot) -> dict[str, object]:
     """Say how a fleet stands, in what JSON has."""
     return {
-        "status": "ok" if snapshot.breaker is BreakerState.CLOSED else "degraded",
+        "status": "ok" if snapshot.breaker is BreakerState.CLOSED and not snapshot.errors else "degraded",
         "sessions": {state.value: count for state, count in snapshot.sessions.items()},
         "waiting": snapshot.waiting,
         "in_flight": snapshot.in_flight,

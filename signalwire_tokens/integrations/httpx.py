@@ -27,25 +27,27 @@ if TYPE_CHECKING:
 __all__ = ["authorize"]
 
 HTTP_CLIENTS = ("httpx2", "httpx")
+HEADER = "Authorization"
+MOST_TRIES = 3  # where it is redirected to, signed, and with the next token
 
 
 def authorize(session: SubscriberSession, *, origins: Iterable[str] | None = None) -> Auth:
     """Make an `auth` that signs the requests of an `AsyncClient` with a session's token.
 
     Only requests to `origins` are signed, each of them exact, such as "https://acme.signalwire.com"; that of the
-    session's space, where none are given. A token that is refused there (401) is not used again: the request is
-    repeated once with the next one, unless its body cannot be. A request that has an `Authorization` of its own is left
-    as it is.
+    session's space, where none are given. Wherever a redirect leads, the token goes to these alone. A token that is
+    refused there (401) is not used again: the request is repeated once with the next one, unless its body cannot be. A
+    request that has an `Authorization` of its own is left as it is.
     """
     return SubscriberAuth(Signer(session, origins))
 
 
-def find_bases() -> tuple[type, ...]:
-    """Find what `auth=` must be an instance of, for each of the two that is installed."""
+def find(name: str) -> tuple[type, ...]:
+    """Find a class of each of the two that is installed."""
     found: list[type] = []
-    for name in HTTP_CLIENTS:
+    for library in HTTP_CLIENTS:
         with suppress(ModuleNotFoundError):
-            found.append(import_module(name).Auth)
+            found.append(getattr(import_module(library), name))
     if not found:
         raise ModuleNotFoundError("neither httpx2 nor httpx is installed")
     return tuple(dict.fromkeys(found))  # one may stand in for the other
@@ -54,7 +56,8 @@ def find_bases() -> tuple[type, ...]:
 if TYPE_CHECKING:
     from httpx2 import Auth
 else:
-    Auth = type("Auth", find_bases(), {})
+    Auth = type("Auth", find("Auth"), {})  # what `auth=` must be an instance of, for both
+REPLAYABLE = find("ByteStream")
 
 
 class SubscriberAuth(Auth):
@@ -68,36 +71,34 @@ class SubscriberAuth(Auth):
         raise ConfigurationError("a session's token is for asyncio: use an AsyncClient")
 
     async def async_auth_flow(self, request: Request) -> AsyncGenerator[Request, Response]:
-        """Sign a request, and once more where its token is refused."""
-        if not self._signs(request.url) or "Authorization" in request.headers:
+        """Sign a request, and what it was redirected to; once more where the token is refused.
+
+        The client follows redirects by itself, and drops the token on the way to another origin. What is repeated is
+        the request that was refused, and never the one that led there: it may have been carried out.
+        """
+        if HEADER in request.headers:
             yield request
             return
-        token = await self._signer.token()
-        request.headers["Authorization"] = f"Bearer {token.value}"
-        response = yield request
-        if not self._has_refused(response):
-            return
-        if not self._signer.refuse(token) or not is_replayable(request):
-            return
-        await response.aread()  # which releases its connection
-        token = await self._signer.token()
-        request.headers["Authorization"] = f"Bearer {token.value}"
-        response = yield request
-        if self._has_refused(response):
-            self._signer.doubt(token)
+        token = await self._signer.token() if self._signs(request.url) else None
+        has_refused = False
+        for _ in range(MOST_TRIES):
+            if token is not None:
+                request.headers[HEADER] = f"Bearer {token.value}"
+            try:
+                response = yield request
+            finally:  # whoever sends a request again does so with the token of then
+                request.headers.pop(HEADER, None)
+            last = response.request
+            refused = token if last is request or last.headers.pop(HEADER, None) is not None else None
+            if response.status_code != HTTPStatus.UNAUTHORIZED or not self._signs(last.url):
+                return
+            if refused is not None and (has_refused or not self._signer.refuse(refused)):
+                return
+            has_refused = refused is not None
+            if not isinstance(last.stream, REPLAYABLE):
+                return
+            await response.aread()  # which releases its connection
+            request, token = last, await self._signer.token()
 
     def _signs(self, url: URL) -> bool:
         return self._signer.signs(url.scheme, url.raw_host.decode("ascii"), url.port)
-
-    def _has_refused(self, response: Response) -> bool:
-        """Tell whether a token was refused where it was sent: redirects are followed in between."""
-        is_signed = "Authorization" in response.request.headers and self._signs(response.request.url)
-        return response.status_code == HTTPStatus.UNAUTHORIZED and is_signed
-
-
-def is_replayable(request: Request) -> bool:
-    """Tell whether a request's body is all there, so that it can be sent once more."""
-    try:
-        return isinstance(request.content, bytes)
-    except RuntimeError:  # what both have for a body that was never read as a whole
-        return False

@@ -25,6 +25,7 @@ from signalwire_tokens._version import __version__
 from signalwire_tokens.client import Observer, TokenClient
 from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
 from signalwire_tokens.fleet import SessionFleet
+from signalwire_tokens.origins import USUAL_PORTS
 from signalwire_tokens.policy import SessionState
 from signalwire_tokens.session import SubscriberSession
 
@@ -97,10 +98,12 @@ class Telemetry(Observer):
     def asking(self, operation: str, origin: str) -> Iterator[None]:
         """Look on while an operation is asked for."""
         place = urlsplit(origin)
-        about: dict[str, str | int] = {"signalwire.operation": operation, "server.address": place.hostname or ""}
-        if place.port is not None:
-            about["server.port"] = place.port
-        began = perf_counter()
+        about: dict[str, str | int] = {
+            "signalwire.operation": operation,
+            "server.address": place.hostname or "",
+            "server.port": place.port or USUAL_PORTS[place.scheme],
+        }
+        began = perf_counter()  # how long somebody has waited, whatever clock the client goes by
         with self._tracer.start_as_current_span(
             f"signalwire {operation}",
             kind=SpanKind.CLIENT,
@@ -123,7 +126,8 @@ class Telemetry(Observer):
 
     def _note_failure(self, error: BaseException, about: dict[str, str | int], span: Span) -> None:
         """Say on a span what kind of failure it was, and count it."""
-        self._failed.add(1, about)
+        if isinstance(error, Exception):  # and not a caller who has given up
+            self._failed.add(1, about)
         span.set_attribute("error.type", about["error.type"])
         if isinstance(error, SignalWireTokenError) and error.status is not None:
             span.set_attribute("http.response.status_code", error.status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.errors import ConfigurationError, SessionError
@@ -29,12 +30,10 @@ class Signer:
         self._origins = check_origins("origins", (session.client.origin,) if origins is None else origins)
         if not self._origins:
             raise ConfigurationError("origins must name at least one, or nothing would be signed")
-        self._doubted: Token | None = None
 
     def signs(self, scheme: str, host: str, port: int | None) -> bool:
         """Tell whether requests to a place are signed; a WebSocket begins as a request of HTTP."""
-        name = f"[{host.strip('[]')}]" if ":" in host else host
-        return write_origin(PLAIN.get(scheme, scheme), name.lower(), port) in self._origins
+        return write_origin(PLAIN.get(scheme, scheme), host.lower(), port) in self._origins
 
     async def token(self) -> Token:
         """Return a live token, as a value that frames can hold."""
@@ -42,16 +41,14 @@ class Signer:
         return self._session.pair.token
 
     def refuse(self, token: Token) -> bool:
-        """Learn that a token was refused; tell whether the next one may be taken."""
-        if token == self._doubted:
+        """Learn that a token was refused; tell whether the next one may be taken.
+
+        One that has only just replaced a refused one stays in use: it is what was asked for that is at fault, and
+        everybody else would be without a token until the session may renew again.
+        """
+        is_in_use = token == self._session.pair.token and self._session.runway > timedelta(0)
+        if is_in_use and not self._session.may_force:
             return False
         with suppress(SessionError):  # whoever wants the next token hears that there will be none
             self._session.invalidate(token)
         return True
-
-    def doubt(self, token: Token) -> None:
-        """Learn that a token was refused, too, that took a refused one's place: what was asked for is at fault.
-
-        It stays in use: otherwise one address that no token opens would take everybody's away, again and again.
-        """
-        self._doubted = token

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -28,7 +29,8 @@ __all__ = ["TokenBackend"]
 class TokenBackend(Backend[web.Request]):
     """Give browsers their tokens, and keep those alive in a fleet.
 
-    `fleet` is a `SessionFleet`, or a function that makes one in an `async with`, together with its client and store.
+    `fleet` is a function that makes a `SessionFleet` for an `async with`, together with its client and store; or one
+    that the application has opened, and closes, by itself.
     `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
     it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
     browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
@@ -57,9 +59,14 @@ def read(request: web.Request) -> Visit[web.Request]:
     """Take a request's head; its body is read where it is wanted, and no more of it than it may have."""
 
     async def read_body() -> bytes:
+        content = request.content
+        if content.at_eof():
+            return await request.read()  # the application may have read it, and this is what aiohttp kept of it
         body = bytearray()
-        while len(body) <= handoff.LARGEST_BODY and (chunk := await request.content.readany()):
-            body += chunk
+        # One that breaks off is no JSON; whoever has hung up does not hear so.
+        with suppress(ConnectionError, web.RequestPayloadError):
+            while len(body) <= handoff.LARGEST_BODY and (chunk := await content.readany()):
+                body += chunk
         return bytes(body)
 
     return Visit(request, handoff.read_request(request.method, request.headers.items()), read_body)

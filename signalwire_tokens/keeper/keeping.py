@@ -161,6 +161,11 @@ class Keeper(Sharing):
         self._plan()
         self._notify()
 
+    @property
+    def may_force(self) -> bool:
+        """Whether a token that is invalidated now is renewed at once; not for a while after the last one was."""
+        return self._now() >= self._forced + self._policy.forced_interval(self._life)
+
     async def start(self) -> Self:
         """Open the session: return when there is a live token. `async with` does it for you."""
         if self._closing:

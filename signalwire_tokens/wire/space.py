@@ -70,7 +70,8 @@ def origin_of(problems: list[Problem], space: object) -> str:
     if place.scheme == "http" and not loopback:
         message = "must be reached by https: plain http is for this machine's own addresses alone"
         problems.append(Problem(code=INVALID, attribute="space", message=message))
-    is_name = not loopback and "." not in place.host and ":" not in place.host and place[::2] == (None, None)
+    is_bare = place.scheme is None and place.port is None
+    is_name = is_bare and not loopback and "." not in place.host and ":" not in place.host
     scheme = place.scheme or ("http" if loopback else "https")
     return write_origin(scheme, f"{place.host}.signalwire.com" if is_name else place.host, place.port)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -41,12 +42,15 @@ async def main(sdk):
     emulator = Emulator(tls=True, channel="puc.localhost:{port}", lifetimes=MINUTE)
     async with emulator, emulator.client() as client:
         runner = web.AppRunner(build(emulator, client, sdk))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 8000, ssl_context=emulator.server_context).start()
-        trust = f"--ignore-certificate-errors-spki-list={emulator.browser_pin} --user-data-dir=$(mktemp -d)"
-        print(f"chromium {trust} https://localhost:8000/")
-        await asyncio.Event().wait()
+        try:
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 8000, ssl_context=emulator.server_context).start()
+            print(f"https://localhost:8000/ with --ignore-certificate-errors-spki-list={emulator.browser_pin}")
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main(sys.argv[1]) if sys.argv[1:] else sys.exit(__doc__))

@@ -1,0 +1,76 @@
+"""Who looks on while a client works harms nothing."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from signalwire_tokens import ServerError, SubscriberSession
+from signalwire_tokens.emulator import Status
+
+
+class Onlooker:
+    """Notes what it sees, and fails where it is told to."""
+
+    def __init__(self, fails_at=None):
+        self._fails_at, self.seen = fails_at, []
+
+    def _note(self, what):
+        self.seen.append(what)
+        if what == self._fails_at:
+            raise RuntimeError(what)
+
+    @contextmanager
+    def asking(self, operation, origin):
+        self._note("begin")
+        try:
+            yield
+        except Exception as error:
+            self._note(type(error).__name__)
+            raise
+        finally:
+            self._note("end")
+
+    def renewed(self, runway):
+        self._note("renewed")
+
+
+@pytest.mark.parametrize("fails_at", [None, "begin", "end", "renewed"])
+async def test_an_observer_that_fails_costs_no_pair(client, caplog, fails_at):
+    """The refresh token is used up by then."""
+    onlooker, other = Onlooker(fails_at), Onlooker()
+    client.observers = (onlooker, other)
+    async with SubscriberSession(client, "alice") as session:
+        await session.refresh()
+        assert session.generation == 2
+        assert session.last_error is None
+    assert other.seen == ["begin", "end", "begin", "end", "renewed"]
+    assert ("an observer failed" in caplog.text) is (fails_at is not None)
+
+
+async def test_an_observer_learns_how_an_operation_ended(emulator, client):
+    """And changes nothing about it."""
+    onlooker = Onlooker("ServerError")
+    client.observers = (onlooker,)
+    emulator.fail(Status(500))
+    with pytest.raises(ServerError):
+        await client.create_subscriber_token("alice")
+    assert onlooker.seen == ["begin", "ServerError", "end"]
+
+
+async def test_an_observer_cannot_hide_an_error(emulator, client):
+    """Whatever it answers to being told."""
+
+    class Hider(Onlooker):
+        def asking(self, operation, origin):
+            return self
+
+        def __enter__(self):
+            return None
+
+        def __exit__(self, *_):
+            return True
+
+    client.observers = (Hider(),)
+    emulator.fail(Status(500))
+    with pytest.raises(ServerError):
+        await client.create_subscriber_token("alice")
