@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+from base64 import b64decode
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import count
@@ -323,6 +324,8 @@ async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
         pair = await client.create_subscriber_token(ALICE)
         context = ssl.create_default_context(cafile=emulator.ca_file)
         assert emulator.gateway == f"wss://127.0.0.1:{emulator.port}/"
+        assert len(b64decode(emulator.browser_pin)) == 32
+        assert isinstance(emulator.server_context, ssl.SSLContext)
         for name in ("puc.localhost", "fabric.localhost", "localhost"):
             async with (
                 aiohttp.ClientSession() as http,

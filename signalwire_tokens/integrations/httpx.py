@@ -28,7 +28,6 @@ __all__ = ["authorize"]
 
 HTTP_CLIENTS = ("httpx2", "httpx")
 HEADER = "Authorization"
-MOST_TRIES = 3  # where it is redirected to, signed, and with the next token
 
 
 def authorize(session: SubscriberSession, *, origins: Iterable[str] | None = None) -> Auth:
@@ -81,7 +80,7 @@ class SubscriberAuth(Auth):
             return
         token = await self._signer.token() if self._signs(request.url) else None
         has_refused = False
-        for _ in range(MOST_TRIES):
+        while True:  # the client itself bounds how often it is led on
             if token is not None:
                 request.headers[HEADER] = f"Bearer {token.value}"
             try:
