@@ -23,7 +23,13 @@ def fetch_sdk(folder):
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip(f"npm is needed to fetch {SDK}, or BROWSER_SDK to name the folder of its bundles")
-    packed = subprocess.run([npm, "pack", "--silent", SDK], cwd=folder, capture_output=True, text=True, check=False)
+    packed = subprocess.run(
+        [npm, "pack", "--silent", "--fetch-timeout=20000", "--fetch-retries=1", SDK],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if packed.returncode:
         pytest.skip(f"npm cannot fetch {SDK}: {packed.stderr.strip()[-200:]}")
     with tarfile.open(folder / packed.stdout.split()[-1]) as archive:

@@ -296,10 +296,13 @@ class TokenClient:
                 yield address
             following = page.next
 
-    async def send(self, request: wire.Request[T], *, retries: int | None = None, limit: float | None = None) -> T:
+    def send(
+        self, request: wire.Request[T], *, retries: int | None = None, limit: float | None = None
+    ) -> Coroutine[Any, Any, T]:
         """Send what `wire` describes, within the timeout or a shorter limit, and again where that may help."""
-        if not self.observers:
-            return await self._send(request, retries, limit)
+        return (self._send_watched if self.observers else self._send)(request, retries, limit)
+
+    async def _send_watched(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
         with look_on(self.observers, request.operation, self.origin):
             return await self._send(request, retries, limit)
 
