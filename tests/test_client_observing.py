@@ -57,6 +57,17 @@ async def test_an_observer_learns_how_an_operation_ended(emulator, client):
     assert onlooker.seen == ["begin", "ServerError", "end"]
 
 
+async def test_what_went_wrong_before_is_not_told_of(client):
+    """Issuing anew is often what somebody does who has just failed."""
+    onlooker = Onlooker()
+    client.observers = (onlooker,)
+    try:
+        raise KeyError
+    except KeyError:
+        await client.create_subscriber_token("alice")
+    assert onlooker.seen == ["begin", "end"]
+
+
 async def test_an_observer_cannot_hide_an_error(emulator, client):
     """Whatever it answers to being told."""
 

@@ -250,7 +250,7 @@ async def test_pings_are_sent_and_must_be_answered(emulator, clock, caller, pair
     assert (await caller.hear_the_end())["error"]["message"] == "a ping was not answered"
 
 
-@pytest.mark.parametrize("timestamp", [None, "1", True])
+@pytest.mark.parametrize("timestamp", [None, "1", True, -1, 10**400], ids=lambda timestamp: str(timestamp)[:5])
 async def test_a_ping_carries_a_time(caller, timestamp):
     """In seconds."""
     assert (await caller.call("signalwire.ping", timestamp=timestamp))["error"]["code"] == -32602

@@ -150,6 +150,26 @@ async def test_a_request_that_is_sent_again_is_signed_anew(library, emulator, se
     assert "Authorization" not in request.headers
 
 
+async def test_a_redirect_that_is_followed_by_hand_is_signed_anew(library, emulator, session, api):
+    """The request that the client proposes is nobody's own."""
+    async with library.AsyncClient(auth=authorize(session, origins=[api.origin])) as http:
+        answer = await http.get(f"{api.origin}/to", params={"url": f"{api.origin}/me"})
+        await session.refresh()
+        emulator.withdraw(api.tokens[0])
+        assert (await http.send(answer.next_request)).status_code == 200
+    assert api.tokens[1] == session.pair.token.value
+
+
+async def test_nothing_of_an_exchange_keeps_the_token(session, api, http):
+    """Neither on the way nor at its end."""
+    twice = f"{api.origin}/to?url={api.origin}/me"
+    answer = await http.get(f"{api.origin}/to", params={"url": twice})
+    assert answer.status_code == 200
+    assert len(answer.history) == 2
+    for one in (answer, *answer.history):
+        assert "Authorization" not in one.request.headers
+
+
 async def test_a_token_does_not_go_from_https_to_http(library, emulator, session, tls):
     """An origin is its scheme as well."""
     server, trusting = tls

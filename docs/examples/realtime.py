@@ -9,7 +9,7 @@ import time
 
 import aiohttp
 
-from signalwire_tokens import SessionClosed, SubscriberSession, TokenClient, TokenUnavailable
+from signalwire_tokens import SessionClosed, SessionExpired, SubscriberSession, TokenClient
 
 log = logging.getLogger(__name__)
 NOT_AUTHENTICATED = -32002
@@ -90,8 +90,9 @@ async def stay_connected(session, on_event=lambda _: None, url=None, ssl=True):
                     await converse(Line(socket, on_event), session)
             except SessionClosed:
                 return
-            # What is no JSON-RPC is one more way in which a connection can fail.
-            except (OSError, aiohttp.ClientError, RefusedError, TokenUnavailable, ValueError, LookupError) as error:
+            except SessionExpired:
+                raise
+            except Exception as error:  # whatever it is, what is no JSON-RPC included: a bot is to live for weeks
                 log.warning("the connection was lost: %s: %s", type(error).__name__, error)
             pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, 30)
             await asyncio.sleep(random.uniform(0.1, pause))

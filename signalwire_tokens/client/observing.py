@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,8 +47,15 @@ def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Ite
             entered.append(context)
     try:
         yield
-    finally:
-        kind, error, traceback = sys.exc_info()
-        for context in reversed(entered):
-            with tolerate():
-                context.__exit__(kind, error, traceback)
+    except BaseException as error:
+        leave(entered, error)
+        raise
+    leave(entered, None)
+
+
+def leave(entered: list[AbstractContextManager[object]], error: BaseException | None) -> None:
+    """Tell observers how it ended; the last that came is the first to go."""
+    kind, traceback = (None, None) if error is None else (type(error), error.__traceback__)
+    for context in reversed(entered):
+        with tolerate():
+            context.__exit__(kind, error, traceback)

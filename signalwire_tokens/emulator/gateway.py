@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
@@ -24,6 +23,7 @@ __all__ = ["Connection", "Gateway"]
 
 Json = dict[str, Any]
 
+YEAR_10000 = 253402300800  # seconds since the epoch
 LARGEST_MESSAGE = 64 * 1024
 GREETING = 10.0  # seconds within which a connection has to say who it is
 PATIENCE = 5.0  # seconds for which nobody has to listen
@@ -258,7 +258,7 @@ class Line:
 
     def _ping(self, params: Json) -> Json:
         timestamp = params.get("timestamp")
-        if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not math.isfinite(timestamp):
+        if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp < YEAR_10000:
             raise RefusedError(INVALID_PARAMS, "timestamp must be a number of seconds")
         return {"timestamp": self._gateway.clock.wall()}
 

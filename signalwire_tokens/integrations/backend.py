@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
@@ -14,6 +15,7 @@ from signalwire_tokens import handoff, wire
 from signalwire_tokens.errors import (
     ConfigurationError,
     RateLimited,
+    ServerError,
     SessionClosed,
     SignalWireTokenError,
     TokenUnavailable,
@@ -30,7 +32,11 @@ __all__ = ["Backend", "FleetSource", "Identity", "Visit"]
 
 RUNWAY = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
 MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
+FIRST_QUIET = 5.0  # seconds for which the service is left alone that has not said for how long
+LONGEST_QUIET = 60.0  # seconds after which it is asked again, whatever it said: somebody waits
 LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
+
+CLIENT_ERRORS = range(400, 500)
 
 R = TypeVar("R")
 Identity: TypeAlias = str | Awaitable[str | None] | None
@@ -54,6 +60,7 @@ class Backend(Generic[R]):
     _snapshot: FleetSnapshot | None = None
     _snapshot_at: float = 0.0
     _binding: int = 0
+    _bound_at: float = -math.inf
 
     def __init__(
         self,
@@ -126,12 +133,9 @@ class Backend(Generic[R]):
         self, visit: Visit[R], go_on: Callable[[str, handoff.Wish], Awaitable[handoff.Answer]]
     ) -> handoff.Answer:
         """Let the application's own pages go on, once it is known who asks, and for what."""
-        answer = handoff.admit(visit.asked, self._rules)
-        if answer is None:
-            answer = await self._hear(visit, go_on)
-        else:
-            origin = visit.asked.headers.get("origin")
-            logger.debug("a request of the origin %.200r is answered %d", origin, answer.status)
+        answer = handoff.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
+        if answer.status in CLIENT_ERRORS:
+            logger.debug("a request of the origin %.200r: %d", visit.asked.headers.get("origin"), answer.status)
         return handoff.finish(answer, visit.asked, self._rules)
 
     async def _hear(
@@ -151,7 +155,7 @@ class Backend(Generic[R]):
         try:
             return await go_on(reference, wish)
         except SignalWireTokenError as error:
-            level = logging.WARNING if is_transient(error) else logging.ERROR
+            level = logging.DEBUG if is_transient(error) else logging.ERROR  # of an outage, the fleet has told already
             logger.log(level, "no token for a browser of %s: %s", label_of(reference), error)
             return handoff.answer_for(error)
 
@@ -167,17 +171,19 @@ class Backend(Generic[R]):
 
     async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> TokenPair:
         """Have a token issued that a device's key binds: asked for once, and never by too many at a time."""
-        now, quiet_until = client.clock.now(), client.quiet_until
-        if now < quiet_until or self._binding >= MOST_BINDING:
-            raise TokenUnavailable("the service is not to be asked now", retry_after=max(1.0, quiet_until - now))
+        now = client.clock.now()
+        quiet = min(client.quiet_until, self._bound_at + LONGEST_QUIET) - now
+        if quiet > 0 or self._binding >= MOST_BINDING:
+            raise TokenUnavailable("the service is not to be asked now", retry_after=max(1.0, quiet))
         request = wire.create_subscriber_token(
             reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"
         )
-        self._binding += 1
+        self._bound_at, self._binding = now, self._binding + 1
         try:
             return await client.send(request, retries=0)
-        except RateLimited as error:
-            client.quiet_until = max(client.quiet_until, client.clock.now() + (error.retry_after or 0.0))
+        except (RateLimited, ServerError) as error:
+            pause = error.retry_after or (FIRST_QUIET if isinstance(error, RateLimited) else 0.0)
+            client.quiet_until = max(client.quiet_until, client.clock.now() + pause)
             raise
         finally:
             self._binding -= 1
@@ -193,9 +199,10 @@ def give(token: Token, ends: float) -> handoff.Answer:
 
 
 def describe(snapshot: FleetSnapshot) -> dict[str, object]:
-    """Say how a fleet stands, in what JSON has."""
+    """Say how a fleet stands, in what JSON has. That one subscriber is refused says nothing of the service."""
+    is_well = snapshot.breaker is BreakerState.CLOSED and snapshot.last_error is None
     return {
-        "status": "ok" if snapshot.breaker is BreakerState.CLOSED and not snapshot.errors else "degraded",
+        "status": "ok" if is_well else "degraded",
         "sessions": {state.value: count for state, count in snapshot.sessions.items()},
         "waiting": snapshot.waiting,
         "in_flight": snapshot.in_flight,

@@ -85,10 +85,11 @@ class SubscriberAuth(Auth):
                 request.headers[HEADER] = f"Bearer {token.value}"
             try:
                 response = yield request
-            finally:  # whoever sends a request again does so with the token of then
+            finally:
                 request.headers.pop(HEADER, None)
             last = response.request
-            refused = token if last is request or last.headers.pop(HEADER, None) is not None else None
+            refused = token if last is request or HEADER in last.headers else None
+            clean(response)
             if response.status_code != HTTPStatus.UNAUTHORIZED or not self._signs(last.url):
                 return
             if refused is not None and (has_refused or not self._signer.refuse(refused)):
@@ -101,3 +102,11 @@ class SubscriberAuth(Auth):
 
     def _signs(self, url: URL) -> bool:
         return self._signer.signs(url.scheme, url.raw_host.decode("ascii"), url.port)
+
+
+def clean(response: Response) -> None:
+    """Take the token out of what is left of an exchange: whoever sends a part of it again gets that of then."""
+    left = [response.request, response.next_request, *(one.request for one in response.history)]
+    for request in left:
+        if request is not None:
+            request.headers.pop(HEADER, None)

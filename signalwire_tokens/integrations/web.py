@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -63,10 +62,11 @@ def read(request: web.Request) -> Visit[web.Request]:
         if content.at_eof():
             return await request.read()  # the application may have read it, and this is what aiohttp kept of it
         body = bytearray()
-        # One that breaks off is no JSON; whoever has hung up does not hear so.
-        with suppress(ConnectionError, web.RequestPayloadError):
+        try:
             while len(body) <= handoff.LARGEST_BODY and (chunk := await content.readany()):
                 body += chunk
+        except (ConnectionError, web.RequestPayloadError):
+            return b""  # what breaks off is no JSON; whoever has hung up does not hear so
         return bytes(body)
 
     return Visit(request, handoff.read_request(request.method, request.headers.items()), read_body)
