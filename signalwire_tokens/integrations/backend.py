@@ -19,7 +19,6 @@ from signalwire_tokens.errors import (
     SessionClosed,
     SignalWireTokenError,
     TokenUnavailable,
-    is_transient,
 )
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
 from signalwire_tokens.session import label_of
@@ -36,7 +35,7 @@ FIRST_QUIET = 5.0  # seconds for which the service is left alone that has not sa
 LONGEST_QUIET = 60.0  # seconds after which it is asked again, whatever it said: somebody waits
 LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
 
-CLIENT_ERRORS = range(400, 500)
+CLIENT_ERRORS, NOT_NOW = range(400, 500), 503
 
 R = TypeVar("R")
 Identity: TypeAlias = str | Awaitable[str | None] | None
@@ -155,9 +154,10 @@ class Backend(Generic[R]):
         try:
             return await go_on(reference, wish)
         except SignalWireTokenError as error:
-            level = logging.DEBUG if is_transient(error) else logging.ERROR  # of an outage, the fleet has told already
+            answer = handoff.answer_for(error)
+            level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet has told of an outage
             logger.log(level, "no token for a browser of %s: %s", label_of(reference), error)
-            return handoff.answer_for(error)
+            return answer
 
     async def _give(self, reference: str, wish: handoff.Wish) -> handoff.Answer:
         client = self.fleet.client
