@@ -18,6 +18,8 @@ import attrs
 from .errors import (
     ConfigurationError,
     InvalidRequest,
+    RateLimited,
+    ServerError,
     SessionClosed,
     SignalWireTokenError,
     StoreError,
@@ -33,9 +35,12 @@ __all__ = [
     "Rules",
     "Wish",
     "admit",
+    "admit_look",
     "answer_for",
     "answer_with",
     "finish",
+    "pause_before_binding",
+    "quiet_after",
     "read_request",
     "read_wish",
     "refuse",
@@ -44,6 +49,9 @@ __all__ = [
 LARGEST_BODY = 4096
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
 PAUSE = 5.0  # seconds after which to ask again, where nobody knows better
+SHORTEST_PAUSE = 1.0  # seconds
+LONGEST_QUIET = 60.0  # seconds after which the service is asked again, whatever it said: somebody waits
+MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
 TITLES = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -136,6 +144,13 @@ def admit(asked: Asked, rules: Rules) -> Answer | None:
     return None
 
 
+def admit_look(method: str) -> Answer | None:
+    """Refuse who wants something else than to look; None lets a request go on."""
+    if method in ("GET", "HEAD"):
+        return None
+    return refuse(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
+
+
 def answer_preflight(asked: Asked, rules: Rules) -> Answer:
     """Tell a browser whether pages of an origin may ask; `finish` adds what concerns that origin."""
     if asked.headers.get("origin") not in rules.allowed_origins:
@@ -170,10 +185,10 @@ def media_type(headers: Headers) -> str:
 
 def is_too_long(content_length: str) -> bool:
     """Tell whether a body is announced to be longer than any that is read."""
-    digits = content_length.strip()
-    return (
-        digits.isascii() and digits.isdigit() and (len(digits) > len(str(LARGEST_BODY)) or int(digits) > LARGEST_BODY)
-    )
+    digits = content_length.strip().lstrip("0")
+    if not (digits.isascii() and digits.isdigit()):
+        return False
+    return len(digits) > len(str(LARGEST_BODY)) or int(digits) > LARGEST_BODY
 
 
 def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
@@ -196,10 +211,10 @@ def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
     return Wish(fingerprint)
 
 
-def answer_with(body: Mapping[str, object], *, status: int = 200) -> Answer:
+def answer_with(body: Mapping[str, object]) -> Answer:
     """Answer with JSON."""
     return Answer(
-        status=status,
+        status=200,
         headers={"Content-Type": "application/json"},
         body=json.dumps(body, separators=(",", ":")).encode(),
     )
@@ -225,6 +240,23 @@ def answer_for(error: SignalWireTokenError) -> Answer:
     if isinstance(error, ConfigurationError | InvalidRequest):
         return refuse(500, "The application is not set up for this: its log says why.")
     return refuse(502, "The token service refuses what the application asks of it.")
+
+
+def pause_before_binding(*, now: float, quiet_until: float, asked_at: float, under_way: int) -> float | None:
+    """Say for how long the service is not to be asked for a token that a key binds; None where it may be.
+
+    `quiet_until` is until when it wants to be left alone, `asked_at` when such a token was last asked for, `under_way`
+    how many are being asked for.
+    """
+    quiet = min(quiet_until, asked_at + LONGEST_QUIET) - now
+    return max(SHORTEST_PAUSE, quiet) if quiet > 0 or under_way >= MOST_BINDING else None
+
+
+def quiet_after(error: SignalWireTokenError) -> float:
+    """Say for how long the service wants to be left alone."""
+    if isinstance(error, RateLimited):
+        return PAUSE if error.retry_after is None else error.retry_after
+    return (error.retry_after or 0.0) if isinstance(error, ServerError) else 0.0
 
 
 def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:

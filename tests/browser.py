@@ -7,6 +7,7 @@ import tarfile
 from contextlib import asynccontextmanager
 
 import pytest
+from playwright.async_api import async_playwright
 
 SDK = "@signalwire/js@4.0.0-beta.12"
 
@@ -40,8 +41,6 @@ def fetch_sdk(folder):
 @asynccontextmanager
 async def open_page(pin, origin):
     """Open a tab of a browser that trusts one certificate more than others do."""
-    from playwright.async_api import async_playwright  # noqa: PLC0415 - where no browser is, it is not needed
-
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=find_chromium(),

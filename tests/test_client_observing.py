@@ -24,7 +24,7 @@ class Onlooker:
         self._note("begin")
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is noted and goes on
             self._note(type(error).__name__)
             raise
         finally:

@@ -1,6 +1,7 @@
 """What a browser may ask of a backend, and what it is told: tables of cases."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,18 @@ from signalwire_tokens import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from signalwire_tokens.handoff import Rules, Wish, admit, answer_for, finish, read_request, read_wish
+from signalwire_tokens.handoff import (
+    Rules,
+    Wish,
+    admit,
+    admit_look,
+    answer_for,
+    finish,
+    pause_before_binding,
+    quiet_after,
+    read_request,
+    read_wish,
+)
 
 HOME, FRIEND, STRANGER = "https://app.example", "https://friend.example", "https://evil.example"
 RULES = Rules(allowed_origins=[FRIEND], public_origin=HOME)
@@ -130,7 +142,17 @@ def test_cookies_may_come_in_several_lines():
 
 @pytest.mark.parametrize(
     ("length", "is_refused"),
-    [("0", False), ("4096", False), ("4097", True), ("9" * 5000, True), ("²", False), ("", False), ("-1", False)],
+    [
+        ("0", False),
+        ("4096", False),
+        ("4097", True),
+        ("9" * 5000, True),
+        ("²", False),
+        ("", False),
+        ("-1", False),
+        ("0000000005", False),
+        ("0000004097", True),
+    ],
 )
 def test_a_body_that_is_announced_to_be_long_is_not_read(length, is_refused):
     """What is no number is for the server to refuse; what it lets pass is read up to the same limit."""
@@ -269,6 +291,52 @@ def test_the_public_origin_is_exact(origin):
     """It is compared as it stands."""
     with pytest.raises(ConfigurationError, match="public_origin must"):
         Rules(public_origin=origin)
+
+
+@pytest.mark.parametrize(("method", "may_look"), [("GET", True), ("HEAD", True), ("POST", False), ("OPTIONS", False)])
+def test_whoever_looks_only_looks(method, may_look):
+    """Health is told, and nothing is taken."""
+    answer = admit_look(method)
+    assert (answer is None) is may_look
+    assert may_look or (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize(
+    ("quiet_until", "asked_at", "under_way", "pause"),
+    [
+        (-math.inf, -math.inf, 0, None),  # nobody has asked yet
+        (99.0, 90.0, 31, None),  # the quiet is over
+        (100.0, 90.0, 0, None),
+        (130.0, 90.0, 0, 30.0),
+        (100.5, 90.0, 0, 1.0),  # no sooner than in a second
+        (86500.0, 90.0, 0, 50.0),  # once a minute, it is asked whatever it said
+        (86500.0, 40.0, 0, None),
+        (86500.0, -math.inf, 0, None),
+        (-math.inf, 99.0, 32, 1.0),  # too many at a time
+        (130.0, 90.0, 32, 30.0),
+    ],
+)
+def test_the_service_is_asked_for_bound_tokens_in_moderation(quiet_until, asked_at, under_way, pause):
+    """At a hundred seconds of some clock."""
+    assert pause_before_binding(now=100.0, quiet_until=quiet_until, asked_at=asked_at, under_way=under_way) == pause
+
+
+@pytest.mark.parametrize(
+    ("error", "quiet"),
+    [
+        (RateLimited("x", retry_after=30), 30),
+        (RateLimited("x", retry_after=0), 0),
+        (RateLimited("x"), 5),
+        (ServerError("x", status=503, retry_after=30), 30),
+        (ServerError("x", status=500), 0),
+        (ConnectionFailed("x"), 0),
+        (Unauthorized("x"), 0),
+    ],
+    ids=repr,
+)
+def test_what_the_service_asks_for_is_heard(error, quiet):
+    """Where it says so, or turns somebody away without saying for how long."""
+    assert quiet_after(error) == quiet
 
 
 def test_values_do_not_show_what_they_hold():

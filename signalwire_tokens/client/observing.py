@@ -32,7 +32,7 @@ def tolerate() -> Iterator[None]:
     """Let an observer fail, and nothing with it: an answer that is lost may be a refresh token that is."""
     try:
         yield
-    except Exception:
+    except Exception:  # whatever it is: an observer is anybody's code
         logger.exception("an observer failed")
 
 

@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 import attrs
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from .validation import LAST_SECOND
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -23,7 +25,6 @@ __all__ = ["Connection", "Gateway"]
 
 Json = dict[str, Any]
 
-YEAR_10000 = 253402300800  # seconds since the epoch
 LARGEST_MESSAGE = 64 * 1024
 GREETING = 10.0  # seconds within which a connection has to say who it is
 PATIENCE = 5.0  # seconds for which nobody has to listen
@@ -258,7 +259,7 @@ class Line:
 
     def _ping(self, params: Json) -> Json:
         timestamp = params.get("timestamp")
-        if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp < YEAR_10000:
+        if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp <= LAST_SECOND:
             raise RefusedError(INVALID_PARAMS, "timestamp must be a number of seconds")
         return {"timestamp": self._gateway.clock.wall()}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-__all__ = ["Problems", "Validator"]
+__all__ = ["LAST_SECOND", "Problems", "Validator"]
 
 Problems = list[dict[str, str | None]]
 

@@ -117,9 +117,7 @@ class TokenBackend(Backend[Request]):
             yield
 
     async def _look(self, visit: Visit[Request]) -> handoff.Answer:
-        if visit.asked.method not in ("GET", "HEAD"):
-            return handoff.refuse(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
-        return self._tell_health()
+        return self._tell_health(visit.asked.method)
 
 
 async def read_body(receive: Receive) -> bytes:

@@ -14,8 +14,6 @@ import attrs
 from signalwire_tokens import handoff, wire
 from signalwire_tokens.errors import (
     ConfigurationError,
-    RateLimited,
-    ServerError,
     SessionClosed,
     SignalWireTokenError,
     TokenUnavailable,
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "FleetSource", "Identity", "Visit"]
 
 RUNWAY = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
-MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
-FIRST_QUIET = 5.0  # seconds for which the service is left alone that has not said for how long
-LONGEST_QUIET = 60.0  # seconds after which it is asked again, whatever it said: somebody waits
 LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
 
 CLIENT_ERRORS, NOT_NOW = range(400, 500), 503
@@ -114,13 +109,16 @@ class Backend(Generic[R]):
         """Keep the token of whoever asks alive no longer."""
         return await self._admit(visit, self._discard)
 
-    def _tell_health(self) -> handoff.Answer:
+    def _tell_health(self, method: str) -> handoff.Answer:
         """Answer how the fleet stands, without naming anybody."""
+        asked = handoff.Asked(method, {})  # anybody may look, but no page of another origin
+        return handoff.finish(handoff.admit_look(method) or self._answer_health(), asked, self._rules)
+
+    def _answer_health(self) -> handoff.Answer:
         try:
-            answer = handoff.answer_with(describe(self._look_at(self.fleet)))
+            return handoff.answer_with(describe(self._look_at(self.fleet)))
         except (ConfigurationError, SessionClosed):
-            answer = handoff.refuse(503, "The fleet is not open.")
-        return attrs.evolve(answer, headers={**answer.headers, "Cache-Control": "no-store"})
+            return handoff.refuse(NOT_NOW, "The fleet is not open.")
 
     def _look_at(self, fleet: SessionFleet) -> FleetSnapshot:
         now = fleet.client.clock.now()
@@ -172,18 +170,19 @@ class Backend(Generic[R]):
     async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> TokenPair:
         """Have a token issued that a device's key binds: asked for once, and never by too many at a time."""
         now = client.clock.now()
-        quiet = min(client.quiet_until, self._bound_at + LONGEST_QUIET) - now
-        if quiet > 0 or self._binding >= MOST_BINDING:
-            raise TokenUnavailable("the service is not to be asked now", retry_after=max(1.0, quiet))
+        pause = handoff.pause_before_binding(
+            now=now, quiet_until=client.quiet_until, asked_at=self._bound_at, under_way=self._binding
+        )
+        if pause is not None:
+            raise TokenUnavailable("the service is not to be asked now", retry_after=pause)
         request = wire.create_subscriber_token(
             reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"
         )
         self._bound_at, self._binding = now, self._binding + 1
         try:
             return await client.send(request, retries=0)
-        except (RateLimited, ServerError) as error:
-            pause = error.retry_after or (FIRST_QUIET if isinstance(error, RateLimited) else 0.0)
-            client.quiet_until = max(client.quiet_until, client.clock.now() + pause)
+        except SignalWireTokenError as error:
+            client.quiet_until = max(client.quiet_until, client.clock.now() + handoff.quiet_after(error))
             raise
         finally:
             self._binding -= 1

@@ -65,7 +65,7 @@ class SubscriberAuth(Auth):
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
-    def sync_auth_flow(self, request: Request) -> Generator[Request, Response, None]:  # noqa: ARG002 - as it is called
+    def sync_auth_flow(self, request: Request) -> Generator[Request, Response, None]:  # noqa: ARG002 - the client passes it
         """Refuse to work without an event loop."""
         raise ConfigurationError("a session's token is for asyncio: use an AsyncClient")
 

@@ -49,9 +49,9 @@ class TokenBackend(Backend[web.Request]):
         """Keep the token of whoever asks alive no longer. Add it for all methods."""
         return write(await self._log_out(read(request)))
 
-    async def health(self, _: web.Request) -> web.Response:
+    async def health(self, request: web.Request) -> web.Response:
         """Tell how the fleet stands: 503 where it is not open."""
-        return write(self._tell_health())
+        return write(self._tell_health(request.method))
 
 
 def read(request: web.Request) -> Visit[web.Request]:

@@ -13,6 +13,7 @@ from uuid import UUID
 import attrs
 
 from signalwire_tokens.models import Address, SatClaims, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.origins import write_origin
 
 from .checks import UUID_FORM, visible_ascii
 from .exchange import Answer, BrokenError
@@ -21,7 +22,6 @@ from .header import YEAR_10000, open_claims, read_header
 __all__ = ["Page", "json_object", "json_value", "read_info", "read_page", "read_pair", "read_token"]
 
 Json = Mapping[str, object]
-PORTS = {"http": 80, "https": 443}
 MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
 
 
@@ -138,9 +138,9 @@ def path_within(url: str, link: object) -> str:
     return f"{target.path}?{target.query}" if target.query else target.path
 
 
-def origin_of(url: SplitResult) -> tuple[str, str | None, int | None]:
+def origin_of(url: SplitResult) -> str:
     """Name where a URL leads."""
-    return url.scheme, url.hostname, url.port or PORTS.get(url.scheme)
+    return write_origin(url.scheme, url.hostname or "", url.port)
 
 
 def read_addresses(value: object) -> tuple[Address, ...]:
