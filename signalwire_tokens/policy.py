@@ -269,6 +269,14 @@ class RefreshPolicy:
         """Say how much life may be asked of every token: what a fresh one has left at least."""
         return round(life * (1 - self.due_to), 6)
 
+    def check_life(self, life: float) -> None:
+        """Refuse tokens that are not to live long enough to be kept."""
+        if life < self.min_life:
+            raise ConfigurationError(
+                f"a token that lives {life:g} s is too short-lived to be kept alive: "
+                f"lower RefreshPolicy(min_life={self.min_life:g}) if that is meant"
+            )
+
     def keeps(self, life: float) -> bool:
         """Tell whether a token is worth having that was to live longer, but for what the service's clock took off."""
         return life >= self.min_life / 2

@@ -10,34 +10,10 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 import attrs
 
 from . import wire
-from .client import tolerate
-from .errors import (
-    ConfigurationError,
-    InvalidRequest,
-    Problem,
-    RateLimited,
-    ServerError,
-    SignalWireTokenError,
-    TransportError,
-    Unauthorized,
-    UnexpectedResponse,
-    ValidationFailed,
-)
-from .keeper import Keeper, Share
+from .errors import ConfigurationError, InvalidRequest, Problem, Unauthorized
+from .keeper import Asking, Share
 from .models import Secret, Token, TokenPair
-from .policy import (
-    Ambiguous,
-    Failure,
-    Misconfigured,
-    NotSent,
-    Outcome,
-    Present,
-    RefreshPolicy,
-    Reissue,
-    Renewed,
-    Spent,
-    Throttled,
-)
+from .policy import Present, RefreshPolicy, Reissue
 from .stores import key_of
 
 if TYPE_CHECKING:
@@ -51,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["SubscriberSession", "TokenFields", "label_of"]
 
 NOTHING: Mapping[str, Any] = {}
-DEFAULT_POLICY = RefreshPolicy()
-SERVICE_UNAVAILABLE = 503
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
 SHAPING = ("application_id", "fingerprint", "scope", "region", "extra")
 
@@ -75,7 +49,7 @@ class TokenFields(TypedDict, total=False):
     extra: Mapping[str, object] | None
 
 
-class SubscriberSession(Keeper):
+class SubscriberSession(Asking):
     """A subscriber's token, kept alive: while the session is open, `await session.token()` gives a live one.
 
     A pair is issued when the session is opened, and refreshed in the background from then on. Where its refresh token
@@ -90,11 +64,10 @@ class SubscriberSession(Keeper):
     `fingerprint`, `scope`, `region` and `extra` shape the token, and are sent with each.
     """
 
-    __slots__ = ("_first", "_lifetime", "_shape", "_subject", "client")
+    __slots__ = ("_first", "_lifetime", "_shape", "_subject")
     _lifetime: timedelta | None
     _shape: Mapping[str, Any]
     _first: Mapping[str, Any]
-    client: TokenClient
     _subject: str | TokenPair
 
     def __init__(
@@ -133,7 +106,7 @@ class SubscriberSession(Keeper):
         self.client, self._subject = client, reference
         self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
         share = None if store is None else Share(store, self._key())
-        self._set_up(life=life, presents=lifetime is None, reissues=reissue, policy=policy, clock=clock, share=share)
+        self._keep(life, policy, clock, share, presents=lifetime is None, reissues=reissue)
 
     @classmethod
     def from_pair(
@@ -155,20 +128,8 @@ class SubscriberSession(Keeper):
         session.client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         share = None if store is None else Share(store, key_of(kept_as), brought=pair)
-        session._set_up(life=life, presents=True, reissues=False, policy=policy, clock=clock, share=share)  # noqa: SLF001 - its own
+        session._keep(life, policy, clock, share, presents=True, reissues=False)  # noqa: SLF001 - its own
         return session
-
-    def _set_up(
-        self, *, life: timedelta, policy: RefreshPolicy | None, clock: Clock | None, share: Share | None, **ways: bool
-    ) -> None:
-        policy = DEFAULT_POLICY if policy is None else policy
-        if life.total_seconds() < policy.min_life:
-            raise ConfigurationError(
-                f"a token that lives {life.total_seconds():g} s is too short-lived to be kept alive: "
-                f"lower RefreshPolicy(min_life={policy.min_life:g}) if that is meant"
-            )
-        clock = self.client.clock if clock is None else clock
-        super().__init__(policy=policy, clock=clock, life=life.total_seconds(), share=share, **ways)
 
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
         """Invite somebody to an address, in the subscriber's name; once more, with a new token, if this is refused."""
@@ -189,25 +150,10 @@ class SubscriberSession(Keeper):
             return label_of(self._subject)
         return f"of {self._subject.subscriber_id or 'a pair from elsewhere'}"
 
-    @property
-    def _quiet_until(self) -> float:
-        return self.client.quiet_until + self._apart()
-
-    def _keep_quiet(self, until: float) -> None:
-        self.client.quiet_until = max(self.client.quiet_until, until - self._apart())
-
-    def _apart(self) -> float:
-        """Tell how far the session's clock is ahead of the client's, if that is another."""
-        return 0.0 if self._clock is self.client.clock else self._now() - self.client.clock.now()
-
     def _begin(self) -> None:
         """Take up a pair from elsewhere, unless a store may hold its successor."""
         if isinstance(self._subject, TokenPair) and self._share is None:
             self._adopt(self._subject, asked=self._brought_at(self._subject))
-
-    def _brought_at(self, pair: TokenPair) -> float:
-        """Say when a pair from elsewhere was asked for: that, only the wall clock can tell."""
-        return self._now() - max(0.0, self._clock.wall() - pair.token.issued_at.timestamp())
 
     def _issue(self) -> wire.Request[TokenPair]:
         return wire.create_subscriber_token(
@@ -236,47 +182,19 @@ class SubscriberSession(Keeper):
             )
         )
 
-    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
-        is_first, left = self._generation == 0, max(0.0, self._left())
-        super()._rotate(renewed, way)
-        for observer in () if is_first else self.client.observers:
-            with tolerate():
-                observer.renewed(left)
-
-    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
-        asked = self._now()
+    async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         presented = None if isinstance(way, Reissue) else pair
-        try:
-            request = self._issue() if presented is None else wire.refresh_subscriber_token(presented.refresh_token)
-            answer = await self.client.send(request, retries=0, limit=limit)
-        except SignalWireTokenError as error:
-            return failure_of(error.with_traceback(None))
+        request = self._issue() if presented is None else wire.refresh_subscriber_token(presented.refresh_token)
+        answer = await self.client.send(request, retries=0, limit=limit)
         self._first = NOTHING
         if answer.subscriber_id is None and pair is not None:
             answer = attrs.evolve(answer, subscriber_id=pair.subscriber_id)
-        return Renewed(answer, asked)
+        return answer
 
 
 def label_of(reference: str) -> str:
     """Name a subscriber where the reference must not stand."""
     return f"#{sha256(reference.encode(errors='backslashreplace')).hexdigest()[:8]}"
-
-
-def failure_of(error: SignalWireTokenError) -> Failure:
-    """Say what an error means for the renewal: what the service may have done, and whether asking again may help."""
-    match error:
-        case TransportError(sent=False):
-            return NotSent(error)
-        case RateLimited():
-            return Throttled(error)
-        case ServerError() if error.status == SERVICE_UNAVAILABLE and error.retry_after is not None:
-            return Throttled(error)
-        case TransportError() | ServerError() | UnexpectedResponse():
-            return Ambiguous(error)
-        case ValidationFailed():
-            return Spent(error)
-        case _:
-            return Misconfigured(error)
 
 
 def refuse_swapped(pair: TokenPair) -> None:

@@ -32,9 +32,9 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.clock import SYSTEM, VirtualClock
 from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Redirect, Reset, Rotation, Status, Truncate
+from signalwire_tokens.keeper import failure_of
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Spent, Throttled
-from signalwire_tokens.session import failure_of
 
 HOUR, LIFE = 3600.0, 7200.0
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"

@@ -87,7 +87,7 @@ class TokenClient:
             place, project_id, token, timeout=timeout, retries=retries, lifetimes=self.lifetimes
         )
         self.project_id = project_id
-        self._timeout = timeout
+        self.timeout: float = timeout
         self._retries = retries
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
@@ -308,7 +308,7 @@ class TokenClient:
 
     async def _send(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
         trip = Trip()
-        seconds = self._timeout if limit is None else min(limit, self._timeout)
+        seconds = self.timeout if limit is None else min(limit, self.timeout)
         try:
             async with asyncio.timeout(seconds) as bound:
                 outcome = await self._attempt(request, trip)

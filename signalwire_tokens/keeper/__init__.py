@@ -1,7 +1,8 @@
 """The one loop that keeps a credential alive, and how it tells what happens to it."""
 
+from .asking import Asking, failure_of
 from .events import EventKind, SessionEvent
 from .keeping import Keeper
 from .share import Share
 
-__all__ = ["EventKind", "Keeper", "SessionEvent", "Share"]
+__all__ = ["Asking", "EventKind", "Keeper", "SessionEvent", "Share", "failure_of"]

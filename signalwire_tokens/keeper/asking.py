@@ -1,0 +1,138 @@
+"""What sessions have in common that ask through a client: its quiet, its observers, and what its errors mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from signalwire_tokens.client import tolerate
+from signalwire_tokens.errors import (
+    RateLimited,
+    ServerError,
+    SignalWireTokenError,
+    TransportError,
+    UnexpectedResponse,
+    ValidationFailed,
+)
+from signalwire_tokens.policy import (
+    Ambiguous,
+    Failure,
+    Misconfigured,
+    NotSent,
+    Outcome,
+    Present,
+    RefreshPolicy,
+    Reissue,
+    Renewed,
+    Spent,
+    Throttled,
+)
+
+from .keeping import Keeper
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from signalwire_tokens.client import TokenClient
+    from signalwire_tokens.clock import Clock
+    from signalwire_tokens.models import TokenPair
+
+    from .share import Share
+
+__all__ = ["Asking", "failure_of"]
+
+DEFAULT_POLICY = RefreshPolicy()
+SERVICE_UNAVAILABLE = 503
+
+
+class Asking(Keeper):
+    """Keep a pair that is asked for through a client."""
+
+    __slots__ = ("client",)
+    _owns_client: ClassVar[bool] = False
+    client: TokenClient
+
+    def _keep(
+        self,
+        life: timedelta,
+        policy: RefreshPolicy | None,
+        clock: Clock | None,
+        share: Share | None = None,
+        *,
+        presents: bool,
+        reissues: bool,
+    ) -> None:
+        """Be set up, for tokens of a certain life and the ways there are to renew them."""
+        policy = DEFAULT_POLICY if policy is None else policy
+        policy.check_life(life.total_seconds())
+        super().__init__(
+            policy=policy,
+            clock=self.client.clock if clock is None else clock,
+            life=life.total_seconds(),
+            presents=presents,
+            reissues=reissues,
+            share=share,
+        )
+
+    @abstractmethod
+    async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
+        """Ask for a pair, with `pair` or anew, within so many seconds; raise what went wrong."""
+
+    def _meaning_of(self, error: SignalWireTokenError) -> Failure:
+        """Say what an error means for the renewal."""
+        return failure_of(error)
+
+    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
+        asked = self._now()
+        try:
+            answer = await self._request(way, pair, limit)
+        except SignalWireTokenError as error:
+            return self._meaning_of(error.with_traceback(None))
+        return Renewed(answer, asked)
+
+    async def aclose(self) -> None:
+        """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        try:
+            await super().aclose()
+        finally:
+            if self._owns_client:
+                await self.client.aclose()
+
+    def _brought_at(self, pair: TokenPair) -> float:
+        """Say when a pair from elsewhere was asked for: that, only the wall clock can tell."""
+        return self._now() - max(0.0, self._clock.wall() - pair.token.issued_at.timestamp())
+
+    @property
+    def _quiet_until(self) -> float:
+        return self.client.quiet_until + self._apart()
+
+    def _keep_quiet(self, until: float) -> None:
+        self.client.quiet_until = max(self.client.quiet_until, until - self._apart())
+
+    def _apart(self) -> float:
+        """Tell how far the session's clock is ahead of the client's, if that is another."""
+        return 0.0 if self._clock is self.client.clock else self._now() - self.client.clock.now()
+
+    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
+        is_first, left = self._generation == 0, max(0.0, self._left())
+        super()._rotate(renewed, way)
+        for observer in () if is_first else self.client.observers:
+            with tolerate():
+                observer.renewed(left)
+
+
+def failure_of(error: SignalWireTokenError) -> Failure:
+    """Say what an error means for the renewal: what the service may have done, and whether asking again may help."""
+    match error:
+        case TransportError(sent=False):
+            return NotSent(error)
+        case RateLimited():
+            return Throttled(error)
+        case ServerError() if error.status == SERVICE_UNAVAILABLE and error.retry_after is not None:
+            return Throttled(error)
+        case TransportError() | ServerError() | UnexpectedResponse():
+            return Ambiguous(error)
+        case ValidationFailed():
+            return Spent(error)
+        case _:
+            return Misconfigured(error)
