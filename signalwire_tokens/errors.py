@@ -149,7 +149,12 @@ class TimedOut(TransportError, TimeoutError):
 
 
 class ApiError(SignalWireTokenError):
-    """The service answered with a refusal; `status` says which."""
+    """The service answered with a refusal; `status` says which.
+
+    `server_time` is what its clock said, in unix seconds, where it told.
+    """
+
+    server_time: float | None = None
 
 
 class Unauthorized(ApiError):

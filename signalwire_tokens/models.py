@@ -57,7 +57,11 @@ class Token:
 
 @attrs.frozen(kw_only=True)
 class TokenPair:
-    """An access token, the refresh token that outlives it, and whom they are for where the service said so."""
+    """An access token, the token that is presented for the next pair, and whom they are for where the service said so.
+
+    The second is a refresh token, which outlives the first. A token that a device's key binds is its own, and so is one
+    that a backend gave.
+    """
 
     token: Token
     refresh_token: Token

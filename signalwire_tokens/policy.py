@@ -24,6 +24,7 @@ __all__ = [
     "Failure",
     "Misconfigured",
     "NotSent",
+    "NotYet",
     "Outcome",
     "Present",
     "RefreshPolicy",
@@ -61,6 +62,12 @@ class Answered:
 
 class NotSent(Answered):
     """It never left: the same again is safe."""
+
+    __slots__ = ()
+
+
+class NotYet(NotSent):
+    """It did nothing, since there is no later token yet: no fault of anybody's, unless the one at hand is ending."""
 
     __slots__ = ()
 

@@ -26,7 +26,8 @@ from signalwire_tokens import (
     TokenUnavailable,
 )
 from signalwire_tokens.clock import VirtualClock
-from signalwire_tokens.emulator.service import Call, Rotation, Service, failure
+from signalwire_tokens.emulator.calls import Call, failure
+from signalwire_tokens.emulator.service import Rotation, Service
 from signalwire_tokens.models import Secret
 
 EPOCH = 1_900_000_000.0

@@ -7,7 +7,8 @@ No frame of these modules has a credential in a local variable while something b
 masked first, headers are written where they are passed, and errors are raised when nothing of aiohttp's is left.
 """
 
+from .credentials import ask_caller
 from .observing import Observer, tolerate
-from .operations import TokenClient
+from .operations import ClientSettings, TokenClient
 
-__all__ = ["Observer", "TokenClient", "tolerate"]
+__all__ = ["ClientSettings", "Observer", "TokenClient", "ask_caller", "tolerate"]

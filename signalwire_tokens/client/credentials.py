@@ -10,7 +10,7 @@ from signalwire_tokens import wire
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
 
-__all__ = ["ProjectCredentials", "bare"]
+__all__ = ["ProjectCredentials", "ask_caller", "bare"]
 
 LAST_WORD = 1.0  # seconds that a caller's function gets to stop
 Refusal: TypeAlias = tuple[str, Exception | None]
@@ -99,20 +99,25 @@ class ProjectCredentials:
             self._asking = None
 
     async def _answer(self) -> Refusal | None:
-        failure: Exception | None = None
-        token: Secret[Any] = Secret(None)
-        try:
-            token.value = self._api_token.value()
-            if inspect.isawaitable(token.value):
-                token.value = await token.value
-        except Exception as error:  # noqa: BLE001 - the function is the caller's: it may raise anything
-            failure = bare(error)
+        token, failure = await ask_caller(self._api_token)
         if failure is not None:
             return f"the function given as api_token raised {type(failure).__name__}", failure
         if not wire.is_credential(token.value):
             return "the function given as api_token must return visible ASCII characters", None
         self._take(token)
         return None
+
+
+async def ask_caller(function: Secret[Any]) -> tuple[Secret[Any], Exception | None]:
+    """Ask a caller's function, sync or async; return what it answers, or what it raises."""
+    answer: Secret[Any] = Secret(None)
+    try:
+        answer.value = function.value()
+        if inspect.isawaitable(answer.value):
+            answer.value = await answer.value
+    except Exception as error:  # noqa: BLE001 - the function is the caller's: it may raise anything
+        return Secret(None), bare(error)
+    return answer, None
 
 
 def bare(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, assert_never
 
 import attrs
 
@@ -41,12 +41,22 @@ if TYPE_CHECKING:
 
     from .observing import Observer
 
-__all__ = ["TokenClient"]
+__all__ = ["ClientSettings", "TokenClient"]
 
 T = TypeVar("T")
 ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
+
+
+class ClientSettings(TypedDict, total=False):
+    """How a `TokenClient` talks: what a session takes, too, that makes one for itself."""
+
+    http: aiohttp.ClientSession | None
+    ssl: tls.SSLContext | None
+    proxy: str | None
+    timeout: float
+    clock: Clock | None
 
 
 class TokenClient:

@@ -116,7 +116,7 @@ class Sender:
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
-                middlewares=() if self._loop else (partial(send_ours_alone, trip.authorization is not None),),
+                middlewares=() if self._loop else (partial(send_ours_alone, names_of(request, trip)),),
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
@@ -150,10 +150,13 @@ class Sender:
 
     def _headers(self, request: wire.Request[Any], authorization: Secret[str] | None) -> dict[str, str]:
         """Write what our own session does not know; for a caller's, all, lest its defaults take their place."""
+        added = {} if request.headers is None else request.headers.value
         if self._loop:
-            return {} if authorization is None else {"Authorization": authorization.value}
+            return {**added, **({} if authorization is None else {"Authorization": authorization.value})}
+        theirs = {name.lower() for name in added}
         return {
-            **HEADERS,
+            **{name: value for name, value in HEADERS.items() if name.lower() not in theirs},
+            **added,
             "Host": self._host,
             **(
                 {}
@@ -237,12 +240,19 @@ async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
             response.close()
 
 
+def names_of(request: wire.Request[Any], trip: Trip) -> frozenset[str]:
+    """Name the headers that a request is to have."""
+    added = () if request.headers is None else request.headers.value
+    authorization = () if trip.authorization is None else ("authorization",)
+    return OUR_HEADERS.union((name.lower() for name in added), authorization)
+
+
 async def send_ours_alone(
-    authorized: bool, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    names: frozenset[str], request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
     """Take out of a request what a caller's session has put in: cookies, default headers, credentials."""
     for name in list(request.headers):
-        if name.lower() not in OUR_HEADERS and not (authorized and name.lower() == "authorization"):
+        if name.lower() not in names:
             request.headers.popall(name, None)
     return await handler(request)
 

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import attrs
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from .possession import UnprovenError
 from .validation import LAST_SECOND
 
 if TYPE_CHECKING:
@@ -57,12 +58,12 @@ class Connection:
 
 
 class Gateway:
-    """All connections that are open. `note(method, status)` is told of each that says who it is."""
+    """All connections that are open. `note(method, status, reason)` is told of each that says who it is."""
 
-    def __init__(self, service: Service, clock: Clock, note: Callable[[str, int], None]) -> None:
+    def __init__(self, service: Service, clock: Clock, note: Callable[[str, int, str | None], None]) -> None:
         self.service: Service = service
         self.clock: Clock = clock
-        self.note: Callable[[str, int], None] = note
+        self.note: Callable[[str, int, str | None], None] = note
         self.lines: set[Line] = set()
 
     @property
@@ -231,13 +232,18 @@ class Line:
         return {"authorization": self._describe(claims)}
 
     def _authenticate(self, method: str, params: Json) -> Claims:
-        """Take a token that is live; any other ends the connection."""
-        given = params.get("authentication")
-        token = cast("Json", given).get("jwt_token") if isinstance(given, dict) else None
-        claims = self._gateway.service.authenticate(token) if isinstance(token, str) else None
-        self._gateway.note(method, UNAUTHORIZED if claims is None else OK)
-        if claims is None:
-            raise RefusedError(NOT_AUTHENTICATED, "authentication failed", final=True)
+        """Take a token that is live, from whoever may have it; any other ends the connection."""
+        given, service = params.get("authentication"), self._gateway.service
+        try:
+            claims = service.authenticate(cast("Json", given).get("jwt_token") if isinstance(given, dict) else None)
+            proof, thumbprint = params.get("dpop_token"), None
+            if proof is not None:
+                thumbprint = service.holders.verify(proof, {"rpc": "request", "mth": method})
+            service.holders.admit(claims, thumbprint)
+        except UnprovenError as error:
+            self._gateway.note(method, UNAUTHORIZED, str(error))
+            raise RefusedError(NOT_AUTHENTICATED, "authentication failed", final=True) from None
+        self._gateway.note(method, OK, None)
         return claims
 
     def _describe(self, claims: Claims) -> Json:
@@ -247,6 +253,7 @@ class Line:
             "jti": claims.id,
             "project_id": project_id,
             "scope": list(claims.scope),
+            **self._gateway.service.describe_binding(claims),
             "fabric_subscriber": {
                 "version": 1,
                 "expires_at": int(claims.expires_at),

@@ -15,7 +15,7 @@ from aiohttp import web
 from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
 
 if TYPE_CHECKING:
-    from .service import Reply
+    from .calls import Reply
 
 __all__ = ["answer", "begin", "flood", "hang_up", "is_open_to_browsers", "preflight", "status_of"]
 

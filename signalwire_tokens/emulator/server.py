@@ -25,10 +25,11 @@ from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.models import Lifetimes, Token
 
+from .calls import OPERATIONS, Call, Reply, failure, operation_of
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection, Gateway
 from .replies import answer, begin, flood, hang_up, is_open_to_browsers, preflight, status_of
-from .service import OPERATIONS, Call, Reply, Rotation, Service, failure
+from .service import Rotation, Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,7 +51,8 @@ class Entry:
     """What the emulator remembers of a request; never a secret.
 
     `operation` is None for a path that is none, and the method where a realtime connection says who it is; `auth` is
-    the kind that was sent, good or not; `status` is None where a fault left the request without an answer.
+    the kind that was sent, good or not; `status` is None where a fault left the request without an answer; `reason` is
+    why a token or a proof was refused, of which the answer says nothing.
     """
 
     operation: str | None
@@ -58,6 +60,7 @@ class Entry:
     status: int | None
     at: datetime
     fault: str | None = None
+    reason: str | None = None
 
 
 class ServiceClock:
@@ -321,7 +324,7 @@ class Emulator:
             content_type=request.headers.get("Content-Type", ""),
             body=await request.read(),
         )
-        operation = self._service.operation(call.method, call.path)
+        operation = operation_of(call.method, call.path)
         fault = self._next_fault(operation)
         if isinstance(fault, Delay):
             await self._wait(fault.seconds)
@@ -332,14 +335,15 @@ class Emulator:
             status=status_of(fault, reply),
             at=self.now(),
             fault=None if fault is None else type(fault).__name__,
+            reason=reply.reason,
         )
         self.journal.append(entry)
         self._on_request(entry)
         return await self._respond(request, reply, fault)
 
-    def _note_call(self, method: str, status: int) -> None:
+    def _note_call(self, method: str, status: int, reason: str | None) -> None:
         """Remember that a realtime connection has said who it is."""
-        entry = Entry(operation=method, auth="JWT", status=status, at=self.now())
+        entry = Entry(operation=method, auth="JWT", status=status, at=self.now(), reason=reason)
         self.journal.append(entry)
         self._on_request(entry)
 

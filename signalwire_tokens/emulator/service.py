@@ -7,7 +7,6 @@ import hmac
 import json
 import re
 from base64 import b64decode
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, assert_never
@@ -15,25 +14,20 @@ from uuid import uuid4
 
 import attrs
 
+from .calls import OPERATIONS, Call, RefusedError, Reply, failure, operation_of
+from .possession import REFRESHABLE, Holders, UnprovenError
 from .sealing import Claims, Sealer
 from .validation import Problems, Validator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from signalwire_tokens.models import Lifetimes
 
-__all__ = ["OPERATIONS", "Call", "Reply", "Rotation", "Service"]
+__all__ = ["Rotation", "Service"]
 
 Json = dict[str, Any]
 
-OPERATIONS = {
-    "create_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens")),
-    "refresh_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens/refresh")),
-    "create_guest_token": ("POST", re.compile(r"/api/fabric/guests/tokens")),
-    "create_invite_token": ("POST", re.compile(r"/api/fabric/subscriber/invites")),
-    "create_embed_token": ("POST", re.compile(r"/api/fabric/embeds/tokens")),
-    "subscriber_info": ("GET", re.compile(r"/api/fabric/subscriber/info")),
-    "subscriber_addresses": ("GET", re.compile(r"/api/fabric/resources/subscribers/(?P<id>[^/]+)/addresses")),
-}
 PROFILE = (
     "first_name",
     "last_name",
@@ -44,15 +38,8 @@ PROFILE = (
     "region",
     "company_name",
 )
-ERRORS = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-}
 GRACE = 10.0
+DEVICE_LIFE = 900  # seconds, unless more or less is asked for
 
 
 class Rotation(Enum):
@@ -62,43 +49,6 @@ class Rotation(Enum):
     REUSABLE = "reusable"  # nothing
     GRACE = "grace"  # it is good for ten seconds more
     FAMILY = "family"  # its second use revokes every refresh token of its line
-
-
-@attrs.frozen(kw_only=True)
-class Call:
-    """A request as it arrives."""
-
-    method: str
-    path: str
-    query: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    authorization: str | None = attrs.field(default=None, repr=False)
-    content_type: str = "application/json"
-    body: bytes = attrs.field(default=b"", repr=False)
-
-
-@attrs.frozen
-class Reply:
-    """An answer as it leaves."""
-
-    status: int
-    body: Json = attrs.field(repr=False)
-
-
-class RefusedError(Exception):
-    """Ends a call with a refusal."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
-
-
-def failure(status: int) -> Reply:
-    """Make the reply that a status has, where nothing more is to be said."""
-    if status == 422:  # noqa: PLR2004 - the one status whose body is a list of problems
-        body = Validator(None)
-        body.complain("invalid_parameter", None, "the request is not valid")
-        return Reply(status, {"errors": body.problems})
-    return Reply(status, {"error": ERRORS.get(status, "Error")})
 
 
 @attrs.define(kw_only=True)
@@ -138,6 +88,7 @@ class Service:
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
         self._used: dict[str, tuple[float, float]] = {}  # refresh tokens: when used first, and when expired
         self._withdrawn: set[str] = set()  # tokens that are refused before their time
+        self.holders: Holders = Holders(now)
         self._revoked: set[str] = set()  # lines of which a refresh token was used twice
         self._handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
@@ -145,6 +96,8 @@ class Service:
             "create_guest_token": self._create_guest_token,
             "create_invite_token": self._create_invite_token,
             "create_embed_token": self._create_embed_token,
+            "create_device_token": self._create_device_token,
+            "refresh_device_token": self._refresh_device_token,
             "subscriber_info": self._subscriber_info,
             "subscriber_addresses": self._subscriber_addresses,
         }
@@ -175,11 +128,16 @@ class Service:
         claims = self._sealer.open(token)
         return claims is not None and self._is_live(claims) and (claims.kind == "SAT" or not self._is_spent(claims))
 
-    def authenticate(self, token: str) -> Claims | None:
-        """Take a live access token that is bound to no device's key: with it came no proof."""
-        claims = self._sealer.open(token)
-        is_good = claims is not None and claims.kind == "SAT" and self._is_live(claims) and claims.fingerprint is None
-        return claims if is_good else None
+    def authenticate(self, token: object) -> Claims:
+        """Take a live access token, whoever has it; whether a key binds it is another question."""
+        claims = self._sealer.open(token) if isinstance(token, str) else None
+        if claims is None or claims.kind != "SAT":
+            raise UnprovenError("this is no access token of this service's")
+        if claims.expires_at <= self._now():
+            raise UnprovenError("the token has expired")
+        if claims.id in self._withdrawn:
+            raise UnprovenError("the token was withdrawn")
+        return claims
 
     def set_channel(self, channel: str | None) -> None:
         """Name the cluster that the holders of tokens are to connect to."""
@@ -195,22 +153,17 @@ class Service:
     def _is_live(self, claims: Claims) -> bool:
         return claims.expires_at > self._now() and claims.id not in self._withdrawn
 
-    @staticmethod
-    def operation(method: str, path: str) -> str | None:
-        """Name the operation that a call is for."""
-        return next(
-            (name for name, (verb, form) in OPERATIONS.items() if verb == method and form.fullmatch(path)), None
-        )
-
     def handle(self, call: Call) -> Reply:
         """Answer a call."""
-        operation = self.operation(call.method, call.path)
+        operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)
         try:
             return self._handlers[operation](call)
         except RefusedError as refused:
             return refused.reply
+        except UnprovenError as error:
+            return failure(401, str(error))
 
     def _create_subscriber_token(self, call: Call) -> Reply:
         self._check_project(call)
@@ -263,6 +216,7 @@ class Service:
 
     def _create_invite_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
+        self.holders.admit(claims, None)
         body = self._validator(call)
         wanted = body.required("address_id")
         address = None if wanted is None else body.address("address_id", wanted, self._addresses)
@@ -288,6 +242,7 @@ class Service:
         return Reply(201, {"token": self._sealer.seal(self._claims(kind="SAT", holder="embed", expires_at=expires_at))})
 
     def _subscriber_info(self, call: Call) -> Reply:
+        # A key's token needs no proof here: it is here that browsers learn that it is one.
         claims = self._check_subscriber(call)
         subscriber = next(one for one in self._subscribers.values() if one.id == claims.subscriber_id)
         return Reply(
@@ -300,9 +255,48 @@ class Service:
                 "push_notification_key": None,
                 "app_settings": {"display_name": "Emulator", "scopes": list(claims.scope)},
                 "fabric_addresses": [address for owner, address in self._addresses.values() if owner == subscriber.id],
-                "sat_claims": {"scope": list(claims.scope), "expires_at": int(claims.expires_at)},
+                "sat_claims": {
+                    "scope": list(claims.scope),
+                    "expires_at": int(claims.expires_at),
+                    **self.describe_binding(claims),
+                },
             },
         )
+
+    def describe_binding(self, claims: Claims) -> Json:
+        """Say which key binds a token, if one does, as RFC 7800 has it."""
+        binding = self.holders.binding_of(claims)
+        return {} if binding is None else {"cnf": {"jkt": binding}}
+
+    def _create_device_token(self, call: Call) -> Reply:
+        return self._exchange(call, self._check_subscriber(call), token=None)
+
+    def _refresh_device_token(self, call: Call) -> Reply:
+        claims = self._check_subscriber(call)
+        if self.holders.binding_of(claims) is None:
+            raise UnprovenError("the token is bound to no key yet")
+        return self._exchange(call, claims, token=(call.authorization or "").partition(" ")[2])
+
+    def _exchange(self, call: Call, claims: Claims, token: str | None) -> Reply:
+        """Exchange a token for one that is bound to the key that signed the proof."""
+        body = self._validator(call)
+        proof, seconds = body.required_string("dpop_token"), body.seconds("expire_in", DEVICE_LIFE)
+        self._check(body.problems)
+        if REFRESHABLE not in claims.scope:
+            raise UnprovenError(f"the token has no scope {REFRESHABLE}")
+        # The service's own client names the path alone.
+        places = (call.path, f"{self.origin}{call.path}")
+        thumbprint = self.holders.verify(proof, {"htm": call.method, "htu": places}, token)
+        self.holders.admit(claims, thumbprint)
+        bound = attrs.evolve(
+            claims,
+            id=str(uuid4()),
+            issued_at=self._now(),
+            expires_at=self._now() + seconds,
+            fingerprint=thumbprint,
+        )
+        answer = {"token": self._sealer.seal(bound), "expires_at": int(bound.expires_at), "expires_in": seconds}
+        return Reply(201, answer)
 
     def _subscriber_addresses(self, call: Call) -> Reply:
         self._check_project(call)
@@ -332,11 +326,9 @@ class Service:
             raise RefusedError(failure(401))
 
     def _check_subscriber(self, call: Call) -> Claims:
-        """Take a subscriber's access token; one bound to a device's key is refused, since no proof came with it."""
+        """Take a subscriber's access token."""
         kind, _, value = (call.authorization or "").partition(" ")
-        claims = self.authenticate(value) if kind.lower() == "bearer" else None
-        if claims is None:
-            raise RefusedError(failure(401))
+        claims = self.authenticate(value if kind.lower() == "bearer" else None)
         if claims.holder != "subscriber":
             raise RefusedError(failure(403))
         return claims

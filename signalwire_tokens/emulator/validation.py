@@ -16,6 +16,7 @@ UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 MOST_ADDRESSES = 10
 LAST_SECOND = 253402300799  # of the year 9999
+LONGEST_LIFE = 86400  # seconds
 DOCS = "https://developer.signalwire.com/rest/errors"
 
 
@@ -93,6 +94,14 @@ class Validator:
         else:
             return float(value)
         return None
+
+    def seconds(self, name: str, default: int) -> int:
+        """Take how long something is to live, where it is there at all."""
+        value = self._body.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LONGEST_LIFE:
+            self.complain("invalid_parameter", name, f"{name} must be a number of seconds")
+            return default
+        return value
 
     def address(self, name: str, value: object, known: Container[str]) -> str | None:
         """Take an address's id, which must be of this project."""

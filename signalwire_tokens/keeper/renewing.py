@@ -19,6 +19,7 @@ from signalwire_tokens.policy import (
     Expire,
     Failure,
     NotSent,
+    NotYet,
     Outcome,
     Present,
     RefreshPolicy,
@@ -57,6 +58,7 @@ class Renewing(ABC):
         "_closed",
         "_closing",
         "_dead",
+        "_degraded",
         "_draw",
         "_due",
         "_ending",
@@ -104,7 +106,7 @@ class Renewing(ABC):
         self.wakes_at: float = math.inf
         self._flight: asyncio.Task[Landing] | None = None
         self._timer: Timer | None = None
-        self._closing = self._ending = self._closed = self._dead = False
+        self._closing = self._ending = self._closed = self._dead = self._degraded = False
         self._waiters: set[asyncio.Future[None]] | None = None
         self._listeners: tuple[Listener, ...] = ()
 
@@ -117,8 +119,7 @@ class Renewing(ABC):
     async def _renew(self, step: Present | Reissue) -> Landing:
         """Renew in one attempt, and say which way was gone and what came of it."""
 
-    @abstractmethod
-    def _begin(self) -> None:
+    def _begin(self) -> None:  # noqa: B027 - most begin with nothing
         """Take up what there is at the start: a pair from elsewhere, or nothing."""
 
     @property
@@ -221,18 +222,22 @@ class Renewing(ABC):
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
         """Publish a new pair."""
-        pair, failed = renewed.pair, self._failure
+        pair, was_degraded = renewed.pair, self._degraded
         self._adopt(pair, asked=renewed.asked)
-        if not self._policy.keeps(self._life):
+        if not self._is_worth_keeping():
             message = f"session {self._label} was given a token that lives {self._life:g} s"
             self._note_failure(NotSent(UnexpectedResponse(message)), way)
         else:
-            self._failure, self._failures = None, 0
+            self._failure, self._failures, self._degraded = None, 0, False
         logger.info("session %s generation %d: renewed, %r", self._label, self._generation, pair.token)
         if self._generation > 1:
             self._tell("rotated" if isinstance(way, Present) else "reissued")
-            if failed is not None and self._failure is None:
+            if was_degraded and not self._degraded:
                 self._tell("recovered")
+
+    def _is_worth_keeping(self) -> bool:
+        """Tell whether the pair at hand lives long enough."""
+        return self._policy.keeps(self._life)
 
     def _adopt(self, pair: TokenPair, *, asked: float) -> None:
         """Make a pair the one at hand."""
@@ -262,9 +267,12 @@ class Renewing(ABC):
                 self._keep_quiet(self._tried + error.retry_after)
             case _:
                 pass
-        level = logging.WARNING if self._failures == 1 else logging.INFO  # one line an outage, not one an attempt
+        is_early = isinstance(failure, NotYet) and self._left() > self._policy.reserve(self._life)
+        is_news = not (is_early or self._degraded)
+        self._degraded = self._degraded or is_news
+        level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt
         logger.log(level, "session %s generation %d: %s", self._label, self._generation, failure.error)
-        if self._failures == 1 and self._generation > 0:
+        if is_news and self._generation > 0:
             self._tell("degraded")
 
     def _die(self, timer: Timer) -> None:

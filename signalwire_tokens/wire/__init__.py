@@ -1,21 +1,25 @@
 """The service's operations as data: requests out; (status, headers, body) in, a model or an error out.
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
-`requests` describes each operation; `answers` tells success from refusal, and `readers` what a success holds; `header`
-reads what a token says openly. `exchange` is what a request and an answer are.
+`requests` describes each operation, and `endpoint` what an application's backend is asked; `answers` tells success from
+refusal, and `readers` what a success holds; `header` reads what a token says openly. `exchange` is what a request and
+an answer are.
 """
 
 from .answers import pause_before_retry, read
+from .endpoint import check_endpoint, check_headers, fetch_token
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
 from .readers import Page
 from .requests import (
     When,
+    create_device_token,
     create_embed_token,
     create_guest_token,
     create_invite_token,
     create_subscriber_token,
     mask,
+    refresh_device_token,
     refresh_subscriber_token,
     subscriber_addresses,
     subscriber_info,
@@ -30,16 +34,21 @@ __all__ = [
     "Request",
     "When",
     "basic_authorization",
+    "check_endpoint",
+    "check_headers",
     "check_settings",
+    "create_device_token",
     "create_embed_token",
     "create_guest_token",
     "create_invite_token",
     "create_subscriber_token",
+    "fetch_token",
     "is_credential",
     "mask",
     "pause_before_retry",
     "read",
     "read_header",
+    "refresh_device_token",
     "refresh_subscriber_token",
     "subscriber_addresses",
     "subscriber_info",

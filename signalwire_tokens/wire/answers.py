@@ -66,6 +66,8 @@ VOCABULARY = frozenset(
         "ch",
         "address_id",
         "token",
+        "dpop_token",
+        "expire_in",
     ]
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,80}", re.ASCII)
@@ -87,7 +89,7 @@ def read(
         except BrokenError as error:
             reason = str(error)
     elif answer.status // 100 == 3:  # noqa: PLR2004 - any 3xx is a redirect
-        reason = "a redirect, which is never followed; is the space's host the right one?"
+        reason = "a redirect, which is never followed; is this the right address?"
     elif answer.status // 100 in (4, 5):
         return refusal(request, answer, (*request.secrets, *secrets()))
     else:
@@ -105,7 +107,7 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
     kind, message = REFUSALS.get(answer.status, (ApiError, f"the service answered {answer.status}"))
     if answer.status // 100 == 5:  # noqa: PLR2004 - any 5xx is the service's own fault
         kind, message = ServerError, f"the service failed with {answer.status}"
-    return kind(
+    error = kind(
         message,
         operation=request.operation,
         status=answer.status,
@@ -113,12 +115,14 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
         request_id=request_id(answer, secrets),
         retry_after=retry_after(answer),
     )
+    error.server_time = answer.server_time
+    return error
 
 
 REFUSALS: Mapping[int, tuple[type[ApiError], str]] = {
     401: (Unauthorized, "the credentials were not accepted (401)"),
     403: (Forbidden, "this is not allowed with these credentials (403)"),
-    404: (NotFound, "not found (404); is the space the right one?"),
+    404: (NotFound, "not found (404); is this the right address?"),
     422: (ValidationFailed, "the service refused the request (422)"),
     429: (RateLimited, "too many requests (429)"),
 }

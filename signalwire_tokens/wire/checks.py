@@ -21,7 +21,18 @@ from .header import YEAR_10000, read_header
 if TYPE_CHECKING:
     from signalwire_tokens.models import Secret, Token
 
-__all__ = ["address_ids", "encode", "extra_fields", "given", "moment", "refuse", "text", "token", "uuid"]
+__all__ = [
+    "address_ids",
+    "encode",
+    "extra_fields",
+    "given",
+    "moment",
+    "refuse",
+    "text",
+    "token",
+    "uuid",
+    "whole_seconds",
+]
 
 MISSING = "missing_required_parameter"
 INVALID = "invalid_parameter"
@@ -116,6 +127,15 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
     else:
         return int(seconds)
     problems.append(Problem(code=INVALID, attribute=name, message=message))
+    return None
+
+
+def whole_seconds(problems: list[Problem], name: str, value: object) -> int | None:
+    """Check how long something is to live: whole seconds, and one at least."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else 0.0
+    if 1 <= seconds < YEAR_10000 and seconds.is_integer():
+        return int(seconds)
+    problems.append(Problem(code=INVALID, attribute=name, message="must be a timedelta of whole seconds, one or more"))
     return None
 
 

@@ -60,6 +60,7 @@ class Request(Generic[T]):
     auth: Auth
     read: Callable[[Answer], T] = attrs.field(repr=False)
     bearer: Secret[str] | Token | None = None
+    headers: Secret[Mapping[str, str]] | None = None  # a caller's own, sent beside ours
     body: bytes | None = attrs.field(default=None, repr=False)
     # What must not come back in an error's text.
     secrets: tuple[Secret[str] | Token, ...] = ()

@@ -19,7 +19,18 @@ from .checks import UUID_FORM, visible_ascii
 from .exchange import Answer, BrokenError
 from .header import YEAR_10000, open_claims, read_header
 
-__all__ = ["Page", "json_object", "json_value", "read_info", "read_page", "read_pair", "read_token"]
+__all__ = [
+    "Page",
+    "json_object",
+    "json_value",
+    "lone_pair",
+    "read_bound",
+    "read_info",
+    "read_page",
+    "read_pair",
+    "read_token",
+    "time_to",
+]
 
 Json = Mapping[str, object]
 MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
@@ -93,6 +104,35 @@ def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
     if server_time is not None:
         seconds = min(seconds, until - server_time - 1)
     return timedelta(seconds=max(0.0, seconds))
+
+
+def read_bound(answer: Answer, *, lifetime: timedelta) -> TokenPair:
+    """Read a token that a key binds, and that lives for as long as was asked unless the answer says otherwise."""
+    data = json_object(json_value(answer))
+    seconds, end = number(data.get("expires_in")), number(data.get("expires_at"))
+    if seconds is not None:
+        lifetime = timedelta(seconds=seconds)
+    elif end is not None:
+        lifetime = time_to(answer, end)
+    return lone_pair(answer, data, lifetime)
+
+
+def number(value: object) -> float | None:
+    """Take a number of seconds."""
+    is_sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000
+    return value if is_sound and isinstance(value, int | float) else None
+
+
+def time_to(answer: Answer, end: float) -> timedelta:
+    """Say how long after it was sent for a token lives: by the clock of whoever answered, where that is known."""
+    server_time = answer.server_time
+    return timedelta(seconds=max(0.0, end - answer.sent if server_time is None else end - server_time - 1))
+
+
+def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
+    """Read a token that nothing else comes with: where it is presented for the next one, it stands for itself."""
+    token = make_token(answer, data, "token", answer.issued_at, span)
+    return TokenPair(token=token, refresh_token=token)
 
 
 def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:

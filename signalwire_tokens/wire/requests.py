@@ -11,7 +11,7 @@ from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
 
 from . import checks
 from .exchange import Answer, Auth, Request
-from .readers import Page, read_info, read_page, read_pair, read_token
+from .readers import Page, read_bound, read_info, read_page, read_pair, read_token
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "When",
+    "create_device_token",
     "create_embed_token",
     "create_guest_token",
     "create_invite_token",
     "create_subscriber_token",
     "mask",
+    "refresh_device_token",
     "refresh_subscriber_token",
     "subscriber_addresses",
     "subscriber_info",
@@ -152,6 +154,38 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
         problems,
         hidden={"token": token},
         auth=Auth.NONE,
+    )
+
+
+def create_device_token(
+    subscriber_token: Secret[str] | Token, *, proof: Secret[str], lifetime: timedelta
+) -> Request[TokenPair]:
+    """Describe the exchange of a subscriber's token for one that is bound to the key that signed the proof."""
+    return describe_bound("create_device_token", "token", subscriber_token, proof, lifetime)
+
+
+def refresh_device_token(token: Secret[str] | Token, *, proof: Secret[str], lifetime: timedelta) -> Request[TokenPair]:
+    """Describe the exchange of a bound token for the next one."""
+    return describe_bound("refresh_device_token", "refresh", token, proof, lifetime)
+
+
+def describe_bound(
+    operation: str, name: str, token: Secret[str] | Token, proof: Secret[str], lifetime: timedelta
+) -> Request[TokenPair]:
+    """Describe what takes a proof, which is good for once: it is not sent again."""
+    problems: list[Problem] = []
+    checks.token(problems, "token", token, kind="SAT")
+    seconds = checks.whole_seconds(problems, "lifetime", lifetime)
+    return describe(
+        operation,
+        f"/api/fabric/subscriber/devices/{name}",
+        partial(read_bound, lifetime=lifetime),
+        problems,
+        fields={"expire_in": seconds},
+        hidden={"dpop_token": proof},
+        auth=Auth.SUBSCRIBER,
+        bearer=token,
+        replayable=False,
     )
 
 

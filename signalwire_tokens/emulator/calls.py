@@ -1,0 +1,78 @@
+"""What the service is asked, and what it answers: its operations, requests as they arrive and replies as they leave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from .validation import Validator
+
+__all__ = ["OPERATIONS", "Call", "RefusedError", "Reply", "failure", "operation_of"]
+
+Json = dict[str, Any]
+
+OPERATIONS = {
+    "create_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens")),
+    "refresh_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens/refresh")),
+    "create_guest_token": ("POST", re.compile(r"/api/fabric/guests/tokens")),
+    "create_invite_token": ("POST", re.compile(r"/api/fabric/subscriber/invites")),
+    "create_embed_token": ("POST", re.compile(r"/api/fabric/embeds/tokens")),
+    "create_device_token": ("POST", re.compile(r"/api/fabric/subscriber/devices/token")),
+    "refresh_device_token": ("POST", re.compile(r"/api/fabric/subscriber/devices/refresh")),
+    "subscriber_info": ("GET", re.compile(r"/api/fabric/subscriber/info")),
+    "subscriber_addresses": ("GET", re.compile(r"/api/fabric/resources/subscribers/(?P<id>[^/]+)/addresses")),
+}
+ERRORS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """A request as it arrives."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    authorization: str | None = attrs.field(default=None, repr=False)
+    content_type: str = "application/json"
+    body: bytes = attrs.field(default=b"", repr=False)
+
+
+@attrs.frozen
+class Reply:
+    """An answer as it leaves; `reason` is why a token or a proof was refused, which nobody outside is told."""
+
+    status: int
+    body: Json = attrs.field(repr=False)
+    reason: str | None = None
+
+
+class RefusedError(Exception):
+    """Ends a call with a refusal."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+def failure(status: int, reason: str | None = None) -> Reply:
+    """Make the reply that a status has, where nothing more is to be said."""
+    if status == 422:  # noqa: PLR2004 - the one status whose body is a list of problems
+        body = Validator(None)
+        body.complain("invalid_parameter", None, "the request is not valid")
+        return Reply(status, {"errors": body.problems})
+    return Reply(status, {"error": ERRORS.get(status, "Error")}, reason)
+
+
+def operation_of(method: str, path: str) -> str | None:
+    """Name the operation that a request is for."""
+    return next((name for name, (verb, form) in OPERATIONS.items() if verb == method and form.fullmatch(path)), None)

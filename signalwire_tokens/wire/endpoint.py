@@ -1,0 +1,117 @@
+"""What an application's backend is asked for a token, and how its answer is read: `{token, expiry_at}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from signalwire_tokens.errors import Problem
+from signalwire_tokens.models import Secret, TokenPair
+from signalwire_tokens.origins import is_loopback, read_place, write_origin
+
+from .checks import INVALID, MISSING, encode, refuse, visible_ascii
+from .exchange import Answer, Auth, BrokenError, Request
+from .header import YEAR_10000
+from .readers import json_object, json_value, lone_pair, time_to
+
+__all__ = ["check_endpoint", "check_headers", "fetch_token"]
+
+Headers = Mapping[str, str]
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*", re.ASCII)
+# What a request says of its own body and way, and nobody else.
+ITS_OWN = frozenset(
+    [
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "proxy-authorization",
+        "transfer-encoding",
+        "upgrade",
+    ]
+)
+LEAST_MILLISECONDS = 1e11  # of the year 1973: what is less was meant to be seconds
+
+
+def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, str]:
+    """Take a backend's URL apart, into its origin and what is asked for there, or refuse it and the headers."""
+    problems: list[Problem] = []
+    found = split(problems, url)
+    check(problems, headers)
+    refuse("EndpointSession", problems)
+    return found
+
+
+def check_headers(headers: Secret[Any]) -> None:
+    """Refuse headers that cannot be sent."""
+    problems: list[Problem] = []
+    check(problems, headers)
+    refuse("EndpointSession", problems)
+
+
+def split(problems: list[Problem], url: Secret[Any]) -> tuple[str, str]:
+    """Take a URL apart. Plain http is for this machine alone: the caller's credentials travel with each request."""
+    if not isinstance(url.value, str) or not url.value:
+        code = MISSING if url.value in (None, "") else INVALID
+        problems.append(Problem(code=code, attribute="url", message="must be the URL of a backend"))
+        return "", ""
+    scheme, _, rest = url.value.partition("://")
+    host = re.split(r"[/?]", rest, maxsplit=1)[0]
+    place = read_place(f"{scheme}://{host}")
+    if place is None or place.scheme is None or not visible_ascii(url.value) or "#" in url.value:
+        message = "must be a URL such as 'https://app.example.com/token', in ASCII, without user or fragment"
+        problems.append(Problem(code=INVALID, attribute="url", message=message))
+        return "", ""
+    if place.scheme == "http" and not is_loopback(place.host):
+        message = "must be https: plain http is for this machine's own addresses alone"
+        problems.append(Problem(code=INVALID, attribute="url", message=message))
+    target = urlsplit(url.value)
+    path = target.path or "/"
+    return write_origin(place.scheme, place.host, place.port), f"{path}?{target.query}" if target.query else path
+
+
+def check(problems: list[Problem], headers: Secret[Any]) -> None:
+    """Check headers that a caller adds."""
+    if not isinstance(headers.value, Mapping):
+        problems.append(Problem(code=INVALID, attribute="headers", message="must be a mapping of names to values"))
+        return
+    for name in headers.value:
+        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
+            problems.append(Problem(code=INVALID, attribute="headers", message="must have names that HTTP allows"))
+        elif name.lower() in ITS_OWN:
+            problems.append(Problem(code=INVALID, attribute=f"headers.{name}", message="is the request's own"))
+        elif not isinstance(headers.value[name], str) or not HEADER_VALUE.fullmatch(headers.value[name]):
+            message = "must be a string of visible ASCII characters and spaces, on one line"
+            problems.append(Problem(code=INVALID, attribute=f"headers.{name}", message=message))
+
+
+def fetch_token(path: str, headers: Secret[Headers]) -> Request[TokenPair]:
+    """Describe the question for a token. Nothing is used up by it, so it may be asked again."""
+    return Request(
+        operation="fetch_token",
+        method="POST",
+        path=path,
+        auth=Auth.NONE,
+        read=read_fetched,
+        body=encode({}),
+        headers=headers,
+        secrets=tuple(Secret(part) for value in headers.value.values() for part in (value, *value.split()[1:])),
+    )
+
+
+def read_fetched(answer: Answer) -> TokenPair:
+    """Read a token and its end, which is in milliseconds, by the backend's clock where that is known."""
+    data = json_object(json_value(answer))
+    ends = data.get("expiry_at")
+    if isinstance(ends, bool) or not isinstance(ends, int | float):
+        raise BrokenError("without a usable expiry_at")
+    if not LEAST_MILLISECONDS <= ends < YEAR_10000 * 1000:
+        raise BrokenError("with an expiry_at that is not in milliseconds since the epoch")
+    return lone_pair(answer, data, time_to(answer, ends / 1000))
