@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
@@ -114,13 +114,12 @@ def read_key(jwk: object) -> RSAKey:
     if members.get("kty") != "RSA" or PRIVATE & members.keys():
         raise UnprovenError("the proof's jwk is not the public half of an RSA key")
     try:
-        key = RSAKey.import_key({name: members[name] for name in PUBLIC})
-        bits = key.public_key.key_size
+        bits = int.from_bytes(urlsafe_b64decode(f"{members['n']}==")).bit_length()
+        if bits < LEAST_BITS:
+            raise UnprovenError(f"the proof's key has {bits} bits, and must have {LEAST_BITS}")
+        return RSAKey.import_key({name: members[name] for name in PUBLIC})
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         raise UnprovenError("the proof's jwk is no key") from None
-    if bits < LEAST_BITS:
-        raise UnprovenError(f"the proof's key has {bits} bits, and must have {LEAST_BITS}")
-    return key
 
 
 def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from signalwire_tokens.client import tolerate
+from signalwire_tokens.client import ClientSettings, TokenClient, tolerate
 from signalwire_tokens.errors import (
     RateLimited,
     ServerError,
@@ -33,9 +33,8 @@ from .keeping import Keeper
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Clock
-    from signalwire_tokens.models import TokenPair
+    from signalwire_tokens.models import Secret, TokenPair
 
     from .share import Share
 
@@ -51,6 +50,13 @@ class Asking(Keeper):
     __slots__ = ("client",)
     _owns_client: ClassVar[bool] = False
     client: TokenClient
+
+    def _make_client(self, place: Secret[str], settings: Secret[ClientSettings]) -> None:
+        """Make a client of the session's own."""
+        unknown = settings.value.keys() - ClientSettings.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}")
+        self.client = TokenClient(place.value, **settings.value)
 
     def _keep(
         self,

@@ -1,0 +1,40 @@
+"""What a traceback would show of the library's frames, to whoever prints their locals."""
+
+import io
+import traceback
+from pathlib import Path
+
+import aiohttp
+from _pytest._io.saferepr import saferepr
+from rich.console import Console
+from rich.traceback import Traceback
+
+import signalwire_tokens
+
+PACKAGE = str(Path(signalwire_tokens.__file__).parent)
+AIOHTTP = str(Path(aiohttp.__file__).parent)
+
+
+def frames_shown(error):
+    """Show the locals of our frames and of aiohttp's, as pytest and rich would, for the error and all it hangs on."""
+    seen, queue, shown = set(), [error], []
+    while queue:
+        link = queue.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        queue += [link.__cause__, link.__context__]
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if frame.f_code.co_filename.startswith((PACKAGE, AIOHTTP)):
+                shown += [saferepr(value, maxsize=10**6) for value in frame.f_locals.values()]
+        limits = {"locals_max_length": 10**6, "locals_max_string": 10**6}
+        rich = Traceback.extract(type(link), link, link.__traceback__, show_locals=True, **limits)
+        for stack in rich.stacks:
+            for frame in stack.frames:
+                if frame.filename.startswith((PACKAGE, AIOHTTP)):
+                    out = Console(file=io.StringIO(), width=10**4)
+                    out.print(*(frame.locals or {}).values())
+                    shown.append(out.file.getvalue())
+        shown += [repr(link), str(link), repr(vars(link)), repr(link.args)]
+        shown += traceback.format_exception(link.with_traceback(None))
+    return "\n".join(shown)
