@@ -10,7 +10,8 @@ The package is a house of floors; every module imports only from floors below it
 4. `client`: `TokenClient`, which sends what `wire` describes and decides nothing; `stores`: where pairs are kept, to
    outlive a process and to be shared (`stores.redis` is imported by path)
 5. `keeper`: what keeps a credential alive, and does not know how it is renewed
-6. `session`: `SubscriberSession`, which renews through the project's credentials
+6. `session`: `SubscriberSession`, which renews through the project's credentials; `device`: `DeviceSession`, which does
+   with a key of its own (imported by path); `endpoint`: `EndpointSession`, which does from an application's backend
 7. `fleet`: `SessionFleet`, many sessions and one governor
 8. `integrations`: where tokens are used, a module for each framework; `emulator`: the service itself on loopback; both
    imported by path
@@ -18,8 +19,9 @@ The package is a house of floors; every module imports only from floors below it
 """
 
 from ._version import __version__
-from .client import TokenClient
+from .client import ClientSettings, TokenClient
 from .clock import Alarm, Clock, SystemClock
+from .endpoint import EndpointSession
 from .errors import (
     ApiError,
     ConfigurationError,
@@ -55,9 +57,11 @@ __all__ = [
     "Alarm",
     "ApiError",
     "BreakerState",
+    "ClientSettings",
     "Clock",
     "ConfigurationError",
     "ConnectionFailed",
+    "EndpointSession",
     "EventKind",
     "FleetSnapshot",
     "Forbidden",

@@ -389,6 +389,8 @@ class RefreshPolicy:
                 pause = pace * between(self.misconfigured_from, self.misconfigured_to, situation.draw)
             case Ambiguous() if situation.replays == 1:
                 pause = pace * between(self.backoff_from, 2 * self.backoff_from, situation.draw)
+            case NotYet() if left > 0:
+                pause = left * self.backoff_share * between(0.5, 1.0, situation.draw)
             case Misconfigured():
                 pause = pace * between(self.late_from, self.late_to, situation.draw)
             case NotSent() | Ambiguous() | Throttled():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
 
 from signalwire_tokens import wire
-from signalwire_tokens.client import ClientSettings, ask_caller
-from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, TimedOut, TransportError, Unauthorized
+from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, Unauthorized
 from signalwire_tokens.keeper import Asking
 from signalwire_tokens.models import SatClaims, Secret, Token
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Reissue, Spent
@@ -17,6 +15,7 @@ from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Reissue,
 from .key import DeviceKey
 
 if TYPE_CHECKING:
+    from signalwire_tokens.client import ClientSettings
     from signalwire_tokens.models import TokenPair
     from signalwire_tokens.policy import Failure, Present, RefreshPolicy
 
@@ -103,14 +102,11 @@ class DeviceSession(Asking):
         try:
             return await self.client.send(describe(token), retries=0, limit=limit)
         except Unauthorized as error:
+            self._set_clock(error)
+        try:
+            return await self.client.send(describe(token), retries=0, limit=limit)
+        except Unauthorized as error:
             refused = error.with_traceback(None)
-        if refused.server_time is not None:
-            # A proof is in time by the service's clock, and this machine's may be another.
-            self._ahead = refused.server_time - self._clock.wall()
-            try:
-                return await self.client.send(describe(token), retries=0, limit=limit)
-            except Unauthorized as error:
-                refused = error.with_traceback(None)
         raise Unauthorized(
             await self._find_fault(token),
             operation=refused.operation,
@@ -118,26 +114,16 @@ class DeviceSession(Asking):
             request_id=refused.request_id,
         )
 
+    def _set_clock(self, refused: Unauthorized) -> None:
+        """Go by the service's clock, where it told the time: a proof is to be in time there."""
+        wall = self._clock.wall()
+        self._ahead = (refused.server_time or wall) - wall
+
     async def _fetch(self) -> Bearer:
         """Find the token that is to be exchanged: as it was given, or by asking for it."""
         if not callable(self._source.value):
             return masked(self._source)
-        timeout = self.client.timeout
-        try:
-            async with asyncio.timeout(timeout):
-                found, failure = await ask_caller(self._source)
-        except TimeoutError:
-            found, failure = (
-                Secret(None),
-                TimedOut(f"the function given as token has not answered within {timeout:g} s", sent=False),
-            )
-        if isinstance(failure, SignalWireTokenError):
-            raise failure
-        if failure is not None:
-            raise TransportError(
-                f"the function given as token raised {type(failure).__name__}", sent=False
-            ) from failure
-        return masked(found)
+        return masked(await self._ask_caller(self._source, "token"))
 
     async def _find_fault(self, token: Bearer) -> str:
         """Ask what a token is that was refused twice, and say what is to be done."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from signalwire_tokens.client import ClientSettings, TokenClient, tolerate
+from signalwire_tokens.client import ClientSettings, TokenClient, ask_caller, tolerate
 from signalwire_tokens.errors import (
     RateLimited,
     ServerError,
     SignalWireTokenError,
+    TimedOut,
     TransportError,
     UnexpectedResponse,
     ValidationFailed,
 )
+from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import (
     Ambiguous,
     Failure,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from signalwire_tokens.clock import Clock
-    from signalwire_tokens.models import Secret, TokenPair
+    from signalwire_tokens.models import TokenPair
 
     from .share import Share
 
@@ -95,6 +98,21 @@ class Asking(Keeper):
         except SignalWireTokenError as error:
             return self._meaning_of(error.with_traceback(None))
         return Renewed(answer, asked)
+
+    async def _ask_caller(self, function: Secret[Any], name: str) -> Secret[Any]:
+        """Ask a caller's function, in no more time than a request gets; what it raises may pass."""
+        answer, failure, limit = Secret[Any](None), None, self.client.timeout
+        try:
+            async with asyncio.timeout(limit):
+                answer, failure = await ask_caller(function)
+        except TimeoutError:
+            failure = TimedOut(f"the function given as {name} has not answered within {limit:g} s", sent=False)
+        if isinstance(failure, SignalWireTokenError):
+            raise failure
+        if failure is not None:
+            what = type(failure).__name__
+            raise TransportError(f"the function given as {name} raised {what}", sent=False) from failure
+        return answer
 
     async def aclose(self) -> None:
         """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""

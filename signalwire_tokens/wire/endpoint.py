@@ -92,17 +92,20 @@ def check(problems: list[Problem], headers: Secret[Any]) -> None:
             problems.append(Problem(code=INVALID, attribute=f"headers.{name}", message=message))
 
 
-def fetch_token(path: str, headers: Secret[Headers]) -> Request[TokenPair]:
+def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPair]:
     """Describe the question for a token. Nothing is used up by it, so it may be asked again."""
     return Request(
         operation="fetch_token",
         method="POST",
-        path=path,
+        path=path.value,
         auth=Auth.NONE,
         read=read_fetched,
         body=encode({}),
         headers=headers,
-        secrets=tuple(Secret(part) for value in headers.value.values() for part in (value, *value.split()[1:])),
+        secrets=(
+            *(Secret(part) for part in re.split("[=&]", path.value.partition("?")[2])),
+            *(Secret(part) for value in headers.value.values() for part in (value, *value.split()[1:])),
+        ),
     )
 
 

@@ -56,7 +56,7 @@ class Request(Generic[T]):
 
     operation: str
     method: str
-    path: str
+    path: str = attrs.field(repr=False)  # a backend's may hold a secret
     auth: Auth
     read: Callable[[Answer], T] = attrs.field(repr=False)
     bearer: Secret[str] | Token | None = None
