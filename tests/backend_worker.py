@@ -46,7 +46,7 @@ def opener(place, life):
 
 
 def serve_fastapi(open_fleet, listener):
-    backend = asgi.TokenBackend(open_fleet, identify=identify)
+    backend = asgi.TokenBackend(open_fleet, identify=identify, fingerprints=True)
     app = FastAPI(lifespan=backend.lifespan)
     app.routes.append(Route("/token", backend.token))
     app.routes.append(Route("/health", backend.health))
@@ -54,7 +54,7 @@ def serve_fastapi(open_fleet, listener):
 
 
 def serve_aiohttp(open_fleet, listener):
-    backend = aiohttp_web.TokenBackend(open_fleet, identify=identify)
+    backend = aiohttp_web.TokenBackend(open_fleet, identify=identify, fingerprints=True)
     app = web.Application()
     app.cleanup_ctx.append(backend.lifespan)
     app.router.add_route("*", "/token", backend.token)

@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-import traceback
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime
 
 import attrs
 import pytest
+from frames import frames_shown
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,29 +29,13 @@ def sealer(*keys, **settings):
     return Sealer("the store", keys, **settings)
 
 
-def shown(error):
-    """Show an error with all it hangs on, and the locals of our frames."""
-    seen, queue, lines = set(), [error], []
-    while queue:
-        link = queue.pop()
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
-        queue += [link.__cause__, link.__context__]
-        lines += [str(link), repr(link), repr(vars(link))]
-        for frame, _ in traceback.walk_tb(link.__traceback__):
-            if frame.f_code.co_filename != __file__:
-                lines.append(repr(frame.f_locals))
-    return "\n".join(lines)
-
-
 def refusal(store, sealed, key=ALICE):
     """Let a record be refused, and check that the error names what it may, and shows nothing else."""
     with pytest.raises(StoreError) as caught:
         store.open(key, sealed)
     assert str(caught.value).startswith(f"the store: the record #{key[:8]} ")
     assert key[:9] not in str(caught.value)
-    assert MARK not in shown(caught.value)
+    assert MARK not in frames_shown(caught.value)
     return str(caught.value)
 
 
@@ -204,7 +188,7 @@ def test_what_is_no_key_is_refused(key, among):
     assert "new_sealing_key()" in str(caught.value)
     if key:
         for text in (repr(key), str(key), KEY):
-            assert text not in shown(caught.value)
+            assert text not in frames_shown(caught.value)
 
 
 @pytest.mark.parametrize("keys", [None, 7, KEY.encode(), object()], ids=["None", "number", "bytes", "object"])
@@ -224,7 +208,7 @@ def test_it_is_said_whether_records_are_sealed(keys):
         "the store: with plaintext=True, nothing is sealed" if keys else "the store needs `keys` to seal records with"
     )
     assert "plaintext=True" in str(caught.value)
-    assert KEY not in shown(caught.value)
+    assert KEY not in frames_shown(caught.value)
 
 
 @pytest.mark.parametrize("plaintext", ["0", 1, None])
@@ -249,7 +233,7 @@ def test_a_store_in_a_file_does_not_show_keys_either(tmp_path, settings):
     """In its own frames."""
     with pytest.raises(ConfigurationError) as caught:
         SqliteStore(tmp_path / "tokens.db", **settings)
-    assert KEY[:-2] not in shown(caught.value)
+    assert KEY[:-2] not in frames_shown(caught.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -266,8 +250,8 @@ def test_an_error_of_a_sealed_record_does_not_show_the_key():
     store, moved = sealer(KEY), sealer(KEY).seal(BOB, RECORD)
     with pytest.raises(StoreError) as caught:
         store.open(ALICE, moved)
-    assert KEY not in shown(caught.value)
-    assert repr(urlsafe_b64decode(KEY))[2:-1] not in shown(caught.value)
+    assert KEY not in frames_shown(caught.value)
+    assert repr(urlsafe_b64decode(KEY))[2:-1] not in frames_shown(caught.value)
 
 
 WITHOUT_CRYPTOGRAPHY = """

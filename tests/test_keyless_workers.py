@@ -1,0 +1,87 @@
+"""Two processes: a backend with the project's credentials, and a worker that has none of them."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from itertools import cycle
+
+import backend_worker
+import keyless_worker
+import pytest
+
+from signalwire_tokens import Lifetimes
+from signalwire_tokens.device import DeviceKey
+from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Redirect, Reset, SkewDate, Status, Truncate
+
+ROTATIONS = 50
+FAULTS = (
+    Reset(),
+    Reset(applied=True),
+    Status(500),
+    Status(503, retry_after=1),
+    Status(429),
+    Status(401),
+    Truncate(),
+    HTML,
+    EMPTY,
+    Redirect("https://elsewhere.example.com/"),
+    SkewDate(300),
+    Delay(0.3),
+)
+
+
+@pytest.mark.timeout(240)
+async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_path, capsys):
+    """A fault at each second rotation, and an outage; it never sends the project's credentials, which it does not have."""
+    key, faults = DeviceKey.generate(), cycle(FAULTS)
+    known = {"DEVICE_KEY": key.to_pem("mellon").decode(), "DEVICE_KEY_PASSWORD": "mellon"}
+    async with (
+        Emulator() as emulator,
+        backend_worker.run_worker("aiohttp", emulator, tmp_path / "tokens", 7200) as (_, backend),
+        keyless_worker.run_worker("device", backend, emulator, **known) as worker,
+    ):
+        for number in range(ROTATIONS + 1):
+            assert await worker.stdout.readline() == b"alice\n", "the service took the token"
+            if number % 2:
+                emulator.fail(next(faults), operation="refresh_device_token")
+            if number == ROTATIONS // 2:
+                async with emulator.unreachable():
+                    await asyncio.sleep(0.5)  # as long as the outage lasts
+        assert worker.returncode is None
+        sent = Counter((entry.operation, entry.auth) for entry in emulator.journal)
+        met = Counter(entry.fault for entry in emulator.journal if entry.fault)
+        refused = [entry.reason for entry in emulator.journal if entry.reason]
+    with capsys.disabled():
+        print(f"\n[{ROTATIONS} rotations, {met.total()} faults of {len(met)} kinds met; sent: {dict(sent)}]")
+    assert sent["create_subscriber_token", "Basic"] == sent["create_device_token", "Bearer"] == 1
+    assert sum(count for (_, auth), count in sent.items() if auth == "Basic") == 1, "and that was the backend's"
+    assert {operation for operation, auth in sent if auth == "Bearer"} == {
+        "create_device_token",
+        "refresh_device_token",
+        "subscriber_info",
+    }
+    assert sent["refresh_device_token", "Bearer"] >= ROTATIONS
+    assert met.total() >= ROTATIONS // 2 - 1
+    assert refused == []
+
+
+@pytest.mark.parametrize("framework", ["aiohttp", "fastapi"])
+@pytest.mark.timeout(120)
+async def test_a_worker_lives_by_its_backend(framework, tmp_path):
+    """Which renews by the project's credentials, and is the only one to speak for the project."""
+    lifetimes = Lifetimes(access=timedelta(seconds=8), refresh=timedelta(seconds=10))
+    async with (
+        Emulator(lifetimes=lifetimes) as emulator,
+        backend_worker.run_worker(framework, emulator, tmp_path / "tokens", 8) as (_, backend),
+        keyless_worker.run_worker("endpoint", backend, emulator) as worker,
+    ):
+        for _ in range(4):
+            assert await worker.stdout.readline() == b"alice\n", "the service took the token"
+            emulator.fail(Status(500), operation="refresh_subscriber_token")
+        assert worker.returncode is None
+        sent = {(entry.operation, entry.auth) for entry in emulator.journal}
+    assert sent == {
+        ("create_subscriber_token", "Basic"),
+        ("refresh_subscriber_token", "Basic"),
+        ("subscriber_info", "Bearer"),
+    }
