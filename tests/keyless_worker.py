@@ -1,7 +1,7 @@
 """A worker without the project's credentials, in a process of its own: `keyless_worker.py KIND BACKEND SPACE`.
 
-Its kind is `device` or `endpoint`. It looks for a live token all the time, and asks the service with each that it gets; it prints who the service says that
-it is, one line for each token, until it is told to end.
+Its kind is `device` or `endpoint`. It looks for a live token all the time, and asks the service with each that it gets;
+it prints who the service says that it is, one line for each token, until it is told to end.
 """
 
 import asyncio

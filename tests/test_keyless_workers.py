@@ -32,7 +32,7 @@ FAULTS = (
 
 @pytest.mark.timeout(240)
 async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_path, capsys):
-    """A fault at each second rotation, and an outage; it never sends the project's credentials, which it does not have."""
+    """A fault at each second rotation, and an outage; it never sends the credentials, which it does not have."""
     key, faults = DeviceKey.generate(), cycle(FAULTS)
     known = {"DEVICE_KEY": key.to_pem("mellon").decode(), "DEVICE_KEY_PASSWORD": "mellon"}
     async with (
