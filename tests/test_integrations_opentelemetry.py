@@ -5,6 +5,7 @@ import gc
 from collections import Counter
 
 import pytest
+from desks import Desk
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -13,7 +14,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from signalwire_tokens import NotFound, RateLimited, SessionFleet, SubscriberSession, TokenClient, TransportError
+from signalwire_tokens import (
+    EndpointSession,
+    NotFound,
+    RateLimited,
+    SessionFleet,
+    SubscriberSession,
+    TokenClient,
+    TransportError,
+)
+from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import Reset, Status
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 
@@ -155,7 +165,7 @@ async def test_sessions_are_counted_by_state(emulator, clock, client, backend):
     assert states == {"closed": 1}, "a fleet that is closed has none"
 
 
-STATE = "signalwire.session.state"
+STATE, OPERATION = "signalwire.session.state", "signalwire.operation"
 
 
 async def test_states_can_be_read_from_another_thread(client, backend):
@@ -273,3 +283,26 @@ async def test_the_global_providers_will_do(client):
     telemetry = Telemetry()
     telemetry.watch(client)
     assert (await client.create_subscriber_token(ALICE)).token.kind == "SAT"
+
+
+async def test_sessions_without_the_project_s_secret_are_measured_too(emulator, clock, client, backend):
+    """They bring a client of their own, which has operations of its own."""
+    key = DeviceKey.generate()
+    pair = await client.create_subscriber_token(ALICE, fingerprint=key.fingerprint, scope="sat:refresh")
+
+    async def give():
+        return "a-token", clock.wall() + LIFE
+
+    device = DeviceSession(emulator.space, pair.token, key, clock=clock)
+    async with Desk(give, clock) as desk:
+        endpoint = EndpointSession(desk.url, clock=clock)
+        for session in (device, endpoint):
+            backend.telemetry.watch(session)
+        async with device, endpoint:
+            await device.refresh()
+            states = backend.counts("signalwire.sessions", STATE)
+    assert states["fresh",] == 2
+    assert backend.counts("signalwire.tokens.issued", OPERATION) == {("create_device_token",): 1}
+    assert backend.counts("signalwire.tokens.refreshed", OPERATION) == {("refresh_device_token",): 1}
+    measured = {point.attributes[OPERATION] for point in backend.points("signalwire.tokens.operation.duration")}
+    assert measured == {"create_device_token", "refresh_device_token", "fetch_token"}

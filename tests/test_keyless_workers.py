@@ -1,18 +1,25 @@
 """Two processes: a backend with the project's credentials, and a worker that has none of them."""
 
 import asyncio
+import re
+import socket
+import sys
 from collections import Counter
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import cycle
+from pathlib import Path
 
 import backend_worker
 import keyless_worker
 import pytest
+from servers import eventually, free_port
 
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.device import DeviceKey
 from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Redirect, Reset, SkewDate, Status, Truncate
 
+HOW_TO = Path(__file__).parent.parent / "docs/how-to/do-without-the-secret.md"
 ROTATIONS = 50
 FAULTS = (
     Reset(),
@@ -63,6 +70,64 @@ async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_
     assert sent["refresh_device_token", "Bearer"] >= ROTATIONS
     assert met.total() >= ROTATIONS // 2 - 1
     assert refused == []
+
+
+async def test_the_two_programs_of_the_how_to_work_together(tmp_path):
+    """As they stand there, each in a process of its own and with what its environment has."""
+    programs = {}
+    for text in re.findall(
+        r"^```python\n(# (?:backend|worker)\.py\n.*?)^```", HOW_TO.read_text(), re.DOTALL | re.MULTILINE
+    ):
+        program = tmp_path / text.splitlines()[0].removeprefix("# ")
+        program.write_text(text)
+        programs[program.stem] = program
+    secret, port = "an-application-s-own", free_port()
+    async with Emulator() as emulator:
+        settings = {
+            "backend": {
+                "SIGNALWIRE_SPACE": emulator.space,
+                "SIGNALWIRE_PROJECT_ID": emulator.project_id,
+                "SIGNALWIRE_API_TOKEN": emulator.api_token,
+                "WORKER_SECRET": secret,
+                "PORT": str(port),
+            },
+            "worker": {
+                "SPACE": emulator.space,
+                "BACKEND": f"http://127.0.0.1:{port}",
+                "WORKER_SECRET": secret,
+                "DEVICE_KEY_PASSWORD": "mellon",
+            },
+        }
+        for _ in range(2):  # the second time, with the key that is there
+            async with run(programs["backend"], settings["backend"]):
+                await eventually(lambda: is_open(port))
+                async with run(programs["worker"], settings["worker"]) as worker:
+                    assert await worker.stdout.readline() == b"still worker-7@example.com\n"
+        sent = Counter((entry.operation, entry.auth, entry.status) for entry in emulator.journal)
+    assert (tmp_path / "device.pem").stat().st_mode & 0o777 == 0o600
+    assert sent == {
+        ("create_subscriber_token", "Basic", 201): 2,
+        ("create_device_token", "Bearer", 201): 2,
+        ("subscriber_info", "Bearer", 200): 2,
+    }
+
+
+def is_open(port):
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@asynccontextmanager
+async def run(program, environment):
+    """Run a program where it is, until it is told to end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, program, cwd=program.parent, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 @pytest.mark.parametrize("framework", ["aiohttp", "fastapi"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import signalwire_tokens
-from signalwire_tokens import emulator, stores, testing
+from signalwire_tokens import device, emulator, stores, testing
 from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
 
 INTEGRATIONS = [aiohttp, asgi, httpx, opentelemetry, web]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs/reference/api.md").read_text()
 
 
-@pytest.mark.parametrize("module", [signalwire_tokens, emulator, stores, testing, *INTEGRATIONS])
+@pytest.mark.parametrize("module", [signalwire_tokens, device, emulator, stores, testing, *INTEGRATIONS])
 def test_the_public_names_are_sorted_and_there(module):
     """`__all__` is the promise; it is kept in order, and every name in it exists."""
     assert sorted(module.__all__) == sorted(set(module.__all__))
@@ -29,6 +29,7 @@ def test_the_reference_lists_the_public_names_and_no_others():
     """Whatever is public is documented, and what is documented is public."""
     documented = set(re.findall(r"^`{3,4}\{auto(?:class|function|exception|data)\} ([\w.]+)$", REFERENCE, re.MULTILINE))
     public = {f"signalwire_tokens.{name}" for name in signalwire_tokens.__all__ if name != "__version__"}
+    public |= {f"signalwire_tokens.device.{name}" for name in device.__all__}
     public |= {f"signalwire_tokens.emulator.{name}" for name in emulator.__all__}
     public |= {f"signalwire_tokens.stores.{name}" for name in stores.__all__ if name not in signalwire_tokens.__all__}
     public |= {f"signalwire_tokens.{name}" for name in ("stores.redis.RedisStore", "testing.StoreConformance")}

@@ -25,9 +25,9 @@ from signalwire_tokens._version import __version__
 from signalwire_tokens.client import Observer, TokenClient
 from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
 from signalwire_tokens.fleet import SessionFleet
+from signalwire_tokens.keeper import Asking
 from signalwire_tokens.origins import USUAL_PORTS
 from signalwire_tokens.policy import SessionState
-from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Telemetry"]
 
 SCOPE = "signalwire_tokens"
-REFRESHES = frozenset({"refresh_subscriber_token"})
-ISSUES = frozenset({"create_subscriber_token", "create_guest_token", "create_invite_token", "create_embed_token"})
+REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
+ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
 
@@ -75,7 +75,7 @@ class Telemetry(Observer):
             description="How long a token was still live for when its session got the next one.",
             explicit_bucket_boundaries_advisory=RUNWAYS,
         )
-        self._watched: tuple[ref[SubscriberSession | SessionFleet], ...] = ()
+        self._watched: tuple[ref[Asking | SessionFleet], ...] = ()
         meter.create_observable_up_down_counter(
             "signalwire.sessions",
             callbacks=[self._count_sessions],
@@ -83,11 +83,11 @@ class Telemetry(Observer):
             description="Sessions that are watched, by state.",
         )
 
-    def watch(self, watched: TokenClient | SubscriberSession | SessionFleet) -> None:
+    def watch(self, watched: TokenClient | Asking | SessionFleet) -> None:
         """Measure a client's operations; or those of a session or a fleet, and how these stand as well."""
-        if not isinstance(watched, TokenClient | SubscriberSession | SessionFleet):
-            raise TypeError("what can be watched is a TokenClient, a SubscriberSession or a SessionFleet")
-        if isinstance(watched, SubscriberSession | SessionFleet):
+        if not isinstance(watched, TokenClient | Asking | SessionFleet):
+            raise TypeError("what can be watched is a TokenClient, a session or a SessionFleet")
+        if isinstance(watched, Asking | SessionFleet):
             standing = {one for one in self._watched if one() is not None}
             self._watched = tuple(standing | {ref(watched)})
         client = watched if isinstance(watched, TokenClient) else watched.client
@@ -142,7 +142,7 @@ class Telemetry(Observer):
         counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
         for one in self._watched:
             watched = one()
-            if isinstance(watched, SubscriberSession):
+            if isinstance(watched, Asking):
                 counts[watched.state] += 1
             elif watched is not None:
                 with suppress(SessionClosed):  # not open yet, or no longer
