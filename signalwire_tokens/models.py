@@ -12,7 +12,7 @@ import attrs
 
 from .errors import ConfigurationError
 
-__all__ = ["Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair"]
+__all__ = ["LONGEST_LIFE", "Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair"]
 
 T = TypeVar("T")
 LONGEST_LIFE = timedelta(days=3653)

@@ -390,7 +390,8 @@ class RefreshPolicy:
             case Ambiguous() if situation.replays == 1:
                 pause = pace * between(self.backoff_from, 2 * self.backoff_from, situation.draw)
             case NotYet() if left > 0:
-                pause = left * self.backoff_share * between(0.5, 1.0, situation.draw)
+                longest = min(self.misconfigured_to, left * self.backoff_share)
+                pause = between(longest / 2, longest, situation.draw)
             case Misconfigured():
                 pause = pace * between(self.late_from, self.late_to, situation.draw)
             case NotSent() | Ambiguous() | Throttled():

@@ -1,7 +1,7 @@
 """What the tests of `wire` share: requests, answers, and how the one is read from the other."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 from signalwire_tokens import (
@@ -22,7 +22,22 @@ INVITE = wire.create_invite_token(ID, subscriber_token=Secret(SAT), now=SENT)
 EMBED = wire.create_embed_token(Secret("c2c_1"))
 INFO = wire.subscriber_info(Secret(SAT))
 ADDRESSES = wire.subscriber_addresses(ID, origin=ORIGIN)
-EVERY = [ISSUE, ROTATE, wire.create_guest_token([ID], now=SENT), INVITE, EMBED, INFO, ADDRESSES]
+PROVEN = {"prove": lambda *_: Secret("a-proof"), "lifetime": timedelta(minutes=15)}
+EXCHANGE = wire.create_device_token(Secret(SAT), **PROVEN)
+RENEWAL = wire.refresh_device_token(Secret(SAT), **PROVEN)
+FETCH = wire.fetch_token(Secret("/token?key=a-key"), Secret({"Authorization": "Bearer a-secret"}))
+EVERY = [
+    ISSUE,
+    ROTATE,
+    wire.create_guest_token([ID], now=SENT),
+    INVITE,
+    EMBED,
+    INFO,
+    ADDRESSES,
+    EXCHANGE,
+    RENEWAL,
+    FETCH,
+]
 
 
 def answer(body=None, status=201, *, sent=SENT, lifetimes=None, **headers):

@@ -9,6 +9,8 @@ from datetime import timedelta
 import aiohttp
 import pytest
 from callers import Caller, call_in
+from joserfc.jwk import RSAKey
+from proofs import make_proof
 from servers import eventually
 
 from signalwire_tokens.emulator import Emulator
@@ -17,6 +19,7 @@ from signalwire_tokens.wire import read_header
 
 LIFE = 7200.0
 ALICE = "alice@example.com"
+NOT_AUTHENTICATED = -32002
 
 
 @pytest.fixture
@@ -321,3 +324,48 @@ async def test_only_a_token_of_its_own_is_withdrawn(emulator, token):
     """Anything else is a mistake of the test's."""
     with pytest.raises(ValueError, match="no token"):
         emulator.withdraw(token)
+
+
+async def test_a_bound_token_connects_with_a_proof_of_its_key(emulator, caller, client):
+    """For that call, once; and what the connection is allowed says so."""
+    key = RSAKey.generate_key(2048)
+    pair = await client.create_subscriber_token(ALICE, fingerprint=key.thumbprint(), scope="sat:refresh")
+    proof = make_proof(key, rpc="request", mth="signalwire.connect")
+    authorization = (await caller.connect(pair.token.value, dpop_token=proof))["result"]["authorization"]
+    assert authorization["cnf"] == {"jkt": key.thumbprint()}
+    assert authorization["scope"] == ["sat:refresh"]
+    refused = await caller.reauthenticate(pair.token.value, dpop_token=proof)
+    assert refused["error"]["code"] == NOT_AUTHENTICATED
+    assert [entry.reason for entry in emulator.journal if entry.reason] == ["the proof's mth is for something else"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"mth": "signalwire.reauthenticate"}, "the proof's mth is for something else"),
+        ({"rpc": None}, "the proof's rpc is for something else"),
+        ({"iat": 1}, "the proof's iat is not within 60 s"),
+        (None, "the token is bound to a key, and no proof came with it"),
+        ({"key": RSAKey.generate_key(2048)}, "the token is bound to another key than the proof's"),
+    ],
+    ids=["another method's", "not for a call", "too old", "none", "another key's"],
+)
+async def test_a_bound_token_without_a_proof_that_holds_ends_the_connection(emulator, caller, client, claims, reason):
+    """The caller is not told why."""
+    key = RSAKey.generate_key(2048)
+    pair = await client.create_subscriber_token(ALICE, fingerprint=key.thumbprint(), scope="sat:refresh")
+    whole = {"key": key, "rpc": "request", "mth": "signalwire.connect", **(claims or {})}
+    proof = None if claims is None else make_proof(**whole)
+    refused = await caller.connect(pair.token.value, dpop_token=proof)
+    assert refused["error"] == {"code": NOT_AUTHENTICATED, "message": "authentication failed"}
+    assert (await caller.next()).type is aiohttp.WSMsgType.CLOSE
+    assert emulator.journal[-1].reason == reason
+
+
+async def test_a_proof_that_comes_with_an_ordinary_token_is_verified_all_the_same(emulator, caller, pair):
+    """Browsers send one wherever they have a key; it binds nothing."""
+    key = RSAKey.generate_key(2048)
+    proof = make_proof(key, rpc="request", mth="signalwire.connect")
+    assert "cnf" not in (await caller.connect(pair.token.value, dpop_token=proof))["result"]["authorization"]
+    refused = await caller.reauthenticate(pair.token.value, dpop_token="hush")
+    assert refused["error"]["code"] == NOT_AUTHENTICATED

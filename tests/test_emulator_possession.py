@@ -6,6 +6,7 @@ from datetime import timedelta
 from itertools import pairwise
 from uuid import uuid4
 
+import jwt
 import pytest
 from joserfc import jws
 from joserfc.jwk import OctKey, RSAKey
@@ -231,6 +232,14 @@ def test_the_lives_of_bound_tokens_follow_one_another(device):
         device.now += 50
         tokens.append(device.refresh(tokens[-1], expire_in=60).body["token"])
     assert all(before != after for before, after in pairwise(tokens))
+
+
+def test_a_proof_that_wants_more_than_the_service_knows_is_refused(device):
+    """A header that calls a member critical which nobody here understands."""
+    header = {"typ": "dpop+jwt", "jwk": KEY.as_dict(private=False), "crit": ["other"], "other": 1}
+    claims = {"jti": str(uuid4()), "htm": "POST", "htu": DEVICES, "iat": NOW}
+    proof = jwt.encode(claims, KEY.private_key, algorithm="RS256", headers=header)
+    assert device.exchange(device.issue(), proof).status == 401
 
 
 def test_a_proof_that_says_nothing_is_refused():

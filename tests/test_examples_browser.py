@@ -1,5 +1,6 @@
 """Browsers: the example's page with the official SDK, and what pages of other origins get."""
 
+import json
 import runpy
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -137,6 +138,58 @@ async def test_the_page_stays_connected_through_two_expiries_and_an_outage(emula
     assert await page.locator("#events li", has_text="a new token").count() >= 3
 
 
+BOUND_PAGE = """<!doctype html><link rel=icon href="data:,">
+<script>
+  const random = (array) => crypto.getRandomValues(array);
+  window.node_crypto = { randomUUID: () => crypto.randomUUID(), randomFillSync: random };
+</script>
+<script src="/sdk/browser.umd.js"></script>
+<script>
+  window.failures = [];
+  const authenticate = async ({ fingerprint }) => {
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch("/token", { method: "POST", headers, body: JSON.stringify({ fingerprint }) });
+    return response.json();
+  };
+  const client = new SignalWire.SignalWire({ authenticate }, { skipDeviceMonitoring: true });
+  client.errors$.subscribe((error) => failures.push(error.message));
+</script>"""
+
+
+@pytest.mark.timeout(120)
+async def test_a_key_in_the_browser_renews_its_token_in_place(emulator, sdk):
+    """One connection goes on past the end of its token, and of the one after, without the backend."""
+    life = 33  # seconds; the SDK renews half a minute before a token's end
+
+    async def page_of(_):
+        return web.Response(text=BOUND_PAGE, content_type="text/html")
+
+    async def shorten(route):
+        asked = {**route.request.post_data_json, "expire_in": life}
+        await route.continue_(post_data=json.dumps(asked))
+
+    async with emulator.client() as client:
+        app = build(client, [], fingerprints=True)
+        app.add_routes([web.get("/", page_of), web.static("/sdk", sdk)])
+        async with serve(app, emulator.server_context) as origin, open_page(emulator.browser_pin, origin) as page:
+            await page.route("**/devices/token", shorten)
+            await page.goto("/")
+            await eventually(lambda: emulator.connections and emulator.connections[0].reauthenticated, within=30)
+            (first,) = emulator.connections
+            await eventually(lambda: emulator.now() > first.expires_at + timedelta(seconds=2), within=60)
+            (last,) = emulator.connections
+            assert await page.evaluate("failures") == []
+    assert last.id == first.id, "it is the same connection"
+    assert last.reauthenticated >= 5
+    assert last.expires_at > first.expires_at + timedelta(seconds=20)
+    asked = [entry.operation for entry in emulator.journal]
+    assert asked.count("create_subscriber_token") == asked.count("create_device_token") == 1
+    refreshed, shown = asked.count("refresh_device_token"), asked.count("signalwire.reauthenticate")
+    assert refreshed >= 5
+    assert shown - refreshed in (0, 1), "each token is shown; the last may be on its way"
+    assert [entry.reason for entry in emulator.journal if entry.reason] == []
+
+
 @pytest.mark.parametrize(
     ("type_", "mode"),
     [("application/json", "cors"), ("text/plain", "cors"), ("text/plain", "no-cors"), (None, "no-cors")],
@@ -187,11 +240,10 @@ def elsewhere_app():
     return app
 
 
-def build(client, allowed_origins):
+def build(client, allowed_origins, **settings):
     """Make a backend to which everybody is signed in."""
-    backend = TokenBackend(
-        lambda: SessionFleet(client), identify=lambda _: "alice@example.com", allowed_origins=allowed_origins
-    )
+    settings = {"identify": lambda _: "alice@example.com", "allowed_origins": allowed_origins, **settings}
+    backend = TokenBackend(lambda: SessionFleet(client), **settings)
     app = web.Application()
     app.cleanup_ctx.append(backend.lifespan)
     app.router.add_route("*", "/token", backend.token)

@@ -15,6 +15,7 @@ from signalwire_tokens.policy import (
     Expire,
     Misconfigured,
     NotSent,
+    NotYet,
     Present,
     Reissue,
     Renewed,
@@ -26,7 +27,7 @@ from signalwire_tokens.policy import (
 LIFE, WINDOW = 7200.0, 300.0
 POLICY = RefreshPolicy()
 ERROR = SignalWireTokenError("because")
-FAILURES = [NotSent, Ambiguous, Throttled, Spent, Misconfigured]
+FAILURES = [NotSent, NotYet, Ambiguous, Throttled, Spent, Misconfigured]
 
 
 def situation(*, life=LIFE, **more):
@@ -120,14 +121,14 @@ def test_the_backoff_doubles_up_to_a_minute(failure, failures, longest):
     assert pause(failure, failures=failures, draw=0.0) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("failure", [NotSent, Ambiguous, Throttled, Misconfigured])
+@pytest.mark.parametrize("failure", [NotSent, NotYet, Ambiguous, Throttled, Misconfigured])
 def test_no_pause_is_longer_than_a_quarter_of_what_is_left(failure):
     """So that there are always more tries before the end, down to the floor."""
     assert pause(failure, failures=50, tried=LIFE - 20, draw=1.0) == pytest.approx(5)
     assert pause(failure, failures=50, tried=LIFE - 1, draw=1.0) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("failure", [NotSent, Ambiguous, Throttled, Misconfigured])
+@pytest.mark.parametrize("failure", [NotSent, NotYet, Ambiguous, Throttled, Misconfigured])
 @pytest.mark.parametrize(("draw", "seconds"), [(0.0, 5), (1.0, 15)])
 def test_once_late_a_try_comes_every_five_to_fifteen_seconds(failure, draw, seconds):
     """However many have failed; after the first few, sooner: a machine that wakes may have no network for a second."""
@@ -141,6 +142,15 @@ def test_where_the_settings_are_at_fault_tries_are_slow(draw, seconds):
     """Somebody has to mend them, and a locked account helps nobody."""
     assert pause(Misconfigured, draw=draw, tried=1000.0) == seconds
     assert pause(Misconfigured, draw=draw, tried=1000.0, wanted=1001.0) == seconds
+
+
+@pytest.mark.parametrize(("draw", "share"), [(0.0, 1 / 8), (1.0, 1 / 4)])
+def test_where_it_is_too_early_tries_follow_what_is_left(draw, share):
+    """Few while there is time, and more towards the end; a life too short to be renewed at leisure is no exception."""
+    assert pause(NotYet, tried=5000.0, draw=draw) == pytest.approx(share * 2200)
+    assert pause(NotYet, tried=5000.0, draw=draw, failures=40) == pytest.approx(share * 2200)
+    assert pause(NotYet, life=12.0, tried=0.0, draw=draw) == pytest.approx(share * 12)
+    assert pause(NotYet, life=86400.0, tried=0.0, draw=draw) == pytest.approx(share * 2400), "ten minutes at the most"
 
 
 def test_a_refusal_for_good_is_followed_by_the_other_way_at_once():

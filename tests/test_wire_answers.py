@@ -130,6 +130,12 @@ def test_a_status_says_which_error_it_is(status, kind, body):
     assert (error.operation, error.status, error.request_id) == ("create_subscriber_token", status, "req-1")
 
 
+@pytest.mark.parametrize(("date", "told"), [(http_date(SENT - 86400), int(SENT) - 86400), ("today", None), ("", None)])
+def test_a_refusal_tells_what_time_it_is_there(date, told):
+    """Where the service says: a proof is in time by its clock."""
+    assert read(ISSUE, b"", 401, Date=date).server_time == told
+
+
 def test_any_success_is_success():
     """The reference says 201; 200 and 204 would be as good, if a token came with them."""
     assert read(ISSUE, PAIR, 200) == read(ISSUE, PAIR, 201)

@@ -9,6 +9,8 @@ import pytest
 from exchanges import (
     ADDRESSES,
     EMBED,
+    EXCHANGE,
+    FETCH,
     ID,
     INFO,
     INVITE,
@@ -16,6 +18,7 @@ from exchanges import (
     ORIGIN,
     PAIR,
     REFRESH,
+    RENEWAL,
     ROTATE,
     SAT,
     SENT,
@@ -31,6 +34,7 @@ from signalwire_tokens import (
     UnexpectedResponse,
     wire,
 )
+from signalwire_tokens.models import LONGEST_LIFE
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,54 @@ def test_a_refreshed_pair_lives_no_longer_than_the_one_it_replaces(span, access,
     pair = read(wire.refresh_subscriber_token(old), PAIR)
     assert (lives(pair.token), lives(pair.refresh_token)) == (access, refresh)
     assert lives(read(ROTATE, PAIR).token) == 7200
+
+
+@pytest.mark.parametrize(
+    ("says", "headers", "seconds"),
+    [
+        ({}, {}, 900),
+        ({"expires_in": 600}, {}, 600),
+        ({"expires_in": 3600}, {}, 3600),
+        ({"expires_in": 0}, {}, 0),
+        ({"expires_in": 600, "expires_at": SENT + 700}, {}, 600),
+        ({"expires_at": SENT + 600}, {}, 600),
+        ({"expires_at": SENT + 600}, {"Date": http_date(SENT)}, 599.25),
+        ({"expires_at": SENT + 600}, {"Date": http_date(SENT + 86400)}, 0),
+        ({"expires_at": SENT + 87000}, {"Date": http_date(SENT + 86400)}, 599.25),
+        ({"expires_at": SENT + 600}, {"Date": http_date(SENT - 86400)}, 86999.25),
+        ({"expires_in": "600"}, {}, 900),
+        ({"expires_in": True, "expires_at": True}, {}, 900),
+        ({"expires_in": -1, "expires_at": -1}, {}, 900),
+        ({"expires_in": None, "expires_at": None}, {}, 900),
+        ({"expires_in": 1e300, "expires_at": 1e300}, {}, 900),
+        ({"expires_in": 1e11}, {}, LONGEST_LIFE.total_seconds()),
+    ],
+)
+@pytest.mark.parametrize("asked", [EXCHANGE, RENEWAL], ids=lambda asked: asked.operation)
+def test_a_bound_token_lives_as_its_answer_says_or_as_was_asked(asked, says, headers, seconds):
+    """By the service's clock, where the answer tells a time of day."""
+    pair = read(asked, {"token": SAT, **says}, **headers)
+    assert lives(pair.token) == pytest.approx(seconds)
+    assert pair.refresh_token is pair.token
+    assert pair.token.kind == "SAT"
+
+
+@pytest.mark.parametrize(
+    ("ends", "headers", "seconds"),
+    [
+        (SENT + 600, {}, 600),
+        (SENT + 600, {"Date": http_date(SENT)}, 599.25),
+        (SENT - 600, {}, 0),
+        (SENT + 600 - 86400, {"Date": http_date(SENT - 86400)}, 599.25),
+        (SENT + 600 + 86400, {"Date": "today"}, 87000),
+        (253402300000, {"Date": http_date(0)}, LONGEST_LIFE.total_seconds()),
+    ],
+)
+def test_what_a_backend_gives_ends_by_the_backend_s_clock(ends, headers, seconds):
+    """Or by this machine's, where the backend does not tell the time."""
+    pair = read(FETCH, {"token": SAT, "expiry_at": ends * 1000}, **headers)
+    assert lives(pair.token) == pytest.approx(seconds)
+    assert pair.refresh_token is pair.token
 
 
 @pytest.mark.parametrize(

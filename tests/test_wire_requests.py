@@ -14,6 +14,7 @@ ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
 SAT = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiU0FUIn0..aXY.Y2lwaGVy.dGFn"
 REFRESH = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiUmVmcmVzaCJ9..aXY.Y2lwaGVy.dGFn"
 START = datetime(2026, 1, 1, tzinfo=UTC)
+PROVEN = {"prove": lambda method, path: Secret(f"{method} {path}"), "lifetime": timedelta(minutes=15)}
 WIRE = {
     "subscriber": lambda **more: wire.create_subscriber_token(**{"reference": "alice", "now": NOW, **more}),
     "guest": lambda **more: wire.create_guest_token(**{"allowed_addresses": [ID], "now": NOW, **more}),
@@ -22,6 +23,8 @@ WIRE = {
     ),
     "embed": lambda token="c2c_1": wire.create_embed_token(wire.mask(token)),
     "refresh": lambda token="opaque": wire.refresh_subscriber_token(wire.mask(token)),
+    "exchange": lambda token=SAT, **more: wire.create_device_token(wire.mask(token), **{**PROVEN, **more}),
+    "renewal": lambda token=SAT, **more: wire.refresh_device_token(wire.mask(token), **{**PROVEN, **more}),
     "info": lambda token=SAT: wire.subscriber_info(wire.mask(token)),
     "addresses": lambda id_=ID: wire.subscriber_addresses(id_, origin="https://acme.signalwire.com"),
 }
@@ -45,16 +48,37 @@ def refused(operation, **arguments):
         ("guest", "POST", "/api/fabric/guests/tokens", wire.Auth.PROJECT),
         ("invite", "POST", "/api/fabric/subscriber/invites", wire.Auth.SUBSCRIBER),
         ("embed", "POST", "/api/fabric/embeds/tokens", wire.Auth.NONE),
+        ("exchange", "POST", "/api/fabric/subscriber/devices/token", wire.Auth.SUBSCRIBER),
+        ("renewal", "POST", "/api/fabric/subscriber/devices/refresh", wire.Auth.SUBSCRIBER),
         ("info", "GET", "/api/fabric/subscriber/info", wire.Auth.SUBSCRIBER),
         ("addresses", "GET", f"/api/fabric/resources/subscribers/{ID}/addresses", wire.Auth.PROJECT),
     ],
 )
 def test_each_operation_goes_to_its_place_with_its_own_authentication(operation, method, path, auth):
-    """The table of the service's reference, as values; only a refresh may not be repeated blindly."""
+    """The table of the service's reference, as values; what uses something up may not be repeated blindly."""
     request = WIRE[operation]()
     assert (request.method, request.path, request.auth) == (method, path, auth)
-    assert request.replayable is (operation != "refresh")
+    assert request.replayable is (operation not in ("refresh", "exchange", "renewal"))
     assert (request.bearer is not None) is (auth is wire.Auth.SUBSCRIBER)
+
+
+@pytest.mark.parametrize(("operation", "name"), [("exchange", "token"), ("renewal", "refresh")])
+def test_a_proof_is_made_for_the_request_that_it_goes_with(operation, name):
+    """By its method and its path, the token that it carries being another matter."""
+    request = WIRE[operation]()
+    assert body(request) == {"dpop_token": f"POST /api/fabric/subscriber/devices/{name}", "expire_in": 900}
+    assert request.bearer.value == SAT
+
+
+@pytest.mark.parametrize(
+    "lifetime", [900, None, timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5), timedelta.max]
+)
+def test_a_lifetime_is_whole_seconds(lifetime):
+    """And some; it is refused beside whatever else is wrong, and before a proof is made."""
+    assert refused("exchange", token="", lifetime=lifetime, prove=None) == [
+        ("token", "missing_required_parameter"),
+        ("lifetime", "invalid_parameter"),
+    ]
 
 
 def test_every_field_of_a_subscriber_is_sent():

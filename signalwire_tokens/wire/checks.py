@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from signalwire_tokens.errors import InvalidRequest, Problem
+from signalwire_tokens.models import LONGEST_LIFE
 
 from .header import YEAR_10000, read_header
 
@@ -40,6 +41,7 @@ MOST_ADDRESSES = 10
 SCOPES = ("sat:refresh",)
 UUID_FORM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+SECOND = timedelta(seconds=1)
 VISIBLE = bytes(range(0x21, 0x7F))
 JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
@@ -132,9 +134,8 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
 
 def whole_seconds(problems: list[Problem], name: str, value: object) -> int | None:
     """Check how long something is to live: whole seconds, and one at least."""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else 0.0
-    if 1 <= seconds < YEAR_10000 and seconds.is_integer():
-        return int(seconds)
+    if isinstance(value, timedelta) and SECOND <= value <= LONGEST_LIFE and not value % SECOND:
+        return value // SECOND
     problems.append(Problem(code=INVALID, attribute=name, message="must be a timedelta of whole seconds, one or more"))
     return None
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import attrs
 
-from signalwire_tokens.models import Address, SatClaims, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.models import LONGEST_LIFE, Address, SatClaims, SubscriberInfo, Token, TokenPair
 from signalwire_tokens.origins import write_origin
 
 from .checks import UUID_FORM, visible_ascii
@@ -131,7 +131,7 @@ def time_to(answer: Answer, end: float) -> timedelta:
 
 def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
     """Read a token that nothing else comes with: where it is presented for the next one, it stands for itself."""
-    token = make_token(answer, data, "token", answer.issued_at, span)
+    token = make_token(answer, data, "token", answer.issued_at, min(span, LONGEST_LIFE))
     return TokenPair(token=token, refresh_token=token)
 
 
