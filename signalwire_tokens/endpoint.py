@@ -19,6 +19,7 @@ __all__ = ["EndpointSession"]
 
 Headers: TypeAlias = Mapping[str, str]
 NOTHING: Headers = {}
+ROUNDING = 1.0  # second, which is what a `Date` tells
 
 
 class EndpointSession(Asking):
@@ -34,6 +35,7 @@ class EndpointSession(Asking):
 
     __slots__ = ("_auth", "_headers", "_path")
     _owns_client: ClassVar[bool] = True
+    _has_least_life: ClassVar[bool] = False  # the backend has kept its token for a while already, and gives no other
 
     def __init__(
         self,
@@ -52,8 +54,8 @@ class EndpointSession(Asking):
             raise ConfigurationError("auth must be a function that returns headers")
         origin, path = wire.check_endpoint(place, given)
         self._make_client(Secret(origin), options)
-        self._path: Secret[str] = Secret(path)  # its query may be a secret
-        self._headers = given
+        self._path = path
+        self._headers: Secret[Headers] = Secret(dict(given.value))
         self._auth: Secret[Any] = hook
         self._keep(self.client.lifetimes.access, policy, self.client.clock, presents=False, reissues=True)
 
@@ -66,25 +68,28 @@ class EndpointSession(Asking):
     def _label(self) -> str:
         return f"of {self.client.origin}"
 
-    def _is_worth_keeping(self) -> bool:
-        return True  # the backend has kept it for a while already, and gives no other
-
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
         outcome = await super()._ask(way, pair, limit)
         if not isinstance(outcome, Renewed):
             return outcome
         token = outcome.pair.token
         until = outcome.asked + (token.expires_at - token.issued_at).total_seconds()
-        if token.value != self._value and until > max(self._now(), self._access_until):
+        if until <= self._now():
+            fault = "the backend's token has ended, by its expiry_at and by the time that the backend tells"
+        elif token.value == self._value or until <= self._access_until + ROUNDING:
+            fault = "the backend has no later token yet"
+        else:
             return outcome
-        return NotYet(UnexpectedResponse("the backend has no later token yet", operation="fetch_token"))
+        return NotYet(UnexpectedResponse(fault, operation="fetch_token"))
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:  # noqa: ARG002 - there is one way to ask
         headers = self._headers
         if self._auth.value is not None:
             added = await self._ask_caller(self._auth, "auth")
             wire.check_headers(added)
-            headers = Secret({**headers.value, **added.value})
+            theirs = {name.lower() for name in added.value}
+            kept = {name: value for name, value in headers.value.items() if name.lower() not in theirs}
+            headers = Secret({**kept, **added.value})
         return await self.client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
 
     def _meaning_of(self, error: SignalWireTokenError) -> Failure:

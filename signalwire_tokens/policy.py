@@ -4,7 +4,8 @@ It reads no clock, does no I/O and draws nothing by itself. All times are second
 
 A way to renew answers `Renewed`, or one of the failures: `NotSent` (it did nothing), `Ambiguous` (nobody knows what
 it did), `Throttled` (turned away), `Spent` (refused for good) or `Misconfigured` (the settings are at fault).
-The policy knows only these. It answers a step: `Present` the refresh token, `Reissue` the pair, or `Expire`.
+The policy knows only these, and of those that did nothing the one that came too early, `NotYet`. It answers a step:
+`Present` the refresh token, `Reissue` the pair, or `Expire`.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class Situation:
     `life` is how long the access token lives from its issue to its end; `access_until` is -inf where there is no token
     yet. `draw` is uniform in 0 to 1, and drawn anew after each attempt. `tried` is when the last attempt ended,
     `replays` how often the refresh token was presented with nobody knowing what came of it. `wanted` is since when
-    somebody waits, `quiet_until` when the service will hear us again, `not_before` when a forced renewal is allowed.
+    somebody waits, `quiet_until` when the service will hear us again, `not_before` when a forced renewal is allowed;
+    `kept` is False for a token that is too short-lived to be reckoned with.
     """
 
     life: float
@@ -161,6 +163,7 @@ class Situation:
     quiet_until: float = NEVER
     not_before: float = NEVER
     wanted: float = math.inf
+    kept: bool = True
 
     @property
     def starting(self) -> bool:
@@ -402,7 +405,7 @@ class RefreshPolicy:
             case _:
                 assert_never(situation.failure)
         horizon = situation.way_ends - situation.tried
-        if left > 0 and self.keeps(situation.life):
+        if left > 0 and situation.kept:
             horizon = min(horizon, left)
         return min(pause, horizon * self.backoff_share)
 

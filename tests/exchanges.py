@@ -22,7 +22,7 @@ INVITE = wire.create_invite_token(ID, subscriber_token=Secret(SAT), now=SENT)
 EMBED = wire.create_embed_token(Secret("c2c_1"))
 INFO = wire.subscriber_info(Secret(SAT))
 ADDRESSES = wire.subscriber_addresses(ID, origin=ORIGIN)
-PROVEN = {"prove": lambda *_: Secret("a-proof"), "lifetime": timedelta(minutes=15)}
+PROVEN = {"proof": Secret("a-proof"), "lifetime": timedelta(minutes=15)}
 EXCHANGE = wire.create_device_token(Secret(SAT), **PROVEN)
 RENEWAL = wire.refresh_device_token(Secret(SAT), **PROVEN)
 FETCH = wire.fetch_token(Secret("/token?key=a-key"), Secret({"Authorization": "Bearer a-secret"}))

@@ -33,10 +33,6 @@ AUTH = {"project": wire.Auth.PROJECT, "subscriber": wire.Auth.SUBSCRIBER, None: 
 TEXTS = ["first_name", "last_name", "display_name", "job_title", "time_zone", "country", "region", "company_name"]
 
 
-def prove(method, path):
-    return Secret(f"{method} {path}")
-
-
 FULL = {
     "create_subscriber_token": wire.create_subscriber_token(
         "alice",
@@ -52,8 +48,8 @@ FULL = {
     "create_guest_token": wire.create_guest_token([ID], now=NOW, expire_at=NOW + 1, region="x", ch="x"),
     "create_invite_token": wire.create_invite_token(ID, subscriber_token=Secret("x"), now=NOW, expires_at=NOW + 1),
     "create_embed_token": wire.create_embed_token(Secret("c2c_x")),
-    "create_device_token": wire.create_device_token(Secret("x"), prove=prove, lifetime=timedelta(minutes=15)),
-    "refresh_device_token": wire.refresh_device_token(Secret("x"), prove=prove, lifetime=timedelta(minutes=15)),
+    "create_device_token": wire.create_device_token(Secret("x"), proof=Secret("x"), lifetime=timedelta(minutes=15)),
+    "refresh_device_token": wire.refresh_device_token(Secret("x"), proof=Secret("x"), lifetime=timedelta(minutes=15)),
     "subscriber_info": wire.subscriber_info(Secret("x")),
     "subscriber_addresses": wire.subscriber_addresses(ID, origin="https://acme.signalwire.com"),
 }

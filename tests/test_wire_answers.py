@@ -7,6 +7,7 @@ import pytest
 from exchanges import (
     ADDRESSES,
     EVERY,
+    FETCH,
     ID,
     INFO,
     ISSUE,
@@ -134,6 +135,34 @@ def test_a_status_says_which_error_it_is(status, kind, body):
 def test_a_refusal_tells_what_time_it_is_there(date, told):
     """Where the service says: a proof is in time by its clock."""
     assert read(ISSUE, b"", 401, Date=date).server_time == told
+
+
+def test_what_a_backend_says_of_its_refusal_is_told():
+    """As RFC 9457 has it, and without what it was sent in secret."""
+    problem = {"detail": "Sign in first, a-secret and a-key.", "title": "Unauthorized"}
+    error = read(FETCH, problem, 401, Content_Type="application/problem+json")
+    assert str(error) == "fetch_token: the credentials were not accepted (401): Sign in first, *** and ***."
+    assert "Sign in" not in str(read(FETCH, problem, 401, Content_Type="application/json"))
+    assert (
+        str(read(FETCH, b"[", 405, Content_Type="application/problem+json")) == "fetch_token: the backend answered 405"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "said", "shown"),
+    [
+        ("/token", {"Cookie": "sid=hush-hush; a=b"}, "no such sid: hush-hush", "no such sid: ***"),
+        ("/token?key=hush%20hush", {}, "hush hush hush%20hush", "*** ***"),
+        ("/token?hush+hush", {}, "hush hush", "***"),
+        ("/token", {"Authorization": "Basic bWU6bWVsbG9u"}, "wrong password mellon", "wrong password ***"),
+        ("/token", {"Authorization": "Basic hush-hush!"}, "hush-hush!", "***"),
+        ("/token?the=three&is=two", {}, "the token is required", "the token is required"),
+    ],
+)
+def test_a_backend_that_quotes_what_it_was_sent_is_not_quoted(path, headers, said, shown):
+    """Neither as it was sent nor as it was meant; but the words around it are."""
+    request = wire.fetch_token(Secret(path), Secret(headers))
+    assert read(request, {"errors": [{"message": said}]}, 422).errors[0].message == shown
 
 
 def test_any_success_is_success():

@@ -142,11 +142,11 @@ def test_a_refreshed_pair_lives_no_longer_than_the_one_it_replaces(span, access,
         ({}, {}, 900),
         ({"expires_in": 600}, {}, 600),
         ({"expires_in": 3600}, {}, 3600),
-        ({"expires_in": 0}, {}, 0),
         ({"expires_in": 600, "expires_at": SENT + 700}, {}, 600),
+        ({"expires_in": 600, "expires_at": int(SENT) + 600}, {"Date": http_date(SENT)}, 600),
+        ({"expires_in": 600, "expires_at": SENT + 300}, {"Date": http_date(SENT)}, 301.25),
         ({"expires_at": SENT + 600}, {}, 600),
         ({"expires_at": SENT + 600}, {"Date": http_date(SENT)}, 599.25),
-        ({"expires_at": SENT + 600}, {"Date": http_date(SENT + 86400)}, 0),
         ({"expires_at": SENT + 87000}, {"Date": http_date(SENT + 86400)}, 599.25),
         ({"expires_at": SENT + 600}, {"Date": http_date(SENT - 86400)}, 86999.25),
         ({"expires_in": "600"}, {}, 900),
@@ -164,6 +164,22 @@ def test_a_bound_token_lives_as_its_answer_says_or_as_was_asked(asked, says, hea
     assert lives(pair.token) == pytest.approx(seconds)
     assert pair.refresh_token is pair.token
     assert pair.token.kind == "SAT"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"token": SAT, "expires_in": 0},
+        {"token": SAT, "expires_at": SENT},
+        {"token": SAT, "expires_in": 900, "expires_at": 1},
+        {"token": REFRESH},
+        {"token": ""},
+    ],
+)
+@pytest.mark.parametrize("asked", [EXCHANGE, RENEWAL], ids=lambda asked: asked.operation)
+def test_a_bound_token_that_has_ended_is_none(asked, answer):
+    """The one at hand is better; and so it is where a token of another kind comes."""
+    assert isinstance(read(asked, answer), UnexpectedResponse)
 
 
 @pytest.mark.parametrize(

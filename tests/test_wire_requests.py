@@ -14,7 +14,7 @@ ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
 SAT = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiU0FUIn0..aXY.Y2lwaGVy.dGFn"
 REFRESH = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiUmVmcmVzaCJ9..aXY.Y2lwaGVy.dGFn"
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PROVEN = {"prove": lambda method, path: Secret(f"{method} {path}"), "lifetime": timedelta(minutes=15)}
+PROVEN = {"proof": Secret("a-proof"), "lifetime": timedelta(minutes=15)}
 WIRE = {
     "subscriber": lambda **more: wire.create_subscriber_token(**{"reference": "alice", "now": NOW, **more}),
     "guest": lambda **more: wire.create_guest_token(**{"allowed_addresses": [ID], "now": NOW, **more}),
@@ -62,20 +62,21 @@ def test_each_operation_goes_to_its_place_with_its_own_authentication(operation,
     assert (request.bearer is not None) is (auth is wire.Auth.SUBSCRIBER)
 
 
-@pytest.mark.parametrize(("operation", "name"), [("exchange", "token"), ("renewal", "refresh")])
-def test_a_proof_is_made_for_the_request_that_it_goes_with(operation, name):
-    """By its method and its path, the token that it carries being another matter."""
+@pytest.mark.parametrize(("operation", "path"), [("exchange", wire.DEVICE_EXCHANGE), ("renewal", wire.DEVICE_REFRESH)])
+def test_a_proof_goes_with_its_token(operation, path):
+    """To the place that it is for, and beside what is asked."""
     request = WIRE[operation]()
-    assert body(request) == {"dpop_token": f"POST /api/fabric/subscriber/devices/{name}", "expire_in": 900}
-    assert request.bearer.value == SAT
+    assert body(request) == {"dpop_token": "a-proof", "expire_in": 900}
+    assert (request.bearer.value, request.path) == (SAT, path)
+    assert "a-proof" in [secret.value for secret in request.secrets]
 
 
 @pytest.mark.parametrize(
     "lifetime", [900, None, timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5), timedelta.max]
 )
 def test_a_lifetime_is_whole_seconds(lifetime):
-    """And some; it is refused beside whatever else is wrong, and before a proof is made."""
-    assert refused("exchange", token="", lifetime=lifetime, prove=None) == [
+    """And some; it is refused beside whatever else is wrong."""
+    assert refused("exchange", token="", lifetime=lifetime) == [
         ("token", "missing_required_parameter"),
         ("lifetime", "invalid_parameter"),
     ]

@@ -116,7 +116,7 @@ class Sender:
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
-                middlewares=() if self._loop else (partial(send_ours_alone, names_of(request, trip)),),
+                middlewares=() if self._loop else (partial(send_ours_alone, trip.authorization is not None, request),),
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
@@ -240,20 +240,19 @@ async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
             response.close()
 
 
-def names_of(request: wire.Request[Any], trip: Trip) -> frozenset[str]:
-    """Name the headers that a request is to have."""
-    added = () if request.headers is None else request.headers.value
-    authorization = () if trip.authorization is None else ("authorization",)
-    return OUR_HEADERS.union((name.lower() for name in added), authorization)
-
-
 async def send_ours_alone(
-    names: frozenset[str], request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    authorized: bool,
+    described: wire.Request[Any],
+    request: aiohttp.ClientRequest,
+    handler: aiohttp.ClientHandlerType,
 ) -> aiohttp.ClientResponse:
     """Take out of a request what a caller's session has put in: cookies, default headers, credentials."""
+    added = {} if described.headers is None else described.headers.value
+    kept = OUR_HEADERS.union((name.lower() for name in added), ("authorization",) if authorized else ())
     for name in list(request.headers):
-        if name.lower() not in names:
+        if name.lower() not in kept:
             request.headers.popall(name, None)
+    request.headers.update(added)  # to whose cookies the session's own may have been added
     return await handler(request)
 
 

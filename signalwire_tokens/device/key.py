@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from jwt.algorithms import RSAAlgorithm
+
+try:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+    from jwt.algorithms import RSAAlgorithm  # which is not there without cryptography
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "DeviceKey needs cryptography: install signalwire-tokens[crypto]", name="cryptography"
+    ) from None
 
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret, Token
@@ -33,30 +42,44 @@ __all__ = ["DeviceKey"]
 
 BITS = 2048
 PUBLIC_EXPONENT = 65537
+LONGEST_PASSWORD = 1023  # that OpenSSL takes
+MARKS = {
+    b"BEGIN OPENSSH PRIVATE KEY": "is in OpenSSH's own form: `ssh-keygen -p -m PKCS8 -f FILE` rewrites it",
+    b"PRIVATE KEY-----": "cannot be read: its password is another one, or it is damaged",
+}
 THUMBED = ("e", "kty", "n")  # the members that RFC 7638 has a thumbprint made of
 
 
 class DeviceKey:
     """An RSA key that never leaves its device.
 
-    Make it once with `generate()`, keep it as `to_pem(password)` writes it, in a file that nobody else can read, and
-    read that with `from_pem`. `fingerprint` is what a backend has tokens issued for; it is no secret.
+    `load_or_generate(path, password)` makes it once and finds it again; with `generate()`, `to_pem(password)` and
+    `from_pem` it is kept elsewhere. `fingerprint` is what a backend has tokens issued for; it is no secret.
     """
 
-    __slots__ = ("_jwk", "_key", "fingerprint")
+    __slots__ = ("_fingerprint", "_jwk", "_key")
 
     def __init__(self, private_key: RSAPrivateKey) -> None:
-        if not isinstance(private_key, RSAPrivateKey):
-            raise ConfigurationError("a device's key must be an RSA key: DeviceKey.generate() makes one")
-        if private_key.key_size < BITS:
+        held = Secret[Any](private_key)
+        del private_key
+        if not isinstance(held.value, RSAPrivateKey):
             raise ConfigurationError(
-                f"a device's key must have {BITS} bits or more, and this one has {private_key.key_size}: "
+                "a device's key must be an RSA key: DeviceKey.generate() makes one, and DeviceKey.from_pem() reads one"
+            )
+        if held.value.key_size < BITS:
+            raise ConfigurationError(
+                f"a device's key must have {BITS} bits or more, and this one has {held.value.key_size}: "
                 "DeviceKey.generate() makes one"
             )
-        self._key = private_key
-        jwk = cast("dict[str, str]", RSAAlgorithm.to_jwk(private_key.public_key(), as_dict=True))
+        self._key: RSAPrivateKey = held.value
+        jwk = cast("dict[str, str]", RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True))
         self._jwk: dict[str, str] = {name: jwk[name] for name in THUMBED}
-        self.fingerprint: str = thumbprint(self._jwk)
+        self._fingerprint: str = thumbprint(self._jwk)
+
+    @property
+    def fingerprint(self) -> str:
+        """What names the key: the RFC 7638 thumbprint of its public half."""
+        return self._fingerprint
 
     @classmethod
     def generate(cls) -> Self:
@@ -66,17 +89,39 @@ class DeviceKey:
     @classmethod
     def from_pem(cls, pem: bytes | str, password: bytes | str | None = None) -> Self:
         """Read a key from the text that it was kept as."""
-        text, word = Secret(as_bytes(pem)), Secret(None if password is None else as_bytes(password))
+        text, word = Secret[Any](pem), Secret[Any](password)
         del pem, password
-        return cls(cast("RSAPrivateKey", read_pem(text, word)))
+        return cls(cast("RSAPrivateKey", read_pem(as_bytes("pem", text), as_password(word))))
+
+    @classmethod
+    def load_or_generate(cls, path: str | os.PathLike[str], password: bytes | str) -> Self:
+        """Read this machine's key from a file; where there is none yet, make one and keep it there, encrypted.
+
+        Nobody else can read the file. Of several programs that begin at once, all go on with one key.
+        """
+        place, word = Path(path), Secret(password)
+        del password
+        if not place.exists():
+            pem, draft = cls.generate().to_pem(word.value), place.with_name(f"{place.name}.{uuid4().hex}")
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                os.write(file, pem)
+                os.fsync(file)
+                with suppress(FileExistsError):
+                    os.link(draft, place)  # whole, or not at all, and never over another's
+            finally:
+                os.close(file)
+                draft.unlink()
+        return cls.from_pem(place.read_bytes(), word.value)
 
     def to_pem(self, password: bytes | str) -> bytes:
         """Write the key down, encrypted."""
-        word = Secret(as_bytes(password))
+        word = Secret[Any](password)
         del password
-        if not word.value:
+        secret = as_password(word)
+        if secret.value is None:
             raise ConfigurationError("password must not be empty: a key is not written in the clear")
-        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(word.value))
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret.value))
 
     def proof(self, method: str, uri: str, token: str | Token | None = None, *, now: float | None = None) -> str:
         """Prove to have the key, for one request: `uri` counts without query and fragment.
@@ -86,15 +131,22 @@ class DeviceKey:
         """
         hidden = Secret(token.value if isinstance(token, Token) else token)
         del token
-        place = urlsplit(uri)._replace(query="", fragment="").geturl()
-        claims: dict[str, Any] = {"htm": method, "htu": place}
+        parts = urlsplit(uri)
+        place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+        claims: dict[str, Any] = {"htm": method, "htu": place.geturl()}
         if hidden.value is not None:
-            claims["ath"] = encode(hidden.value.encode())
+            claims["ath"] = digest(hidden.value.encode(errors="backslashreplace"))
         return self._sign(claims, now)
 
     def rpc_proof(self, method: str, *, now: float | None = None) -> str:
         """Prove to have the key, for one call of a method over a realtime connection."""
         return self._sign({"rpc": "request", "mth": method}, now)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DeviceKey) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
 
     def __repr__(self) -> str:
         return f"<DeviceKey {self.fingerprint}>"
@@ -117,26 +169,37 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
     except TypeError:
         what = "is encrypted: give its password" if password.value is None else "is not encrypted: give no password"
     except ValueError:
-        what = (
-            "is not a private key in PEM form"
-            if b"PRIVATE KEY-----" not in pem.value
-            else "cannot be read: its password is another one, or it is damaged"
-        )
+        what = next((text for mark, text in MARKS.items() if mark in pem.value), "is not a private key in PEM form")
     except UnsupportedAlgorithm:
         what = "is of a kind that is not supported: it must be an RSA key"
     raise ConfigurationError(f"the key's PEM {what}")
 
 
-def as_bytes(text: bytes | str) -> bytes:
+def as_bytes(name: str, given: Secret[Any]) -> Secret[bytes]:
     """Take text as bytes."""
-    return text.encode() if isinstance(text, str) else text
+    if isinstance(given.value, bytes):
+        return given
+    if isinstance(given.value, str):
+        with suppress(UnicodeEncodeError):
+            return Secret(given.value.encode())
+    raise ConfigurationError(f"{name} must be bytes, or text that UTF-8 can carry")
+
+
+def as_password(given: Secret[Any]) -> Secret[bytes | None]:
+    """Take a password; an empty one is none."""
+    if given.value is None:
+        return given
+    secret = as_bytes("password", given)
+    if len(secret.value) > LONGEST_PASSWORD:
+        raise ConfigurationError(f"password must not be longer than {LONGEST_PASSWORD} bytes")
+    return Secret(secret.value or None)
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
     """Name a key, by the members that make it and no others, as RFC 7638 has it."""
-    return encode(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
+    return digest(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
 
 
-def encode(data: bytes) -> str:
-    """Write data's digest as proofs and thumbprints have it."""
+def digest(data: bytes) -> str:
+    """Name data as proofs and thumbprints do."""
     return urlsafe_b64encode(sha256(data).digest()).decode().rstrip("=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
 
 from signalwire_tokens import wire
@@ -34,14 +35,14 @@ class DeviceSession(Asking):
 
     `token` is an access token that a backend had issued with `scope="sat:refresh"` and this key's fingerprint. The
     session exchanges it for one that is bound to the key, and that lives for `lifetime` each time that it is renewed.
-    Given as a function, sync or async, it is asked at the start, and again wherever the bound token has come to its
-    end or is refused; otherwise the session has then expired.
+    Where the bound token has come to its end or is refused, the first one is exchanged again, as long as that is good;
+    given as a function, sync or async, it is asked for anew each time, and so the session never ends by itself.
 
     `http`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the session
     makes with them, and closes.
     """
 
-    __slots__ = ("_ahead", "_lifetime", "_source", "key")
+    __slots__ = ("_epoch", "_lifetime", "_source", "key")
     _owns_client: ClassVar[bool] = True
 
     def __init__(
@@ -54,22 +55,26 @@ class DeviceSession(Asking):
         policy: RefreshPolicy | None = None,
         **settings: Unpack[ClientSettings],
     ) -> None:
-        place, hidden, options = Secret(space), Secret[Any](token), Secret(settings.copy())
-        del space, token
+        place, source, held, options = Secret(space), Secret[Any](token), Secret[Any](key), Secret(settings.copy())
+        del space, token, key
         settings.clear()  # type: ignore[attr-defined]  # a proxy's password must not stand in this frame; it is a dict
-        if not isinstance(key, DeviceKey):
+        if not isinstance(held.value, DeviceKey):
             raise ConfigurationError("key must be a DeviceKey: DeviceKey.generate() makes one")
         if not isinstance(lifetime, timedelta):
             raise ConfigurationError("lifetime must be a timedelta")
         self._make_client(place, options)
-        self.key = key
-        self._ahead = 0.0  # how many seconds the service's clock is ahead of this machine's, as far as is known
+        self.key = held.value
         self._lifetime = lifetime
-        self._source: Secret[Any] = hidden
-        has_function = callable(hidden.value)
-        self._keep(lifetime, policy, self.client.clock, presents=True, reissues=has_function)
+        self._source = source
+        self._epoch: float | None = None  # when the session's clock began, by the service's, if that is known
         # Refuses what is wrong with the arguments now, and not when it is too late.
-        self._exchange(Secret("x") if has_function else masked(hidden))
+        first = Secret("later") if callable(source.value) else masked(source)
+        wire.create_device_token(first, proof=Secret("later"), lifetime=lifetime)
+        self._keep(lifetime, policy, self.client.clock, presents=True, reissues=True)
+
+    def proof(self, method: str, uri: str) -> str:
+        """Prove to have the key, for one request with the token at hand, whatever this machine's clock says."""
+        return self.key.proof(method, uri, self.pair.token, now=self._service_time())
 
     def rpc_proof(self, method: str) -> str:
         """Prove to have the key, for one call over a realtime connection, whatever this machine's clock says."""
@@ -80,31 +85,38 @@ class DeviceSession(Asking):
         return f"of key #{self.key.fingerprint[:8]}"
 
     def _service_time(self) -> float:
-        return self._clock.wall() + self._ahead
+        return self._clock.wall() if self._epoch is None else self._epoch + self._now()
+
+    def _learn_time(self, refused: Unauthorized) -> None:
+        """Go by the service's clock, where it told the time: a proof is to be in time there."""
+        if refused.server_time is not None:
+            self._epoch = refused.server_time - self._now()
 
     def _exchange(self, token: Bearer) -> wire.Request[TokenPair]:
         """Describe how a token becomes one that is bound to the key."""
-        return wire.create_device_token(token, prove=self._prover(), lifetime=self._lifetime)
+        # The path alone, as the service's own client has it: what else the service would take is not known.
+        proof = Secret(self.key.proof("POST", wire.DEVICE_EXCHANGE, now=self._service_time()))
+        return wire.create_device_token(token, proof=proof, lifetime=self._lifetime)
 
-    def _refresh(self, token: Bearer) -> wire.Request[TokenPair]:
+    def _refresh(self, token: Token) -> wire.Request[TokenPair]:
         """Describe how a bound token becomes the next one."""
-        return wire.refresh_device_token(token, prove=self._prover(token), lifetime=self._lifetime)
-
-    def _prover(self, token: Bearer | None = None) -> Callable[[str, str], Secret[str]]:
-        return lambda method, path: Secret(
-            self.key.proof(method, path, None if token is None else token.value, now=self._service_time())
-        )
+        proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, token, now=self._service_time()))
+        return wire.refresh_device_token(token, proof=proof, lifetime=self._lifetime)
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
-        held = None if isinstance(way, Reissue) else pair
-        token = await self._fetch() if held is None else held.token
-        describe = self._exchange if held is None else self._refresh
+        token: Bearer
+        if pair is None or isinstance(way, Reissue):
+            token = await self._fetch()
+            describe = partial(self._exchange, token)
+        else:
+            token = pair.token
+            describe = partial(self._refresh, token)
         try:
-            return await self.client.send(describe(token), retries=0, limit=limit)
+            return await self.client.send(describe(), retries=0, limit=limit)
         except Unauthorized as error:
-            self._set_clock(error)
+            self._learn_time(error)
         try:
-            return await self.client.send(describe(token), retries=0, limit=limit)
+            return await self.client.send(describe(), retries=0, limit=limit)
         except Unauthorized as error:
             refused = error.with_traceback(None)
         raise Unauthorized(
@@ -113,11 +125,6 @@ class DeviceSession(Asking):
             status=refused.status,
             request_id=refused.request_id,
         )
-
-    def _set_clock(self, refused: Unauthorized) -> None:
-        """Go by the service's clock, where it told the time: a proof is to be in time there."""
-        wall = self._clock.wall()
-        self._ahead = (refused.server_time or wall) - wall
 
     async def _fetch(self) -> Bearer:
         """Find the token that is to be exchanged: as it was given, or by asking for it."""
@@ -130,10 +137,20 @@ class DeviceSession(Asking):
         try:
             info = await self.client.send(wire.subscriber_info(token), retries=0)
         except Unauthorized:
-            return why_refused(None, self.key.fingerprint)
+            fault: str | None = "it has expired or was withdrawn, or is of another space"
         except SignalWireTokenError:
-            return why_refused(SatClaims(scope=(SCOPE,)), self.key.fingerprint)
-        return why_refused(info.sat_claims or SatClaims(scope=(SCOPE,)), self.key.fingerprint)
+            fault = None
+        else:
+            fault = find_fault(info.sat_claims, self.key.fingerprint)
+        if fault is None:
+            return (
+                "the key's proof is not accepted (401), and nothing is known to be wrong with the token: look at this "
+                "machine's clock, and at whatever stands between it and the service"
+            )
+        return (
+            f"the token is not accepted (401): {fault}; have one issued with scope={SCOPE!r} and "
+            f"fingerprint={self.key.fingerprint!r}, and exchange it before it ends"
+        )
 
     def _meaning_of(self, error: SignalWireTokenError) -> Failure:
         """Say what an error means: a token whose proof is refused twice is refused for good.
@@ -141,10 +158,10 @@ class DeviceSession(Asking):
         Only whoever gives another token each time may give a better one. And a bound token is good to its end, whatever
         became of an answer: it is presented again.
         """
-        if isinstance(error, Unauthorized) and error.operation in (EXCHANGE, REFRESH):
-            may_change = error.operation == EXCHANGE and callable(self._source.value)
-            return Misconfigured(error) if may_change else Spent(error)
-        meaning = super()._meaning_of(error)
+        is_refused = isinstance(error, Unauthorized) and error.operation in (EXCHANGE, REFRESH)
+        meaning = Spent(error) if is_refused else super()._meaning_of(error)
+        if isinstance(meaning, Spent) and error.operation != REFRESH and callable(self._source.value):
+            return Misconfigured(error)
         return NotSent(error) if isinstance(meaning, Ambiguous) else meaning
 
 
@@ -153,17 +170,10 @@ def masked(given: Secret[Any]) -> Bearer:
     return given.value if isinstance(given.value, Token) else given
 
 
-def why_refused(claims: SatClaims | None, fingerprint: str) -> str:
-    """Say what is wrong with a token that was refused with a key's proof; `claims` is None for one that is dead."""
-    if claims is None:
-        fault = "it has expired or was withdrawn, or is of another space"
-    elif SCOPE not in claims.scope:
-        fault = f"it has no scope {SCOPE}"
-    elif claims.fingerprint not in (None, fingerprint):
-        fault = "it is bound to another key"
-    else:
-        return "the key's proof is not accepted (401), though nothing is known to be wrong with the token"
-    return (
-        f"the token is not accepted (401): {fault}; have one issued with scope={SCOPE!r} and "
-        f"fingerprint={fingerprint!r}, and exchange it before it ends"
-    )
+def find_fault(claims: SatClaims | None, fingerprint: str) -> str | None:
+    """Say what is wrong with a token for a key, if anything that is known of it is."""
+    if claims is not None and SCOPE not in claims.scope:
+        return f"it has no scope {SCOPE}"
+    if claims is not None and claims.fingerprint not in (None, fingerprint):
+        return "it is bound to another key"
+    return None

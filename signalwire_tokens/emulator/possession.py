@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -44,19 +43,26 @@ class Holders:
         self._presented: dict[str, float] = {}  # proofs, and until when each would still be in time
         self._bound: dict[str, str] = {}  # keys' thumbprints, by the ids of tokens
 
-    def verify(self, proof: object, expected: Mapping[str, str | tuple[str, ...]], token: str | None = None) -> str:
-        """Return the thumbprint of the key that signed a proof of what is expected, or refuse it."""
+    def verify(
+        self, proof: object, expected: Mapping[str, str | tuple[str, ...]], *, token: str = "", must_name: bool = False
+    ) -> str:
+        """Return the thumbprint of the key that signed a proof of what is expected, or refuse it.
+
+        Where it names a token, it must be the one that it came with; `must_name` says that it has to.
+        """
         signed, key = open_proof(proof)
         claims = read_claims(signed)
         for name, wanted in expected.items():
             if claims.get(name) not in ((wanted,) if isinstance(wanted, str) else wanted):
                 raise UnprovenError(f"the proof's {name} is for something else")
         issued_at, id_ = claims.get("iat"), claims.get("jti")
-        if not isinstance(issued_at, int) or isinstance(issued_at, bool) or abs(self._now() - issued_at) > WINDOW:
+        now = self._now()
+        is_time = isinstance(issued_at, int) and not isinstance(issued_at, bool)
+        if not is_time or not now - WINDOW <= cast("int", issued_at) <= now + WINDOW:
             raise UnprovenError("the proof's iat is not within 60 s")
         if not isinstance(id_, str) or not UUID4.fullmatch(id_):
             raise UnprovenError("the proof's jti is no random UUID")
-        if token is not None and not hmac.compare_digest(str(claims.get("ath")).encode(), digest(token).encode()):
+        if claims.get("ath") != digest(token) and (must_name or "ath" in claims):
             raise UnprovenError("the proof's ath is not the token's")
         self._note(id_.lower())
         return key.thumbprint()
@@ -93,7 +99,7 @@ def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
     """Take what is signed by the key that it names, in the form that proofs have."""
     try:
         signed = jws.extract_compact(proof.encode() if isinstance(proof, str) else b"", registry=REGISTRY)
-    except (JoseError, ValueError, TypeError):
+    except (JoseError, ValueError, TypeError, RecursionError):
         raise UnprovenError("the proof is no signed token") from None
     header = signed.headers()
     if header.get("typ") != "dpop+jwt" or header.get("alg") != "RS256":

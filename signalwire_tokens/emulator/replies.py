@@ -17,7 +17,7 @@ from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
 if TYPE_CHECKING:
     from .calls import Reply
 
-__all__ = ["answer", "begin", "flood", "hang_up", "is_open_to_browsers", "preflight", "status_of"]
+__all__ = ["answer", "begin", "flood", "hang_up", "http_date", "is_open_to_browsers", "preflight", "status_of"]
 
 CHUNK = b" " * 65536
 CREATED = 201

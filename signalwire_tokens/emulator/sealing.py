@@ -33,6 +33,7 @@ class Claims:
     fingerprint: str | None = None
     scope: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    is_bound: bool = False  # by an exchange, and not only meant to be
 
 
 class Sealer:

@@ -28,7 +28,7 @@ from signalwire_tokens.models import Lifetimes, Token
 from .calls import OPERATIONS, Call, Reply, failure, operation_of
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection, Gateway
-from .replies import answer, begin, flood, hang_up, is_open_to_browsers, preflight, status_of
+from .replies import answer, begin, flood, hang_up, http_date, is_open_to_browsers, preflight, status_of
 from .service import Rotation, Service
 
 if TYPE_CHECKING:
@@ -363,9 +363,11 @@ class Emulator:
             case Status(status):
                 return answer(request, failure(status), now, retry_after=fault)
             case Raw(body, status=status, content_type=content_type):
-                return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+                return web.Response(
+                    status=status, body=body, headers={"Content-Type": content_type, "Date": http_date(now)}
+                )
             case Redirect(location, status=status):
-                return web.Response(status=status, headers={"Location": location})
+                return web.Response(status=status, headers={"Location": location, "Date": http_date(now)})
             case Huge(size):
                 return await flood(request, size)
             case Truncate(stall=stall):

@@ -269,15 +269,18 @@ class Service:
         return {} if binding is None else {"cnf": {"jkt": binding}}
 
     def _create_device_token(self, call: Call) -> Reply:
-        return self._exchange(call, self._check_subscriber(call), token=None)
+        claims = self._check_subscriber(call)
+        if claims.is_bound:
+            raise UnprovenError("the token was exchanged already: it is to be refreshed")
+        return self._exchange(call, claims)
 
     def _refresh_device_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
-        if self.holders.binding_of(claims) is None:
-            raise UnprovenError("the token is bound to no key yet")
-        return self._exchange(call, claims, token=(call.authorization or "").partition(" ")[2])
+        if not claims.is_bound:
+            raise UnprovenError("the token is bound to no key yet: it is to be exchanged")
+        return self._exchange(call, claims)
 
-    def _exchange(self, call: Call, claims: Claims, token: str | None) -> Reply:
+    def _exchange(self, call: Call, claims: Claims) -> Reply:
         """Exchange a token for one that is bound to the key that signed the proof."""
         body = self._validator(call)
         proof, seconds = body.required_string("dpop_token"), body.seconds("expire_in", DEVICE_LIFE)
@@ -286,7 +289,12 @@ class Service:
             raise UnprovenError(f"the token has no scope {REFRESHABLE}")
         # The service's own client names the path alone.
         places = (call.path, f"{self.origin}{call.path}")
-        thumbprint = self.holders.verify(proof, {"htm": call.method, "htu": places}, token)
+        thumbprint = self.holders.verify(
+            proof,
+            {"htm": call.method, "htu": places},
+            token=(call.authorization or "").partition(" ")[2],
+            must_name=claims.is_bound,
+        )
         self.holders.admit(claims, thumbprint)
         bound = attrs.evolve(
             claims,
@@ -294,6 +302,7 @@ class Service:
             issued_at=self._now(),
             expires_at=self._now() + seconds,
             fingerprint=thumbprint,
+            is_bound=True,
         )
         answer = {"token": self._sealer.seal(bound), "expires_at": int(bound.expires_at), "expires_in": seconds}
         return Reply(201, answer)

@@ -16,7 +16,7 @@ UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 MOST_ADDRESSES = 10
 LAST_SECOND = 253402300799  # of the year 9999
-LONGEST_LIFE = 86400  # seconds
+LONGEST_LIFE = 315_360_000  # seconds: ten years, which nobody means; the service's own limit is not known
 DOCS = "https://developer.signalwire.com/rest/errors"
 
 

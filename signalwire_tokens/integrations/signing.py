@@ -25,7 +25,10 @@ class Signer:
 
     def __init__(self, session: SubscriberSession, origins: Iterable[str] | None) -> None:
         if not isinstance(session, SubscriberSession):
-            raise ConfigurationError("requests are signed with the token of a SubscriberSession")
+            raise ConfigurationError(
+                "requests are signed with the token of a SubscriberSession; another session's goes into the header by "
+                "`await session.token()`"
+            )
         self._session = session
         self._origins = check_origins("origins", (session.client.origin,) if origins is None else origins)
         if not self._origins:

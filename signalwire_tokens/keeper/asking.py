@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from signalwire_tokens.client import ClientSettings, TokenClient, ask_caller, tolerate
 from signalwire_tokens.errors import (
     RateLimited,
     ServerError,
     SignalWireTokenError,
+    StoreError,
     TimedOut,
+    TokenUnavailable,
     TransportError,
     UnexpectedResponse,
     ValidationFailed,
 )
-from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import (
     Ambiguous,
     Failure,
@@ -36,8 +37,8 @@ from .keeping import Keeper
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from signalwire_tokens.clock import Clock
-    from signalwire_tokens.models import TokenPair
+    from signalwire_tokens.clock import Clock, Timer
+    from signalwire_tokens.models import Secret, TokenPair
 
     from .share import Share
 
@@ -73,7 +74,8 @@ class Asking(Keeper):
     ) -> None:
         """Be set up, for tokens of a certain life and the ways there are to renew them."""
         policy = DEFAULT_POLICY if policy is None else policy
-        policy.check_life(life.total_seconds())
+        if self._has_least_life:
+            policy.check_life(life.total_seconds())
         super().__init__(
             policy=policy,
             clock=self.client.clock if clock is None else clock,
@@ -101,12 +103,18 @@ class Asking(Keeper):
 
     async def _ask_caller(self, function: Secret[Any], name: str) -> Secret[Any]:
         """Ask a caller's function, in no more time than a request gets; what it raises may pass."""
-        answer, failure, limit = Secret[Any](None), None, self.client.timeout
+        limit = self.client.timeout
+        # In a task of its own: it may refuse to end.
+        asking = cast("Timer", self._timer).begin(ask_caller(function), f"ask {name} of {self._label}")
         try:
-            async with asyncio.timeout(limit):
-                answer, failure = await ask_caller(function)
-        except TimeoutError:
-            failure = TimedOut(f"the function given as {name} has not answered within {limit:g} s", sent=False)
+            await asyncio.wait([asking], timeout=limit)
+        finally:
+            asking.cancel()
+        if not asking.done():
+            raise TimedOut(f"the function given as {name} has not answered within {limit:g} s", sent=False)
+        if asking.cancelled():
+            raise TransportError(f"the function given as {name} was cancelled from within", sent=False)
+        answer, failure = asking.result()
         if isinstance(failure, SignalWireTokenError):
             raise failure
         if failure is not None:
@@ -116,6 +124,8 @@ class Asking(Keeper):
 
     async def aclose(self) -> None:
         """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        if self._timer is not None:
+            self._check_place(self._timer)
         try:
             await super().aclose()
         finally:
@@ -148,7 +158,7 @@ class Asking(Keeper):
 def failure_of(error: SignalWireTokenError) -> Failure:
     """Say what an error means for the renewal: what the service may have done, and whether asking again may help."""
     match error:
-        case TransportError(sent=False):
+        case TransportError(sent=False) | TokenUnavailable() | StoreError():
             return NotSent(error)
         case RateLimited():
             return Throttled(error)

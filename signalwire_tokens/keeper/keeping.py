@@ -115,6 +115,8 @@ class Keeper(Sharing):
 
         One that raises is logged, and one that hangs holds up nobody else.
         """
+        if not callable(callback):
+            raise TypeError("callback must be a function that takes a SessionEvent")
         listener = Listener(callback)
         self._listeners = (*self._listeners, listener)
 
@@ -284,13 +286,14 @@ class Keeper(Sharing):
         """Wait for a live token; a fault that will not pass is raised as it is."""
         try:
             await self._live_token(None)
-        except (TokenUnavailable, SessionExpired):
+        except (TokenUnavailable, SessionExpired) as error:
             await self._drain()  # what is still under way may bring the pair
             if self._left() > 0:
                 return
             fault = self._fault()
             if fault is not None:
                 raise fault from None
+            error.__cause__ = self.last_error  # which may have become known by now
             raise
 
     def _fault(self) -> SignalWireTokenError | None:
@@ -320,7 +323,8 @@ class Keeper(Sharing):
     def _unavailable(self, what: str) -> TokenUnavailable:
         # Whoever asks again sooner than the session can try asks in vain.
         pause = max(self._pause(), self._policy.floor_for(self._life))
-        return TokenUnavailable(f"session {self._label} {what}", retry_after=pause if pause < math.inf else None)
+        has_way = pause < math.inf and not isinstance(self._policy.next_step(self._situation()), Expire)
+        return TokenUnavailable(f"session {self._label} {what}", retry_after=pause if has_way else None)
 
     def _pause(self) -> float:
         """Tell how long it is until the next attempt."""

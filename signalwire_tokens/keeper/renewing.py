@@ -11,7 +11,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from signalwire_tokens.errors import SignalWireTokenError, UnexpectedResponse
 from signalwire_tokens.policy import (
@@ -51,6 +51,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 class Renewing(ABC):
     """Renew a pair when it is due, in a way that a subclass knows, and tell what happens."""
 
+    _has_least_life: ClassVar[bool] = True  # whether tokens may be too short-lived to be kept
     __slots__ = (
         "__weakref__",
         "_access_until",
@@ -176,6 +177,7 @@ class Renewing(ABC):
             quiet_until=self._quiet_until,
             not_before=self._not_before,
             wanted=self._wanted,
+            kept=self._is_kept(),
         )
 
     def _left(self) -> float:
@@ -222,22 +224,30 @@ class Renewing(ABC):
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
         """Publish a new pair."""
-        pair, was_degraded = renewed.pair, self._degraded
+        pair = renewed.pair
         self._adopt(pair, asked=renewed.asked)
-        if not self._is_worth_keeping():
+        if self._generation == 1:
+            self._degraded = False  # nobody was told of what went wrong before
+        if not self._is_kept():
             message = f"session {self._label} was given a token that lives {self._life:g} s"
             self._note_failure(NotSent(UnexpectedResponse(message)), way)
         else:
-            self._failure, self._failures, self._degraded = None, 0, False
+            self._failure, self._failures = None, 0
         logger.info("session %s generation %d: renewed, %r", self._label, self._generation, pair.token)
         if self._generation > 1:
             self._tell("rotated" if isinstance(way, Present) else "reissued")
-            if was_degraded and not self._degraded:
-                self._tell("recovered")
+        if self._failure is None:
+            self._recover()
 
-    def _is_worth_keeping(self) -> bool:
-        """Tell whether the pair at hand lives long enough."""
-        return self._policy.keeps(self._life)
+    def _recover(self) -> None:
+        """Be well again, and say so."""
+        if self._degraded:
+            self._degraded = False
+            self._tell("recovered")
+
+    def _is_kept(self) -> bool:
+        """Tell whether tokens that live as long as the one at hand are kept."""
+        return not self._has_least_life or self._policy.keeps(self._life)
 
     def _adopt(self, pair: TokenPair, *, asked: float) -> None:
         """Make a pair the one at hand."""
@@ -268,6 +278,9 @@ class Renewing(ABC):
             case _:
                 pass
         is_early = isinstance(failure, NotYet) and self._left() > self._policy.reserve(self._life)
+        if is_early:  # whoever was asked is well
+            self._failures = 0
+            self._recover()
         is_news = not (is_early or self._degraded)
         self._degraded = self._degraded or is_news
         level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt

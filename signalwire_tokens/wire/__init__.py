@@ -12,6 +12,8 @@ from .exchange import Answer, Auth, Request
 from .header import Header, read_header
 from .readers import Page
 from .requests import (
+    DEVICE_EXCHANGE,
+    DEVICE_REFRESH,
     When,
     create_device_token,
     create_embed_token,
@@ -27,6 +29,8 @@ from .requests import (
 from .space import basic_authorization, check_settings, is_credential
 
 __all__ = [
+    "DEVICE_EXCHANGE",
+    "DEVICE_REFRESH",
     "Answer",
     "Auth",
     "Header",

@@ -104,11 +104,12 @@ def read(
 
 def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] | Token]) -> ApiError:
     """Turn an answer that is not a success into the error that says so."""
-    kind, message = REFUSALS.get(answer.status, (ApiError, f"the service answered {answer.status}"))
+    kind, message = REFUSALS.get(answer.status, (ApiError, f"{{}} answered {answer.status}"))
     if answer.status // 100 == 5:  # noqa: PLR2004 - any 5xx is the service's own fault
-        kind, message = ServerError, f"the service failed with {answer.status}"
+        kind, message = ServerError, f"{{}} failed with {answer.status}"
+    detail = detail_of(answer, secrets)
     error = kind(
-        message,
+        message.format(request.peer) + (f": {detail}" if detail else ""),
         operation=request.operation,
         status=answer.status,
         errors=problems(answer, secrets),
@@ -123,7 +124,7 @@ REFUSALS: Mapping[int, tuple[type[ApiError], str]] = {
     401: (Unauthorized, "the credentials were not accepted (401)"),
     403: (Forbidden, "this is not allowed with these credentials (403)"),
     404: (NotFound, "not found (404); is this the right address?"),
-    422: (ValidationFailed, "the service refused the request (422)"),
+    422: (ValidationFailed, "{} refused the request (422)"),
     429: (RateLimited, "too many requests (429)"),
 }
 
@@ -147,6 +148,16 @@ def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Pr
         for item in cast("list[object]", items)
         if isinstance(item, dict)
     )
+
+
+def detail_of(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> str | None:
+    """Read what a backend says of its refusal, where it says it as RFC 9457 has it."""
+    if not answer.header("content-type").startswith("application/problem+json"):
+        return None
+    try:
+        return clean(json_object(json_value(answer)).get("detail"), secrets)
+    except BrokenError:
+        return None
 
 
 def word(value: object, secrets: Sequence[Secret[str] | Token]) -> str | None:

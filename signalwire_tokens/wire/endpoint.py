@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Secret, TokenPair
@@ -40,11 +42,11 @@ ITS_OWN = frozenset(
 LEAST_MILLISECONDS = 1e11  # of the year 1973: what is less was meant to be seconds
 
 
-def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, str]:
+def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[str]]:
     """Take a backend's URL apart, into its origin and what is asked for there, or refuse it and the headers."""
     problems: list[Problem] = []
-    found = split(problems, url)
-    check(problems, headers)
+    found = split_url(problems, url)
+    note_bad_headers(problems, headers)
     refuse("EndpointSession", problems)
     return found
 
@@ -52,32 +54,34 @@ def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, str]:
 def check_headers(headers: Secret[Any]) -> None:
     """Refuse headers that cannot be sent."""
     problems: list[Problem] = []
-    check(problems, headers)
+    note_bad_headers(problems, headers)
     refuse("EndpointSession", problems)
 
 
-def split(problems: list[Problem], url: Secret[Any]) -> tuple[str, str]:
+def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[str]]:
     """Take a URL apart. Plain http is for this machine alone: the caller's credentials travel with each request."""
     if not isinstance(url.value, str) or not url.value:
         code = MISSING if url.value in (None, "") else INVALID
         problems.append(Problem(code=code, attribute="url", message="must be the URL of a backend"))
-        return "", ""
+        return "", Secret("")
     scheme, _, rest = url.value.partition("://")
     host = re.split(r"[/?]", rest, maxsplit=1)[0]
     place = read_place(f"{scheme}://{host}")
     if place is None or place.scheme is None or not visible_ascii(url.value) or "#" in url.value:
         message = "must be a URL such as 'https://app.example.com/token', in ASCII, without user or fragment"
         problems.append(Problem(code=INVALID, attribute="url", message=message))
-        return "", ""
+        return "", Secret("")
     if place.scheme == "http" and not is_loopback(place.host):
         message = "must be https: plain http is for this machine's own addresses alone"
         problems.append(Problem(code=INVALID, attribute="url", message=message))
     target = urlsplit(url.value)
     path = target.path or "/"
-    return write_origin(place.scheme, place.host, place.port), f"{path}?{target.query}" if target.query else path
+    # The query may be a secret.
+    whole = Secret(f"{path}?{target.query}" if target.query else path)
+    return write_origin(place.scheme, place.host, place.port), whole
 
 
-def check(problems: list[Problem], headers: Secret[Any]) -> None:
+def note_bad_headers(problems: list[Problem], headers: Secret[Any]) -> None:
     """Check headers that a caller adds."""
     if not isinstance(headers.value, Mapping):
         problems.append(Problem(code=INVALID, attribute="headers", message="must be a mapping of names to values"))
@@ -102,11 +106,30 @@ def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPai
         read=read_fetched,
         body=encode({}),
         headers=headers,
-        secrets=(
-            *(Secret(part) for part in re.split("[=&]", path.value.partition("?")[2])),
-            *(Secret(part) for value in headers.value.values() for part in (value, *value.split()[1:])),
-        ),
+        peer="the backend",
+        secrets=tuple(Secret(part) for part in (*secrets_of_query(path), *secrets_of_headers(headers)) if part),
     )
+
+
+def secrets_of_query(path: Secret[str]) -> Iterator[str]:
+    """Find what must not come back of a query: its values, as they are sent and as they are meant."""
+    for part in path.value.partition("?")[2].split("&"):
+        _, _, value = part.rpartition("=")
+        yield value
+        yield unquote_plus(value)
+
+
+def secrets_of_headers(headers: Secret[Headers]) -> Iterator[str]:
+    """Find what must not come back of headers: their values, and what these are made of."""
+    for name, value in headers.value.items():
+        yield value
+        if name.lower() == "cookie":
+            yield from (part.partition("=")[2] for part in value.split(";"))
+        scheme, _, credentials = value.partition(" ")
+        yield credentials
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                yield b64decode(credentials, validate=True).decode().partition(":")[2]
 
 
 def read_fetched(answer: Answer) -> TokenPair:

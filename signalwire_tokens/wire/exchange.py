@@ -64,6 +64,8 @@ class Request(Generic[T]):
     body: bytes | None = attrs.field(default=None, repr=False)
     # What must not come back in an error's text.
     secrets: tuple[Secret[str] | Token, ...] = ()
+    # Who answers, as errors have it.
+    peer: str = "the service"
     # Whether it may be sent again when nobody knows what became of it.
     replayable: bool = True
 

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Json = Mapping[str, object]
+ROUNDING = timedelta(seconds=2)  # that both a Date and a token's end may be off
 MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
 
 
@@ -110,17 +111,20 @@ def read_bound(answer: Answer, *, lifetime: timedelta) -> TokenPair:
     """Read a token that a key binds, and that lives for as long as was asked unless the answer says otherwise."""
     data = json_object(json_value(answer))
     seconds, end = number(data.get("expires_in")), number(data.get("expires_at"))
-    if seconds is not None:
-        lifetime = timedelta(seconds=seconds)
-    elif end is not None:
-        lifetime = time_to(answer, end)
-    return lone_pair(answer, data, lifetime)
+    span = lifetime if seconds is None else timedelta(seconds=seconds)
+    if end is not None:
+        left = time_to(answer, end)
+        span = left if seconds is None or not left else min(span, left + ROUNDING)
+    if not span:
+        raise BrokenError("with a token that has ended")
+    return lone_pair(answer, data, span)
 
 
 def number(value: object) -> float | None:
     """Take a number of seconds."""
-    is_sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000
-    return value if is_sound and isinstance(value, int | float) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000:
+        return value
+    return None
 
 
 def time_to(answer: Answer, end: float) -> timedelta:
@@ -132,6 +136,8 @@ def time_to(answer: Answer, end: float) -> timedelta:
 def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
     """Read a token that nothing else comes with: where it is presented for the next one, it stands for itself."""
     token = make_token(answer, data, "token", answer.issued_at, min(span, LONGEST_LIFE))
+    if token.kind == "Refresh":
+        raise BrokenError("with a refresh token in place of an access token")
     return TokenPair(token=token, refresh_token=token)
 
 

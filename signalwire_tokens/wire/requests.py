@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from signalwire_tokens.errors import Problem
 
 __all__ = [
+    "DEVICE_EXCHANGE",
+    "DEVICE_REFRESH",
     "When",
     "create_device_token",
     "create_embed_token",
@@ -36,7 +38,8 @@ T = TypeVar("T")
 
 When: TypeAlias = int | float | datetime | timedelta
 NO_SECRET = Secret[Any](None)
-Prove: TypeAlias = Callable[[str, str], Secret[str]]  # from a method and a path to a proof for a request
+DEVICE_EXCHANGE = "/api/fabric/subscriber/devices/token"
+DEVICE_REFRESH = "/api/fabric/subscriber/devices/refresh"
 Extra: TypeAlias = Secret[Mapping[str, object] | None]
 
 
@@ -159,34 +162,31 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
 
 
 def create_device_token(
-    subscriber_token: Secret[str] | Token, *, prove: Prove, lifetime: timedelta
+    subscriber_token: Secret[str] | Token, *, proof: Secret[str], lifetime: timedelta
 ) -> Request[TokenPair]:
-    """Describe the exchange of a subscriber's token for one that is bound to the key which proves to be there."""
-    return describe_exchange("create_device_token", "token", subscriber_token, prove, lifetime)
+    """Describe the exchange of a subscriber's token for one that is bound to the key that signed the proof."""
+    return describe_exchange("create_device_token", DEVICE_EXCHANGE, subscriber_token, proof, lifetime)
 
 
-def refresh_device_token(token: Secret[str] | Token, *, prove: Prove, lifetime: timedelta) -> Request[TokenPair]:
+def refresh_device_token(token: Secret[str] | Token, *, proof: Secret[str], lifetime: timedelta) -> Request[TokenPair]:
     """Describe the exchange of a bound token for the next one."""
-    return describe_exchange("refresh_device_token", "refresh", token, prove, lifetime)
+    return describe_exchange("refresh_device_token", DEVICE_REFRESH, token, proof, lifetime)
 
 
 def describe_exchange(
-    operation: str, name: str, token: Secret[str] | Token, prove: Prove, lifetime: timedelta
+    operation: str, path: str, token: Secret[str] | Token, proof: Secret[str], lifetime: timedelta
 ) -> Request[TokenPair]:
     """Describe what takes a proof, which is good for once: it is not sent again."""
     problems: list[Problem] = []
     checks.token(problems, "token", token, kind="SAT")
     seconds = checks.whole_seconds(problems, "lifetime", lifetime)
-    checks.refuse(operation, problems)
-    path = f"/api/fabric/subscriber/devices/{name}"
     return describe(
         operation,
         path,
         partial(read_bound, lifetime=lifetime),
         problems,
         fields={"expire_in": seconds},
-        # The path alone, as the service's own client has it: what else the service would take is not known.
-        hidden={"dpop_token": prove("POST", path)},
+        hidden={"dpop_token": proof},
         auth=Auth.SUBSCRIBER,
         bearer=token,
         replayable=False,
