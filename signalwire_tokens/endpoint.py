@@ -74,13 +74,9 @@ class EndpointSession(Asking):
             return outcome
         token = outcome.pair.token
         until = outcome.asked + (token.expires_at - token.issued_at).total_seconds()
-        if until <= self._now():
-            fault = "the backend's token has ended, by its expiry_at and by the time that the backend tells"
-        elif token.value == self._value or until <= self._access_until + ROUNDING:
-            fault = "the backend has no later token yet"
-        else:
-            return outcome
-        return NotYet(UnexpectedResponse(fault, operation="fetch_token"))
+        is_other = token.value != self._value
+        fault = find_fault(until, now=self._now(), access_until=self._access_until, is_other=is_other)
+        return outcome if fault is None else NotYet(UnexpectedResponse(fault, operation="fetch_token"))
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:  # noqa: ARG002 - there is one way to ask
         headers = self._headers
@@ -96,3 +92,12 @@ class EndpointSession(Asking):
         """Say what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
         meaning = super()._meaning_of(error)
         return Misconfigured(error) if isinstance(meaning, Spent) else meaning
+
+
+def find_fault(until: float, *, now: float, access_until: float, is_other: bool) -> str | None:
+    """Say why a backend's token is not to take the place of the one at hand, which ends at `access_until`."""
+    if until <= now:
+        return "the backend's token has ended, by its expiry_at and by the time that the backend tells"
+    if not is_other or until <= access_until + ROUNDING:
+        return "the backend has no later token yet"
+    return None

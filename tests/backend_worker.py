@@ -3,7 +3,6 @@
 The space and its credentials come from the environment; whoever has a cookie `who` is who it says. It prints its port.
 """
 
-import asyncio
 import socket
 import sys
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from datetime import timedelta
 import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
+from servers import run_program
 from starlette.routing import Route
 
 from signalwire_tokens import Lifetimes, RefreshPolicy, SessionFleet, SqliteStore, TokenClient
@@ -72,26 +72,13 @@ def main(framework, place, life):
 @asynccontextmanager
 async def run_worker(framework, emulator, place, life):
     """Run this as a program; give the process, and where it serves."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        __file__,
-        framework,
-        str(place),
-        str(life),
-        stdout=asyncio.subprocess.PIPE,
-        env={
-            "SIGNALWIRE_SPACE": emulator.space,
-            "SIGNALWIRE_PROJECT_ID": emulator.project_id,
-            "SIGNALWIRE_API_TOKEN": emulator.api_token,
-        },
-    )
-    try:
+    settings = {
+        "SIGNALWIRE_SPACE": emulator.space,
+        "SIGNALWIRE_PROJECT_ID": emulator.project_id,
+        "SIGNALWIRE_API_TOKEN": emulator.api_token,
+    }
+    async with run_program(__file__, framework, str(place), str(life), env=settings) as process:
         yield process, f"http://127.0.0.1:{int(await process.stdout.readline())}"
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        process._transport.close()
 
 
 if __name__ == "__main__":

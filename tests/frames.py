@@ -5,14 +5,15 @@ import traceback
 from pathlib import Path
 
 import aiohttp
+import cryptography
+import jwt
 from _pytest._io.saferepr import saferepr
 from rich.console import Console
 from rich.traceback import Traceback
 
 import signalwire_tokens
 
-PACKAGE = str(Path(signalwire_tokens.__file__).parent)
-AIOHTTP = str(Path(aiohttp.__file__).parent)
+LOOKED_AT = tuple(str(Path(one.__file__).parent) for one in (signalwire_tokens, aiohttp, cryptography, jwt))
 
 
 def frames_shown(error):
@@ -25,13 +26,13 @@ def frames_shown(error):
         seen.add(id(link))
         queue += [link.__cause__, link.__context__]
         for frame, _ in traceback.walk_tb(link.__traceback__):
-            if frame.f_code.co_filename.startswith((PACKAGE, AIOHTTP)):
+            if frame.f_code.co_filename.startswith(LOOKED_AT):
                 shown += [saferepr(value, maxsize=10**6) for value in frame.f_locals.values()]
         limits = {"locals_max_length": 10**6, "locals_max_string": 10**6}
         rich = Traceback.extract(type(link), link, link.__traceback__, show_locals=True, **limits)
         for stack in rich.stacks:
             for frame in stack.frames:
-                if frame.filename.startswith((PACKAGE, AIOHTTP)):
+                if frame.filename.startswith(LOOKED_AT):
                     out = Console(file=io.StringIO(), width=10**4)
                     out.print(*(frame.locals or {}).values())
                     shown.append(out.file.getvalue())

@@ -7,7 +7,6 @@ it prints who the service says that it is, one line for each token, until it is 
 import asyncio
 import os
 import sys
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import aiohttp
@@ -62,27 +61,6 @@ async def ask(client, token):
             return await client.subscriber_info(token)
         except (ConnectionError, TimeoutError):
             await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def run_worker(kind, backend, emulator, **environment):
-    """Run this as a program, with nothing in its environment but what is given here."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        __file__,
-        kind,
-        backend,
-        emulator.space,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        process._transport.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import inspect
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -210,6 +211,21 @@ async def nonsense(answer):
         for writer in writers:
             writer.transport.abort()
         await server.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def run_program(*arguments, **settings):
+    """Run a program of Python's, until it is told to end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, **settings
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        process._transport.close()
 
 
 async def eventually(holds, within=10.0):

@@ -358,3 +358,14 @@ async def test_what_is_unreachable_cannot_be_made_so_again(emulator):
         with pytest.raises(RuntimeError, match="unreachable already"):
             async with emulator.unreachable():
                 pass
+
+
+@pytest.mark.parametrize("fault", [Raw(b"{}"), HTML, Redirect("http://127.0.0.1:1/"), Status(500)], ids=repr)
+async def test_whatever_answers_tells_the_emulator_s_time(emulator, fault):
+    """And not this machine's."""
+    emulator.advance(86400)
+    emulator.fail(fault)
+    url = f"http://{emulator.space}/api/fabric/subscriber/info"
+    async with aiohttp.ClientSession() as http, http.get(url, allow_redirects=False) as answer:
+        told = parsedate_to_datetime(answer.headers["Date"])
+    assert abs(told - emulator.now()) < timedelta(seconds=5)

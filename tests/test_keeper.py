@@ -864,3 +864,12 @@ async def test_log_lines_tell_generation_and_reason_and_no_token(clock, caplog):
         "session #scripted generation 1: no way left to renew",
     ]
     assert "access-" not in caplog.text
+
+
+async def test_where_no_way_is_left_nobody_is_told_to_come_again(clock):
+    """The token at hand is served to its end, and that is not when to ask for another."""
+    async with Scripted(clock, SPENT, reissues=False, held=make_pair()) as keeper:
+        with pytest.raises(TokenUnavailable) as caught:
+            await keeper.refresh()
+        assert caught.value.retry_after is None
+        assert await keeper.token() == keeper.pair.token.value

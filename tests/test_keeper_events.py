@@ -231,3 +231,10 @@ async def test_one_that_ends_in_a_cancelled_error_of_its_own_is_told_on(clock, c
         await settle()
     assert told == ["rotated", "rotated", "closed"]
     assert "cancelled from within" in caplog.text
+
+
+async def test_what_cannot_be_called_back_is_refused(clock):
+    """Now, and not when something happens."""
+    async with Scripted(clock) as keeper:
+        with pytest.raises(TypeError, match="callback"):
+            keeper.subscribe("x")

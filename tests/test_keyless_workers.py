@@ -3,22 +3,20 @@
 import asyncio
 import re
 import socket
-import sys
 from collections import Counter
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
 
 import backend_worker
-import keyless_worker
 import pytest
-from servers import eventually, free_port
+from servers import eventually, free_port, run_program
 
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.device import DeviceKey
 from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Redirect, Reset, SkewDate, Status, Truncate
 
+WORKER = Path(__file__).with_name("keyless_worker.py")
 HOW_TO = Path(__file__).parent.parent / "docs/how-to/do-without-the-secret.md"
 ROTATIONS = 50
 FAULTS = (
@@ -45,7 +43,7 @@ async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_
     async with (
         Emulator() as emulator,
         backend_worker.run_worker("aiohttp", emulator, tmp_path / "tokens", 7200) as (_, backend),
-        keyless_worker.run_worker("device", backend, emulator, **known) as worker,
+        run_program(WORKER, "device", backend, emulator.space, env=known) as worker,
     ):
         for number in range(ROTATIONS + 1):
             assert await worker.stdout.readline() == b"alice\n", "the service took the token"
@@ -99,9 +97,9 @@ async def test_the_two_programs_of_the_how_to_work_together(tmp_path):
             },
         }
         for _ in range(2):  # the second time, with the key that is there
-            async with run(programs["backend"], settings["backend"]):
+            async with run_program(programs["backend"], env=settings["backend"], cwd=tmp_path):
                 await eventually(lambda: is_open(port))
-                async with run(programs["worker"], settings["worker"]) as worker:
+                async with run_program(programs["worker"], env=settings["worker"], cwd=tmp_path) as worker:
                     assert await worker.stdout.readline() == b"still worker-7@example.com\n"
         sent = Counter((entry.operation, entry.auth, entry.status) for entry in emulator.journal)
     assert (tmp_path / "device.pem").stat().st_mode & 0o777 == 0o600
@@ -117,19 +115,6 @@ def is_open(port):
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-@asynccontextmanager
-async def run(program, environment):
-    """Run a program where it is, until it is told to end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, program, cwd=program.parent, env=environment, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        await process.communicate()
-
-
 @pytest.mark.parametrize("framework", ["aiohttp", "fastapi"])
 @pytest.mark.timeout(120)
 async def test_a_worker_lives_by_its_backend(framework, tmp_path):
@@ -138,7 +123,7 @@ async def test_a_worker_lives_by_its_backend(framework, tmp_path):
     async with (
         Emulator(lifetimes=lifetimes) as emulator,
         backend_worker.run_worker(framework, emulator, tmp_path / "tokens", 8) as (_, backend),
-        keyless_worker.run_worker("endpoint", backend, emulator) as worker,
+        run_program(WORKER, "endpoint", backend, emulator.space, env={}) as worker,
     ):
         for _ in range(4):
             assert await worker.stdout.readline() == b"alice\n", "the service took the token"

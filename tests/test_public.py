@@ -72,3 +72,17 @@ def test_every_module_says_what_it_is():
         assert path.name == "_version.py" or re.search(
             r"^__all__(: list\[str\])? = \[", path.read_text(), re.MULTILINE
         ), path
+
+
+def test_the_three_sessions_share_one_loop():
+    """What they have in common stands below them: no six lines of one stand in another."""
+    package = Path(signalwire_tokens.__file__).parent
+    seen = {}
+    for name in ("session.py", "device/sessions.py", "endpoint.py"):
+        lines = [line.strip() for line in (package / name).read_text().splitlines() if line.strip()]
+        for start in range(len(lines) - 5):
+            assert seen.setdefault(tuple(lines[start : start + 6]), name) == name, lines[start]
+    assert len(seen) > 200
+    for kind in (signalwire_tokens.SubscriberSession, signalwire_tokens.EndpointSession, device.DeviceSession):
+        assert kind._renew is signalwire_tokens.SubscriberSession._renew
+        assert kind.token is signalwire_tokens.SubscriberSession.token

@@ -5,6 +5,7 @@ import json
 import logging
 import warnings
 from base64 import b64encode
+from datetime import timedelta
 
 import aiohttp
 import pytest
@@ -17,6 +18,7 @@ from signalwire_tokens import (
     SignalWireTokenError,
     SubscriberSession,
     TokenClient,
+    wire,
 )
 from signalwire_tokens.emulator import (
     EMPTY,
@@ -31,9 +33,12 @@ from signalwire_tokens.emulator import (
     Status,
     Truncate,
 )
+from signalwire_tokens.models import Secret
 
 MARK = "hush"
-API_TOKEN, PASSWORD, EXTRA, C2C, OPAQUE = (f"{MARK}-{name}" for name in ("api", "password", "extra", "c2c", "opaque"))
+API_TOKEN, PASSWORD, EXTRA, C2C, OPAQUE, PROOF = (
+    f"{MARK}-{name}" for name in ("api", "password", "extra", "c2c", "opaque", "proof")
+)
 
 
 @pytest.fixture
@@ -77,6 +82,11 @@ def operations(client, room, pair, token):
     yield (access,), client.subscriber_info(access)
     yield (OPAQUE,), client.subscriber_info(OPAQUE)
     yield (), anext(client.subscriber_addresses(pair.subscriber_id))
+    proven = {"proof": Secret(PROOF), "lifetime": timedelta(minutes=15)}
+    yield (access, PROOF), client.send(wire.create_device_token(Secret(access), **proven))
+    yield (access, PROOF), client.send(wire.refresh_device_token(Secret(access), **proven))
+    headers = Secret({"X-Api-Key": OPAQUE, "Cookie": f"sid={PASSWORD}"})
+    yield (OPAQUE, PASSWORD, EXTRA), client.send(wire.fetch_token(Secret(f"/token?pin={EXTRA}"), headers))
 
 
 def basic(emulator):
