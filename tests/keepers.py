@@ -34,6 +34,15 @@ def make_pair(life=LIFE, window=WINDOW):
     return TokenPair(token=halves[0], refresh_token=halves[1])
 
 
+async def start_badly(session, clock):
+    """Begin to open a session; give the task once the first attempt has failed, and before the next."""
+    starting = asyncio.create_task(session.start())
+    await asyncio.sleep(0)
+    while session.last_error is None:
+        await clock.advance(0)
+    return starting
+
+
 class Scripted(Keeper):
     """Renews as its script says, an outcome for each attempt, and with success once that is at an end.
 

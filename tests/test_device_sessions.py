@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from callers import call_in
 from frames import frames_shown
+from keepers import start_badly
 from proofs import digest, open_proof
 
 from signalwire_tokens import (
@@ -333,10 +334,7 @@ async def test_a_function_that_is_cancelled_from_within_is_asked_again(emulator,
         return await mint()
 
     session = DeviceSession(emulator.space, bring, KEY, clock=clock)
-    starting = asyncio.create_task(session.start())
-    await clock.advance(0)
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert "token was cancelled from within" in str(session.last_error)
     await clock.advance(5)
     await starting
@@ -438,10 +436,7 @@ async def test_a_function_that_raises_is_asked_again(emulator, clock, mint):
         return await mint()
 
     session = DeviceSession(emulator.space, bring, KEY, clock=clock)
-    starting = asyncio.create_task(session.start())
-    await clock.advance(0)
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert isinstance(session.last_error, TransportError)
     assert "the function given as token raised TimeoutError" in str(session.last_error)
     assert HUSH not in str(session.last_error)
@@ -455,9 +450,7 @@ async def test_a_function_that_raises_is_asked_again(emulator, clock, mint):
 async def test_a_function_that_hangs_is_given_up(emulator, clock):
     """In the time that a request gets."""
     session = DeviceSession(emulator.space, asyncio.Event().wait, KEY, clock=clock, timeout=0.05)
-    starting = asyncio.create_task(session.start())
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert isinstance(session.last_error, TimedOut)
     await clock.advance(11)
     assert isinstance(starting.exception(), TokenUnavailable)

@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from desks import Answer, Desk
 from frames import frames_shown
+from keepers import start_badly
 from yarl import URL
 
 from signalwire_tokens import (
@@ -263,9 +264,7 @@ async def test_a_refresh_token_is_not_taken_for_a_token(client, clock, plain):
     pair = await client.create_subscriber_token("alice")
     plain.give = always(pair.refresh_token.value, clock.wall() + LIFE)
     session = open_at(plain, clock)
-    starting = asyncio.create_task(session.start())
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert "a refresh token in place of an access token" in str(session.last_error)
     await clock.advance(11)
     with pytest.raises(TokenUnavailable):
@@ -287,10 +286,7 @@ async def test_a_token_that_is_dead_is_none(clock, plain, tokens):
     """The next attempt brings a live one; until then it is said that it may be a matter of clocks."""
     tokens.lives = [0.0, -600.0]
     session = open_at(plain, clock)
-    starting = asyncio.create_task(session.start())
-    await clock.advance(0)
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert "has ended, by its expiry_at and by the time" in str(session.last_error)
     await clock.advance(5)
     await starting
@@ -348,10 +344,7 @@ async def test_an_answer_that_cannot_be_read_is_none(clock, plain, body, says):
     """It is said what is wrong with it, and asked again."""
     plain.script = [Answer(body=body)]
     session = open_at(plain, clock)
-    starting = asyncio.create_task(session.start())
-    await clock.advance(0)
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert isinstance(session.last_error, UnexpectedResponse)
     assert says in str(session.last_error)
     await clock.advance(5)
@@ -479,9 +472,7 @@ async def test_an_auth_that_hangs_is_given_up(clock, plain):
         return {}
 
     session = open_at(plain, clock, auth=auth, timeout=0.05)
-    starting = asyncio.create_task(session.start())
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert isinstance(session.last_error, TimedOut)
     assert "auth has not answered within 0.05 s" in str(session.last_error)
     await clock.advance(5)
@@ -622,9 +613,7 @@ async def test_a_request_that_hangs_is_given_up(clock, plain):
 
     plain.give = hang
     session = open_at(plain, clock, timeout=0.05)
-    starting = asyncio.create_task(session.start())
-    while session.last_error is None:
-        await clock.advance(0)
+    starting = await start_badly(session, clock)
     assert isinstance(session.last_error, TimedOut)
     stuck.set()
     await clock.advance(5)
