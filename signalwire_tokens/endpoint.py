@@ -88,9 +88,9 @@ class EndpointSession(Asking):
             headers = Secret({**kept, **added.value})
         return await self.client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
 
-    def _meaning_of(self, error: SignalWireTokenError) -> Failure:
+    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
         """Say what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
-        meaning = super()._meaning_of(error)
+        meaning = super()._meaning_of(error, way)
         return Misconfigured(error) if isinstance(meaning, Spent) else meaning
 
 

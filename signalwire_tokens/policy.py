@@ -373,7 +373,9 @@ class RefreshPolicy:
     def _earliest(self, situation: Situation) -> float:
         """Say when the next attempt may be: it does not move until something happens."""
         at = situation.due if situation.failure is None else situation.tried + self._pause(situation)
-        if not isinstance(situation.failure, Misconfigured):
+        left = situation.access_until - situation.tried
+        is_early = isinstance(situation.failure, NotYet) and left > self.reserve(situation.life)
+        if not (is_early or isinstance(situation.failure, Misconfigured)):  # whom asking sooner does not help
             at = min(at, situation.wanted)
         at = max(at, situation.tried + self.floor_for(situation.life))
         if at < situation.quiet_until:

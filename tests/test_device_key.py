@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -237,6 +238,36 @@ def test_a_machine_s_key_is_made_once_and_found_again(tmp_path):
     with pytest.raises(ConfigurationError, match="password must not be empty"):
         DeviceKey.load_or_generate(tmp_path / "new.pem", "")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_machine_without_links_has_a_key_all_the_same(tmp_path, monkeypatch):
+    """As on a memory card."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    path = tmp_path / "device.pem"
+    monkeypatch.setattr(os, "link", refuse)
+    key = DeviceKey.load_or_generate(path, "mellon")
+    assert DeviceKey.load_or_generate(path, "mellon") == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_for_a_key_may_be_a_link(tmp_path):
+    """The file is made where it leads."""
+    (tmp_path / "device.pem").symlink_to(tmp_path / "there.pem")
+    key = DeviceKey.load_or_generate(tmp_path / "device.pem", "mellon")
+    assert DeviceKey.load_or_generate(tmp_path / "there.pem", "mellon") == key
+
+
+def test_what_is_wrong_with_a_key_s_file_is_said_with_its_name(tmp_path):
+    """A folder that is not there, or a file that holds no key."""
+    with pytest.raises(ConfigurationError, match="none is no directory"):
+        DeviceKey.load_or_generate(tmp_path / "none/device.pem", "mellon")
+    (tmp_path / "device.pem").touch()
+    with pytest.raises(ConfigurationError, match=r"device\.pem: the key's PEM is not a private key"):
+        DeviceKey.load_or_generate(tmp_path / "device.pem", "mellon")
 
 
 async def test_programs_that_begin_at_once_go_on_with_one_key(tmp_path):

@@ -17,6 +17,7 @@ from signalwire_tokens import (
     ConnectionFailed,
     InvalidRequest,
     Lifetimes,
+    RateLimited,
     RefreshPolicy,
     SessionClosed,
     SessionError,
@@ -142,9 +143,9 @@ async def test_a_clock_that_is_off_is_corrected_by_the_service_s(emulator, clock
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"key": OTHER}, "it is bound to another key"),
-        ({"scope": None}, "it has no scope sat:refresh"),
-        ({"scope": None, "fingerprint": None}, "it has no scope sat:refresh"),
+        ({"key": OTHER}, "token is bound to another key"),
+        ({"scope": None}, "token has no scope sat:refresh"),
+        ({"scope": None, "fingerprint": None}, "token has no scope sat:refresh"),
     ],
     ids=["another key's", "no scope", "neither"],
 )
@@ -153,6 +154,7 @@ async def test_a_token_that_is_not_for_the_key_is_told_at_the_start(emulator, cl
     with pytest.raises(Unauthorized, match=says) as caught:
         await DeviceSession(emulator.space, await mint(**fields), KEY, clock=clock).start()
     assert f"have one issued with scope='sat:refresh' and fingerprint='{KEY.fingerprint}'" in str(caught.value)
+    assert [problem.attribute for problem in caught.value.errors] == ["token"]
     assert (caught.value.status, caught.value.operation) == (401, EXCHANGE)
     assert caught.value.request_id
     assert operations(emulator) == [EXCHANGE, EXCHANGE, "subscriber_info"]
@@ -162,7 +164,7 @@ async def test_a_token_that_has_expired_is_told_at_the_start(emulator, clock, mi
     """Another one is needed."""
     token = await mint(fingerprint=None)
     await clock.advance(60)
-    with pytest.raises(Unauthorized, match="it has expired or was withdrawn, or is of another space"):
+    with pytest.raises(Unauthorized, match="token has expired or was withdrawn, or is of another space"):
         await DeviceSession(emulator.space, token, KEY, clock=clock).start()
 
 
@@ -267,12 +269,19 @@ async def test_a_refusal_that_tells_no_time_takes_nothing_from_what_is_known(emu
     """Proofs go on being in time by the service's clock, and so they do when this machine's is set."""
     off = OffClock(clock, 300)
     async with DeviceSession(emulator.space, await mint(), KEY, clock=off) as session:
-        session._learn_time(Unauthorized("no"))
+        send = session.client.send
+
+        def refuse_once(*_, **__):
+            session.client.send = send
+            raise Unauthorized("no", operation=REFRESH)  # a server of aiohttp's always tells the time
+
+        session.client.send = refuse_once
+        await session.refresh()
         off.ahead = -3600
         for proof in (session.proof("POST", "/x"), session.rpc_proof("signalwire.connect")):
             assert open_proof(proof)[1]["iat"] == pytest.approx(clock.wall(), abs=2)
         await clock.advance(0.85 * LIFE)
-        assert session.generation == 2
+        assert session.generation == 3
     assert reasons(emulator) == ["the proof's iat is not within 60 s"]
 
 
@@ -306,7 +315,7 @@ async def test_a_function_s_own_errors_keep_their_meaning(emulator, clock, mint)
 
 
 async def test_a_function_that_will_not_end_does_not_stop_the_session(emulator, clock, mint):
-    """It is asked again beside itself."""
+    """It is not asked again beside itself, and what it answers in the end is taken."""
     asked, ends = [], asyncio.Event()
 
     async def bring():
@@ -316,11 +325,16 @@ async def test_a_function_that_will_not_end_does_not_stop_the_session(emulator, 
                 await ends.wait()
         return await mint()
 
-    session = DeviceSession(emulator.space, bring, KEY, timeout=0.2)
-    async with session:
-        assert session.generation == 1
+    session = DeviceSession(emulator.space, bring, KEY, clock=clock, timeout=0.05)
+    starting = asyncio.create_task(session.start())
+    while session._failures < 3:
+        await clock.advance(1)
+    assert len(asked) == 1
     ends.set()
-    assert len(asked) == 2
+    await clock.advance(15)
+    await starting
+    assert len(asked) == 1
+    await session.aclose()
 
 
 async def test_a_function_that_is_cancelled_from_within_is_asked_again(emulator, clock, mint):
@@ -364,7 +378,7 @@ async def test_a_function_brings_a_token_after_a_suspended_night(emulator, clock
 
 
 async def test_tokens_that_are_withdrawn_end_a_session(emulator, clock, mint):
-    """Neither is presented a third time; the session ends with the one at hand, and says why."""
+    """Once the one at hand has come to its end: until then, there is time to see whether it is so."""
     first = await mint()
     async with DeviceSession(emulator.space, first, KEY, clock=clock) as session:
         emulator.withdraw(first)
@@ -372,15 +386,59 @@ async def test_tokens_that_are_withdrawn_end_a_session(emulator, clock, mint):
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
         assert caught.value.retry_after is not None, "the other way is left"
-        await clock.advance(0.95 * LIFE)
+        await clock.advance(0.9 * LIFE)
         tried = [REFRESH, REFRESH, "subscriber_info", EXCHANGE, EXCHANGE, "subscriber_info"]
-        assert operations(emulator) == [EXCHANGE, *tried]
+        assert operations(emulator)[:7] == [EXCHANGE, *tried]
+        assert len(operations(emulator)) <= 7 + 3 * 12, "and again, but not often"
         assert session.state is SessionState.DUE
-        await clock.advance(0.1 * LIFE)
+        await clock.advance(0.2 * LIFE)
+        assert session.state is SessionState.DEAD
         with pytest.raises(SessionExpired) as caught:
             await session.token()
         assert isinstance(caught.value.cause, Unauthorized)
         assert "expired or was withdrawn" in str(caught.value.cause)
+
+
+@pytest.mark.parametrize("info", [True, False], ids=["of all", "but not of information"])
+async def test_a_service_that_refuses_everything_for_a_while_ends_no_session(emulator, clock, session, info):
+    """As long as a token lives, there is time to see; and then the first one is exchanged."""
+    heard = []
+    session.subscribe(lambda event: heard.append(event.kind))
+    for operation in (EXCHANGE, REFRESH, *(["subscriber_info"] if info else [])):
+        emulator.fail(Status(401), operation=operation, times=None)
+    await clock.advance(0.85 * LIFE)
+    assert isinstance(session.last_error, Unauthorized)
+    assert len(operations(emulator)) <= 40
+    emulator.heal()
+    await clock.advance(0.14 * LIFE)
+    assert emulator.accepts(await session.token())
+    assert session.last_error is None
+    await clock.advance(0)
+    assert heard == ["degraded", "reissued", "recovered"]
+
+
+async def test_a_clock_that_is_set_wrong_later_does_no_harm(emulator, clock, mint):
+    """Once a proof was in time, so are the others."""
+    off = OffClock(clock, 0)
+    async with DeviceSession(emulator.space, await mint(), KEY, clock=off) as session:
+        off.ahead = -300
+        assert open_proof(session.rpc_proof("x"))[1]["iat"] == pytest.approx(clock.wall(), abs=2)
+        await clock.advance(0.85 * LIFE)
+        assert session.generation == 2
+    assert reasons(emulator) == []
+
+
+async def test_a_service_that_asks_for_quiet_while_it_is_asked_what_is_wrong_is_given_it(emulator, clock, session):
+    """Whatever it was asked."""
+    emulator.fail(Status(401), operation=REFRESH, times=2)
+    emulator.fail(Status(429, retry_after=60), operation="subscriber_info")
+    with pytest.raises(TokenUnavailable) as caught:
+        await session.refresh()
+    assert isinstance(caught.value.cause, RateLimited)
+    await clock.advance(59)
+    assert operations(emulator) == [EXCHANGE, REFRESH, REFRESH, "subscriber_info"]
+    await clock.advance(0.9 * LIFE)
+    assert emulator.accepts(await session.token())
 
 
 async def test_a_token_that_is_withdrawn_is_followed_by_another(emulator, clock, mint):

@@ -155,6 +155,8 @@ WRONG = {
     "no key": ({"header": {"jwk": None}}, HALF),
     "a private key": ({"header": {"jwk": KEY.as_dict(private=True)}}, HALF),
     "a secret": ({"header": {"jwk": {"kty": "oct", "k": "x"}}}, HALF),
+    "for another use": ({"header": {"jwk": {**KEY.as_dict(private=False), "use": "enc"}}}, "jwk is not for signatures"),
+    "for other ends": ({"header": {"jwk": {**KEY.as_dict(), "key_ops": ["encrypt"]}}}, "jwk is not for signatures"),
     "half a key": ({"header": {"jwk": {"kty": "RSA", "n": MODULUS}}}, NO_KEY),
     "no numbers": ({"header": {"jwk": {"kty": "RSA", "n": MODULUS, "e": 7}}}, NO_KEY),
     "a small key": ({"header": {"jwk": SMALL}}, "key has 1024 bits, and must have 2048"),

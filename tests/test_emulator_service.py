@@ -122,6 +122,7 @@ def test_a_sealer_opens_its_own_tokens_alone(value):
         "",
         "Basic",
         "Basic !",
+        "Basic é",
         "Basic " + b64encode(b"project:wrong").decode(),
         "Basic " + b64encode(b"other:PTsecret").decode(),
         BASIC.replace("Basic", "Bearer"),

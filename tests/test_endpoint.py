@@ -242,15 +242,27 @@ async def test_a_token_with_little_left_is_renewed_in_time_whatever_goes_wrong(c
         assert await session.token() == "token-2"
 
 
+async def test_a_caller_who_wants_more_than_the_backend_has_does_not_press_it(clock, plain):
+    """It is asked once, and left alone when it has nothing later: the token at hand is given."""
+    async with open_at(plain, clock) as session:
+        plain.give = always(session.pair.token.value, clock.wall() + LIFE)
+        await clock.advance(0.85 * LIFE)
+        asked = len(plain.asked)
+        for _ in range(60):
+            assert await session.token(min_ttl=1400) == "token-1"
+            await clock.advance(0.5)
+        assert len(plain.asked) <= asked + 1
+
+
 async def test_a_backend_that_answers_again_is_well_though_it_has_no_later_token(clock, plain):
     """Subscribers are told, of the trouble and of its end."""
     heard = []
     async with open_at(plain, clock) as session:
-        session.subscribe(lambda event: heard.append(event.kind))
+        session.subscribe(lambda event: heard.append((event.kind, event.error is None)))
         plain.script = [Answer(500, {})]
         plain.give = always(session.pair.token.value, clock.wall() + LIFE)
         await clock.advance(0.85 * LIFE)
-        assert heard == ["degraded", "recovered"]
+        assert heard == [("degraded", False), ("recovered", True)]
 
 
 async def test_a_policy_s_minimum_says_nothing_of_a_backend_s_tokens(clock, plain):

@@ -154,6 +154,8 @@ def test_what_a_backend_says_of_its_refusal_is_told():
         ("/token", {"Cookie": "sid=hush-hush; a=b"}, "no such sid: hush-hush", "no such sid: ***"),
         ("/token?key=hush%20hush", {}, "hush hush hush%20hush", "*** ***"),
         ("/token?hush+hush", {}, "hush hush", "***"),
+        ("/token?key=aHVzaC1odXNoLQ==", {}, "no such key: aHVzaC1odXNoLQ==", "no such key: ***"),
+        ("/hooks/hush-hush-hush-hush/token", {}, "at /hooks/hush-hush-hush-hush/token", "at /hooks/***/token"),
         ("/token", {"Authorization": "Basic bWU6bWVsbG9u"}, "wrong password mellon", "wrong password ***"),
         ("/token", {"Authorization": "Basic hush-hush!"}, "hush-hush!", "***"),
         ("/token?the=three&is=two", {}, "the token is required", "the token is required"),

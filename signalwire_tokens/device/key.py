@@ -42,6 +42,7 @@ __all__ = ["DeviceKey"]
 
 BITS = 2048
 PUBLIC_EXPONENT = 65537
+EMPTY = "password must not be empty: a key is not written in the clear"
 LONGEST_PASSWORD = 1023  # that OpenSSL takes
 MARKS = {
     b"BEGIN OPENSSH PRIVATE KEY": "is in OpenSSH's own form: `ssh-keygen -p -m PKCS8 -f FILE` rewrites it",
@@ -97,22 +98,21 @@ class DeviceKey:
     def load_or_generate(cls, path: str | os.PathLike[str], password: bytes | str) -> Self:
         """Read this machine's key from a file; where there is none yet, make one and keep it there, encrypted.
 
-        Nobody else can read the file. Of several programs that begin at once, all go on with one key.
+        Nobody else can read a file that it makes. Of several programs that begin at once, all go on with one key.
         """
-        place, word = Path(path), Secret(password)
+        place, word = Path(path).resolve(), Secret[Any](password)
         del password
+        if as_password(word).value is None:
+            raise ConfigurationError(EMPTY)
+        if not place.parent.is_dir():
+            raise ConfigurationError(f"{place.parent} is no directory: make it, or name another place for the key")
         if not place.exists():
-            pem, draft = cls.generate().to_pem(word.value), place.with_name(f"{place.name}.{uuid4().hex}")
-            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                os.write(file, pem)
-                os.fsync(file)
-                with suppress(FileExistsError):
-                    os.link(draft, place)  # whole, or not at all, and never over another's
-            finally:
-                os.close(file)
-                draft.unlink()
-        return cls.from_pem(place.read_bytes(), word.value)
+            keep(place, Secret(cls.generate().to_pem(word.value)))
+        try:
+            return cls.from_pem(place.read_bytes(), word.value)
+        except ConfigurationError as error:
+            fault = error.message
+        raise ConfigurationError(f"{place}: {fault}")
 
     def to_pem(self, password: bytes | str) -> bytes:
         """Write the key down, encrypted."""
@@ -120,7 +120,7 @@ class DeviceKey:
         del password
         secret = as_password(word)
         if secret.value is None:
-            raise ConfigurationError("password must not be empty: a key is not written in the clear")
+            raise ConfigurationError(EMPTY)
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret.value))
 
     def proof(self, method: str, uri: str, token: str | Token | None = None, *, now: float | None = None) -> str:
@@ -173,6 +173,37 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
     except UnsupportedAlgorithm:
         what = "is of a kind that is not supported: it must be an RSA key"
     raise ConfigurationError(f"the key's PEM {what}")
+
+
+def keep(place: Path, pem: Secret[bytes]) -> None:
+    """Write a key to a place where there is nothing yet: whole, or not at all, and never over another's."""
+    draft = place.with_name(uuid4().hex)
+    try:
+        write_new(draft, pem)
+        with suppress(FileExistsError):
+            link(draft, place, pem)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def link(draft: Path, place: Path, pem: Secret[bytes]) -> None:
+    """Give a file its name, or write it anew where the file system has no links."""
+    try:
+        os.link(draft, place)
+    except FileExistsError:
+        raise
+    except OSError:
+        write_new(place, pem)
+
+
+def write_new(place: Path, pem: Secret[bytes]) -> None:
+    """Write a file that was not there, and that nobody else can read."""
+    file = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(file, pem.value)
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def as_bytes(name: str, given: Secret[Any]) -> Secret[bytes]:

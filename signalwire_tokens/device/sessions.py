@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
 
 from signalwire_tokens import wire
-from signalwire_tokens.errors import ConfigurationError, SignalWireTokenError, Unauthorized
+from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
 from signalwire_tokens.keeper import Asking
 from signalwire_tokens.models import SatClaims, Secret, Token
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Reissue, Spent
@@ -27,6 +27,11 @@ Bearer: TypeAlias = Secret[str] | Token
 
 EXCHANGE, REFRESH = "create_device_token", "refresh_device_token"
 SCOPE = "sat:refresh"
+NOT_ACCEPTED = f"the token is not accepted (401): have one issued with scope={SCOPE!r}"
+UNKNOWN = (
+    "the key's proof is not accepted (401), and nothing is known to be wrong with the token: look at this machine's "
+    "clock, and at whatever stands between it and the service"
+)
 QUARTER_OF_AN_HOUR = timedelta(minutes=15)
 
 
@@ -87,11 +92,6 @@ class DeviceSession(Asking):
     def _service_time(self) -> float:
         return self._clock.wall() if self._epoch is None else self._epoch + self._now()
 
-    def _learn_time(self, refused: Unauthorized) -> None:
-        """Go by the service's clock, where it told the time: a proof is to be in time there."""
-        if refused.server_time is not None:
-            self._epoch = refused.server_time - self._now()
-
     def _exchange(self, token: Bearer) -> wire.Request[TokenPair]:
         """Describe how a token becomes one that is bound to the key."""
         # The path alone, as the service's own client has it: what else the service would take is not known.
@@ -112,17 +112,29 @@ class DeviceSession(Asking):
             token = pair.token
             describe = partial(self._refresh, token)
         try:
-            return await self.client.send(describe(), retries=0, limit=limit)
+            bound = await self.client.send(describe(), retries=0, limit=limit)
         except Unauthorized as error:
-            self._learn_time(error)
+            bound = await self._ask_once_more(describe, token, error.with_traceback(None))
+        if self._epoch is None:  # the proof was in time: from now on, this machine's clock may be set to whatever
+            self._epoch = self._clock.wall() - self._now()
+        return bound
+
+    async def _ask_once_more(
+        self, describe: Callable[[], wire.Request[TokenPair]], token: Bearer, refused: Unauthorized
+    ) -> TokenPair:
+        """Ask with a proof by the service's clock, and find out what is wrong where that is refused, too."""
+        if refused.server_time is not None:
+            self._epoch = refused.server_time - self._now()
         try:
-            return await self.client.send(describe(), retries=0, limit=limit)
+            return await self.client.send(describe(), retries=0)
         except Unauthorized as error:
             refused = error.with_traceback(None)
+        fault = await self._find_fault(token)
         raise Unauthorized(
-            await self._find_fault(token),
+            UNKNOWN if fault is None else f"{NOT_ACCEPTED} and fingerprint={self.key.fingerprint!r}",
             operation=refused.operation,
             status=refused.status,
+            errors=() if fault is None else (Problem(code="invalid_parameter", attribute="token", message=fault),),
             request_id=refused.request_id,
         )
 
@@ -132,35 +144,29 @@ class DeviceSession(Asking):
             return masked(self._source)
         return masked(await self._ask_caller(self._source, "token"))
 
-    async def _find_fault(self, token: Bearer) -> str:
-        """Ask what a token is that was refused twice, and say what is to be done."""
+    async def _find_fault(self, token: Bearer) -> str | None:
+        """Ask what a token is that was refused twice; say what is wrong with it, if that is known."""
         try:
             info = await self.client.send(wire.subscriber_info(token), retries=0)
         except Unauthorized:
-            fault: str | None = "it has expired or was withdrawn, or is of another space"
+            return "has expired or was withdrawn, or is of another space"
+        except RateLimited:
+            raise
         except SignalWireTokenError:
-            fault = None
-        else:
-            fault = find_fault(info.sat_claims, self.key.fingerprint)
-        if fault is None:
-            return (
-                "the key's proof is not accepted (401), and nothing is known to be wrong with the token: look at this "
-                "machine's clock, and at whatever stands between it and the service"
-            )
-        return (
-            f"the token is not accepted (401): {fault}; have one issued with scope={SCOPE!r} and "
-            f"fingerprint={self.key.fingerprint!r}, and exchange it before it ends"
-        )
+            return None
+        return find_fault(info.sat_claims, self.key.fingerprint)
 
-    def _meaning_of(self, error: SignalWireTokenError) -> Failure:
-        """Say what an error means: a token whose proof is refused twice is refused for good.
+    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
+        """Say what an error means.
 
-        Only whoever gives another token each time may give a better one. And a bound token is good to its end, whatever
-        became of an answer: it is presented again.
+        A token whose proof is refused twice is refused for good, and a bound one is good to its end, whatever became of
+        an answer. What is exchanged may be better the next time: where a function brings it, where nothing is known to
+        be wrong with it, and as long as there is time to see.
         """
         is_refused = isinstance(error, Unauthorized) and error.operation in (EXCHANGE, REFRESH)
-        meaning = Spent(error) if is_refused else super()._meaning_of(error)
-        if isinstance(meaning, Spent) and error.operation != REFRESH and callable(self._source.value):
+        meaning = Spent(error) if is_refused else super()._meaning_of(error, way)
+        may_change = callable(self._source.value) or not error.errors or self._left() > 0
+        if isinstance(meaning, Spent) and isinstance(way, Reissue) and may_change:
             return Misconfigured(error)
         return NotSent(error) if isinstance(meaning, Ambiguous) else meaning
 
@@ -173,7 +179,7 @@ def masked(given: Secret[Any]) -> Bearer:
 def find_fault(claims: SatClaims | None, fingerprint: str) -> str | None:
     """Say what is wrong with a token for a key, if anything that is known of it is."""
     if claims is not None and SCOPE not in claims.scope:
-        return f"it has no scope {SCOPE}"
+        return f"has no scope {SCOPE}"
     if claims is not None and claims.fingerprint not in (None, fingerprint):
-        return "it is bound to another key"
+        return "is bound to another key"
     return None

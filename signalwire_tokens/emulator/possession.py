@@ -119,6 +119,9 @@ def read_key(jwk: object) -> RSAKey:
     members = cast("dict[str, Any]", jwk) if isinstance(jwk, dict) else {}
     if members.get("kty") != "RSA" or PRIVATE & members.keys():
         raise UnprovenError("the proof's jwk is not the public half of an RSA key")
+    uses = cast("object", members.get("key_ops", ["verify"]))
+    if members.get("use", "sig") != "sig" or members.get("alg", "RS256") != "RS256" or uses != ["verify"]:
+        raise UnprovenError("the proof's jwk is not for signatures")
     try:
         bits = int.from_bytes(urlsafe_b64decode(f"{members['n']}==")).bit_length()
         if bits < LEAST_BITS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import hmac
 import json
 import re
@@ -329,7 +328,7 @@ class Service:
         kind, _, value = (call.authorization or "").partition(" ")
         try:
             given = b64decode(value, validate=True) if kind.lower() == "basic" else b""
-        except binascii.Error:
+        except ValueError:
             given = b""
         if not hmac.compare_digest(given, f"{self.project_id}:{self.api_token}".encode()):
             raise RefusedError(failure(401))

@@ -51,7 +51,7 @@ SERVICE_UNAVAILABLE = 503
 class Asking(Keeper):
     """Keep a pair that is asked for through a client."""
 
-    __slots__ = ("client",)
+    __slots__ = ("_asking", "client")
     _owns_client: ClassVar[bool] = False
     client: TokenClient
 
@@ -73,6 +73,7 @@ class Asking(Keeper):
         reissues: bool,
     ) -> None:
         """Be set up, for tokens of a certain life and the ways there are to renew them."""
+        self._asking: asyncio.Task[tuple[Secret[Any], Exception | None]] | None = None
         policy = DEFAULT_POLICY if policy is None else policy
         if self._has_least_life:
             policy.check_life(life.total_seconds())
@@ -89,8 +90,8 @@ class Asking(Keeper):
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         """Ask for a pair, with `pair` or anew, within so many seconds; raise what went wrong."""
 
-    def _meaning_of(self, error: SignalWireTokenError) -> Failure:
-        """Say what an error means for the renewal."""
+    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:  # noqa: ARG002 - for most, it is the same
+        """Say what an error means for the renewal in a certain way."""
         return failure_of(error)
 
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
@@ -98,20 +99,23 @@ class Asking(Keeper):
         try:
             answer = await self._request(way, pair, limit)
         except SignalWireTokenError as error:
-            return self._meaning_of(error.with_traceback(None))
+            return self._meaning_of(error.with_traceback(None), way)
         return Renewed(answer, asked)
 
     async def _ask_caller(self, function: Secret[Any], name: str) -> Secret[Any]:
         """Ask a caller's function, in no more time than a request gets; what it raises may pass."""
-        limit = self.client.timeout
-        # In a task of its own: it may refuse to end.
-        asking = cast("Timer", self._timer).begin(ask_caller(function), f"ask {name} of {self._label}")
+        limit, asking = self.client.timeout, self._asking
+        if asking is None or asking.done():
+            # In a task of its own: it may refuse to end, and is not asked again until it has.
+            asking = cast("Timer", self._timer).begin(ask_caller(function), f"ask {name} of {self._label}")
+        self._asking = asking
         try:
             await asyncio.wait([asking], timeout=limit)
         finally:
             asking.cancel()
         if not asking.done():
             raise TimedOut(f"the function given as {name} has not answered within {limit:g} s", sent=False)
+        self._asking = None
         if asking.cancelled():
             raise TransportError(f"the function given as {name} was cancelled from within", sent=False)
         answer, failure = asking.result()

@@ -316,9 +316,8 @@ class Renewing(ABC):
     def _tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
         """Tell those who subscribed."""
         if self._timer is not None and self._listeners and (kind == "closed" or not self._closed):
-            event = SessionEvent(
-                kind=kind, generation=self._generation, pair=self._pair, error=error or self.last_error
-            )
+            why = None if kind == "recovered" else error or self.last_error
+            event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=why)
             for listener in self._listeners:
                 listener.tell(event, self._timer)
 

@@ -39,6 +39,7 @@ ITS_OWN = frozenset(
         "upgrade",
     ]
 )
+LONG = 16  # characters
 LEAST_MILLISECONDS = 1e11  # of the year 1973: what is less was meant to be seconds
 
 
@@ -107,16 +108,18 @@ def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPai
         body=encode({}),
         headers=headers,
         peer="the backend",
-        secrets=tuple(Secret(part) for part in (*secrets_of_query(path), *secrets_of_headers(headers)) if part),
+        secrets=tuple(Secret(part) for part in (*secrets_of_place(path), *secrets_of_headers(headers)) if part),
     )
 
 
-def secrets_of_query(path: Secret[str]) -> Iterator[str]:
-    """Find what must not come back of a query: its values, as they are sent and as they are meant."""
-    for part in path.value.partition("?")[2].split("&"):
-        _, _, value = part.rpartition("=")
-        yield value
-        yield unquote_plus(value)
+def secrets_of_place(path: Secret[str]) -> Iterator[str]:
+    """Find what must not come back of a URL: a query's values, and parts of a path that are as long as secrets are."""
+    place, _, query = path.value.partition("?")
+    yield from (part for part in place.split("/") if len(part) >= LONG)
+    for part in query.split("&"):
+        name, is_pair, value = part.partition("=")
+        yield value if is_pair else name
+        yield unquote_plus(value if is_pair else name)
 
 
 def secrets_of_headers(headers: Secret[Headers]) -> Iterator[str]:
