@@ -631,3 +631,12 @@ async def test_a_request_that_hangs_is_given_up(clock, plain):
     await clock.advance(5)
     await starting
     await session.aclose()
+
+
+async def test_a_session_that_was_never_opened_can_be_closed(clock, plain):
+    """And is not opened after that."""
+    session = open_at(plain, clock)
+    await session.aclose()
+    with pytest.raises(SessionClosed):
+        await session.start()
+    assert plain.asked == []
