@@ -68,7 +68,7 @@ class DeviceSession(Asking):
         if not isinstance(lifetime, timedelta):
             raise ConfigurationError("lifetime must be a timedelta")
         self._make_client(place, options)
-        self.key = held.value
+        self.key: DeviceKey = held.value
         self._lifetime = lifetime
         self._source = source
         self._epoch: float | None = None  # when the session's clock began, by the service's, if that is known
