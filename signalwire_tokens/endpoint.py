@@ -81,11 +81,7 @@ class EndpointSession(Asking):
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:  # noqa: ARG002 - there is one way to ask
         headers = self._headers
         if self._auth.value is not None:
-            added = await self._ask_caller(self._auth, "auth")
-            wire.check_headers(added)
-            theirs = {name.lower() for name in added.value}
-            kept = {name: value for name, value in headers.value.items() if name.lower() not in theirs}
-            headers = Secret({**kept, **added.value})
+            headers = wire.add_headers(headers, await self._ask_caller(self._auth, "auth"))
         return await self.client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
 
     def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:

@@ -303,6 +303,10 @@ class RefreshPolicy:
         """Say how much life a token must have left to be handed out without waiting."""
         return min(self.min_ttl, life * self.min_ttl_share)
 
+    def is_early(self, failure: Failure | None, *, left: float, life: float) -> bool:
+        """Tell whether nothing is wrong but that it was too early, with so much left of the token."""
+        return isinstance(failure, NotYet) and left > self.reserve(life)
+
     def forced_interval(self, life: float) -> float:
         """Say how far apart forced renewals are."""
         return min(self.forced_every, self._sound(life) * self.forced_share)
@@ -374,7 +378,7 @@ class RefreshPolicy:
         """Say when the next attempt may be: it does not move until something happens."""
         at = situation.due if situation.failure is None else situation.tried + self._pause(situation)
         left = situation.access_until - situation.tried
-        is_early = isinstance(situation.failure, NotYet) and left > self.reserve(situation.life)
+        is_early = self.is_early(situation.failure, left=left, life=situation.life)
         if not (is_early or isinstance(situation.failure, Misconfigured)):  # whom asking sooner does not help
             at = min(at, situation.wanted)
         at = max(at, situation.tried + self.floor_for(situation.life))

@@ -68,6 +68,7 @@ class SubscriberSession(Asking):
     _lifetime: timedelta | None
     _shape: Mapping[str, Any]
     _first: Mapping[str, Any]
+    client: TokenClient
     _subject: str | TokenPair
 
     def __init__(
@@ -103,8 +104,7 @@ class SubscriberSession(Asking):
             life = lifetime
         elif "scope" in fields and "fingerprint" not in fields:
             life = min(life, client.lifetimes.unbound)
-        self._talk_through(client)
-        self._subject = reference
+        self.client, self._subject = client, reference
         self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
         share = None if store is None else Share(store, self._key())
         self._keep(life, policy, clock, share, presents=lifetime is None, reissues=reissue)
@@ -126,8 +126,7 @@ class SubscriberSession(Asking):
         refuse_swapped(pair)
         life = pair.token.expires_at - pair.token.issued_at
         session = cls.__new__(cls)
-        session._talk_through(client)  # noqa: SLF001 - in place of its constructor
-        session._subject = pair  # noqa: SLF001 - as above
+        session.client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         share = None if store is None else Share(store, key_of(kept_as), brought=pair)
         session._keep(life, policy, clock, share, presents=True, reissues=False)  # noqa: SLF001 - its own

@@ -51,7 +51,7 @@ async def look(session):
         await session.token()
         if not session.runway:
             sys.exit("there was no live token")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # how often it looks
 
 
 async def ask(client, token):
@@ -60,7 +60,7 @@ async def ask(client, token):
         try:
             return await client.subscriber_info(token)
         except (ConnectionError, TimeoutError):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # how soon it asks again
 
 
 if __name__ == "__main__":

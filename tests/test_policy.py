@@ -153,6 +153,17 @@ def test_where_it_is_too_early_tries_follow_what_is_left(draw, share):
     assert pause(NotYet, life=86400.0, tried=0.0, draw=draw) == pytest.approx(share * 2400), "ten minutes at the most"
 
 
+@pytest.mark.parametrize("failure", FAILURES)
+def test_only_what_came_too_early_is_no_fault_and_only_while_there_is_time(failure):
+    """Then, whoever waits does not bring the next try forward."""
+    is_early = failure is NotYet
+    assert POLICY.is_early(failure(ERROR), left=31, life=LIFE) is is_early
+    assert not POLICY.is_early(failure(ERROR), left=30, life=LIFE)
+    assert not POLICY.is_early(None, left=31, life=LIFE)
+    if failure in (NotSent, NotYet):
+        assert (pause(failure, failures=9, draw=1.0, wanted=5001.0) == 1.0) is not is_early
+
+
 def test_a_refusal_for_good_is_followed_by_the_other_way_at_once():
     """As soon as the floor lets it."""
     step = POLICY.next_step(situation(failure=Spent(ERROR), failures=9, tried=5000.0, presentable=False))

@@ -60,11 +60,7 @@ class Asking(Keeper):
         unknown = settings.value.keys() - ClientSettings.__annotations__.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}")
-        self._talk_through(TokenClient(place.value, **settings.value))
-
-    def _talk_through(self, client: TokenClient) -> None:
-        """Ask through a client."""
-        self.client = client
+        self.client = TokenClient(place.value, **settings.value)
 
     def _keep(
         self,

@@ -19,7 +19,6 @@ from signalwire_tokens.policy import (
     Expire,
     Failure,
     NotSent,
-    NotYet,
     Outcome,
     Present,
     RefreshPolicy,
@@ -277,7 +276,7 @@ class Renewing(ABC):
                 self._keep_quiet(self._tried + error.retry_after)
             case _:
                 pass
-        is_early = isinstance(failure, NotYet) and self._left() > self._policy.reserve(self._life)
+        is_early = self._policy.is_early(failure, left=self._left(), life=self._life)
         if is_early:  # whoever was asked is well
             self._failures = 0
             self._recover()

@@ -7,7 +7,7 @@ an answer are.
 """
 
 from .answers import pause_before_retry, read
-from .endpoint import check_endpoint, check_headers, fetch_token
+from .endpoint import add_headers, check_endpoint, fetch_token
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
 from .readers import Page
@@ -37,9 +37,9 @@ __all__ = [
     "Page",
     "Request",
     "When",
+    "add_headers",
     "basic_authorization",
     "check_endpoint",
-    "check_headers",
     "check_settings",
     "create_device_token",
     "create_embed_token",

@@ -18,7 +18,7 @@ from .exchange import Answer, Auth, BrokenError, Request
 from .header import YEAR_10000
 from .readers import json_object, json_value, lone_pair, time_to
 
-__all__ = ["check_endpoint", "check_headers", "fetch_token"]
+__all__ = ["add_headers", "check_endpoint", "fetch_token"]
 
 Headers = Mapping[str, str]
 
@@ -52,11 +52,14 @@ def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[
     return found
 
 
-def check_headers(headers: Secret[Any]) -> None:
-    """Refuse headers that cannot be sent."""
+def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]:
+    """Set headers beside others and above them, or refuse those that cannot be sent."""
     problems: list[Problem] = []
-    note_bad_headers(problems, headers)
+    note_bad_headers(problems, added)
     refuse("EndpointSession", problems)
+    theirs = {name.lower() for name in added.value}
+    kept = {name: value for name, value in headers.value.items() if name.lower() not in theirs}
+    return Secret({**kept, **added.value})
 
 
 def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[str]]:
