@@ -113,6 +113,7 @@ class World:
             page_size=10,
             project_id=str(uuid4()),
             api_token="PTsimulated",
+            key=bytes(32),
         )
         self.client = TokenClient(
             "simulated.example", self.service.project_id, self.service.api_token, clock=self.clock, timeout=600

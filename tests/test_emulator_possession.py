@@ -41,6 +41,7 @@ class Device:
             page_size=50,
             project_id="project",
             api_token="PTsecret",
+            key=bytes(32),
         )
         self.service.origin = ORIGIN
 

@@ -369,3 +369,29 @@ async def test_whatever_answers_tells_the_emulator_s_time(emulator, fault):
     async with aiohttp.ClientSession() as http, http.get(url, allow_redirects=False) as answer:
         told = parsedate_to_datetime(answer.headers["Date"])
     assert abs(told - emulator.now()) < timedelta(seconds=5)
+
+
+async def test_an_emulator_of_the_same_seed_is_the_same_space():
+    """Credentials and tokens outlive the one that made them, as they do where a service is started anew."""
+    async with Emulator(seed="a") as first, first.client() as client:
+        pair = await client.create_subscriber_token("alice@example.com")
+        settings = (first.project_id, first.api_token, first.click_to_call)
+    async with Emulator(seed="a") as second, second.client() as client:
+        assert (second.project_id, second.api_token, second.click_to_call) == settings
+        assert second.accepts(pair.token)
+        with pytest.raises(NotFound):  # it knows nobody yet
+            await client.subscriber_info(pair.token)
+        renewed = await client.create_subscriber_token("alice@example.com")
+        assert renewed.subscriber_id == pair.subscriber_id == (await client.subscriber_info(pair.token)).id
+        await client.refresh_subscriber_token(pair.refresh_token)
+
+
+@pytest.mark.parametrize("seed", [None, "b"])
+async def test_any_other_emulator_is_another_space(seed):
+    """Without a seed, each is its own."""
+    async with Emulator(seed=seed) as emulator, Emulator(seed=seed and "a") as other, other.client() as client:
+        pair = await client.create_subscriber_token("alice@example.com")
+        assert not emulator.accepts(pair.token)
+        assert emulator.project_id != other.project_id
+        assert emulator.api_token != other.api_token
+        assert emulator.click_to_call != other.click_to_call

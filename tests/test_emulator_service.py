@@ -1,6 +1,7 @@
 """The service without a network: as strict as the real one, and never more lenient than our own client would like."""
 
 import json
+import secrets
 from base64 import b64encode
 from datetime import timedelta
 from uuid import uuid4
@@ -47,6 +48,7 @@ def make(time, rotation="single-use", **options):
             "page_size": 50,
             "project_id": PROJECT,
             "api_token": API_TOKEN,
+            "key": secrets.token_bytes(32),
             **options,
         }
     )
@@ -108,10 +110,10 @@ def test_a_channel_is_left_out_where_there_is_none(time):
 def test_a_sealer_opens_its_own_tokens_alone(value):
     """Any other string is no token, one that another service sealed included."""
     claims = Claims(id="1", kind="SAT", holder="guest", issued_at=1.0, expires_at=2.0, line="1", addresses=("a",))
-    sealer = Sealer(None)
+    sealer = Sealer(None, bytes(32))
     assert sealer.open(sealer.seal(claims)) == claims
     assert sealer.open(value) is None
-    assert sealer.open(Sealer(None).seal(claims)) is None
+    assert sealer.open(Sealer(None, secrets.token_bytes(32)).seal(claims)) is None
 
 
 @pytest.mark.parametrize("path", [TOKENS, REFRESH, GUESTS])

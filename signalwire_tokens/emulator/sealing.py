@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any, cast
 
 import attrs
@@ -39,8 +38,8 @@ class Claims:
 class Sealer:
     """Encrypts claims into tokens, and reads them back."""
 
-    def __init__(self, channel: str | None) -> None:
-        self._key = OctKey.import_key(secrets.token_bytes(32))
+    def __init__(self, channel: str | None, key: bytes) -> None:
+        self._key = OctKey.import_key(key)
         self.channel: str | None = channel
 
     def seal(self, claims: Claims) -> str:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Self, assert_never, get_args
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import attrs
 import trustme
@@ -99,6 +99,8 @@ class Emulator:
     `advance` moves. What is done with a used refresh token is `rotation`'s to say, since the service does not.
     `channel` is the host that tokens tell their holders to connect to, and `{port}` in it the emulator's own: under
     TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the API.
+    With the same `seed`, another emulator is the same space: its credentials and its tokens are good there, too, though
+    what was done with them is forgotten.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Emulator:
         port: int = 0,
         channel: str | None = "puc.signalwire.com",
         page_size: int = 50,
+        seed: str | None = None,
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
         if page_size < 1 or port not in range(65536):
@@ -127,10 +130,11 @@ class Emulator:
             rotation=Rotation(rotation),
             channel=None,
             page_size=page_size,
-            project_id=str(uuid4()),
-            api_token=f"PT{secrets.token_hex(24)}",
+            project_id=str(UUID(bytes=draw(seed, "project")[:16], version=4)),
+            api_token=f"PT{draw(seed, 'api token').hex()[:48]}",
+            key=draw(seed, "key"),
         )
-        self.click_to_call: str = f"c2c_{secrets.token_hex(16)}"
+        self.click_to_call: str = f"c2c_{draw(seed, 'click to call').hex()[:32]}"
         self._service.click_to_call.add(self.click_to_call)
         self._channel = channel
         self._gateway = Gateway(self._service, self._clock, self._note_call)
@@ -423,3 +427,8 @@ def certify(ca_file: Path) -> tuple[ssl.SSLContext, str]:
     key = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes()).public_key()
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return context, b64encode(sha256(spki).digest()).decode()
+
+
+def draw(seed: str | None, purpose: str) -> bytes:
+    """Draw 32 bytes: anew each time, or the same ones for the same seed."""
+    return secrets.token_bytes(32) if seed is None else sha256(f"{purpose} {seed}".encode()).digest()

@@ -9,7 +9,7 @@ from base64 import b64decode
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, assert_never
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import attrs
 
@@ -72,6 +72,7 @@ class Service:
         page_size: int,
         project_id: str,
         api_token: str,
+        key: bytes,
     ) -> None:
         self.origin = ""
         self.project_id = project_id
@@ -82,7 +83,7 @@ class Service:
         self._lifetimes = lifetimes
         self._rotation = rotation
         self._page_size = page_size
-        self._sealer = Sealer(channel)
+        self._sealer = Sealer(channel, key)
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
         self._used: dict[str, tuple[float, float]] = {}  # refresh tokens: when used first, and when expired
@@ -243,7 +244,9 @@ class Service:
     def _subscriber_info(self, call: Call) -> Reply:
         # A key's token needs no proof here: it is here that browsers learn that it is one.
         claims = self._check_subscriber(call)
-        subscriber = next(one for one in self._subscribers.values() if one.id == claims.subscriber_id)
+        subscriber = next((one for one in self._subscribers.values() if one.id == claims.subscriber_id), None)
+        if subscriber is None:  # a token from before the emulator was started anew
+            return failure(404)
         return Reply(
             200,
             {
@@ -355,7 +358,8 @@ class Service:
 
     def _subscriber(self, reference: str) -> Subscriber:
         if reference not in self._subscribers:
-            subscriber = Subscriber(id=str(uuid4()), reference=reference)
+            name = f"{self.project_id} {reference}".encode(errors="backslashreplace").decode()
+            subscriber = Subscriber(id=str(uuid5(NAMESPACE_URL, name)), reference=reference)
             self._subscribers[reference] = subscriber
             name = re.sub(r"[^a-z0-9]+", "-", reference.lower()).strip("-") or "subscriber"
             self.add_address(name, subscriber_id=subscriber.id, kind="subscriber")
