@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import ssl
 
 import aiohttp
@@ -58,6 +59,14 @@ def emulator(signalwire_emulator):
 async def client(emulator):
     async with emulator.client(retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def plain_environment(monkeypatch):
+    """Forget whatever stands in the developer's own."""
+    for name in os.environ:
+        if name.startswith("SIGNALWIRE_") or name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TOKEN_SEALING_KEY"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import re
 import signal
@@ -11,27 +12,17 @@ from asyncio.subprocess import PIPE
 from importlib.metadata import entry_points
 
 import pytest
-from click.testing import CliRunner
+from commands import run
 from rich.console import Console
 from servers import eventually
 
 from signalwire_tokens import SubscriberSession, TokenClient, __main__, __version__
-from signalwire_tokens.cli import cli
 from signalwire_tokens.cli.demo import describe, run_demo
-from signalwire_tokens.cli.hold import Teller, hold
+from signalwire_tokens.cli.telling import draw
+from signalwire_tokens.cli.trial import Held, hold
 from signalwire_tokens.models import Token
 
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch):
-    """Whatever stands in the developer's own."""
-    for name in os.environ:
-        if name.startswith("SIGNALWIRE_") or name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
-            monkeypatch.delenv(name)
-
-
-def run(*arguments, **environment):
-    return CliRunner(env=environment).invoke(cli, arguments)
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @pytest.fixture(scope="module")
@@ -108,39 +99,46 @@ async def test_on_a_terminal_the_session_is_drawn_as_it_stands():
 async def test_a_session_with_nothing_planned_is_drawn_too(client):
     """Before it is open."""
     console = Console(file=io.StringIO(), width=100)
-    console.print(Teller(console, SubscriberSession(client, "alice")).view())
+    console.print(draw(SubscriberSession(client, "alice")))
     assert re.search("next refresh +none", console.file.getvalue())
 
 
 @pytest.mark.parametrize(
-    ("went_well", "status", "said"), [(True, 0, ""), (False, 1, "Error: there was a moment without a live token\n")]
+    ("gap", "status", "said"), [(0.0, 0, ""), (1.5, 1, "Error: there was a moment without a live token\n")]
 )
-def test_how_the_demo_went_is_its_exit_status(monkeypatch, went_well, status, said):
-    """Said in one line where it did not go well."""
+@pytest.mark.parametrize("as_json", [False, True])
+def test_how_the_demo_went_is_its_exit_status(monkeypatch, gap, status, said, as_json):
+    """Said in one line where it did not go well, or in JSON."""
 
-    async def run_demo():
-        return went_well
+    async def run_demo(_):
+        return Held(rotations=3, requests=4, longest_gap=gap)
 
-    monkeypatch.setattr("signalwire_tokens.cli.run_demo", run_demo)
-    result = run("demo")
-    assert (result.exit_code, result.stderr) == (status, said)
+    monkeypatch.setattr("signalwire_tokens.cli.demo.run_demo", run_demo)
+    result = run("demo", *["--json"] * as_json)
+    assert result.exit_code == status
+    if as_json:
+        assert json.loads(result.stdout) == {"rotations": 3, "requests": 4, "longest_gap": gap}
+        assert bool(result.stderr) == bool(gap)
+    else:
+        assert (result.stdout, result.stderr) == ("", said)
 
 
 def test_a_demo_that_cannot_write_says_so(monkeypatch):
     """Its disk is full, or whoever read it has gone."""
 
-    async def run_demo():
+    async def run_demo(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("signalwire_tokens.cli.run_demo", run_demo)
+    monkeypatch.setattr("signalwire_tokens.cli.demo.run_demo", run_demo)
     result = run("demo")
     assert (result.exit_code, result.stderr) == (1, "Error: the demo broke off: No space left on device\n")
 
 
-async def test_the_demo_runs_in_process(capsys):
+async def test_the_demo_runs_in_process():
     """And tells that all was well."""
-    assert await run_demo()
-    assert "0 s" in capsys.readouterr().out
+    console = Console(file=io.StringIO())
+    assert (await run_demo(console)).went_well
+    assert "0 s" in console.file.getvalue()
 
 
 def test_a_token_of_unknown_kind_is_described_too(emulator):

@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 
+import attrs
 import click
 
 from signalwire_tokens.emulator import Emulator, Entry
 
-__all__ = ["serve"]
+from .command import Command, say_json
+from .signals import on_stop
+
+__all__ = ["emulator"]
 
 
-# Windows' event loop takes no handlers: there, Ctrl-C raises.
-STOP_SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+@click.command(cls=Command)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to serve; by default any free one.")
+@click.option("--tls", is_flag=True, help="Serve https, under a throw-away certificate authority.")
+@click.option("--seed", metavar="TEXT", help="Be the same space as every other emulator of this seed.")
+def emulator(*, port: int, tls: bool, seed: str | None, as_json: bool) -> None:
+    """Run an emulator of the token service until Ctrl-C.
+
+    It prints the settings of its space as shell assignments, and a line for every request that it answers. The
+    credentials are good for nothing else; they are made up at each start, or by a seed.
+    """
+    try:
+        asyncio.run(serve(port=port, tls=tls, seed=seed, as_json=as_json))
+    except OSError as error:
+        raise click.ClickException(f"cannot serve port {port}: {error.strerror}") from None
 
 
-async def serve(*, port: int, tls: bool) -> None:
+async def serve(*, port: int, tls: bool, seed: str | None, as_json: bool) -> None:
     """Serve until told to stop, and print each request."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    async with Emulator(port=port, tls=tls, on_request=show) as emulator:
-        click.echo(f"export SIGNALWIRE_SPACE={emulator.space}")
-        click.echo(f"export SIGNALWIRE_PROJECT_ID={emulator.project_id}")
-        click.echo(f"export SIGNALWIRE_API_TOKEN={emulator.api_token}")
-        if tls:
-            click.echo(f"export SIGNALWIRE_REST_CA_FILE={emulator.ca_file}")
-        click.echo(f"# click-to-call token: {emulator.click_to_call}")
-        sys.stdout.flush()
-        await stop.wait()
+    show = show_json if as_json else show_line
+    with on_stop(stop.set):
+        async with Emulator(port=port, tls=tls, seed=seed, on_request=show) as emulator:
+            settings = {
+                "SIGNALWIRE_SPACE": emulator.space,
+                "SIGNALWIRE_PROJECT_ID": emulator.project_id,
+                "SIGNALWIRE_API_TOKEN": emulator.api_token,
+            }
+            if tls:
+                settings["SIGNALWIRE_REST_CA_FILE"] = str(emulator.ca_file)
+            if as_json:
+                say_json({**settings, "click_to_call": emulator.click_to_call})
+            else:
+                for name, value in settings.items():
+                    click.echo(f"export {name}={value}")
+                click.echo(f"# click-to-call token: {emulator.click_to_call}")
+            sys.stdout.flush()
+            await stop.wait()
 
 
-def show(entry: Entry) -> None:
+def show_line(entry: Entry) -> None:
     """Print a request."""
     click.echo(
         f"{entry.at:%H:%M:%S} {entry.operation or 'unknown path'} {entry.status} auth={entry.auth or 'none'}", err=True
     )
+
+
+def show_json(entry: Entry) -> None:
+    """Print a request as JSON."""
+    say_json(attrs.asdict(entry), err=True)

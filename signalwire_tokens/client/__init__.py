@@ -9,6 +9,6 @@ masked first, headers are written where they are passed, and errors are raised w
 
 from .credentials import ask_caller
 from .observing import Observer, tolerate
-from .operations import ClientSettings, TokenClient
+from .operations import ClientSettings, TokenClient, trusting
 
-__all__ = ["ClientSettings", "Observer", "TokenClient", "ask_caller", "tolerate"]
+__all__ = ["ClientSettings", "Observer", "TokenClient", "ask_caller", "tolerate", "trusting"]

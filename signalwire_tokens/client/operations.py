@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from .observing import Observer
 
-__all__ = ["ClientSettings", "TokenClient"]
+__all__ = ["ClientSettings", "TokenClient", "trusting"]
 
 T = TypeVar("T")
 ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]

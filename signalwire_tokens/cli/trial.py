@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from signalwire_tokens.emulator import Emulator, Reset, Status
 from signalwire_tokens.models import Lifetimes
 from signalwire_tokens.policy import RefreshPolicy
 from signalwire_tokens.session import SubscriberSession
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+from .telling import Teller, draw
 
-    from signalwire_tokens.keeper import SessionEvent
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["Held", "hold"]
 
@@ -41,6 +40,11 @@ class Held:
     requests: int
     longest_gap: float
 
+    @property
+    def went_well(self) -> bool:
+        """Whether there was a live token all the time."""
+        return self.longest_gap == 0 and self.rotations > 0
+
 
 async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -> Held:
     """Hold a session for so long, with a burst of 503 and a lost answer on the way."""
@@ -51,9 +55,12 @@ async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -
         console.print(
             f"\n[bold]A session[/] whose tokens live {LIFE.total_seconds():g} s keeps one alive for {seconds:g} s."
         )
-        teller = Teller(console, session)
-        stack.push_async_callback(end, asyncio.create_task(go_wrong(emulator, teller, burst)))
-        live = Live(console=console, get_renderable=teller.view, refresh_per_second=FRAMES, transient=True)
+        start = time.monotonic()
+        teller = Teller(console, lambda: f"  {time.monotonic() - start:5.1f} s")
+        session.subscribe(teller.tell)
+        stack.push_async_callback(end, asyncio.create_task(go_wrong(emulator, session, teller, burst)))
+        view = partial(draw, session)
+        live = Live(console=console, get_renderable=view, refresh_per_second=FRAMES, transient=True)
         with live if console.is_terminal else nullcontext():
             longest_gap = await watch(emulator, session, time.monotonic() + seconds)
         held = Held(rotations=session.generation - 1, requests=len(emulator.journal), longest_gap=longest_gap)
@@ -94,57 +101,24 @@ def ask(session: SubscriberSession) -> asyncio.Task[str]:
     return asyncio.create_task(session.token())
 
 
-async def go_wrong(emulator: Emulator, teller: Teller, burst: float) -> None:
+async def go_wrong(emulator: Emulator, session: SubscriberSession, teller: Teller, burst: float) -> None:
     """Let the second renewal meet a burst of 503, and the one after that lose its answer."""
-    await teller.until(2)
+    degraded = asyncio.Event()
+    session.subscribe(lambda event: degraded.set() if event.kind == "degraded" else None)
+    await reach(session, 2)
     teller.say("from now on, the service answers 503")
     emulator.fail(Status(503), times=None)
-    await teller.degraded.wait()
+    await degraded.wait()
     await asyncio.sleep(burst)
     emulator.heal()
     teller.say("the service is well again")
-    await teller.until(3)
+    await reach(session, 3)
     teller.say("the next answer will be lost, after the refresh token was used up")
     emulator.fail(Reset(applied=True), operation="refresh_subscriber_token")
 
 
-class Teller:
-    """Tells what happens to a session, as lines, and draws how it stands."""
-
-    def __init__(self, console: Console, session: SubscriberSession) -> None:
-        self._console = console
-        self._session = session
-        self._start = time.monotonic()
-        self.degraded: asyncio.Event = asyncio.Event()
-        session.subscribe(self.tell)
-
-    def say(self, text: str) -> None:
-        """Print a line, with the seconds since the start before it."""
-        self._console.print(f"  {time.monotonic() - self._start:5.1f} s  {text}", markup=False)
-
-    def tell(self, event: SessionEvent) -> None:
-        """Print what happened."""
-        token = f", token #{event.pair.token.digest}" if event.pair else ""
-        why = f": {event.error}" if event.error else ""
-        self.say(f"{event.kind}: generation {event.generation}{token}{why}")
-        if event.kind == "degraded":
-            self.degraded.set()
-
-    async def until(self, generation: int) -> None:
-        """Wait for a generation."""
-        async for _ in self._session.rotations():
-            if self._session.generation >= generation:
-                return
-
-    def view(self) -> RenderableType:
-        """Draw how the session stands."""
-        session, runway = self._session, self._session.runway.total_seconds()
-        due = session.next_refresh_at
-        pause = max(0.0, (due - datetime.now(UTC)).total_seconds()) if due else None
-        table = Table.grid(padding=(0, 2))
-        table.add_row("state", session.state.value)
-        table.add_row("runway", ProgressBar(total=LIFE.total_seconds(), completed=runway, width=40), f"{runway:.1f} s")
-        table.add_row("generation", str(session.generation))
-        table.add_row("next refresh", "none" if pause is None else f"in {pause:.1f} s")
-        table.add_row("last error", str(session.last_error or "none"))
-        return table
+async def reach(session: SubscriberSession, generation: int) -> None:
+    """Wait for a generation."""
+    async for _ in session.rotations():
+        if session.generation >= generation:
+            return

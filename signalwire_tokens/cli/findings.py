@@ -1,0 +1,125 @@
+"""What `signalwire-tokens doctor` makes of what it sees: verdicts, and how to mend what is wrong."""
+
+from __future__ import annotations
+
+from enum import Enum
+from statistics import median
+from typing import TYPE_CHECKING
+
+import attrs
+
+from signalwire_tokens.errors import (
+    ConfigurationError,
+    Forbidden,
+    InvalidRequest,
+    RateLimited,
+    ServerError,
+    SignalWireTokenError,
+    TransportError,
+    Unauthorized,
+    ValidationFailed,
+)
+
+from .telling import span
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+__all__ = ["Finding", "Verdict", "of_answer", "of_clock", "of_failure", "of_latency", "of_life", "of_reuse"]
+
+RIGHT, ODD = 5.0, 60.0  # seconds that a clock may be off: unnoticed; with no harm but to short lifetimes
+SLOW = 2.0  # seconds that an answer may take before that is worth a word
+
+
+class Verdict(Enum):
+    """How a check ended."""
+
+    WELL = "ok"
+    WARNING = "warn"
+    WRONG = "WRONG"
+    SKIPPED = "-"
+
+
+@attrs.frozen
+class Finding:
+    """What a check found, and what to do about it."""
+
+    check: str
+    verdict: Verdict
+    seen: str
+    remedy: str | None = None
+
+
+def of_failure(check: str, error: SignalWireTokenError) -> Finding:
+    """Judge a request that ought to have gone well."""
+    return Finding(check, Verdict.WRONG, " ".join(str(error).split()), remedy_for(error))
+
+
+def remedy_for(error: SignalWireTokenError) -> str:
+    """Say how to mend what an error is about."""
+    match error:
+        case ConfigurationError() | InvalidRequest() | ValidationFailed():
+            return "mend what is named"
+        case Unauthorized():
+            return "project id and API token must be of one project, in this space; the token may have been revoked"
+        case Forbidden():
+            return "give the API token one of the scopes Voice, Messaging, Fax or Video"
+        case RateLimited() | ServerError() | TransportError():
+            return "the service is at fault, or the way to it: try again later"
+        case _:
+            return "see what the space's name leads to: something else than the service may have answered"
+
+
+def of_answer(error: SignalWireTokenError) -> list[Finding]:
+    """Judge how a refresh token was refused that is none: to find that out, the service must accept who asks."""
+    accepted = Finding("credentials", Verdict.WELL, "the service knows the project id and the API token")
+    match error:
+        case ValidationFailed():
+            return [accepted, Finding("scope", Verdict.WELL, "the API token may renew tokens")]
+        case Forbidden():
+            return [accepted, of_failure("scope", error)]
+        case _:
+            return [of_failure("credentials", error)]
+
+
+def of_clock(ahead: float) -> Finding:
+    """Judge how far this machine's clock is ahead of the service's."""
+    off = abs(ahead)
+    if off <= RIGHT:
+        return Finding("clock", Verdict.WELL, "this machine's clock and the service's agree")
+    seen = f"this machine's clock is {span(off)} {'ahead of' if ahead > 0 else 'behind'} the service's"
+    harm = "tokens of a lifetime of your own end sooner or later than meant"
+    return Finding("clock", Verdict.WARNING if off <= ODD else Verdict.WRONG, seen, f"set it: {harm}")
+
+
+def of_latency(seconds: list[float]) -> Finding:
+    """Judge how long answers take."""
+    middle, most = median(seconds), max(seconds)
+    seen = f"{len(seconds)} answers: {middle * 1000:.0f} ms in the middle, {most * 1000:.0f} ms at most"
+    if most <= SLOW:
+        return Finding("latency", Verdict.WELL, seen)
+    return Finding("latency", Verdict.WARNING, seen, "see what is slow on the way: a request is given up after 10 s")
+
+
+def of_life(check: str, life: timedelta | None, expected: timedelta) -> Finding:
+    """Judge how long a token lives, by what the service says."""
+    if life is None:
+        return Finding(check, Verdict.SKIPPED, "the service does not say when the token ends")
+    seen = f"the service says that it lives {span(life.total_seconds())}"
+    if abs((life - expected).total_seconds()) <= RIGHT:
+        return Finding(check, Verdict.WELL, f"{seen}, as was reckoned")
+    remedy = "give TokenClient(lifetimes=Lifetimes(access=…)) what the service says"
+    return Finding(check, Verdict.WRONG, f"{seen}, and not {span(expected.total_seconds())}", remedy)
+
+
+def of_reuse(*, at_once: bool, later: bool, successor: bool) -> Finding:
+    """Judge what becomes of a used refresh token: whether it is good again at once, and after a while, and its line."""
+    if later:
+        seen = "a used refresh token can be used again"
+    elif at_once:
+        seen = "a used refresh token can be used again for a while, but not for long"
+    elif successor:
+        seen = "a used refresh token is refused, and its successor stays good"
+    else:
+        seen = "a used refresh token is refused, and its use revokes the refresh tokens that came of it"
+    return Finding("reuse", Verdict.WELL, f"{seen}; sessions are right about it either way")

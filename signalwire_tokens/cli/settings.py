@@ -1,0 +1,156 @@
+"""Where a command gets what it needs to ask the service: from options, the environment, files, or whoever types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from datetime import timedelta
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+import click
+
+from signalwire_tokens.client import TokenClient, trusting
+from signalwire_tokens.errors import ConfigurationError
+from signalwire_tokens.models import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Settings", "credentialed", "duration", "located", "read_credential", "token_fields"]
+
+Option: TypeAlias = "Callable[[Callable[..., None]], Callable[..., None]]"
+SPACE: tuple[Option, ...] = (
+    click.option("--space", envvar="SIGNALWIRE_SPACE", help="The space: its name, host or origin.  [SIGNALWIRE_SPACE]"),
+    click.option(
+        "--ca-file",
+        envvar="SIGNALWIRE_REST_CA_FILE",
+        metavar="FILE",
+        help="Certificates to trust in place of the system's.  [SIGNALWIRE_REST_CA_FILE]",
+    ),
+)
+PROJECT: tuple[Option, ...] = (
+    click.option("--project-id", envvar="SIGNALWIRE_PROJECT_ID", help="The project's id.  [SIGNALWIRE_PROJECT_ID]"),
+    click.option(
+        "--api-token-file",
+        type=click.Path(path_type=Path),
+        envvar="SIGNALWIRE_API_TOKEN_FILE",
+        metavar="FILE",
+        help="File that holds the API token, in place of SIGNALWIRE_API_TOKEN.  [SIGNALWIRE_API_TOKEN_FILE]",
+    ),
+)
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# What shapes a subscriber's token or describes the person. A password is no option: it would stand on the command line.
+FIELDS = (
+    "application_id",
+    "first_name",
+    "last_name",
+    "display_name",
+    "job_title",
+    "time_zone",
+    "country",
+    "region",
+    "company_name",
+    "fingerprint",
+    "scope",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Where the space is, and who asks."""
+
+    space: str | None
+    ca_file: str | None
+    needs_project: bool = False
+    project_id: str | None = None
+    api_token_file: Path | None = None
+
+    def client(self, *, retries: int = 3) -> TokenClient:
+        """Make a client. What is missing is asked for where somebody can answer, and else named, all of it at once."""
+        space = self.space or ask("Space")
+        given = [("SIGNALWIRE_SPACE (or --space)", bool(space))]
+        project_id, token = None, Secret[Any](None)
+        if self.needs_project:
+            project_id, token = self.project_id or ask("Project id"), self.api_token()
+            given.append(("SIGNALWIRE_PROJECT_ID (or --project-id)", bool(project_id)))
+            given.append(("SIGNALWIRE_API_TOKEN (or --api-token-file)", bool(token.value)))
+        missing = [name for name, is_given in given if not is_given]
+        if missing:
+            raise ConfigurationError(f"not set: {', '.join(missing)}")
+        context = trusting(self.ca_file) if self.ca_file is not None else None
+        return TokenClient(space or "", project_id, token.value, ssl=context, retries=retries)
+
+    def api_token(self) -> Secret[Any]:
+        """Find the API token. A file's is read again when the service refuses it: it may have been replaced."""
+        if self.api_token_file is not None:
+            read_credential(self.api_token_file)  # what is wrong with the file is said now
+            return Secret(partial(read_credential, self.api_token_file))
+        return Secret(os.environ.get("SIGNALWIRE_API_TOKEN") or ask("API token", hidden=True))
+
+
+def read_credential(path: Path) -> str:
+    """Read the one secret that a file holds."""
+    try:
+        text = path.read_bytes().decode("ascii", "replace").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    if not text:
+        raise ConfigurationError(f"{path} is empty")
+    return text
+
+
+def ask(what: str, *, hidden: bool = False) -> str | None:
+    """Ask whoever sits at the terminal, if somebody does."""
+    if not sys.stdin.isatty():
+        return None
+    answer: str = click.prompt(what, hide_input=hidden, err=True)
+    return answer
+
+
+def located(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the settings of one that sends nothing of the project's."""
+    return gather(SPACE, command, needs_project=False)
+
+
+def credentialed(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the settings of one that needs the project's credentials."""
+    return gather((*SPACE, *PROJECT), command, needs_project=True)
+
+
+def gather(options: Iterable[Option], command: Callable[..., None], *, needs_project: bool) -> Callable[..., None]:
+    """Give a command options, and hand them to it as one argument."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:  # noqa: ANN401 - whatever else the command takes
+        names = attrs.fields_dict(Settings).keys() & arguments.keys()
+        settings = Settings(needs_project=needs_project, **{name: arguments.pop(name) for name in names})
+        command(settings=settings, **arguments)
+
+    for option in reversed([*options]):
+        option(run)
+    return run
+
+
+def token_fields(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of a subscriber's token, and hand it those that were given."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:  # noqa: ANN401 - whatever else the command takes
+        fields = {name: value for name in FIELDS if (value := arguments.pop(name)) is not None}
+        command(fields=fields, **arguments)
+
+    for name in reversed(FIELDS):
+        click.option(f"--{name.replace('_', '-')}", help="As the service has it.")(run)
+    return run
+
+
+def duration(text: str) -> timedelta:
+    """Read "90s", "15m", "2h" or "1d"."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 15m, 2h or 1d")
+    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
