@@ -11,6 +11,7 @@ import ssl
 import aiohttp
 import pytest
 import trustme
+from commands import served
 from servers import RedisServer
 
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
@@ -67,6 +68,13 @@ def plain_environment(monkeypatch):
     for name in os.environ:
         if name.startswith("SIGNALWIRE_") or name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TOKEN_SEALING_KEY"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def service(plain_environment):
+    """Run an emulator for commands that run in the test's process."""
+    with served() as emulator:
+        yield emulator
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def doctor(*, settings: Settings, reference: str | None, probe: bool, as_json: b
     """
     if probe and reference is None:
         raise click.UsageError("--probe needs a --reference to issue tokens for")
-    findings = asyncio.run(collect(settings, reference, probe=probe, aloud=not as_json))
+    findings = collect(settings, reference, probe=probe, aloud=not as_json)
     wrong = sum(one.verdict is Verdict.WRONG for one in findings)
     if as_json:
         say_json(
@@ -62,14 +62,26 @@ def doctor(*, settings: Settings, reference: str | None, probe: bool, as_json: b
         raise click.ClickException("1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong")
 
 
-async def collect(settings: Settings, reference: str | None, *, probe: bool, aloud: bool) -> list[Finding]:
+def collect(settings: Settings, reference: str | None, *, probe: bool, aloud: bool) -> list[Finding]:
     """Examine, and tell each finding as it comes."""
-    findings = []
-    async with aclosing(examine(settings, reference, probe=probe)) as examination:
-        async for finding in examination:
-            findings.append(finding)
-            if aloud:
-                show(finding)
+    findings: list[Finding] = []
+
+    def take(finding: Finding) -> None:
+        findings.append(finding)
+        if aloud:
+            show(finding)
+
+    async def main(client: TokenClient) -> None:
+        async with aclosing(examine(client, settings, reference, probe=probe)) as examination:
+            async for finding in examination:
+                take(finding)
+
+    try:
+        client = settings.client(retries=0)
+    except SignalWireTokenError as error:
+        take(of_failure("settings", error))
+    else:
+        asyncio.run(main(client))
     return findings
 
 
@@ -81,13 +93,10 @@ def show(finding: Finding) -> None:
         click.echo(f"{'':<19}{finding.remedy}")
 
 
-async def examine(settings: Settings, reference: str | None, *, probe: bool = False) -> AsyncGenerator[Finding, None]:
+async def examine(
+    client: TokenClient, settings: Settings, reference: str | None, *, probe: bool = False
+) -> AsyncGenerator[Finding, None]:
     """Look at one thing after the other, as long as the next can be looked at."""
-    try:
-        client = settings.client(retries=0)
-    except SignalWireTokenError as error:
-        yield of_failure("settings", error)
-        return
     async with client:
         yield Finding("settings", Verdict.WELL, f"{client.origin}, project {client.project_id}")
         for look in (look_up, shake_hands):

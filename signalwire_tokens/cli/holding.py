@@ -70,8 +70,9 @@ class Wanted:
 @click.option(
     "--sealing-key-file",
     type=click.Path(path_type=Path),
+    envvar="TOKEN_SEALING_KEY_FILE",
     metavar="FILE",
-    help="File that holds the sealing key, in place of TOKEN_SEALING_KEY.",
+    help="File that holds the sealing key, in place of TOKEN_SEALING_KEY.  [TOKEN_SEALING_KEY_FILE]",
 )
 @click.option("--lifetime", type=duration, help="How long each token is to live: 90s, 15m, 2h or 1d.")
 @token_fields
@@ -102,7 +103,9 @@ def hold(
         raise click.UsageError("a password does not belong on the command line: set SIGNALWIRE_STORE to this URL")
     outlets: list[TokenFile | Program] = []
     if path is not None:
-        outlets.append(TokenFile(path))
+        file = TokenFile(path)
+        file.check()
+        outlets.append(file)
     if line is not None:
         outlets.append(Program(line))
     wanted = Wanted(

@@ -121,9 +121,10 @@ def refresh(*, settings: Settings, as_json: bool) -> None:  # noqa: ARG001 - it 
 
 def ask(settings: Settings, describe: Callable[[TokenClient], Awaitable[T]]) -> T:
     """Ask the service for something."""
+    client = settings.client()  # before the event loop runs, which keeps Ctrl-C from a prompt
 
     async def main() -> T:
-        async with settings.client() as client:
+        async with client:
             return await describe(client)
 
     return asyncio.run(main())

@@ -1,0 +1,127 @@
+"""What the doctor makes of what it sees."""
+
+from datetime import timedelta
+
+import pytest
+
+from signalwire_tokens import (
+    ConfigurationError,
+    ConnectionFailed,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    ServerError,
+    TimedOut,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+)
+from signalwire_tokens.cli.findings import (
+    Verdict,
+    of_answer,
+    of_clock,
+    of_failure,
+    of_latency,
+    of_life,
+    of_reuse,
+)
+
+TWO_HOURS = timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdicts"),
+    [
+        (ValidationFailed("no"), {"credentials": Verdict.WELL, "scope": Verdict.WELL}),
+        (Forbidden("no"), {"credentials": Verdict.WELL, "scope": Verdict.WRONG}),
+        (Unauthorized("no"), {"credentials": Verdict.WRONG}),
+        (NotFound("no"), {"credentials": Verdict.WRONG}),
+        (ServerError("no"), {"credentials": Verdict.WRONG}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_how_a_token_that_is_none_is_refused_tells_who_is_known(error, verdicts):
+    """Only who is known is told what is wrong with the token."""
+    assert {one.check: one.verdict for one in of_answer(error)} == verdicts
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ConfigurationError("no"), "what is named"),
+        (ValidationFailed("no"), "what is named"),
+        (Unauthorized("no"), "of one project"),
+        (Forbidden("no"), "Voice, Messaging, Fax or Video"),
+        (RateLimited("no"), "try again later"),
+        (ServerError("no"), "try again later"),
+        (ConnectionFailed("no"), "try again later"),
+        (TimedOut("no"), "try again later"),
+        (NotFound("no"), "what the space's name leads to"),
+        (UnexpectedResponse("no"), "what the space's name leads to"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_error_has_a_remedy(error, remedy):
+    """Which somebody can act on."""
+    finding = of_failure("issue", error)
+    assert finding.verdict is Verdict.WRONG
+    assert finding.seen == "no"
+    assert remedy in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict", "seen"),
+    [
+        (0, Verdict.WELL, "agree"),
+        (-5, Verdict.WELL, "agree"),
+        (5.1, Verdict.WARNING, "5.1 s ahead of"),
+        (-60, Verdict.WARNING, "60.0 s behind"),
+        (60.1, Verdict.WRONG, "60.1 s ahead of"),
+        (-7200, Verdict.WRONG, "2 h 00 min behind"),
+    ],
+)
+def test_a_clock_is_judged_by_the_harm_that_it_does(ahead, verdict, seen):
+    """Up to a second of it is the resolution of the service's own word."""
+    finding = of_clock(ahead)
+    assert finding.verdict is verdict
+    assert seen in finding.seen
+    assert (finding.remedy is None) == (verdict is Verdict.WELL)
+
+
+def test_slow_answers_are_worth_a_word():
+    """They are not wrong."""
+    assert of_latency([0.1, 0.2, 0.3]).verdict is Verdict.WELL
+    slow = of_latency([0.1, 0.2, 2.5])
+    assert slow.verdict is Verdict.WARNING
+    assert slow.seen == "3 answers: 200 ms in the middle, 2500 ms at most"
+
+
+@pytest.mark.parametrize(
+    ("life", "verdict"),
+    [
+        (TWO_HOURS, Verdict.WELL),
+        (TWO_HOURS - timedelta(seconds=5), Verdict.WELL),
+        (timedelta(hours=1), Verdict.WRONG),
+        (timedelta(hours=3), Verdict.WRONG),
+        (None, Verdict.SKIPPED),
+    ],
+)
+def test_a_life_is_to_be_as_long_as_the_client_reckons(life, verdict):
+    """Or sessions renew too late, or too often."""
+    assert of_life("life", life, TWO_HOURS).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("at_once", "later", "successor", "seen"),
+    [
+        (True, True, True, "can be used again;"),
+        (True, False, True, "for a while, but not for long"),
+        (False, False, True, "its successor stays good"),
+        (False, False, False, "revokes"),
+    ],
+)
+def test_what_becomes_of_a_used_refresh_token_is_said(at_once, later, successor, seen):
+    """None of it is wrong."""
+    finding = of_reuse(at_once=at_once, later=later, successor=successor)
+    assert finding.verdict is Verdict.WELL
+    assert seen in finding.seen

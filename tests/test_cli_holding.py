@@ -1,0 +1,358 @@
+"""`hold`, in a process of its own, through what can happen to it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, Terminal, run, settings_of
+from servers import RedisServer, eventually, free_port
+
+from signalwire_tokens import TokenClient, new_sealing_key
+from signalwire_tokens.emulator import Delay, Emulator, Status
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+READS = 10_000
+
+
+class Held:
+    """A command that holds, and what it has told."""
+
+    def __init__(self, process):
+        self.process = process
+        self.events = []
+
+    async def until(self, *kinds, within=30.0):
+        """Read what is told until one of these comes; return it."""
+        async with asyncio.timeout(within):
+            while line := await self.process.stdout.readline():
+                self.events.append(json.loads(line))
+                if self.events[-1]["event"] in kinds:
+                    return self.events[-1]
+        raise AssertionError(f"none of {kinds} has come: {self.events}")
+
+    @property
+    def kinds(self):
+        return [one["event"] for one in self.events]
+
+    async def stop(self, number=signal.SIGTERM):
+        """Tell it to stop; return its exit code, and what it said on standard error."""
+        self.process.send_signal(number)
+        return await self.end()
+
+    async def end(self):
+        async with asyncio.timeout(60):
+            async for line in self.process.stdout:
+                self.events.append(json.loads(line))
+            err = await self.process.stderr.read()
+            return await self.process.wait(), err.decode()
+
+
+@asynccontextmanager
+async def holding_process(*arguments, **environment):
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "hold",
+        "alice@example.com",
+        "--json",
+        *map(str, arguments),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, **environment},
+    )
+    try:
+        yield Held(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        process._transport.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_it_holds_until_told_to_stop_and_leaves_with_success(emulator, tmp_path, number):
+    """The token is in the file, which only its owner can read, and no secret in what is told."""
+    path = tmp_path / "token"
+    async with holding_process("--write", path, **settings_of(emulator)) as held:
+        await held.until("written")
+        assert emulator.accepts(path.read_text())
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        code, err = await held.stop(number)
+    assert (code, err) == (0, "")
+    assert held.kinds == ["started", "written", "closed", "left"]
+    assert emulator.accepts(path.read_text())  # it stays, for whoever reads it while this one is started anew
+    assert "eyJ" not in json.dumps(held.events)
+    assert held.events[0]["token"] == held.events[1]["token"]
+
+
+@pytest.mark.timeout(150)
+async def test_another_process_reads_the_file_ten_thousand_times(emulator, tmp_path):
+    """Never empty, never half, never dead, and always there, though the service is down for a while."""
+    path = tmp_path / "token"
+    async with holding_process("--write", path, "--lifetime", "8s", **settings_of(emulator)) as held:
+        await held.until("written")
+        reader = await asyncio.create_subprocess_exec(
+            sys.executable, Path(__file__).parent / "file_reader.py", path, str(READS), "30", stdout=PIPE
+        )
+        reading = asyncio.create_task(reader.communicate())
+        listening = asyncio.create_task(held.until("nothing that is told", within=300))
+        await eventually(lambda: "reissued" in held.kinds, within=60)
+        emulator.fail(Status(503), times=2)
+        found = [json.loads(line) for line in (await reading)[0].splitlines()]
+        reader._transport.close()
+        listening.cancel()
+        await asyncio.wait([listening])
+        code, _ = await held.stop()
+    assert code == 0
+    assert reader.returncode == 0
+    claims = [emulator._service._sealer.open(content) for content, _ in found]  # None for what is no whole token
+    assert all(claims)
+    assert all(last < one.expires_at for one, (_, last) in zip(claims, found, strict=True))
+    assert len(found) == len({content for content, _ in found}) >= 4
+    assert "degraded" in held.kinds
+
+
+@pytest.mark.timeout(120)
+async def test_it_lives_through_the_death_of_the_service_and_its_return(tmp_path):
+    """The emulator is killed as a machine is that loses its power; while no token is live, there is no file."""
+    path, port = tmp_path / "token", free_port()
+
+    async def serve():
+        process = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "emulator", "--port", str(port), "--seed", "returns", "--json"), stdout=PIPE, stderr=PIPE
+        )
+        return process, json.loads(await process.stdout.readline())
+
+    async def kill(process):
+        process.kill()
+        await process.communicate()
+        process._transport.close()
+
+    service, settings = await serve()
+    settings = {name: value for name, value in settings.items() if name.startswith("SIGNALWIRE_")}
+    try:
+        async with holding_process("--write", path, "--lifetime", "6s", **settings) as held:
+            await held.until("written")
+            await kill(service)
+            degraded = await held.until("degraded")
+            assert "cannot connect" in degraded["error"]
+            await held.until("removed")
+            assert not path.exists()
+            service, _ = await serve()
+            await held.until("recovered")
+            await held.until("written")
+            async with TokenClient(settings["SIGNALWIRE_SPACE"]) as client:
+                assert (await client.subscriber_info(path.read_text())).email == "alice@example.com"
+            assert (await held.stop())[0] == 0
+    finally:
+        await kill(service)
+
+
+async def test_a_renewal_under_way_is_not_lost_when_told_to_stop(emulator, tmp_path):
+    """Its token is in the file when the command has ended."""
+    path = tmp_path / "token"
+    async with holding_process("--write", path, "--lifetime", "10s", **settings_of(emulator)) as held:
+        await held.until("written")
+        first = path.read_text()
+        emulator.fail(Delay(1.5))
+        await eventually(lambda: not emulator._faults, within=30)
+        assert await held.stop() == (0, "")
+    assert sorted(held.kinds[2:]) == ["closed", "left", "reissued", "written"]
+    assert path.read_text() != first
+    assert emulator.accepts(path.read_text())
+
+
+async def test_each_token_is_given_to_a_command(emulator, tmp_path):
+    """The file's and the command's are the same ones."""
+    note = tmp_path / "note"
+    code = f"import sys; open({str(note)!r}, 'a').write(sys.stdin.read() + chr(10))"
+    arguments = ("--exec", f'{sys.executable} -c "{code}"', "--lifetime", "6s")
+    async with holding_process(*arguments, **settings_of(emulator)) as held:
+        await held.until("executed")
+        await held.until("executed")
+        assert (await held.stop())[0] == 0
+    tokens = note.read_text().split()
+    assert len(tokens) == len(set(tokens)) == held.kinds.count("executed")
+    assert all(emulator._service._sealer.open(token) for token in tokens)
+
+
+async def test_a_command_that_fails_ends_nothing(emulator):
+    """It is told of."""
+    async with holding_process("--exec", "false", **settings_of(emulator)) as held:
+        failed = await held.until("exec_failed")
+        assert failed["error"] == "exit status 1"
+        assert (await held.stop())[0] == 0
+
+
+async def test_a_service_that_is_away_at_the_start_is_waited_for(tmp_path):
+    """A machine may come up before its network."""
+    path = tmp_path / "token"
+    async with Emulator() as emulator:
+        emulator.fail(Status(503), times=None)
+        async with holding_process("--write", path, **settings_of(emulator)) as held:
+            waiting = await held.until("waiting")
+            assert waiting["retry_after"] > 0
+            emulator.heal()
+            await held.until("written")
+            assert emulator.accepts(path.read_text())
+            assert (await held.stop())[0] == 0
+
+
+@pytest.mark.parametrize("when", ["opening", "waiting"])
+async def test_it_can_be_told_to_stop_before_it_has_begun(emulator, when):
+    """There is nothing to wait for."""
+    emulator.fail(Status(503), times=None)
+    async with holding_process(**settings_of(emulator)) as held:
+        await held.until("waiting") if when == "waiting" else await eventually(lambda: emulator.journal, within=30)
+        assert await held.stop() == (0, "")
+    assert "started" not in held.kinds
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4)])
+async def test_what_will_not_pass_ends_it_at_the_start(emulator, status, code):
+    """With the exit code that keeps a supervisor from trying again."""
+    emulator.fail(Status(status), times=None)
+    async with holding_process(**settings_of(emulator)) as held:
+        ended, err = await held.end()
+    assert ended == code
+    assert json.loads(err)["exit_code"] == code
+
+
+async def test_a_session_that_dies_takes_the_command_and_the_file_with_it(emulator, tmp_path):
+    """No way to renew is left: the service refuses the subscriber."""
+    path = tmp_path / "token"
+    async with holding_process("--write", path, "--lifetime", "6s", **settings_of(emulator)) as held:
+        await held.until("written")
+        emulator.fail(Status(422), times=None)
+        code, err = await held.end()
+    assert code == 7
+    assert json.loads(err)["error"]["type"] == "SessionExpired"
+    assert {"dead", "removed", "closed"} <= {*held.kinds}
+    assert not path.exists()
+
+
+async def test_with_a_store_a_restart_asks_the_service_for_nothing(emulator, tmp_path):
+    """The pair is in a file, sealed."""
+    settings = settings_of(emulator, TOKEN_SEALING_KEY=f"{new_sealing_key()}, {new_sealing_key()}")
+    for _ in range(2):
+        async with holding_process("--store", f"sqlite:{tmp_path}/tokens.db", **settings) as held:
+            await held.until("started")
+            assert (await held.stop())[0] == 0
+    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token"]
+
+
+async def test_a_store_on_redis_may_have_a_password_in_the_environment(emulator, tmp_path):
+    """And a key in a file."""
+    key = tmp_path / "key"
+    key.write_text(new_sealing_key())
+    with RedisServer(password="hush") as server:
+        settings = settings_of(emulator, SIGNALWIRE_STORE=server.url, TOKEN_SEALING_KEY_FILE=str(key))
+        for _ in range(2):
+            async with holding_process(**settings) as held:
+                await held.until("started")
+                code, err = await held.stop()
+                assert (code, err) == (0, "")
+    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token"]
+    assert "hush" not in json.dumps(held.events)
+
+
+@pytest.mark.parametrize("url", ["redis://:hush@127.0.0.1:1/0", "redis://127.0.0.1:1/0?password=hush"])
+def test_a_password_on_the_command_line_is_refused(service, url):
+    """Everybody on the machine can read it there; it is not repeated."""
+    result = run("hold", "alice", "--store", url, **settings_of(service))
+    assert result.exit_code == 2
+    assert "set SIGNALWIRE_STORE to this URL" in result.stderr
+    assert "hush" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "said"),
+    [
+        ("sqlite:tokens.db", None, "a store needs a key to seal with: set TOKEN_SEALING_KEY"),
+        ("sqlite:tokens.db", " , ", "a store needs a key to seal with: set TOKEN_SEALING_KEY"),
+        ("sqlite:", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("tokens.db", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("http://[", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
+    ],
+    ids=["no key", "no key in it", "no file", "no scheme", "no URL"],
+)
+def test_a_store_that_cannot_be_is_refused(service, url, key, said):
+    """Before anything is issued."""
+    more = {} if key is None else {"TOKEN_SEALING_KEY": key}
+    result = run("hold", "alice", "--store", url, **settings_of(service, **more))
+    assert result.exit_code == 3
+    assert said in result.stderr
+    assert not service.journal
+
+
+def test_a_store_whose_package_is_missing_names_it(service, monkeypatch):
+    """With what installs it."""
+    monkeypatch.setitem(sys.modules, "signalwire_tokens.stores.redis", None)
+    settings = settings_of(service, TOKEN_SEALING_KEY=new_sealing_key())
+    result = run("hold", "alice", "--store", "redis://127.0.0.1:1", **settings)
+    assert result.exit_code == 3
+    assert "pip install 'signalwire-tokens[redis]'" in result.stderr
+
+
+def test_a_file_that_cannot_be_is_refused_before_anything_is_issued(service, tmp_path):
+    """Its folder is missing."""
+    result = run("hold", "alice", "--write", tmp_path / "none" / "token", **settings_of(service))
+    assert result.exit_code == 1
+    assert "No such file or directory" in result.stderr
+    assert not service.journal
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_systemd_is_told_when_the_first_token_is_in_place(emulator, tmp_path, abstract):
+    """By its own protocol, so that what is ordered after it finds the file."""
+    place = f"@signalwire-tokens-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(place.replace("@", "\0") if abstract else place)
+        listener.setblocking(False)
+        settings = settings_of(emulator, NOTIFY_SOCKET=place)
+        async with holding_process("--write", tmp_path / "token", **settings) as held:
+            told = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(listener, 100), 30)
+            assert told == b"READY=1"
+            assert (tmp_path / "token").exists()
+            assert (await held.stop())[0] == 0
+
+
+async def test_nobody_need_listen_where_systemd_should(emulator, tmp_path):
+    """It has been told, as far as that can be."""
+    async with holding_process(**settings_of(emulator, NOTIFY_SOCKET=str(tmp_path / "none"))) as held:
+        await held.until("started")
+        assert (await held.stop())[0] == 0
+
+
+def test_on_a_terminal_it_is_drawn_as_it_stands(service, tmp_path):
+    """Until Ctrl-C, which leaves with success."""
+    with Terminal("hold", "alice@example.com", "--write", tmp_path / "token", **settings_of(service)) as terminal:
+        for word in ("started", "fresh", "1 h 59 min", "next refresh", "last error"):
+            terminal.read_until(word)
+        terminal.type("\x03")
+        shown, code = terminal.end()
+    assert code == 0
+    assert "left: token #" in shown
+    assert "eyJ" not in shown
+
+
+async def test_lines_are_for_people(emulator):
+    """Each begins with when it was."""
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "hold", "alice"), stdout=PIPE, stderr=PIPE, env={**os.environ, **settings_of(emulator)}
+    )
+    line = (await process.stdout.readline()).decode()
+    assert line.startswith(time.strftime("%Y-%m-%d ", time.gmtime()))
+    assert "started: generation 1, token #" in line
+    process.send_signal(signal.SIGTERM)
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"\x1b" not in out
