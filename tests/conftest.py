@@ -28,6 +28,14 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
     aioresponses.core.ClientResponse = Response
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave what needs a real space to whoever asks for it: `pytest -m live`."""
+    if "live" not in config.option.markexpr:
+        away = [item for item in items if item.get_closest_marker("live")]
+        config.hook.pytest_deselected(items=away)
+        items[:] = [item for item in items if not item.get_closest_marker("live")]
+
+
 @pytest.fixture(autouse=True)
 async def leaks(request):
     """Fail a test that leaves a task, a connection or an unread failure behind."""

@@ -1,6 +1,8 @@
 """Every snippet in README and docs runs as it stands."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import signalwire_tokens
 from signalwire_tokens import new_sealing_key
+from signalwire_tokens.cli import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,6 +36,40 @@ def test_there_are_snippets():
     """The parser finds what it is to run."""
     found = [example for page in PAGES for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples()]
     assert len(found) >= 6
+
+
+def shown_commands():
+    """Find each line that a page has somebody type, or a supervisor run."""
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for line in re.findall(r"^(?:\$ )?([a-z_].*signalwire-tokens.*|signalwire-tokens.*)$", block, re.MULTILINE):
+                yield page.name, line
+        for line in re.findall(r"^ExecStart=\S+/(signalwire-tokens.*)$", text, re.MULTILINE):
+            yield page.name, line
+        entry = re.search(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)
+        arguments = re.search(r"^ +command: (\[.*\])$", text, re.MULTILINE)
+        if entry and arguments:
+            yield page.name, shlex.join(json.loads(entry[1]) + json.loads(arguments[1]))
+        yield from ((page.name, line) for line in re.findall(r"`(signalwire-tokens [a-z]+ [^`.]*[a-z0-9])`", text))
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(shown_commands())))
+def test_commands_that_are_shown_can_be_given(page, line):
+    """Their options and arguments are those that there are, and none of them is a secret."""
+    words = shlex.split(re.sub(r"[<>|].*", "", line.partition("signalwire-tokens ")[2]))
+    if "..." in line or "[" in line or words[0].startswith("-"):  # a synopsis, which `--help` is held to elsewhere
+        return
+    command = cli.commands[words[0]]
+    with command.make_context(words[0], words[1:]) as context:
+        assert context.params.keys()
+
+
+def test_there_are_commands_to_be_seen():
+    """The patterns find what they are to."""
+    pages = {page for page, _ in shown_commands()}
+    assert {"README.md", "command-line.md", "keep-a-token-in-a-file.md"} <= pages
+    assert sum("hold alice@example.com --write" in line for _, line in shown_commands()) >= 3
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -29,7 +29,10 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 @attrs.frozen(kw_only=True)
 class SessionEvent:
-    """Something that happened to a session: what, to which pair, and the error where one is why."""
+    """Something that happened to a session: what, to which pair, and the error where one is why.
+
+    With `persist_failed`, the pair is the one before that which could not be saved.
+    """
 
     kind: EventKind
     generation: int
