@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from signalwire_tokens.stores import new_sealing_key
 
@@ -13,10 +13,11 @@ __all__ = ["completion", "sealing_key"]
 
 PROGRAM = "signalwire-tokens"
 VARIABLE = "_SIGNALWIRE_TOKENS_COMPLETE"
+SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command(cls=Command)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice([*SHELLS]))
 @click.pass_context
 def completion(context: click.Context, *, shell: str, as_json: bool) -> None:
     """Print what makes a shell complete this command.
@@ -24,10 +25,7 @@ def completion(context: click.Context, *, shell: str, as_json: bool) -> None:
     For bash and zsh, `eval "$(signalwire-tokens completion bash)"` in their start-up file; for fish,
     `signalwire-tokens completion fish | source`.
     """
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise click.ClickException(f"there is no completion for {shell}")
-    script = kind(context.find_root().command, {}, PROGRAM, VARIABLE).source()
+    script = SHELLS[shell](context.find_root().command, {}, PROGRAM, VARIABLE).source()
     if as_json:
         say_json({"shell": shell, "script": script})
     else:

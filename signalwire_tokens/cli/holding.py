@@ -184,20 +184,19 @@ async def serve(
 ) -> None:
     """Hand a session's tokens on until told to stop, or until there are none any more."""
     feeds = [Feed(session, outlet, teller) for outlet in wanted.outlets]
-    ends = [asyncio.create_task(stop.wait()), asyncio.create_task(session.wait_closed())]
-    view = Live(console=screen, get_renderable=partial(draw, session), refresh_per_second=FRAMES, transient=True)
+    stopping, closed = asyncio.create_task(stop.wait()), asyncio.create_task(session.wait_closed())
     greeting = asyncio.create_task(greet(feeds))
+    view = Live(console=screen, get_renderable=partial(draw, session), refresh_per_second=FRAMES, transient=True)
     try:
         with view if screen is not None else nullcontext():
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stopping, closed], return_when=asyncio.FIRST_COMPLETED)
     finally:
         await session.aclose()
-        for task in (greeting, *ends):
+        for task in (greeting, stopping):
             await end(task)
         for feed in feeds:
             await feed.finish()
-    if ends[1].done() and not ends[1].cancelled():
-        ends[1].result()  # the session's end is the command's
+    await closed  # the session's end is the command's
     token = session.pair.token
     teller.note("left", f"token #{token.digest} is good until {written(token.expires_at)}", expires_at=token.expires_at)
 

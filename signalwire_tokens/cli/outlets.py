@@ -146,8 +146,8 @@ class Program:
 
 async def speak(process: asyncio.subprocess.Process, token: Token) -> str:
     """Give a command its token; return the last line that it says, without the token."""
-    if process.stdin is None or process.stdout is None:  # they are pipes
-        raise AssertionError
+    assert process.stdin is not None  # noqa: S101 - it is a pipe
+    assert process.stdout is not None  # noqa: S101 - as above
     with suppress(ConnectionError):  # it need not read what it is given
         process.stdin.write(token.value.encode())
         await process.stdin.drain()
@@ -163,8 +163,5 @@ async def speak(process: asyncio.subprocess.Process, token: Token) -> str:
 async def kill(process: asyncio.subprocess.Process) -> None:
     """Kill a command, and whatever it has begun."""
     with suppress(ProcessLookupError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill() if sys.platform == "win32" else os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
