@@ -16,6 +16,7 @@ import click
 from signalwire_tokens.client import TokenClient, trusting
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
+from signalwire_tokens.session import TokenFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,20 +44,8 @@ PROJECT: tuple[Option, ...] = (
     ),
 )
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# What shapes a subscriber's token or describes the person. A password is no option: it would stand on the command line.
-FIELDS = (
-    "application_id",
-    "first_name",
-    "last_name",
-    "display_name",
-    "job_title",
-    "time_zone",
-    "country",
-    "region",
-    "company_name",
-    "fingerprint",
-    "scope",
-)
+# Not a password, which would stand on the command line, nor what has no form there.
+FIELDS = tuple(name for name in TokenFields.__annotations__ if name not in ("password", "extra"))
 
 
 @attrs.frozen(kw_only=True)
