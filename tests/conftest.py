@@ -28,6 +28,9 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
     aioresponses.core.ClientResponse = Response
 
 
+FOREIGN = ("CLICOLOR_FORCE", "FORCE_COLOR", "NOTIFY_SOCKET")
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave what needs a real space to whoever asks for it: `pytest -m live`."""
     if "live" not in config.option.markexpr:
@@ -74,7 +77,7 @@ async def client(emulator):
 def plain_environment(monkeypatch):
     """Forget whatever stands in the developer's own."""
     for name in os.environ:
-        if name.startswith("SIGNALWIRE_") or name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TOKEN_SEALING_KEY"):
+        if name.startswith(("SIGNALWIRE_", "TOKEN_SEALING_KEY")) or name in FOREIGN:
             monkeypatch.delenv(name)
 
 

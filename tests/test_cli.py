@@ -18,7 +18,7 @@ from servers import eventually
 
 from signalwire_tokens import SubscriberSession, TokenClient, __main__, __version__
 from signalwire_tokens.cli.demo import describe, run_demo
-from signalwire_tokens.cli.telling import draw
+from signalwire_tokens.cli.telling import draw, standing_of
 from signalwire_tokens.cli.trial import Held, hold
 from signalwire_tokens.models import Token
 
@@ -99,7 +99,7 @@ async def test_on_a_terminal_the_session_is_drawn_as_it_stands():
 async def test_a_session_with_nothing_planned_is_drawn_too(client):
     """Before it is open."""
     console = Console(file=io.StringIO(), width=100)
-    console.print(draw(SubscriberSession(client, "alice")))
+    console.print(draw(standing_of(SubscriberSession(client, "alice"))))
     assert re.search("next refresh +none", console.file.getvalue())
 
 

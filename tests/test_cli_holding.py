@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import pty
+import shlex
 import signal
 import socket
 import stat
 import sys
 import time
 from asyncio.subprocess import PIPE
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,10 @@ from commands import COMMAND, Terminal, run, settings_of
 from servers import RedisServer, eventually, free_port
 
 from signalwire_tokens import TokenClient, new_sealing_key
+from signalwire_tokens.cli.feeding import pause_of
+from signalwire_tokens.cli.holding import Wanted, keep
+from signalwire_tokens.cli.screen import Screen
+from signalwire_tokens.cli.telling import Teller
 from signalwire_tokens.emulator import Delay, Emulator, Status
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -90,34 +96,64 @@ async def test_it_holds_until_told_to_stop_and_leaves_with_success(emulator, tmp
     assert held.kinds == ["started", "written", "closed", "left"]
     assert emulator.accepts(path.read_text())  # it stays, for whoever reads it while this one is started anew
     assert "eyJ" not in json.dumps(held.events)
-    assert held.events[0]["token"] == held.events[1]["token"]
+    assert held.events[0]["digest"] == held.events[1]["digest"]
 
 
 @pytest.mark.timeout(150)
 async def test_another_process_reads_the_file_ten_thousand_times(emulator, tmp_path):
-    """Never empty, never half, never dead, and always there, though the service is down for a while."""
+    """Never empty, never half, never dead: not while the service is down for a moment, nor for longer than a token."""
     path = tmp_path / "token"
     async with holding_process("--write", path, "--lifetime", "8s", **settings_of(emulator)) as held:
         await held.until("written")
-        reader = await asyncio.create_subprocess_exec(
-            sys.executable, Path(__file__).parent / "file_reader.py", path, str(READS), "30", stdout=PIPE
-        )
-        reading = asyncio.create_task(reader.communicate())
-        listening = asyncio.create_task(held.until("nothing that is told", within=300))
-        await eventually(lambda: "reissued" in held.kinds, within=60)
-        emulator.fail(Status(503), times=2)
-        found = [json.loads(line) for line in (await reading)[0].splitlines()]
-        reader._transport.close()
-        listening.cancel()
-        await asyncio.wait([listening])
+        async with reading(path, READS, seconds=40) as reader:
+            emulator.fail(Status(503), times=2)
+            await held.until("recovered")
+            await held.until("reissued")
+            emulator.fail(Status(503), times=None)
+            await held.until("removed")
+            emulator.heal()
+            await held.until("written")
+            listening = asyncio.create_task(held.until("nothing that is told", within=300))
+            found = await reader.read()
+            listening.cancel()
+            await asyncio.wait([listening])
         code, _ = await held.stop()
     assert code == 0
-    assert reader.returncode == 0
-    claims = [emulator._service._sealer.open(content) for content, _ in found]  # None for what is no whole token
-    assert all(claims)
-    assert all(last < one.expires_at for one, (_, last) in zip(claims, found, strict=True))
-    assert len(found) == len({content for content, _ in found}) >= 4
-    assert "degraded" in held.kinds
+    assert_live(found, emulator)
+    assert len({content for content, _ in found}) >= 5
+
+
+@asynccontextmanager
+async def reading(path, reads, seconds):
+    """Have a process read a file so many times, at random moments."""
+    command = (sys.executable, Path(__file__).parent / "file_reader.py", path, str(reads), str(seconds))
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
+    output = asyncio.create_task(process.stdout.read())
+
+    class Reader:
+        async def read(self):
+            found = [json.loads(line) for line in (await output).splitlines()]
+            assert await process.wait() == 0
+            return found
+
+    try:
+        yield Reader()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await asyncio.wait([output])
+        process._transport.close()
+
+
+def assert_live(found, emulator):
+    """Take what was read, with the last time of each: a whole token that lived yet, or no file."""
+    assert None in [content for content, _ in found]  # the outage was longer than a token's life
+    for content, last in found:
+        if content is not None:
+            claims = emulator._service._sealer.open(content)  # None for what is no whole token
+            assert claims is not None, content
+            assert last < claims.expires_at
 
 
 @pytest.mark.timeout(120)
@@ -139,7 +175,10 @@ async def test_it_lives_through_the_death_of_the_service_and_its_return(tmp_path
     service, settings = await serve()
     settings = {name: value for name, value in settings.items() if name.startswith("SIGNALWIRE_")}
     try:
-        async with holding_process("--write", path, "--lifetime", "6s", **settings) as held:
+        async with (
+            holding_process("--write", path, "--lifetime", "6s", **settings) as held,
+            reading(path, 1000, seconds=20) as reader,
+        ):
             await held.until("written")
             await kill(service)
             degraded = await held.until("degraded")
@@ -149,6 +188,7 @@ async def test_it_lives_through_the_death_of_the_service_and_its_return(tmp_path
             service, _ = await serve()
             await held.until("recovered")
             await held.until("written")
+            assert_live(await reader.read(), Emulator(seed="returns"))
             async with TokenClient(settings["SIGNALWIRE_SPACE"]) as client:
                 assert (await client.subscriber_info(path.read_text())).email == "alice@example.com"
             assert (await held.stop())[0] == 0
@@ -166,6 +206,7 @@ async def test_a_renewal_under_way_is_not_lost_when_told_to_stop(emulator, tmp_p
         await eventually(lambda: not emulator._faults, within=30)
         assert await held.stop() == (0, "")
     assert sorted(held.kinds[2:]) == ["closed", "left", "reissued", "written"]
+    assert held.kinds[-1] == "left"
     assert path.read_text() != first
     assert emulator.accepts(path.read_text())
 
@@ -185,11 +226,133 @@ async def test_each_token_is_given_to_a_command(emulator, tmp_path):
 
 
 async def test_a_command_that_fails_ends_nothing(emulator):
-    """It is told of."""
+    """It is told of, and run again."""
     async with holding_process("--exec", "false", **settings_of(emulator)) as held:
         failed = await held.until("exec_failed")
-        assert failed["error"] == "exit status 1"
+        assert (failed["error"], failed["retry_after"]) == ("exit status 1", 5)
         assert (await held.stop())[0] == 0
+
+
+@pytest.mark.parametrize("output", ["closed pipe", "full disk", "unread pipe", "none"])
+@pytest.mark.parametrize("form", [["--json"], []], ids=["json", "lines"])
+async def test_what_becomes_of_the_output_is_nothing_to_the_token(emulator, tmp_path, output, form):
+    """Whoever read it has gone, has stopped reading, or never was; the file is replaced all the same."""
+    path = tmp_path / "token"
+    reading_end, writing_end = os.pipe()
+    if output == "closed pipe":
+        os.close(reading_end)
+    if output == "unread pipe":
+        os.set_blocking(writing_end, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing_end, b"x" * 4096)
+        os.set_blocking(writing_end, True)
+    shell = {"full disk": " >/dev/full", "none": " >&-"}.get(output, "")
+    words = shlex.join([*COMMAND, "hold", "alice@example.com", "--write", str(path), "--lifetime", "5s", *form])
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"exec {words}{shell}"),
+        stdout=writing_end,
+        stderr=PIPE,
+        env={**os.environ, **settings_of(emulator)},
+    )
+    os.close(writing_end)
+    first = await eventually(lambda: path.exists() and path.read_text(), within=30)
+    await eventually(lambda: path.exists() and path.read_text() not in ("", first), within=30)
+    process.terminate()
+    async with asyncio.timeout(20):
+        _, err = await process.communicate()
+    if output != "closed pipe":
+        os.close(reading_end)
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_a_terminal_that_nobody_reads_holds_up_nobody(emulator, tmp_path):
+    """A session over a connection that hangs; told to stop, the command stops."""
+    path = tmp_path / "token"
+    master, slave = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "hold", "alice@example.com", "--write", path, "--lifetime", "5s"),
+        stdin=slave,
+        stdout=slave,
+        stderr=PIPE,
+        env={**os.environ, "TERM": "xterm", **settings_of(emulator)},
+    )
+    os.close(slave)
+    seen = set()
+
+    def look():
+        if path.exists():
+            seen.add(path.read_text())
+        return len(seen) >= 5
+
+    await eventually(look, within=60)
+    process.terminate()
+    async with asyncio.timeout(20):
+        _, err = await process.communicate()
+    os.close(master)
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_an_outlet_that_fails_in_a_way_of_its_own_ends_the_command(emulator):
+    """A token that goes nowhere is not held."""
+
+    class Broken:
+        async def put(self, token, *_):
+            if token is not None:
+                raise ZeroDivisionError
+            return False
+
+    wanted = Wanted(reference="alice", lifetime=None, fields={}, open_store=None)
+    screen = Screen(None)
+    with pytest.raises(ZeroDivisionError):
+        await keep(emulator.client(), wanted, [Broken()], Teller(screen.say, str), screen)
+    screen.close()
+
+
+@pytest.mark.parametrize(("left", "pause"), [(7200, 1.0), (1.0, 0.5), (0.01, 0.05), (0.0, 1.0)])
+def test_a_look_is_never_beyond_a_token_s_end(left, pause):
+    """And none is far from the last."""
+    assert pause_of(left) == pause
+
+
+def test_a_life_that_is_too_short_is_refused(service):
+    """Renewals would have no time of their own."""
+    result = run("hold", "alice", "--lifetime", "4s", **settings_of(service))
+    assert result.exit_code == 2
+    assert "--lifetime must be 5s or more" in result.stderr
+
+
+async def test_whoever_is_to_outlive_the_terminal_does(emulator):
+    """As with `nohup`."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"trap '' HUP; exec {shlex.join([*COMMAND, 'hold', 'alice', '--json'])}"),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, **settings_of(emulator)},
+    )
+    held = Held(process)
+    await held.until("started")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    code, _ = await held.stop()
+    assert code == 0
+
+
+async def test_signals_of_one_moment_are_one(emulator):
+    """A terminal that closes may send several; a renewal under way is not lost to that. A later one ends it at once."""
+    for later in (False, True):
+        async with holding_process("--lifetime", "10s", **settings_of(emulator)) as held:
+            await held.until("started")
+            emulator.fail(Delay(4))
+            await eventually(lambda: not emulator._faults, within=30)
+            held.process.send_signal(signal.SIGHUP)
+            held.process.send_signal(signal.SIGTERM)
+            if later:
+                await asyncio.sleep(1.5)  # more than a moment
+                held.process.send_signal(signal.SIGTERM)
+            code, _ = await held.end()
+        assert code == (-signal.SIGTERM if later else 0)
+        assert ("reissued" in held.kinds) is not later
 
 
 async def test_a_service_that_is_away_at_the_start_is_waited_for(tmp_path):
@@ -264,7 +427,9 @@ async def test_a_store_on_redis_may_have_a_password_in_the_environment(emulator,
     assert "hush" not in json.dumps(held.events)
 
 
-@pytest.mark.parametrize("url", ["redis://:hush@127.0.0.1:1/0", "redis://127.0.0.1:1/0?password=hush"])
+@pytest.mark.parametrize(
+    "url", ["redis://:hush@127.0.0.1:1/0", "redis://127.0.0.1:1/0?password=hush", "redis://:hush@[nowhere/0"]
+)
 def test_a_password_on_the_command_line_is_refused(service, url):
     """Everybody on the machine can read it there; it is not repeated."""
     result = run("hold", "alice", "--store", url, **settings_of(service))

@@ -111,6 +111,16 @@ def test_a_service_that_says_nothing_of_claims_leaves_the_end_unknown():
     assert "expires_at" not in tell_info(SubscriberInfo(id=UUID(int=1), sat_claims=claims))
 
 
+def test_what_people_call_themselves_forges_no_line(service):
+    """A name may hold anything."""
+    name = "Alice\nkind         Refresh\x1b[31m"
+    token = run("subscriber", "alice@example.com", "--display-name", name, **settings_of(service)).stdout
+    result = run("inspect", "--ask", stdin=token, SIGNALWIRE_SPACE=service.space)
+    assert result.stdout.count("\nkind") == 0
+    assert "\x1b" not in result.stdout
+    assert "Alice kind         Refresh [31m" in result.stdout
+
+
 def test_on_a_terminal_the_token_is_asked_for_and_not_shown(service):
     """It may be pasted."""
     pair = issue_pair(service)

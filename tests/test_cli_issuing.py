@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
+import subprocess
 from asyncio.subprocess import PIPE
 
 import pytest
@@ -117,13 +119,55 @@ def test_a_refresh_token_is_exchanged_for_a_pair(service, form):
     assert json.loads(again.stderr)["error"]["type"] == "ValidationFailed"
 
 
-@pytest.mark.parametrize("given", ["", " \n", "{}", "{", '{"refresh_token": 5}', "x" * 70000, "[" * 9])
-def test_what_is_no_token_is_not_sent_and_not_quoted(service, given):
+@pytest.mark.parametrize("given", ["", " \n", "{}", "{", '{"refresh_token": 5}', '{"token": "hush"}', "hush" * 20000])
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["lines", "json"])
+def test_what_is_no_token_is_not_sent_and_not_quoted(service, given, form):
     """It may be half of one."""
-    result = run("refresh", stdin=given, **settings_of(service))
-    assert result.exit_code in (2, 5)
-    assert not (result.exit_code == 5 and service.journal[-1].status != 422)
-    assert "xxx" not in result.stderr
+    result = run("refresh", *form, stdin=given, **settings_of(service))
+    assert result.exit_code == 2
+    assert not service.journal
+    assert "hush" not in result.stderr
+    if form:
+        assert json.loads(result.stderr)["error"]["type"] == "UsageError"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream", "said"),
+    [
+        ("subscriber alice", ">&-", "standard output is closed, and the token would be lost"),
+        ("refresh", "<&-", "standard input is closed: it must hold a token"),
+        ("inspect", "<&-", "standard input is closed: it must hold a token"),
+        ("subscriber alice --project-id ''", "<&-", "not set: SIGNALWIRE_PROJECT_ID"),
+        ("refresh", ">/dev/full", "the new pair could not be printed and is lost, issue another: No space left"),
+        ("subscriber alice", ">/dev/full", "No space left on device"),
+    ],
+)
+def test_a_stream_that_is_not_there_is_named(service, arguments, stream, said):
+    """Rather than an error of Python's."""
+    pair = issue_pair(service)
+    line = f"{shlex.join(COMMAND)} {arguments} {stream}"
+    environment = {**os.environ, **settings_of(service)}
+    result = subprocess.run(
+        ["/bin/sh", "-c", line],
+        input=pair["refresh_token"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.returncode != 0
+
+
+def test_a_reader_that_has_gone_is_told_nothing(service):
+    """It has heard enough."""
+    line = f"{shlex.join(COMMAND)} subscriber alice --json | true"
+    result = subprocess.run(
+        ["/bin/sh", "-c", line], env={**os.environ, **settings_of(service)}, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in result.stderr
+    assert "roken pipe" not in result.stderr
 
 
 def test_on_a_terminal_the_refresh_token_is_asked_for_and_not_shown(service):

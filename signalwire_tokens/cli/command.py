@@ -79,6 +79,19 @@ class Command(click.Command):
         ]
         super().__init__(name, params=[*(params or []), *common], **settings)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        as_json, rest = "--json" in args, []
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            text = {"type": "UsageError", "message": error.format_message()}
+            say_json({"error": text, "exit_code": int(Exit.MISWRITTEN)}, err=True)
+            ctx.exit(Exit.MISWRITTEN)
+        return rest
+
     def invoke(self, ctx: click.Context) -> None:
         """Run the command."""
         as_json, debug = bool(ctx.params.get("as_json")), bool(ctx.meta.get(DEBUG))
@@ -87,8 +100,14 @@ class Command(click.Command):
                 super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             code, text = Exit.INTERRUPTED, {"type": "Interrupted", "message": "interrupted"}
-        except (click.UsageError, click.exceptions.Exit):
+        except click.exceptions.Exit:
             raise
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            code, text = Exit.MISWRITTEN, {"type": "UsageError", "message": error.format_message()}
+        except BrokenPipeError:  # whoever read it has heard enough
+            ctx.exit(Exit.FAILED)
         except click.ClickException as error:
             code, text = Exit.FAILED, {"type": "Failed", "message": error.format_message()}
         except Exception as error:  # noqa: BLE001 - whatever it is, who typed the command is told in a line

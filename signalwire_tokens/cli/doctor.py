@@ -17,7 +17,7 @@ from yarl import URL
 from signalwire_tokens.client import trusting
 from signalwire_tokens.errors import ApiError, NotFound, SignalWireTokenError, Unauthorized, ValidationFailed
 
-from .command import Command, say_json
+from .command import Command, say_json, written
 from .findings import Finding, Verdict, of_answer, of_clock, of_failure, of_latency, of_life, of_reuse
 from .settings import Settings, credentialed
 
@@ -55,7 +55,7 @@ def doctor(*, settings: Settings, reference: str | None, probe: bool, as_json: b
         say_json(
             {
                 "healthy": not wrong,
-                "findings": [{**attrs.asdict(one), "verdict": one.verdict.name.lower()} for one in findings],
+                "findings": [{**attrs.asdict(one), "verdict": one.verdict.value} for one in findings],
             }
         )
     if wrong:
@@ -69,7 +69,7 @@ def collect(settings: Settings, reference: str | None, *, probe: bool, aloud: bo
     def take(finding: Finding) -> None:
         findings.append(finding)
         if aloud:
-            show(finding)
+            print_finding(finding)
 
     async def main(client: TokenClient) -> None:
         async with aclosing(examine(client, settings, reference, probe=probe)) as examination:
@@ -85,12 +85,12 @@ def collect(settings: Settings, reference: str | None, *, probe: bool, aloud: bo
     return findings
 
 
-def show(finding: Finding) -> None:
+def print_finding(finding: Finding) -> None:
     """Print a finding."""
-    verdict = click.style(f"{finding.verdict.value:<6}", fg=COLORS[finding.verdict])
+    verdict = click.style(f"{finding.verdict.value:<8}", fg=COLORS[finding.verdict])
     click.echo(f"{verdict}{finding.check:<12} {finding.seen}")
     if finding.remedy is not None:
-        click.echo(f"{'':<19}{finding.remedy}")
+        click.echo(f"{'':<21}{finding.remedy}")
 
 
 async def examine(
@@ -136,13 +136,13 @@ async def look_up(place: URL, _: Settings) -> Finding:
     return Finding("dns", Verdict.WELL, f"{host} is {', '.join(addresses[:4])}")
 
 
-async def shake_hands(place: URL, settings: Settings) -> Finding:
+async def shake_hands(place: URL, settings: Settings, *, limit: float = LIMIT) -> Finding:
     """Connect, and look at the certificate."""
     context = None
     if place.scheme == "https":
         context = trusting(settings.ca_file) if settings.ca_file is not None else ssl.create_default_context()
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(limit):
             _, writer = await asyncio.open_connection(place.host, place.port, ssl=context)
     except ssl.SSLCertVerificationError as error:
         remedy = "trust its authority with SIGNALWIRE_REST_CA_FILE, if it is yours; see whether the clock is right"
@@ -161,17 +161,17 @@ async def shake_hands(place: URL, settings: Settings) -> Finding:
 def reason_of(error: Exception) -> str:
     """Say in few words why a connection failed."""
     if isinstance(error, TimeoutError):
-        return f"no answer within {LIMIT:g} s"
+        return "no answer in time"
     return (isinstance(error, OSError) and error.strerror) or type(error).__name__
 
 
 async def knock(client: TokenClient) -> tuple[list[Finding], SignalWireTokenError | None]:
-    """Present a refresh token that is none: it does no harm, and how it is refused tells whether who asks is known."""
+    """Present a made-up refresh token: how it is refused tells whether the service knows who asks."""
     try:
         await client.refresh_subscriber_token(NO_TOKEN)
     except SignalWireTokenError as error:
         return of_answer(error), error
-    seen = "a refresh token that is none was accepted"
+    seen = "a made-up refresh token was accepted"
     return [Finding("credentials", Verdict.WRONG, seen, "it is not the service that answers")], None
 
 
@@ -182,7 +182,7 @@ async def time_answers(client: TokenClient) -> Finding:
         start = time.perf_counter()
         try:
             with suppress(NotFound):
-                await anext(client.subscriber_addresses(uuid4()), None)
+                _ = [one async for one in client.subscriber_addresses(uuid4())]
         except SignalWireTokenError as error:
             return of_failure("latency", error)
         seconds.append(time.perf_counter() - start)
@@ -196,12 +196,12 @@ async def try_out(
     step = "issue"
     try:
         pair = await client.create_subscriber_token(reference)
-        yield Finding(step, Verdict.WELL, f"{pair.token}, of subscriber {pair.subscriber_id}")
+        yield Finding(step, Verdict.WELL, f"{told(pair)}, of subscriber {pair.subscriber_id}")
         step = "life"
         yield of_life(step, await life_of(client, pair, ahead), client.lifetimes.access)
         step = "refresh"
         renewed = await client.refresh_subscriber_token(pair.refresh_token.value)
-        yield Finding(step, Verdict.WELL, f"{renewed.token}")
+        yield Finding(step, Verdict.WELL, told(renewed))
         if probe:
             step = "life anew"
             yield of_life(step, await life_of(client, renewed, ahead), client.lifetimes.access)
@@ -216,6 +216,11 @@ async def try_out(
             yield of_reuse(at_once=at_once, later=later, successor=await is_good(client, renewed))
     except SignalWireTokenError as error:
         yield of_failure(step, error)
+
+
+def told(pair: TokenPair) -> str:
+    """Name a pair's access token."""
+    return f"{pair.token.kind or 'token'} #{pair.token.digest}, live until {written(pair.token.expires_at)}"
 
 
 async def life_of(client: TokenClient, pair: TokenPair, ahead: timedelta) -> timedelta | None:

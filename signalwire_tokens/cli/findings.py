@@ -35,9 +35,9 @@ class Verdict(Enum):
     """How a check ended."""
 
     WELL = "ok"
-    WARNING = "warn"
-    WRONG = "WRONG"
-    SKIPPED = "-"
+    WARNING = "warning"
+    WRONG = "wrong"
+    SKIPPED = "skipped"
 
 
 @attrs.frozen

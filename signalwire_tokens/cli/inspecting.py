@@ -11,7 +11,7 @@ import click
 from signalwire_tokens.wire.header import open_claims, read_header
 
 from .command import Command, say_json, written
-from .issuing import ask, read_token
+from .issuing import ask_service, read_token
 from .settings import Settings, located
 from .telling import span
 
@@ -40,7 +40,7 @@ def inspect(*, settings: Settings, asks: bool, as_json: bool) -> None:
     if asks:
         if facts["kind"] == "Refresh":
             raise click.ClickException("the service cannot be asked about a refresh token without using it up")
-        facts |= tell_info(ask(settings, lambda client: client.subscriber_info(token.value)))
+        facts |= tell_info(ask_service(settings, lambda client: client.subscriber_info(token.value)))
     if as_json:
         say_json(facts)
         return
@@ -55,8 +55,9 @@ def inspect(*, settings: Settings, asks: bool, as_json: bool) -> None:
 def written_out(fact: object) -> str:
     """Write a fact for people."""
     if isinstance(fact, dict):
-        return "  ".join(str(one) for one in fact.values())
-    return "unknown" if fact is None else written(fact) if isinstance(fact, datetime) else str(fact)
+        return "  ".join(written_out(one) for one in fact.values())
+    text = "unknown" if fact is None else written(fact) if isinstance(fact, datetime) else str(fact)
+    return "".join(one if one.isprintable() else " " for one in text)  # names are other people's
 
 
 def describe_token(token: Secret[str], now: datetime) -> dict[str, Any]:

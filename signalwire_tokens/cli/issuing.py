@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.client import TokenClient
 
-__all__ = ["embed", "facts_of", "guest", "invite", "read_token", "refresh", "subscriber"]
+__all__ = ["ask_service", "embed", "guest", "invite", "read_token", "refresh", "subscriber"]
 
 T = TypeVar("T")
 LONGEST_TOKEN = 64 * 1024
@@ -48,7 +48,9 @@ def subscriber(
 
     The token is printed alone on standard output, and what is known of it on standard error.
     """
-    issued = ask(settings, lambda client: client.create_subscriber_token(reference, expire_at=lifetime, **fields))
+    issued = ask_service(
+        settings, lambda client: client.create_subscriber_token(reference, expire_at=lifetime, **fields)
+    )
     show(issued, whole=whole, as_json=as_json)
 
 
@@ -70,7 +72,7 @@ def guest(
     as_json: bool,
 ) -> None:
     """Issue a guest's token, good for reaching each ADDRESS (an id) and nothing else."""
-    issued = ask(
+    issued = ask_service(
         settings, lambda client: client.create_guest_token(addresses, expire_at=lifetime, region=region, ch=ch)
     )
     show(issued, whole=whole, as_json=as_json)
@@ -91,7 +93,7 @@ def invite(*, settings: Settings, address: str, reference: str, lifetime: timede
         pair = await client.create_subscriber_token(reference)
         return await client.create_invite_token(address, subscriber_token=pair.token, expires_at=lifetime)
 
-    show(ask(settings, issue), as_json=as_json)
+    show(ask_service(settings, issue), as_json=as_json)
 
 
 @click.command(cls=Command)
@@ -99,7 +101,7 @@ def invite(*, settings: Settings, address: str, reference: str, lifetime: timede
 @located
 def embed(*, settings: Settings, click_to_call: str, as_json: bool) -> None:
     """Issue a guest's token for C2C, the public click-to-call token of a web page. No credentials are sent."""
-    show(ask(settings, lambda client: client.create_embed_token(click_to_call)), as_json=as_json)
+    show(ask_service(settings, lambda client: client.create_embed_token(click_to_call)), as_json=as_json)
 
 
 @click.command(cls=Command)
@@ -110,16 +112,23 @@ def refresh(*, settings: Settings, as_json: bool) -> None:  # noqa: ARG001 - it 
     It takes what `--pair` printed, too. The refresh token is used up: keep the new one.
     """
     token = read_token("refresh_token", "Refresh token")
+    client = settings.client()
 
-    async def renew(client: TokenClient) -> TokenPair:
+    async def renew() -> None:
         # To leave now would be to lose the new pair, of which the service may have used up the old one.
         with on_stop(lambda: click.echo("waiting for the answer, which holds the new pair", err=True)):
-            return await client.refresh_subscriber_token(token.value)
+            async with client:
+                pair = await client.refresh_subscriber_token(token.value)
+            try:
+                show(pair, whole=True, as_json=True)
+            except OSError as error:
+                message = f"the new pair could not be printed and is lost, issue another: {error.strerror}"
+                raise click.ClickException(message) from None
 
-    show(ask(settings, renew), whole=True, as_json=True)
+    asyncio.run(renew())
 
 
-def ask(settings: Settings, describe: Callable[[TokenClient], Awaitable[T]]) -> T:
+def ask_service(settings: Settings, describe: Callable[[TokenClient], Awaitable[T]]) -> T:
     """Ask the service for something."""
     client = settings.client()  # before the event loop runs, which keeps Ctrl-C from a prompt
 
@@ -132,24 +141,24 @@ def ask(settings: Settings, describe: Callable[[TokenClient], Awaitable[T]]) -> 
 
 def show(issued: TokenPair | Token, *, whole: bool = False, as_json: bool) -> None:
     """Print a token for programs, and what is known of it for people."""
-    facts = facts_of(issued)
-    if whole or as_json:
-        say_json(facts if whole else {name: fact for name, fact in facts.items() if "refresh" not in name})
-        return
+    if sys.stdout is None:
+        raise click.ClickException("standard output is closed, and the token would be lost")
     token = issued.token if isinstance(issued, TokenPair) else issued
+    if as_json or whole:
+        say_json(facts_of(issued, whole=whole))
+        return
     click.echo(token.value)
-    sys.stdout.flush()
-    whom = f" of subscriber {facts['subscriber_id']}" if "subscriber_id" in facts else ""
+    whose = issued.subscriber_id if isinstance(issued, TokenPair) else None
+    whom = "" if whose is None else f" of subscriber {whose}"
     where = f", for {token.channel}" if token.channel else ""
-    click.echo(
-        f"{token.kind or 'token'} #{token.digest}{whom}, live until {written(token.expires_at)}{where}", err=True
-    )
+    kind = token.kind or "token"
+    click.echo(f"{kind} #{token.digest}{whom}, live until {written(token.expires_at)}{where}", err=True)
     if isinstance(issued, TokenPair):
         click.echo("its refresh token is not shown: --pair prints both", err=True)
 
 
-def facts_of(issued: TokenPair | Token) -> dict[str, Any]:
-    """Say what is known of a token or a pair, the tokens themselves included."""
+def facts_of(issued: TokenPair | Token, *, whole: bool) -> dict[str, Any]:
+    """Say what is known of an access token, itself included; of a whole pair, the same of its refresh token."""
     token = issued.token if isinstance(issued, TokenPair) else issued
     facts: dict[str, Any] = {
         "token": token.value,
@@ -158,15 +167,17 @@ def facts_of(issued: TokenPair | Token) -> dict[str, Any]:
         "issued_at": token.issued_at,
         "expires_at": token.expires_at,
     }
-    if isinstance(issued, TokenPair):
-        if issued.subscriber_id is not None:
-            facts["subscriber_id"] = issued.subscriber_id
+    if isinstance(issued, TokenPair) and issued.subscriber_id is not None:
+        facts["subscriber_id"] = issued.subscriber_id
+    if isinstance(issued, TokenPair) and whole:
         facts |= {"refresh_token": issued.refresh_token.value, "refresh_expires_at": issued.refresh_token.expires_at}
     return facts
 
 
 def read_token(member: str, prompt: str) -> Secret[str]:
     """Read a token from standard input: alone, or as the member of a JSON object."""
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed: it must hold a token")
     if sys.stdin.isatty():
         return Secret(click.prompt(prompt, hide_input=True, err=True))
     text = Secret(sys.stdin.read(LONGEST_TOKEN + 1).strip())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+from contextlib import suppress
 
 import attrs
 import click
@@ -51,17 +51,19 @@ async def serve(*, port: int, tls: bool, seed: str | None, as_json: bool) -> Non
                 for name, value in settings.items():
                     click.echo(f"export {name}={value}")
                 click.echo(f"# click-to-call token: {emulator.click_to_call}")
-            sys.stdout.flush()
             await stop.wait()
 
 
 def show_line(entry: Entry) -> None:
-    """Print a request."""
-    click.echo(
-        f"{entry.at:%H:%M:%S} {entry.operation or 'unknown path'} {entry.status} auth={entry.auth or 'none'}", err=True
-    )
+    """Print a request, if anybody reads."""
+    with suppress(OSError):
+        click.echo(
+            f"{entry.at:%H:%M:%S} {entry.operation or 'unknown path'} {entry.status} auth={entry.auth or 'none'}",
+            err=True,
+        )
 
 
 def show_json(entry: Entry) -> None:
-    """Print a request as JSON."""
-    say_json(attrs.asdict(entry), err=True)
+    """Print a request as JSON, if anybody reads."""
+    with suppress(OSError):
+        say_json(attrs.asdict(entry), err=True)

@@ -60,11 +60,11 @@ class Settings:
 
     def client(self, *, retries: int = 3) -> TokenClient:
         """Make a client. What is missing is asked for where somebody can answer, and else named, all of it at once."""
-        space = self.space or ask("Space")
+        space = self.space or prompt_for("Space")
         given = [("SIGNALWIRE_SPACE (or --space)", bool(space))]
         project_id, token = None, Secret[Any](None)
         if self.needs_project:
-            project_id, token = self.project_id or ask("Project id"), self.api_token()
+            project_id, token = self.project_id or prompt_for("Project id"), self.api_token()
             given.append(("SIGNALWIRE_PROJECT_ID (or --project-id)", bool(project_id)))
             given.append(("SIGNALWIRE_API_TOKEN (or --api-token-file)", bool(token.value)))
         missing = [name for name, is_given in given if not is_given]
@@ -78,7 +78,7 @@ class Settings:
         if self.api_token_file is not None:
             read_credential(self.api_token_file)  # what is wrong with the file is said now
             return Secret(partial(read_credential, self.api_token_file))
-        return Secret(os.environ.get("SIGNALWIRE_API_TOKEN") or ask("API token", hidden=True))
+        return Secret(os.environ.get("SIGNALWIRE_API_TOKEN") or prompt_for("API token", hidden=True))
 
 
 def read_credential(path: Path) -> str:
@@ -92,9 +92,9 @@ def read_credential(path: Path) -> str:
     return text
 
 
-def ask(what: str, *, hidden: bool = False) -> str | None:
+def prompt_for(what: str, *, hidden: bool = False) -> str | None:
     """Ask whoever sits at the terminal, if somebody does."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         return None
     answer: str = click.prompt(what, hide_input=hidden, err=True)
     return answer

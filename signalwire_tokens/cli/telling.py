@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import attrs
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-from .command import say_json
+from .command import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from signalwire_tokens.keeper import SessionEvent
     from signalwire_tokens.session import SubscriberSession
 
-__all__ = ["Teller", "draw", "span"]
+__all__ = ["Standing", "Teller", "draw", "look_on", "span", "standing_of"]
 
 MINUTES, HOURS = 100, 100  # of the smaller unit: from so many on, a length of time is told in the larger one
 
@@ -26,57 +30,82 @@ MINUTES, HOURS = 100, 100  # of the smaller unit: from so many on, a length of t
 class Teller:
     """Tells what happens, with a stamp before each line; as JSON, with the time in it."""
 
-    def __init__(self, console: Console, stamp: Callable[[], str], *, as_json: bool = False) -> None:
-        self._console = console
+    def __init__(self, say: Callable[[str], object], stamp: Callable[[], str], *, as_json: bool = False) -> None:
+        self._say = say
         self._stamp = stamp
         self._as_json = as_json
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(f"{self._stamp()}  {text}", markup=False)
+        self._say(f"{self._stamp()}  {text}")
 
     def note(self, event: str, text: str, **facts: object) -> None:
         """Tell of something that happened: as words, or as the facts of it."""
         if self._as_json:
             known = {name: fact for name, fact in facts.items() if fact is not None}
-            say_json({"at": datetime.now(UTC), "event": event, **known})
+            self._say(json.dumps({"at": datetime.now(UTC), "event": event, **known}, default=written))
         else:
             self.say(f"{event}: {text}")
 
     def tell(self, event: SessionEvent) -> None:
         """Tell of a session's event."""
         token = event.pair.token if event.pair else None
+        if token is None and event.kind == "closed":
+            return  # one that was never open
         error = None if event.error is None else " ".join(str(event.error).split())
         told = f"token #{token.digest}" if token else None
         self.note(
             event.kind,
             ", ".join(filter(None, [f"generation {event.generation}", told])) + (f": {error}" if error else ""),
             generation=event.generation,
-            token=token and token.digest,
+            digest=token and token.digest,
             expires_at=token and token.expires_at,
             error=error,
         )
 
 
-def draw(session: SubscriberSession) -> RenderableType:
+@attrs.frozen(kw_only=True)
+class Standing:
+    """How a session stands at a moment: what can be drawn elsewhere than where it lives."""
+
+    state: str
+    runway: float
+    life: float
+    generation: int
+    pause: float | None
+    error: str | None
+
+
+def standing_of(session: SubscriberSession) -> Standing:
+    """Look at a session."""
+    due, token = session.next_refresh_at, session.pair.token if session.generation else None
+    return Standing(
+        state=session.state.value,
+        runway=session.runway.total_seconds(),
+        life=(token.expires_at - token.issued_at).total_seconds() if token else 1.0,
+        generation=session.generation,
+        pause=None if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds()),
+        error=None if session.last_error is None else str(session.last_error),
+    )
+
+
+def draw(standing: Standing) -> RenderableType:
     """Draw how a session stands."""
-    runway, due = session.runway.total_seconds(), session.next_refresh_at
-    pause = None if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds())
     table = Table.grid(padding=(0, 2))
-    table.add_row("state", session.state.value)
-    table.add_row("runway", ProgressBar(total=life_of(session), completed=runway, width=40), span(runway))
-    table.add_row("generation", str(session.generation))
-    table.add_row("next refresh", "none" if pause is None else f"in {span(pause)}")
-    table.add_row("last error", str(session.last_error or "none"))
+    bar = ProgressBar(total=standing.life, completed=standing.runway, width=40)
+    table.add_row("state", standing.state)
+    table.add_row("runway", bar, span(standing.runway))
+    table.add_row("generation", str(standing.generation))
+    table.add_row("next refresh", "none" if standing.pause is None else f"in {span(standing.pause)}")
+    table.add_row("last error", Text(standing.error or "none"))  # what the service said is no markup
     return table
 
 
-def life_of(session: SubscriberSession) -> float:
-    """Tell how long the token at hand was to live for."""
-    if not session.generation:
-        return 1.0
-    token = session.pair.token
-    return (token.expires_at - token.issued_at).total_seconds()
+async def look_on(session: SubscriberSession, show: Callable[[RenderableType], object], *, every: float) -> None:
+    """Show how a session stands, again and again."""
+    while True:
+        show(draw(standing_of(session)))
+        await asyncio.sleep(every)
 
 
 def span(seconds: float) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from rich.live import Live
@@ -17,7 +17,8 @@ from signalwire_tokens.models import Lifetimes
 from signalwire_tokens.policy import RefreshPolicy
 from signalwire_tokens.session import SubscriberSession
 
-from .telling import Teller, draw
+from .telling import Teller, look_on
+from .waiting import end
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ LIFETIMES = Lifetimes(access=LIFE, refresh=LIFE + timedelta(seconds=2), unbound=
 # Pauses a tenth as long as a token of hours would have, since this one lives for seconds.
 POLICY = RefreshPolicy(min_life=LIFE.total_seconds(), full_pace_life=10 * LIFE.total_seconds())
 GLANCE = 0.025
-FRAMES = 10
+FRAME = 0.1  # seconds
 
 
 @attrs.frozen(kw_only=True)
@@ -56,13 +57,16 @@ async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -
             f"\n[bold]A session[/] whose tokens live {LIFE.total_seconds():g} s keeps one alive for {seconds:g} s."
         )
         start = time.monotonic()
-        teller = Teller(console, lambda: f"  {time.monotonic() - start:5.1f} s")
+        teller = Teller(
+            partial(console.print, markup=False, emoji=False), lambda: f"  {time.monotonic() - start:5.1f} s"
+        )
         session.subscribe(teller.tell)
         stack.push_async_callback(end, asyncio.create_task(go_wrong(emulator, session, teller, burst)))
-        view = partial(draw, session)
-        live = Live(console=console, get_renderable=view, refresh_per_second=FRAMES, transient=True)
-        with live if console.is_terminal else nullcontext():
-            longest_gap = await watch(emulator, session, time.monotonic() + seconds)
+        if console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            drawing = look_on(session, partial(live.update, refresh=True), every=FRAME)
+            stack.push_async_callback(end, asyncio.create_task(drawing))
+        longest_gap = await watch(emulator, session, time.monotonic() + seconds)
         held = Held(rotations=session.generation - 1, requests=len(emulator.journal), longest_gap=longest_gap)
     console.print(
         f"{held.rotations} rotations with {held.requests} requests; "
@@ -88,12 +92,6 @@ async def watch(emulator: Emulator, session: SubscriberSession, until: float) ->
     finally:
         await end(asking)
     return longest
-
-
-async def end(task: asyncio.Task[Any]) -> None:
-    """End a task, whatever it is at."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def ask(session: SubscriberSession) -> asyncio.Task[str]:

@@ -1,0 +1,81 @@
+"""Printing that never waits and never fails."""
+
+import contextlib
+import os
+import pty
+import time
+
+import pytest
+from rich.text import Text
+
+from signalwire_tokens.cli.screen import MOST_LINES, Screen
+
+
+@pytest.fixture
+def pipe():
+    reading, writing = os.pipe()
+    yield reading, writing
+    for one in (reading, writing):
+        with contextlib.suppress(OSError):
+            os.close(one)
+
+
+def test_lines_are_printed_in_their_order(pipe):
+    """Whatever is in them: no markup, no emoji, nothing that cannot be written."""
+    reading, writing = pipe
+    screen = Screen(writing, live=True)
+    assert not screen.is_live  # it is no terminal
+    for line in ("[bold]one[/nonsense]", ":warning: two", "\udcff three"):
+        screen.say(line)
+    screen.close()
+    assert os.read(reading, 1000).decode() == "[bold]one[/nonsense]\n:warning: two\n\\udcff three\n"
+
+
+def test_nobody_who_does_not_read_is_waited_for(pipe):
+    """A terminal that hangs, a pager that is not scrolled: the newest lines wait, and the end does not."""
+    _, writing = pipe
+    screen = Screen(writing)
+    started = time.monotonic()
+    for _ in range(3 * MOST_LINES):
+        screen.say("x" * 100)
+    assert len(screen._lines) <= MOST_LINES
+    screen.close()
+    assert time.monotonic() - started < 10
+
+
+def test_nobody_who_has_gone_is_told(pipe):
+    """There is nobody to tell."""
+    reading, writing = pipe
+    screen = Screen(writing)
+    os.close(reading)
+    screen.say("one")
+    screen._thread.join(10)
+    assert not screen._thread.is_alive()
+    screen.say("two")
+    screen.close()
+
+
+def test_a_closed_output_is_none():
+    """And its number may be another file's by now."""
+    screen = Screen(None, live=True)
+    screen.say("one")
+    screen.close()
+    assert not screen._thread.is_alive()
+
+
+def test_on_a_terminal_a_view_is_drawn_below_the_lines():
+    """What a line says is not markup there, either."""
+    master, slave = pty.openpty()
+    try:
+        screen = Screen(slave, live=True)
+        assert screen.is_live
+        screen.show(Text("the first view"))
+        screen.say("a [red]line[/]")
+        screen.show(Text("the next view"))
+        screen.close()
+        shown = os.read(master, 10_000).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert "a [red]line[/]" in shown
+    assert "the next view" in shown
