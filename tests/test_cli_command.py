@@ -109,7 +109,7 @@ COMMON = {
 
 def test_an_error_is_one_line_whatever_it_says():
     """For logs, and for whoever reads them."""
-    assert fail_with(ConnectionFailed("one\n  two")).stderr == "Error: one two\n"
+    assert fail_with(ConnectionFailed("one\n  two\x1b[31m")).stderr == "Error: one two [31m\n"
 
 
 def test_an_error_in_json_is_its_facts(service):

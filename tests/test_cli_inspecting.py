@@ -118,7 +118,7 @@ def test_what_people_call_themselves_forges_no_line(service):
     result = run("inspect", "--ask", stdin=token, SIGNALWIRE_SPACE=service.space)
     assert result.stdout.count("\nkind") == 0
     assert "\x1b" not in result.stdout
-    assert "Alice kind         Refresh [31m" in result.stdout
+    assert "Alice kind Refresh [31m" in result.stdout
 
 
 def test_on_a_terminal_the_token_is_asked_for_and_not_shown(service):

@@ -29,7 +29,7 @@ from signalwire_tokens.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Command", "Exit", "exit_of", "say_json", "written"]
+__all__ = ["Command", "Exit", "exit_of", "plain", "say_json", "written"]
 
 
 class Exit(IntEnum):
@@ -160,12 +160,17 @@ def describe(error: Exception) -> dict[str, Any]:
             "retry_after": error.retry_after,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        return {"type": kind, "message": " ".join(str(error).split()), **known}
+        return {"type": kind, "message": plain(str(error)), **known}
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         return {"type": kind, "message": f"{place}{error.strerror}"}
     # What it says of itself may hold anything.
     return {"type": kind, "message": f"{kind}, which should not have happened: --debug shows where"}
+
+
+def plain(text: str) -> str:
+    """Put what others have written into one line, without what a terminal would obey."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def say_json(value: object, *, err: bool = False) -> None:

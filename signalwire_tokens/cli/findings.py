@@ -20,6 +20,7 @@ from signalwire_tokens.errors import (
     ValidationFailed,
 )
 
+from .command import plain
 from .telling import span
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Finding:
 
 def of_failure(check: str, error: SignalWireTokenError) -> Finding:
     """Judge a request that ought to have gone well."""
-    return Finding(check, Verdict.WRONG, " ".join(str(error).split()), remedy_for(error))
+    return Finding(check, Verdict.WRONG, plain(str(error)), remedy_for(error))
 
 
 def remedy_for(error: SignalWireTokenError) -> str:

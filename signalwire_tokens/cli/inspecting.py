@@ -10,7 +10,7 @@ import click
 
 from signalwire_tokens.wire.header import open_claims, read_header
 
-from .command import Command, say_json, written
+from .command import Command, plain, say_json, written
 from .issuing import ask_service, read_token
 from .settings import Settings, located
 from .telling import span
@@ -56,8 +56,7 @@ def written_out(fact: object) -> str:
     """Write a fact for people."""
     if isinstance(fact, dict):
         return "  ".join(written_out(one) for one in fact.values())
-    text = "unknown" if fact is None else written(fact) if isinstance(fact, datetime) else str(fact)
-    return "".join(one if one.isprintable() else " " for one in text)  # names are other people's
+    return "unknown" if fact is None else written(fact) if isinstance(fact, datetime) else plain(str(fact))
 
 
 def describe_token(token: Secret[str], now: datetime) -> dict[str, Any]:

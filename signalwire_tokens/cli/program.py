@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .command import plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -139,7 +141,7 @@ class Tail:
         """Read what is left, and return the last line, without the token."""
         self._read()
         text = self._kept.decode(errors="replace").replace(token.value, f"#{token.digest}").strip()
-        return "".join(one if one.isprintable() else " " for one in text.rpartition("\n")[2][-MOST_SHOWN:])
+        return plain(text.rpartition("\n")[2][-MOST_SHOWN:])
 
     def close(self) -> None:
         """Read no more."""

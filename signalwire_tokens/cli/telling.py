@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .command import written
+from .command import plain, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class Teller:
         token = event.pair.token if event.pair else None
         if token is None and event.kind == "closed":
             return  # one that was never open
-        error = None if event.error is None else " ".join(str(event.error).split())
+        error = None if event.error is None else plain(str(event.error))
         told = f"token #{token.digest}" if token else None
         self.note(
             event.kind,
@@ -85,7 +85,7 @@ def standing_of(session: SubscriberSession) -> Standing:
         life=(token.expires_at - token.issued_at).total_seconds() if token else 1.0,
         generation=session.generation,
         pause=None if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds()),
-        error=None if session.last_error is None else str(session.last_error),
+        error=None if session.last_error is None else plain(str(session.last_error)),
     )
 
 
