@@ -13,7 +13,10 @@ def main() -> None:
         from signalwire_tokens.cli import cli  # noqa: PLC0415 - its packages are an extra
     except ModuleNotFoundError as missing:
         sys.exit(f"signalwire-tokens needs {missing.name}: pip install 'signalwire-tokens[cli]'")
-    cli(prog_name="signalwire-tokens")
+    try:
+        cli(prog_name="signalwire-tokens")
+    except OSError as error:  # of what is printed before there is a command, such as its help
+        sys.exit(f"Error: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -104,6 +105,11 @@ class Terminal:
         """Type something."""
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
+
+    def signal(self, number):
+        """Send the command a signal."""
+        (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        os.kill(int(child), number)
 
     def end(self):
         """Read to the end; return what came, and the exit code."""

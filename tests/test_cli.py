@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from asyncio.subprocess import PIPE
 from importlib.metadata import entry_points
 
 import pytest
-from commands import COMMAND, run
+from commands import COMMAND, Terminal, run
 from rich.console import Console
 from servers import eventually
 
@@ -184,6 +185,25 @@ def test_the_command_runs(monkeypatch, capsys):
         __main__.main()
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"signalwire-tokens, version {__version__}\n"
+
+
+def test_what_cannot_even_be_printed_is_an_error():
+    """Not a traceback."""
+    result = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.join(COMMAND)} --help > /dev/full"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr.splitlines()[0]) == (1, "Error: No space left on device")
+
+
+def test_a_demo_that_is_told_to_stop_leaves_the_terminal_as_it_was():
+    """Its cursor is shown again."""
+    with Terminal("demo") as terminal:
+        shown = terminal.read_until("next refresh")
+        terminal.signal(signal.SIGTERM)
+        rest, code = terminal.end()
+    assert code == 130
+    assert (shown + rest).rindex("\x1b[?25h") > (shown + rest).rindex("\x1b[?25l")
+    assert "Error: interrupted" in rest
 
 
 @pytest.mark.parametrize("arguments", [[], ["--tls"]])

@@ -118,6 +118,7 @@ def test_one_who_speaks_no_tls_is_found_out(service):
     place = f"https://127.0.0.1:{service.port}"
     result = run("doctor", "--json", **settings_of(service, SIGNALWIRE_SPACE=place))
     assert verdicts(result)["tls"] == "wrong"
+    assert "no TLS is spoken there" in result.stdout
 
 
 def test_a_certificate_is_to_be_trusted():

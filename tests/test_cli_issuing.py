@@ -108,7 +108,7 @@ def test_an_embed_token_needs_no_credentials(service):
 def test_a_refresh_token_is_exchanged_for_a_pair(service, form):
     """Given on standard input, alone or as `--pair` printed it."""
     pair = issue_pair(service)
-    given = f"{pair['refresh_token']}\n" if form == "alone" else json.dumps(pair)
+    given = f"{pair['refresh_token']}\n" if form == "alone" else f"\ufeff{json.dumps(pair)}"
     result = run("refresh", stdin=given, **settings_of(service))
     renewed = json.loads(result.stdout)
     assert service.accepts(renewed["token"])

@@ -18,7 +18,7 @@ NOW = datetime.now(UTC)
 SHOW = "import sys; data = sys.stdin.read(); print(len(data)); print('token is', data); sys.exit(3)"
 
 
-def token(value="eyJ-a-token"):
+def token(value="eyJ-a-token-that-is-as-long-as-one-in-another-form"):
     return Token(value=value, issued_at=NOW, expires_at=NOW + timedelta(hours=2))
 
 
@@ -44,7 +44,7 @@ async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tm
     program, one = Program(f'{sys.executable} -c "{code}" {out}'), token()
     for _ in range(2):
         assert await program.put(one, 10, teller)
-    assert out.read_text().startswith("eyJ-a-token environ(")
+    assert out.read_text().startswith("eyJ-a-token-that-is-as-long-as-one-in-another-form environ(")
     assert out.read_text().count("\n") == 1
     assert "hush" not in out.read_text()
     assert told == [f"now  executed: {sys.executable}: token #{one.digest}"]
@@ -70,11 +70,22 @@ async def test_there_is_nothing_to_run_without_a_token(teller, told):
         (f'{sys.executable} -c "{SHOW}"', "exit status 3: token is #"),
         (f"{sys.executable} -c \"print('x' * 1000000); exit('no')\"", "exit status 1: no"),
         (python('print("a\\x1b[31mb"); exit(1)'), "exit status 1: a [31mb"),
+        ('sh -c "base64 -w0; exit 4"', "exit status 4: …"),
         (python("import os; os.close(1); os.close(2); exit(1)"), "exit status 1"),
         ("no-such-program-here", "No such file or directory"),
         ("/", "Permission denied"),
     ],
-    ids=["status", "signal", "says the token", "says much", "escapes", "says nothing", "none", "no program"],
+    ids=[
+        "status",
+        "signal",
+        "says the token",
+        "says much",
+        "escapes",
+        "another form",
+        "says nothing",
+        "none",
+        "no program",
+    ],
 )
 async def test_a_command_that_fails_is_told_of_without_the_token(teller, told, line, said):
     """With the last line that it said."""

@@ -52,7 +52,12 @@ def test_the_api_token_may_be_in_a_file(service, tmp_path, by):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "cannot be read: No such file or directory"), (" \n", "is empty")]
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (" \n", "is empty"),
+        ("PThush\nPThush", "must hold visible ASCII characters, in one line"),
+    ],
 )
 def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, said):
     """Before anything is sent."""
@@ -62,6 +67,32 @@ def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, sai
     result = run("subscriber", "alice", "--api-token-file", file, **settings_of(service))
     assert (result.exit_code, result.stderr) == (3, f"Error: {file} {said}\n")
     assert not service.journal
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SIGNALWIRE_SPACE", "a b"),
+        ("SIGNALWIRE_SPACE", "http://example.com"),
+        ("SIGNALWIRE_PROJECT_ID", "a:b"),
+        ("SIGNALWIRE_API_TOKEN", "two words"),
+    ],
+)
+def test_a_setting_that_cannot_be_right_is_named(service, name, value):
+    """By its variable, and with the exit code of settings."""
+    result = run("subscriber", "alice", **settings_of(service, **{name: value}))
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"Error: {name} must be ")
+    assert "two words" not in result.stderr
+
+
+def test_what_editors_and_shells_add_to_a_secret_is_no_part_of_it(service, tmp_path):
+    """A line's end, and a mark of the order of bytes."""
+    file = tmp_path / "api-token"
+    file.write_text(f"\ufeff{service.api_token}\r\n", encoding="utf-8")
+    assert run("subscriber", "alice", "--api-token-file", file, **settings_of(service)).exit_code == 0
+    settings = settings_of(service, SIGNALWIRE_API_TOKEN=f"{service.api_token}\n")
+    assert run("subscriber", "alice", **settings).exit_code == 0
 
 
 def test_certificates_to_trust_are_named_in_a_file(service, tmp_path):

@@ -200,7 +200,7 @@ def test_a_place_for_the_file_is_looked_for_at_once(tmp_path):
     """Before anything is issued; what is no file is not replaced."""
     TokenFile(tmp_path / "token", SystemClock())
     assert not [*tmp_path.iterdir()]
-    with pytest.raises(click.ClickException, match="none: No such file or directory"):
+    with pytest.raises(click.ClickException, match="none/token cannot be written: No such file or directory"):
         TokenFile(tmp_path / "none" / "token", SystemClock())
     (tmp_path / "link").symlink_to(tmp_path / "token")
     os.mkfifo(tmp_path / "pipe")

@@ -14,6 +14,7 @@ from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.models import Token, TokenPair
 
 from .command import Command, say_json
+from .signals import on_stop
 from .trial import Held, hold
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def demo(*, as_json: bool) -> None:
     console = Console(highlight=False, soft_wrap=True, quiet=as_json)
     try:
         held = asyncio.run(run_demo(console))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except OSError as error:
         raise click.ClickException(f"the demo broke off: {error.strerror}") from None
     if as_json:
@@ -45,8 +48,11 @@ def demo(*, as_json: bool) -> None:
 
 async def run_demo(console: Console) -> Held:
     """Show each kind of token, then a session that is held; tell how that went."""
-    await show_kinds(console)
-    return await hold(console)
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    with on_stop(task.cancel):  # or a terminal is left as it was drawn on
+        await show_kinds(console)
+        return await hold(console)
 
 
 async def show_kinds(console: Console) -> None:

@@ -147,6 +147,8 @@ async def shake_hands(place: URL, settings: Settings, *, limit: float = LIMIT) -
     except ssl.SSLCertVerificationError as error:
         remedy = "trust its authority with SIGNALWIRE_REST_CA_FILE, if it is yours; see whether the clock is right"
         return Finding("tls", Verdict.WRONG, f"its certificate is not trusted: {error.verify_message}", remedy)
+    except ssl.SSLError as error:
+        return Finding("tls", Verdict.WRONG, f"no TLS is spoken there: {error.reason}", "see what the name leads to")
     except (OSError, TimeoutError) as error:
         remedy = "see whether a firewall stands between, or a proxy is called for"
         return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(error)}", remedy)

@@ -26,7 +26,7 @@ from .program import Program
 from .screen import Screen
 from .settings import Settings, credentialed, duration, token_fields
 from .signals import on_stop
-from .storing import Store, has_password, open_store
+from .storing import Store, has_password, look_into, open_store
 from .telling import Teller, look_on
 from .token_file import TokenFile
 from .waiting import end, wait_for
@@ -128,6 +128,7 @@ async def keep(client: TokenClient, wanted: Wanted, outlets: list[Outlet], telle
         if wanted.open_store is not None:
             store = wanted.open_store()
             stack.push_async_callback(store.aclose)
+            await look_into(store)
         feeds = [Feed(outlet, teller) for outlet in outlets]
         stack.push_async_callback(finish, feeds)
         session = await begin(partial(make, client, store, wanted, teller), teller, stop)

@@ -180,7 +180,7 @@ def read_token(member: str, prompt: str) -> Secret[str]:
         raise click.UsageError("standard input is closed: it must hold a token")
     if sys.stdin.isatty():
         return Secret(click.prompt(prompt, hide_input=True, err=True))
-    text = Secret(sys.stdin.read(LONGEST_TOKEN + 1).strip())
+    text = Secret(sys.stdin.read(LONGEST_TOKEN + 1).removeprefix("\ufeff").strip())
     if not text.value or len(text.value) > LONGEST_TOKEN:
         raise click.UsageError("standard input must hold a token, or the JSON object of a pair")
     if not text.value.startswith("{"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 from contextlib import ExitStack, suppress
@@ -25,7 +26,8 @@ __all__ = ["Program", "pause_before"]
 # What the environment may hold that a command is not to be given with each token.
 KEPT_BACK = ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_STORE", "TOKEN_SEALING_KEY", "NOTIFY_SOCKET")
 CHUNK = 65536  # bytes of a command's output that are looked at where it fails
-MOST_SHOWN = 200  # characters of its last line
+MOST_SHOWN = 120  # characters of its last line
+LONG = re.compile(r"[\w.~+/=-]{40,}")  # what might be a token in another form, or a part of one
 LIMIT = 30.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a command that failed is run again
 
@@ -141,7 +143,7 @@ class Tail:
         """Read what is left, and return the last line, without the token."""
         self._read()
         text = self._kept.decode(errors="replace").replace(token.value, f"#{token.digest}").strip()
-        return plain(text.rpartition("\n")[2][-MOST_SHOWN:])
+        return plain(LONG.sub("…", text.rpartition("\n")[2]))[-MOST_SHOWN:]
 
     def close(self) -> None:
         """Read no more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import attrs
 import click
@@ -26,32 +26,33 @@ def emulator(*, port: int, tls: bool, seed: str | None, as_json: bool) -> None:
     It prints the settings of its space as shell assignments, and a line for every request that it answers. The
     credentials are good for nothing else; they are made up at each start, or by a seed.
     """
-    try:
-        asyncio.run(serve(port=port, tls=tls, seed=seed, as_json=as_json))
-    except OSError as error:
-        raise click.ClickException(f"cannot serve port {port}: {error.strerror}") from None
+    asyncio.run(serve(port=port, tls=tls, seed=seed, as_json=as_json))
 
 
 async def serve(*, port: int, tls: bool, seed: str | None, as_json: bool) -> None:
     """Serve until told to stop, and print each request."""
     stop = asyncio.Event()
     show = show_json if as_json else show_line
-    with on_stop(stop.set):
-        async with Emulator(port=port, tls=tls, seed=seed, on_request=show) as emulator:
-            settings = {
-                "SIGNALWIRE_SPACE": emulator.space,
-                "SIGNALWIRE_PROJECT_ID": emulator.project_id,
-                "SIGNALWIRE_API_TOKEN": emulator.api_token,
-            }
-            if tls:
-                settings["SIGNALWIRE_REST_CA_FILE"] = str(emulator.ca_file)
-            if as_json:
-                say_json({**settings, "click_to_call": emulator.click_to_call})
-            else:
-                for name, value in settings.items():
-                    click.echo(f"export {name}={value}")
-                click.echo(f"# click-to-call token: {emulator.click_to_call}")
-            await stop.wait()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(on_stop(stop.set))
+        try:
+            emulator = await stack.enter_async_context(Emulator(port=port, tls=tls, seed=seed, on_request=show))
+        except OSError as error:
+            raise click.ClickException(f"cannot serve port {port}: {error.strerror}") from None
+        settings = {
+            "SIGNALWIRE_SPACE": emulator.space,
+            "SIGNALWIRE_PROJECT_ID": emulator.project_id,
+            "SIGNALWIRE_API_TOKEN": emulator.api_token,
+        }
+        if tls:
+            settings["SIGNALWIRE_REST_CA_FILE"] = str(emulator.ca_file)
+        if as_json:
+            say_json({**settings, "click_to_call": emulator.click_to_call})
+        else:
+            for name, value in settings.items():
+                click.echo(f"export {name}={value}")
+            click.echo(f"# click-to-call token: {emulator.click_to_call}")
+        await stop.wait()
 
 
 def show_line(entry: Entry) -> None:

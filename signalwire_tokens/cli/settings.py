@@ -14,9 +14,10 @@ import attrs
 import click
 
 from signalwire_tokens.client import TokenClient, trusting
-from signalwire_tokens.errors import ConfigurationError
+from signalwire_tokens.errors import ConfigurationError, InvalidRequest
 from signalwire_tokens.models import Secret
 from signalwire_tokens.session import TokenFields
+from signalwire_tokens.wire import is_credential
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -71,24 +72,30 @@ class Settings:
         if missing:
             raise ConfigurationError(f"not set: {', '.join(missing)}")
         context = trusting(self.ca_file) if self.ca_file is not None else None
-        return TokenClient(space or "", project_id, token.value, ssl=context, retries=retries)
+        try:
+            return TokenClient(space or "", project_id, token.value, ssl=context, retries=retries)
+        except InvalidRequest as error:
+            wrong = "; ".join(f"SIGNALWIRE_{str(one.attribute).upper()} {one.message}" for one in error.problems)
+        raise ConfigurationError(wrong)
 
     def api_token(self) -> Secret[Any]:
         """Find the API token. A file's is read again when the service refuses it: it may have been replaced."""
         if self.api_token_file is not None:
             read_credential(self.api_token_file)  # what is wrong with the file is said now
             return Secret(partial(read_credential, self.api_token_file))
-        return Secret(os.environ.get("SIGNALWIRE_API_TOKEN") or prompt_for("API token", hidden=True))
+        return Secret(os.environ.get("SIGNALWIRE_API_TOKEN", "").strip() or prompt_for("API token", hidden=True))
 
 
 def read_credential(path: Path) -> str:
     """Read the one secret that a file holds."""
     try:
-        text = path.read_bytes().decode("ascii", "replace").strip()
+        text = path.read_bytes().decode("utf-8-sig", "replace").strip()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
     if not text:
         raise ConfigurationError(f"{path} is empty")
+    if not is_credential(text):
+        raise ConfigurationError(f"{path} must hold visible ASCII characters, in one line")
     return text
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, Protocol
-
-from yarl import URL
 
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
@@ -16,7 +15,7 @@ from .settings import read_credential
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Store", "has_password", "open_store"]
+__all__ = ["Store", "has_password", "look_into", "open_store"]
 
 
 class Store(TokenStore, Protocol):
@@ -28,13 +27,8 @@ class Store(TokenStore, Protocol):
 
 
 def has_password(url: Secret[Any]) -> bool:
-    """Tell whether a URL carries a password, or might."""
-    text = Secret(url.value or "")
-    try:
-        place = URL(text.value)
-    except ValueError:
-        return "@" in text.value
-    return place.password is not None or "password" in place.query
+    """Tell whether a URL carries a password, or might: a user's name may be one."""
+    return re.search(r"@|[?&]password=", url.value or "") is not None
 
 
 def open_store(url: Secret[Any], sealing_key_file: Path | None) -> Store:
@@ -53,6 +47,12 @@ def open_store(url: Secret[Any], sealing_key_file: Path | None) -> Store:
             return RedisStore(url.value, keys=keys.value)
         case _:
             raise ConfigurationError("a store is sqlite:FILE, or redis://HOST[:PORT][/DATABASE]")
+
+
+async def look_into(store: Store) -> None:
+    """Find out now whether a file can be a store; a server may be away, and come back."""
+    if isinstance(store, SqliteStore):
+        await store.load("a key that nobody has")
 
 
 def sealing_keys(path: Path | None) -> list[str]:

@@ -129,7 +129,7 @@ class TokenFile:
         try:
             handle, name = self._make()
         except OSError as error:
-            raise click.ClickException(f"{self._path.parent}: {error.strerror}") from None
+            raise click.ClickException(f"{self._path} cannot be written: {error.strerror}") from None
         os.close(handle)
         Path(name).unlink()
 
