@@ -18,10 +18,8 @@ import pytest
 from commands import COMMAND, Terminal, run, settings_of
 from servers import RedisServer, eventually, free_port
 
-from signalwire_tokens import TokenClient, new_sealing_key
-from signalwire_tokens.cli.feeding import pause_of
-from signalwire_tokens.cli.holding import Wanted, keep
-from signalwire_tokens.cli.screen import Screen
+from signalwire_tokens import SubscriberSession, TokenClient, new_sealing_key
+from signalwire_tokens.cli.feeding import Feed, pause_of
 from signalwire_tokens.cli.telling import Teller
 from signalwire_tokens.emulator import Delay, Emulator, Status
 
@@ -293,24 +291,32 @@ async def test_a_terminal_that_nobody_reads_holds_up_nobody(emulator, tmp_path):
     assert (process.returncode, err) == (0, b"")
 
 
-async def test_an_outlet_that_fails_in_a_way_of_its_own_ends_the_command(emulator):
-    """A token that goes nowhere is not held."""
+async def test_an_outlet_that_fails_in_a_way_of_its_own_is_tried_again(emulator):
+    """It may pass; it is told once."""
+    told, taken = [], asyncio.Event()
 
     class Broken:
+        left = 3
+
         async def put(self, token, *_):
+            self.left -= 1
+            if self.left >= 0:
+                raise RuntimeError
             if token is not None:
-                raise ZeroDivisionError
-            return False
+                taken.set()
+            return token is not None
 
-    wanted = Wanted(reference="alice", lifetime=None, fields={}, open_store=None)
-    screen = Screen(None)
-    with pytest.raises(ZeroDivisionError):
-        await keep(emulator.client(), wanted, [Broken()], Teller(screen.say, str), screen)
-    screen.close()
+    feed = Feed(Broken(), Teller(told.append, lambda: "now"))
+    async with emulator.client() as client, SubscriberSession(client, "alice") as session:
+        feed.follow(session)
+        await asyncio.wait_for(taken.wait(), 20)
+    feed.finish()
+    await feed.task
+    assert told == ["now  failed: RuntimeError: it is tried again"]
 
 
-@pytest.mark.parametrize(("left", "pause"), [(7200, 1.0), (1.0, 0.5), (0.01, 0.05), (0.0, 1.0)])
-def test_a_look_is_never_beyond_a_token_s_end(left, pause):
+@pytest.mark.parametrize(("left", "pause"), [(7200, 1.0), (1.25, 0.75), (0.51, 0.05), (0.5, 1.0), (0.0, 1.0)])
+def test_a_look_is_never_beyond_a_token_s_last_moment(left, pause):
     """And none is far from the last."""
     assert pause_of(left) == pause
 
@@ -364,7 +370,7 @@ async def test_signals_of_one_moment_are_one(emulator):
                 await asyncio.sleep(1.5)  # more than a moment
                 held.process.send_signal(signal.SIGTERM)
             code, _ = await held.end()
-        assert code == (-signal.SIGTERM if later else 0)
+        assert code == (128 + signal.SIGTERM if later else 0)
         assert ("reissued" in held.kinds) is not later
 
 

@@ -5,12 +5,14 @@ import os
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 import pytest
 from servers import eventually
 
 from signalwire_tokens import Token
+from signalwire_tokens.cli import program
 from signalwire_tokens.cli.program import Program, pause_before
 from signalwire_tokens.cli.telling import Teller
 
@@ -41,9 +43,9 @@ async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tm
     for name in ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_STORE", "TOKEN_SEALING_KEY"):
         monkeypatch.setenv(name, "hush")
     out, code = tmp_path / "out", "import os, sys; print(sys.stdin.read(), os.environ, file=open(sys.argv[1], 'a'))"
-    program, one = Program(f'{sys.executable} -c "{code}" {out}'), token()
+    command, one = Program(f'{sys.executable} -c "{code}" {out}'), token()
     for _ in range(2):
-        assert await program.put(one, 10, teller)
+        assert await command.put(one, 10, teller)
     assert out.read_text().startswith("eyJ-a-token-that-is-as-long-as-one-in-another-form environ(")
     assert out.read_text().count("\n") == 1
     assert "hush" not in out.read_text()
@@ -100,10 +102,10 @@ async def test_a_command_that_fails_is_told_of_without_the_token(teller, told, l
 async def test_a_command_that_failed_is_run_again_with_the_same_token(teller, told, tmp_path):
     """After a pause, until it goes well; then no more."""
     script = f"echo >> {tmp_path}/runs; test $(wc -l < {tmp_path}/runs) -ge 3"
-    program, one, results = Program(f'sh -c "{script}"', pause=lambda number: 0.02 * number), token(), []
+    command, one, results = Program(f'sh -c "{script}"', pause=lambda number: 0.02 * number), token(), []
 
     async def look():
-        results.append(await program.put(one, 10, teller))
+        results.append(await command.put(one, 10, teller))
         return results[-1]
 
     await eventually(look)
@@ -114,9 +116,9 @@ async def test_a_command_that_failed_is_run_again_with_the_same_token(teller, to
 
 async def test_a_new_token_is_not_kept_waiting_by_a_failure(teller, told):
     """It is another one."""
-    program = Program("false")
+    command = Program("false")
     for _ in range(2):
-        assert not await program.put(token(), 10, teller)
+        assert not await command.put(token(), 10, teller)
     assert len(told) == 2
 
 
@@ -166,6 +168,11 @@ async def test_a_command_is_killed_with_whoever_waits_for_it(tmp_path):
     assert not is_running(int(note.read_text()))
 
 
+def descriptors():
+    """Count what is open."""
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
 def is_running(process):
     """Tell whether a process is there, and not only remembered."""
     try:
@@ -178,6 +185,41 @@ def is_running(process):
 def kill(process):
     """End what a test began."""
     os.kill(process, 9)
+
+
+async def test_what_passes_is_told_and_does_no_harm(teller, told, monkeypatch):
+    """Such as that there are no descriptors left; none of ours is lost by that."""
+    before = descriptors()
+    pipe, calls = os.pipe, []
+
+    def run_out():
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(24, "Too many open files")
+        return pipe()
+
+    monkeypatch.setattr(program.os, "pipe", run_out)
+    assert not await Program("true").put(token(), 10, teller)
+    assert "exec_failed: true: Too many open files" in told[0]
+    assert descriptors() == before
+
+
+async def test_a_command_that_cannot_be_killed_is_left_to_itself(monkeypatch):
+    """It may have become another user's."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(program.os, "killpg", refuse)
+    monkeypatch.setattr(program, "LAST_WAIT", 0.1)
+    assert await Program("sleep 3", limit=0.1).run(token()) == "killed after 0.1 s"
+    await asyncio.sleep(3)  # it ends by itself, and is looked after
+
+
+def test_a_system_without_its_means_says_so():
+    """Before anything is issued."""
+    with pytest.raises(click.UsageError, match="needs a POSIX system"):
+        Program("true", platform="win32")
 
 
 @pytest.mark.parametrize("line", ["", "  ", "echo 'half"])

@@ -8,6 +8,7 @@ import time
 import pytest
 from rich.text import Text
 
+from signalwire_tokens.cli import screen as screen_module
 from signalwire_tokens.cli.screen import MOST_LINES, Screen
 
 
@@ -53,6 +54,42 @@ def test_nobody_who_has_gone_is_told(pipe):
     assert not screen._thread.is_alive()
     screen.say("two")
     screen.close()
+
+
+def test_what_cannot_be_printed_for_now_is_lost_and_the_rest_is_not(pipe, monkeypatch):
+    """A disk may have room again."""
+    reading, writing = pipe
+    write, full = os.write, [True]
+
+    def to_disk(descriptor, data):
+        if full:
+            full.clear()
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(screen_module.os, "write", to_disk)
+    screen = Screen(writing)
+    screen.say("one")
+    while full:
+        time.sleep(0.01)
+    screen.say("two")
+    screen.close()
+    assert os.read(reading, 100) == b"two\n"
+
+
+def test_a_pipe_that_others_made_so_is_waited_for(pipe):
+    """Not to block is a property of the pipe's, and not of whoever writes."""
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    screen = Screen(writing)
+    line = "x" * 50_000
+    for _ in range(4):
+        screen.say(line)
+    got = b""
+    while got.count(b"\n") < 4:
+        got += os.read(reading, 65536)
+    screen.close()
+    assert got == f"{line}\n".encode() * 4
 
 
 def test_a_closed_output_is_none():

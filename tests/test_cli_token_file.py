@@ -13,10 +13,9 @@ import pytest
 from signalwire_tokens import SystemClock, Token
 from signalwire_tokens.cli import token_file
 from signalwire_tokens.cli.telling import Teller
-from signalwire_tokens.cli.token_file import Inscription, Move, TokenFile, next_move
+from signalwire_tokens.cli.token_file import Found, Move, TokenFile, next_move
 
 NOW = datetime.now(UTC)
-OURS, THEIRS = (1, 2, 3), (1, 2, 4)
 
 
 def token(value="eyJ-a-token"):
@@ -24,34 +23,31 @@ def token(value="eyJ-a-token"):
 
 
 OLD, NEW = token("eyJ-old"), token("eyJ-new")
+LIVE, DEAD = Found((1, 2, 3), 0.6), Found((1, 2, 3), 0.5)
 
 
 @pytest.mark.parametrize(
     ("wanted", "written", "there", "move"),
     [
-        # There is a live token,
+        # There is a live token: the file is to hold it,
         (NEW, None, None, Move.WRITE),
-        (NEW, None, THEIRS, Move.WRITE),  # and somebody else's file is replaced,
-        (NEW, Inscription(OLD, OURS, 50), OURS, Move.WRITE),
-        (NEW, Inscription(OLD, OURS, 50), THEIRS, Move.WRITE),
-        (NEW, Inscription(NEW, OURS, 50), OURS, Move.NOTHING),
-        (NEW, Inscription(NEW, OURS, 50), None, Move.WRITE),  # a file that was removed is put back,
-        (NEW, Inscription(NEW, OURS, 50), THEIRS, Move.NOTHING),  # and two who write do not fight.
-        # There is none,
+        (NEW, None, LIVE, Move.WRITE),
+        (NEW, None, DEAD, Move.WRITE),
+        (NEW, OLD, LIVE, Move.WRITE),
+        (NEW, NEW, None, Move.WRITE),  # to hold it again, where it was removed,
+        (NEW, NEW, DEAD, Move.WRITE),  # or where somebody left another to die there;
+        (NEW, NEW, LIVE, Move.NOTHING),  # and two who keep theirs alive do not fight.
+        # There is none: what is there may live on, and is removed when it does not.
         (None, None, None, Move.NOTHING),
-        (None, None, THEIRS, Move.NOTHING),
-        (None, Inscription(OLD, OURS, 50), OURS, Move.NOTHING),  # what was written lives on,
-        (None, Inscription(OLD, OURS, 10.5), OURS, Move.NOTHING),
-        (None, Inscription(OLD, OURS, 10.4), OURS, Move.REMOVE),  # or does not;
-        (None, Inscription(None, OURS, 9), OURS, Move.REMOVE),  # an earlier run's does not, either;
-        (None, Inscription(OLD, OURS, 9), THEIRS, Move.NOTHING),  # another's is not ours to remove,
-        (None, Inscription(OLD, OURS, 9), None, Move.NOTHING),
-        # and where a token that is live cannot be written, it is asked for what to do without one.
+        (None, OLD, LIVE, Move.NOTHING),
+        (None, None, LIVE, Move.NOTHING),
+        (None, OLD, DEAD, Move.REMOVE),
+        (None, None, DEAD, Move.REMOVE),
     ],
 )
 def test_what_is_to_be_done_follows_from_what_is_there(wanted, written, there, move):
     """A live token, or no file."""
-    assert next_move(wanted, written, there, now=10.0) is move
+    assert next_move(wanted, written, there) is move
 
 
 class Told(list):
@@ -110,7 +106,7 @@ async def test_a_file_without_a_live_token_is_removed(path, told, left, clock):
     file = TokenFile(path, clock)
     await file.put(NEW, 10, told.teller())
     await clock.advance(10 - left)
-    assert not await file.put(NEW if left else None, left, told.teller())
+    assert not await file.put(None, left, told.teller())
     assert not path.exists()
     assert told[-1].endswith("/token: its token has ended")
     assert not await file.put(None, 0.0, told.teller())
@@ -179,20 +175,27 @@ async def test_what_an_earlier_run_left_is_removed_at_its_end(path, told, clock)
     assert not path.exists()
 
 
-async def test_a_file_that_somebody_else_put_there_is_left_to_them(path, told, clock):
-    """Until there is another token; a token's end does not take theirs away."""
-    file = TokenFile(path, clock)
-    await file.put(OLD, 10, told.teller())
-    path.unlink()
-    path.write_text("another's")
-    assert await file.put(OLD, 9, told.teller())
-    await clock.advance(20)
-    assert not await file.put(None, 0.0, told.teller())
-    assert path.read_text() == "another's"
-    await file.put(NEW, 100, told.teller())
+async def test_a_file_that_somebody_else_keeps_alive_is_left_to_them(path, told, clock):
+    """Until there is another token, or theirs has ended."""
+    ours, theirs = TokenFile(path, clock), TokenFile(path, clock)
+    await ours.put(OLD, 100, told.teller())
+    await theirs.put(NEW, 50, told.teller())
+    assert await ours.put(OLD, 99, told.teller())
     assert path.read_text() == NEW.value
+    await clock.advance(50)
+    assert await ours.put(OLD, 50, told.teller())
+    assert path.read_text() == OLD.value
+
+
+@pytest.mark.parametrize("how", ["removed", "overwritten"])
+async def test_a_file_that_was_meddled_with_is_put_back(path, told, how):
+    """At the next look."""
+    file = TokenFile(path, SystemClock())
+    await file.put(NEW, 100, told.teller())
     path.unlink()
-    await file.put(NEW, 90, told.teller())
+    if how == "overwritten":
+        path.write_text("anything")
+    assert await file.put(NEW, 99, told.teller())
     assert path.read_text() == NEW.value
 
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from .telling import Teller
 
-__all__ = ["Feed", "Outlet", "greet", "pause_of"]
+__all__ = ["SLIVER", "Feed", "Outlet", "greet", "pause_of"]
 
 GLANCE = 1.0  # seconds between two looks
 LEAST = 0.05
+SLIVER = 0.5  # seconds: a token with less left is not worth reading
 
 
 class Outlet(Protocol):
@@ -31,8 +32,8 @@ class Outlet(Protocol):
 
 
 def pause_of(left: float) -> float:
-    """Say how long to wait before the next look, where nothing happens: not beyond a token's end."""
-    return max(LEAST, min(GLANCE, left / 2)) if left > 0 else GLANCE
+    """Say how long to wait before the next look, where nothing happens: not beyond a token's last moment."""
+    return max(LEAST, min(GLANCE, left - SLIVER)) if left > SLIVER else GLANCE
 
 
 class Feed:
@@ -43,6 +44,7 @@ class Feed:
         self._session: SubscriberSession | None = None
         self._news = asyncio.Event()
         self._over = False
+        self._failure: type[Exception] | None = None
         self.shown: asyncio.Event = asyncio.Event()
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
 
@@ -64,10 +66,22 @@ class Feed:
             self._news.clear()
             session = self._session
             token, left = (None, 0.0) if session is None else (session.pair.token, session.runway.total_seconds())
-            if await self._outlet.put(token if left > 0 else None, left, self._teller):
+            if await self._put(token if left > SLIVER else None, left):
                 self.shown.set()
             if not over:
                 await wait_for(self._news, pause_of(left))
+
+    async def _put(self, token: Token | None, left: float) -> bool:
+        try:
+            is_there = await self._outlet.put(token, left, self._teller)
+        except Exception as error:  # noqa: BLE001 - no descriptors, no threads: it may pass, and is tried again
+            if type(error) is not self._failure:
+                kind = type(error).__name__
+                self._teller.note("failed", f"{kind}: it is tried again", error=kind)
+            self._failure = type(error)
+            return False
+        self._failure = None
+        return is_there
 
 
 async def greet(feeds: list[Feed]) -> None:
@@ -76,5 +90,5 @@ async def greet(feeds: list[Feed]) -> None:
         await feed.shown.wait()
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one, suppress(OSError):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
             one.sendto(b"READY=1", place.replace("@", "\0", 1) if place.startswith("@") else place)

@@ -197,9 +197,7 @@ async def serve(session: SubscriberSession, feeds: list[Feed], stop: asyncio.Eve
     if screen.is_live:
         helping.append(asyncio.create_task(look_on(session, screen.show, every=FRAME)))
     try:
-        # A feed that ends has failed, and a token that goes nowhere is not held.
-        ends = [stopping, closed, *(feed.task for feed in feeds)]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopping, closed], return_when=asyncio.FIRST_COMPLETED)
     finally:
         await session.aclose()
         await end(stopping, *helping)

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ CHUNK = 65536  # bytes of a command's output that are looked at where it fails
 MOST_SHOWN = 120  # characters of its last line
 LONG = re.compile(r"[\w.~+/=-]{40,}")  # what might be a token in another form, or a part of one
 LIMIT = 30.0  # seconds
+LAST_WAIT = 1.0  # seconds that one who was killed gets to be gone
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a command that failed is run again
 
 
@@ -43,7 +45,16 @@ class Program:
     One that fails is run again with the same token, after pauses that grow, until there is another.
     """
 
-    def __init__(self, line: str, *, limit: float = LIMIT, pause: Callable[[int], float] = pause_before) -> None:
+    def __init__(
+        self,
+        line: str,
+        *,
+        limit: float = LIMIT,
+        pause: Callable[[int], float] = pause_before,
+        platform: str = sys.platform,
+    ) -> None:
+        if platform == "win32":
+            raise click.UsageError("--exec needs a POSIX system")
         try:
             self._words = shlex.split(line)
         except ValueError as error:
@@ -78,27 +89,32 @@ class Program:
 
     async def run(self, token: Token) -> str | None:
         """Run it; return what went wrong, if anything did."""
-        (given, giving), (said, saying) = os.pipe(), os.pipe()
+        try:
+            return await self._run(token)
+        except OSError as error:
+            return error.strerror or type(error).__name__
+
+    async def _run(self, token: Token) -> str | None:
         # Pipes of our own: what the command leaves running may hold them open, and is not waited for.
         with ExitStack() as ours, ExitStack() as theirs:
+            given, giving = os.pipe()
+            theirs.callback(os.close, given)
+            with ExitStack() as full:
+                full.callback(os.close, giving)
+                os.write(giving, token.value.encode())  # a pipe holds more than any token is long
+            said, saying = os.pipe()
             ours.callback(os.close, said)
             theirs.callback(os.close, saying)
-            theirs.callback(os.close, given)
-            os.write(giving, token.value.encode())  # a pipe holds more than any token is long
-            os.close(giving)
             tail = Tail(said)
             ours.callback(tail.close)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *self._words,
-                    stdin=given,
-                    stdout=saying,
-                    stderr=saying,
-                    env={name: value for name, value in os.environ.items() if name not in KEPT_BACK},
-                    start_new_session=True,  # Ctrl-C is for the one who holds the token, who lets this finish
-                )
-            except OSError as error:
-                return error.strerror or type(error).__name__
+            process = await asyncio.create_subprocess_exec(
+                *self._words,
+                stdin=given,
+                stdout=saying,
+                stderr=saying,
+                env={name: value for name, value in os.environ.items() if name not in KEPT_BACK},
+                start_new_session=True,  # Ctrl-C is for the one who holds the token, who lets this finish
+            )
             theirs.close()
             code = await self._wait(process)
             if code is None:
@@ -117,9 +133,12 @@ class Program:
             return None
         finally:
             if process.returncode is None:
-                with suppress(ProcessLookupError):
+                # It may be another user's by now, or stuck in the system: then it is left to itself.
+                with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_WAIT):
+                        await process.wait()
 
 
 class Tail:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import threading
 from collections import deque
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
@@ -19,6 +21,7 @@ __all__ = ["Screen"]
 
 MOST_LINES = 1000  # that wait to be printed: the oldest go first
 LAST_WORD = 1.0  # seconds that what waits gets to be printed in the end
+GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # nobody reads any more; anything else may pass
 
 
 class Screen:
@@ -62,26 +65,28 @@ class Screen:
         self._thread.join(LAST_WORD)
 
     def _run(self) -> None:
-        try:
-            self._print()
-        except (OSError, ValueError):
-            return  # nobody reads any more, and there is nobody to tell
-
-    def _print(self) -> None:
         console = Console(file=cast("Any", self._file), force_terminal=self._live, highlight=False, soft_wrap=True)
-        live = Live(console=console, auto_refresh=False, transient=True)
-        over = False
-        with live if self._live else nullcontext():
-            while not over:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._lines or self._view is not None or self._over)
-                    lines, view, over = [*self._lines], self._view, self._over
-                    self._lines.clear()
-                    self._view = None
-                for line in lines:
-                    console.print(Text(line)) if self._live else self._file.write(f"{line}\n")
-                if view is not None and self._live:
-                    live.update(view, refresh=True)
+        # Whatever else the process writes is not this thread's, and is not to wait for it.
+        live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
+        with suppress(OSError), live if self._live else nullcontext():
+            while not (self._over and not self._lines):
+                try:
+                    self._print(console, live)
+                except OSError as error:
+                    if error.errno in GONE:
+                        return
+
+    def _print(self, console: Console, live: Live) -> None:
+        """Wait for something to print, and print it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self._view is not None or self._over)
+            lines, view = [*self._lines], self._view
+            self._lines.clear()
+            self._view = None
+        for line in lines:
+            console.print(Text(line)) if self._live else self._file.write(f"{line}\n")
+        if view is not None and self._live:
+            live.update(view, refresh=True)
 
 
 class Unbuffered:
@@ -99,7 +104,10 @@ class Unbuffered:
         """Write all of a text."""
         data = text.encode(errors="backslashreplace")
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # others may share the descriptor, and have made it so
+                select.select([], [self._descriptor], [])
         return len(text)
 
     def flush(self) -> None:

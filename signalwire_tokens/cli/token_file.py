@@ -15,22 +15,31 @@ import click
 
 from signalwire_tokens.models import Token
 
+from .feeding import SLIVER
+
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Clock
 
     from .telling import Teller
 
-__all__ = ["Inscription", "Move", "TokenFile", "next_move"]
+__all__ = ["Found", "Move", "TokenFile", "next_move"]
 
-SLIVER = 0.5  # seconds: a token with less left is not worth reading
 Identity: TypeAlias = tuple[int, int, int]  # a file's device, its number there, which is used again, and its time
+
+
+@attrs.frozen
+class Found:
+    """A file, and for how long the token in it lives: not at all, where its time of modification has passed."""
+
+    identity: Identity
+    left: float
 
 
 @attrs.frozen
 class Inscription:
     """What was written: which token, in which file, and when by the clock that token ends."""
 
-    token: Token | None  # None where an earlier run wrote it
+    token: Token
     identity: Identity
     ends: float
 
@@ -43,17 +52,15 @@ class Move(Enum):
     REMOVE = "remove"
 
 
-def next_move(wanted: Token | None, written: Inscription | None, there: Identity | None, now: float) -> Move:
-    """Say what is to be done, from the live token, what was written, and which file is there.
+def next_move(wanted: Token | None, written: Token | None, there: Found | None) -> Move:
+    """Say what is to be done, from the live token, the one that was written last, and the file that is there.
 
-    A file that somebody removed is written again. One that somebody else wrote stays until there is another token.
+    A file that is gone or dead is written again. One that somebody else keeps alive stays until there is another token.
     """
-    is_ours = written is not None and written.identity == there
-    if wanted is not None and (written is None or written.token is not wanted or there is None):
-        return Move.WRITE
-    if written is not None and is_ours and written.ends - now < SLIVER:
-        return Move.REMOVE
-    return Move.NOTHING
+    is_alive = there is not None and there.left > SLIVER
+    if wanted is not None:
+        return Move.NOTHING if is_alive and written is wanted else Move.WRITE
+    return Move.NOTHING if is_alive or there is None else Move.REMOVE
 
 
 class TokenFile:
@@ -74,17 +81,13 @@ class TokenFile:
         if there is not None and not stat.S_ISREG(there.st_mode):
             raise click.ClickException(f"{path} is no regular file: name another, or the one that a link leads to")
         self._written: Inscription | None = None
-        if there is not None:
-            ends = clock.now() + there.st_mtime - clock.wall()
-            self._written = Inscription(None, identity_of(there), ends)
         self._check()
 
     async def put(self, token: Token | None, left: float, teller: Teller) -> bool:
         """See to it that the file holds a live token, or is gone; tell whether it holds this one."""
-        wanted = token if left > SLIVER else None
         ends = self._clock.now() + left
         try:
-            move = await asyncio.to_thread(self._move, wanted, ends)
+            move = await asyncio.to_thread(self._move, token, ends)
         except OSError as error:
             self._fail(error, teller)
             # What cannot be replaced can be removed, once it has to be.
@@ -95,11 +98,11 @@ class TokenFile:
                 return False
         else:
             self._failure = None
-        if move is Move.WRITE and wanted is not None:
-            teller.note("written", f"{self._path}: token #{wanted.digest}", file=str(self._path), digest=wanted.digest)
+        if move is Move.WRITE and token is not None:
+            teller.note("written", f"{self._path}: token #{token.digest}", file=str(self._path), digest=token.digest)
         elif move is Move.REMOVE:
             teller.note("removed", f"{self._path}: its token has ended", file=str(self._path))
-        return wanted is not None and self._written is not None and self._written.token is wanted
+        return token is not None and self._written is not None and self._written.token is token
 
     def _fail(self, error: OSError, teller: Teller) -> None:
         """Tell what failed, once: it is tried again and again."""
@@ -109,7 +112,8 @@ class TokenFile:
         self._failure = failure
 
     def _move(self, wanted: Token | None, ends: float) -> Move:
-        move = next_move(wanted, self._written, self._there(), self._clock.now())
+        written = self._written
+        move = next_move(wanted, None if written is None else written.token, self._find())
         if move is Move.WRITE and wanted is not None:
             self._written = Inscription(wanted, self._replace(wanted, ends), ends)
         elif move is Move.REMOVE:
@@ -117,12 +121,14 @@ class TokenFile:
             self._written = None
         return move
 
-    def _there(self) -> Identity | None:
+    def _find(self) -> Found | None:
         try:
             found = self._path.lstat()
         except FileNotFoundError:
             return None
-        return identity_of(found)
+        if self._written is not None and self._written.identity == identity_of(found):
+            return Found(self._written.identity, self._written.ends - self._clock.now())
+        return Found(identity_of(found), found.st_mtime - self._clock.wall())
 
     def _check(self) -> None:
         """Find out now whether a file can be made in this place."""
@@ -143,9 +149,9 @@ class TokenFile:
                 file.write(token.value.encode())
                 file.flush()
                 os.fsync(handle)  # or a machine that loses its power keeps the name and not what it names
-                wall = self._clock.wall()
-                os.utime(handle, (wall, wall + ends - self._clock.now()))
-                made = os.fstat(handle)
+            wall = self._clock.wall()
+            os.utime(name, (wall, wall + ends - self._clock.now()))
+            made = Path(name).lstat()
             Path(name).replace(self._path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
