@@ -188,6 +188,21 @@ def test_values_are_written_as_json_has_them(capsys):
         say_json(set())
 
 
+def test_a_reader_that_has_gone_is_told_nothing():
+    """There is nobody to tell."""
+    result = fail_with(BrokenPipeError(32, "Broken pipe"))
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_a_command_that_was_miswritten_says_so_in_json_too():
+    """Before it has run."""
+    for arguments in (["guest", "--json"], ["hold", "--json", "alice", "--lifetime", "soon"]):
+        result = run(*arguments)
+        told = json.loads(result.stderr)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert (told["exit_code"], told["error"]["type"]) == (2, "UsageError")
+
+
 def test_a_command_that_was_miswritten_says_how_it_goes():
     """With the code that is the same everywhere."""
     result = run("subscriber")

@@ -116,7 +116,3 @@ class Unbuffered:
     def isatty(self) -> bool:
         """Tell whether this is a terminal."""
         return os.isatty(self._descriptor)
-
-    def fileno(self) -> int:
-        """Name the descriptor."""
-        return self._descriptor
