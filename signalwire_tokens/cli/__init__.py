@@ -21,11 +21,7 @@ COMMANDS = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="signalwire-tokens")
 def cli() -> None:
     """Issue SignalWire subscriber tokens, look at them, and keep them alive."""
-
-
-for command in COMMANDS:
-    cli.add_command(command)

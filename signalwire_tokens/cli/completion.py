@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import BashComplete, FishComplete, ZshComplete
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from signalwire_tokens.stores import new_sealing_key
 
@@ -13,7 +13,7 @@ __all__ = ["completion", "sealing_key"]
 
 PROGRAM = "signalwire-tokens"
 VARIABLE = "_SIGNALWIRE_TOKENS_COMPLETE"
-SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command(cls=Command)
