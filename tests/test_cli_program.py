@@ -114,6 +114,18 @@ async def test_a_command_that_failed_is_run_again_with_the_same_token(teller, to
     assert [line.split()[1] for line in told] == ["exec_failed:", "exec_failed:", "executed:"]
 
 
+async def test_a_command_that_was_not_waited_for_is_run_again(teller, told):
+    """Nobody knows how it went."""
+    command, one = Program("sleep 0.3"), token()
+    running = asyncio.create_task(command.put(one, 10, teller))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert told == []
+    assert await command.put(one, 10, teller)
+    assert len(told) == 1
+
+
 async def test_a_new_token_is_not_kept_waiting_by_a_failure(teller, told):
     """It is another one."""
     command = Program("false")

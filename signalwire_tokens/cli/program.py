@@ -63,6 +63,7 @@ class Program:
             raise click.UsageError("--exec: no command")
         self._limit, self._pause = limit, pause
         self._token: Token | None = None
+        self._is_done = False
         self._failures = 0
         self._again = 0.0
 
@@ -71,13 +72,13 @@ class Program:
         if token is None:
             return False
         loop = asyncio.get_running_loop()
-        if token is self._token and (not self._failures or loop.time() < self._again):
-            return not self._failures
         if token is not self._token:
-            self._token, self._failures = token, 0
+            self._token, self._is_done, self._failures, self._again = token, False, 0, loop.time()
+        if self._is_done or loop.time() < self._again:
+            return self._is_done
         failure = await self.run(token)
         if failure is None:
-            self._failures = 0
+            self._is_done = True
             teller.note("executed", f"{self._words[0]}: token #{token.digest}", digest=token.digest)
             return True
         self._failures += 1
