@@ -200,7 +200,7 @@ async def test_a_renewal_under_way_is_not_lost_when_told_to_stop(emulator, tmp_p
     async with holding_process("--write", path, "--lifetime", "10s", **settings_of(emulator)) as held:
         await held.until("written")
         first = path.read_text()
-        emulator.fail(Delay(1.5))
+        emulator.fail(Delay(0.5))  # which leaves the old token a while
         await eventually(lambda: not emulator._faults, within=30)
         assert await held.stop() == (0, "")
     assert sorted(held.kinds[2:]) == ["closed", "left", "reissued", "written"]

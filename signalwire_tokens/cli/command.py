@@ -100,8 +100,6 @@ class Command(click.Command):
                 super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             code, text = Exit.INTERRUPTED, {"type": "Interrupted", "message": "interrupted"}
-        except click.exceptions.Exit:
-            raise
         except click.UsageError as error:
             if not as_json:
                 raise
