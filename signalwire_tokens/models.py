@@ -12,7 +12,7 @@ import attrs
 
 from .errors import ConfigurationError
 
-__all__ = ["LONGEST_LIFE", "Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair"]
+__all__ = ["LONGEST_LIFE", "Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair", "digest_of"]
 
 T = TypeVar("T")
 LONGEST_LIFE = timedelta(days=3653)
@@ -34,6 +34,11 @@ class Secret(Generic[T]):
         raise TypeError("a secret is neither pickled nor copied, nor is what holds one")
 
 
+def digest_of(text: str) -> str:
+    """Name a text that must not be shown: by the first 8 hex digits of its SHA-256."""
+    return sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
+
+
 @attrs.frozen(kw_only=True, repr=False)
 class Token:
     """A token and what can be known of it. `repr` and `str` never show the value."""
@@ -48,7 +53,7 @@ class Token:
     @property
     def digest(self) -> str:
         """What names the token where its value must not be shown: the first 8 hex digits of its SHA-256."""
-        return sha256(self.value.encode(errors="backslashreplace")).hexdigest()[:8]
+        return digest_of(self.value)
 
     def __repr__(self) -> str:
         until = self.expires_at.isoformat(" ", "seconds")

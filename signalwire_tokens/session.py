@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
 import attrs
@@ -12,7 +11,7 @@ import attrs
 from . import wire
 from .errors import ConfigurationError, InvalidRequest, Problem, Unauthorized
 from .keeper import Asking, Share
-from .models import Secret, Token, TokenPair
+from .models import Secret, Token, TokenPair, digest_of
 from .policy import Present, RefreshPolicy, Reissue
 from .stores import key_of
 
@@ -195,7 +194,7 @@ class SubscriberSession(Asking):
 
 def label_of(reference: str) -> str:
     """Name a subscriber where the reference must not stand."""
-    return f"#{sha256(reference.encode(errors='backslashreplace')).hexdigest()[:8]}"
+    return f"#{digest_of(reference)}"
 
 
 def refuse_swapped(pair: TokenPair) -> None:

@@ -38,7 +38,7 @@ class Naive:
 
     async def keep(self):
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # how often it looks whether to refresh
             await self.get()
 
 

@@ -37,6 +37,7 @@ TWO_HOURS = timedelta(hours=2)
         (Unauthorized("no"), {"credentials": Verdict.WRONG}),
         (NotFound("no"), {"credentials": Verdict.WRONG}),
         (ServerError("no"), {"credentials": Verdict.WRONG}),
+        (None, {"credentials": Verdict.WRONG}),
     ],
     ids=lambda value: type(value).__name__,
 )

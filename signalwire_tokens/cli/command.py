@@ -8,7 +8,7 @@ import traceback
 from contextlib import contextmanager
 from datetime import datetime
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import attrs
@@ -81,16 +81,13 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments."""
-        as_json, rest = "--json" in args, []
+        as_json = "--json" in args
         try:
-            rest = super().parse_args(ctx, args)
+            return super().parse_args(ctx, args)
         except click.UsageError as error:
             if not as_json:
                 raise
-            text = {"type": "UsageError", "message": error.format_message()}
-            say_json({"error": text, "exit_code": int(Exit.MISWRITTEN)}, err=True)
-            ctx.exit(Exit.MISWRITTEN)
-        return rest
+            fail(ctx, Exit.MISWRITTEN, {"type": "UsageError", "message": error.format_message()}, as_json=True)
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command."""
@@ -114,11 +111,16 @@ class Command(click.Command):
                 click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         else:
             return
-        if as_json:
-            say_json({"error": text, "exit_code": int(code)}, err=True)
-        else:
-            click.echo(f"Error: {text['message']}", err=True)
-        ctx.exit(code)
+        fail(ctx, code, text, as_json=as_json)
+
+
+def fail(ctx: click.Context, code: Exit, text: dict[str, Any], *, as_json: bool) -> NoReturn:
+    """End a command, and say why: in a line, or as an object."""
+    if as_json:
+        say_json({"error": text, "exit_code": int(code)}, err=True)
+    else:
+        click.echo(f"Error: {text['message']}", err=True)
+    ctx.exit(code)
 
 
 DEBUG = "signalwire_tokens.debug"

@@ -71,7 +71,7 @@ def remedy_for(error: SignalWireTokenError) -> str:
             return "see what the space's name leads to: something else than the service may have answered"
 
 
-def of_answer(error: SignalWireTokenError) -> list[Finding]:
+def of_answer(error: SignalWireTokenError | None) -> list[Finding]:
     """Judge how a refresh token was refused that is none: to find that out, the service must accept who asks."""
     accepted = Finding("credentials", Verdict.WELL, "the service knows the project id and the API token")
     match error:
@@ -79,6 +79,9 @@ def of_answer(error: SignalWireTokenError) -> list[Finding]:
             return [accepted, Finding("scope", Verdict.WELL, "the API token may renew tokens")]
         case Forbidden():
             return [accepted, of_failure("scope", error)]
+        case None:
+            seen = "a made-up refresh token was accepted"
+            return [Finding("credentials", Verdict.WRONG, seen, "it is not the service that answers")]
         case _:
             return [of_failure("credentials", error)]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from signalwire_tokens.wire.header import open_claims, read_header
+from signalwire_tokens.models import digest_of
+from signalwire_tokens.wire.header import ENCRYPTED, SIGNED, open_claims, read_header
 
 from .command import Command, plain, say_json, written
 from .issuing import ask_service, read_token
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_token", "inspect"]
 
-SIGNED, ENCRYPTED = 3, 5  # the parts that a token has
 LIVES = {
     "SAT": "an access token lives two hours from its issue, unless another end was asked for",
     "Refresh": "a refresh token lives two hours and five minutes from its issue",
@@ -69,7 +68,7 @@ def describe_token(token: Secret[str], now: datetime) -> dict[str, Any]:
         "channel": header.channel,
         "format": form,
         "characters": len(token.value),
-        "digest": sha256(token.value.encode(errors="backslashreplace")).hexdigest()[:8],
+        "digest": digest_of(token.value),
         "issued_at": times["iat"],
         "expires_at": times["exp"],
         "life": life,

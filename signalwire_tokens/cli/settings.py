@@ -20,6 +20,7 @@ from signalwire_tokens.session import TokenFields
 from signalwire_tokens.wire import is_credential
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
 
 __all__ = ["Settings", "credentialed", "duration", "located", "read_credential", "token_fields"]
@@ -71,12 +72,15 @@ class Settings:
         missing = [name for name, is_given in given if not is_given]
         if missing:
             raise ConfigurationError(f"not set: {', '.join(missing)}")
-        context = trusting(self.ca_file) if self.ca_file is not None else None
         try:
-            return TokenClient(space or "", project_id, token.value, ssl=context, retries=retries)
+            return TokenClient(space or "", project_id, token.value, ssl=self.context(), retries=retries)
         except InvalidRequest as error:
             wrong = "; ".join(f"SIGNALWIRE_{str(one.attribute).upper()} {one.message}" for one in error.problems)
         raise ConfigurationError(wrong)
+
+    def context(self) -> ssl.SSLContext | None:
+        """Make what trusts the certificates that are given, if some are."""
+        return None if self.ca_file is None else trusting(self.ca_file)
 
     def api_token(self) -> Secret[Any]:
         """Find the API token. A file's is read again when the service refuses it: it may have been replaced."""

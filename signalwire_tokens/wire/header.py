@@ -8,7 +8,7 @@ from binascii import a2b_base64
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-__all__ = ["YEAR_10000", "Header", "open_claims", "read_header"]
+__all__ = ["ENCRYPTED", "SIGNED", "YEAR_10000", "Header", "open_claims", "read_header"]
 
 YEAR_10000 = 253402300800  # unix seconds beyond which Python has no dates
 SIGNED, ENCRYPTED = 3, 5  # the parts that a token has

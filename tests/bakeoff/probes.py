@@ -146,7 +146,7 @@ async def becomes(holds, within):
     while time.perf_counter() < give_up:
         if holds():
             return True
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # how often it looks
     return False
 
 
