@@ -165,7 +165,7 @@ async def test_a_client_that_is_closed_stops_asking(emulator):
 async def test_a_function_that_hung_once_is_asked_again(emulator):
     """The last who waits for it ends it; and whoever comes then starts anew."""
     answers = iter([asyncio.Event().wait(), asyncio.sleep(0, emulator.api_token)])
-    async with client_with(emulator, lambda: next(answers), timeout=0.1) as client:
+    async with client_with(emulator, lambda: next(answers), timeout=0.5) as client:
         with pytest.raises(TimedOut):
             await client.create_subscriber_token("alice")
         await client.create_subscriber_token("alice")

@@ -78,7 +78,7 @@ async def test_our_own_session_takes_nothing_from_its_surroundings(monkeypatch, 
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     answer = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\nSet-Cookie: leak=1\r\n\r\n", 1)
-    async with listener(answer) as (space, requests), TokenClient(space, retries=0, timeout=2) as client:
+    async with listener(answer) as (space, requests), TokenClient(space, retries=0) as client:
         await client.create_embed_token("c2c_x")
         await client.create_embed_token("c2c_x")
     assert [set(headers) for _, headers, _ in requests] == [OURS, OURS]

@@ -325,7 +325,7 @@ async def test_a_function_that_will_not_end_does_not_stop_the_session(emulator, 
                 await ends.wait()
         return await mint()
 
-    session = DeviceSession(emulator.space, bring, KEY, clock=clock, timeout=0.05)
+    session = DeviceSession(emulator.space, bring, KEY, clock=clock, timeout=0.5)
     starting = asyncio.create_task(session.start())
     while session._failures < 3:
         await clock.advance(1)

@@ -134,8 +134,10 @@ async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, ever
     asyncio.get_running_loop().set_debug(True)
     emulator._service.api_token = API_TOKEN
     room = emulator.add_address("room")
-    async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, retries=0, timeout=0.1) as client:
+    async with emulator.client() as client:
         pair = await client.create_subscriber_token("alice")
+    timeout = 0.5 if fault in ("stall", "hang") else 10
+    async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, retries=0, timeout=timeout) as client:
         secrets = [pair.token.value, pair.refresh_token.value, emulator.click_to_call, basic(emulator)]
         for sent, operation in operations(client, room, pair, emulator.click_to_call):
             made = FAULTS[fault](emulator, sent)
