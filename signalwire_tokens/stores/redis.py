@@ -7,10 +7,10 @@ import logging
 import math
 import re
 import warnings
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import uuid4
 
 try:
@@ -34,7 +34,7 @@ from .sealing import Sealer
 from .watchers import Watchers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from types import TracebackType
 
 __all__ = ["RedisStore"]
@@ -123,7 +123,7 @@ class RedisStore:
             self._bind()
         listening, self._listening, self._loop = self._listening, None, None
         while listening is not None and not listening.done():
-            listening.cancel()  # a connection that is being made may swallow one
+            listening.cancel()  # one may be lost for as long as it takes to hear of something
             await asyncio.wait([listening], timeout=AGAIN)
         await self._redis.aclose()
 
@@ -201,13 +201,26 @@ class RedisStore:
         self._bind()
         name = f"{self._prefix}{{{key}}}:{kind}"
         try:
-            async with asyncio.timeout(self._timeout):
-                return await (command(name) if arguments is None else command(keys=[name], args=arguments.value))
+            with cancellation_kept():
+                async with asyncio.timeout(self._timeout):
+                    return await (command(name) if arguments is None else command(keys=[name], args=arguments.value))
         except TimeoutError:
             reason = f"no answer within {self._timeout:g} s"
         except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
             reason = told(error)
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
+
+
+@contextmanager
+def cancellation_kept() -> Iterator[None]:
+    """Raise a cancellation that the client has lost: Python 3.11's `asyncio.wait_for` does where it has its answer."""
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def time_of(answer: Secret[Any]) -> float | None:
@@ -236,9 +249,11 @@ async def listen(redis: Redis, channel: str, watchers: Watchers) -> None:
     while True:
         try:
             async with redis.pubsub(ignore_subscribe_messages=True) as hearing:
-                await hearing.subscribe(channel)
+                with cancellation_kept():
+                    await hearing.subscribe(channel)
                 while True:
-                    message = await hearing.get_message(timeout=HEARTBEAT)
+                    with cancellation_kept():
+                        message = await hearing.get_message(timeout=HEARTBEAT)
                     pause = LISTEN_AGAIN[0]
                     if message is not None:
                         watchers.call(message["data"].decode(errors="replace"))
