@@ -1,6 +1,7 @@
 """What the doctor makes of what it sees."""
 
-from datetime import timedelta
+import ssl
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,9 +21,11 @@ from signalwire_tokens.cli.findings import (
     Verdict,
     of_answer,
     of_clock,
+    of_connection,
     of_failure,
     of_latency,
     of_life,
+    of_names,
     of_reuse,
 )
 
@@ -126,3 +129,50 @@ def test_what_becomes_of_a_used_refresh_token_is_said(at_once, later, successor,
     finding = of_reuse(at_once=at_once, later=later, successor=successor)
     assert finding.verdict is Verdict.WELL
     assert seen in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "seen"),
+    [
+        (["192.0.2.1", "192.0.2.2"], Verdict.WELL, "acme.example is 192.0.2.1, 192.0.2.2"),
+        ([f"192.0.2.{last}" for last in range(9)], Verdict.WELL, "192.0.2.3"),
+        (OSError(-2, "Name or service not known"), Verdict.WRONG, "no address: Name or service not known"),
+        (TimeoutError(), Verdict.WRONG, "no address: no answer in time"),
+    ],
+)
+def test_a_name_s_addresses(found, verdict, seen):
+    """A few of them are enough."""
+    finding = of_names("acme.example", found)
+    assert finding.verdict is verdict
+    assert finding.seen.endswith(seen)
+
+
+def with_its_own(error, **words):
+    """Say in an error of TLS what OpenSSL says in its."""
+    for name, value in words.items():
+        setattr(error, name, value)
+    return error
+
+
+DISTRUST = with_its_own(ssl.SSLCertVerificationError(1, ""), verify_message="self-signed certificate")
+NO_TLS = with_its_own(ssl.SSLError(1, ""), reason="WRONG_VERSION_NUMBER")
+
+
+@pytest.mark.parametrize(
+    ("made", "verdict", "words"),
+    [
+        (None, Verdict.WELL, "none is needed"),
+        (("TLSv1.3", datetime(2027, 1, 2, tzinfo=UTC)), Verdict.WELL, "TLSv1.3, certificate good until 2027-01-02"),
+        (DISTRUST, Verdict.WRONG, "not trusted: self-signed certificate"),
+        (NO_TLS, Verdict.WRONG, "no TLS is spoken there: WRONG_VERSION_NUMBER"),
+        (ConnectionRefusedError(111, "Connection refused"), Verdict.WRONG, "no connection: Connection refused"),
+        (OSError(), Verdict.WRONG, "no connection: OSError"),
+        (TimeoutError(), Verdict.WRONG, "no connection: no answer in time"),
+    ],
+)
+def test_a_connection(made, verdict, words):
+    """What is wrong with it has a remedy."""
+    finding = of_connection(made)
+    assert finding.verdict is verdict
+    assert words in finding.seen
+    assert (finding.remedy is None) is (verdict is Verdict.WELL)

@@ -17,7 +17,18 @@ from yarl import URL
 from signalwire_tokens.errors import ApiError, NotFound, SignalWireTokenError, Unauthorized, ValidationFailed
 
 from .command import Command, say_json, written
-from .findings import Finding, Verdict, of_answer, of_clock, of_failure, of_latency, of_life, of_reuse
+from .findings import (
+    Finding,
+    Verdict,
+    of_answer,
+    of_clock,
+    of_connection,
+    of_failure,
+    of_latency,
+    of_life,
+    of_names,
+    of_reuse,
+)
 from .settings import Settings, credentialed
 
 if TYPE_CHECKING:
@@ -130,10 +141,8 @@ async def look_up(place: URL, _: Settings) -> Finding:
         async with asyncio.timeout(LIMIT):
             found = await asyncio.get_running_loop().getaddrinfo(host, place.port)
     except (OSError, TimeoutError) as error:
-        seen = f"{host} has no address: {reason_of(error)}"
-        return Finding("dns", Verdict.WRONG, seen, "see whether the space is spelled rightly, and names resolve here")
-    addresses = sorted({str(one[4][0]) for one in found})
-    return Finding("dns", Verdict.WELL, f"{host} is {', '.join(addresses[:4])}")
+        return of_names(host, error)
+    return of_names(host, sorted({str(one[4][0]) for one in found}))
 
 
 async def shake_hands(place: URL, settings: Settings, *, limit: float = LIMIT) -> Finding:
@@ -144,27 +153,14 @@ async def shake_hands(place: URL, settings: Settings, *, limit: float = LIMIT) -
     try:
         async with asyncio.timeout(limit):
             _, writer = await asyncio.open_connection(place.host, place.port, ssl=context)
-    except ssl.SSLCertVerificationError as error:
-        remedy = "trust its authority with SIGNALWIRE_REST_CA_FILE, if it is yours; see whether the clock is right"
-        return Finding("tls", Verdict.WRONG, f"its certificate is not trusted: {error.verify_message}", remedy)
-    except ssl.SSLError as error:
-        return Finding("tls", Verdict.WRONG, f"no TLS is spoken there: {error.reason}", "see what the name leads to")
-    except (OSError, TimeoutError) as error:
-        remedy = "see whether a firewall stands between, or a proxy is called for"
-        return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(error)}", remedy)
+    except (OSError, TimeoutError) as error:  # TLS's own among them
+        return of_connection(error)
     session = writer.get_extra_info("ssl_object")
     writer.transport.abort()
     if session is None:
-        return Finding("tls", Verdict.WELL, "none is needed on this machine")
+        return of_connection(None)
     until = datetime.fromtimestamp(ssl.cert_time_to_seconds(session.getpeercert()["notAfter"]), UTC)
-    return Finding("tls", Verdict.WELL, f"{session.version()}, certificate good until {until:%Y-%m-%d}")
-
-
-def reason_of(error: Exception) -> str:
-    """Say in few words why a connection failed."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    return of_connection((session.version(), until))
 
 
 async def knock(client: TokenClient) -> SignalWireTokenError | None:

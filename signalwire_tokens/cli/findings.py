@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from enum import Enum
 from statistics import median
 from typing import TYPE_CHECKING
@@ -24,9 +25,21 @@ from .command import plain
 from .telling import span
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
 
-__all__ = ["Finding", "Verdict", "of_answer", "of_clock", "of_failure", "of_latency", "of_life", "of_reuse"]
+__all__ = [
+    "Finding",
+    "Verdict",
+    "of_answer",
+    "of_clock",
+    "of_connection",
+    "of_failure",
+    "of_latency",
+    "of_life",
+    "of_names",
+    "of_reuse",
+]
 
 RIGHT, ODD = 5.0, 60.0  # seconds that a clock may be off: unnoticed; with no harm but to short lifetimes
 SLOW = 2.0  # seconds that an answer may take before that is worth a word
@@ -69,6 +82,38 @@ def remedy_for(error: SignalWireTokenError) -> str:
             return "the service is at fault, or the way to it: try again later"
         case _:
             return "see what the space's name leads to: something else than the service may have answered"
+
+
+def of_names(host: str, found: Sequence[str] | Exception) -> Finding:
+    """Judge what the space's name leads to."""
+    if isinstance(found, Exception):
+        seen = f"{host} has no address: {reason_of(found)}"
+        return Finding("dns", Verdict.WRONG, seen, "see whether the space is spelled rightly, and names resolve here")
+    return Finding("dns", Verdict.WELL, f"{host} is {', '.join(found[:4])}")
+
+
+def of_connection(made: tuple[str, datetime] | Exception | None) -> Finding:
+    """Judge how a connection was made: TLS's version and the end of the certificate, or nothing where it has none."""
+    match made:
+        case ssl.SSLCertVerificationError():
+            remedy = "trust its authority with SIGNALWIRE_REST_CA_FILE, if it is yours; see whether the clock is right"
+            return Finding("tls", Verdict.WRONG, f"its certificate is not trusted: {made.verify_message}", remedy)
+        case ssl.SSLError():
+            return Finding("tls", Verdict.WRONG, f"no TLS is spoken there: {made.reason}", "see what the name leads to")
+        case Exception():
+            remedy = "see whether a firewall stands between, or a proxy is called for"
+            return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(made)}", remedy)
+        case None:
+            return Finding("tls", Verdict.WELL, "none is needed on this machine")
+        case version, until:
+            return Finding("tls", Verdict.WELL, f"{version}, certificate good until {until:%Y-%m-%d}")
+
+
+def reason_of(error: Exception) -> str:
+    """Say in few words why a connection failed."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
 
 
 def of_answer(error: SignalWireTokenError | None) -> list[Finding]:

@@ -122,7 +122,7 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
 
 REFUSALS: Mapping[int, tuple[type[ApiError], str]] = {
     401: (Unauthorized, "the credentials were not accepted (401)"),
-    403: (Forbidden, "this is not allowed with these credentials (403)"),
+    403: (Forbidden, "{} does not allow this (403)"),
     404: (NotFound, "not found (404); is this the right address?"),
     422: (ValidationFailed, "{} refused the request (422)"),
     429: (RateLimited, "too many requests (429)"),
