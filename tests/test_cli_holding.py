@@ -381,6 +381,10 @@ async def test_a_service_that_is_away_at_the_start_is_waited_for(tmp_path):
         emulator.fail(Status(503), times=None)
         async with holding_process("--write", path, **settings_of(emulator)) as held:
             waiting = await held.until("waiting")
+            assert "503" in waiting["error"]
+            assert "retry_after" not in waiting  # the session tries by itself, for a while
+            waiting = await held.until("waiting")
+            assert "503" in waiting["error"]
             assert waiting["retry_after"] > 0
             emulator.heal()
             await held.until("written")

@@ -100,6 +100,9 @@ def of_connection(made: tuple[str, datetime] | Exception | None) -> Finding:
             return Finding("tls", Verdict.WRONG, f"its certificate is not trusted: {made.verify_message}", remedy)
         case ssl.SSLError():
             return Finding("tls", Verdict.WRONG, f"no TLS is spoken there: {made.reason}", "see what the name leads to")
+        case ConnectionRefusedError():
+            remedy = "nothing listens there: see whether the space's address and its port are right"
+            return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(made)}", remedy)
         case Exception():
             remedy = "see whether a firewall stands between, or a proxy is called for"
             return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(made)}", remedy)

@@ -20,7 +20,7 @@ from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import RefreshPolicy
 from signalwire_tokens.session import SubscriberSession
 
-from .command import Command, written
+from .command import Command, plain, written
 from .feeding import Feed, greet
 from .program import Program
 from .screen import Screen
@@ -40,6 +40,7 @@ __all__ = ["hold"]
 
 STDOUT = 1
 FRAME = 0.25  # seconds
+SOON = 2.0  # seconds after which it is worth a word that a session is not open yet
 AGAIN = 5.0  # seconds before a session that could not be opened is opened again, where nobody says
 SHORTEST = timedelta(seconds=5)  # of a life, in which renewals still have their time
 
@@ -171,9 +172,14 @@ def policy_for(lifetime: timedelta | None) -> RefreshPolicy:
 
 async def begin(make: Callable[[], SubscriberSession], teller: Teller, stop: asyncio.Event) -> SubscriberSession | None:
     """Open a session, again and again while the service cannot be reached; None where told to stop before."""
+    told = None
     while not stop.is_set():
-        starting, stopping = asyncio.create_task(make().start()), asyncio.create_task(stop.wait())
+        session = make()
+        starting, stopping = asyncio.create_task(session.start()), asyncio.create_task(stop.wait())
         try:
+            await asyncio.wait([starting, stopping], timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
+            if told is None and not starting.done() and (told := session.last_error) is not None:
+                say_why(teller, told)
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(starting, stopping)
@@ -183,9 +189,17 @@ async def begin(make: Callable[[], SubscriberSession], teller: Teller, stop: asy
         if not isinstance(error, TokenUnavailable):
             return starting.result()
         pause = error.retry_after or AGAIN
-        teller.note("waiting", f"trying again in {pause:.0f} s", retry_after=round(pause, 1))
+        say_why(teller, session.last_error, pause)
         await wait_for(stop, pause)
     return None
+
+
+def say_why(teller: Teller, error: Exception | None, pause: float | None = None) -> None:
+    """Tell why there is no session yet, and when another is tried."""
+    reason = None if error is None else plain(str(error))
+    again = "" if pause is None else f"trying again in {pause:.0f} s"
+    facts = {"retry_after": None if pause is None else round(pause, 1), "error": reason}
+    teller.note("waiting", "; ".join(filter(None, [reason, again])), **facts)
 
 
 async def serve(session: SubscriberSession, feeds: list[Feed], stop: asyncio.Event, screen: Screen) -> None:
