@@ -166,6 +166,7 @@ NO_TLS = with_its_own(ssl.SSLError(1, ""), reason="WRONG_VERSION_NUMBER")
         (DISTRUST, Verdict.WRONG, "not trusted: self-signed certificate"),
         (NO_TLS, Verdict.WRONG, "no TLS is spoken there: WRONG_VERSION_NUMBER"),
         (ConnectionRefusedError(111, "Connection refused"), Verdict.WRONG, "no connection: Connection refused"),
+        (OSError("Multiple exceptions: a, b"), Verdict.WRONG, "no connection: Multiple exceptions: a, b"),
         (OSError(), Verdict.WRONG, "no connection: OSError"),
         (TimeoutError(), Verdict.WRONG, "no connection: no answer in time"),
     ],

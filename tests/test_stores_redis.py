@@ -21,7 +21,7 @@ from servers import Proxy, RedisServer, eventually, free_port, nonsense
 from signalwire_tokens import ConfigurationError, StoreError
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, key_of, new_sealing_key
-from signalwire_tokens.stores.redis import MOST_CONNECTIONS, RedisStore
+from signalwire_tokens.stores.redis import MOST_CONNECTIONS, RedisStore, cancellation_kept
 from signalwire_tokens.testing import StoreConformance
 
 pytestmark = pytest.mark.redis
@@ -142,9 +142,9 @@ class TestRedisStoreInPlaintext(StoreConformance):
 
 @pytest.mark.parametrize("how", [{"keys": KEY}, {"plaintext": True}], ids=["sealed", "plaintext"])
 async def test_where_nobody_listens_every_operation_says_so(key, how):
-    """At once, and without showing what was to be saved."""
+    """Without a wait for the store's timeout, and without showing what was to be saved."""
     async with RedisStore(f"redis://:{MARK}@127.0.0.1:{free_port()}/0", **how) as store:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(5):
             errors = await failures(store, key)
         assert errors.keys() == ALL
         assert all("connect" in str(error).lower() for error in errors.values())
@@ -579,6 +579,25 @@ async def test_no_call_loses_a_cancellation(store, key):
         await asyncio.wait([call])
         assert call.cancelled() is not done
     assert steps > 3
+
+
+@pytest.mark.parametrize("error", [None, OSError("the connection broke")], ids=repr)
+async def test_a_cancellation_is_kept_whatever_comes_instead(error):
+    """An answer, or a failure."""
+
+    async def lose_it():
+        with cancellation_kept():
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+
+    call = asyncio.create_task(lose_it())
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
 
 
 async def test_a_closed_store_may_be_used_again(redis_server, prefix, key):

@@ -100,11 +100,8 @@ def of_connection(made: tuple[str, datetime] | Exception | None) -> Finding:
             return Finding("tls", Verdict.WRONG, f"its certificate is not trusted: {made.verify_message}", remedy)
         case ssl.SSLError():
             return Finding("tls", Verdict.WRONG, f"no TLS is spoken there: {made.reason}", "see what the name leads to")
-        case ConnectionRefusedError():
-            remedy = "nothing listens there: see whether the space's address and its port are right"
-            return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(made)}", remedy)
         case Exception():
-            remedy = "see whether a firewall stands between, or a proxy is called for"
+            remedy = "see whether address and port are right, a firewall stands between, or a proxy is called for"
             return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(made)}", remedy)
         case None:
             return Finding("tls", Verdict.WELL, "none is needed on this machine")
@@ -116,7 +113,8 @@ def reason_of(error: Exception) -> str:
     """Say in few words why a connection failed."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    words = (isinstance(error, OSError) and error.strerror) or str(error)  # of several at once, the words alone
+    return plain(words) or type(error).__name__
 
 
 def of_answer(error: SignalWireTokenError | None) -> list[Finding]:

@@ -177,10 +177,11 @@ async def begin(make: Callable[[], SubscriberSession], teller: Teller, stop: asy
         session = make()
         starting, stopping = asyncio.create_task(session.start()), asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([starting, stopping], timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
-            if told is None and not starting.done() and (told := session.last_error) is not None:
-                say_why(teller, told)
-            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            while not (starting.done() or stopping.done()):
+                if told is None and session.last_error is not None:
+                    told = session.last_error
+                    say_why(teller, told)
+                await asyncio.wait([starting, stopping], timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(starting, stopping)
         if starting.cancelled():
@@ -189,7 +190,8 @@ async def begin(make: Callable[[], SubscriberSession], teller: Teller, stop: asy
         if not isinstance(error, TokenUnavailable):
             return starting.result()
         pause = error.retry_after or AGAIN
-        say_why(teller, session.last_error, pause)
+        told = session.last_error
+        say_why(teller, told, pause)
         await wait_for(stop, pause)
     return None
 

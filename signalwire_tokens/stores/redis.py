@@ -218,9 +218,11 @@ def cancellation_kept() -> Iterator[None]:
     before = task.cancelling()
     try:
         yield
-    finally:
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
+    except Exception:
+        if task.cancelling() == before:
+            raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def time_of(answer: Secret[Any]) -> float | None:
