@@ -105,7 +105,8 @@ def of_connection(made: tuple[str, datetime] | Exception | None) -> Finding:
             return Finding("tls", Verdict.WRONG, f"no connection: {reason_of(made)}", remedy)
         case None:
             return Finding("tls", Verdict.WELL, "none is needed on this machine")
-        case version, until:
+        case _:
+            version, until = made
             return Finding("tls", Verdict.WELL, f"{version}, certificate good until {until:%Y-%m-%d}")
 
 
