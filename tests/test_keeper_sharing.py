@@ -685,6 +685,24 @@ async def test_who_is_renewing_or_closed_does_not_look(share, store, clock):
     assert store._watchers._callbacks == {}
 
 
+async def test_a_session_that_is_closed_has_done_with_the_store(share, store):
+    """It may be closed next, and must not be in use any more, however long a call takes to end."""
+    ended = []
+
+    async def end_slowly():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("load")
+
+    async with share() as session:
+        store.moods["load"] = end_slowly
+        session._heard()
+        await settle()
+    assert ended == ["load"]
+
+
 async def test_a_look_that_comes_back_during_a_renewal_changes_nothing(share, store, clock):
     """The renewal has the last word."""
     async with share(None, answered := asyncio.Event(), None) as session:

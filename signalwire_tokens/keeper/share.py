@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.stores import Reading, Record, TokenStore
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
     from signalwire_tokens.models import TokenPair
@@ -54,6 +54,12 @@ class Share:
                 task.cancel()
         with logged("a store failed to forget a session"):
             unwatch()
+
+    async def stopped(self, limit: float) -> None:
+        """Wait until what was stopped has ended, and no longer than so."""
+        tasks = [task for task in (self.looking, self.saving) if task is not None and not task.done()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=limit)
 
 
 class Sight:

@@ -290,10 +290,14 @@ class Sharing(Renewing):
             self._share.stop()
 
     async def _end_sharing(self) -> None:
-        """Save what was not saved yet, in one last attempt."""
+        """Let go of the store, which may be closed next; save what was not saved yet, in one last attempt."""
         share = self._share
-        if share is not None and not is_over(share.saving):
-            share.stop()
+        if share is None:
+            return
+        is_unsaved = not is_over(share.saving)
+        share.stop()
+        await share.stopped(self._policy.store_limit(self._life))
+        if is_unsaved:
             try:
                 await self._reconcile(share)
             except StoreError as error:
