@@ -7,6 +7,7 @@ from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import Rotation
 
 
+@pytest.mark.timeout(300)  # it computes all the time, and longer while that is measured
 @pytest.mark.parametrize("mode", [mode.value for mode in Rotation])
 def test_sessions_keep_their_promise(mode, capsys):
     """Through outages, throttling, lost and slow answers, suspends and jumps of the wall clock, in each mode."""
