@@ -693,7 +693,7 @@ async def test_a_session_that_is_closed_has_done_with_the_store(share, store):
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)
+            await settle()
             ended.append("load")
 
     async with share() as session:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.redis
 KEY = new_sealing_key()
 NUMBERS = itertools.count(1)
 MARK = "hush"  # in everything that must not be shown
-LIMIT, SLACK = 0.5, 2.0  # seconds that a store gets where it is to give up, and that a machine may take on top
+LIMIT, SLACK = 1.0, 0.9  # seconds that a store gets where it is to give up, and on top: less than for a second try
 LIFE, WINDOW = 7200.0, 300.0
 ALL = {"load", "save", "delete", "lease"}
 

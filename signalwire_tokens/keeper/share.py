@@ -57,7 +57,7 @@ class Share:
 
     async def stopped(self, limit: float) -> None:
         """Wait until what was stopped has ended, and no longer than so."""
-        tasks = [task for task in (self.looking, self.saving) if task is not None and not task.done()]
+        tasks = [task for task in (self.looking, self.saving) if task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=limit)
 

@@ -218,7 +218,7 @@ def cancellation_kept() -> Iterator[None]:
     before = task.cancelling()
     try:
         yield
-    except Exception:
+    except Exception:  # whatever came of what went on
         if task.cancelling() == before:
             raise
     if task.cancelling() > before:
