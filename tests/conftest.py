@@ -1,18 +1,22 @@
-"""What every test stands on: nothing may leak, and aioresponses works with the newest aiohttp."""
+"""What all tests share: which of them run, the check for leaks, and the fixtures."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import inspect
 import os
 import ssl
+from pathlib import Path
 
 import aiohttp
 import pytest
 import trustme
-from commands import served
-from servers import RedisServer
+
+from support.cli_runner import served
+from support.leak_check import check_for_leaks, freeze_what_is_loaded, leak_check
+from support.processes import reserve_port
+from support.redis_server import RedisServer
+
+__all__ = ["leak_check"]
 
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
@@ -27,34 +31,45 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
 
     aioresponses.core.ClientResponse = Response
 
-
+SYSTEM = Path(__file__).parent / "system"
 FOREIGN = ("CLICOLOR_FORCE", "FORCE_COLOR", "NOTIFY_SOCKET")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run tests/system and the slow tests too")
+
+
+def is_named(path, config):
+    """Return whether the command line names this file, or a test in it."""
+    named = (Path(config.invocation_params.dir, str(argument).partition("::")[0]) for argument in config.args)
+    return any(one.resolve() == path for one in named)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave tests/system out, with the packages that only it needs, unless it is asked for."""
+    if SYSTEM in collection_path.parents and not config.option.all and not is_named(collection_path, config):
+        return True
+    return None
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave what needs a real space to whoever asks for it: `pytest -m live`."""
-    if "live" not in config.option.markexpr:
-        away = [item for item in items if item.get_closest_marker("live")]
-        config.hook.pytest_deselected(items=away)
-        items[:] = [item for item in items if not item.get_closest_marker("live")]
+    """Leave out what is slow or needs a real space, unless it is asked for."""
+    left_out = [item for item in items if is_left_out(item, config)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    check_for_leaks(items)
 
 
-@pytest.fixture(autouse=True)
-async def leaks(request):
-    """Fail a test that leaves a task, a connection or an unread failure behind."""
-    loop = asyncio.get_running_loop()
-    lost = []
-    loop.set_exception_handler(lambda _, context: lost.append(context))
-    yield
-    if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
-        return
-    await asyncio.sleep(0)
-    gc.collect()  # whatever is dropped unclosed warns now, and a warning is an error
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    sockets = [key for key in loop._selector.get_map().values() if key.fd != loop._ssock.fileno()]
-    assert not tasks, f"tasks were left behind: {tasks}"
-    assert not sockets, f"connections were left open: {sockets}"
-    assert not lost, f"the event loop was left with failures: {lost}"
+def is_left_out(item, config):
+    if item.get_closest_marker("live"):
+        return "live" not in config.option.markexpr
+    slow = item.get_closest_marker("slow") and "slow" not in config.option.markexpr
+    return slow and not config.option.all and not is_named(item.path, config)
+
+
+def pytest_collection_finish():
+    freeze_what_is_loaded()
 
 
 @pytest.fixture
@@ -75,7 +90,7 @@ async def client(emulator):
 
 @pytest.fixture
 def plain_environment(monkeypatch):
-    """Forget whatever stands in the developer's own."""
+    """Remove the developer's own settings."""
     for name in os.environ:
         if name.startswith(("SIGNALWIRE_", "TOKEN_SEALING_KEY")) or name in FOREIGN:
             monkeypatch.delenv(name)
@@ -83,21 +98,28 @@ def plain_environment(monkeypatch):
 
 @pytest.fixture
 def service(plain_environment):
-    """Run an emulator for commands that run in the test's process."""
+    """Run an emulator on another thread, for commands that run in the test's process."""
     with served() as emulator:
         yield emulator
 
 
+@pytest.fixture
+def reserved_port():
+    """Yield a port on which nothing listens, unless the test starts a server there."""
+    with reserve_port() as port:
+        yield port
+
+
 @pytest.fixture(scope="session")
 def redis_server():
-    """Run a server for the whole of the tests; each of them uses a prefix of its own."""
+    """Run one server for all tests; each of them uses a prefix of its own."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def tls():
-    """Make a certificate for this machine: a server's context, and one of a client that trusts it."""
+    """Make a certificate for this machine: the server's context, and that of a client that trusts it."""
     authority, server = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(server)
     trusting = ssl.create_default_context()

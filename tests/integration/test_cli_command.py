@@ -1,0 +1,239 @@
+"""What all commands have in common."""
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from uuid import UUID
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from signalwire_tokens import (
+    ApiError,
+    ConfigurationError,
+    ConnectionFailed,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    ServerError,
+    SessionExpired,
+    StoreError,
+    TimedOut,
+    TokenUnavailable,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+)
+from signalwire_tokens.cli import cli
+from signalwire_tokens.cli.command import Command, Exit, exit_of, say_json
+from signalwire_tokens.emulator import Status
+from support.cli_runner import run, run_apart, settings_of
+from support.paths import ROOT
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+PAGE = (ROOT / "docs/reference/command-line.md").read_text()
+
+
+def fail_with(error, *arguments):
+    """Run a command that fails so."""
+
+    @click.command(cls=Command)
+    def broken(**_):
+        raise error
+
+    return CliRunner().invoke(broken, arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (ConfigurationError, 3),
+        (Unauthorized, 4),
+        (Forbidden, 4),
+        (NotFound, 4),
+        (ValidationFailed, 5),
+        (InvalidRequest, 5),
+        (ApiError, 5),
+        (RateLimited, 6),
+        (ServerError, 6),
+        (ConnectionFailed, 6),
+        (TimedOut, 6),
+        (TokenUnavailable, 6),
+        (SessionExpired, 7),
+        (UnexpectedResponse, 1),
+        (StoreError, 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_an_exit_code_says_who_can_mend_it(kind, code):
+    """And whether to try again."""
+    error = kind("it went wrong")
+    assert exit_of(error) == code
+    result = fail_with(error)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", "Error: it went wrong\n")
+
+
+def test_every_exit_code_is_documented():
+    """Each in a line of its own, and no others."""
+    written = re.findall(r"^\| ([0-9]+) \|", PAGE, re.MULTILINE)
+    assert [int(one) for one in written] == [*Exit]
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_speaks_json_and_is_documented(name):
+    """As it says of itself."""
+    text = run(name, "--help").output
+    assert "--json" in text
+    assert "--debug" in text
+    assert re.search(rf"^`signalwire-tokens {name}\b", PAGE, re.MULTILINE)
+    documented = PAGE.partition(f"`signalwire-tokens {name}")[2].partition("\n`signalwire-tokens ")[0]
+    for option in cli.commands[name].params:
+        for written in option.opts if option.param_type_name == "option" and "--help" not in option.opts else ():
+            assert f"`{written}" in PAGE if written in COMMON else written in documented, written
+
+
+COMMON = {
+    "--json",
+    "--debug",
+    "--space",
+    "--project-id",
+    "--api-token-file",
+    "--ca-file",
+    *(f"--{name}" for name in ("application-id", "first-name", "last-name", "display-name", "job-title", "time-zone")),
+    *(f"--{name}" for name in ("country", "region", "company-name", "fingerprint", "scope")),
+}
+
+
+def test_an_error_is_one_line_whatever_it_says():
+    """For logs, and for whoever reads them."""
+    assert fail_with(ConnectionFailed("one\n  two\x1b[31m")).stderr == "Error: one two [31m\n"
+
+
+def test_an_error_in_json_is_its_facts(service):
+    """On standard error, beside the exit code."""
+    service.fail(Status(429, retry_after=3), times=None)
+    result = run("guest", "00000000-0000-4000-8000-000000000000", "--json", **settings_of(service))
+    told = json.loads(result.stderr)
+    assert result.stdout == ""
+    assert told["exit_code"] == result.exit_code == 6
+    assert told["error"]["type"] == "RateLimited"
+    assert told["error"]["status"] == 429
+    assert told["error"]["retry_after"] == 3
+    assert told["error"]["operation"] == "create_guest_token"
+
+
+def test_other_failures_in_json_have_the_same_form():
+    """Whatever has gone wrong."""
+    told = json.loads(fail_with(click.ClickException("no"), "--json").stderr)
+    assert told == {"error": {"type": "Failed", "message": "no"}, "exit_code": 1}
+
+
+def test_a_file_that_is_at_fault_is_named():
+    """As the system says it."""
+    assert fail_with(FileNotFoundError(2, "No such file or directory", "here")).stderr == (
+        "Error: here: No such file or directory\n"
+    )
+    assert fail_with(OSError(28, "No space left on device")).stderr == "Error: No space left on device\n"
+
+
+def test_what_should_not_have_happened_says_nothing_of_itself():
+    """It might quote anything."""
+    result = fail_with(KeyError("hush"))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: KeyError, which should not have happened: --debug shows where\n",
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_an_interrupted_command_says_so(error):
+    """By the code that shells know."""
+    result = fail_with(error)
+    assert (result.exit_code, result.stderr) == (130, "Error: interrupted\n")
+
+
+def test_debug_shows_the_chain_and_the_log_without_a_secret(service):
+    """In a process of its own, as users have it."""
+    for fault in (None, Status(500)):
+        if fault:
+            service.fail(fault, times=None)
+        settings = settings_of(service, SIGNALWIRE_API_TOKEN="PThush")
+        result = run_apart("subscriber", "alice", "--debug", **settings)
+        assert result.returncode == (6 if fault else 4)
+        assert "Traceback" in result.stderr
+        assert "signalwire_tokens.client: create_subscriber_token: answered" in result.stderr
+        assert "hush" not in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("Error: create_subscriber_token: ")
+
+
+def test_the_log_is_left_as_it_was(service):
+    """For whoever runs a command in a process that goes on."""
+    logger = logging.getLogger("signalwire_tokens")
+    before = (logger.level, [*logger.handlers])
+    assert run("subscriber", "alice", "--debug", **settings_of(service)).exit_code == 0
+    assert (logger.level, logger.handlers) == before
+
+
+def test_values_are_written_as_json_has_them(capsys):
+    """Times with their zone, ids as text; anything else is a mistake."""
+    say_json({"at": datetime(2026, 11, 22, 3, 4, 5, 6, UTC), "id": UUID(int=1)})
+    assert json.loads(capsys.readouterr().out) == {
+        "at": "2026-11-22T03:04:05Z",
+        "id": "00000000-0000-0000-0000-000000000001",
+    }
+    with pytest.raises(TypeError, match="set has no form"):
+        say_json(set())
+
+
+def test_a_reader_that_has_gone_is_told_nothing():
+    """There is nobody to tell."""
+    result = fail_with(BrokenPipeError(32, "Broken pipe"))
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_a_command_that_was_miswritten_says_so_in_json_too():
+    """Before it has run."""
+    for arguments in (["guest", "--json"], ["hold", "--json", "alice", "--lifetime", "soon"]):
+        result = run(*arguments)
+        told = json.loads(result.stderr)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert (told["exit_code"], told["error"]["type"]) == (2, "UsageError")
+
+
+def test_a_command_that_was_miswritten_says_how_it_goes():
+    """With the code that is the same everywhere."""
+    result = run("subscriber")
+    assert result.exit_code == 2
+    assert "Missing argument 'REFERENCE'" in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_each_shell(shell):
+    """Which asks this very command."""
+    script = run("completion", shell).output
+    assert "_SIGNALWIRE_TOKENS_COMPLETE" in script
+    assert json.loads(run("completion", shell, "--json").output) == {"shell": shell, "script": script[:-1]}
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("ho", "hold"), ("hold --wr", "--write")])
+def test_completion_completes(typed, offered):
+    """Commands, and their options."""
+    words = f"signalwire-tokens {typed}"
+    settings = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+        "_SIGNALWIRE_TOKENS_COMPLETE": "bash_complete",
+    }
+    result = run_apart(**settings)
+    assert offered in result.stdout
+    assert result.returncode == 0
+
+
+def test_a_sealing_key_is_one_that_stores_take():
+    """Another each time."""
+    first, second = run("sealing-key").output, json.loads(run("sealing-key", "--json").output)["key"]
+    assert first.strip() != second
+    assert len(first.strip()) == len(second) == 44

@@ -1,0 +1,133 @@
+"""What can be known of a token, and what cannot."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import jwt
+import pytest
+
+from signalwire_tokens import SatClaims, SubscriberInfo
+from signalwire_tokens.cli.inspecting import describe_token, tell_info
+from signalwire_tokens.models import Secret
+from support.cli_runner import Terminal, run, run_apart, settings_of
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
+KEY = "a key of the thirty-two characters that it needs"
+
+
+def signed(**claims):
+    return jwt.encode(claims, KEY, headers={"typ": "SAT"})
+
+
+def issue_pair(service):
+    return json.loads(run("subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout)
+
+
+@pytest.mark.parametrize("way", [run, run_apart])
+def test_an_encrypted_token_tells_its_kind_and_not_its_end(service, way):
+    """And why: nothing is sent, and no space is needed."""
+    pair, requests = issue_pair(service), len(service.journal)
+    text = way("inspect", stdin=pair["token"]).stdout
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert lines["kind"] == "SAT"
+    assert lines["channel"] == "puc.signalwire.com"
+    assert lines["format"] == "encrypted, five parts (JWE)"
+    assert lines["characters"] == str(len(pair["token"]))
+    assert lines["expires_at"] == "unknown"
+    assert lines["life"].startswith(
+        "only the service can read it, for it is encrypted; an access token lives two hours"
+    )
+    assert pair["token"] not in text
+    assert len(service.journal) == requests
+
+
+def test_a_refresh_token_is_told_apart(service):
+    """By its header, as far as that is to be trusted."""
+    told = json.loads(run("inspect", "--json", stdin=issue_pair(service)["refresh_token"]).stdout)
+    assert told["kind"] == "Refresh"
+    assert "two hours and five minutes" in told["life"]
+
+
+@pytest.mark.parametrize(
+    ("token", "form", "life"),
+    [
+        (signed(exp=NOW.timestamp() + 90), "signed", "it ends in 90.0 s, as it says of itself, unverified"),
+        (signed(exp=NOW.timestamp() - 7200), "signed", "it ended 2 h 00 min ago, as it says of itself, unverified"),
+        (signed(iat=NOW.timestamp()), "signed", "it names no end"),
+        ("c2c_0123456789abcdef", "the public click-to-call token", "as long as its setting stands"),
+        ("rubbish", "none that the service's tokens have", "unknown"),
+        ("a.b.c", "none that the service's tokens have", "unknown"),
+        ("a.b.c.d.e", "none that the service's tokens have", "unknown"),
+        ("\udcff", "none that the service's tokens have", "unknown"),
+    ],
+)
+def test_what_a_form_tells_of_a_life(token, form, life):
+    """A signed token says its end, which nobody has verified; others say nothing."""
+    told = describe_token(Secret(token), NOW)
+    assert told["format"].startswith(form)
+    assert told["life"] == life
+    assert (told["expires_at"] is None) == ("it end" not in life)
+
+
+def test_the_service_is_asked_where_that_is_wanted(service):
+    """Whose the token is, when it ends, and what can be reached."""
+    pair = issue_pair(service)
+    given = json.dumps(pair)
+    told = json.loads(run("inspect", "--ask", "--json", stdin=given, SIGNALWIRE_SPACE=service.space).stdout)
+    assert told["subscriber"]["email"] == "alice@example.com"
+    assert datetime.fromisoformat(told["expires_at"]) - datetime.now(UTC) > timedelta(minutes=119)
+    (address,) = told["addresses"]
+    text = run("inspect", "--ask", stdin=given, SIGNALWIRE_SPACE=service.space).stdout
+    assert f"addresses    {address['id']}  alice-example-com  subscriber\n" in text
+    assert service.journal[-1].auth == "Bearer"
+
+
+def test_a_dead_token_is_refused_by_the_service(service):
+    """In one line, with the exit code for credentials."""
+    pair = issue_pair(service)
+    service.advance(7201)
+    result = run("inspect", "--ask", stdin=pair["token"], SIGNALWIRE_SPACE=service.space)
+    assert result.exit_code == 4
+    assert result.stderr.startswith("Error: subscriber_info: ")
+
+
+def test_a_refresh_token_cannot_be_asked_about(service):
+    """To present it is to use it up."""
+    pair, requests = issue_pair(service), len(service.journal)
+    result = run("inspect", "--ask", stdin=pair["refresh_token"], SIGNALWIRE_SPACE=service.space)
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: the service cannot be asked about a refresh token without using it up\n",
+    )
+    assert len(service.journal) == requests
+
+
+def test_a_service_that_says_nothing_of_claims_leaves_the_end_unknown():
+    """Fields may be missing from its answer."""
+    assert tell_info(SubscriberInfo(id=UUID(int=1))) == {"subscriber": {"id": UUID(int=1)}, "addresses": []}
+    claims = SatClaims(scope=("sat:refresh",))
+    assert "expires_at" not in tell_info(SubscriberInfo(id=UUID(int=1), sat_claims=claims))
+
+
+def test_what_people_call_themselves_forges_no_line(service):
+    """A name may hold anything."""
+    name = "Alice\nkind         Refresh\x1b[31m"
+    token = run("subscriber", "alice@example.com", "--display-name", name, **settings_of(service)).stdout
+    result = run("inspect", "--ask", stdin=token, SIGNALWIRE_SPACE=service.space)
+    assert result.stdout.count("\nkind") == 0
+    assert "\x1b" not in result.stdout
+    assert "Alice kind Refresh [31m" in result.stdout
+
+
+def test_on_a_terminal_the_token_is_asked_for_and_not_shown(service):
+    """It may be pasted."""
+    pair = issue_pair(service)
+    with Terminal("inspect") as terminal:
+        terminal.read_until("Token: ")
+        terminal.type(f"{pair['token']}\n")
+        shown, code = terminal.end()
+    assert code == 0
+    assert pair["token"] not in shown
+    assert "SAT" in shown

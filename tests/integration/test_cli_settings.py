@@ -1,0 +1,146 @@
+"""Where commands get their settings from, and that no secret is taken from the command line."""
+
+import re
+from datetime import timedelta
+
+import click
+import pytest
+
+from signalwire_tokens.cli import cli
+from signalwire_tokens.cli.settings import duration
+from support.cli_runner import Terminal, run, settings_of
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
+
+def test_what_is_missing_is_named_all_at_once():
+    """With the variable and the option that would give it."""
+    result = run("subscriber", "alice")
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "Error: not set: SIGNALWIRE_SPACE (or --space), SIGNALWIRE_PROJECT_ID (or --project-id), "
+        "SIGNALWIRE_API_TOKEN (or --api-token-file)\n"
+    )
+
+
+def test_options_go_before_the_environment(service):
+    """As everywhere."""
+    settings = settings_of(service, SIGNALWIRE_SPACE="127.0.0.1:1", SIGNALWIRE_PROJECT_ID="none")
+    options = ["--space", service.space, "--project-id", service.project_id]
+    assert run("subscriber", "alice", *options, **settings).exit_code == 0
+    assert run("subscriber", "alice", **settings).exit_code == 6
+
+
+def test_no_option_takes_a_secret():
+    """What could hold one is a file, or a URL whose password is refused."""
+    options = {option for command in cli.commands.values() for one in command.params for option in one.opts}
+    suspicious = {one for one in options if re.search(r"token|secret|password|key|credential", one)}
+    assert suspicious == {"--api-token-file", "--sealing-key-file"}
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_the_api_token_may_be_in_a_file(service, tmp_path, by):
+    """Which goes before the variable: whoever names it means it."""
+    file = tmp_path / "api-token"
+    file.write_text(f"{service.api_token}\n")
+    settings = settings_of(service, SIGNALWIRE_API_TOKEN="PTanother")
+    if by == "option":
+        result = run("subscriber", "alice", "--api-token-file", file, **settings)
+    else:
+        result = run("subscriber", "alice", **settings, SIGNALWIRE_API_TOKEN_FILE=str(file))
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (" \n", "is empty"),
+        ("PThush\nPThush", "must hold visible ASCII characters, in one line"),
+    ],
+)
+def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, said):
+    """Before anything is sent."""
+    file = tmp_path / "api-token"
+    if content is not None:
+        file.write_text(content)
+    result = run("subscriber", "alice", "--api-token-file", file, **settings_of(service))
+    assert (result.exit_code, result.stderr) == (3, f"Error: {file} {said}\n")
+    assert not service.journal
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SIGNALWIRE_SPACE", "a b"),
+        ("SIGNALWIRE_SPACE", "http://example.com"),
+        ("SIGNALWIRE_PROJECT_ID", "a:b"),
+        ("SIGNALWIRE_API_TOKEN", "two words"),
+    ],
+)
+def test_a_setting_that_cannot_be_right_is_named(service, name, value):
+    """By its variable, and with the exit code of settings."""
+    result = run("subscriber", "alice", **settings_of(service, **{name: value}))
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"Error: {name} must be ")
+    assert "two words" not in result.stderr
+
+
+def test_what_editors_and_shells_add_to_a_secret_is_no_part_of_it(service, tmp_path):
+    """A line's end, and a mark of the order of bytes."""
+    file = tmp_path / "api-token"
+    file.write_text(f"\ufeff{service.api_token}\r\n", encoding="utf-8")
+    assert run("subscriber", "alice", "--api-token-file", file, **settings_of(service)).exit_code == 0
+    settings = settings_of(service, SIGNALWIRE_API_TOKEN=f"{service.api_token}\n")
+    assert run("subscriber", "alice", **settings).exit_code == 0
+
+
+def test_certificates_to_trust_are_named_in_a_file(service, tmp_path):
+    """By the variable of the official client, or by an option."""
+    result = run("subscriber", "alice", "--ca-file", tmp_path / "none.pem", **settings_of(service))
+    assert result.exit_code == 3
+    assert "no certificates can be read from" in result.stderr
+
+
+def test_on_a_terminal_what_is_missing_is_asked_for_and_the_secret_is_not_shown(service):
+    """So that nobody has to put it anywhere."""
+    with Terminal("subscriber", "alice@example.com") as terminal:
+        terminal.read_until("Space: ")
+        terminal.type(f"{service.space}\n")
+        terminal.read_until("Project id: ")
+        terminal.type(f"{service.project_id}\n")
+        terminal.read_until("API token: ")
+        terminal.type(f"{service.api_token}\n")
+        shown, code = terminal.end()
+    assert code == 0
+    assert service.api_token not in shown
+    token = re.search(r"eyJ[\w.\-]+", shown.replace("\r\n", ""))[0]
+    assert "SAT #" in shown
+    assert token.startswith("eyJ")
+    assert service.journal[-1].status == 201
+
+
+def test_an_answer_that_is_refused_on_a_terminal_leaves_at_once():
+    """Ctrl-C where the API token is asked for."""
+    with Terminal("subscriber", "alice", SIGNALWIRE_SPACE="acme", SIGNALWIRE_PROJECT_ID="project") as terminal:
+        terminal.read_until("API token: ")
+        terminal.type("\x03")
+        shown, code = terminal.end()
+    assert code == 130
+    assert "Error: interrupted" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("90s", timedelta(seconds=90)), ("15m", timedelta(minutes=15)), ("2h", timedelta(hours=2)), ("1d", timedelta(1))],
+)
+def test_a_length_of_time_is_a_number_and_its_unit(text, meant):
+    """As people write it."""
+    assert duration(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "15", "m", "1.5h", "-1s", "1h30m", "1w"])
+def test_any_other_length_of_time_is_refused(text):
+    """With what to write."""
+    with pytest.raises(click.BadParameter, match="no length of time: write 90s, 15m, 2h or 1d"):
+        duration(text)

@@ -1,0 +1,90 @@
+"""Every snippet in README and docs runs as it stands."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import signalwire_tokens
+from signalwire_tokens import new_sealing_key
+from signalwire_tokens.cli import cli
+from support.paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = [
+    "pip install '.[cli]' && signalwire-tokens demo",
+    "pip install -e '.[test]' && pytest",
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
+    """As a reader would run them, from the top of the page to its end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("TOKEN_SEALING_KEY", new_sealing_key())
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_there_are_snippets():
+    """The parser finds what it is to run."""
+    found = [example for page in PAGES for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples()]
+    assert len(found) >= 6
+
+
+def shown_commands():
+    """Find each line that a page has somebody type, or a supervisor run."""
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for line in re.findall(r"^(?:\$ )?([a-z_].*signalwire-tokens.*|signalwire-tokens.*)$", block, re.MULTILINE):
+                yield page.name, line
+        for line in re.findall(r"^ExecStart=\S+/(signalwire-tokens.*)$", text, re.MULTILINE):
+            yield page.name, line
+        entry = re.search(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)
+        arguments = re.search(r"^ +command: (\[.*\])$", text, re.MULTILINE)
+        if entry and arguments:
+            yield page.name, shlex.join(json.loads(entry[1]) + json.loads(arguments[1]))
+        # What has brackets is a synopsis, which another test holds to `--help`.
+        yield from ((page.name, line) for line in re.findall(r"`(signalwire-tokens [a-z]+ [^`\[]*[a-z0-9])`", text))
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(shown_commands())))
+def test_commands_that_are_shown_can_be_given(page, line):
+    """Their options and arguments are those that there are."""
+    name, *arguments = shlex.split(re.sub(r"[<>|].*", "", line.partition("signalwire-tokens ")[2]))
+    with cli.commands[name].make_context(name, arguments) as context:
+        assert context.command.name == name
+
+
+def test_there_are_commands_to_be_seen():
+    """The patterns find what they are to."""
+    pages = {page for page, _ in shown_commands()}
+    assert {"README.md", "command-line.md", "keep-a-token-in-a-file.md"} <= pages
+    assert sum("hold alice@example.com --write" in line for _, line in shown_commands()) >= 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_two_commands_stand_in_the_readme(command):
+    """Literally, each on a line of its own."""
+    assert f"\n{command}\n" in (ROOT / "README.md").read_text()
+
+
+def test_the_documented_loggers_are_those_that_there_are():
+    """Whoever turns one up or down finds it by the name that is written down."""
+    written = set(
+        re.findall(r"^\| `(signalwire_tokens\.\w+)`", (ROOT / "docs/how-to/watch-it-work.md").read_text(), re.MULTILINE)
+    )
+    package = Path(signalwire_tokens.__file__).parent
+    there = {
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r'getLogger\("(signalwire_tokens\.\w+)"\)', path.read_text())
+    }
+    assert written == there

@@ -1,0 +1,90 @@
+"""What is public, and what it costs to import."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import signalwire_tokens
+from signalwire_tokens import device, emulator, stores, testing
+from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
+from support.paths import ROOT
+
+INTEGRATIONS = [aiohttp, asgi, httpx, opentelemetry, web]
+REFERENCE = "\n".join(page.read_text() for page in sorted((ROOT / "docs/reference").glob("*.md")))
+
+
+@pytest.mark.parametrize("module", [signalwire_tokens, device, emulator, stores, testing, *INTEGRATIONS])
+def test_the_public_names_are_sorted_and_there(module):
+    """`__all__` is the promise; it is kept in order, and every name in it exists."""
+    assert sorted(module.__all__) == sorted(set(module.__all__))
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_the_reference_lists_the_public_names_and_no_others():
+    """Whatever is public is documented, once, and what is documented is public."""
+    found = re.findall(r"^`{3,4}\{auto(?:class|function|exception|data)\} ([\w.]+)$", REFERENCE, re.MULTILINE)
+    documented = set(found)
+    assert len(found) == len(documented)
+    public = {f"signalwire_tokens.{name}" for name in signalwire_tokens.__all__ if name != "__version__"}
+    public |= {f"signalwire_tokens.device.{name}" for name in device.__all__}
+    public |= {f"signalwire_tokens.emulator.{name}" for name in emulator.__all__}
+    public |= {f"signalwire_tokens.stores.{name}" for name in stores.__all__ if name not in signalwire_tokens.__all__}
+    public |= {f"signalwire_tokens.{name}" for name in ("stores.redis.RedisStore", "testing.StoreConformance")}
+    public |= {"signalwire_tokens.testing.VirtualClock"}
+    public |= {f"{module.__name__}.{name}" for module in INTEGRATIONS for name in module.__all__}
+    assert documented == public
+    assert all(f"\n`{name}`\n: " in REFERENCE for name in testing.__all__ if name[0].islower())
+
+
+def test_the_version_is_one():
+    """In the package, and in what was installed."""
+    assert signalwire_tokens.__version__ == version("signalwire-tokens")
+
+
+def test_importing_brings_in_nothing_that_is_not_needed():
+    """Neither the extras nor PyJWT, which only a signed token needs."""
+    code = "import signalwire_tokens, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    for name in (
+        "jwt",
+        "cryptography",
+        "click",
+        "rich",
+        "joserfc",
+        "trustme",
+        "redis",
+        "httpx",
+        "httpx2",
+        "opentelemetry",
+    ):
+        assert name not in loaded
+
+
+def test_every_module_says_what_it_is():
+    """A docstring on top, and `__all__` below it, for whoever opens the file."""
+    package = Path(signalwire_tokens.__file__).parent
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        assert path.name == "_version.py" or re.search(
+            r"^__all__(: list\[str\])? = \[", path.read_text(), re.MULTILINE
+        ), path
+
+
+def test_the_three_sessions_share_one_loop():
+    """What they have in common stands below them: no six lines of one stand in another."""
+    package = Path(signalwire_tokens.__file__).parent
+    seen = {}
+    for name in ("session.py", "device/sessions.py", "endpoint.py"):
+        lines = [line.strip() for line in (package / name).read_text().splitlines() if line.strip()]
+        for start in range(len(lines) - 5):
+            assert seen.setdefault(tuple(lines[start : start + 6]), name) == name, lines[start]
+    assert len(seen) > 200
+    for kind in (signalwire_tokens.SubscriberSession, signalwire_tokens.EndpointSession, device.DeviceSession):
+        assert kind._renew is signalwire_tokens.SubscriberSession._renew
+        assert kind.token is signalwire_tokens.SubscriberSession.token

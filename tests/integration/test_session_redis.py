@@ -1,0 +1,804 @@
+"""Sessions that share a pair through a Redis or Valkey server: in real time, and with all that can happen to it."""
+
+import asyncio
+import itertools
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from signalwire_tokens import RefreshPolicy, SessionState, StoreError, SubscriberSession, TokenUnavailable
+from signalwire_tokens.clock import SYSTEM
+from signalwire_tokens.emulator import Delay, Emulator, Reset, Rotation, Status
+from signalwire_tokens.stores import new_sealing_key
+from signalwire_tokens.stores.redis import RedisStore
+from support.redis_server import RedisServer
+from support.tcp_proxy import Proxy
+from support.waiting import eventually
+
+pytestmark = pytest.mark.redis
+KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
+NUMBERS = itertools.count(1)
+ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
+LIFE, HOUR = 7200.0, 3600.0
+REFUSED = 422
+QUICK = RefreshPolicy(lease=1.0, poll=0.02, store_patience=0.25, backoff_from=0.05, backoff_to=0.1)
+
+
+@pytest.fixture
+def prefix():
+    return f"test-{next(NUMBERS)}-{time.time_ns()}:"
+
+
+@pytest.fixture
+async def store(redis_server, prefix):
+    """Give a store that nothing ails."""
+    async with RedisStore(redis_server.url, keys=KEY, prefix=prefix) as store:
+        yield store
+
+
+@pytest.fixture
+async def peer(redis_server, prefix):
+    """Give the same store as another process sees it."""
+    async with RedisStore(redis_server.url, keys=KEY, prefix=prefix) as store:
+        yield store
+
+
+@pytest.fixture
+async def proxy(redis_server):
+    async with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+class Frail:
+    """The same store through a proxy, and what can be done to it on the way."""
+
+    def __init__(self, store, proxy):
+        self.store, self._proxy = store, proxy
+        self.heal = proxy.heal
+
+    def ail(self, trouble):
+        match trouble:
+            case "slow":
+                self._proxy.delay = 0.2
+            case "slow from now on":
+                self._proxy.delay = 0.2
+            case "slower than the lease":
+                self._proxy.delay = 1.2
+            case "a little slow from now on":
+                self._proxy.delay = 0.05
+            case _:
+                self._proxy.mode = trouble
+        if not trouble.endswith("from now on"):
+            self._proxy.cut()
+
+
+@pytest.fixture
+async def frail(proxy, prefix):
+    async with RedisStore(proxy.url, keys=KEY, prefix=prefix, timeout=0.2) as store:
+        yield Frail(store, proxy)
+
+
+@pytest.fixture
+def server():
+    """Run a server of the test's own, to be harmed."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def never_twice(emulator):
+    """Fail a test in which a used refresh token was presented."""
+    yield
+    assert (REFRESH, REFUSED) not in [(entry.operation, entry.status) for entry in emulator.journal]
+
+
+class Skewed:
+    """The machine's clock on a machine that has another idea of the time."""
+
+    def __init__(self, *, now=0.0, wall=0.0):
+        self._now, self._wall = now, wall
+        self.call_later, self.sleep = SYSTEM.call_later, SYSTEM.sleep
+
+    def now(self):
+        return SYSTEM.now() + self._now
+
+    def wall(self):
+        return SYSTEM.wall() + self._wall
+
+
+def session_of(client, store, reference="alice", *, policy=QUICK, **settings):
+    """Make a session whose events can be looked at."""
+    session = SubscriberSession(client, reference, policy=policy, store=store, **settings)
+    return watched(session)
+
+
+def watched(session):
+    EVENTS[id(session)] = events = []
+    session.subscribe(events.append)
+    return session
+
+
+EVENTS = {}
+
+
+def failures(session):
+    """List the errors of saving that were told."""
+    return [event.error for event in EVENTS[id(session)] if event.kind == "persist_failed"]
+
+
+def kinds(session):
+    return [event.kind for event in EVENTS[id(session)]]
+
+
+def operations(emulator):
+    return [entry.operation for entry in emulator.journal]
+
+
+def key_of_pair(session):
+    return session._share.key
+
+
+async def is_saved(store, session):
+    """Tell whether a store holds the pair at hand, and not as one that is being presented."""
+    record = (await store.load(key_of_pair(session))).record
+    mine = session.pair.refresh_token.value
+    return record is not None and record.pair.refresh_token.value == mine and record.presenting is None
+
+
+async def assert_adopted(client, emulator, store, session, **settings):
+    """Open another session: it has the pair of the first, and asks nobody."""
+    before = len(emulator.journal)
+    async with session_of(client, store, **settings) as second:
+        assert await second.token() == await session.token()
+        assert second.pair.refresh_token.value == session.pair.refresh_token.value
+        assert emulator.accepts(await second.token())
+        assert failures(second) == []
+    assert len(emulator.journal) == before
+
+
+TROUBLES = ["refuse", "reset", "lose", "stall", "slow", "slow from now on", "slower than the lease"]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_a_session_begins_in_spite_of_its_store(emulator, client, frail, store, trouble):
+    """With a pair of its own, which is saved as soon as the store can take it."""
+    frail.ail(trouble)
+    async with session_of(client, frail.store) as session:
+        assert emulator.accepts(await session.token())
+        assert operations(emulator) == [ISSUE]
+        errors = await eventually(lambda: failures(session))
+        assert all(type(error) is StoreError for error in errors)
+        assert (await store.load(key_of_pair(session))).record is None
+        frail.heal()
+        await eventually(lambda: is_saved(store, session))
+        await assert_adopted(client, emulator, store, session)
+        pair = await session.refresh()
+        assert await is_saved(store, session)
+        assert emulator.accepts(pair.token)
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
+@pytest.mark.parametrize("kind", ["issued", "from elsewhere"])
+async def test_an_outage_is_told_once(client, proxy, frail, store, kind):
+    """However often saving is tried."""
+    pair = await client.create_subscriber_token("alice")
+    frail.ail("refuse")
+    session = (
+        session_of(client, frail.store)
+        if kind == "issued"
+        else watched(SubscriberSession.from_pair(client, pair, store=frail.store, policy=QUICK))
+    )
+    async with session:
+        await eventually(lambda: failures(session))
+        before = proxy.connections
+        await eventually(lambda: proxy.connections > before + 10)
+        frail.heal()
+        await eventually(lambda: is_saved(store, session))
+        assert len(failures(session)) == 1
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_while_the_token_lives_nothing_is_issued_for_a_store_s_sake(emulator, client, frail, store, trouble):
+    """A renewal that is asked for fails with what the store said, and succeeds once it can be saved."""
+    async with session_of(client, frail.store) as session:
+        token = await session.token()
+        await eventually(lambda: is_saved(store, session))
+        frail.ail(trouble)
+        for _ in range(2):
+            with pytest.raises(TokenUnavailable) as caught:
+                await session.refresh()
+            assert type(caught.value.cause) is StoreError
+            assert await session.token() == token
+            assert session.state is not SessionState.LATE
+        assert operations(emulator) == [ISSUE]
+        assert failures(session) == []
+        frail.heal()
+        await eventually(lambda: session.generation == 2)
+        assert emulator.accepts(await session.token())
+        assert emulator.accepts(session.pair.refresh_token)
+        await eventually(lambda: is_saved(store, session))
+        await assert_adopted(client, emulator, store, session)
+        await eventually(lambda: kinds(session)[-1] == "recovered")
+    assert len(operations(emulator)) == 2
+
+
+@pytest.mark.parametrize("case", [*itertools.product(TROUBLES, [True, False])], ids=repr)
+async def test_a_token_that_is_urgent_does_not_wait_for_the_store(emulator, client, frail, store, case):
+    """A pair of one's own is issued rather than the shared one used up, unless nothing may be issued."""
+    trouble, reissue = case
+    async with session_of(client, frail.store, reissue=reissue) as session:
+        await eventually(lambda: is_saved(store, session))
+        frail.ail(trouble)
+        refused = await session.token()
+        session.invalidate(refused)
+        token = await session.token()
+        assert token != refused
+        assert emulator.accepts(token)
+        assert operations(emulator) == [ISSUE, ISSUE if reissue else REFRESH]
+        assert type((await eventually(lambda: failures(session)))[0]) is StoreError
+        frail.heal()
+        await eventually(lambda: is_saved(store, session))
+        await assert_adopted(client, emulator, store, session)
+    assert len(emulator.journal) == 2
+
+
+async def test_a_store_that_is_slow_but_quick_enough_is_used(emulator, client, frail, store):
+    """A delay of every answer that the policy can bear is no failure."""
+    async with session_of(client, frail.store, policy=attrs.evolve(QUICK, lease=4.0)) as session:
+        frail.ail("a little slow from now on")
+        await session.refresh()
+        assert await is_saved(store, session)
+        assert failures(session) == []
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
+@pytest.mark.parametrize("reissue", [True, False], ids=["reissue", "no reissue"])
+async def test_a_store_that_was_emptied_is_filled_again(emulator, client, redis_server, store, reissue):
+    """With the next renewal; until then nothing is asked of anybody."""
+    async with session_of(client, store, reissue=reissue) as session:
+        token = await session.token()
+        flush(redis_server, store._prefix)
+        assert await session.token() == token
+        assert operations(emulator) == [ISSUE]
+        await session.refresh()
+        assert operations(emulator) == [ISSUE, ISSUE if reissue else REFRESH]
+        assert emulator.accepts(await session.token())
+        assert await is_saved(store, session)
+        await assert_adopted(client, emulator, store, session)
+        assert failures(session) == []
+
+
+def flush(server, prefix):
+    """Empty a server of what one test has put there, and of nobody else's."""
+    with server.client() as client:
+        for key in client.scan_iter(f"{prefix}*"):
+            client.delete(key)
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted"])
+async def test_a_server_that_is_emptied_during_a_renewal_has_the_new_pair(emulator, client, server, how):
+    """And whoever comes in between issues a pair, rather than present what is being presented."""
+    emulator.fail(Delay(0.4), operation=REFRESH)
+    async with (
+        RedisStore(server.url, keys=KEY) as store,
+        RedisStore(server.url, keys=KEY) as peer,
+        session_of(client, store, policy=attrs.evolve(QUICK, lease=4.0)) as session,
+        session_of(client, peer) as other,
+    ):
+        assert operations(emulator) == [ISSUE]
+        key = key_of_pair(session)
+        renewal = asyncio.create_task(session.refresh())
+        await eventually(lambda: is_marked(peer, key))
+        if how == "flushed":
+            with server.client() as plain:
+                plain.flushall()
+        else:
+            server.kill()
+            server.start()
+        between = await other.refresh()
+        pair = await renewal
+        for one in (pair, between):
+            assert emulator.accepts(one.token)
+        assert sorted(operations(emulator)) == [ISSUE, ISSUE, REFRESH]
+        kept = (await peer.load(key)).record
+        assert kept.presenting is None
+        assert emulator.accepts(kept.pair.refresh_token)
+        await session.refresh()
+        await other.refresh()
+        for one in (session, other):
+            assert emulator.accepts(await one.token())
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_a_pair_that_was_got_but_not_saved_is_used_and_saved_later(emulator, client, frail, store, trouble):
+    """Where the store fails between the mark and the new pair: that is told, and another replica does not present."""
+    emulator.fail(Delay(0.2), operation=REFRESH)
+    async with session_of(client, frail.store, policy=attrs.evolve(QUICK, lease=2.0)) as session:
+        renewal = asyncio.create_task(session.refresh())
+        await eventually(lambda: is_marked(store, key_of_pair(session)))
+        frail.ail(trouble)
+        pair = await renewal
+        assert await session.token() == pair.token.value
+        assert emulator.accepts(pair.token)
+        assert type((await eventually(lambda: failures(session)))[0]) is StoreError
+        frail.heal()
+        await eventually(lambda: is_saved(store, session))
+        await assert_adopted(client, emulator, store, session)
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
+async def is_marked(store, key):
+    record = (await store.load(key)).record
+    return record is not None and record.presenting is not None
+
+
+async def test_a_server_that_is_killed_and_comes_back_empty_is_used_again(emulator, client, server):
+    """The token serves in the meantime; replicas hear of each other again."""
+    async with (
+        RedisStore(server.url, keys=KEY) as store,
+        RedisStore(server.url, keys=KEY) as peer,
+        session_of(client, store) as session,
+        session_of(client, peer) as other,
+    ):
+        token = await session.token()
+        server.kill()
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert type(caught.value.cause) is StoreError
+        assert await session.token() == await other.token() == token
+        assert operations(emulator) == [ISSUE]
+        server.start()
+        await eventually(lambda: server.listeners("signalwire-tokens:news") == 2)
+        if session.generation == 1:
+            await eventually(lambda: session.generation == 2)
+        await eventually(lambda: is_saved(peer, session))
+        await session.refresh()
+        await eventually(lambda: other.pair.token.value == session.pair.token.value)
+        await assert_adopted(client, emulator, peer, session)
+
+
+async def test_a_wrong_password_is_told_until_it_is_the_right_one(emulator, client):
+    """Nobody has to restart anything."""
+    with RedisServer(password="right") as server:
+        async with (
+            RedisStore(server.url_with("wrong"), keys=KEY) as store,
+            session_of(client, store) as session,
+        ):
+            assert emulator.accepts(await session.token())
+            errors = await eventually(lambda: failures(session))
+            assert "password" in str(errors[0])
+            assert "wrong" not in str(errors[0])
+            assert server.dump() == {}
+            with server.client() as plain:
+                plain.config_set("requirepass", "wrong")
+            await eventually(lambda: is_saved(store, session))
+            await assert_adopted(client, emulator, store, session)
+        assert operations(emulator) == [ISSUE]
+
+
+async def test_a_replica_with_a_wrong_sealing_key_harms_no_other(emulator, client, redis_server, store):
+    """It keeps a pair of its own; given the right key too, it adopts the shared one."""
+    async with session_of(client, store) as session:
+        async with (
+            RedisStore(redis_server.url, keys=OTHER_KEY, prefix=store._prefix) as stranger,
+            session_of(client, stranger) as other,
+        ):
+            assert emulator.accepts(await other.token())
+            assert await other.token() != await session.token()
+            errors = await eventually(lambda: failures(other))
+            assert "not among those given" in str(errors[0])
+            assert await is_saved(store, session)
+            other.invalidate(await other.token())
+            assert emulator.accepts(await other.token())
+            assert await is_saved(store, session)
+            await store.delete(key_of_pair(session))
+            await eventually(lambda: is_saved(stranger, other))
+            await stranger.delete(key_of_pair(session))
+        assert operations(emulator) == [ISSUE] * 3
+        await session.refresh()
+        async with RedisStore(redis_server.url, keys=(OTHER_KEY, KEY), prefix=store._prefix) as mended:
+            await assert_adopted(client, emulator, mended, session)
+
+
+@pytest.mark.parametrize("value", ["a future version", "another type"])
+async def test_what_cannot_be_read_is_left_alone(emulator, client, redis_server, store, value):
+    """A session goes on without it, and saves its pair once it is gone."""
+    async with session_of(client, store) as first:
+        key = f"{store._prefix}{{{key_of_pair(first)}}}:pair"
+    with redis_server.client() as plain:
+        if value == "a future version":
+            plain.hset(key, "sealed", b"\x02" + plain.hget(key, "sealed")[1:])
+        else:
+            plain.delete(key)
+            plain.set(key, "somebody's")
+        before = plain.dump(key)
+        async with session_of(client, store) as session:
+            assert emulator.accepts(await session.token())
+            errors = await eventually(lambda: failures(session))
+            assert type(errors[0]) is StoreError
+            with pytest.raises(TokenUnavailable):
+                await session.refresh()
+            assert plain.dump(key) == before
+            plain.delete(key)
+            await eventually(lambda: is_saved(store, session))
+            await assert_adopted(client, emulator, store, session)
+
+
+SKEWS = [{"wall": HOUR}, {"wall": -HOUR}, {"now": HOUR}, {"now": -HOUR}, {"now": 1e6, "wall": -10 * HOUR}]
+
+
+@pytest.mark.parametrize("skew", SKEWS, ids=repr)
+async def test_clocks_need_not_agree(emulator, client, store, peer, skew):
+    """Each replica knows how long the pair lives, whoever got it, and says so by its own wall clock."""
+    clock = Skewed(**skew)
+    async with session_of(client, store) as right, session_of(client, peer, clock=clock) as wrong:
+        await eventually_listening(store, peer)
+        for asks, hears in ((right, wrong), (wrong, right), (right, wrong)):
+            token = (await asks.refresh()).token.value
+            await eventually(lambda hears=hears, token=token: hears._value == token)
+            assert await hears.token() == token
+            assert emulator.accepts(token)
+            for one in (asks, hears):
+                assert LIFE - 30 < one.runway.total_seconds() <= LIFE
+                assert one.state is SessionState.FRESH
+        for one, wall in ((right, SYSTEM.wall()), (wrong, clock.wall())):
+            assert one.pair.token.expires_at.timestamp() == pytest.approx(wall + LIFE, abs=30)
+        assert failures(right) == failures(wrong) == []
+        await assert_adopted(client, emulator, store, wrong)
+    assert operations(emulator) == [ISSUE, REFRESH, REFRESH, REFRESH]
+
+
+@pytest.mark.parametrize("skew", SKEWS, ids=repr)
+@pytest.mark.parametrize("age", [1000.0, LIFE + 60, LIFE + HOUR], ids=["live", "to be refreshed", "of no use"])
+async def test_a_pair_is_as_old_as_the_store_says(emulator, client, store, skew, age):
+    """Whatever the clock of whoever takes it up: it is used, refreshed or issued anew."""
+    async with session_of(client, store) as session:
+        token, key = await session.token(), key_of_pair(session)
+        record = (await store.load(key)).record
+    await store.delete(key)
+    assert await store.save(key, attrs.evolve(record, asked_at=record.asked_at - age), None)
+    async with session_of(client, store, clock=Skewed(**skew)) as session:
+        assert emulator.accepts(await session.token())
+        assert (await session.token() == token) == (age < LIFE)
+        left = LIFE - age if age < LIFE else LIFE
+        assert left - 30 < session.runway.total_seconds() <= left + 1
+        assert await is_saved(store, session)
+    assert operations(emulator) == [ISSUE, *({1000.0: [], LIFE + 60: [REFRESH]}.get(age, [ISSUE]))]
+
+
+async def eventually_listening(*stores):
+    """Wait until stores hear of what others save."""
+    for store in stores:
+        channel, client = store._channel, store._redis
+        await eventually(lambda channel=channel, client=client: listens(client, channel, len(stores)))
+
+
+async def listens(client, channel, wanted):
+    return dict(await client.pubsub_numsub(channel))[channel.encode()] >= wanted
+
+
+async def test_replicas_share_one_pair(emulator, client, store, peer):
+    """The second issues nothing, and the first's renewal reaches it without a request of its own."""
+    async with session_of(client, store) as first, session_of(client, peer) as second:
+        assert await first.token() == await second.token()
+        assert first.pair.subscriber_id == second.pair.subscriber_id is not None
+        assert operations(emulator) == [ISSUE]
+        await eventually_listening(store, peer)
+        for asks, hears in ((first, second), (second, first)):
+            generation = hears.generation
+            pair = await asks.refresh()
+            await eventually(lambda hears=hears, generation=generation: hears.generation > generation)
+            assert await hears.token() == pair.token.value
+            assert hears.pair.refresh_token.value == pair.refresh_token.value
+            assert emulator.accepts(pair.token)
+        assert operations(emulator) == [ISSUE, REFRESH, REFRESH]
+        await eventually(lambda: kinds(second).count("rotated") == 2)
+
+
+async def test_others_do_not_meet(emulator, client, store, redis_server):
+    """Other subscribers, other shapes of token and other prefixes have pairs of their own."""
+    async with AsyncExitStack() as stack:
+        shapes = ({}, {"reference": "bob"}, {"region": "us"}, {"lifetime": timedelta(hours=1)})
+        sessions = [await stack.enter_async_context(session_of(client, store, **shape)) for shape in shapes]
+        elsewhere = await stack.enter_async_context(RedisStore(redis_server.url, keys=KEY, prefix="other:"))
+        sessions.append(await stack.enter_async_context(session_of(client, elsewhere)))
+        assert len({await session.token() for session in sessions}) == len(sessions)
+        await elsewhere.delete(key_of_pair(sessions[-1]))
+    assert operations(emulator) == [ISSUE] * 5
+
+
+@pytest.mark.parametrize("rotation", [mode.value for mode in Rotation])
+@pytest.mark.parametrize("ask", ["refresh", "invalidate"])
+async def test_many_renew_at_once_with_one_request(redis_server, prefix, rotation, ask):
+    """Whoever is late adopts the pair of the first, whatever the service does with used refresh tokens."""
+    async with Emulator(rotation=rotation) as emulator, emulator.client() as client, AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(RedisStore(redis_server.url, keys=KEY, prefix=prefix)) for _ in range(4)
+        ]
+        sessions = [await stack.enter_async_context(session_of(client, store)) for store in stores]
+        emulator.fail(Delay(0.1), operation=REFRESH)
+        refused = await sessions[0].token()
+        if ask == "refresh":
+            tokens = {pair.token.value for pair in await asyncio.gather(*(one.refresh() for one in sessions))}
+        else:
+            for one in sessions:
+                one.invalidate(refused)
+            tokens = set(await asyncio.gather(*(one.token() for one in sessions)))
+        assert len(tokens) == 1
+        assert refused not in tokens
+        assert emulator.accepts(tokens.pop())
+        assert operations(emulator) == [ISSUE, REFRESH]
+
+
+async def test_many_begin_at_once_with_one_issue(emulator, client, redis_server, prefix):
+    """The others wait for the first."""
+    emulator.fail(Delay(0.1), operation=ISSUE)
+    async with AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(RedisStore(redis_server.url, keys=KEY, prefix=prefix)) for _ in range(4)
+        ]
+        sessions = await asyncio.gather(*(session_of(client, store).start() for store in stores))
+        for session in sessions:
+            stack.push_async_callback(session.aclose)
+        assert len({await session.token() for session in sessions}) == 1
+    assert operations(emulator) == [ISSUE]
+
+
+HOLD = """
+import asyncio, sys
+from signalwire_tokens.stores.redis import RedisStore
+async def main(url, keys, prefix, key, ttl):
+    async with RedisStore(url, keys=keys, prefix=prefix) as store, store.lease(key, float(ttl)) as held:
+        print("held" if held else "not held", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@asynccontextmanager
+async def held_elsewhere(url, prefix, key, ttl):
+    """Hold a lease in another process, for as long as it lives."""
+    arguments = (url, KEY, prefix, key, str(ttl))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert await process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_holder_that_was_killed_is_replaced(emulator, client, redis_server, store, peer):
+    """As soon as its lease ends, and not before; the token serves in the meantime."""
+    ttl = 0.7
+    async with session_of(client, store) as session:
+        token = await session.token()
+        async with held_elsewhere(redis_server.url, store._prefix, key_of_pair(session), 30) as process:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        with redis_server.client() as plain:
+            lease = f"{store._prefix}{{{key_of_pair(session)}}}:lease"
+            assert plain.pttl(lease) > 0, "it must not have been given back"
+            plain.pexpire(lease, int(ttl * 1000))
+        began = time.monotonic()
+        renewal = asyncio.create_task(session.refresh())
+        await asyncio.sleep(0.1)
+        assert await session.token() == token
+        assert operations(emulator) == [ISSUE]
+        await renewal
+        assert ttl - 0.1 < time.monotonic() - began < ttl + 0.5
+        assert await is_saved(peer, session)
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
+async def test_a_lease_that_is_held_for_too_long_is_not_waited_for(emulator, client, store):
+    """Whoever starts issues a pair, which is saved, whoever holds the lease."""
+    policy = attrs.evolve(QUICK, lease=0.2)
+    key = key_of_pair(session_of(client, store))
+    async with store.lease(key, 60.0) as held:
+        assert held
+        async with session_of(client, store, policy=policy) as session:
+            assert emulator.accepts(await session.token())
+            assert "for too long" in str((await eventually(lambda: failures(session)))[0])
+            await eventually(lambda: is_saved(store, session))
+            with pytest.raises(TokenUnavailable, match="now"):
+                await session.refresh()
+    assert operations(emulator) == [ISSUE]
+
+
+async def test_a_refresh_token_that_may_have_been_presented_is_not_presented(emulator, client, store, peer):
+    """Where somebody died over it, a pair is issued anew; the access token serves until then."""
+    async with session_of(client, store) as session:
+        key = key_of_pair(session)
+        record = (await store.load(key)).record
+        await client.refresh_subscriber_token(record.pair.refresh_token)
+        assert await store.save(key, attrs.evolve(record, presenting="somebody who died"), record.digest)
+        async with session_of(client, peer) as other:
+            assert await other.token() == await session.token()
+            await other.refresh()
+            assert await is_saved(store, other)
+        pair = await session.refresh()
+        assert emulator.accepts(pair.token)
+    assert operations(emulator).count(ISSUE) == 2
+
+
+async def test_a_lost_answer_is_not_asked_for_again_by_anybody(emulator, client, store, peer):
+    """The mark stays, and says so to the others."""
+    async with session_of(client, store) as first, session_of(client, peer) as second:
+        emulator.fail(Reset(applied=True), operation=REFRESH)
+        with pytest.raises(TokenUnavailable):
+            await first.refresh()
+        pair = await second.refresh()
+        assert emulator.accepts(pair.token)
+        await eventually(lambda: first.pair.token.value == second.pair.token.value)
+        assert emulator.accepts(first.pair.refresh_token)
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
+
+
+async def test_a_refresh_that_was_turned_away_leaves_no_mark(emulator, client, store, peer):
+    """Nothing was done with the refresh token, and another may present it."""
+    async with session_of(client, store) as session:
+        emulator.fail(Status(429), operation=REFRESH)
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        assert await is_saved(peer, session)
+        async with session_of(client, peer) as other:
+            await eventually(lambda: other._value == session._value)
+            await other.refresh()
+    assert set(operations(emulator)[1:]) == {REFRESH}
+
+
+async def test_without_a_reissue_the_pair_is_shared_all_the_same(emulator, client, store, peer):
+    """It is issued once, and presented by whoever renews; a restart finds its successor."""
+    async with session_of(client, store, reissue=False) as first:
+        async with session_of(client, peer, reissue=False) as second:
+            await eventually_listening(store, peer)
+            await first.refresh()
+            await eventually(lambda: first.pair.token.value == second.pair.token.value)
+            await second.refresh()
+            await eventually(lambda: first.pair.token.value == second.pair.token.value)
+        await assert_adopted(client, emulator, peer, first, reissue=False)
+        token = await first.token()
+    async with session_of(client, peer, reissue=False) as restarted:
+        assert await restarted.token() == token
+        await restarted.refresh()
+    assert operations(emulator) == [ISSUE, REFRESH, REFRESH, REFRESH]
+
+
+async def test_a_pair_from_elsewhere_outlives_a_restart_with_the_same_pair(emulator, client, store, peer):
+    """Its successor is found in the store, although the pair itself has been used up."""
+    pair = await client.create_subscriber_token("alice")
+    async with watched(SubscriberSession.from_pair(client, pair, store=store, policy=QUICK)) as session:
+        assert await session.token() == pair.token.value
+        await eventually(lambda: is_saved(peer, session))
+        await session.refresh()
+        successor = session.pair
+        assert await is_saved(peer, session)
+    assert not emulator.accepts(pair.refresh_token)
+    async with watched(SubscriberSession.from_pair(client, pair, store=peer, policy=QUICK)) as session:
+        await eventually(lambda: session.pair.token.value == successor.token.value)
+        assert operations(emulator) == [ISSUE, REFRESH]
+        await session.refresh()
+        assert emulator.accepts(await session.token())
+    async with watched(SubscriberSession.from_pair(client, pair, store=peer, policy=QUICK)) as session:
+        await session.refresh()  # at once, before the store was looked into for the successor
+        assert emulator.accepts(await session.token())
+    assert REFUSED not in [entry.status for entry in emulator.journal]
+
+
+async def test_a_pair_from_elsewhere_is_saved_when_the_store_comes_back(emulator, client, frail, store):
+    """Until then it is not presented: somebody may have done that, and its successor be in the store."""
+    pair = await client.create_subscriber_token("alice")
+    frail.ail("refuse")
+    async with watched(SubscriberSession.from_pair(client, pair, store=frail.store, policy=QUICK)) as session:
+        assert await session.token() == pair.token.value
+        await eventually(lambda: failures(session))
+        session.invalidate(pair.token)
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.token()
+        assert isinstance(caught.value.cause, StoreError)
+        assert operations(emulator) == [ISSUE]
+        frail.heal()
+        assert emulator.accepts(await session.token())
+        await eventually(lambda: is_saved(store, session))
+        assert session.generation == 2
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
+async def test_sessions_with_a_lifetime_share_their_tokens_too(emulator, client, store, peer):
+    """Which are issued anew each time, by one of them."""
+    settings = {"lifetime": timedelta(minutes=10)}
+    async with session_of(client, store, **settings) as first, session_of(client, peer, **settings) as second:
+        assert await first.token() == await second.token()
+        await eventually_listening(store, peer)
+        await first.refresh()
+        await eventually(lambda: first.pair.token.value == second.pair.token.value)
+        assert second.runway < timedelta(minutes=10)
+        await asyncio.gather(first.refresh(), second.refresh())
+        assert emulator.accepts(await second.token())
+    assert operations(emulator) == [ISSUE, ISSUE, ISSUE]
+
+
+async def test_a_token_that_one_replica_found_refused_is_replaced_for_all(emulator, client, store, peer):
+    """The others adopt the new one, and telling them of the old one does nothing more."""
+    async with session_of(client, store) as first, session_of(client, peer) as second:
+        await eventually_listening(store, peer)
+        refused = await first.token()
+        first.invalidate(refused)
+        token = await first.token()
+        assert token != refused
+        await eventually(lambda: second._value == token)
+        second.invalidate(refused)
+        assert await second.token() == token
+        assert emulator.accepts(token)
+    assert operations(emulator) == [ISSUE, REFRESH]
+
+
+async def test_a_token_that_was_refused_is_not_taken_from_the_store_again(emulator, client, store, peer):
+    """Neither by a renewal, nor with news of the pair that is in the store."""
+    async with session_of(client, store, policy=attrs.evolve(QUICK, patience=0.2)) as session:
+        await eventually_listening(store)
+        refused, key = await session.token(), key_of_pair(session)
+        emulator.fail(Status(503), times=None)
+        session.invalidate(refused)
+        with pytest.raises(TokenUnavailable):
+            await session.token()
+        looked = session._share.looking
+        record = (await peer.load(key)).record
+        assert await peer.save(key, attrs.evolve(record, presenting=None), record.digest)
+        await eventually(lambda: session._share.looking is not looked and session._share.looking.done())
+        assert session.generation == 1
+        assert session.state is SessionState.LATE
+        emulator.heal()
+        assert await eventually(lambda: session.generation == 2)
+        assert await session.token() != refused
+        assert emulator.accepts(await session.token())
+
+
+async def test_what_was_not_saved_is_saved_at_the_end(emulator, client, frail, store):
+    """In one last attempt, when the session is closed."""
+    frail.ail("refuse")
+    policy = attrs.evolve(QUICK, backoff_from=60.0, backoff_to=60.0)
+    async with session_of(client, frail.store, policy=policy) as session:
+        token = await session.token()
+        frail.heal()
+    assert (await store.load(key_of_pair(session))).record.pair.token.value == token
+
+
+async def test_closing_does_not_wait_for_a_store_that_is_gone(emulator, client, frail, caplog):
+    """It says that the pair was not saved, and not which."""
+    frail.ail("stall")
+    async with session_of(client, frail.store) as session:
+        token = await session.token()
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert "closed with its pair not saved" in caplog.text
+    assert token not in caplog.text
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plaintext"])
+async def test_no_token_of_a_session_passes_unsealed(client, redis_server, proxy, prefix, sealed):
+    """Neither on the way to the server, nor in what it holds, unless plaintext was asked for."""
+    how = {"keys": KEY} if sealed else {"plaintext": True}
+    async with (
+        RedisStore(proxy.url, prefix=prefix, **how) as store,
+        session_of(client, store) as session,
+    ):
+        pairs, held = [session.pair], [redis_server.dump(prefix)]
+        for _ in range(2):
+            pairs.append(await session.refresh())
+            held.append(redis_server.dump(prefix))
+    for pair in pairs:
+        for half in (pair.token, pair.refresh_token):
+            assert (half.value.encode() in proxy.heard) is not sealed
+            assert (half.value in repr(held)) is not sealed
+    assert "alice" not in repr(held)
+    assert b"alice" not in proxy.heard

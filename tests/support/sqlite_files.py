@@ -1,0 +1,73 @@
+"""SQLite files in every state that a store may find them in, and other processes that use them."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+
+from support.waiting import HANG
+
+HOLD = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN IMMEDIATE")
+database.execute("DELETE FROM records")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def process(script, *arguments):
+    """Run a script in another process until the block ends; wait for its line `ready`."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "ready\n"
+            yield other
+        finally:
+            other.kill()
+
+
+def run(script, *arguments):
+    """Run a script in another process; return the lines it printed."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANG).stdout.splitlines()
+
+
+def query(path, statement, *arguments):
+    """Run a statement on the file, as any program could."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        return database.execute(statement, arguments).fetchall()
+
+
+def foreign(path):
+    """Create another application's file, which only its tables give away."""
+    query(path, "CREATE TABLE records (key TEXT, sealed BLOB)")
+
+
+def signed(path):
+    """Create another application's file, which is still empty."""
+    query(path, "PRAGMA application_id = 7")
+
+
+def versioned(path):
+    """Create another application's file, which has nothing but a version."""
+    query(path, "PRAGMA user_version = 3")
+
+
+def other_log(path):
+    """Create another application's file with a write-ahead log beside it."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE things (name)")
+
+
+def text(path):
+    """Create a file that isn't a database."""
+    path.write_text("root:x:0:0:root:/root:/bin/sh\n" * 40)
+
+
+def short_text(path):
+    """Create a file that is shorter than a database's header."""
+    path.write_bytes(b"hush")

@@ -1,0 +1,122 @@
+"""A TCP proxy that delays, drops and breaks what passes between a store and its server."""
+
+import asyncio
+import contextlib
+
+
+class Proxy:
+    """Stands between a store and its server, and does what it is told to what passes.
+
+    `mode` is "pass", "refuse" (connections are reset as they come), "reset" (the connection is reset when the next
+    command has arrived, before it is passed on), "lose" (the same, once the server has answered) or "stall" (answers
+    are held back). `delay` holds each answer back for so many seconds. `heard` is all that has passed, in both
+    directions. With `tls`, a server's context, stores speak TLS to the proxy.
+    """
+
+    def __init__(self, port, *, tls=None):
+        self._target, self.mode, self.delay = port, "pass", 0.0
+        self._tls = tls
+        self.connections, self.heard = 0, bytearray()
+        self._server = None
+        self._pipes, self._writers = set(), set()
+        self._released = asyncio.Event()
+
+    @property
+    def url(self):
+        scheme = "redis" if self._tls is None else "rediss"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        self.cut()
+        for task in tuple(self._pipes):
+            task.cancel()
+        if self._pipes:
+            await asyncio.wait(self._pipes)
+        await self._server.wait_closed()
+
+    def cut(self):
+        """Reset all connections."""
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    def heal(self):
+        """Let everything pass again, what was held back included."""
+        self.mode, self.delay = "pass", 0.0
+        self._released.set()
+        self._released = asyncio.Event()
+
+    async def _serve(self, reader, writer):
+        task = asyncio.current_task()
+        self._pipes.add(task)
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            if self.mode != "refuse":
+                await self._join(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            self._pipes.discard(task)
+
+    async def _join(self, reader, writer):
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers.add(back)
+        try:
+            tasks = [asyncio.ensure_future(self._forth(reader, back)), asyncio.ensure_future(self._back(there, writer))]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            back.transport.abort()
+            self._writers.discard(back)
+
+    async def _forth(self, reader, writer):
+        while data := await reader.read(65536):
+            self.heard += data
+            if self.mode == "reset":
+                return
+            writer.write(data)
+            await writer.drain()
+
+    async def _back(self, reader, writer):
+        while data := await reader.read(65536):
+            self.heard += data
+            if self.mode == "lose":
+                return
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            while self.mode == "stall":
+                await self._released.wait()
+            writer.write(data)
+            await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def nonsense(answer):
+    """Give the URL of a server that is none: whatever it is asked, it answers so."""
+    writers = set()
+
+    async def serve(reader, writer):
+        writers.add(writer)
+        with contextlib.suppress(OSError):
+            while await reader.read(65536):
+                writer.write(answer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await server.wait_closed()

@@ -1,0 +1,24 @@
+"""Wait for something to happen, however slow the machine is."""
+
+import asyncio
+import inspect
+
+# Seconds after which a wait counts as a hang. It never measures speed: a starved machine needs minutes for what
+# an idle one does in a second.
+HANG = 300.0
+
+
+async def eventually(condition, clock=None):
+    """Return the condition's result as soon as it is true; the condition may be a coroutine function.
+
+    With a virtual clock, each look lets a second of its time pass.
+    """
+    async with asyncio.timeout(HANG):
+        while True:
+            result = condition()
+            result = await result if inspect.isawaitable(result) else result
+            if result:
+                return result
+            await asyncio.sleep(0.01)
+            if clock is not None:
+                await clock.advance(1)

@@ -1,0 +1,112 @@
+"""The five operations and a rotation on a real space: `pytest -m live`, with `SIGNALWIRE_*` set.
+
+They issue tokens for one subscriber, who is created if new: `SIGNALWIRE_LIVE_REFERENCE`, or `signalwire-tokens-live`.
+The embed token needs a web page's click-to-call token, in `SIGNALWIRE_CLICK_TO_CALL`. Without `-m live`, none is run.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from signalwire_tokens import SubscriberSession, TokenClient
+from support.cli_runner import served, settings_of
+from support.paths import ROOT
+
+SETTINGS = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN")
+MISSING = [name for name in SETTINGS if not os.environ.get(name)]
+REFERENCE = os.environ.get("SIGNALWIRE_LIVE_REFERENCE", "signalwire-tokens-live")
+
+on_a_real_space = [
+    pytest.mark.live,
+    pytest.mark.enable_socket,
+    pytest.mark.skipif(bool(MISSING), reason=f"a real space is needed, and {', '.join(MISSING)} is not set"),
+]
+
+
+def live(test):
+    for mark in on_a_real_space:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture
+async def space():
+    async with TokenClient.from_env() as client:
+        yield client
+
+
+@live
+async def test_a_subscriber_s_pair_is_what_it_is_taken_for(space):
+    """Its kinds are in its headers, and its end is where it is reckoned to be."""
+    pair = await space.create_subscriber_token(REFERENCE)
+    assert (pair.token.kind, pair.refresh_token.kind) == ("SAT", "Refresh")
+    info = await space.subscriber_info(pair.token)
+    assert info.id == pair.subscriber_id
+    if info.sat_claims is not None and info.sat_claims.expires_at is not None:
+        assert abs((info.sat_claims.expires_at - pair.token.expires_at).total_seconds()) < 60
+
+
+@live
+async def test_a_refresh_brings_a_new_pair(space):
+    """Both halves are new ones."""
+    pair = await space.create_subscriber_token(REFERENCE)
+    renewed = await space.refresh_subscriber_token(pair.refresh_token)
+    assert renewed.token.value != pair.token.value
+    assert renewed.refresh_token.value != pair.refresh_token.value
+    await space.subscriber_info(renewed.token)
+
+
+@live
+async def test_guests_and_invitees_are_let_to_an_address(space):
+    """To the subscriber's own, of which there must be one."""
+    pair = await space.create_subscriber_token(REFERENCE)
+    addresses = [address async for address in space.subscriber_addresses(pair.subscriber_id)]
+    assert addresses, f"{REFERENCE} has no address: give the subscriber one"
+    assert (await space.create_guest_token([addresses[0].id])).token.kind == "SAT"
+    assert (await space.create_invite_token(addresses[0].id, subscriber_token=pair.token)).value
+
+
+@live
+async def test_a_click_to_call_token_is_exchanged(space):
+    """For a guest's."""
+    click_to_call = os.environ.get("SIGNALWIRE_CLICK_TO_CALL")
+    if not click_to_call:
+        pytest.skip("SIGNALWIRE_CLICK_TO_CALL is not set: a web page's click-to-call token is needed")
+    assert (await space.create_embed_token(click_to_call)).value
+
+
+@live
+async def test_a_session_rotates(space):
+    """And each of its tokens is taken by the service."""
+    async with SubscriberSession(space, REFERENCE) as session:
+        await space.subscriber_info(await session.token())
+        await session.refresh()
+        assert session.generation == 2
+        await space.subscriber_info(await session.token())
+
+
+def run_live(**settings):
+    """Run them as they are run, in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "live", "-rs", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, **settings}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_they_pass_on_the_emulator(plain_environment):
+    """Which shows that they can be run; what a real space does is for them to find out."""
+    with served() as emulator:
+        result = run_live(**settings_of(emulator, SIGNALWIRE_CLICK_TO_CALL=emulator.click_to_call))
+        assert "5 passed" in result.stdout, result.stdout
+        result = run_live(**settings_of(emulator))
+    assert "4 passed, 1 skipped" in result.stdout
+    assert "a web page's click-to-call token is needed" in result.stdout
+
+
+def test_without_a_space_they_are_skipped_and_say_so(plain_environment):
+    """With what is not set."""
+    result = run_live()
+    assert result.returncode == 0
+    assert "5 skipped" in result.stdout
+    assert "SIGNALWIRE_SPACE, SIGNALWIRE_PROJECT_ID, SIGNALWIRE_API_TOKEN is not set" in result.stdout

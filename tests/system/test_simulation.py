@@ -1,0 +1,26 @@
+"""A slice of the simulation, whose full size is a command of its own: days of sessions, and all that goes wrong."""
+
+import pytest
+
+from signalwire_tokens.clock import VirtualClock
+from signalwire_tokens.emulator import Rotation
+from system import simulation
+
+
+@pytest.mark.timeout(300)  # it computes all the time, and longer while that is measured
+@pytest.mark.parametrize("mode", [mode.value for mode in Rotation])
+def test_sessions_keep_their_promise(mode, capsys):
+    """Through outages, throttling, lost and slow answers, suspends and jumps of the wall clock, in each mode."""
+    kept = simulation.main(["--sessions", "50", "--days", "7", "--mode", mode])
+    report = capsys.readouterr().out
+    assert kept == 0, report
+    assert "refused within the property          0" in report
+
+
+def test_a_session_that_does_not_count_suspends_breaks_the_promise(monkeypatch, capsys):
+    """The simulation can fail: a clock that stands still while the machine sleeps hands out dead tokens."""
+    now = VirtualClock.now
+    monkeypatch.setattr(simulation.World, "truth", lambda world: simulation.EPOCH + now(world.clock))
+    monkeypatch.setattr(VirtualClock, "now", lambda clock: clock._running)
+    assert simulation.main(["--sessions", "20", "--days", "4", "--mode", "family", "--seed", "3"]) == 1
+    assert "BROKEN" in capsys.readouterr().out

@@ -1,0 +1,309 @@
+"""What comes back: any status, headers and bytes become a model or an error of ours, and nothing else."""
+
+import json
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from signalwire_tokens import (
+    ApiError,
+    ConnectionFailed,
+    Forbidden,
+    InvalidRequest,
+    Lifetimes,
+    NotFound,
+    RateLimited,
+    ServerError,
+    SignalWireTokenError,
+    SubscriberInfo,
+    TimedOut,
+    Token,
+    TokenPair,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+    wire,
+)
+from signalwire_tokens.models import Secret
+from support.wire_samples import (
+    ADDRESSES,
+    EVERY,
+    FETCH,
+    ID,
+    INFO,
+    ISSUE,
+    PAIR,
+    REFRESH,
+    ROTATE,
+    SAT,
+    SENT,
+    http_date,
+    read,
+)
+
+MEMBERS = [
+    "token",
+    "refresh_token",
+    "subscriber_id",
+    "id",
+    "data",
+    "links",
+    "next",
+    "errors",
+    "code",
+    "message",
+    "sat_claims",
+    "cnf",
+    "scope",
+    "channels",
+    "expires_at",
+    "created_at",
+    "fabric_addresses",
+    "app_settings",
+    "locked",
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([SAT, REFRESH, ID]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(MEMBERS), inner),
+    max_leaves=20,
+)
+header_names = st.sampled_from(["Date", "Retry-After", "X-Request-Id", "Content-Type"])
+header_values = st.text() | st.sampled_from(["30", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 5000, "-1", "nan"])
+
+
+@given(
+    request=st.sampled_from(EVERY),
+    status=st.integers(),
+    headers=st.dictionaries(header_names, header_values),
+    body=st.none() | st.binary() | json_values.map(lambda value: json.dumps(value).encode()),
+)
+@example(request=ISSUE, status=201, headers={}, body=b"[" * 200_000)
+@example(request=ISSUE, status=201, headers={}, body=json.dumps({**PAIR, "token": "\ud800"}).encode())
+@example(
+    request=INFO, status=200, headers={}, body=json.dumps({"id": ID, "sat_claims": {"expires_at": 1e308}}).encode()
+)
+@example(
+    request=ADDRESSES,
+    status=200,
+    headers={},
+    body=b'{"data": [{"id": "%s"}], "links": {"next": "http://["}}' % ID.encode(),
+)
+@example(
+    request=ADDRESSES, status=200, headers={}, body=b'{"data": [{"id": "%s"}], "links": {"next": 7}}' % ID.encode()
+)
+def test_any_answer_is_a_model_or_an_error_of_ours(request, status, headers, body):
+    """Nothing that can arrive makes reading it fail in another way."""
+    given = wire.Answer(status=status, headers=headers, body=body, sent=SENT, lifetimes=Lifetimes())
+    outcome = wire.read(request, given)
+    assert isinstance(outcome, TokenPair | Token | SubscriberInfo | wire.Page | SignalWireTokenError)
+    assert isinstance(outcome, SignalWireTokenError) or status // 100 == 2
+    if isinstance(outcome, SignalWireTokenError):
+        assert (outcome.operation, outcome.status) == (request.operation, status)
+        assert outcome.retry_after is None or 0 <= outcome.retry_after < math.inf
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (100, UnexpectedResponse),
+        (301, UnexpectedResponse),
+        (304, UnexpectedResponse),
+        (400, ApiError),
+        (401, Unauthorized),
+        (403, Forbidden),
+        (404, NotFound),
+        (409, ApiError),
+        (422, ValidationFailed),
+        (429, RateLimited),
+        (500, ServerError),
+        (503, ServerError),
+        (599, ServerError),
+        (600, UnexpectedResponse),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": "no"}', b"[1]", None])
+def test_a_status_says_which_error_it_is(status, kind, body):
+    """Whatever the body is, and where there is none that can be read."""
+    error = read(ISSUE, body, status, X_Request_Id="req-1")
+    assert type(error) is kind
+    assert (error.operation, error.status, error.request_id) == ("create_subscriber_token", status, "req-1")
+
+
+@pytest.mark.parametrize(("date", "told"), [(http_date(SENT - 86400), int(SENT) - 86400), ("today", None), ("", None)])
+def test_a_refusal_tells_what_time_it_is_there(date, told):
+    """Where the service says: a proof is in time by its clock."""
+    assert read(ISSUE, b"", 401, Date=date).server_time == told
+
+
+def test_what_a_backend_says_of_its_refusal_is_told():
+    """As RFC 9457 has it, and without what it was sent in secret."""
+    problem = {"detail": "Sign in first, a-secret and a-key.", "title": "Unauthorized"}
+    error = read(FETCH, problem, 401, Content_Type="application/problem+json")
+    assert str(error) == "fetch_token: the credentials were not accepted (401): Sign in first, *** and ***."
+    assert "Sign in" not in str(read(FETCH, problem, 401, Content_Type="application/json"))
+    assert (
+        str(read(FETCH, b"[", 405, Content_Type="application/problem+json")) == "fetch_token: the backend answered 405"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "said", "shown"),
+    [
+        ("/token", {"Cookie": "sid=hush-hush; a=b"}, "no such sid: hush-hush", "no such sid: ***"),
+        ("/token?key=hush%20hush", {}, "hush hush hush%20hush", "*** ***"),
+        ("/token?hush+hush", {}, "hush hush", "***"),
+        ("/token?key=aHVzaC1odXNoLQ==", {}, "no such key: aHVzaC1odXNoLQ==", "no such key: ***"),
+        ("/hooks/hush-hush-hush-hush/token", {}, "at /hooks/hush-hush-hush-hush/token", "at /hooks/***/token"),
+        ("/token", {"Authorization": "Basic bWU6bWVsbG9u"}, "wrong password mellon", "wrong password ***"),
+        ("/token", {"Authorization": "Basic hush-hush!"}, "hush-hush!", "***"),
+        ("/token?the=three&is=two", {}, "the token is required", "the token is required"),
+    ],
+)
+def test_a_backend_that_quotes_what_it_was_sent_is_not_quoted(path, headers, said, shown):
+    """Neither as it was sent nor as it was meant; but the words around it are."""
+    request = wire.fetch_token(Secret(path), Secret(headers))
+    assert read(request, {"errors": [{"message": said}]}, 422).errors[0].message == shown
+
+
+def test_any_success_is_success():
+    """The reference says 201; 200 and 204 would be as good, if a token came with them."""
+    assert read(ISSUE, PAIR, 200) == read(ISSUE, PAIR, 201)
+    assert isinstance(read(ISSUE, b"", 204), UnexpectedResponse)
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("7", None, 7),
+        (" 7 ", None, 7),
+        ("0", None, 0),
+        ("9" * 50, None, 1e9),
+        (http_date(SENT + 30), SENT, 30),
+        (http_date(SENT + 30), SENT + 20, 10),
+        (http_date(SENT - 30), SENT, 0),
+        (http_date(int(SENT) + 30), None, 29.75),
+        ("-7", None, None),
+        ("1.5", None, None),
+        ("soon", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_retry_after_is_read_in_both_its_forms(value, date, seconds):
+    """Seconds, or a date that is compared with the service's own clock."""
+    headers = {name: text for name, text in (("Retry_After", value), ("Date", date and http_date(date))) if text}
+    assert read(ISSUE, b"", 429, **headers).retry_after == seconds
+    assert read(ISSUE, b"", 503, **headers).retry_after == seconds
+
+
+def test_every_problem_of_a_refusal_is_read():
+    """A 422 may hold several; what is odd about one does not hide another."""
+    items = [
+        {
+            "type": "validation_error",
+            "code": "invalid_parameter",
+            "message": "no",
+            "attribute": "ch",
+            "url": "https://x",
+        },
+        {"code": "token_expired", "message": "late", "attribute": None},
+        "odd",
+        {"code": 7, "message": None, "attribute": 7},
+    ]
+    error = read(ISSUE, {"errors": items}, 422)
+    assert [(item.code, item.attribute) for item in error.errors] == [
+        ("invalid_parameter", "ch"),
+        ("token_expired", None),
+        ("unknown", None),
+    ]
+    assert error.errors[0].url == "https://x"
+    assert read(ISSUE, {"errors": "all of it"}, 422).errors == ()
+
+
+def test_the_service_s_own_words_are_kept_whatever_was_sent():
+    """A password that is one of them, or a letter, changes nothing that a program looks at, and gives nothing away."""
+    item = {
+        "type": "validation_error",
+        "code": "invalid_parameter",
+        "message": "is e bad idea",
+        "attribute": "password",
+    }
+    for password in ("password", "invalid_parameter", "invalid", "e"):
+        request = wire.create_subscriber_token("a", now=SENT, password=Secret(password))
+        (problem,) = read(request, {"errors": [item]}, 422, X_Request_Id="req-e1").errors
+        assert (problem.type, problem.code, problem.attribute) == ("validation_error", "invalid_parameter", "password")
+        assert problem.message == ("is *** bad idea" if password == "e" else "is e bad idea")
+
+
+def test_a_refusal_does_not_hand_secrets_back():
+    """A service that quotes what it was sent is not quoted; neither are line ends, nor texts without end."""
+    request = wire.create_subscriber_token("a", now=SENT, password=Secret("hunter2"), extra=Secret({"pin": "4711"}))
+    message = f"hunter2, 4711, PTkey, {SAT} and eyJhbGciOi cut\r\nshort" + "x" * 1000
+    error = read(
+        request,
+        {"errors": [{"message": message, "code": "hunter2"}]},
+        422,
+        secrets=[Secret("PTkey")],
+        X_Request_Id="PTkey",
+    )
+    shown = repr(error) + str(error) + repr(error.errors) + repr(error.request_id)
+    for secret in ("hunter2", "4711", "PTkey", "eyJ", "\r", "\n", "x" * 301):
+        assert secret not in shown
+    assert error.errors[0].message.startswith("***, ***, ***, *** and *** cut  short")
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 81, "évil", "", "a\r\nb"])
+def test_what_is_no_request_id_is_left_out(given):
+    """It goes into logs, so it must look like one."""
+    assert read(ISSUE, b"", 500, X_Request_Id=given).request_id is None
+
+
+THROTTLED = RateLimited("429", retry_after=3.0)
+BUSY = ServerError("503", retry_after=3.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "replayable", "once_only"),
+    [
+        (ConnectionFailed("refused", sent=False), True, True),
+        (ConnectionFailed("reset", sent=None), True, False),
+        (ConnectionFailed("cut", sent=True), True, False),
+        (TimedOut("late", sent=None), True, False),
+        (RateLimited("429"), True, True),
+        (THROTTLED, True, True),
+        (BUSY, True, True),
+        (ServerError("500"), True, False),
+        (Unauthorized("401"), False, False),
+        (ValidationFailed("422"), False, False),
+        (UnexpectedResponse("html"), False, False),
+        (InvalidRequest("no"), False, False),
+    ],
+)
+def test_only_what_may_help_is_repeated(error, replayable, once_only):
+    """And a refresh, which can be done once, only where it was certainly not done."""
+
+    def repeated(request):
+        return wire.pause_before_retry(request, error, failures=0, draw=0.5, left=10.0) is not None
+
+    assert repeated(ISSUE) is replayable
+    assert repeated(ROTATE) is once_only
+
+
+@given(failures=st.integers(0, 1000), draw=st.floats(0, 1), left=st.floats(-10, 100))
+def test_a_pause_grows_within_bounds_and_within_the_time_left(failures, draw, left):
+    """Full jitter under a bound that doubles; never a pause that ends too late."""
+    pause = wire.pause_before_retry(ISSUE, ServerError("500"), failures=failures, draw=draw, left=left)
+    if pause is None:
+        assert draw * min(8, 0.25 * 2 ** min(failures, 10)) >= left
+    else:
+        assert 0 <= pause <= min(8, 0.25 * 2 ** min(failures, 10))
+        assert pause < left
+
+
+@pytest.mark.parametrize("error", [THROTTLED, BUSY])
+def test_a_pause_asked_for_is_kept_or_not_begun(error):
+    """What does not fit into the call's time is said at once."""
+    assert wire.pause_before_retry(ISSUE, error, failures=5, draw=0.9, left=3.5) == 3.0
+    assert wire.pause_before_retry(ISSUE, error, failures=5, draw=0.9, left=3.0) is None

@@ -1,0 +1,335 @@
+"""What a success holds: tokens with the end that they are taken to have, addresses, subscribers."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import jwt
+import pytest
+
+from signalwire_tokens import (
+    Lifetimes,
+    Token,
+    TokenPair,
+    UnexpectedResponse,
+    wire,
+)
+from signalwire_tokens.models import LONGEST_LIFE
+from support.wire_samples import (
+    ADDRESSES,
+    EMBED,
+    EXCHANGE,
+    FETCH,
+    ID,
+    INFO,
+    INVITE,
+    ISSUE,
+    ORIGIN,
+    PAIR,
+    REFRESH,
+    RENEWAL,
+    ROTATE,
+    SAT,
+    SENT,
+    http_date,
+    lives,
+    read,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "reason"),
+    [
+        (b"", {}, "answered 201, with nothing where JSON was expected"),
+        (b"<html>", {"Content_Type": "text/HTML; charset=x"}, "with text/html where"),
+        (b"<html>", {"Content_Type": "application/json"}, "with something else where"),
+        (b"<html>", {"Content_Type": "evil\r\ntype"}, "with something else where"),
+        (b'{"token": "abc', {}, "with something else where"),
+        (b"\xff\xfe", {}, "with something else where"),
+        (None, {}, "with a body larger than 64 KiB"),
+        ([PAIR], {}, "with JSON that is not an object"),
+        ("text", {}, "with JSON that is not an object"),
+        ({**PAIR, "token": ""}, {}, "without a usable token"),
+        ({**PAIR, "token": None}, {}, "without a usable token"),
+        ({**PAIR, "token": 7}, {}, "without a usable token"),
+        ({**PAIR, "token": "a\nb"}, {}, "without a usable token"),
+        ({**PAIR, "token": "a b"}, {}, "without a usable token"),
+        ({**PAIR, "token": "é"}, {}, "without a usable token"),
+        ({"token": SAT}, {}, "without a usable refresh_token"),
+    ],
+)
+def test_a_success_that_is_none_says_what_is_wrong_with_it(body, headers, reason):
+    """An answer is taken whole and sound, or not at all; what it held is not repeated."""
+    error = read(ISSUE, body, **headers)
+    assert isinstance(error, UnexpectedResponse)
+    assert reason in str(error)
+    assert SAT not in str(error)
+
+
+def test_a_declared_charset_cannot_garble_json():
+    """JSON says by itself how it is encoded."""
+    assert isinstance(read(ISSUE, PAIR, Content_Type="application/json; charset=utf-16"), TokenPair)
+    assert isinstance(read(ISSUE, json.dumps(PAIR).encode("utf-16"), Content_Type="text/plain"), TokenPair)
+
+
+def test_a_pair_lives_from_when_it_was_asked_for():
+    """Two hours, and two hours and five minutes, from the sending; what its header says is read along."""
+    pair = read(ISSUE, PAIR)
+    assert pair.token.issued_at == datetime.fromtimestamp(SENT, UTC)
+    assert lives(pair.token) == 7200
+    assert lives(pair.refresh_token) == 7500
+    assert (pair.token.kind, pair.refresh_token.kind, pair.subscriber_id) == ("SAT", "Refresh", UUID(ID))
+
+
+@pytest.mark.parametrize("id_", [None, "", "no", 7, ID + "0"])
+def test_a_pair_is_good_without_a_readable_subscriber(id_):
+    """The tokens are what was asked for."""
+    assert read(ISSUE, {**PAIR, "subscriber_id": id_}).subscriber_id is None
+
+
+def test_other_lifetimes_can_be_set():
+    """A client set to other lifetimes counts with those."""
+    short = Lifetimes(access=timedelta(seconds=4), refresh=timedelta(seconds=5), embed=timedelta(seconds=3))
+    pair = read(ISSUE, PAIR, lifetimes=short)
+    assert (lives(pair.token), lives(pair.refresh_token)) == (4, 5)
+    assert lives(read(EMBED, {"token": SAT}, lifetimes=short)) == 3
+    assert lives(read(INVITE, {"token": SAT}, lifetimes=short)) == 4
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        (None, 1000.75),  # nothing but our own clock
+        ("rubbish", 1000.75),
+        (SENT, 1000.0),  # the service's clock shows whole seconds: one is taken off
+        (SENT + 400, 600.0),  # its clock is ahead of ours: the token ends by its clock
+        (SENT - 400, 1000.75),  # behind: ours is the careful one
+        (SENT + 5000, 0.0),  # it says that the time has passed
+    ],
+)
+def test_an_end_asked_for_is_reckoned_by_the_more_careful_clock(date, seconds):
+    """`expire_at` is a time on the service's clock, which may differ from ours."""
+    request = wire.create_subscriber_token("alice", now=SENT, expire_at=int(SENT) + 1001)
+    headers = {} if date is None else {"Date": date if isinstance(date, str) else http_date(date)}
+    pair = read(request, PAIR, **headers)
+    assert lives(pair.token) == seconds
+    assert lives(pair.refresh_token) == seconds + 300
+
+
+def test_an_unbound_token_lives_a_minute():
+    """`sat:refresh` without a fingerprint; with one, it is an ordinary token."""
+    unbound = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh")
+    assert lives(read(unbound, PAIR).token) == 60
+    bound = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh", fingerprint="f" * 43)
+    assert lives(read(bound, PAIR).token) == 7200
+
+
+@pytest.mark.parametrize(
+    ("span", "access", "refresh"), [(900, 600, 900), (7500, 7200, 7500), (9999, 7200, 7500), (200, 200, 200)]
+)
+def test_a_refreshed_pair_lives_no_longer_than_the_one_it_replaces(span, access, refresh):
+    """What the service grants anew is not known, so it is not counted on."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    old = Token(value=REFRESH, issued_at=start, expires_at=start + timedelta(seconds=span))
+    pair = read(wire.refresh_subscriber_token(old), PAIR)
+    assert (lives(pair.token), lives(pair.refresh_token)) == (access, refresh)
+    assert lives(read(ROTATE, PAIR).token) == 7200
+
+
+@pytest.mark.parametrize(
+    ("says", "headers", "seconds"),
+    [
+        ({}, {}, 900),
+        ({"expires_in": 600}, {}, 600),
+        ({"expires_in": 3600}, {}, 3600),
+        ({"expires_in": 600, "expires_at": SENT + 700}, {}, 600),
+        ({"expires_in": 600, "expires_at": int(SENT) + 600}, {"Date": http_date(SENT)}, 600),
+        ({"expires_in": 600, "expires_at": SENT + 300}, {"Date": http_date(SENT)}, 301.25),
+        ({"expires_at": SENT + 600}, {}, 600),
+        ({"expires_at": SENT + 600}, {"Date": http_date(SENT)}, 599.25),
+        ({"expires_at": SENT + 87000}, {"Date": http_date(SENT + 86400)}, 599.25),
+        ({"expires_at": SENT + 600}, {"Date": http_date(SENT - 86400)}, 86999.25),
+        ({"expires_in": "600"}, {}, 900),
+        ({"expires_in": True, "expires_at": True}, {}, 900),
+        ({"expires_in": -1, "expires_at": -1}, {}, 900),
+        ({"expires_in": None, "expires_at": None}, {}, 900),
+        ({"expires_in": 1e300, "expires_at": 1e300}, {}, 900),
+        ({"expires_in": 1e11}, {}, LONGEST_LIFE.total_seconds()),
+    ],
+)
+@pytest.mark.parametrize("asked", [EXCHANGE, RENEWAL], ids=lambda asked: asked.operation)
+def test_a_bound_token_lives_as_its_answer_says_or_as_was_asked(asked, says, headers, seconds):
+    """By the service's clock, where the answer tells a time of day."""
+    pair = read(asked, {"token": SAT, **says}, **headers)
+    assert lives(pair.token) == pytest.approx(seconds)
+    assert pair.refresh_token is pair.token
+    assert pair.token.kind == "SAT"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"token": SAT, "expires_in": 0},
+        {"token": SAT, "expires_at": SENT},
+        {"token": SAT, "expires_in": 900, "expires_at": 1},
+        {"token": REFRESH},
+        {"token": ""},
+    ],
+)
+@pytest.mark.parametrize("asked", [EXCHANGE, RENEWAL], ids=lambda asked: asked.operation)
+def test_a_bound_token_that_has_ended_is_none(asked, answer):
+    """The one at hand is better; and so it is where a token of another kind comes."""
+    assert isinstance(read(asked, answer), UnexpectedResponse)
+
+
+@pytest.mark.parametrize(
+    ("ends", "headers", "seconds"),
+    [
+        (SENT + 600, {}, 600),
+        (SENT + 600, {"Date": http_date(SENT)}, 599.25),
+        (SENT - 600, {}, 0),
+        (SENT + 600 - 86400, {"Date": http_date(SENT - 86400)}, 599.25),
+        (SENT + 600 + 86400, {"Date": "today"}, 87000),
+        (253402300000, {"Date": http_date(0)}, LONGEST_LIFE.total_seconds()),
+    ],
+)
+def test_what_a_backend_gives_ends_by_the_backend_s_clock(ends, headers, seconds):
+    """Or by this machine's, where the backend does not tell the time."""
+    pair = read(FETCH, {"token": SAT, "expiry_at": ends * 1000}, **headers)
+    assert lives(pair.token) == pytest.approx(seconds)
+    assert pair.refresh_token is pair.token
+
+
+@pytest.mark.parametrize(
+    ("claims", "headers", "seconds"),
+    [
+        ({"exp": 2000, "iat": 1000}, {}, 1000),
+        ({"exp": 99999, "iat": 1000}, {}, 7200),
+        ({"exp": 1000, "iat": 2000}, {}, 0),
+        ({"exp": SENT + 50}, {}, 50),
+        ({"exp": int(SENT) + 50}, {"Date": http_date(SENT + 20)}, 30),
+        ({"iat": 1000}, {}, 7200),
+        ({"exp": True}, {}, 7200),
+        ({"exp": "soon"}, {}, 7200),
+    ],
+)
+def test_a_signed_token_s_end_can_only_shorten_its_life(claims, headers, seconds):
+    """Nobody verified it, so it is believed only where that is careful."""
+    header, _, _ = jwt.encode({}, "k" * 32, algorithm="HS256").split(".")
+    payload = jwt.utils.base64url_encode(json.dumps(claims).encode()).decode()
+    lifetimes = Lifetimes(embed=timedelta(hours=2))
+    token = read(EMBED, {"token": f"{header}.{payload}.c2ln"}, lifetimes=lifetimes, **headers)
+    assert lives(token) == seconds
+
+
+def page(data, following=None, *, wrapped=False):
+    value = {"data": data, "links": {"self": "x", "first": "x", "next": following}}
+    return read(ADDRESSES, [value] if wrapped else value, 200)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_page_of_addresses_is_read(wrapped):
+    """As the service gives it, and wrapped in an array as its schema has it; what is unknown is ignored."""
+    full = {
+        "id": ID,
+        "name": "lobby",
+        "display_name": "Lobby",
+        "type": "room",
+        "cover_url": None,
+        "preview_url": "https://x",
+        "locked": True,
+        "channels": {"audio": "/public/lobby", "odd": 7},
+        "created_at": "2026-01-02T03:04:05Z",
+        "newer": 1,
+    }
+    (address,) = page([full], wrapped=wrapped).addresses
+    assert (address.id, address.name, address.type, address.locked) == (UUID(ID), "lobby", "room", True)
+    assert address.channels == {"audio": "/public/lobby"}
+    assert address.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("following", "path"),
+    [
+        (f"{ORIGIN}/api/x?page=2", "/api/x?page=2"),
+        ("/api/x?page=2", "/api/x?page=2"),
+        ("https://ACME.signalwire.com/api/x", "/api/x"),
+        ("https://acme.signalwire.com:443/api/x", "/api/x"),
+        ("?page_number=1", f"/api/fabric/resources/subscribers/{ID}/addresses?page_number=1"),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_the_next_page_is_a_path(following, path):
+    """On the origin that was asked."""
+    assert page([{"id": ID}], following).next == path
+    assert page([], following).next is None
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        "https://evil.example/api/x",
+        "http://acme.signalwire.com/api/x",
+        "https://acme.signalwire.com:444/api/x",
+        "https://user@acme.signalwire.com/api/x",
+        "//evil.example/x",
+        "https://[",
+        "/a b",
+        7,
+        ["/x"],
+    ],
+)
+def test_the_next_page_is_never_elsewhere(following):
+    """The API token would travel with the request."""
+    assert isinstance(page([{"id": ID}], following), UnexpectedResponse)
+
+
+@pytest.mark.parametrize("data", [None, {}, "x", [7], [{}], [{"id": "no"}]])
+def test_addresses_without_an_id_are_none(data):
+    """A list of addresses is one, each with an id."""
+    assert isinstance(page(data), UnexpectedResponse)
+
+
+@pytest.mark.parametrize(
+    ("value", "read_as"),
+    [
+        ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("yesterday", None),
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (1e300, None),
+        (True, None),
+        (None, None),
+    ],
+)
+def test_a_time_is_read_where_it_is_one(value, read_as):
+    """Unix seconds or ISO 8601, and nothing where it is neither."""
+    assert page([{"id": ID, "created_at": value}]).addresses[0].created_at == read_as
+
+
+def test_who_a_token_is_for_is_read():
+    """The profile, the addresses, and the claims that a client cannot read from the token itself."""
+    info = read(
+        INFO,
+        {
+            "id": ID,
+            "email": "alice@example.com",
+            "first_name": None,
+            "push_notification_key": "hush",
+            "app_settings": {"a": 1},
+            "fabric_addresses": [{"id": ID}],
+            "sat_claims": {"scope": ["sat:refresh"], "cnf": {"jkt": "thumb"}, "expires_at": 1_800_000_000},
+        },
+        200,
+    )
+    assert (info.id, info.email, info.first_name) == (UUID(ID), "alice@example.com", None)
+    assert info.sat_claims.scope == ("sat:refresh",)
+    assert info.sat_claims.fingerprint == "thumb"
+    assert info.sat_claims.expires_at == datetime.fromtimestamp(1_800_000_000, UTC)
+    assert "hush" not in repr(info)
+    bare = read(INFO, {"id": ID, "sat_claims": {"scope": "x", "cnf": 7}}, 200)
+    assert bare.fabric_addresses == ()
+    assert bare.sat_claims.scope == ()
+    assert bare.sat_claims.fingerprint is None
+    assert read(INFO, {"id": ID}, 200).sat_claims is None
+    assert isinstance(read(INFO, {}, 200), UnexpectedResponse)

@@ -1,0 +1,240 @@
+"""What a session tells those who subscribe: everything, in order, and nobody can hold it up."""
+
+import asyncio
+import logging
+from contextvars import ContextVar
+
+import pytest
+
+from signalwire_tokens import RefreshPolicy, SessionState
+from support.scripted_keeper import LIFE, NOT_SENT, SPENT, Scripted
+
+PLACE = ContextVar("PLACE", default="nowhere")
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_everything_that_happens_is_told(clock, is_async):
+    """In order, with the generation, the pair, and the error where one is why."""
+    told = []
+
+    async def tell_later(event):
+        await asyncio.sleep(0)
+        told.append(event)
+
+    session = Scripted(clock, None, None, NOT_SENT, NOT_SENT, None, SPENT, None)
+    session.subscribe(tell_later if is_async else told.append)
+    async with session:
+        await clock.advance(3 * LIFE)
+    kinds = [event.kind for event in told]
+    assert kinds[:8] == [
+        "started",
+        "rotated",
+        "degraded",
+        "rotated",
+        "recovered",
+        "degraded",
+        "reissued",
+        "recovered",
+    ]
+    assert kinds[-1] == "closed"
+    assert [event.generation for event in told[:4]] == [1, 2, 2, 3]
+    assert told[2].error is NOT_SENT.error
+    assert told[3].error is None
+    assert told[-1].pair is session.pair
+    assert told[1].pair.token.value not in repr(told)
+
+
+async def test_the_end_is_told(clock):
+    """With the reason."""
+    told = []
+    async with Scripted(clock, None, SPENT, reissues=False) as session:
+        session.subscribe(told.append)
+        await clock.advance(2 * LIFE)
+        assert session.state is SessionState.DEAD
+    assert [event.kind for event in told] == ["degraded", "dead", "closed"]
+    assert told[1].error is SPENT.error
+
+
+async def test_whoever_unsubscribes_is_told_nothing_more(clock):
+    """Not even what was on its way; the others are."""
+    told, others, may_go_on = [], [], asyncio.Event()
+
+    async def tell(event):
+        told.append(event)
+        await may_go_on.wait()
+
+    async with Scripted(clock) as session:
+        unsubscribe = session.subscribe(tell)
+        session.subscribe(others.append)
+        await session.refresh()
+        await session.refresh()
+        unsubscribe()
+        unsubscribe()
+        may_go_on.set()
+        await session.refresh()
+    assert [event.kind for event in told] == ["rotated"]
+    assert [event.kind for event in others] == ["rotated", "rotated", "rotated", "closed"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
+    """It is logged, and told of the next event all the same."""
+    told = []
+
+    def broken(event):
+        told.append(event.kind)
+        raise RuntimeError("a slip of the subscriber's")
+
+    async def broken_later(event):
+        broken(event)
+
+    async with Scripted(clock) as session:
+        session.subscribe(broken_later if is_async else broken)
+        await session.refresh()
+        await session.refresh()
+        assert await session.token() == session.pair.token.value
+    assert told == ["rotated", "rotated", "closed"]
+    assert [record.levelno for record in caplog.records if "subscriber failed" in record.message] == [logging.ERROR] * 3
+
+
+async def test_one_that_hangs_harms_nobody(clock):
+    """Neither the session, nor the others, nor its closing."""
+    told = []
+
+    async def hang(_):
+        await asyncio.Event().wait()
+
+    async with Scripted(clock) as session:
+        session.subscribe(hang)
+        session.subscribe(told.append)
+        await clock.advance(2 * LIFE)
+        assert session.generation > 2
+    assert told[-1].kind == "closed"
+
+
+async def test_one_may_refresh(clock):
+    """From within an event, once."""
+    refreshed = []
+
+    async def refresh(event):
+        if not refreshed:
+            refreshed.append(event.kind)
+            refreshed.append(await session.refresh())
+
+    async with Scripted(clock) as session:
+        session.subscribe(refresh)
+        await session.refresh()
+        await settle()
+        assert refreshed == ["rotated", session.pair]
+
+
+async def test_one_may_close_the_session(clock):
+    """Without waiting for itself."""
+    told = []
+
+    async def close(event):
+        told.append(event.kind)
+        await session.aclose()
+
+    session = await Scripted(clock).start()
+    session.subscribe(close)
+    await session.refresh()
+    await session.wait_closed()
+    await settle()
+    assert told == ["rotated", "closed"]
+
+
+async def test_one_is_told_in_the_context_in_which_it_subscribed(clock):
+    """Not in that of whoever happened to set a timer."""
+    seen = []
+    async with Scripted(clock) as session:
+        PLACE.set("here")
+        session.subscribe(lambda _: seen.append(PLACE.get()))
+        PLACE.set("elsewhere")
+        await session.refresh()
+    assert seen == ["here", "here"]
+
+
+async def hang(_):
+    await asyncio.Event().wait()
+
+
+def listeners():
+    return [task for task in asyncio.all_tasks() if task.get_name() == "signalwire-tokens: tell a subscriber"]
+
+
+async def test_one_that_hangs_after_it_unsubscribed_is_ended_too(clock):
+    """With the session."""
+
+    async def leave(event):
+        unsubscribe()
+        await hang(event)
+
+    session = Scripted(clock)
+    unsubscribe = session.subscribe(leave)
+    async with session:
+        await settle()
+        assert len(listeners()) == 1
+    assert listeners() == []
+
+
+async def test_closing_that_is_cancelled_ends_those_who_hang(clock):
+    """At once: nobody waits for them any more."""
+    landed = asyncio.Event()
+    session = Scripted(clock, None, landed)
+    session.subscribe(hang)
+    await session.start()
+    refresh = asyncio.create_task(session.refresh())
+    await settle()
+    closing = asyncio.create_task(session.aclose())
+    await settle()
+    closing.cancel()
+    await asyncio.wait([closing])
+    landed.set()
+    await refresh
+    await settle()
+    assert listeners() == []
+
+
+async def test_nothing_is_told_after_the_end(clock):
+    """A renewal that lands later is nobody's business."""
+    told, landed = [], asyncio.Event()
+    session = Scripted(clock, None, landed, policy=RefreshPolicy(drain=0.01))
+    session.subscribe(lambda event: told.append(event.kind))
+    await session.start()
+    refresh = asyncio.create_task(session.refresh())
+    await settle()
+    await session.aclose()
+    landed.set()
+    await refresh
+    await settle()
+    assert told == ["started", "closed"]
+
+
+async def test_one_that_ends_in_a_cancelled_error_of_its_own_is_told_on(clock, caplog):
+    """It awaited something that was cancelled; nobody cancelled it."""
+    told = []
+
+    async def stumble(event):
+        told.append(event.kind)
+        raise asyncio.CancelledError
+
+    async with Scripted(clock) as session:
+        session.subscribe(stumble)
+        await session.refresh()
+        await session.refresh()
+        await settle()
+    assert told == ["rotated", "rotated", "closed"]
+    assert "cancelled from within" in caplog.text
+
+
+async def test_what_cannot_be_called_back_is_refused(clock):
+    """Now, and not when something happens."""
+    async with Scripted(clock) as keeper:
+        with pytest.raises(TypeError, match="callback"):
+            keeper.subscribe("x")

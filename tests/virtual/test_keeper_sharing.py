@@ -1,0 +1,989 @@
+"""Pairs that are shared through a store, with renewals and a store that go by a script."""
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+
+from signalwire_tokens import (
+    MemoryStore,
+    RefreshPolicy,
+    SessionClosed,
+    SessionExpired,
+    SessionState,
+    StoreError,
+    TokenUnavailable,
+)
+from signalwire_tokens.keeper import Share
+from signalwire_tokens.stores import Reading, Record
+from support.scripted_keeper import (
+    AMBIGUOUS,
+    LIFE,
+    MISCONFIGURED,
+    NOT_SENT,
+    SPENT,
+    WINDOW,
+    Scripted,
+    make_pair,
+    throttled,
+)
+
+KEY = "0123456789abcdef"
+LEASE, POLL = 20.0, 0.25
+DOWN = StoreError("the store is down")
+QUICK = RefreshPolicy(store_patience=0.02)
+
+
+class Moody(MemoryStore):
+    """A store that fails where it is told to: with an error, by hanging, or after the fact.
+
+    `moods` holds, by the name of a method, what happens: an exception to raise, "hang", or a function to call first.
+    `before` says whether that comes before the method does its work, or after.
+    """
+
+    def __init__(self, clock):
+        super().__init__(clock=clock)
+        self.moods, self.after, self.calls = {}, {}, []
+
+    async def _meet(self, moods, name):
+        mood = moods.get(name)
+        if mood == "hang":
+            await asyncio.Event().wait()
+        elif isinstance(mood, BaseException):
+            raise mood
+        elif mood is not None:
+            await mood()
+
+    async def load(self, key):
+        self.calls.append("load")
+        await self._meet(self.moods, "load")
+        reading = await super().load(key)
+        await self._meet(self.after, "load")
+        return reading
+
+    async def save(self, key, record, replaces):
+        self.calls.append("mark" if record.presenting else "save")
+        await self._meet(self.moods, self.calls[-1])
+        saved = await super().save(key, record, replaces)
+        await self._meet(self.after, self.calls[-1])
+        return saved
+
+    @asynccontextmanager
+    async def lease(self, key, ttl):
+        self.calls.append("lease")
+        await self._meet(self.moods, "lease")
+        async with super().lease(key, ttl) as held:
+            await self._meet(self.after, "lease")
+            yield held
+            await self._meet(self.moods, "release")
+
+    def heal(self):
+        self.moods, self.after = {}, {}
+
+
+@pytest.fixture
+def store(clock):
+    return Moody(clock)
+
+
+@pytest.fixture
+def share(clock, store):
+    """Make sessions that share one pair."""
+
+    def make(*script, held=None, **more):
+        return Scripted(clock, *script, share=Share(store, KEY, brought=held), held=held, **more)
+
+    return make
+
+
+async def put(store, clock, pair=None, *, age=0.0, presenting=None, timeline=""):
+    """Let the store hold a pair that somebody else has saved."""
+    pair = make_pair() if pair is None else pair
+    record = Record(pair=pair, asked_at=clock.now() - age, presenting=presenting, timeline=timeline)
+    await store.delete(KEY)
+    assert await MemoryStore.save(store, KEY, record, None)
+    return pair
+
+
+async def held(store):
+    return (await MemoryStore.load(store, KEY)).record
+
+
+def events_of(session):
+    told = []
+    session.subscribe(told.append)
+    return told
+
+
+def kinds(told):
+    return [event.kind for event in told]
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def saved(clock, session):
+    """Let time pass until the session has nothing left to save: what hangs does so by the machine's time."""
+    while not session._share.saving.done():
+        await clock.advance(10)
+        await asyncio.sleep(0.001)
+
+
+async def late(clock, session):
+    """Go to where the token has just come to its end."""
+    await clock.advance(0)
+    clock.suspend(session.runway.total_seconds() + 1)
+
+
+async def test_the_first_issues_and_the_next_adopts(share, store):
+    """What one session has saved, the next one takes, and asks nobody."""
+    async with share() as first:
+        assert first.steps == ["Reissue"]
+        assert (await held(store)).pair == first.pair
+        assert (await held(store)).presenting is None
+    async with share() as second:
+        assert second.steps == []
+        assert await second.token() == first.pair.token.value
+        assert second.generation == 1
+
+
+async def test_a_rotation_is_leased_read_marked_asked_for_and_saved(share, store, clock):
+    """In this order, and the lease is given back."""
+    async with share() as session:
+        first = session.pair
+        store.calls.clear()
+        marks = []
+
+        async def look():
+            marks.append((await held(store)).presenting)
+
+        store.after["mark"] = look
+        await session.refresh()
+        assert store.calls == ["load", "lease", "load", "mark", "save"]
+        assert session.presented == [first.refresh_token.value]
+        assert marks != [None]
+        assert (await held(store)).presenting is None
+        async with store.lease(KEY, 1) as free:
+            assert free
+
+
+async def test_what_is_found_is_told_by_this_machine_s_clock(share, store, clock):
+    """A pair that is half an hour old has an hour and a half to live, whatever the wall clock of its maker said."""
+    pair = await put(store, clock, age=1800)
+    clock.set_wall(10**9)
+    async with share() as session:
+        assert session.pair.token.value == pair.token.value
+        assert session.runway.total_seconds() == LIFE - 1800
+        assert session.pair.token.issued_at.timestamp() == 10**9 - 1800
+        assert (session.pair.refresh_token.expires_at.timestamp()) == 10**9 - 1800 + LIFE + WINDOW
+
+
+async def test_a_slow_answer_makes_a_pair_no_younger(share, store, clock):
+    """Where nobody knows when the store looked at its clock, the pair is taken for as old as it may be."""
+    await put(store, clock, age=1800)
+
+    async def take_time():
+        clock.suspend(0.5)
+
+    store.moods["load"] = store.after["load"] = take_time
+    async with share() as session:
+        asked = session._access_until - LIFE
+        store.heal()
+        assert asked <= (await held(store)).asked_at
+    store.moods["load"] = store.after["load"] = take_time
+    async with share() as session:
+        await session.refresh()
+        store.heal()
+        assert (await held(store)).asked_at <= session._access_until - LIFE
+
+
+async def test_a_pair_that_is_due_is_served_and_renewed_behind(share, store, clock):
+    """The start does not wait for the service while there is a live token."""
+    pair = await put(store, clock, age=0.9 * LIFE)
+    answered = asyncio.Event()
+    async with share(answered) as session:
+        assert await session.token() == pair.token.value
+        assert session.state is SessionState.DUE
+        answered.set()
+        await clock.advance(1)
+        assert session.presented == [pair.refresh_token.value]
+        assert session.state is SessionState.FRESH
+
+
+async def test_a_pair_that_is_late_is_refreshed(share, store, clock):
+    """In its window, by the refresh token of the store."""
+    pair = await put(store, clock, age=LIFE + WINDOW / 2)
+    async with share() as session:
+        assert session.presented == [pair.refresh_token.value]
+        assert session.state is SessionState.FRESH
+
+
+async def test_a_pair_that_has_ended_is_issued_anew(share, store, clock):
+    """Nothing is presented that cannot be accepted."""
+    await put(store, clock, age=LIFE + WINDOW - 1e-3)
+    clock.suspend(1)
+    async with share() as session:
+        assert session.steps == ["Reissue"]
+
+
+@pytest.mark.parametrize("timeline", ["another boot", ""])
+async def test_a_pair_of_unknown_age_is_renewed_before_it_is_served(share, store, clock, timeline):
+    """From another timeline, or from the future: its refresh token may be good, and its access token may not."""
+    pair = await put(store, clock, age=0 if timeline else -100, timeline=timeline)
+    async with share() as session:
+        assert session.presented == [pair.refresh_token.value]
+        assert session.pair.token.value != pair.token.value
+
+
+async def test_of_two_who_are_due_one_renews(share, store, clock):
+    """The other waits for it, and adopts."""
+    answered = asyncio.Event()
+    async with share() as one, share(answered) as another:
+        clock.suspend(1)
+        renewals = [asyncio.ensure_future(session.refresh()) for session in (another, one)]
+        await settle()
+        assert one.state is another.state is SessionState.FRESH  # meanwhile, both serve what they have
+        answered.set()
+        await clock.advance(1)
+        await asyncio.gather(*renewals)
+        assert one.pair.token.value == another.pair.token.value
+        assert one.steps + another.steps == ["Reissue", "Present"]
+
+
+@pytest.mark.parametrize("presenting", [None, "somebody who died"])
+async def test_whoever_died_is_replaced(share, store, clock, presenting):
+    """Within the lease and one look; what was marked is not presented again."""
+    pair = await put(store, clock, presenting=presenting)
+    async with share() as session:
+        dead = store.lease(KEY, LEASE)
+        assert await dead.__aenter__()
+        renewal = asyncio.ensure_future(session.refresh())
+        await clock.advance(LEASE - 0.01)
+        assert session.steps == []
+        await clock.advance(POLL)
+        assert session.steps == (["Reissue"] if presenting else ["Present"])
+        assert (session.presented == [pair.refresh_token.value]) is not presenting or presenting
+        await renewal
+        await dead.__aexit__(None, None, None)
+
+
+async def test_a_lease_that_never_ends_is_a_failure(share, store, clock):
+    """While the token is live, others may renew; once it is not, the session issues a pair of its own."""
+    async with share() as session:
+        store.after["lease"] = None
+        busy = asynccontextmanager(never_free)
+        store.lease = busy
+        renewal = asyncio.ensure_future(session.refresh())
+        await clock.advance(2 * LEASE + 1)
+        with pytest.raises(TokenUnavailable) as caught:
+            await renewal
+        assert "others have been renewing" in str(caught.value.cause)
+        await late(clock, session)
+        asking = asyncio.ensure_future(session.token(0))
+        await clock.advance(3 * LEASE)
+        await asyncio.wait([asking])
+        assert asking.exception() is not None or asking.result()
+        assert await session.token()
+        assert session.steps == ["Reissue", "Reissue"]
+
+
+async def never_free(key, ttl):
+    yield False
+
+
+async def test_a_mark_is_not_presented_unless_there_is_no_other_way(share, store, clock):
+    """A refresh token that may be used up is presented only by those who cannot issue."""
+    pair = await put(store, clock, presenting="somebody")
+    async with share(reissues=False) as session:
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert "another may be presenting" in str(caught.value.cause)
+        assert session.presented == []
+        await late(clock, session)
+        assert await session.token()
+        assert session.presented == [pair.refresh_token.value]
+
+
+async def test_a_mark_of_its_own_a_session_knows(share, store, clock):
+    """It may try once more at once: nobody else has that refresh token."""
+    async with share(None, AMBIGUOUS, reissues=False) as session:
+        first = session.pair.refresh_token.value
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        await session.refresh()
+        assert session.presented == [first, first]
+
+
+async def test_who_cannot_issue_waits_for_a_lease_that_never_ends(share, store, clock):
+    """Its holder may be presenting the refresh token."""
+    async with share(reissues=False) as session:
+        store.lease = asynccontextmanager(never_free)
+        await late(clock, session)
+        asking = asyncio.ensure_future(session.token())
+        await clock.advance(3 * LEASE)
+        await asyncio.wait([asking])
+        assert isinstance(asking.exception(), TokenUnavailable)
+        assert session.presented == []
+        closing = asyncio.ensure_future(session.aclose())
+        await clock.advance(1)
+        await closing
+
+
+@pytest.mark.parametrize(
+    ("outcome", "steps"),
+    [
+        (NOT_SENT, ["Reissue", "Present", "Present"]),
+        (throttled(None), ["Reissue", "Present", "Present"]),
+        (MISCONFIGURED, ["Reissue", "Present", "Present"]),
+        (AMBIGUOUS, ["Reissue", "Present", "Reissue"]),
+        (SPENT, ["Reissue", "Present", "Reissue"]),
+    ],
+)
+async def test_a_mark_stays_where_something_may_have_been_done(share, store, clock, outcome, steps):
+    """By it, the next one knows whether the refresh token may be presented: this session or another."""
+    async with share(None, outcome) as session:
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        assert ((await held(store)).presenting is None) is (steps[-1] == "Present")
+        async with share() as another:
+            await another.refresh()
+            assert session.steps + another.steps == steps
+
+
+async def test_a_mark_that_cannot_be_taken_back_stays(share, store, clock):
+    """Then a pair is issued that need not have been; nothing worse comes of it."""
+    async with share(None, NOT_SENT) as session:
+        store.moods["save"] = DOWN
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        store.heal()
+        await session.refresh()
+        assert session.steps == ["Reissue", "Present", "Reissue"]
+
+
+async def test_what_was_refused_may_have_a_successor(share, store, clock):
+    """A refresh token that is spent was perhaps used by somebody who has saved what came of it."""
+    async with share(None, settle_event := asyncio.Event(), SPENT) as session:
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        successor = await put(store, clock)
+        clock.suspend(1)
+        successor = await put(store, clock, successor)
+        settle_event.set()
+        assert (await renewal).token.value == successor.token.value
+
+
+@pytest.mark.parametrize("refused", [SPENT, AMBIGUOUS])
+async def test_a_refusal_of_another_s_refresh_token_leaves_the_way_to_issue_open(share, store, clock, refused):
+    """The policy asked for an issue, the store held a token to present, and that was refused."""
+    async with share(None, AMBIGUOUS, refused) as session:
+        told = events_of(session)
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        other = await put(store, clock, timeline="another boot")
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        assert session.presented[-1] == other.refresh_token.value
+        await session.refresh()
+        assert session.steps == ["Reissue", "Present", "Present", "Reissue"]
+        await settle()
+        assert kinds(told) == ["degraded", "reissued", "recovered"]
+
+
+async def test_what_is_live_and_better_is_adopted_whatever_was_planned(share, store, clock):
+    """Between the first look and the lease, too."""
+    async with share() as session:
+
+        async def another_renews():
+            store.moods.clear()
+            clock.suspend(10)
+            await put(store, clock)
+
+        store.moods["lease"] = another_renews
+        await session.refresh()
+        assert session.steps == ["Reissue"]
+        assert session.generation == 2
+
+
+async def test_what_somebody_changed_in_between_is_looked_at_again(share, store, clock):
+    """A record that is not the one that was read is not marked."""
+    async with share() as session:
+        first = session.pair
+
+        async def another_marks():
+            store.moods.clear()
+            record = await held(store)
+            await MemoryStore.save(store, KEY, attrs.evolve(record, presenting="another"), record.digest)
+
+        store.moods["mark"] = another_marks
+        renewal = asyncio.ensure_future(session.refresh())
+        await clock.advance(1)
+        await renewal
+        assert session.steps == ["Reissue", "Reissue"]
+        assert session.pair.token.value != first.token.value
+
+
+@pytest.mark.parametrize("better", [True, False])
+async def test_a_pair_that_was_overtaken_gives_way(share, store, clock, better):
+    """To one that is live; it takes the place of one that is not."""
+    async with share(None, answered := asyncio.Event(), None) as session:
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        clock.suspend(1)
+        other = await put(store, clock, age=0 if better else LIFE)
+        answered.set()
+        pair = await renewal
+        assert (pair.token.value == other.token.value) is better
+        await clock.advance(10)
+        assert (await held(store)).pair.token.value == pair.token.value
+
+
+STEPS = ["load", "lease", "mark"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("mood", [DOWN, "hang", ZeroDivisionError("it holds a secret"), asyncio.CancelledError()])
+async def test_while_the_token_is_live_a_store_that_fails_is_waited_for(share, store, clock, step, mood):
+    """Nothing is issued, the session says what is wrong, and goes on once that is over."""
+    async with share(policy=QUICK) as session:
+        told = events_of(session)
+        store.moods[step] = mood
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert isinstance(caught.value.cause, StoreError)
+        assert "secret" not in str(caught.value.cause)
+        assert session.steps == ["Reissue"]
+        assert await session.token() == session.pair.token.value
+        store.heal()
+        await clock.advance(60)
+        assert session.generation == 2
+        assert session.last_error is None
+        await settle()
+        assert kinds(told) == ["degraded", "rotated", "recovered"]
+        assert session.presented or step == "mark"
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("mood", [DOWN, "hang"])
+async def test_where_it_cannot_wait_a_session_issues_a_pair_of_its_own(share, store, clock, step, mood):
+    """At the start, and once the token at hand has come to its end; the store gets it when it can."""
+    await put(store, clock, age=LIFE + 1)
+    store.moods[step] = mood
+    session = share(policy=QUICK)
+    told = events_of(session)
+    async with session:
+        assert session.steps == ["Reissue"]
+        assert session.state is SessionState.FRESH
+        await settle()
+        assert kinds(told) == ["persist_failed", "started"]
+        assert isinstance(told[0].error, StoreError)
+        assert session.last_error is None
+        await clock.advance(30)
+        store.heal()
+        await saved(clock, session)
+        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert session.steps == ["Reissue"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, Reading(record=None, at=None), Reading(record=None, at=float("nan")), Reading(record=b"a pair", at=1.0)],
+    ids=repr,
+)
+async def test_an_answer_that_is_no_reading_is_a_failure(share, store, clock, answer):
+    """Whoever writes a store may make mistakes."""
+    async with share() as session:
+
+        async def nonsense(key):
+            return answer
+
+        store.load = nonsense
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert "something else than a reading" in str(caught.value.cause)
+
+
+async def test_without_store_and_service_the_service_is_what_fails(share, store, clock):
+    """The store is no reason to be told of then."""
+    store.moods["load"] = DOWN
+    session = share(NOT_SENT, NOT_SENT)
+    starting = asyncio.ensure_future(session.start())
+    await clock.advance(60)
+    await starting
+    assert session.steps == ["Reissue", "Reissue", "Reissue"]
+    await session.aclose()
+
+
+async def test_who_cannot_issue_presents_its_own(share, store, clock):
+    """There is no other way to a live token while the store is down."""
+    async with share(reissues=False) as session:
+        first = session.pair
+        store.moods["load"] = DOWN
+        await late(clock, session)
+        assert await session.token()
+        assert session.presented == [first.refresh_token.value]
+
+
+async def test_who_cannot_issue_presents_its_own_where_the_store_has_lost_it(share, store, clock):
+    """And marks it, for others to know."""
+    async with share(None, AMBIGUOUS, reissues=False) as session:
+        first = session.pair
+        await store.delete(KEY)
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        assert session.presented == [first.refresh_token.value]
+        assert (await held(store)).presenting is not None
+        assert (await held(store)).asked_at == pytest.approx(session._access_until - LIFE)
+
+
+async def test_a_store_that_lost_everything_gets_a_new_pair(share, store, clock):
+    """Whether the refresh token at hand is good, only the store could have told."""
+    async with share() as session:
+        await store.delete(KEY)
+        await session.refresh()
+        assert session.steps == ["Reissue", "Reissue"]
+        assert (await held(store)).pair.token.value == session.pair.token.value
+
+
+@pytest.mark.parametrize("mood", [DOWN, "hang"])
+async def test_a_pair_that_cannot_be_saved_is_served_and_saved_later(share, store, clock, mood):
+    """Nobody waits for a store that is down longer than it gets."""
+    async with share(policy=QUICK) as session:
+        told = events_of(session)
+        store.moods["save"] = mood
+        clock.suspend(1)
+        await session.refresh()
+        assert session.generation == 2
+        await settle()
+        assert kinds(told) == ["persist_failed", "rotated"]
+        await clock.advance(10)
+        store.heal()
+        await saved(clock, session)
+        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert kinds(told) == ["persist_failed", "rotated"]
+
+
+async def test_a_later_pair_is_saved_in_its_place(share, store, clock):
+    """It is the pair at hand that is saved in the end, and by one task."""
+    async with share(policy=QUICK) as session:
+        store.moods["save"] = DOWN
+        clock.suspend(1)
+        await session.refresh()
+        first = session._share.saving
+        await session.refresh()
+        assert session._share.saving is first
+        store.heal()
+        await clock.advance(120)
+        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert first.done()
+
+
+@pytest.mark.parametrize("mood", [DOWN, None])
+async def test_closing_saves_what_was_not_saved(share, store, clock, mood, caplog):
+    """In one more attempt, which may fail: then a successor issues a pair, and that is all."""
+    async with share() as session:
+        store.moods["save"] = DOWN
+        clock.suspend(1)
+        await session.refresh()
+        store.moods["save"] = mood
+    assert ((await held(store)).pair.token.value == session.pair.token.value) is (mood is None)
+    assert ("was closed with its pair not saved" in caplog.text) is (mood is not None)
+
+
+async def test_closing_while_the_service_is_asked_saves_its_answer(share, store, clock):
+    """The answer may hold the only refresh token that is good."""
+    answered = asyncio.Event()
+    async with share(None, answered, None) as session:
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        store.moods["save"] = DOWN
+        closing = asyncio.ensure_future(session.aclose())
+        await settle()
+        answered.set()
+        await settle()
+        store.heal()
+        await closing
+        await asyncio.wait([renewal])
+        renewal.exception()
+    record = await held(store)
+    assert record.presenting is None or "save" in store.calls
+
+
+async def test_a_caller_who_closes_and_is_cancelled_leaves_nothing_behind(share, store, clock):
+    """Whatever was under way behind the session's back ends."""
+    session = await share().start()
+    store.moods["save"] = DOWN
+    await session.refresh()
+    store.moods["load"] = "hang"
+    closing = asyncio.ensure_future(session.aclose())
+    await settle()
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    await settle()
+
+
+async def test_a_slow_store_leaves_no_time_for_the_service(share, store, clock):
+    """The request must end before the lease does, and so is not made when half of that is gone."""
+    async with share() as session:
+
+        async def take_time():
+            clock.suspend(LEASE / 2 + 1)
+
+        store.after["mark"] = take_time
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert "no time was left" in str(caught.value.cause)
+        assert session.steps == ["Reissue"]
+
+
+@pytest.mark.parametrize("mood", [DOWN, "hang"])
+async def test_a_lease_that_cannot_be_given_back_ends_by_itself(share, store, clock, mood):
+    """It is nobody's loss but that of time."""
+    async with share(policy=QUICK) as session:
+        store.moods["release"] = mood
+        await session.refresh()
+        assert session.generation == 2
+
+
+async def test_who_hears_of_a_new_pair_adopts_it(share, store, clock):
+    """At once, without asking the service, and those who iterate over rotations see it."""
+    async with share() as one, share() as another:
+        told = events_of(another)
+        clock.suspend(1)
+        await one.refresh()
+        await settle()
+        assert another.pair.token.value == one.pair.token.value
+        assert another.steps == []
+        assert kinds(told) == ["rotated"]
+
+
+async def test_what_is_heard_of_is_not_believed(share, store, clock):
+    """Rumours make nobody renew, and a pair that lives shorter is not adopted."""
+    async with share() as session:
+        first = session.pair
+        store._watchers.call(KEY)
+        await settle()
+        await put(store, clock, age=100)
+        store._watchers.call(KEY)
+        store._watchers.call(KEY)
+        await settle()
+        store.moods["load"] = DOWN
+        store._watchers.call(KEY)
+        await settle()
+        assert session.pair == first
+        assert session.steps == ["Reissue"]
+
+
+async def test_who_is_renewing_or_closed_does_not_look(share, store, clock):
+    """A renewal looks by itself, and after the end there is nobody to tell."""
+    async with share(None, answered := asyncio.Event(), None) as session:
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        session._heard()
+        assert session._share.looking is None
+        answered.set()
+        await renewal
+        store.moods["load"] = "hang"
+        session._heard()
+        assert session._share.looking is not None
+    session._heard()
+    assert store._watchers._callbacks == {}
+
+
+async def test_a_session_that_is_closed_has_done_with_the_store(share, store):
+    """It may be closed next, and must not be in use any more, however long a call takes to end."""
+    ended = []
+
+    async def end_slowly():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await settle()
+            ended.append("load")
+
+    async with share() as session:
+        store.moods["load"] = end_slowly
+        session._heard()
+        await settle()
+    assert ended == ["load"]
+
+
+async def test_a_look_that_comes_back_during_a_renewal_changes_nothing(share, store, clock):
+    """The renewal has the last word."""
+    async with share(None, answered := asyncio.Event(), None) as session:
+        found = asyncio.Event()
+        store.after["load"] = found.wait
+        session._heard()
+        await settle()
+        store.heal()
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        clock.suspend(1)
+        other = await put(store, clock)
+        found.set()
+        await settle()
+        assert session.pair.token.value != other.token.value
+        answered.set()
+        await renewal
+
+
+async def test_a_session_that_is_dropped_is_forgotten_by_the_store(share, store, clock):
+    """It warns, and nobody holds it."""
+    sessions = [await share().start()]
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        sessions.clear()
+    assert store._watchers._callbacks == {}
+
+
+@pytest.mark.parametrize("age", [None, 0, 60])
+async def test_a_pair_that_was_brought_along_is_saved_where_there_is_none(share, store, clock, age):
+    """Whatever the store holds is its successor, even if the clocks make it look older."""
+    mine = make_pair()
+    successor = None if age is None else await put(store, clock, age=age)
+    async with share(held=mine, held_for=30, reissues=False) as session:
+        assert session.pair.token.value == (successor or mine).token.value
+        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert session.runway.total_seconds() == LIFE - (30 if age is None else age)
+        assert session.steps == []
+        await session.refresh()
+        assert session.presented == [(successor or mine).refresh_token.value]
+
+
+@pytest.mark.parametrize("held_for", [0, LIFE + 1, LIFE + WINDOW + 1])
+async def test_a_successor_that_cannot_be_served_is_refreshed(share, store, clock, held_for):
+    """Of unknown age as it is, it is good for what the pair that was brought along is not."""
+    other = await put(store, clock, timeline="another boot")
+    async with share(held=make_pair(), held_for=held_for, reissues=False) as session:
+        assert session.presented == [other.refresh_token.value]
+        assert session.state is SessionState.FRESH
+
+
+async def test_a_pair_that_was_brought_along_too_late_is_dead(share, store, clock):
+    """Where nobody has kept it alive."""
+    with pytest.raises(SessionExpired):
+        await share(held=make_pair(), held_for=LIFE + WINDOW + 1, reissues=False).start()
+
+
+async def test_a_pair_that_was_brought_along_and_cannot_be_saved_is_told_of(share, store, clock):
+    """And saved when that can be done."""
+    store.moods["load"] = DOWN
+    session = share(held=make_pair(), reissues=False)
+    told = events_of(session)
+    async with session:
+        await settle()
+        assert kinds(told) == ["persist_failed", "started"]
+        store.heal()
+        await clock.advance(5)
+        assert (await held(store)).pair == session.pair
+
+
+async def test_a_pair_that_was_brought_along_is_not_presented_unseen(share, store, clock):
+    """While nobody can tell whether the store holds its successor, whose refresh token it would end."""
+    store.moods["load"] = DOWN
+    pair = make_pair()
+    async with share(held=pair, reissues=False) as session:
+        await clock.advance(LIFE)
+        assert session.presented == []
+        store.heal()
+        await clock.advance(60)
+        assert session.presented == [pair.refresh_token.value]
+        assert session.state is SessionState.FRESH
+
+
+async def test_a_pair_that_was_brought_along_gives_way_to_a_successor_in_the_end(share, store, clock):
+    """What was taken up while the store was down replaces nothing."""
+    await put(store, clock, age=100)
+    store.moods["load"] = DOWN
+    async with share(held=make_pair(), reissues=False) as session:
+        await clock.advance(5)
+        record = await held(store)
+        store.heal()
+        await saved(clock, session)
+        assert await held(store) == record
+        await session.refresh()
+        assert session.presented == [record.pair.refresh_token.value]
+
+
+async def test_of_two_who_save_at_once_one_looks_again(share, store, clock):
+    """Whoever comes second finds what the first has saved, and says so where that is no better."""
+    session = share()
+    told = events_of(session)
+
+    async def another_saves():
+        store.moods.clear()
+        await put(store, clock, age=LIFE + 1)
+
+    store.moods["save"] = another_saves
+    async with session:
+        await settle()
+        assert kinds(told) == ["persist_failed", "started"]
+        store.moods["save"] = another_saves
+        await saved(clock, session)
+        assert (await held(store)).pair.token.value == session.pair.token.value
+
+
+async def test_a_mark_of_another_is_not_wiped_out(share, store, clock):
+    """A pair whose saving took effect, with the answer lost, is not saved again over what became of it since."""
+    store.after["save"] = DOWN
+    async with share() as session:
+        record = await held(store)
+        mark = attrs.evolve(record, presenting="another")
+        assert await MemoryStore.save(store, KEY, mark, record.digest)
+        store.heal()
+        await saved(clock, session)
+        assert await held(store) == mark
+
+
+async def test_what_a_store_of_the_past_holds_is_not_presented(share, store, clock):
+    """A server that comes back with yesterday's records has tokens that were used since."""
+    async with share() as session:
+        old = await held(store)
+        clock.suspend(60)
+        await session.refresh()
+        await store.delete(KEY)
+        assert await MemoryStore.save(store, KEY, old, None)
+        clock.suspend(60)
+        await session.refresh()
+        assert session.steps == ["Reissue", "Present", "Reissue"]
+        assert (await held(store)).pair.token.value == session.pair.token.value
+
+
+async def test_who_cannot_issue_presents_its_own_over_a_store_of_the_past(share, store, clock):
+    """It is the newest there is."""
+    async with share(reissues=False) as session:
+        old = await held(store)
+        clock.suspend(60)
+        await session.refresh()
+        newest = session.pair
+        await store.delete(KEY)
+        assert await MemoryStore.save(store, KEY, old, None)
+        await session.refresh()
+        assert session.presented == [old.pair.refresh_token.value, newest.refresh_token.value]
+
+
+async def test_an_issue_that_is_refused_leaves_the_refresh_token(share, store, clock):
+    """The record was lost, so a pair was to be issued, and that is refused for good: there is one to present yet."""
+    async with share(None, SPENT) as session:
+        first = session.pair
+        await store.delete(KEY)
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        await session.refresh()
+        assert session.steps == ["Reissue", "Reissue", "Present"]
+        assert session.presented == [first.refresh_token.value]
+
+
+@pytest.mark.parametrize("age", [0, LIFE + 1])
+async def test_before_the_end_a_session_looks_whether_others_went_on(share, store, clock, age):
+    """It slept past its own window, and has no way left but the pair that others have kept alive."""
+    async with share(reissues=False) as session:
+        clock.suspend(LIFE + WINDOW + 1)
+        other = await put(store, clock, age=age)
+        await clock.advance(60)
+        assert await session.token() == session.pair.token.value
+        assert session.state is SessionState.FRESH
+        assert session.presented == ([other.refresh_token.value] if age else [])
+
+
+@pytest.mark.parametrize("mood", [None, DOWN])
+async def test_where_nobody_did_it_is_over(share, store, clock, mood):
+    """One look is enough."""
+    session = await share(reissues=False).start()
+    store.moods["load"] = mood
+    clock.suspend(LIFE + WINDOW + 1)
+    with pytest.raises(SessionExpired):
+        await session.token()
+    assert session.state is SessionState.DEAD
+    await session.aclose()
+
+
+async def test_closing_does_not_wait_for_another_s_lease(share, store, clock):
+    """Who only waits to renew has nothing to lose, and does not begin any more."""
+    async with share() as session:
+        other = store.lease(KEY, LEASE)
+        assert await other.__aenter__()
+        renewal = asyncio.ensure_future(session.refresh())
+        await clock.advance(1)
+        closing = asyncio.ensure_future(session.aclose())
+        await clock.advance(1)
+        assert closing.done()
+        await other.__aexit__(None, None, None)
+        await asyncio.wait([renewal])
+        assert isinstance(renewal.exception(), SessionClosed)
+        assert session.steps == ["Reissue"]
+
+
+async def test_closing_before_the_request_leaves_no_mark(share, store, clock):
+    """Nothing was presented, and so others may."""
+    async with share() as session:
+        closing = []
+
+        async def close():
+            closing.append(asyncio.ensure_future(session.aclose()))
+            await asyncio.sleep(0)
+
+        store.after["mark"] = close
+        renewal = asyncio.ensure_future(session.refresh())
+        await asyncio.wait([renewal])
+        await closing[0]
+        assert isinstance(renewal.exception(), SessionClosed)
+        assert (await held(store)).presenting is None
+        assert session.steps == ["Reissue"]
+
+
+@pytest.mark.parametrize("mood", ["watch", "unwatch"])
+async def test_a_store_that_cannot_be_watched_does_no_harm(share, store, clock, mood):
+    """To hear of others is a courtesy."""
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    store.watch = fail if mood == "watch" else lambda *_: fail
+    async with share() as session:
+        assert await session.token()
+    with pytest.raises(SessionClosed):
+        await session.token()
+
+
+async def test_who_fails_to_hear_harms_nobody(share, store, clock):
+    """Whoever saves does not learn of it, and others hear all the same."""
+    unwatch = store.watch(KEY, lambda: 1 / 0)
+    async with share() as one, share() as another:
+        clock.suspend(1)
+        await one.refresh()
+        await settle()
+        assert another.pair.token.value == one.pair.token.value
+    unwatch()
+
+
+async def test_who_renews_by_issuing_shares_too(share, store, clock):
+    """A pair with a lifetime of its own is never presented, but adopted by others."""
+    async with share(presents=False) as one, share(presents=False) as another:
+        clock.suspend(1)
+        await one.refresh()
+        await settle()
+        assert one.steps == ["Reissue", "Reissue"]
+        assert another.steps == []
+        assert another.pair.token.value == one.pair.token.value
+
+
+async def test_a_refused_token_is_renewed_by_one(share, store, clock, caplog):
+    """The others learn of the new one; and a token that was refused is not adopted back."""
+    caplog.set_level(logging.ERROR)
+    async with share() as one, share() as another:
+        refused = one.pair.token
+        one.invalidate(refused)
+        another.invalidate(refused)
+        await clock.advance(1)
+        assert await one.token() == await another.token() != refused.value
+        assert len(one.presented + another.presented) == 1
+
+
+def test_a_reading_without_a_record_has_no_age():
+    """Nothing is not old."""
+    assert Reading(record=None, at=1.0).age is None
