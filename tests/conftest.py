@@ -10,13 +10,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
+from hypothesis import HealthCheck, settings
 
 from support.cli_runner import served
 from support.leak_check import check_for_leaks, freeze_what_is_loaded, leak_check
+from support.loop_time import loop_time
 from support.processes import reserve_port
 from support.redis_server import RedisServer
 
-__all__ = ["leak_check"]
+__all__ = ["leak_check", "loop_time"]
 
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
@@ -35,8 +37,18 @@ SYSTEM = Path(__file__).parent / "system"
 FOREIGN = ("CLICOLOR_FORCE", "FORCE_COLOR", "NOTIFY_SOCKET")
 
 
+# How long an example takes says nothing about the code, and much about the machine.
+PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", max_examples=25, **PATIENT)
+settings.register_profile("all", max_examples=200, **PATIENT)
+
+
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run tests/system and the slow tests too")
+
+
+def pytest_configure(config):
+    settings.load_profile("all" if config.option.all else "default")
 
 
 def is_named(path, config):
@@ -70,6 +82,15 @@ def is_left_out(item, config):
 
 def pytest_collection_finish():
     freeze_what_is_loaded()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Fail what is skipped in CI, where everything that a test needs is there."""
+    report = yield
+    if report.skipped and "CI" in os.environ:
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped, which CI forbids: {report.longrepr}"
+    return report
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import attrs
 import click
 from rich.console import Console
 
+from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.models import Token, TokenPair
 
@@ -19,6 +20,8 @@ from .trial import Held, hold
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from signalwire_tokens.clock import Clock
 
 __all__ = ["demo"]
 
@@ -46,18 +49,18 @@ def demo(*, as_json: bool) -> None:
         raise click.ClickException("there was a moment without a live token")
 
 
-async def run_demo(console: Console) -> Held:
-    """Show each kind of token, then a session that is held; tell how that went."""
+async def run_demo(console: Console, *, clock: Clock = SYSTEM) -> Held:
+    """Show each kind of token, then hold a session; return how that went."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is a coroutine
     with on_stop(task.cancel):  # or a terminal is left as it was drawn on
-        await show_kinds(console)
-        return await hold(console)
+        await show_kinds(console, clock)
+        return await hold(console, clock=clock)
 
 
-async def show_kinds(console: Console) -> None:
+async def show_kinds(console: Console, clock: Clock) -> None:
     """Issue a token of each kind on an emulator, and show them."""
-    async with Emulator() as emulator, emulator.client() as client:
+    async with Emulator(clock=clock) as emulator, emulator.client() as client:
         console.print(f"An emulator of SignalWire's token service runs at {emulator.space} until this ends.")
 
         def show(purpose: str, issued: TokenPair | Token) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 from rich.live import Live
 
+from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import Emulator, Reset, Status
 from signalwire_tokens.models import Lifetimes
 from signalwire_tokens.policy import RefreshPolicy
@@ -22,6 +22,8 @@ from .waiting import end
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from signalwire_tokens.clock import Clock
 
 __all__ = ["Held", "hold"]
 
@@ -47,26 +49,24 @@ class Held:
         return self.longest_gap == 0 and self.rotations > 0
 
 
-async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -> Held:
-    """Hold a session for so long, with a burst of 503 and a lost answer on the way."""
+async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5, clock: Clock = SYSTEM) -> Held:
+    """Hold a session for so long, with a burst of 503 and a lost answer on the way; return how it went."""
     async with AsyncExitStack() as stack:
-        emulator = await stack.enter_async_context(Emulator(lifetimes=LIFETIMES))
+        emulator = await stack.enter_async_context(Emulator(lifetimes=LIFETIMES, clock=clock))
         client = await stack.enter_async_context(emulator.client())
         session = await stack.enter_async_context(SubscriberSession(client, "alice@example.com", policy=POLICY))
         console.print(
             f"\n[bold]A session[/] whose tokens live {LIFE.total_seconds():g} s keeps one alive for {seconds:g} s."
         )
-        start = time.monotonic()
-        teller = Teller(
-            partial(console.print, markup=False, emoji=False), lambda: f"  {time.monotonic() - start:5.1f} s"
-        )
+        start = clock.now()
+        teller = Teller(partial(console.print, markup=False, emoji=False), lambda: f"  {clock.now() - start:5.1f} s")
         session.subscribe(teller.tell)
-        stack.push_async_callback(end, asyncio.create_task(go_wrong(emulator, session, teller, burst)))
+        stack.push_async_callback(end, asyncio.create_task(go_wrong(emulator, session, teller, burst, clock)))
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
             drawing = look_on(session, partial(live.update, refresh=True), every=FRAME)
             stack.push_async_callback(end, asyncio.create_task(drawing))
-        longest_gap = await watch(emulator, session, time.monotonic() + seconds)
+        longest_gap = await watch(emulator, session, clock.now() + seconds, clock)
         held = Held(rotations=session.generation - 1, requests=len(emulator.journal), longest_gap=longest_gap)
     console.print(
         f"{held.rotations} rotations with {held.requests} requests; "
@@ -75,11 +75,11 @@ async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5) -
     return held
 
 
-async def watch(emulator: Emulator, session: SubscriberSession, until: float) -> float:
+async def watch(emulator: Emulator, session: SubscriberSession, until: float, clock: Clock) -> float:
     """Ask for the token again and again, show each to the service, and return the longest time without a good one."""
-    longest, good, asking = 0.0, time.monotonic(), ask(session)
+    longest, good, asking = 0.0, clock.now(), ask(session)
     try:
-        while (now := time.monotonic()) < until:
+        while (now := clock.now()) < until:
             is_good = emulator.accepts(session.pair.token)
             if asking.done():
                 is_good = is_good and asking.exception() is None and emulator.accepts(asking.result())
@@ -88,7 +88,7 @@ async def watch(emulator: Emulator, session: SubscriberSession, until: float) ->
                 good = now
             else:
                 longest = max(longest, now - good)
-            await asyncio.sleep(GLANCE)
+            await clock.sleep(GLANCE)
     finally:
         await end(asking)
     return longest
@@ -99,7 +99,7 @@ def ask(session: SubscriberSession) -> asyncio.Task[str]:
     return asyncio.create_task(session.token())
 
 
-async def go_wrong(emulator: Emulator, session: SubscriberSession, teller: Teller, burst: float) -> None:
+async def go_wrong(emulator: Emulator, session: SubscriberSession, teller: Teller, burst: float, clock: Clock) -> None:
     """Let the second renewal meet a burst of 503, and the one after that lose its answer."""
     degraded = asyncio.Event()
     session.subscribe(lambda event: degraded.set() if event.kind == "degraded" else None)
@@ -107,7 +107,7 @@ async def go_wrong(emulator: Emulator, session: SubscriberSession, teller: Telle
     teller.say("from now on, the service answers 503")
     emulator.fail(Status(503), times=None)
     await degraded.wait()
-    await asyncio.sleep(burst)
+    await clock.sleep(burst)
     emulator.heal()
     teller.say("the service is well again")
     await reach(session, 3)

@@ -5,47 +5,45 @@ import io
 import json
 import os
 import re
-import shlex
 import signal
-import subprocess
 import sys
-from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 
 import pytest
 from rich.console import Console
 
 from signalwire_tokens import SubscriberSession, TokenClient, __main__, __version__
-from signalwire_tokens.cli.demo import describe, run_demo
+from signalwire_tokens.cli.demo import describe, run_demo, show_kinds
+from signalwire_tokens.cli.serve import serve
 from signalwire_tokens.cli.telling import draw, standing_of
 from signalwire_tokens.cli.trial import Held, hold
 from signalwire_tokens.models import Token
-from support.cli_runner import COMMAND, Terminal, run
+from support.cli_runner import (
+    Terminal,
+    last_lines,
+    run,
+    run_in_shell,
+    run_to_the_end,
+    started_command,
+    stoppable,
+)
 from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
+SUMMARY = r"([0-9]+) rotations with ([0-9]+) requests; longest moment without a live token: ([0-9.e+]+) s\n"
+GLANCE = 0.025  # seconds of virtual time, in which the demo looks at its token once
 
 
-@pytest.fixture(scope="module")
-def demo():
-    """The whole demo, once, where nothing may be warned of."""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "signalwire_tokens", "demo"]
-    settings = {"SIGNALWIRE_SPACE": "acme", "SIGNALWIRE_API_TOKEN": "PThush"}
-    return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+async def in_virtual_time(clock, demo):
+    """Let virtual time pass until a demo has ended; return what it returns."""
+    running = asyncio.create_task(demo)
+    while not running.done():
+        await clock.advance(GLANCE)
+    return await running
 
 
-def test_the_demo_ends_well_and_nothing_complains(demo):
-    """Under Python's development mode, with warnings as errors; it says that it leaves a real space alone."""
-    assert demo.returncode == 0, demo.stdout + demo.stderr
-    said = [line for line in demo.stderr.splitlines() if not line.startswith("Executing <")]  # the machine was slow
-    assert said == ["SIGNALWIRE_* is set, but this demo uses its own emulator: no real space is touched."]
-    assert "hush" not in demo.stdout
-    assert "127.0.0.1" in demo.stdout
-
-
-def test_the_demo_shows_the_five_kinds(demo):
-    """What each is for, its kind, how long it lives, and which authentication was sent; no token in the clear."""
-    text = demo.stdout
+def assert_five_kinds(text):
     for operation, sent in [
         ("create_subscriber_token", "Basic"),
         ("refresh_subscriber_token", "Basic"),
@@ -59,29 +57,62 @@ def test_the_demo_shows_the_five_kinds(demo):
     assert not re.search(r"eyJ|PT[0-9a-f]{20}|c2c_[0-9a-f]", text)
 
 
-def test_the_demo_s_session_rides_through_what_goes_wrong(demo):
+@pytest.mark.slow  # it runs for 16 s
+def test_the_demo_ends_by_itself_and_nothing_complains():
+    """Under Python's development mode, with warnings as errors; it says that it leaves a real space alone.
+
+    Whether there was a live token all the time depends on the machine, and the exit status on that alone.
+    """
+    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "signalwire_tokens", "demo"]
+    demo = run_to_the_end(command, SIGNALWIRE_SPACE="acme", SIGNALWIRE_API_TOKEN="PThush")
+    _, _, gap = re.search(SUMMARY, demo.stdout).groups()
+    assert demo.returncode == (0 if gap == "0" else 1)
+    said = [line for line in demo.stderr.splitlines() if not line.startswith("Executing <")]  # the machine was slow
+    assert said == [
+        "SIGNALWIRE_* is set, but this demo uses its own emulator: no real space is touched.",
+        *([] if gap == "0" else ["Error: there was a moment without a live token"]),
+    ]
+    assert "hush" not in demo.stdout
+    assert "127.0.0.1" in demo.stdout
+    assert_five_kinds(demo.stdout)
+
+
+async def test_the_demo_shows_the_five_kinds(clock):
+    """What each is for, its kind, how long it lives, and which authentication was sent; no token in the clear."""
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    await in_virtual_time(clock, show_kinds(console, clock))
+    assert_five_kinds(console.file.getvalue())
+
+
+async def test_the_demo_s_session_rides_through_what_goes_wrong(clock):
     """A burst of 503 and a lost answer, told as plain lines where there is no terminal, and a summary."""
-    told = re.findall(r"^ +[0-9.]+ s  ([a-z]+): generation", demo.stdout, re.MULTILINE)
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    held = await in_virtual_time(clock, run_demo(console, clock=clock))
+    text = console.file.getvalue()
+    told = re.findall(r"^ +[0-9.]+ s  ([a-z]+): generation", text, re.MULTILINE)
     assert told[:6] == ["rotated", "degraded", "reissued", "recovered", "degraded", "reissued"]
     assert told[-1] == "closed"
-    assert "\x1b" not in demo.stdout
-    summary = r"([0-9]+) rotations with ([0-9]+) requests; longest moment without a live token: 0 s\n"
-    rotations, requests = map(int, re.search(summary, demo.stdout).groups())
-    assert 3 <= rotations < requests
+    assert "\x1b" not in text
+    rotations, requests, gap = re.search(SUMMARY, text).groups()
+    assert (held.rotations, held.requests, held.longest_gap) == (int(rotations), int(requests), 0)
+    assert gap == "0"
+    assert held.went_well
+    assert 3 <= held.rotations < held.requests
 
 
-async def test_a_session_without_a_live_token_for_a_while_is_found_out():
+async def test_a_session_without_a_live_token_for_a_while_is_found_out(clock):
     """The demo can fail: the service stays away until the token is dead."""
     console = Console(file=io.StringIO(), force_terminal=False)
-    held = await hold(console, seconds=13, burst=6)
+    held = await in_virtual_time(clock, hold(console, seconds=13, burst=6, clock=clock))
     assert held.longest_gap > 1
+    assert not held.went_well
     assert "longest moment without a live token: 0 s" not in console.file.getvalue()
 
 
-async def test_a_demo_that_is_cancelled_leaves_nothing_behind():
+async def test_a_demo_that_is_cancelled_leaves_nothing_behind(clock):
     """As Ctrl-C does; the fixture looks for tasks and connections."""
     console = Console(file=io.StringIO())
-    holding = asyncio.create_task(hold(console))
+    holding = asyncio.create_task(hold(console, clock=clock))
     await eventually(console.file.getvalue)  # it has something to tell, and so has begun
     holding.cancel()
     await asyncio.wait([holding])
@@ -89,10 +120,10 @@ async def test_a_demo_that_is_cancelled_leaves_nothing_behind():
     assert "503" not in console.file.getvalue()
 
 
-async def test_on_a_terminal_the_session_is_drawn_as_it_stands():
+async def test_on_a_terminal_the_session_is_drawn_as_it_stands(clock):
     """Its state, its runway, its generation, the next refresh and the last error."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    await hold(console, seconds=0.3)
+    await in_virtual_time(clock, hold(console, seconds=0.3, clock=clock))
     drawn = console.file.getvalue()
     for word in ("fresh", "runway", "━", "generation", "next refresh  in", "last error"):
         assert word in drawn
@@ -136,11 +167,15 @@ def test_a_demo_that_cannot_write_says_so(monkeypatch):
     assert (result.exit_code, result.stderr) == (1, "Error: the demo broke off: No space left on device\n")
 
 
-async def test_the_demo_runs_in_process():
-    """And tells that all was well."""
-    console = Console(file=io.StringIO())
-    assert (await run_demo(console)).went_well
-    assert "0 s" in console.file.getvalue()
+def test_a_demo_that_is_told_to_stop_says_so(monkeypatch):
+    """By the exit code that shells know."""
+
+    async def run_demo(_):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("signalwire_tokens.cli.demo.run_demo", run_demo)
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (130, "Error: interrupted\n")
 
 
 def test_a_token_of_unknown_kind_is_described_too(emulator):
@@ -160,10 +195,14 @@ def test_help_names_the_commands(flag):
 def test_the_version_is_the_package_s():
     """One number, wherever it is asked for."""
     assert run("--version").output == f"signalwire-tokens, version {__version__}\n"
-    module = subprocess.run(
-        [sys.executable, "-m", "signalwire_tokens", "--version"], capture_output=True, text=True, check=True
-    )
-    assert module.stdout == f"signalwire-tokens, version {__version__}\n"
+
+
+@pytest.mark.slow  # it starts Python
+def test_the_version_of_the_module_is_the_package_s():
+    """As `python -m signalwire_tokens` prints it."""
+    result = run_to_the_end([sys.executable, "-m", "signalwire_tokens", "--version"])
+    assert result.stdout == f"signalwire-tokens, version {__version__}\n"
+    assert result.returncode == 0
 
 
 def test_the_command_is_installed_under_its_name():
@@ -188,14 +227,37 @@ def test_the_command_runs(monkeypatch, capsys):
     assert capsys.readouterr().out == f"signalwire-tokens, version {__version__}\n"
 
 
+@pytest.mark.slow  # it starts the command in a process
 def test_what_cannot_even_be_printed_is_an_error():
     """Not a traceback."""
-    result = subprocess.run(
-        ["/bin/sh", "-c", f"{shlex.join(COMMAND)} --help > /dev/full"], capture_output=True, text=True, check=False
-    )
+    result = run_in_shell("--help > /dev/full")
     assert (result.returncode, result.stderr.splitlines()[0]) == (1, "Error: No space left on device")
 
 
+def test_an_error_of_the_system_s_outside_a_command_is_one_line(monkeypatch):
+    """Not a traceback."""
+
+    def run_out(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("signalwire_tokens.cli.cli", run_out)
+    with pytest.raises(SystemExit, match=r"^Error: No space left on device$"):
+        __main__.main()
+
+
+async def test_a_demo_that_is_told_to_stop_shows_the_cursor_again(clock):
+    """And is cancelled."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with stoppable():
+        running = asyncio.create_task(run_demo(console, clock=clock))
+        await eventually(lambda: "next refresh" in console.file.getvalue())
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait([running])
+    assert running.cancelled()
+    assert console.file.getvalue().rindex("\x1b[?25h") > console.file.getvalue().rindex("\x1b[?25l")
+
+
+@pytest.mark.slow  # it starts the command on a terminal
 def test_a_demo_that_is_told_to_stop_leaves_the_terminal_as_it_was():
     """Its cursor is shown again."""
     with Terminal("demo") as terminal:
@@ -207,39 +269,96 @@ def test_a_demo_that_is_told_to_stop_leaves_the_terminal_as_it_was():
     assert "Error: interrupted" in rest
 
 
+@asynccontextmanager
+async def serving(**settings):
+    """Run the command `emulator` in this process; a signal ends it."""
+    with stoppable():
+        server = asyncio.create_task(serve(**{"port": 0, "tls": False, "seed": None, "as_json": False, **settings}))
+        try:
+            yield server
+        finally:
+            if not server.done():
+                os.kill(os.getpid(), signal.SIGTERM)
+            await server
+
+
+async def printed_by(server, capsys, lines):
+    """Return what the server has printed, as soon as it is so many lines."""
+    printed = ""
+
+    def read():
+        nonlocal printed
+        printed += capsys.readouterr().out
+        return server.done() or printed.count("\n") >= lines
+
+    await eventually(read)
+    return printed.splitlines()
+
+
+def use_settings(lines, monkeypatch):
+    """Set the environment as the emulator's lines say; return the click-to-call token in the last one."""
+    for line in lines:
+        if line.startswith("export "):
+            name, _, value = line.strip().removeprefix("export ").partition("=")
+            monkeypatch.setenv(name, value)
+    return lines[-1].split()[-1]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_emulator_prints_its_settings_and_its_requests(monkeypatch, capsys, tls):
+    """Its settings come as assignments for a shell, each request as a line."""
+    async with serving(tls=tls) as server:
+        click_to_call = use_settings(await printed_by(server, capsys, 5 if tls else 4), monkeypatch)
+        async with TokenClient.from_env() as client:
+            await client.create_subscriber_token("alice")
+            await client.create_embed_token(click_to_call)
+    assert re.findall(r"\w+ 201 auth=\w+", capsys.readouterr().err) == [
+        "create_subscriber_token 201 auth=Basic",
+        "create_embed_token 201 auth=none",
+    ]
+
+
+async def test_the_emulator_prints_json(capsys):
+    """Its settings as an object, and one for each request."""
+    async with serving(as_json=True) as server:
+        (line,) = await printed_by(server, capsys, 1)
+        settings = json.loads(line)
+        async with TokenClient(settings["SIGNALWIRE_SPACE"]) as client:
+            await client.create_embed_token(settings["click_to_call"])
+    told = json.loads(capsys.readouterr().err)
+    assert (told["operation"], told["status"], told["auth"]) == ("create_embed_token", 201, None)
+
+
+@pytest.mark.slow  # each starts the command in a process
 @pytest.mark.parametrize("arguments", [[], ["--tls"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_emulator_serves_until_it_is_told_to_stop(monkeypatch, arguments, number):
     """Its settings come as assignments for a shell, each request as a line, and the end is a clean one."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "signalwire_tokens", "emulator", *arguments), stdout=PIPE, stderr=PIPE
-    )
-    lines = [(await process.stdout.readline()).decode() for _ in range(5 if arguments else 4)]
-    for line in lines:
-        if line.startswith("export "):
-            name, _, value = line.removeprefix("export ").strip().partition("=")
-            monkeypatch.setenv(name, value)
-    async with TokenClient.from_env() as client:
-        await client.create_subscriber_token("alice")
-        await client.create_embed_token(lines[-1].split()[-1])
-    process.send_signal(number)
-    _, log = await process.communicate()
-    assert process.returncode == 0
+    async with started_command("emulator", *arguments) as process:
+        lines = [(await process.stdout.readline()).decode() for _ in range(5 if arguments else 4)]
+        click_to_call = use_settings(lines, monkeypatch)
+        async with TokenClient.from_env() as client:
+            await client.create_subscriber_token("alice")
+            await client.create_embed_token(click_to_call)
+        process.send_signal(number)
+        _, log = await process.communicate()
+    assert process.returncode == 0, last_lines(log)
     assert re.findall(r"\w+ 201 auth=\w+", log.decode()) == [
         "create_subscriber_token 201 auth=Basic",
         "create_embed_token 201 auth=none",
     ]
 
 
+@pytest.mark.slow  # it starts the command in a process
 async def test_the_emulator_speaks_json(plain_environment):
     """Its settings as an object, and one for each request."""
-    process = await asyncio.create_subprocess_exec(*COMMAND, "emulator", "--json", stdout=PIPE, stderr=PIPE)
-    settings = json.loads(await process.stdout.readline())
-    async with TokenClient(settings["SIGNALWIRE_SPACE"]) as client:
-        await client.create_embed_token(settings["click_to_call"])
-    process.terminate()
-    _, log = await process.communicate()
-    assert process.returncode == 0
+    async with started_command("emulator", "--json") as process:
+        settings = json.loads(await process.stdout.readline())
+        async with TokenClient(settings["SIGNALWIRE_SPACE"]) as client:
+            await client.create_embed_token(settings["click_to_call"])
+        process.terminate()
+        _, log = await process.communicate()
+    assert process.returncode == 0, last_lines(log)
     told = json.loads(log)
     assert (told["operation"], told["status"], told["auth"]) == ("create_embed_token", 201, None)
 

@@ -25,7 +25,10 @@ def issue_pair(service):
     return json.loads(run("subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout)
 
 
-@pytest.mark.parametrize("way", [run, run_apart])
+@pytest.mark.parametrize(
+    "way",
+    [run, pytest.param(run_apart, marks=pytest.mark.slow)],  # the second starts the command in a process
+)
 def test_an_encrypted_token_tells_its_kind_and_not_its_end(service, way):
     """And why: nothing is sent, and no space is needed."""
     pair, requests = issue_pair(service), len(service.journal)
@@ -121,6 +124,7 @@ def test_what_people_call_themselves_forges_no_line(service):
     assert "Alice kind Refresh [31m" in result.stdout
 
 
+@pytest.mark.slow  # it starts the command on a terminal
 def test_on_a_terminal_the_token_is_asked_for_and_not_shown(service):
     """It may be pasted."""
     pair = issue_pair(service)

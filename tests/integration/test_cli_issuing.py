@@ -1,19 +1,29 @@
 """The commands that issue tokens, in the process of the test and in one of their own."""
 
-import asyncio
 import json
 import os
 import re
-import shlex
 import signal
-import subprocess
+import time
 from asyncio.subprocess import PIPE
 
+import click
 import pytest
 
+from signalwire_tokens.cli import cli, issuing
 from signalwire_tokens.emulator import Delay, Reset
-from support.cli_runner import COMMAND, Terminal, run, run_apart, settings_of
-from support.waiting import eventually
+from support.cli_runner import (
+    Terminal,
+    last_lines,
+    run,
+    run_apart,
+    run_in_shell,
+    served,
+    settings_of,
+    started_command,
+    stoppable,
+)
+from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -28,7 +38,10 @@ def address_of(service, reference="alice@example.com"):
     return json.loads(told)["addresses"][0]["id"]
 
 
-@pytest.mark.parametrize("way", [run, run_apart])
+@pytest.mark.parametrize(
+    "way",
+    [run, pytest.param(run_apart, marks=pytest.mark.slow)],  # the second starts the command in a process
+)
 def test_a_token_is_alone_on_standard_output(service, way):
     """And what is known of it on standard error, where it can be read without being piped."""
     result = way("subscriber", "alice@example.com", "--first-name", "Alice", **settings_of(service))
@@ -131,6 +144,7 @@ def test_what_is_no_token_is_not_sent_and_not_quoted(service, given, form):
         assert json.loads(result.stderr)["error"]["type"] == "UsageError"
 
 
+@pytest.mark.slow  # each starts the command in a process
 @pytest.mark.parametrize(
     ("arguments", "stream", "said"),
     [
@@ -145,31 +159,30 @@ def test_what_is_no_token_is_not_sent_and_not_quoted(service, given, form):
 def test_a_stream_that_is_not_there_is_named(service, arguments, stream, said):
     """Rather than an error of Python's."""
     pair = issue_pair(service)
-    line = f"{shlex.join(COMMAND)} {arguments} {stream}"
-    environment = {**os.environ, **settings_of(service)}
-    result = subprocess.run(
-        ["/bin/sh", "-c", line],
-        input=pair["refresh_token"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_in_shell(f"{arguments} {stream}", pair["refresh_token"], **settings_of(service))
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert result.returncode != 0
 
 
+@pytest.mark.parametrize("command", [["refresh"], ["inspect"]])
+def test_a_closed_standard_input_is_named(service, monkeypatch, command):
+    """In the place of an error of Python's."""
+    monkeypatch.setattr(issuing.sys, "stdin", None)
+    with pytest.raises(click.UsageError, match="standard input is closed: it must hold a token"):
+        cli.main(command, standalone_mode=False, prog_name="signalwire-tokens")
+    assert not service.journal
+
+
+@pytest.mark.slow  # it starts the command in a process
 def test_a_reader_that_has_gone_is_told_nothing(service):
     """It has heard enough."""
-    line = f"{shlex.join(COMMAND)} subscriber alice --json | true"
-    result = subprocess.run(
-        ["/bin/sh", "-c", line], env={**os.environ, **settings_of(service)}, capture_output=True, text=True, check=False
-    )
+    result = run_in_shell("subscriber alice --json | true", **settings_of(service))
     assert "Traceback" not in result.stderr
     assert "roken pipe" not in result.stderr
 
 
+@pytest.mark.slow  # it starts the command on a terminal
 def test_on_a_terminal_the_refresh_token_is_asked_for_and_not_shown(service):
     """As a password is."""
     pair = issue_pair(service)
@@ -182,22 +195,40 @@ def test_on_a_terminal_the_refresh_token_is_asked_for_and_not_shown(service):
     assert '"refresh_token": "eyJ' in shown
 
 
-async def test_a_refresh_that_is_told_to_stop_waits_for_its_answer(plain_environment, emulator):
+def test_a_refresh_that_is_told_to_stop_waits_for_its_answer(plain_environment):
     """The refresh token may be used up, and the new one is in the answer."""
+
+    def tell_to_stop(entry):
+        """Send a signal before the answer; return when the command has heard it."""
+        if entry.operation == "refresh_subscriber_token":
+            before, give_up = signal.getsignal(signal.SIGTERM), time.monotonic() + HANG
+            os.kill(os.getpid(), signal.SIGTERM)
+            while signal.getsignal(signal.SIGTERM) is before and time.monotonic() < give_up:
+                time.sleep(0.001)
+
+    with served(on_request=tell_to_stop) as service, stoppable():
+        result = run("refresh", stdin=issue_pair(service)["refresh_token"], **settings_of(service))
+        assert result.exit_code == 0
+        assert service.accepts(json.loads(result.stdout)["refresh_token"])
+        assert result.stderr == "waiting for the answer, which holds the new pair\n"
+
+
+@pytest.mark.slow  # it starts the command in a process
+async def test_a_process_that_refreshes_waits_for_its_answer_too(plain_environment, emulator):
+    """Told to stop, it still prints the new pair."""
     async with emulator.client() as client:
         pair = await client.create_subscriber_token("alice")
-    emulator.fail(Delay(2), operation="refresh_subscriber_token")
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "refresh"), stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **settings_of(emulator)}
-    )
-    process.stdin.write(pair.refresh_token.value.encode())
-    process.stdin.close()
-    await eventually(lambda: not emulator._faults)
-    process.send_signal(signal.SIGTERM)
-    out, err = await process.communicate()
-    assert process.returncode == 0
+    emulator.fail(Delay(HANG), operation="refresh_subscriber_token")
+    async with started_command("refresh", stdin=PIPE, **settings_of(emulator)) as process:
+        process.stdin.write(pair.refresh_token.value.encode())
+        process.stdin.close()
+        await eventually(lambda: not emulator._faults)
+        process.send_signal(signal.SIGTERM)
+        assert await process.stderr.readline() == b"waiting for the answer, which holds the new pair\n"
+        emulator._closing.set()  # which ends the delay
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b""), last_lines(err)
     assert emulator.accepts(json.loads(out)["refresh_token"])
-    assert err.decode() == "waiting for the answer, which holds the new pair\n"
 
 
 def test_a_refresh_whose_answer_is_lost_says_that_the_token_may_be_used_up(service):

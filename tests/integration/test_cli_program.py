@@ -2,8 +2,8 @@
 
 import asyncio
 import os
+import shlex
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,10 +14,9 @@ from signalwire_tokens import Token
 from signalwire_tokens.cli import program
 from signalwire_tokens.cli.program import Program, pause_before
 from signalwire_tokens.cli.telling import Teller
-from support.waiting import eventually
+from support.waiting import HANG, eventually
 
 NOW = datetime.now(UTC)
-SHOW = "import sys; data = sys.stdin.read(); print(len(data)); print('token is', data); sys.exit(3)"
 
 
 def token(value="eyJ-a-token-that-is-as-long-as-one-in-another-form"):
@@ -67,13 +66,13 @@ async def test_there_is_nothing_to_run_without_a_token(teller, told):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (python("import sys; sys.exit(7)"), "exit status 7"),
-        (python("import os; os.kill(os.getpid(), 15)"), "signal 15"),
-        (f'{sys.executable} -c "{SHOW}"', "exit status 3: token is #"),
-        (f"{sys.executable} -c \"print('x' * 1000000); exit('no')\"", "exit status 1: no"),
-        (python('print("a\\x1b[31mb"); exit(1)'), "exit status 1: a [31mb"),
+        ('sh -c "exit 7"', "exit status 7"),
+        ("sh -c 'kill -TERM $$'", "signal 15"),
+        ("sh -c 'read token; echo 1; echo token is $token; exit 3'", "exit status 3: token is #"),
+        ('sh -c "head -c 1000000 /dev/zero | tr \\\\0 x; echo; echo no; exit 1"', "exit status 1: no"),
+        ("sh -c 'printf \"a\\033[31mb\"; exit 1'", "exit status 1: a [31mb"),
         ('sh -c "base64 -w0; exit 4"', "exit status 4: …"),
-        (python("import os; os.close(1); os.close(2); exit(1)"), "exit status 1"),
+        ('sh -c "exec >&- 2>&-; exit 1"', "exit status 1"),
         ("no-such-program-here", "No such file or directory"),
         ("/", "Permission denied"),
     ],
@@ -141,32 +140,45 @@ def test_pauses_grow_and_are_bounded():
 
 async def test_a_command_need_not_read_its_token():
     """It may close its standard input at once."""
-    assert await Program(python("import os; os.close(0)")).run(token()) is None
+    assert await Program('sh -c "exec <&-"').run(token()) is None
 
 
 async def test_what_a_command_leaves_running_is_not_waited_for(tmp_path):
     """Though it holds the command's output open, and never mind where it went."""
     note = tmp_path / "pid"
-    started = time.monotonic()
-    assert await Program(f'sh -c "sleep 1000 & echo $! > {note}"').run(token()) is None
-    assert time.monotonic() - started < 10
+    async with asyncio.timeout(HANG):
+        assert await Program(f'sh -c "sleep 1000 & echo $! > {note}"', limit=2 * HANG).run(token()) is None
     child = int(note.read_text())
     assert is_running(child)
-    await asyncio.to_thread(kill, child)
+    kill(child)
+
+
+@pytest.fixture
+def wait_for_note(tmp_path, monkeypatch):
+    """Wait after each start of a command for the number that it notes; only then its time begins to count."""
+    note, start = tmp_path / "pid", asyncio.create_subprocess_exec
+
+    async def start_and_wait(*words, **settings):
+        process = await start(*words, **settings)
+        await eventually(lambda: note.exists() and note.read_text())
+        return process
+
+    monkeypatch.setattr(program.asyncio, "create_subprocess_exec", start_and_wait)
+    return note
 
 
 @pytest.mark.parametrize("leaves", ["", "setsid "])
-async def test_a_command_that_hangs_is_killed_with_its_group(tmp_path, leaves):
+async def test_a_command_that_hangs_is_killed_with_its_group(wait_for_note, leaves):
     """In the end; who has left its group is not waited for, either."""
-    note = tmp_path / "pid"
-    script = f"{leaves}sleep 1000 & echo $! > {note}; wait"
-    started = time.monotonic()
-    assert await Program(f'sh -c "{script}"', limit=0.5).run(token()) == "killed after 0.5 s"
-    assert time.monotonic() - started < 10
+    script = f"{leaves}sh -c 'echo $$ > {wait_for_note}; exec sleep 1000' & wait"
+    async with asyncio.timeout(HANG):
+        assert await Program(f"sh -c {shlex.quote(script)}", limit=0.1).run(token()) == "killed after 0.1 s"
+    child = int(wait_for_note.read_text())
     if leaves:
-        kill(int(note.read_text()))
+        assert is_running(child)
+        kill(child)
     else:
-        await eventually(lambda: not is_running(int(note.read_text())))
+        await eventually(lambda: not is_running(child))
 
 
 async def test_a_command_is_killed_with_whoever_waits_for_it(tmp_path):
@@ -177,7 +189,7 @@ async def test_a_command_is_killed_with_whoever_waits_for_it(tmp_path):
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
-    assert not is_running(int(note.read_text()))
+    await eventually(lambda: not is_running(int(note.read_text())))
 
 
 def descriptors():
@@ -192,6 +204,11 @@ def is_running(process):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def is_forgotten(process):
+    """Return whether a process has ended, and its exit status was read."""
+    return not Path(f"/proc/{process}").exists()
 
 
 def kill(process):
@@ -216,7 +233,7 @@ async def test_what_passes_is_told_and_does_no_harm(teller, told, monkeypatch):
     assert descriptors() == before
 
 
-async def test_a_command_that_cannot_be_killed_is_left_to_itself(monkeypatch):
+async def test_a_command_that_cannot_be_killed_is_left_to_itself(wait_for_note, monkeypatch):
     """It may have become another user's."""
 
     def refuse(*_):
@@ -224,8 +241,12 @@ async def test_a_command_that_cannot_be_killed_is_left_to_itself(monkeypatch):
 
     monkeypatch.setattr(program.os, "killpg", refuse)
     monkeypatch.setattr(program, "LAST_WAIT", 0.1)
-    assert await Program("sleep 3", limit=0.1).run(token()) == "killed after 0.1 s"
-    await asyncio.sleep(3)  # it ends by itself, and is looked after
+    line = f'sh -c "echo $$ > {wait_for_note}; exec sleep 1000"'
+    assert await Program(line, limit=0.1).run(token()) == "killed after 0.1 s"
+    child = int(wait_for_note.read_text())
+    assert is_running(child)
+    kill(child)
+    await eventually(lambda: is_forgotten(child))  # when it ends by itself, it is looked after
 
 
 def test_a_system_without_its_means_says_so():

@@ -102,6 +102,7 @@ def test_certificates_to_trust_are_named_in_a_file(service, tmp_path):
     assert "no certificates can be read from" in result.stderr
 
 
+@pytest.mark.slow  # it starts the command on a terminal
 def test_on_a_terminal_what_is_missing_is_asked_for_and_the_secret_is_not_shown(service):
     """So that nobody has to put it anywhere."""
     with Terminal("subscriber", "alice@example.com") as terminal:
@@ -120,6 +121,7 @@ def test_on_a_terminal_what_is_missing_is_asked_for_and_the_secret_is_not_shown(
     assert service.journal[-1].status == 201
 
 
+@pytest.mark.slow  # it starts the command on a terminal
 def test_an_answer_that_is_refused_on_a_terminal_leaves_at_once():
     """Ctrl-C where the API token is asked for."""
     with Terminal("subscriber", "alice", SIGNALWIRE_SPACE="acme", SIGNALWIRE_PROJECT_ID="project") as terminal:

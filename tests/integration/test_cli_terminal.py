@@ -32,7 +32,7 @@ SHOWN = {
     "embed": (["{click_to_call}"], [], r"eyJ[\w.-]+\s.*SAT #[0-9a-f]{8}, live until"),
     "refresh": ([], [("Refresh token: ", "{refresh_token}\n")], r'"refresh_token": "eyJ'),
     "inspect": (["--ask"], [("Token: ", "{token}\n")], r"kind +SAT.*alice@example\.com"),
-    "hold": (["alice@example.com"], [("next refresh", STOP)], r"closed: .*left: token #[0-9a-f]{8} is good until"),
+    "hold": (["alice@example.com"], [("next refresh", STOP)], r"started: generation 1, token #[0-9a-f]{8}"),
     "doctor": (["--reference", "bob"], [], r"\x1b\[32mok +\x1b\[0msettings.*refresh +SAT #[0-9a-f]{8}, live until"),
     "emulator": ([], [("# click-to-call token", STOP)], r"c2c_[0-9a-f]+"),
     "demo": ([], [("generation", "")], r"longest moment without a live token"),
@@ -41,6 +41,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow  # each starts the command on a terminal
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_command_works_on_a_terminal(service, place, name):
     """And leaves with success; what was typed where a secret is asked for is not shown."""
@@ -52,7 +53,11 @@ def test_every_command_works_on_a_terminal(service, place, name):
             seen += terminal.read_until(prompt)
             terminal.type(answer.format(**facts))
         rest, code = terminal.end()
-    assert code == 0, seen + rest
-    assert re.search(shown, (seen + rest).replace("\r\n", "\n"), re.DOTALL), seen + rest
+    text = (seen + rest).replace("\r\n", "\n")
+    if name == "demo":  # whether it goes well depends on the machine
+        assert code == (0 if "longest moment without a live token: 0 s" in text else 1)
+    else:
+        assert code == 0
+    assert re.search(shown, text, re.DOTALL), f"the terminal doesn't show {shown}"
     for secret in (service.api_token, place["pair"]["refresh_token"], place["pair"]["token"]):
         assert secret not in seen + rest

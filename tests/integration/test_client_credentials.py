@@ -8,6 +8,8 @@ from signalwire_tokens import ConfigurationError, RateLimited, TimedOut, TokenCl
 from signalwire_tokens.client.credentials import bare
 from signalwire_tokens.emulator import Status
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 
 def client_with(emulator, api_token, **options):
     return TokenClient(emulator.space, emulator.project_id, api_token, **{"retries": 0, **options})

@@ -7,6 +7,8 @@ import pytest
 from signalwire_tokens import ServerError, SubscriberSession
 from signalwire_tokens.emulator import Status
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 
 class Onlooker:
     """Notes what it sees, and fails where it is told to."""

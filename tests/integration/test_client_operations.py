@@ -36,6 +36,8 @@ from signalwire_tokens.emulator import (
     Truncate,
 )
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 ALICE = "alice@example.com"
 
 

@@ -25,6 +25,8 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.emulator import Emulator
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 OURS = {"host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"}
 EMBEDS = "https://acme.signalwire.com/api/fabric/embeds/tokens"
 GOOD = b'HTTP/1.1 201 Created\r\nContent-Length: 15\r\n\r\n{"token":"abc"}'

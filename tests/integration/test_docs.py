@@ -21,7 +21,21 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+# Their programs wait for seconds, as a reader would see them do.
+SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page,
+            id=page.relative_to(ROOT).as_posix(),
+            marks=[pytest.mark.slow] if page.name in SLOW else [],
+        )
+        for page in PAGES
+    ],
+)
 def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
     """As a reader would run them, from the top of the page to its end."""
     monkeypatch.chdir(tmp_path)

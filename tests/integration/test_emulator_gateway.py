@@ -17,6 +17,8 @@ from support.dpop_proofs import make_proof
 from support.gateway_client import Caller, call_in
 from support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 LIFE = 7200.0
 ALICE = "alice@example.com"
 NOT_AUTHENTICATED = -32002
@@ -281,6 +283,7 @@ async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
                 assert "result" in await Caller(socket, emulator.project_id).connect(pair.token.value)
 
 
+@pytest.mark.slow  # the gateway waits five seconds for a client that does not read
 async def test_whoever_does_not_listen_is_cut_off(emulator, pair):
     """A connection does not outlive its token because nobody reads that it has ended."""
     reader, writer = await asyncio.open_connection("127.0.0.1", emulator.port, limit=1024)

@@ -36,6 +36,8 @@ from signalwire_tokens.emulator import (
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire import basic_authorization
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 TOKENS = "/api/fabric/subscribers/tokens"
 
 

@@ -12,6 +12,8 @@ from signalwire_tokens.emulator import Emulator, Status
 from support.paths import ROOT
 from support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 EXAMPLE = ROOT / "docs/examples/realtime.py"
 LIFE = 7200.0
 
@@ -38,6 +40,7 @@ def calls(emulator):
     return [(entry.operation, entry.status) for entry in emulator.journal if entry.auth == "JWT"]
 
 
+@pytest.mark.slow  # it reconnects in real time, after a second or two
 async def test_it_stays_connected_through_twenty_rotations_and_a_drop(emulator, session, stay_connected):
     """One connection, whose token is swapped in place; after the drop another one, with the token at hand."""
     task = asyncio.create_task(stay_connected(session, url=emulator.gateway))
@@ -62,6 +65,7 @@ async def test_it_stays_connected_through_twenty_rotations_and_a_drop(emulator, 
     assert {status for _, status in calls(emulator)} == {200}
 
 
+@pytest.mark.slow  # as above
 async def test_a_token_that_is_refused_is_replaced(emulator, session, stay_connected):
     """It was withdrawn, though it would live for long."""
     emulator.withdraw(session.pair.token)
@@ -101,26 +105,31 @@ async def test_it_returns_when_the_session_is_closed(emulator, session, stay_con
     await task
 
 
+ODD = [
+    "<html>",
+    "[]",
+    '{"id": [1], "result": {}}',
+    '{"id": "9", "result": {}}',
+    '{"jsonrpc": "2.0", "method": "signalwire.disconnect"}',
+    b"bytes",
+    b"\x83\x00",
+    '{"id": "1"}',
+    '{"id": "1", "error": "boom"}',
+    '{"id": "1", "error": null}',
+    '{"id": "1", "result": null}',
+    '{"id": "1", "result": []}',
+    '{"id": "1", "result": {"authorization": null}}',
+    "[" * 100_000,
+    '{"id": "1", "error": {}}',
+    '{"id": "1", "error": {"code": -32603, "message": "internal error"}}',
+]
+OFTEN = ("<html>", '{"id": "9", "result": {}}', '{"id": "1", "error": {}}')
+
+
 @pytest.mark.parametrize(
     "odd",
-    [
-        "<html>",
-        "[]",
-        '{"id": [1], "result": {}}',
-        '{"id": "9", "result": {}}',
-        '{"jsonrpc": "2.0", "method": "signalwire.disconnect"}',
-        b"bytes",
-        b"\x83\x00",
-        '{"id": "1"}',
-        '{"id": "1", "error": "boom"}',
-        '{"id": "1", "error": null}',
-        '{"id": "1", "result": null}',
-        '{"id": "1", "result": []}',
-        '{"id": "1", "result": {"authorization": null}}',
-        "[" * 100_000,
-        '{"id": "1", "error": {}}',
-        '{"id": "1", "error": {"code": -32603, "message": "internal error"}}',
-    ],
+    # The example waits a second or two before it connects again.
+    [odd if odd in OFTEN else pytest.param(odd, marks=pytest.mark.slow) for odd in ODD],
     ids=lambda odd: repr(odd)[:40],
 )
 async def test_no_message_ends_it(session, stay_connected, odd, caplog):

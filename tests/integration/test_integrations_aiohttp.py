@@ -9,6 +9,8 @@ from signalwire_tokens import ConfigurationError, SessionClosed, SubscriberSessi
 from signalwire_tokens.integrations.aiohttp import authorize
 from support.resource_server import Api
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 ALICE = "alice@example.com"
 
 
@@ -108,7 +110,6 @@ async def test_the_first_answer_is_released(emulator, session, api):
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=1), middlewares=(authorize(session, origins=[api.origin]),)
         ) as http,
-        asyncio.timeout(20),
         http.get(f"{api.origin}/me") as response,
     ):
         assert response.status == 200

@@ -5,6 +5,8 @@ import pytest
 from signalwire_tokens import SessionFleet
 from signalwire_tokens.integrations.asgi import Request, TokenBackend
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 
 async def receive_nothing():
     raise AssertionError("there is nothing to receive")

@@ -380,7 +380,7 @@ async def test_what_is_being_renewed_is_waited_for(emulator, serve, client, tmp_
     async with SqliteStore(tmp_path / "tokens", plaintext=True) as store:
         async with serve(lambda: SessionFleet(client, store=store)) as page:
             first = (await page.ask()).json["token"]
-            emulator.fail(Delay(0.5), operation="refresh_subscriber_token")
+            emulator.fail(Delay(0.2), operation="refresh_subscriber_token")
             session = page.backend.fleet.session(ALICE)
             renewing = asyncio.create_task(session.refresh())
             await eventually(lambda: not emulator._faults)  # it has been met: the refresh token is being presented

@@ -1,6 +1,7 @@
 """httpx2 and httpx: requests signed as a subscriber."""
 
 import asyncio
+import ssl
 import subprocess
 import sys
 
@@ -12,7 +13,10 @@ from signalwire_tokens import ConfigurationError, SessionClosed, SubscriberSessi
 from signalwire_tokens.integrations.httpx import authorize
 from support.resource_server import Api
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 ALICE = "alice@example.com"
+TRUST = ssl.create_default_context()  # made once, since that takes longer than most tests
 
 
 @pytest.fixture
@@ -34,7 +38,9 @@ def library(request):
 
 @pytest.fixture
 async def http(library, session, api):
-    async with library.AsyncClient(auth=authorize(session, origins=[api.origin]), follow_redirects=True) as http:
+    async with library.AsyncClient(
+        verify=TRUST, auth=authorize(session, origins=[api.origin]), follow_redirects=True
+    ) as http:
         yield http
 
 
@@ -46,7 +52,7 @@ async def test_a_request_is_signed_with_the_sessions_token(session, api, http):
 
 async def test_the_space_of_the_session_is_signed_for_where_nothing_else_is_said(library, session):
     """It is where most requests go."""
-    async with library.AsyncClient(auth=authorize(session), base_url=session.client.origin) as http:
+    async with library.AsyncClient(verify=TRUST, auth=authorize(session), base_url=session.client.origin) as http:
         assert (await http.get("/api/fabric/subscriber/info")).json()["email"] == ALICE
 
 
@@ -79,7 +85,10 @@ async def test_the_first_answer_is_released(library, emulator, session, api):
     """With one connection only, the second request needs the first one's."""
     emulator.withdraw(session.pair.token)
     auth = authorize(session, origins=[api.origin])
-    async with library.AsyncClient(auth=auth, limits=library.Limits(max_connections=1)) as http, asyncio.timeout(20):
+    async with (
+        library.AsyncClient(verify=TRUST, auth=auth, limits=library.Limits(max_connections=1)) as http,
+        asyncio.timeout(20),
+    ):
         assert (await http.get(f"{api.origin}/me")).status_code == 200
 
 
@@ -119,7 +128,7 @@ async def test_what_was_redirected_home_is_signed_and_its_refusal_counts(library
         first = api if origin == "home" else elsewhere
         home = [api.origin, elsewhere.origin] if origin == "friend" else [api.origin]
         auth = authorize(session, origins=home)
-        async with library.AsyncClient(auth=auth, follow_redirects=True) as http:
+        async with library.AsyncClient(verify=TRUST, auth=auth, follow_redirects=True) as http:
             emulator.withdraw(session.pair.token)
             url = f"{first.origin}/done"
             assert (await http.post(url, params={"url": f"{api.origin}/me"}, content=b"pay")).status_code == 200
@@ -152,7 +161,7 @@ async def test_a_request_that_is_sent_again_is_signed_anew(library, emulator, se
 
 async def test_a_redirect_that_is_followed_by_hand_is_signed_anew(library, emulator, session, api):
     """The request that the client proposes is nobody's own."""
-    async with library.AsyncClient(auth=authorize(session, origins=[api.origin])) as http:
+    async with library.AsyncClient(verify=TRUST, auth=authorize(session, origins=[api.origin])) as http:
         answer = await http.get(f"{api.origin}/to", params={"url": f"{api.origin}/me"})
         await session.refresh()
         emulator.withdraw(api.tokens[0])
@@ -211,7 +220,13 @@ async def test_an_ipv6_address_is_an_origin_as_any(session):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "works"), [(["httpx"], True), (["httpx2"], True), (["httpx", "httpx2"], False)], ids=str
+    ("hidden", "works"),
+    [
+        pytest.param(["httpx"], True, marks=pytest.mark.slow),  # each starts a process for half a second
+        pytest.param(["httpx2"], True, marks=pytest.mark.slow),
+        (["httpx", "httpx2"], False),
+    ],
+    ids=str,
 )
 def test_either_of_the_two_will_do(hidden, works):
     """Whichever is installed; without any, the import says so."""

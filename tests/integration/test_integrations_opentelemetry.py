@@ -27,6 +27,8 @@ from signalwire_tokens.emulator import Reset, Status
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 from support.scripted_backend import Desk
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 ALICE = "alice@example.com"
 LIFE = 7200.0
 

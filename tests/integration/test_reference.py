@@ -132,6 +132,7 @@ def test_the_overview_lists_the_public_names_by_module():
         assert f"]({page}.md)" in PAGES["api"], page
 
 
+@pytest.mark.slow  # a pytest of its own takes two seconds
 def test_the_examples_of_the_page_on_testing_are_tests(tmp_path):
     """That pass, in the file that they make together."""
     blocks = PYTHON.findall(PAGES["testing"])

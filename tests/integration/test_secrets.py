@@ -35,6 +35,8 @@ from signalwire_tokens.emulator import (
 from signalwire_tokens.models import Secret
 from support.traceback_text import frames_shown
 
+pytestmark = pytest.mark.usefixtures("loop_time")
+
 MARK = "hush"
 API_TOKEN, PASSWORD, EXTRA, C2C, OPAQUE, PROOF = (
     f"{MARK}-{name}" for name in ("api", "password", "extra", "c2c", "opaque", "proof")
@@ -128,7 +130,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Each takes a third of a second, most of which goes into showing every frame of every traceback.
+OFTEN = ("none", "401", "lost", "stall", "echo")
+
+
+@pytest.mark.parametrize(
+    "fault", [fault if fault in OFTEN else pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS]
+)
 async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, everything, fault):
     """Errors, their chains and frames, values, logs and warnings are searched for marked secrets."""
     asyncio.get_running_loop().set_debug(True)

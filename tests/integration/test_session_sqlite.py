@@ -8,36 +8,44 @@ from pathlib import Path
 import attrs
 import pytest
 
-from signalwire_tokens import SqliteStore, StoreError, SubscriberSession
+from signalwire_tokens import RefreshPolicy, SqliteStore, StoreError, SubscriberSession
 from signalwire_tokens.clock import Clock
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.stores import new_sealing_key
-from support.sqlite_files import HOLD, foreign, other_log, process, query, run, short_text, text
+from support.sqlite_files import busy, foreign, other_log, patient_stores, query, run, short_text, text
+from support.waiting import HANG, eventually
+
+__all__ = ["patient_stores"]
 
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 LIFE, REFRESH_LIFE = 7200.0, 7500.0
 KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
-QUICK, PATIENCE = 3.0, 20.0  # seconds
+# How long a store gets doesn't depend on the clock, and is as long as it takes.
+POLICY = RefreshPolicy(lease=2 * HANG, store_patience=HANG)
 
 SESSION = """
 import asyncio, sys
-from signalwire_tokens import SqliteStore, SubscriberSession, TokenClient
+from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient
+from signalwire_tokens.stores import sqlite
 
 async def main(path, seal, *credentials):
-    async with TokenClient(*credentials) as client, SqliteStore(path, keys=seal) as store:
-        async with SubscriberSession(client, "alice", store=store) as session:
+    policy = RefreshPolicy(lease=600, store_patience=300, patience=300, poll=0.02)
+    async with TokenClient(*credentials, timeout=300) as client, SqliteStore(path, keys=seal) as store:
+        async with SubscriberSession(client, "alice", store=store, policy=policy) as session:
             print(await session.token())
 
+sqlite.BUSY = 300
 asyncio.run(main(*sys.argv[1:]))
 """
 NOBODY = """
 import asyncio, os, sys
-from signalwire_tokens import SqliteStore, SubscriberSession, TokenClient
+from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient
 from signalwire_tokens.stores import Sealer, new_sealing_key
 
 async def main(seal, *credentials):
-    async with TokenClient(*credentials) as client, SqliteStore("tokens.db", keys=seal) as store:
-        session = SubscriberSession(client, "alice", store=store)
+    policy = RefreshPolicy(lease=600, store_patience=300, patience=300)
+    async with TokenClient(*credentials, timeout=300) as client, SqliteStore("tokens.db", keys=seal) as store:
+        session = SubscriberSession(client, "alice", store=store, policy=policy)
         session.subscribe(lambda event: print(event.kind, event.error))
         async with session:
             print(await session.token())
@@ -58,15 +66,14 @@ def operations(emulator):
     return [entry.operation for entry in emulator.journal]
 
 
-def session_of(client, store, **settings):
-    return SubscriberSession(client, "alice", store=store, **settings)
+@pytest.fixture
+async def client(emulator):
+    async with emulator.client(retries=0, timeout=HANG) as client:
+        yield client
 
 
-async def until(condition, clock):
-    """Let time pass, a second at a time, until something is so: the store's own thread does not know of it."""
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():
-            await clock.advance(1)
+def session_of(client, store, reference="alice", **settings):
+    return SubscriberSession(client, reference, store=store, policy=POLICY, **settings)
 
 
 @attrs.frozen
@@ -105,16 +112,15 @@ async def kept(client, file):
 async def locked(client, file):
     async with kept(client, file):
         pass
-    with process(HOLD, file.path):
-        async with file.open() as store:
-            yield store, True
+    async with busy(file.path), file.open() as store:
+        yield store, True
 
 
 @asynccontextmanager
 async def locked_while_open(client, file):
     async with file.open() as store:
         await store.load("another")
-        with process(HOLD, file.path):
+        async with busy(file.path, store):
             yield store, False
 
 
@@ -216,20 +222,28 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+# One of each kind; there are so many of them.
+QUICK = ("locked while open", "full", "cut short", "another application's", "another key", "no place for a file")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, fault in FAULTS.items()],
+)
 async def test_a_file_that_fails_costs_nobody_a_token(emulator, clock, client, file, fault):
-    """It is told, what is kept there stays to the byte, and nobody waits for it, at the end least of all."""
-    loop, events = asyncio.get_running_loop(), []
+    """It is told, what is kept there stays to the byte, and nobody waits for it, at the end least of all.
+
+    A file that is locked stays so as long as the session lives.
+    """
+    events = []
     async with fault(client, file) as (store, stays):
         before = file.sealed() if stays else file.read()
         session = session_of(client, store)
         session.subscribe(events.append)
-        async with asyncio.timeout(2 * QUICK):
+        async with asyncio.timeout(HANG):
             await session.start()
-        assert emulator.accepts(await session.token())
-        began = loop.time()
-        await session.aclose()
-        assert loop.time() - began < QUICK
+            assert emulator.accepts(await session.token())
+            await session.aclose()
         after = file.sealed() if stays else file.read()
         if stays is not False:
             assert after == before
@@ -240,6 +254,7 @@ async def test_a_file_that_fails_costs_nobody_a_token(emulator, clock, client, f
     assert operations(emulator)[-1] == ISSUE
 
 
+@pytest.mark.slow  # it starts a process that loads the package
 async def test_a_folder_that_cannot_be_written_to_costs_nobody_a_token(tmp_path):
     """A process of its own, since root can write everywhere."""
     tmp_path.chmod(0o555)
@@ -255,20 +270,24 @@ async def test_a_folder_that_cannot_be_written_to_costs_nobody_a_token(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("fault", [another_key, later_record, truncated], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [another_key, *(pytest.param(fault, marks=pytest.mark.slow) for fault in (later_record, truncated))],
+    ids=lambda fault: fault.__name__,
+)
 async def test_a_file_that_fails_for_hours_costs_nobody_a_token(emulator, clock, client, file, fault):
     """The session renews by itself, and leaves alone what it cannot read."""
     async with fault(client, file) as (store, _):
         before = file.read()
         async with session_of(client, store) as session:
-            for _ in range(10 * 4):
+            for _ in range(3 * 4):
                 await clock.advance(15 * 60)
                 assert emulator.accepts(await session.token())
         await store.aclose()
         assert file.read() == before
 
 
-@pytest.mark.parametrize("open_before", [False, True])
+@pytest.mark.parametrize("open_before", [False, pytest.param(True, marks=pytest.mark.slow)])  # which is much the same
 async def test_a_pair_that_could_not_be_saved_is_saved_when_the_file_is_free_again(
     emulator, clock, client, file, open_before
 ):
@@ -277,11 +296,11 @@ async def test_a_pair_that_could_not_be_saved_is_saved_when_the_file_is_free_aga
         await store.load("another")
         if not open_before:
             await store.aclose()
-        with process(HOLD, file.path):
+        async with busy(file.path, *([store] if open_before else [])):
             session = session_of(client, store)
             await session.start()
             assert file.sealed() == []
-        await until(lambda: asyncio.to_thread(file.sealed), clock)
+        await eventually(lambda: asyncio.to_thread(file.sealed), clock)
         assert emulator.accepts(await session.token())
         await session.aclose()
     async with kept(client, file) as other:
@@ -293,7 +312,7 @@ async def test_a_pair_that_could_not_be_saved_is_saved_when_the_session_ends(emu
     """In one last attempt."""
     async with file.open() as store:
         await store.load("another")
-        with process(HOLD, file.path):
+        async with busy(file.path, store):
             session = session_of(client, store)
             await session.start()
         await session.aclose()
@@ -306,7 +325,7 @@ async def test_a_file_that_begins_to_fail_is_lived_with_and_what_came_of_it_is_k
     async with file.open() as store, session_of(client, store) as session:
         (record,) = file.sealed()
         query(file.path, "UPDATE records SET sealed = x'0201'")
-        for _ in range(8):
+        for _ in range(5):
             await clock.advance(LIFE / 4)
             assert emulator.accepts(await session.token())
         assert file.sealed() == [(b"\2\1",)]
@@ -316,7 +335,7 @@ async def test_a_file_that_begins_to_fail_is_lived_with_and_what_came_of_it_is_k
             held = (await store.load(session._share.key)).record
             return held.pair.token.value == session.pair.token.value
 
-        await until(saved, clock)
+        await eventually(saved, clock)
 
 
 async def test_a_session_that_is_started_twice_asks_once(emulator, client, file):
@@ -332,6 +351,7 @@ async def test_a_session_that_is_started_twice_asks_once(emulator, client, file)
     assert operations(emulator) == [ISSUE]
 
 
+@pytest.mark.slow  # it starts two processes that load the package
 async def test_two_processes_one_after_the_other_ask_once(tmp_path):
     """The file carries the pair from one to the next."""
     async with Emulator() as emulator:
@@ -342,6 +362,7 @@ async def test_two_processes_one_after_the_other_ask_once(tmp_path):
         assert operations(emulator) == [ISSUE]
 
 
+@pytest.mark.slow  # it starts two processes that load the package
 async def test_two_processes_at_once_ask_once(tmp_path):
     """One of them waits for what the other gets."""
     async with Emulator() as emulator:
@@ -356,9 +377,9 @@ async def test_two_subscribers_in_one_file_do_not_meet(emulator, client, file):
     """Nor do two scopes of one."""
     async with (
         file.open() as store,
-        SubscriberSession(client, "alice", store=store) as alice,
-        SubscriberSession(client, "bob", store=store) as bob,
-        SubscriberSession(client, "alice", scope="sat:refresh", store=store) as short,
+        session_of(client, store) as alice,
+        session_of(client, store, "bob") as bob,
+        session_of(client, store, scope="sat:refresh") as short,
     ):
         assert len({await one.token() for one in (alice, bob, short)}) == 3
 
@@ -428,7 +449,7 @@ async def test_after_a_reboot_that_took_too_long_a_pair_is_issued_anew(emulator,
     async with file.open() as store:
         session = session_of(client, store)
         starting = asyncio.ensure_future(session.start())
-        await until(lambda: asyncio.sleep(0.001, starting.done()), clock)
+        await eventually(starting.done, clock)
         await starting
         assert emulator.accepts(await session.token())
         await session.aclose()
@@ -445,7 +466,7 @@ async def test_a_lease_of_a_process_that_died_is_waited_for(emulator, clock, cli
         lease = dead.lease(session._share.key, 20.0)
         assert await lease.__aenter__()
         starting, began = asyncio.ensure_future(session.start()), clock.now()
-        await until(lambda: asyncio.sleep(0.001, starting.done()), clock)
+        await eventually(starting.done, clock)
         await starting
         assert 20 <= clock.now() - began < 25
         assert emulator.accepts(await session.token())

@@ -5,7 +5,8 @@ import os
 import signal
 import stat
 import threading
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
+from pathlib import Path
 from uuid import uuid4
 
 import attrs
@@ -17,13 +18,28 @@ from signalwire_tokens.stores import key_of, new_sealing_key
 from signalwire_tokens.stores.sqlite import is_same_boot, timeline
 from signalwire_tokens.testing import StoreConformance
 from signalwire_tokens.testing.conformance import make_record
-from support.sqlite_files import HOLD, foreign, other_log, process, query, run, short_text, signed, text, versioned
+from support.sqlite_files import (
+    HOLD,
+    busy,
+    foreign,
+    other_log,
+    patient_stores,
+    process,
+    query,
+    run,
+    short_text,
+    signed,
+    text,
+    versioned,
+)
+from support.waiting import HANG
+
+__all__ = ["patient_stores"]
 
 KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
 ALICE, BOB = key_of(("alice",)), key_of(("bob",))
 DAY, LIFE = 86400.0, 7500.0
-TTL = 30.0
-QUICK = 3.0  # seconds in which a store that fails has to say so
+TTL = 3000.0  # seconds that a lease lives, which is longer than any test takes
 
 LEASE = """
 import asyncio, sys
@@ -39,13 +55,15 @@ asyncio.run(main(*sys.argv[1:]))
 SAVE = """
 import asyncio, sys
 from signalwire_tokens import SqliteStore
+from signalwire_tokens.stores import sqlite
 from signalwire_tokens.testing.conformance import make_record
 
 async def main(path, seal, key):
+    sqlite.BUSY = 300
     print("ready", flush=True)
     sys.stdin.readline()
     async with SqliteStore(path, keys=seal) as store:
-        async with store.lease(key, 10) as held:
+        async with store.lease(key, 3000) as held:
             print(held, await store.save(key, await make_record(store, key), None))
 
 asyncio.run(main(*sys.argv[1:]))
@@ -105,42 +123,6 @@ database = sqlite3.connect(sys.argv[1])
 print(*database.execute("SELECT COUNT(*) FROM records").fetchone())
 database.close()
 """
-CLOSE = """
-import asyncio, sys
-from signalwire_tokens import SqliteStore
-from signalwire_tokens.testing.conformance import make_record
-
-async def lease(store, key):
-    async with store.lease(key, 10):
-        pass
-
-async def main(path, seal, key):
-    store = SqliteStore(path, keys=seal)
-    record = await make_record(store, key)
-    for _ in range(150):
-        await store.load(key)
-        uses = store.save(key, record, None), store.aclose(), lease(store, key), store.load(key), store.aclose()
-        said = await asyncio.gather(*uses, return_exceptions=True)
-        if any(isinstance(one, BaseException) for one in said):
-            print(said)
-    await store.aclose()
-    print("closed")
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-WITHOUT_BOOT_ID = """
-import sys
-import threading
-from signalwire_tokens.clock import SYSTEM
-from signalwire_tokens.stores.sqlite import timeline
-
-def deny(event, arguments):
-    if event == "open" and str(arguments[0]).startswith("/proc/"):
-        raise PermissionError
-
-sys.addaudithook(deny)
-print(timeline())
-"""
 
 
 class Ahead:
@@ -193,7 +175,7 @@ async def rotate_many(store, times):
 
 
 async def refusals(store, key=ALICE):
-    """Try everything; return what each attempt said, which is to fail soon."""
+    """Try everything; return what each attempt said, which is to fail."""
     record, said = await make_record(MemoryStore(), key), []
     for use in (
         store.load(key),
@@ -201,7 +183,7 @@ async def refusals(store, key=ALICE):
         store.delete(key),
         store.lease(key, TTL).__aenter__(),
     ):
-        async with asyncio.timeout(QUICK):
+        async with asyncio.timeout(HANG):
             with pytest.raises(StoreError) as caught:
                 await use
         assert str(caught.value).startswith(f"{store!r}: #{key[:8]}: ")
@@ -271,7 +253,7 @@ async def test_what_a_crash_left_beside_the_file_becomes_its_owner_s(path):
 
 async def test_no_byte_on_disk_tells_a_token(store, path):
     """In the file, beside it, or where something was replaced; nor the attempts that present them."""
-    records = await rotate(store, ALICE, times=60)
+    records = await rotate(store, ALICE, times=25)
     assert await store.save(ALICE, attrs.evolve(records[-1], presenting="an-attempt"), records[-1].digest)
     await store.delete(ALICE)
     for _ in range(2):
@@ -285,14 +267,16 @@ async def test_no_byte_on_disk_tells_a_token(store, path):
 async def test_in_plaintext_tokens_lie_in_the_open_as_long_as_they_are_kept(path):
     """Once the file is closed, nothing is left of those that were replaced."""
     async with SqliteStore(path, plaintext=True) as store:
-        records = await rotate(store, ALICE, times=60)
+        records = await rotate(store, ALICE, times=25)
         assert all(value in contents(path) for value in values(records[-1]))
     assert [value in contents(path) for value in values(records[-1])] == [True, True]
     assert not any(value in contents(path) for record in records[:-1] for value in values(record))
 
 
+@pytest.mark.slow  # it starts a process that loads the package
 async def test_a_file_outlives_its_process(path):
     """Who opens it finds what was kept, to the age."""
+    began = SYSTEM.now()
     async with SqliteStore(path, keys=KEY) as store:
         record = marked(await make_record(store, ALICE, age=100))
         assert await store.save(ALICE, record, None)
@@ -302,7 +286,7 @@ async def test_a_file_outlives_its_process(path):
     async with SqliteStore(str(path), keys=[OTHER_KEY, KEY]) as store:
         reading = await store.load(ALICE)
         assert reading.record.digest == record.digest
-        assert 100 <= reading.age < 130
+        assert 100 <= reading.age <= 100.001 + SYSTEM.now() - began
         assert repr(store) == f"SqliteStore({str(path)!r})"
 
 
@@ -424,6 +408,7 @@ async def test_a_place_where_no_file_can_be_is_an_error(tmp_path, place):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder"]
 
 
+@pytest.mark.slow  # it starts a process that loads the package
 @pytest.mark.parametrize("there", [False, True], ids=["no file", "read-only"])
 async def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path, path, there):
     """For a new file, and for one that can be read only."""
@@ -446,7 +431,7 @@ async def test_a_file_that_another_process_writes_to_is_an_error_until_it_has_do
     """A store that cannot be opened says so soon, and works as soon as it can."""
     record = (await rotate(store, ALICE))[0]
     await store.aclose()
-    with process(HOLD, path):
+    async with busy(path):
         assert await refusals(store) == ["database is locked"] * 4
     assert (await store.load(ALICE)).record.digest == record.digest
     await rotate(store, ALICE)
@@ -455,7 +440,7 @@ async def test_a_file_that_another_process_writes_to_is_an_error_until_it_has_do
 async def test_an_open_file_is_read_while_another_process_writes_to_it(store, path):
     """It says what was there before; writing has to wait."""
     record = (await rotate(store, ALICE))[0]
-    with process(HOLD, path):
+    async with busy(path, store):
         assert (await store.load(ALICE)).record.digest == record.digest
         with pytest.raises(StoreError, match="database is locked"):
             await store.save(ALICE, marked(record), record.digest)
@@ -484,18 +469,23 @@ async def test_a_full_disk_is_an_error_and_what_was_kept_is_read(store):
     await rotate(store, BOB)
 
 
-async def test_a_lease_outlives_a_killed_process_by_no_more_than_its_time(store, path):
+@pytest.mark.parametrize("how", ["lost", pytest.param("killed", marks=pytest.mark.slow)])  # which starts a process
+async def test_a_lease_outlives_a_killed_process_by_no_more_than_its_time(store, path, how):
     """Until then it is held, since nobody can know; then it can be had."""
-    with process(LEASE, path, KEY, ALICE, TTL) as other:
-        async with store.lease(ALICE, TTL) as held:
-            assert not held
-        other.send_signal(signal.SIGKILL)
-        other.wait()
-    for seconds, free in ((0, False), (TTL - 5, False), (TTL, True)):
-        async with SqliteStore(path, keys=KEY, clock=Ahead(seconds)) as later, later.lease(ALICE, TTL) as held:
-            assert held is free
+    async with AsyncExitStack() as late:
+        if how == "lost":
+            other = await late.enter_async_context(SqliteStore(path, keys=KEY))
+            assert await late.enter_async_context(other.lease(ALICE, TTL))
+        else:
+            with process(LEASE, path, KEY, ALICE, TTL) as other:
+                other.send_signal(signal.SIGKILL)
+                other.wait()
+        for seconds, free in ((0, False), (TTL / 2, False), (TTL, True)):
+            async with SqliteStore(path, keys=KEY, clock=Ahead(seconds)) as later, later.lease(ALICE, TTL) as held:
+                assert held is free
 
 
+@pytest.mark.slow  # it starts a process that loads the package
 async def test_a_lease_is_given_back_by_a_process_that_ends_well(store, path):
     """At once."""
     with process(LEASE, path, KEY, ALICE, TTL) as other:
@@ -507,10 +497,9 @@ async def test_a_lease_is_given_back_by_a_process_that_ends_well(store, path):
 async def test_a_lease_is_left_to_its_time_where_it_cannot_be_given_back(store, path):
     """Leaving raises nothing."""
     async with SqliteStore(path, keys=KEY) as other:
-        with ExitStack() as writing:
-            async with store.lease(ALICE, TTL) as held:
-                assert held
-                writing.enter_context(process(HOLD, path))
+        async with AsyncExitStack() as writing, store.lease(ALICE, TTL) as held:
+            assert held
+            await writing.enter_async_context(busy(path, store))
         async with other.lease(ALICE, TTL) as held:
             assert not held
 
@@ -555,6 +544,21 @@ async def test_nobody_knows_how_old_a_record_of_an_earlier_start_of_the_machine_
     assert (await store.load(ALICE)).age is not None
 
 
+async def test_a_store_that_another_process_has_opened_is_of_no_use(store):
+    """It says so, and is left alone."""
+    await rotate(store, ALICE)
+    mine = store._worker.process
+    store._worker.process = mine + 1
+    refusal = "was opened by another process: make one after the fork"
+    with pytest.raises(StoreError, match=refusal):
+        await store.load(ALICE)
+    await store.aclose()
+    with pytest.raises(StoreError, match=refusal):
+        await store.load(ALICE)
+    store._worker.process = mine
+
+
+@pytest.mark.slow  # it starts a process that loads the package, and forks
 async def test_a_store_is_of_no_use_to_a_forked_process(path):
     """Which shares the file's locks with its parent without knowing; a new one is, and the parent's goes on."""
     async with SqliteStore(path, keys=KEY) as store:
@@ -593,9 +597,21 @@ async def test_a_store_that_could_not_be_opened_is_closed_as_well(tmp_path):
             await store.load(ALICE)
 
 
-async def test_closing_while_it_is_in_use_harms_nobody(path):
+@pytest.mark.parametrize("times", [10, pytest.param(150, marks=pytest.mark.slow)])
+async def test_closing_while_it_is_in_use_harms_nobody(store, times):
     """What was asked for before is done, and what comes after opens the file anew."""
-    assert await asyncio.to_thread(run, CLOSE, path, KEY, ALICE) == ["closed"]
+    record = await make_record(store, ALICE)
+
+    async def lease():
+        async with store.lease(ALICE, TTL):
+            pass
+
+    for _ in range(times):
+        await store.load(ALICE)
+        async with asyncio.timeout(HANG):
+            await asyncio.gather(
+                store.save(ALICE, record, None), store.aclose(), lease(), store.load(ALICE), store.aclose()
+            )
 
 
 async def test_two_stores_of_one_process_keep_other_processes_from_tidying_up(store, path):
@@ -608,6 +624,7 @@ async def test_two_stores_of_one_process_keep_other_processes_from_tidying_up(st
         assert await asyncio.to_thread(run, COUNT, path) == ["1"]
 
 
+@pytest.mark.slow  # it starts two processes that load the package
 async def test_processes_that_begin_at_once_find_one_file(path):
     """Whoever comes first makes it, and the others wait."""
     with process(SAVE, path, KEY, ALICE) as one, process(SAVE, path, KEY, BOB) as other:
@@ -679,10 +696,15 @@ async def test_a_start_that_was_reckoned_a_little_differently_is_the_same(store,
             assert not held
 
 
-def test_the_machine_s_start_is_the_same_for_all_of_its_processes():
+def test_the_machine_s_start_is_the_same_for_all_of_its_processes(monkeypatch):
     """And has a name, or at least a time."""
     assert timeline() == timeline()
-    (reckoned,) = run(WITHOUT_BOOT_ID)
+
+    def deny(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "read_text", deny)
+    reckoned = timeline()
     assert is_same_boot(reckoned, f"{SYSTEM.wall() - SYSTEM.now():.0f}")
 
 
@@ -692,7 +714,7 @@ async def test_a_lease_that_was_taken_in_the_last_moment_is_busy(store, path):
     lease, taken = store.lease(ALICE, TTL), threading.Event()
     wanted = asyncio.ensure_future(lease.__aenter__())
     await asyncio.sleep(0)
-    store._worker.thread.submit(taken.wait, QUICK)  # it comes after the look, and before the taking
+    store._worker.thread.submit(taken.wait, HANG)  # it comes after the look, and before the taking
     async with SqliteStore(path, keys=KEY) as other, other.lease(ALICE, TTL) as held:
         assert held
         taken.set()

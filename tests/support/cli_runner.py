@@ -1,42 +1,147 @@
 """The command `signalwire-tokens`, run in the process of a test, or in one of its own."""
 
 import asyncio
+import codecs
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
+from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest import mock
 
 from click.testing import CliRunner
 
-from signalwire_tokens.cli import cli
+from signalwire_tokens.cli import cli, signals
+from signalwire_tokens.cli.signals import STOP_SIGNALS
 from signalwire_tokens.emulator import Emulator
+from support.waiting import HANG
 
 COMMAND = (sys.executable, "-m", "signalwire_tokens")
+# What `nohup`, or a shell that runs a job in the background, has its children ignore. (Python itself ignores SIGPIPE,
+# and `subprocess` undoes that in every child.)
+MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+MOST_LINES = 40
+
+
+@contextlib.contextmanager
+def default_signals():
+    """Let the processes that are started in this block have every signal's default disposition.
+
+    Ignored signals stay ignored in a new program, while those with a handler go back to the default. So, for as long
+    as the block lasts, a handler that does nothing stands in for each signal that is ignored.
+    """
+    ignored = [number for number in MAY_BE_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
+    try:
+        for number in ignored:
+            signal.signal(number, lambda *_: None)
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def last_lines(text):
+    """Return the last 40 lines of what a command printed."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+    lines = text.splitlines()
+    left_out = [f"[{len(lines) - MOST_LINES} lines before these]"] if len(lines) > MOST_LINES else []
+    return "\n".join([*left_out, *lines[-MOST_LINES:]])
+
+
+@contextlib.contextmanager
+def showing(printed):
+    """Add the end of what was printed to each failure in this block; `printed` is a function that returns it."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"The command printed:\n{last_lines(printed())}")
+        raise
+
+
+def show_if_it_fails(arguments, code, *outputs):
+    """Write how a command ended to the output that pytest shows of a failed test."""
+    words = " ".join(map(str, arguments))
+    sys.stderr.write(f"signalwire-tokens {words[:500]}\n  ended with {code}")
+    for output in outputs:
+        sys.stderr.write(f"\n{last_lines(output)}")
+    sys.stderr.write("\n")
 
 
 def run(*arguments, stdin=None, **environment):
-    """Run a command in this process."""
-    return CliRunner(env=environment).invoke(cli, [*map(str, arguments)], input=stdin)
+    """Run a command in this process; return click's result of it."""
+    result = CliRunner(env=environment).invoke(cli, [*map(str, arguments)], input=stdin)
+    show_if_it_fails(arguments, result.exit_code, result.stdout, result.stderr)
+    return result
 
 
 def run_apart(*arguments, stdin="", **environment):
-    """Run a command as users do."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        env={**os.environ, **environment},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run a command as users do; return the process, which has ended."""
+    return run_to_the_end([*COMMAND, *map(str, arguments)], stdin=stdin, **environment)
+
+
+def code_of(result):
+    """Return the exit code of a command that was run in this process or in one of its own."""
+    return result.returncode if isinstance(result, subprocess.CompletedProcess) else result.exit_code
+
+
+def run_in_shell(line, stdin="", **environment):
+    """Run a line that begins with the command's arguments in a shell; return the process, which has ended."""
+    return run_to_the_end(["/bin/sh", "-c", f'"$0" -m signalwire_tokens {line}', sys.executable], stdin, **environment)
+
+
+def run_to_the_end(command, stdin="", **environment):
+    """Run a program; return its process, which has ended."""
+    with default_signals():
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=HANG)
+        except BaseException:
+            process.kill()
+            raise
+    show_if_it_fails(command[1:], process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+@asynccontextmanager
+async def started(*command, stdin=None, stdout=PIPE, stderr=PIPE, **environment):
+    """Start a program with pipes to its outputs; yield its process, which is killed if the block leaves it running."""
+    with default_signals():
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command), stdin=stdin, stdout=stdout, stderr=stderr, env={**os.environ, **environment}
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        process._transport.close()
+
+
+@asynccontextmanager
+async def started_command(*arguments, **settings):
+    """Start a command as users do; the rest is as with `started`."""
+    async with started(*COMMAND, *arguments, **settings) as process:
+        yield process
 
 
 def settings_of(emulator, **more):
-    """Write what a command needs to know of an emulator into its environment."""
+    """Return the environment in which a command uses an emulator."""
     return {
         "SIGNALWIRE_SPACE": emulator.space,
         "SIGNALWIRE_PROJECT_ID": emulator.project_id,
@@ -47,7 +152,7 @@ def settings_of(emulator, **more):
 
 @contextlib.contextmanager
 def served(**options):
-    """Run an emulator on a thread of its own, since a command that runs in the test's holds up that one."""
+    """Run an emulator on another thread, for commands that block the test's own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -64,45 +169,87 @@ def served(**options):
         loop.close()
 
 
-class Terminal:
-    """A command on a terminal, as somebody sits before it."""
+class Exits:
+    """What a command in the test's process has asked for: to end at once, and calls when the process ends."""
 
-    # A shell that runs tests behind it may have them ignore Ctrl-C; whoever sits before a terminal does not.
-    SPAWN = (
-        "import os, pty, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-        "sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-    )
+    def __init__(self):
+        self.codes = []
+        self.at_exit = []
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Let a command in the test's process be told to stop by signals, and put their handlers back in the end.
+
+    At first, no signal is ignored, though whatever runs the tests may ignore some; one that no command handles is an
+    error. Nothing ends the process: what would do so is in the `Exits` that the block gets.
+    """
+
+    def refuse(number, _):
+        raise AssertionError(f"no command handles {signal.Signals(number).name}")
+
+    exits = Exits()
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    with (
+        mock.patch.object(signals.os, "_exit", exits.codes.append),
+        mock.patch.object(signals.atexit, "register", exits.at_exit.append),
+    ):
+        try:
+            for number in STOP_SIGNALS:
+                signal.signal(number, refuse)
+            yield exits
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Terminal:
+    """A command on a terminal, with a user in front of it."""
+
+    # Without Python's `site`, it starts in a third of the time.
+    SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
     def __init__(self, *arguments, **environment):
         self.shown = ""
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", self.SPAWN, *COMMAND, *map(str, arguments)],
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "110", "LINES": "30", **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._all = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        with default_signals():
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-c", self.SPAWN, *COMMAND, *map(str, arguments)],
+                env={**os.environ, "TERM": "xterm", "COLUMNS": "110", "LINES": "30", **environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, traceback):
         self._process.kill()
-        self._process.communicate()
+        rest, _ = self._process.communicate()
+        if error is not None:
+            self._take(rest)
+            error.add_note(f"The terminal showed:\n{last_lines(self._all)}")
 
-    def read_until(self, text, within=20.0):
-        """Read what is shown until a text is there; what comes next is looked at from there on."""
-        give_up = time.monotonic() + within
+    def _take(self, data):
+        text = self._decoder.decode(data)
+        self._all += text
+        self.shown += text
+
+    def read_until(self, text):
+        """Read until a text is shown; return what is shown up to its end. The next look begins there."""
+        give_up = time.monotonic() + HANG
         while text not in self.shown:
             ready, _, _ = select.select([self._process.stdout], [], [], max(0, give_up - time.monotonic()))
             data = self._process.stdout.read() if ready else b""
-            assert data, f"{text!r} has not come: {self.shown!r}"
-            self.shown += data.decode(errors="replace")
+            assert data, f"the terminal doesn't show {text!r}"
+            self._take(data)
         before, _, self.shown = self.shown.partition(text)
         return before + text
 
     def type(self, text):
-        """Type something."""
+        """Type a text."""
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
 
@@ -112,7 +259,9 @@ class Terminal:
         os.kill(int(child), number)
 
     def end(self):
-        """Read to the end; return what came, and the exit code."""
+        """Read to the end; return what is shown, and the exit code."""
         os.set_blocking(self._process.stdout.fileno(), True)
-        rest, _ = self._process.communicate(timeout=30)
-        return self.shown + rest.decode(errors="replace"), self._process.returncode
+        rest, _ = self._process.communicate(timeout=HANG)
+        self._take(rest)
+        show_if_it_fails(["(on a terminal)"], self._process.returncode, self._all)
+        return self.shown, self._process.returncode

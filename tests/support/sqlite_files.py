@@ -3,9 +3,14 @@
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 
+import pytest
+
+from signalwire_tokens.stores import sqlite
 from support.waiting import HANG
+
+SOON = 0.05  # seconds that a store waits for another process that doesn't end
 
 HOLD = """
 import sqlite3, sys
@@ -17,13 +22,42 @@ sys.stdin.read()
 """
 
 
+@pytest.fixture(autouse=True)
+def patient_stores(monkeypatch):
+    """Let stores wait as long as it takes for other processes that write."""
+    monkeypatch.setattr(sqlite, "BUSY", HANG)
+
+
+@asynccontextmanager
+async def busy(path, *opened):
+    """Let another process write to the file until the block ends; yield that process.
+
+    Stores that are opened in the block give up on it soon, and so do those that were opened before and are given.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "BUSY", SOON)
+        for store in opened:
+            await be_patient(store, SOON)
+        with process(HOLD, path) as other:
+            yield other
+        for store in opened:
+            await be_patient(store, HANG)
+
+
+async def be_patient(store, seconds):
+    """Set how long an open store waits for another process that writes."""
+    statement = f"PRAGMA busy_timeout = {seconds * 1000:.0f}"
+    await store._do("", lambda database: database.execute(statement).fetchall())
+
+
 @contextmanager
 def process(script, *arguments):
     """Run a script in another process until the block ends; wait for its line `ready`."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         try:
-            assert other.stdout.readline() == "ready\n"
+            said = other.stdout.readline()
+            assert said == "ready\n", f"the other process didn't begin: it said {said!r}"
             yield other
         finally:
             other.kill()

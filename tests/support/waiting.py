@@ -13,12 +13,14 @@ async def eventually(condition, clock=None):
 
     With a virtual clock, each look lets a second of its time pass.
     """
+    pause = 0.001
     async with asyncio.timeout(HANG):
         while True:
             result = condition()
             result = await result if inspect.isawaitable(result) else result
             if result:
                 return result
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.1 if clock is None else 0.005)
             if clock is not None:
                 await clock.advance(1)

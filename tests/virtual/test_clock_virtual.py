@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 
 import pytest
 
@@ -107,10 +106,10 @@ async def test_what_sleeps_on_the_clock_does_not_hold_it_up(clock):
         done.append(clock.now())
 
     clock.call_later(10, lambda: [asyncio.create_task(work())])
-    start = time.monotonic()
+    start = asyncio.get_running_loop().time()
     await clock.advance(100)
     assert done == [15]
-    assert time.monotonic() - start < 5
+    assert asyncio.get_running_loop().time() - start < 5
 
 
 async def test_a_suspend_leaps_over_alarms(clock):

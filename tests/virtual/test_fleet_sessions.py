@@ -59,10 +59,10 @@ async def test_a_token_is_given_for_whoever_is_asked_for(emulator, client):
 async def test_tokens_are_kept_alive(clock, emulator, client):
     """Days later, each is live, whoever asks."""
     async with SessionFleet(client, rate=math.inf) as fleet:
-        first = [await fleet.token(f"user-{number}") for number in range(20)]
+        first = [await fleet.token(f"user-{number}") for number in range(5)]
         for _ in range(48):
             await clock.advance(3600)
-            tokens = [await fleet.token(f"user-{number}") for number in range(20)]
+            tokens = [await fleet.token(f"user-{number}") for number in range(5)]
             assert all(emulator.accepts(token) for token in tokens)
         assert not set(first) & set(tokens)
         assert fleet.snapshot().sessions[SessionState.LATE] == 0
@@ -234,7 +234,10 @@ async def test_a_fleet_opens_on_a_service_that_refuses_connections(clock, emulat
         assert len(emulator.journal) == 200
 
 
-@pytest.mark.parametrize("status", [None, 401, 500])
+@pytest.mark.parametrize(
+    "status",
+    [pytest.param(None, marks=pytest.mark.slow), 401, pytest.param(500, marks=pytest.mark.slow)],  # over a second each
+)
 async def test_whoever_asks_first_while_the_service_is_down_hears_why(emulator, client, status):
     """In real time, for a subscriber who was never asked for: with the cause, and when to ask again."""
     async with AsyncExitStack() as stack:
@@ -269,14 +272,15 @@ async def test_nobody_is_told_to_ask_again_at_once(clock, line):
         await clock.advance(10)
 
 
-async def test_a_few_whom_the_service_fails_harm_nobody_else(clock, line):
+@pytest.mark.parametrize("hours", [1, pytest.param(8, marks=pytest.mark.slow)])  # eight take seven seconds
+async def test_a_few_whom_the_service_fails_harm_nobody_else(clock, line, hours):
     """They are tried after all others, and do not make the service pass for down for long."""
     async with SessionFleet(line.client, rate=50) as fleet:
         bad = [f"bad-{number}" for number in range(30)]
         line.refused.update(dict.fromkeys(bad, 500))
         for reference in (*(f"good-{number}" for number in range(100)), *bad):
             fleet.session(reference)
-        for _ in range(8 * 60):
+        for _ in range(hours * 60):
             await clock.advance(60)
             late = fleet.snapshot().sessions[SessionState.LATE]
             assert late <= len(bad)
@@ -381,11 +385,12 @@ async def test_a_live_token_is_given_while_the_service_is_down(clock, line):
                 call.send(None)
 
 
-async def test_no_second_sees_more_than_the_rate_and_no_moment_more_than_the_concurrency(clock, line):
-    """From the first issue of a thousand on, through a day."""
+@pytest.mark.parametrize("sessions", [100, pytest.param(1000, marks=pytest.mark.slow)])  # 1000 take seven seconds
+async def test_no_second_sees_more_than_the_rate_and_no_moment_more_than_the_concurrency(clock, line, sessions):
+    """From the first issue on, through a day."""
     line.takes = 0.5
     async with SessionFleet(line.client, rate=20, concurrency=7) as fleet:
-        for number in range(1000):
+        for number in range(sessions):
             fleet.session(f"user-{number}")
         await clock.advance(24 * 3600)
         assert most_in_a_second(line.times) <= 20
@@ -606,7 +611,7 @@ async def test_sessions_that_are_discarded_while_they_look_keep_nobody_from_look
 async def test_with_a_store_too_it_is_noticed_when_the_service_is_back(clock, line):
     """After an outage in which all tokens have ended."""
     async with SessionFleet(line.client, store=MemoryStore(clock=clock), rate=math.inf) as fleet:
-        for number in range(300):
+        for number in range(100):
             fleet.session(f"user-{number}")
         await clock.advance(0.6 * LIFE)
         line.status = None
@@ -616,7 +621,7 @@ async def test_with_a_store_too_it_is_noticed_when_the_service_is_back(clock, li
         assert 120 / 5 <= len(line.sent) - before <= 120 / 2.5 + 4
         line.status = 201
         await clock.advance(30)
-        assert fleet.snapshot().sessions[SessionState.FRESH] == 300
+        assert fleet.snapshot().sessions[SessionState.FRESH] == 100
 
 
 @pytest.mark.parametrize("store", [False, True])
@@ -920,7 +925,7 @@ async def test_an_outage_is_one_line_in_the_log(clock, line, caplog):
 async def test_a_fleet_rides_out_an_outage_on_the_emulator(clock, emulator, client):
     """Twenty minutes of failures, and nobody is ever without a live token."""
     async with SessionFleet(client, rate=50) as fleet:
-        references = [f"user-{number}" for number in range(100)]
+        references = [f"user-{number}" for number in range(25)]
         await clock.advance(0)
         for reference in references:
             fleet.session(reference)
@@ -932,5 +937,5 @@ async def test_a_fleet_rides_out_an_outage_on_the_emulator(clock, emulator, clie
         emulator.heal()
         await clock.advance(60)
         snapshot = fleet.snapshot()
-        assert snapshot.sessions[SessionState.FRESH] + snapshot.sessions[SessionState.DUE] == 100
+        assert snapshot.sessions[SessionState.FRESH] + snapshot.sessions[SessionState.DUE] == 25
         assert snapshot.breaker is BreakerState.CLOSED

@@ -168,13 +168,13 @@ async def test_the_first_issue_is_sent_whole_until_it_succeeds(emulator, clock, 
     await session.aclose()
 
 
-async def test_a_minute_s_tokens_rotate_for_an_hour_without_a_gap(emulator, clock, client):
+async def test_a_minute_s_tokens_rotate_for_half_an_hour_without_a_gap(emulator, clock, client):
     """As the scope `sat:refresh` alone gives them."""
     async with SubscriberSession(client, "alice", scope="sat:refresh") as session:
-        for _ in range(3600):
+        for _ in range(1800):
             await clock.advance(1)
             assert emulator.accepts(await session.token())
-    assert 3600 / 48 - 1 <= session.generation <= 3600 / 36 + 1
+    assert 1800 / 48 - 1 <= session.generation <= 1800 / 36 + 1
 
 
 @pytest.mark.parametrize("settings", [{"lifetime": timedelta(seconds=29)}, {"policy": RefreshPolicy(min_life=7201)}])
@@ -368,17 +368,18 @@ async def test_a_clock_of_its_own_can_be_given(emulator, client):
 
 
 async def test_short_lives_rotate_in_real_time():
-    """Seconds, with the policy's minimum lowered: what the demo shows."""
-    lifetimes = Lifetimes(access=timedelta(seconds=1), refresh=timedelta(seconds=1.5), unbound=timedelta(seconds=1))
+    """Tokens that live a fraction of a second keep rotating, however late the machine is."""
+    life = timedelta(seconds=0.25)
+    lifetimes = Lifetimes(access=life, refresh=1.5 * life, unbound=life)
     async with (
         Emulator(lifetimes=lifetimes) as emulator,
         emulator.client() as client,
-        SubscriberSession(client, "alice", policy=RefreshPolicy(min_life=0.5)) as session,
+        SubscriberSession(client, "alice", policy=RefreshPolicy(min_life=0.1)) as session,
     ):
-        async for pair in session.rotations():
-            assert emulator.accepts(pair.token)
+        async for _ in session.rotations():
             if session.generation == 4:
                 break
+    assert {entry.status for entry in emulator.journal} == {201}
 
 
 async def test_a_session_of_another_loop_says_so(emulator, session):
@@ -486,7 +487,14 @@ async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock
     assert {entry.status for entry in emulator.journal} == {201}
 
 
-@pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
+@pytest.mark.parametrize(
+    "emulator",
+    [
+        pytest.param(mode.value, marks=[] if mode is Rotation.FAMILY else pytest.mark.slow)  # the strictest, often
+        for mode in Rotation
+    ],
+    indirect=True,
+)
 async def test_a_day_of_sessions_that_share(emulator, clock, client):
     """One pair is issued, ever, and refreshed as often as one session would."""
     store = MemoryStore(clock=client.clock)
