@@ -234,7 +234,7 @@ def minutes(number):
 async def test_a_token_that_is_live_is_given_while_the_service_is_down(emulator, page):
     """With what is left of it."""
     first = (await page.ask()).json
-    emulator.advance(7170)
+    emulator.advance(6900)
     emulator.fail(Status(503), times=None)
     second = await page.ask()
     assert second.status == 200
@@ -300,16 +300,20 @@ async def test_health_is_told_without_names(emulator, page):
     assert ALICE.encode() not in told.body
 
 
-async def test_health_tells_of_a_service_that_is_down(emulator, serve, client):
+async def test_health_tells_of_a_service_that_is_down(clock, serve):
     """By the name of what went wrong, once the look at all sessions is older than a second."""
-    async with serve(lambda: SessionFleet(client)) as page:
+    async with (
+        Emulator(clock=clock) as emulator,
+        emulator.client() as client,
+        serve(lambda: SessionFleet(client)) as page,
+    ):
         assert (await page.ask("/health", method="GET", data=None)).json["last_error"] is None
         assert (await page.ask("/health", data=None)).status == 405
         emulator.fail(Status(429, retry_after=60), times=None)
         assert (await page.ask()).status == 503
         told = await page.ask("/health", method="GET", data=None)
         assert told.json["status"] == "ok", "a look is good for a second"
-        emulator.advance(2)
+        await clock.advance(2)
         told = await page.ask("/health", method="GET", data=None)
     assert told.json["status"] == "degraded"
     assert told.json["last_error"] == "RateLimited"
