@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections import deque
 from itertools import repeat
 
@@ -13,10 +12,15 @@ from .held import Fault
 LONG = 3600.0
 
 
+def now():
+    """Return the event loop's time: it is real time, unless a test makes it another."""
+    return asyncio.get_running_loop().time()
+
+
 class Issuer:
     """What all of them have in common; a subclass says in `grant` what it answers.
 
-    A token lives `life` seconds, of the server's true time. `resource` tells whoever asks which bearer token came.
+    A token lives `life` seconds of the event loop's time. `resource` tells whoever asks which bearer token came.
     """
 
     def __init__(self):
@@ -53,7 +57,7 @@ class Issuer:
         self.life = LONG
 
     def accepts(self, token):
-        return time.time() < self._ends.get(token, 0)
+        return now() < self._ends.get(token, 0)
 
     def slow(self, seconds):
         self._delay = seconds
@@ -64,7 +68,7 @@ class Issuer:
     def issue(self):
         """Make an access token."""
         token = secrets.token_urlsafe(24)
-        self._ends[token] = time.time() + self.life
+        self._ends[token] = now() + self.life
         return token
 
     async def grant(self, request):

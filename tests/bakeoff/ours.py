@@ -5,13 +5,25 @@ from datetime import timedelta
 from functools import partial
 
 from signalwire_tokens import Lifetimes, RefreshPolicy, SubscriberSession
+from signalwire_tokens.clock import SystemClock
 from signalwire_tokens.emulator import Delay, Emulator, Reset, Status
 
 from .held import Client, Fault, Held
+from .issuers import now
 
 FAULTS = {Fault.ERROR: Status(500), Fault.UNAVAILABLE: Status(503), Fault.LOST: Reset(applied=True)}
 LIFE = 7200.0
+EPOCH = 1_900_000_000.0
 SHORT = Lifetimes(access=timedelta(seconds=3), refresh=timedelta(seconds=6))
+
+
+class LoopClock(SystemClock):
+    """The event loop's time, by which the servers of the other clients go as well."""
+
+    now = staticmethod(now)
+
+    def wall(self):
+        return EPOCH + now()
 
 
 class Watched:
@@ -49,7 +61,7 @@ async def with_pair(client, **settings):
 
 @asynccontextmanager
 async def opened(left, *, make):
-    async with Emulator() as emulator, emulator.client() as client, await make(client) as session:
+    async with Emulator(clock=LoopClock()) as emulator, emulator.client() as client, await make(client) as session:
         service = Watched(emulator)
         emulator.advance(LIFE - left)
         yield Held(session.token, service)
@@ -59,7 +71,7 @@ async def opened(left, *, make):
 async def timed(*, make):
     policy = RefreshPolicy(min_life=1)
     async with (
-        Emulator(lifetimes=SHORT) as emulator,
+        Emulator(lifetimes=SHORT, clock=LoopClock()) as emulator,
         emulator.client() as client,
         await make(client, policy=policy) as session,
     ):

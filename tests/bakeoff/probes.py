@@ -1,16 +1,16 @@
 """What is asked of every client: four things that refreshers of tokens get wrong.
 
 Each probe gives an outcome: what was counted, and whether it passed, or None where there was nothing to pass. It runs
-against a server of its own, which counts, and alone decides whether a token is live.
+against a server of its own, which counts, and alone decides whether a token is live. All time is the event loop's.
 """
 
 import asyncio
-import time
 from collections import Counter
 
 import attrs
 
 from .held import Fault
+from .issuers import now
 
 WAITING, TOGETHER, CALLS = 50, 20, 5
 SLOW = 1.0  # seconds that an answer takes, so that all callers are waiting for it
@@ -136,14 +136,14 @@ async def ask(held):
 async def later(held, seconds):
     """Ask after a while; tell what came of it, and how long it took."""
     await asyncio.sleep(seconds)
-    start = time.perf_counter()
-    return await ask(held), time.perf_counter() - start
+    start = now()
+    return await ask(held), now() - start
 
 
 async def becomes(holds, within):
     """Tell whether a condition comes to hold in time."""
-    give_up = time.perf_counter() + within
-    while time.perf_counter() < give_up:
+    give_up = now() + within
+    while now() < give_up:
         if holds():
             return True
         await asyncio.sleep(0.02)  # how often it looks

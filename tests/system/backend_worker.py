@@ -1,23 +1,30 @@
-"""A backend in a process of its own, until it is told to end: `backend_worker.py FRAMEWORK STORE LIFE`.
+"""A backend in a process of its own, until it is told to end: `backend_worker.py FRAMEWORK STORE`.
 
-The space and its credentials come from the environment; whoever has a cookie `who` is who it says. It prints its port.
+The space and its credentials come from the environment. The cookie `who` says who asks. It prints its port.
+
+Tokens live for two hours, and no timeout is short, so nothing depends on how fast the machine is. `POST /renew`
+begins to renew a token and answers at once; `POST /renew?wait` answers when that is done.
 """
 
+import asyncio
 import socket
 import sys
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
+from starlette.responses import Response
 from starlette.routing import Route
 
-from signalwire_tokens import Lifetimes, RefreshPolicy, SessionFleet, SqliteStore, TokenClient
+from signalwire_tokens import RefreshPolicy, SessionFleet, SignalWireTokenError, SqliteStore, TokenClient
 from signalwire_tokens.integrations import asgi
 from signalwire_tokens.integrations import web as aiohttp_web
 from signalwire_tokens.stores.redis import RedisStore
 from support.processes import run_program
+from support.waiting import HANG
+
+PATIENT = RefreshPolicy(lease=4 * HANG, store_patience=HANG, patience=HANG, drain=HANG, floor=0.01)
 
 
 def identify(request):
@@ -26,30 +33,55 @@ def identify(request):
 
 def open_store(place):
     if place.startswith("redis:"):
-        return RedisStore(place, plaintext=True)
+        return RedisStore(place, plaintext=True, timeout=HANG)
     return SqliteStore(place, plaintext=True)
 
 
-def opener(place, life):
-    lifetimes = Lifetimes(access=timedelta(seconds=life), refresh=timedelta(seconds=life * 1.25))
-
+def opener(place):
     @asynccontextmanager
     async def open_fleet():
         async with (
             open_store(place) as store,
-            TokenClient.from_env(lifetimes=lifetimes) as client,
-            SessionFleet(client, store=store, policy=RefreshPolicy(min_life=1)) as fleet,
+            TokenClient.from_env(timeout=HANG) as client,
+            SessionFleet(client, store=store, policy=PATIENT) as fleet,
         ):
             yield fleet
 
     return open_fleet
 
 
+class Renewals:
+    """Renewals that clients have asked for, which go on in the background."""
+
+    def __init__(self, backend):
+        self._backend, self._tasks = backend, set()
+
+    async def renew(self, who, *, wait):
+        """Renew a subscriber's token; return the status to answer with."""
+        task = asyncio.create_task(self._renew(who))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await task if wait else 202
+
+    async def _renew(self, who):
+        try:
+            await self._backend.fleet.session(who).refresh()
+        except SignalWireTokenError:  # it failed, or the fleet has closed
+            return 503
+        return 204
+
+
 def serve_fastapi(open_fleet, listener):
     backend = asgi.TokenBackend(open_fleet, identify=identify, fingerprints=True)
     app = FastAPI(lifespan=backend.lifespan)
     app.routes.append(Route("/token", backend.token))
-    app.routes.append(Route("/health", backend.health))
+    renewals = Renewals(backend)
+
+    async def renew(request):
+        status = await renewals.renew(request.cookies["who"], wait="wait" in request.query_params)
+        return Response(status_code=status)
+
+    app.routes.append(Route("/renew", renew, methods=["POST"]))
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
 
 
@@ -58,26 +90,31 @@ def serve_aiohttp(open_fleet, listener):
     app = web.Application()
     app.cleanup_ctx.append(backend.lifespan)
     app.router.add_route("*", "/token", backend.token)
-    app.router.add_get("/health", backend.health)
+    renewals = Renewals(backend)
+
+    async def renew(request):
+        return web.Response(status=await renewals.renew(request.cookies["who"], wait="wait" in request.query))
+
+    app.router.add_post("/renew", renew)
     web.run_app(app, sock=listener, print=None, access_log=None)
 
 
-def main(framework, place, life):
+def main(framework, place):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         serve = {"aiohttp": serve_aiohttp, "fastapi": serve_fastapi}[framework]
-        serve(opener(place, float(life)), listener)
+        serve(opener(place), listener)
 
 
 @asynccontextmanager
-async def run_worker(framework, emulator, place, life):
-    """Run this as a program; give the process, and where it serves."""
+async def run_worker(framework, emulator, place):
+    """Run this as a program; yield the process, and where it serves."""
     settings = {
         "SIGNALWIRE_SPACE": emulator.space,
         "SIGNALWIRE_PROJECT_ID": emulator.project_id,
         "SIGNALWIRE_API_TOKEN": emulator.api_token,
     }
-    async with run_program(__file__, framework, str(place), str(life), env=settings) as process:
+    async with run_program(__file__, framework, place, env=settings) as process:
         yield process, f"http://127.0.0.1:{int(await process.stdout.readline())}"
 
 

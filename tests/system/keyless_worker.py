@@ -1,22 +1,23 @@
 """A worker without the project's credentials, in a process of its own: `keyless_worker.py KIND BACKEND SPACE`.
 
-Its kind is `device` or `endpoint`. It looks for a live token all the time, and asks the service with each that it gets;
-it prints who the service says that it is, one line for each token, until it is told to end.
+Its kind is `device` or `endpoint`. For each line on its standard input it renews its token, and prints each failure on
+the way as a line; then it asks the service with the token, and prints who the service says that it is. It ends where it
+has no live token for a moment.
 """
 
 import asyncio
 import os
 import sys
-from datetime import timedelta
+import threading
 
 import aiohttp
 
-from signalwire_tokens import EndpointSession, RefreshPolicy, TokenClient
+from signalwire_tokens import EndpointSession, SignalWireTokenError, TokenClient
 from signalwire_tokens.device import DeviceKey, DeviceSession
+from support.waiting import HANG
 
 WHO = {"Cookie": "who=alice"}
-LIFE = timedelta(seconds=3)
-SOON = RefreshPolicy(min_life=1, due_from=0.15, due_to=0.25)  # many rotations in little time
+AGAIN = 0.05  # seconds from one attempt to the next
 
 
 def open_device(backend, space):
@@ -29,20 +30,34 @@ def open_device(backend, space):
         ):
             return (await answer.json())["token"]
 
-    return DeviceSession(space, fetch, key, lifetime=LIFE, policy=SOON)
+    return DeviceSession(space, fetch, key, timeout=HANG)
 
 
 def open_endpoint(backend, _):
-    return EndpointSession(f"{backend}/token", headers=WHO, policy=SOON)
+    return EndpointSession(f"{backend}/token", headers=WHO, timeout=HANG)
+
+
+async def lines():
+    """Yield for each line of the standard input, which another thread reads."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue()
+
+    def read():
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(queue.put_nowait, line)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield await queue.get()
 
 
 async def main(kind, backend, space):
     opened = {"device": open_device, "endpoint": open_endpoint}[kind](backend, space)
-    async with opened as session, TokenClient(space) as client, asyncio.TaskGroup() as tasks:
+    async with opened as session, TokenClient(space, timeout=HANG) as client, asyncio.TaskGroup() as tasks:
         tasks.create_task(look(session))
-        async for pair in session.rotations():
-            async with asyncio.timeout(pair.token.expires_at.timestamp() - client.clock.wall()):
-                print((await ask(client, pair.token)).email, flush=True)
+        print(await ask(client, session), flush=True)
+        async for _ in lines():
+            await renew(session)
+            print(await ask(client, session), flush=True)
 
 
 async def look(session):
@@ -54,13 +69,25 @@ async def look(session):
         await asyncio.sleep(0.01)  # how often it looks
 
 
-async def ask(client, token):
+async def renew(session):
+    """Renew, however often that fails."""
+    while True:
+        try:
+            await session.refresh()
+        except SignalWireTokenError as error:
+            print(f"failed: {error}", flush=True)
+            await asyncio.sleep(AGAIN)
+        else:
+            return
+
+
+async def ask(client, session):
     """Ask who the token is for, for as long as it takes; a refusal ends the worker."""
     while True:
         try:
-            return await client.subscriber_info(token)
+            return (await client.subscriber_info(await session.token())).email
         except (ConnectionError, TimeoutError):
-            await asyncio.sleep(0.05)  # how soon it asks again
+            await asyncio.sleep(AGAIN)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
 """A process that shares sessions with others through a store. `python replica.py SETTINGS`, which are JSON.
 
-It writes a line for each token that it is given: when that was, how long the token is said to live, and the token.
+It writes a line for each token that it gets: the session's number, when it asked, how long the session says that the
+token lives, and the token. A line of a number, a time and a text is a failure.
 """
 
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 import time
-from datetime import timedelta
 
 from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient, TokenUnavailable
-from signalwire_tokens.models import Lifetimes
 from signalwire_tokens.stores.redis import RedisStore
+from support.waiting import HANG
 
-PAUSE = 0.005  # seconds between two tokens
+WORKERS = 4  # of each process, which ask for tokens and rotations at the same time
+# However slow the machine is, no lease ends while its holder lives: the test ends the leases of those that it stops.
+PATIENT = RefreshPolicy(lease=4 * HANG, store_patience=HANG, patience=HANG, drain=HANG, poll=0.02)
 
 
 class Doomed:
@@ -45,59 +48,64 @@ def die():
 def make_store(settings):
     if "path" in settings:
         return SqliteStore(settings["path"], keys=settings["key"])
-    return RedisStore(settings["redis"], keys=settings["key"], prefix=settings["prefix"])
+    return RedisStore(settings["redis"], keys=settings["key"], prefix=settings["prefix"], timeout=HANG)
 
 
-async def ask(session):
+def write(*line):
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+async def ask(number, session):
     """Write down what a session gives."""
+    asked = time.time()
     try:
         token = await session.token()
     except TokenUnavailable as error:
-        line = [time.time(), 0, None, str(error)]
+        write(number, asked, f"no token: {error}")
     else:
-        line = [time.time(), session.runway.total_seconds(), token]
-    sys.stdout.write(json.dumps(line) + "\n")
+        write(number, asked, session.runway.total_seconds(), token)
+
+
+async def rotate(number, session):
+    """Give a token, and then rotate."""
+    await ask(number, session)
+    asked = time.time()
+    try:
+        await session.refresh()
+    except TokenUnavailable as error:
+        write(number, asked, f"no rotation: {error}, {error.cause}")
 
 
 async def serve(sessions, holder):
-    """Ask each session in turn, until the process is told to end."""
+    """Rotate one session after another, several at a time, until the process is told to end."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    sys.stdout.write(f"{holder}\n")
-    sys.stdout.flush()
     await asyncio.gather(*(session.start() for session in sessions))
-    while not stopped.is_set():
-        for session in sessions:
-            await ask(session)
-            sys.stdout.flush()
-            await asyncio.sleep(PAUSE)
+    write(holder)
+
+    async def work():
+        while not stopped.is_set():
+            number = random.randrange(len(sessions))
+            await rotate(number, sessions[number])
+
+    await asyncio.gather(*(work() for _ in range(WORKERS)))
     await asyncio.gather(*(session.aclose() for session in sessions))
 
 
-async def rotate(session):
-    """Give a token, and another after a rotation."""
-    async with session:
-        await ask(session)
-        sys.stdout.flush()
-        await session.refresh()
-        await ask(session)
-
-
 async def main(settings):
-    lifetimes = Lifetimes(
-        access=timedelta(seconds=settings["access"]), refresh=timedelta(seconds=settings["access"] + settings["window"])
-    )
-    policy = RefreshPolicy(min_life=0.5, lease=settings["lease"])
     store, step = make_store(settings), settings.get("dies")
-    async with store, TokenClient(*settings["client"], lifetimes=lifetimes) as client:
+    async with store, TokenClient(*settings["client"], timeout=HANG) as client:
         sessions = [
-            SubscriberSession(client, f"subscriber-{n}", store=Doomed(store, step) if step else store, policy=policy)
-            for n in range(settings["sessions"])
+            SubscriberSession(client, reference, store=Doomed(store, step) if step else store, policy=PATIENT)
+            for reference in settings["references"]
         ]
-        if settings["sessions"] > 1:
+        if len(sessions) > 1:
             await serve(sessions, store._holder)
         else:
-            await rotate(*sessions)
+            async with sessions[0]:
+                await rotate(0, sessions[0])
+                await ask(0, sessions[0])
 
 
 asyncio.run(main(json.loads(sys.argv[1])))

@@ -1,7 +1,7 @@
 """The bake-off runs, passes this library and can fail a client; what others do is for its table, and not for a test."""
 
 import asyncio
-import time
+import math
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -10,7 +10,7 @@ import pytest
 from bakeoff import ours
 from bakeoff.__main__ import clients_of
 from bakeoff.held import Client, Held
-from bakeoff.issuers import OAuth
+from bakeoff.issuers import OAuth, now
 from bakeoff.probes import PROBES, Outcome, measure
 from bakeoff.table import HEAD, as_markdown, not_installed, row
 from support.paths import ROOT
@@ -23,10 +23,10 @@ class Naive:
 
     def __init__(self, service, http):
         self.service, self.http = service, http
-        self.token, self.refresh_token, self.ends = None, "first", 0.0
+        self.token, self.refresh_token, self.ends = None, "first", -math.inf
 
     async def get(self):
-        if self.ends - time.time() < 300:
+        if self.ends - now() < 300:
             await self.refresh()
         return self.token
 
@@ -35,7 +35,7 @@ class Naive:
         async with self.http.post(self.service.url, data=form, raise_for_status=True) as response:
             body = await response.json()
         self.token, self.refresh_token = body["access_token"], body["refresh_token"]
-        self.ends = time.time() + body["expires_in"]
+        self.ends = now() + body["expires_in"]
 
     async def keep(self):
         while True:
@@ -71,7 +71,7 @@ async def outcomes_of(client):
 
 
 @pytest.mark.parametrize("client", ours.CLIENTS, ids=lambda client: client.variant or "with the project")
-async def test_this_library_passes_every_probe(client):
+async def test_this_library_passes_every_probe(client, loop_time):
     """One request for all, one cancelled, live tokens whatever the service does; a lone refresh token can be lost."""
     outcomes = await outcomes_of(client)
     assert [outcome.passed for outcome in outcomes] == [True] * len(PROBES), outcomes
@@ -79,7 +79,7 @@ async def test_this_library_passes_every_probe(client):
     assert ("not scored" in outcomes[3].text) is not client.reissues
 
 
-async def test_a_naive_client_fails_every_probe():
+async def test_a_naive_client_fails_every_probe(loop_time):
     """The probes can fail, and say how."""
     outcomes = await outcomes_of(NAIVE)
     assert [outcome.passed for outcome in outcomes] == [False] * len(PROBES), outcomes
@@ -90,7 +90,7 @@ async def test_a_naive_client_fails_every_probe():
     )
 
 
-async def test_a_probe_ends(monkeypatch):
+async def test_a_probe_ends(monkeypatch, loop_time):
     """A client that never answers fails, and the others go on."""
     monkeypatch.setattr("bakeoff.probes.LIMIT", 0.05)
     outcome = await measure(lambda _: asyncio.Event().wait(), NAIVE)

@@ -1,26 +1,24 @@
 """Two processes: a backend with the project's credentials, and a worker that has none of them."""
 
-import asyncio
 import re
-import socket
+from asyncio.subprocess import PIPE
 from collections import Counter
-from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
-from signalwire_tokens import Lifetimes
 from signalwire_tokens.device import DeviceKey
 from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Redirect, Reset, SkewDate, Status, Truncate
 from support.paths import ROOT
-from support.processes import run_program
+from support.processes import is_open, run_program
 from support.waiting import eventually
 from system.backend_worker import run_worker
+from system.test_backend_workers import http_client, renew
 
 WORKER = Path(__file__).with_name("keyless_worker.py")
 HOW_TO = ROOT / "docs/how-to/do-without-the-secret.md"
-ROTATIONS = 50
+ROTATIONS = 48
 FAULTS = (
     Reset(),
     Reset(applied=True),
@@ -37,23 +35,33 @@ FAULTS = (
 )
 
 
-@pytest.mark.timeout(240)
+async def rotate(worker):
+    """Let a worker renew its token and ask the service with it, however often that fails."""
+    worker.stdin.write(b"\n")
+    while (line := await worker.stdout.readline()) != b"alice\n":
+        assert line.startswith(b"failed: "), line or "the worker has ended"
+
+
 async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_path, capsys):
     """A fault at each second rotation, and an outage; it never sends the credentials, which it does not have."""
     key, faults = DeviceKey.generate(), cycle(FAULTS)
     known = {"DEVICE_KEY": key.to_pem("mellon").decode(), "DEVICE_KEY_PASSWORD": "mellon"}
     async with (
         Emulator() as emulator,
-        run_worker("aiohttp", emulator, tmp_path / "tokens", 7200) as (_, backend),
-        run_program(WORKER, "device", backend, emulator.space, env=known) as worker,
+        run_worker("aiohttp", emulator, tmp_path / "tokens") as (_, backend),
+        run_program(WORKER, "device", backend, emulator.space, env=known, stdin=PIPE) as worker,
     ):
-        for number in range(ROTATIONS + 1):
-            assert await worker.stdout.readline() == b"alice\n", "the service took the token"
+        assert await worker.stdout.readline() == b"alice\n", "the service took the token"
+        for number in range(ROTATIONS):
             if number % 2:
                 emulator.fail(next(faults), operation="refresh_device_token")
             if number == ROTATIONS // 2:
                 async with emulator.unreachable():
-                    await asyncio.sleep(0.5)  # as long as the outage lasts
+                    worker.stdin.write(b"\n")
+                    assert (await worker.stdout.readline()).startswith(b"failed: "), "the outage was met"
+                while await worker.stdout.readline() != b"alice\n":
+                    assert worker.returncode is None
+            await rotate(worker)
         assert worker.returncode is None
         sent = Counter((entry.operation, entry.auth) for entry in emulator.journal)
         met = Counter(entry.fault for entry in emulator.journal if entry.fault)
@@ -68,7 +76,7 @@ async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_
         "subscriber_info",
     }
     assert sent["refresh_device_token", "Bearer"] >= ROTATIONS
-    assert met.total() >= ROTATIONS // 2 - 1
+    assert met.total() == ROTATIONS // 2
     assert refused == []
 
 
@@ -98,38 +106,54 @@ async def test_the_two_programs_of_the_how_to_work_together(tmp_path, reserved_p
                 "DEVICE_KEY_PASSWORD": "mellon",
             },
         }
+        tries = []
         for _ in range(2):  # the second time, with the key that is there
             async with run_program(programs["backend"], env=settings["backend"], cwd=tmp_path):
                 await eventually(lambda: is_open(reserved_port))
-                async with run_program(programs["worker"], env=settings["worker"], cwd=tmp_path) as worker:
-                    assert await worker.stdout.readline() == b"still worker-7@example.com\n"
+                await eventually(lambda: says_still(programs["worker"], tries, env=settings["worker"], cwd=tmp_path))
         sent = Counter((entry.operation, entry.auth, entry.status) for entry in emulator.journal)
     assert (tmp_path / "device.pem").stat().st_mode & 0o777 == 0o600
-    assert sent == {
-        ("create_subscriber_token", "Basic", 201): 2,
-        ("create_device_token", "Bearer", 201): 2,
-        ("subscriber_info", "Bearer", 200): 2,
-    }
+    asked = [
+        ("create_subscriber_token", "Basic", 201),
+        ("create_device_token", "Bearer", 201),
+        ("subscriber_info", "Bearer", 200),
+    ]
+    assert sent.keys() == set(asked)
+    if len(tries) == 2:  # the machine was not too slow for the programs' own timeouts
+        assert sent == dict.fromkeys(asked, 2)
 
 
-def is_open(port):
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+async def says_still(program, tries, **settings):
+    """Return whether a worker says that it is well; on a slow machine, it may give up before."""
+    tries.append(program)
+    async with run_program(program, **settings) as worker:
+        while line := await worker.stdout.readline():
+            if line == b"still worker-7@example.com\n":
+                return True
+            assert line.startswith(b"not now: "), line
+    return False
 
 
 @pytest.mark.parametrize("framework", ["aiohttp", "fastapi"])
-@pytest.mark.timeout(120)
 async def test_a_worker_lives_by_its_backend(framework, tmp_path):
     """Which renews by the project's credentials, and is the only one to speak for the project."""
-    lifetimes = Lifetimes(access=timedelta(seconds=8), refresh=timedelta(seconds=10))
     async with (
-        Emulator(lifetimes=lifetimes) as emulator,
-        run_worker(framework, emulator, tmp_path / "tokens", 8) as (_, backend),
-        run_program(WORKER, "endpoint", backend, emulator.space, env={}) as worker,
+        Emulator() as emulator,
+        http_client() as http,
+        run_worker(framework, emulator, tmp_path / "tokens") as (_, backend),
+        run_program(WORKER, "endpoint", backend, emulator.space, env={}, stdin=PIPE) as worker,
     ):
-        for _ in range(4):
-            assert await worker.stdout.readline() == b"alice\n", "the service took the token"
-            emulator.fail(Status(500), operation="refresh_subscriber_token")
+        assert await worker.stdout.readline() == b"alice\n", "the service took the token"
+        for has_fault in (False, True, False):
+            if has_fault:
+                emulator.fail(Status(500), operation="refresh_subscriber_token")
+                assert await renew(http, backend, "alice") == 503
+            worker.stdin.write(b"\n")
+            # For the worker, a token that ends less than a second later than its own is no later one.
+            assert await renew(http, backend, "alice") == 204
+            while (line := await worker.stdout.readline()) != b"alice\n":
+                assert b"could not be renewed" in line, line or "the worker has ended"
+                assert await renew(http, backend, "alice") == 204
         assert worker.returncode is None
         sent = {(entry.operation, entry.auth) for entry in emulator.journal}
     assert sent == {

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from signalwire_tokens import SubscriberSession, TokenClient
-from support.cli_runner import served, settings_of
+from signalwire_tokens import RefreshPolicy, SubscriberSession, TokenClient
+from support.cli_runner import last_lines, served, settings_of
 from support.paths import ROOT
+from support.waiting import HANG
 
 SETTINGS = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN")
 MISSING = [name for name in SETTINGS if not os.environ.get(name)]
@@ -33,7 +34,7 @@ def live(test):
 
 @pytest.fixture
 async def space():
-    async with TokenClient.from_env() as client:
+    async with TokenClient.from_env(timeout=HANG) as client:
         yield client
 
 
@@ -80,7 +81,7 @@ async def test_a_click_to_call_token_is_exchanged(space):
 @live
 async def test_a_session_rotates(space):
     """And each of its tokens is taken by the service."""
-    async with SubscriberSession(space, REFERENCE) as session:
+    async with SubscriberSession(space, REFERENCE, policy=RefreshPolicy(patience=HANG)) as session:
         await space.subscriber_info(await session.token())
         await session.refresh()
         assert session.generation == 2
@@ -98,15 +99,15 @@ def test_they_pass_on_the_emulator(plain_environment):
     """Which shows that they can be run; what a real space does is for them to find out."""
     with served() as emulator:
         result = run_live(**settings_of(emulator, SIGNALWIRE_CLICK_TO_CALL=emulator.click_to_call))
-        assert "5 passed" in result.stdout, result.stdout
+        assert "5 passed" in result.stdout, last_lines(result.stdout)
         result = run_live(**settings_of(emulator))
-    assert "4 passed, 1 skipped" in result.stdout
+    assert "4 passed, 1 skipped" in result.stdout, last_lines(result.stdout)
     assert "a web page's click-to-call token is needed" in result.stdout
 
 
 def test_without_a_space_they_are_skipped_and_say_so(plain_environment):
     """With what is not set."""
     result = run_live()
-    assert result.returncode == 0
+    assert result.returncode == 0, last_lines(result.stdout)
     assert "5 skipped" in result.stdout
     assert "SIGNALWIRE_SPACE, SIGNALWIRE_PROJECT_ID, SIGNALWIRE_API_TOKEN is not set" in result.stdout

@@ -8,12 +8,11 @@ def test_a_fleet_is_never_without_a_live_token(capsys):
     kept = soak.main(["--sessions", "200", "--seconds", "24"])
     report = capsys.readouterr().out
     assert kept == 0, report
-    assert "at most 0 sessions without a live token" in report
 
 
 def test_the_soak_can_fail(monkeypatch, capsys):
-    """A fleet that takes tokens to live longer than they do is found out, since the service is asked."""
+    """A fleet that takes tokens to live longer than they do is found out, since the service knows their ends."""
     lifetimes = soak.lifetimes
-    monkeypatch.setattr(soak, "lifetimes", lambda life: lifetimes(10 * life))
-    assert soak.main(["--sessions", "20", "--seconds", "8", "--life", "2"]) == 1
-    assert "BROKEN the service says of a token" in capsys.readouterr().out
+    monkeypatch.setattr(soak, "lifetimes", lambda life: lifetimes(100 * life))
+    assert soak.main(["--sessions", "20", "--seconds", "5", "--life", "2"]) == 1
+    assert "BROKEN a token was given out that had expired" in capsys.readouterr().out
