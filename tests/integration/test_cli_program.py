@@ -34,7 +34,7 @@ def teller(told):
 
 
 def python(code):
-    return f"{sys.executable} -c '{code}'"
+    return f"{shlex.quote(sys.executable)} -c '{code}'"
 
 
 async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tmp_path, monkeypatch):
@@ -42,7 +42,7 @@ async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tm
     for name in ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_STORE", "TOKEN_SEALING_KEY"):
         monkeypatch.setenv(name, "hush")
     out, code = tmp_path / "out", "import os, sys; print(sys.stdin.read(), os.environ, file=open(sys.argv[1], 'a'))"
-    command, one = Program(f'{sys.executable} -c "{code}" {out}'), token()
+    command, one = Program(f'{shlex.quote(sys.executable)} -c "{code}" {out}'), token()
     for _ in range(2):
         assert await command.put(one, 10, teller)
     assert out.read_text().startswith("eyJ-a-token-that-is-as-long-as-one-in-another-form environ(")
@@ -53,7 +53,9 @@ async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tm
 
 async def test_no_shell_reads_a_command(teller, tmp_path):
     """What would be its signs are words."""
-    await Program(f"{sys.executable} -c pass ; touch {tmp_path}/made > {tmp_path}/out").put(token(), 10, teller)
+    await Program(f"{shlex.quote(sys.executable)} -c pass ; touch {tmp_path}/made > {tmp_path}/out").put(
+        token(), 10, teller
+    )
     assert not [*tmp_path.iterdir()]
 
 
