@@ -42,7 +42,8 @@ async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tm
     for name in ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_STORE", "TOKEN_SEALING_KEY"):
         monkeypatch.setenv(name, "hush")
     out, code = tmp_path / "out", "import os, sys; print(sys.stdin.read(), os.environ, file=open(sys.argv[1], 'a'))"
-    command, one = Program(f'{shlex.quote(sys.executable)} -c "{code}" {out}'), token()
+    python, one = shlex.quote(sys.executable), token()
+    command = Program(f'{python} -c "{code}" {shlex.quote(str(out))}')
     for _ in range(2):
         assert await command.put(one, 10, teller)
     assert out.read_text().startswith("eyJ-a-token-that-is-as-long-as-one-in-another-form environ(")
