@@ -1,6 +1,6 @@
-"""Hold the emulator to SignalWire's own client, unmodified: `python tests/system/official_client.py PYTHON_THAT_HAS_IT`.
+"""Hold the emulator to SignalWire's own client, unmodified: `python tests/system/official_client.py PYTHON`.
 
-The client has requirements of its own, so it runs under a Python of its own, which `.ci/run` makes.
+The client has requirements of its own, so it runs under a Python of its own, which has it and which `.ci/run` makes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Weeks of sessions in minutes: `python tests/system/simulation.py [--sessions 500] [--days 30] [--mode family] [--seed 1]`.
+"""Weeks of sessions in minutes: `python tests/system/simulation.py [--sessions 500] [--days 30] [--mode family]`.
 
 A virtual clock, the emulator's service called in process, and a seeded schedule of everything that goes wrong. It holds
 sessions to their promise: as long as an outage has not lasted longer than the token at its start would live, no call of
