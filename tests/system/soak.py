@@ -42,7 +42,7 @@ from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Reset, Stal
 LIFE = 20.0
 WINDOW = 5.0
 SEED = "soak"  # with it, this process can read the tokens that the emulator has made in another one
-LONG = 300.0  # seconds for what must succeed, however slow the machine is
+LONG, LONG_LIFE = 300.0, 7200.0  # seconds for what must succeed in the end, however slow the machine is
 BEAT = 0.05  # seconds between two looks at how late an event loop is
 USUAL = 0.005  # seconds by which any event loop is late
 MOST_LATE = 0.05  # of a life: with more, the machine is too busy to judge whether a renewal came in time
@@ -101,7 +101,7 @@ class Lateness:
 
 
 async def serve(life, seed):
-    """Serve until the standard input ends, and do what its lines say: `fail` and `heal`.
+    """Serve until the standard input ends, and do what its lines say: `fail`, and then `heal` and give long lives.
 
     A line is printed with the settings, one for each time that the event loop comes late, and one with the faults.
     """
@@ -122,6 +122,7 @@ async def serve(life, seed):
                     task.cancel()
                 await asyncio.wait(tasks)
                 emulator.heal()
+                emulator._service._lifetimes = lifetimes(LONG_LIFE)
         loop.remove_reader(sys.stdin)
         watching.cancel()
         print(json.dumps(Counter(entry.fault or "none" for entry in emulator.journal)), flush=True)
@@ -238,14 +239,20 @@ class Soak:
             self.accepted += 1
 
     async def await_recovery(self, fleet, service, references):
-        """Wait until each session has given out a live token."""
+        """Wait until each session has given out a live token.
+
+        Tokens live long from now on. A session may take an answer from before for such a one: it is told, as an
+        application tells a session that its token was refused.
+        """
         give_up = time.monotonic() + LONG
         for reference in references:
             while time.monotonic() < give_up:
                 asked = time.time()
                 with suppress(SignalWireTokenError):
-                    self.check(service, await fleet.token(reference), asked)
-                    break
+                    token = await fleet.token(reference)
+                    if service.end_of(token) > asked:
+                        break
+                    fleet.session(reference).invalidate(token)
                 await asyncio.sleep(LOOK_EVERY)
             else:
                 self.broken.append(f"{reference} has no live token, though the service is well again")
@@ -280,9 +287,10 @@ async def run(service, options, soak):
             await soak.look(fleet, client, service, references)
             soak.note_memory(passed)
             await asyncio.sleep(LOOK_EVERY)
+        await soak.look(fleet, client, service, references)
         soak.judge_memory = soak.judged == soak.looks
         service.tell("heal")
-        client.timeout = LONG
+        client.timeout, client.lifetimes = LONG, lifetimes(LONG_LIFE)
         await soak.await_recovery(fleet, service, references)
         soak.rotations = sum(session.generation - 1 for session in sessions)
         soak.still_the_same = all(

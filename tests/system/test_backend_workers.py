@@ -21,8 +21,12 @@ PEOPLE, CLIENTS, VISITS = 50, 100, 20
 RENEWS_EVERY = 5  # visits
 
 
-def http_client(**settings):
-    return ClientSession(timeout=ClientTimeout(total=HANG), **settings)
+def http_client():
+    """Return a client that waits as long as it takes.
+
+    It uses each connection once: where a slow machine leaves one unused for a while, the server may just be closing it.
+    """
+    return ClientSession(timeout=ClientTimeout(total=HANG), connector=TCPConnector(limit=CLIENTS, force_close=True))
 
 
 async def ask(http, origin, who):
@@ -67,7 +71,7 @@ async def test_workers_that_share_sessions_serve_a_crowd(redis_server, capsys):
     told, renewed = Counter(), Counter()
     async with AsyncExitStack() as stack:
         emulator = await stack.enter_async_context(Emulator())
-        http = await stack.enter_async_context(http_client(connector=TCPConnector(limit=CLIENTS)))
+        http = await stack.enter_async_context(http_client())
         workers = await asyncio.gather(
             *(
                 stack.enter_async_context(run_worker(framework, emulator, redis_server.url))
