@@ -40,7 +40,7 @@ FOREIGN = ("CLICOLOR_FORCE", "FORCE_COLOR", "NOTIFY_SOCKET")
 # How long an example takes says nothing about the code, and much about the machine.
 PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", max_examples=25, **PATIENT)
-settings.register_profile("all", max_examples=200, **PATIENT)
+settings.register_profile("all", max_examples=100, **PATIENT)
 
 
 def pytest_addoption(parser):
@@ -86,9 +86,9 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Fail what is skipped in CI, where everything that a test needs is there."""
+    """Fail what is skipped in CI, where everything that a test needs is there, except for a real space."""
     report = yield
-    if report.skipped and "CI" in os.environ:
+    if report.skipped and "CI" in os.environ and not item.get_closest_marker("live"):
         report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped, which CI forbids: {report.longrepr}"
     return report
 
