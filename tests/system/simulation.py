@@ -350,10 +350,13 @@ def main(arguments):
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
-    kept = [
-        asyncio.run(World(sessions=options.sessions, days=options.days, mode=mode, seed=options.seed).run())
-        for mode in options.mode or [mode.value for mode in Rotation]
-    ]
+    try:
+        kept = [
+            asyncio.run(World(sessions=options.sessions, days=options.days, mode=mode, seed=options.seed).run())
+            for mode in options.mode or [mode.value for mode in Rotation]
+        ]
+    finally:
+        logging.disable(logging.NOTSET)
     return 0 if all(kept) else 1
 
 
