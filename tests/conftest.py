@@ -37,7 +37,7 @@ SYSTEM = Path(__file__).parent / "system"
 FOREIGN = ("CLICOLOR_FORCE", "FORCE_COLOR", "NOTIFY_SOCKET")
 
 
-# How long an example takes says nothing about the code, and much about the machine.
+# Hypothesis's deadline measures the machine, so it is off.
 PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", max_examples=25, **PATIENT)
 settings.register_profile("all", max_examples=100, **PATIENT)
@@ -51,33 +51,43 @@ def pytest_configure(config):
     settings.load_profile("all" if config.option.all else "default")
 
 
-def is_named(path, config):
-    """Return whether the command line names this file, or a test in it."""
-    named = (Path(config.invocation_params.dir, str(argument).partition("::")[0]) for argument in config.args)
-    return any(one.resolve() == path for one in named)
+def wants(mark, config):
+    """Return whether the option `-m` asks for a mark."""
+    return mark in config.option.markexpr
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Leave tests/system out, with the packages that only it needs, unless it is asked for."""
-    if SYSTEM in collection_path.parents and not config.option.all and not is_named(collection_path, config):
-        return True
+    """Leave tests/system out, with the packages that only it needs, unless the command line asks for it.
+
+    pytest doesn't ask about a file that the command line names.
+    """
+    if SYSTEM in collection_path.parents and not config.option.all:
+        return not (wants("live", config) and collection_path.name == "test_live.py")
     return None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what is slow or needs a real space, unless it is asked for."""
-    left_out = [item for item in items if is_left_out(item, config)]
+    """Leave out slow tests, and those that need a real space, unless the command line asks for them."""
+    kept, left_out = [], []
+    for item in items:
+        (left_out if is_left_out(item, config) else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    items[:] = kept
     check_for_leaks(items)
 
 
 def is_left_out(item, config):
     if item.get_closest_marker("live"):
-        return "live" not in config.option.markexpr
-    slow = item.get_closest_marker("slow") and "slow" not in config.option.markexpr
+        return not wants("live", config)
+    slow = item.get_closest_marker("slow") and not wants("slow", config)
     return slow and not config.option.all and not is_named(item.path, config)
+
+
+def is_named(path, config):
+    """Return whether the command line names this file, or a test in it."""
+    named = (Path(config.invocation_params.dir, str(argument).partition("::")[0]) for argument in config.args)
+    return any(one.resolve() == path for one in named)
 
 
 def pytest_collection_finish():
@@ -86,10 +96,21 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Fail what is skipped in CI, where everything that a test needs is there, except for a real space."""
+    """Forbid skipped tests in CI, except for those that need a real space."""
     report = yield
-    if report.skipped and "CI" in os.environ and not item.get_closest_marker("live"):
-        report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped, which CI forbids: {report.longrepr}"
+    return report if item.get_closest_marker("live") else forbid_skips(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    """Forbid skipped modules in CI."""
+    return forbid_skips((yield))
+
+
+def forbid_skips(report):
+    """Turn a skip into a failure in CI, where everything that a test needs is there."""
+    if report.skipped and "CI" in os.environ and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"{report.nodeid} was skipped, which CI forbids: {report.longrepr}"
     return report
 
 

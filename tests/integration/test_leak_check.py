@@ -8,12 +8,14 @@ import sys
 import pytest
 
 from support.paths import ROOT, TESTS
+from support.processes import last_lines
 
 PLANTED = """
 import asyncio
 import socket
 
 import aiohttp
+import pytest
 
 kept = []
 
@@ -24,6 +26,17 @@ async def test_leaks_a_task():
 
 async def test_leaks_a_session():
     aiohttp.ClientSession()
+
+
+@pytest.fixture
+async def unclosed():
+    session = aiohttp.ClientSession()
+    session.itself = session
+    return session
+
+
+async def test_leaks_a_fixture(unclosed):
+    pass
 
 
 async def test_leaks_a_connection():
@@ -66,6 +79,7 @@ def test_what_a_test_leaves_behind_fails_it(tmp_path):
         "test_leaks_a_session",
         "test_leaks_a_connection",
         "test_leaks_an_exception",
-    }, done.stdout[-3000:]
+        "test_leaks_a_fixture",
+    }, last_lines(done.stdout)
     for reason in ("the test left tasks", "the test left open connections", "the event loop was left with failures"):
         assert reason in done.stdout

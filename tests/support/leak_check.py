@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture
-async def leak_check():
+async def leak_check(request):
     """Fail a test that leaves a task, a connection, or an exception that nothing reads.
 
     An object that is dropped before it is closed warns when it is collected, and a warning is an error.
@@ -18,6 +18,7 @@ async def leak_check():
     loop.set_exception_handler(lambda _, context: unread.append(context))
     yield
     await asyncio.sleep(0)
+    request.node.funcargs.clear()  # or what a fixture returned would outlive the next line
     gc.collect()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     sockets = [key for key in loop._selector.get_map().values() if key.fd != loop._ssock.fileno()]
@@ -34,7 +35,7 @@ def is_asynchronous(item):
 def check_for_leaks(items):
     """Make each asynchronous test use the fixture: set up before everything else, and torn down last."""
     for item in items:
-        if is_asynchronous(item):
+        if is_asynchronous(item) and "leak_check" not in item.fixturenames:  # a list that parametrized tests share
             item.fixturenames.insert(0, "leak_check")
 
 
