@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -77,14 +76,15 @@ class Standing:
 
 
 def standing_of(session: SubscriberSession) -> Standing:
-    """Look at a session."""
+    """Return how a session stands, by the clock that it shares with its client."""
     due, token = session.next_refresh_at, session.pair.token if session.generation else None
+    now = session.client.clock.wall()
     return Standing(
         state=session.state.value,
         runway=session.runway.total_seconds(),
         life=(token.expires_at - token.issued_at).total_seconds() if token else 1.0,
         generation=session.generation,
-        pause=None if due is None else max(0.0, (due - datetime.now(UTC)).total_seconds()),
+        pause=None if due is None else max(0.0, due.timestamp() - now),
         error=None if session.last_error is None else plain(str(session.last_error)),
     )
 
@@ -102,10 +102,10 @@ def draw(standing: Standing) -> RenderableType:
 
 
 async def look_on(session: SubscriberSession, show: Callable[[RenderableType], object], *, every: float) -> None:
-    """Show how a session stands, again and again."""
+    """Show how a session stands, at regular intervals."""
     while True:
         show(draw(standing_of(session)))
-        await asyncio.sleep(every)
+        await session.client.clock.sleep(every)
 
 
 def span(seconds: float) -> str:

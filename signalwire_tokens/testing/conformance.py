@@ -228,7 +228,7 @@ class StoreConformance:
             least, most = stopping - started - ROUNDING, time.monotonic() - start + ROUNDING
             assert least <= after - before <= most, "the store's time is not in seconds"
             await store.delete(key)
-            async with peer.lease(key, LONG) as another:  # to wait until it is free would take an hour
+            async with peer.lease(key, LONG) as another:  # waiting for it would take an hour
                 assert not another
 
     @in_time
@@ -314,7 +314,7 @@ class StoreConformance:
         last = asyncio.Event()
         unwatch_last = store.watch(key, last.set)
         assert await peer.save(key, record, None)
-        while self.tells and not last.is_set():  # once they have heard of it, so would the others have
+        while self.tells and not last.is_set():  # the others would have been called by then
             assert await peer.save(key, record, None)
             await asyncio.sleep(A_MOMENT)
         await asyncio.sleep(A_MOMENT)

@@ -29,9 +29,12 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.cli import cli
 from signalwire_tokens.cli.command import Command, Exit, exit_of, say_json
+from signalwire_tokens.cli.settings import FIELDS
 from signalwire_tokens.emulator import Status
-from support.cli_runner import code_of, run, run_apart, settings_of
+from support.cli_runner import code_of, run, run_apart
+from support.documented import assert_documented
 from support.paths import ROOT
+from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 APART = pytest.param(run_apart, marks=pytest.mark.slow)  # it starts the command in a process
@@ -80,8 +83,8 @@ def test_an_exit_code_says_who_can_mend_it(kind, code):
 
 def test_every_exit_code_is_documented():
     """Each in a line of its own, and no others."""
-    documented = [int(one) for one in re.findall(r"^\| ([0-9]+) \|", PAGE, re.MULTILINE)]
-    assert documented == [*Exit], f"list the exit codes {[int(one) for one in Exit]} in {NAME}, in this order"
+    documented = re.findall(r"^\| ([0-9]+) \|", PAGE, re.MULTILINE)
+    assert_documented(f"{NAME}, under Exit codes", documented, [str(int(one)) for one in Exit], in_order=True)
 
 
 # Options that the page describes once for all commands.
@@ -92,8 +95,7 @@ COMMON = {
     "--project-id",
     "--api-token-file",
     "--ca-file",
-    *(f"--{name}" for name in ("application-id", "first-name", "last-name", "display-name", "job-title", "time-zone")),
-    *(f"--{name}" for name in ("country", "region", "company-name", "fingerprint", "scope")),
+    *(f"--{name.replace('_', '-')}" for name in FIELDS),
 }
 
 

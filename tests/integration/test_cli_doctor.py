@@ -11,7 +11,8 @@ from yarl import URL
 from signalwire_tokens.cli.doctor import examine, shake_hands
 from signalwire_tokens.cli.settings import Settings
 from signalwire_tokens.emulator import HTML, Emulator, Raw, SkewDate, Status
-from support.cli_runner import code_of, run, run_apart, served, settings_of
+from support.cli_runner import code_of, run, run_apart, served
+from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -92,7 +93,7 @@ def test_missing_settings_are_a_finding():
 
 
 def test_a_name_without_an_address_is_found_out(monkeypatch):
-    """Whether or not there is a network, on which it takes its time to find out that there is none."""
+    """With or without a network: the lookup is replaced, since without a network it takes long."""
 
     def look_up(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

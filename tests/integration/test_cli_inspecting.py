@@ -10,7 +10,8 @@ import pytest
 from signalwire_tokens import SatClaims, SubscriberInfo
 from signalwire_tokens.cli.inspecting import describe_token, tell_info
 from signalwire_tokens.models import Secret
-from support.cli_runner import Terminal, run, run_apart, settings_of
+from support.cli_runner import Terminal, run, run_apart
+from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)

@@ -12,17 +12,8 @@ import pytest
 
 from signalwire_tokens.cli import cli, issuing
 from signalwire_tokens.emulator import Delay, Reset
-from support.cli_runner import (
-    Terminal,
-    last_lines,
-    run,
-    run_apart,
-    run_in_shell,
-    served,
-    settings_of,
-    started_command,
-    stoppable,
-)
+from support.cli_runner import Terminal, run, run_apart, run_in_shell, served, started_command, stoppable
+from support.processes import last_lines, settings_of
 from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.usefixtures("plain_environment")

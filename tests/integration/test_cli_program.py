@@ -103,8 +103,9 @@ async def test_a_command_that_fails_is_told_of_without_the_token(teller, told, l
 
 async def test_a_command_that_failed_is_run_again_with_the_same_token(teller, told, tmp_path):
     """After a pause, until it goes well; then no more."""
-    script = f"echo >> {tmp_path}/runs; test $(wc -l < {tmp_path}/runs) -ge 3"
-    command, one, results = Program(f'sh -c "{script}"', pause=lambda number: 0.02 * number), token(), []
+    runs = shlex.quote(str(tmp_path / "runs"))
+    script = f"echo >> {runs}; test $(wc -l < {runs}) -ge 3"
+    command, one, results = Program(f"sh -c {shlex.quote(script)}", pause=lambda number: 0.02 * number), token(), []
 
     async def look():
         results.append(await command.put(one, 10, teller))
@@ -150,7 +151,8 @@ async def test_what_a_command_leaves_running_is_not_waited_for(tmp_path):
     """Though it holds the command's output open, and never mind where it went."""
     note = tmp_path / "pid"
     async with asyncio.timeout(HANG):
-        assert await Program(f'sh -c "sleep 1000 & echo $! > {note}"', limit=2 * HANG).run(token()) is None
+        script = f"sleep 1000 & echo $! > {shlex.quote(str(note))}"
+        assert await Program(f"sh -c {shlex.quote(script)}", limit=2 * HANG).run(token()) is None
     child = int(note.read_text())
     assert is_running(child)
     kill(child)
@@ -173,7 +175,8 @@ def wait_for_note(tmp_path, monkeypatch):
 @pytest.mark.parametrize("leaves", ["", "setsid "])
 async def test_a_command_that_hangs_is_killed_with_its_group(wait_for_note, leaves):
     """In the end; who has left its group is not waited for, either."""
-    script = f"{leaves}sh -c 'echo $$ > {wait_for_note}; exec sleep 1000' & wait"
+    hang = f"echo $$ > {shlex.quote(str(wait_for_note))}; exec sleep 1000"
+    script = f"{leaves}sh -c {shlex.quote(hang)} & wait"
     async with asyncio.timeout(HANG):
         assert await Program(f"sh -c {shlex.quote(script)}", limit=0.1).run(token()) == "killed after 0.1 s"
     child = int(wait_for_note.read_text())
@@ -187,7 +190,8 @@ async def test_a_command_that_hangs_is_killed_with_its_group(wait_for_note, leav
 async def test_a_command_is_killed_with_whoever_waits_for_it(tmp_path):
     """As where a second Ctrl-C ends everything."""
     note = tmp_path / "pid"
-    running = asyncio.create_task(Program(f'sh -c "echo $$ > {note}; exec sleep 1000"').run(token()))
+    script = f"echo $$ > {shlex.quote(str(note))}; exec sleep 1000"
+    running = asyncio.create_task(Program(f"sh -c {shlex.quote(script)}").run(token()))
     await eventually(lambda: note.exists() and note.read_text())
     running.cancel()
     await asyncio.wait([running])

@@ -8,7 +8,8 @@ import pytest
 
 from signalwire_tokens.cli import cli
 from signalwire_tokens.cli.settings import duration
-from support.cli_runner import Terminal, run, settings_of
+from support.cli_runner import Terminal, run
+from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -26,9 +27,9 @@ def test_what_is_missing_is_named_all_at_once():
 def test_options_go_before_the_environment(service):
     """As everywhere."""
     settings = settings_of(service, SIGNALWIRE_SPACE="127.0.0.1:1", SIGNALWIRE_PROJECT_ID="none")
-    options = ["--space", service.space, "--project-id", service.project_id]
-    assert run("subscriber", "alice", *options, **settings).exit_code == 0
-    assert run("subscriber", "alice", **settings).exit_code == 6
+    space, project = ["--space", service.space], ["--project-id", service.project_id]
+    assert run("subscriber", "alice", *space, *project, **settings).exit_code == 0
+    assert run("subscriber", "alice", *space, **settings).exit_code == 4
 
 
 def test_no_option_takes_a_secret():

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from signalwire_tokens.cli import cli
-from support.cli_runner import Terminal, run, settings_of
+from support.cli_runner import Terminal, run
+from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 STOP = "\x03"

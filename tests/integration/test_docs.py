@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 import signalwire_tokens
 from signalwire_tokens import new_sealing_key
 from signalwire_tokens.cli import cli
+from support.documented import assert_documented
 from support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,18 +89,41 @@ def test_there_are_commands_to_be_seen():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_two_commands_stand_in_the_readme(command):
     """Literally, each on a line of its own."""
-    assert f"\n{command}\n" in (ROOT / "README.md").read_text()
+    assert f"\n{command}\n" in (ROOT / "README.md").read_text(), f"write the line `{command}` in README.md"
 
 
 def test_the_documented_loggers_are_those_that_there_are():
     """Whoever turns one up or down finds it by the name that is written down."""
-    written = set(
-        re.findall(r"^\| `(signalwire_tokens\.\w+)`", (ROOT / "docs/how-to/watch-it-work.md").read_text(), re.MULTILINE)
-    )
+    page = "docs/how-to/watch-it-work.md"
+    written = re.findall(r"^\| `(signalwire_tokens\.\w+)`", (ROOT / page).read_text(), re.MULTILINE)
     package = Path(signalwire_tokens.__file__).parent
     there = {
         name
         for path in package.rglob("*.py")
         for name in re.findall(r'getLogger\("(signalwire_tokens\.\w+)"\)', path.read_text())
     }
-    assert written == there
+    assert_documented(page, written, there)
+
+
+CONTRIBUTING = "docs/contributing.md"
+GUIDE = (ROOT / CONTRIBUTING).read_text()
+
+
+def test_the_map_of_the_packages_is_what_import_linter_holds():
+    """Each module is in its layer, counted from the lowest."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    there = {name: str(layer) for layer, names in enumerate(reversed(layers)) for name in names.split(" | ")}
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", GUIDE, re.MULTILINE)
+    mapped = [(name, layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)]
+    assert_documented(f"{CONTRIBUTING}, under The packages", mapped, there)
+
+
+@pytest.mark.parametrize(
+    "named", sorted(set(re.findall(r"\b(?:tests|signalwire_tokens|docs)/[a-z][\w./:-]*\w", GUIDE)))
+)
+def test_the_files_and_tests_that_contributing_names_exist(named):
+    """So that its commands and steps can be followed."""
+    path, _, test = named.partition("::")
+    assert (ROOT / path).exists(), f"correct `{path}` in {CONTRIBUTING}: there is no such file"
+    assert not test or f"def {test}(" in (ROOT / path).read_text(), f"correct `{named}` in {CONTRIBUTING}"

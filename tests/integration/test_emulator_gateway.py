@@ -283,7 +283,7 @@ async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
                 assert "result" in await Caller(socket, emulator.project_id).connect(pair.token.value)
 
 
-@pytest.mark.slow  # the gateway waits five seconds for a client that does not read
+@pytest.mark.slow  # the operating system takes a second until it buffers no more
 async def test_whoever_does_not_listen_is_cut_off(emulator, pair):
     """A connection does not outlive its token because nobody reads that it has ended."""
     reader, writer = await asyncio.open_connection("127.0.0.1", emulator.port, limit=1024)

@@ -40,7 +40,6 @@ def calls(emulator):
     return [(entry.operation, entry.status) for entry in emulator.journal if entry.auth == "JWT"]
 
 
-@pytest.mark.slow  # it reconnects in real time, after a second or two
 async def test_it_stays_connected_through_twenty_rotations_and_a_drop(emulator, session, stay_connected):
     """One connection, whose token is swapped in place; after the drop another one, with the token at hand."""
     task = asyncio.create_task(stay_connected(session, url=emulator.gateway))
@@ -65,7 +64,6 @@ async def test_it_stays_connected_through_twenty_rotations_and_a_drop(emulator, 
     assert {status for _, status in calls(emulator)} == {200}
 
 
-@pytest.mark.slow  # as above
 async def test_a_token_that_is_refused_is_replaced(emulator, session, stay_connected):
     """It was withdrawn, though it would live for long."""
     emulator.withdraw(session.pair.token)
@@ -128,7 +126,7 @@ OFTEN = ("<html>", '{"id": "9", "result": {}}', '{"id": "1", "error": {}}')
 
 @pytest.mark.parametrize(
     "odd",
-    # The example waits a second or two before it connects again.
+    # Each takes up to half a second of real time.
     [odd if odd in OFTEN else pytest.param(odd, marks=pytest.mark.slow) for odd in ODD],
     ids=lambda odd: repr(odd)[:40],
 )

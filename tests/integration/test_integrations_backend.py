@@ -12,7 +12,7 @@ from signalwire_tokens import ConfigurationError, Lifetimes, SessionFleet, Sessi
 from signalwire_tokens.emulator import Delay, Emulator, Status
 from signalwire_tokens.integrations import asgi, web
 from support.token_endpoints import SERVERS, who
-from support.waiting import eventually
+from support.waiting import HANG, eventually
 
 ALICE = "alice@example.com"
 FRIEND, STRANGER = "https://friend.example", "https://evil.example"
@@ -24,6 +24,12 @@ async def emulator():
     """Serve in real time: servers know no other."""
     async with Emulator() as emulator:
         yield emulator
+
+
+@pytest.fixture
+async def client(emulator):
+    async with emulator.client(retries=0, timeout=HANG) as client:
+        yield client
 
 
 @pytest.fixture(params=SERVERS, ids=str)

@@ -5,7 +5,6 @@ import inspect
 import re
 import subprocess
 import sys
-from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -49,9 +48,11 @@ from signalwire_tokens.emulator import Emulator, Rotation, Status
 from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.session import SHAPING
-from signalwire_tokens.stores.redis import RedisStore
+from signalwire_tokens.stores import redis
 from signalwire_tokens.testing import VirtualClock
+from support.documented import assert_documented, assert_listed
 from support.paths import ROOT
+from support.processes import last_lines
 from support.scripted_backend import Desk
 
 ALICE = "alice@example.com"
@@ -59,6 +60,8 @@ MOST_LINES = 15  # of an example, blank ones and imports not counted
 PACKAGE = Path(signalwire_tokens.__file__).parent
 FOLDER = ROOT / "docs/reference"
 PAGES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
+API, ERRORS, EVENTS = "docs/reference/api.md", "docs/reference/errors.md", "docs/reference/events.md"
+METRICS, SETTINGS = "docs/reference/metrics.md", "docs/reference/settings.md"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A directive, or a fixture, which autodoc knows nothing of.
 ENTRY = re.compile(r"^(?:`{3,4}\{auto\w+\} (?P<name>[\w.]+)$|`(?P<fixture>\w+)`\n: )", re.MULTILINE)
@@ -75,7 +78,7 @@ LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 def section(page, title):
     """Cut out what stands under a heading, as far as the next one of its rank."""
     found = re.search(rf"^(#+) {re.escape(title)}$(.*?)(?=^#{{1,2}} |\Z)", PAGES[page], re.MULTILINE | re.DOTALL)
-    assert found, f"{page}.md has no heading {title!r}"
+    assert found, f"add the heading `{title}` to docs/reference/{page}.md"
     return found[2]
 
 
@@ -107,29 +110,25 @@ def test_every_public_name_is_followed_by_an_example_that_uses_it(page, end, nam
     rest = PAGES[page][end:].partition("\n```\n")[2] if "." in name else PAGES[page][end:]
     until = re.search(r"^#+ |\Z", rest, re.MULTILINE)
     examples = PYTHON.findall(rest[: until.start()])
-    assert examples, f"no example stands after {name}"
-    assert name.rpartition(".")[2] in names_used(examples[0])
+    assert examples, f"add an example after {name} in docs/reference/{page}.md"
+    used = name.rpartition(".")[2] in names_used(examples[0])
+    assert used, f"use {name} in the example after it in docs/reference/{page}.md"
     lines = [line for line in examples[0].splitlines() if line.strip() and not re.match(r"import |from ", line)]
-    assert 2 <= len(lines) <= MOST_LINES
+    assert 2 <= len(lines) <= MOST_LINES, f"write 2 to {MOST_LINES} lines after {name} in docs/reference/{page}.md"
 
 
 def test_the_overview_lists_the_public_names_by_module():
     """And every page."""
-    listed, module = {}, ""
-    for _, modules, names in table(PAGES["api"]):
-        module = code(modules)[0]
-        listed.setdefault(module, set()).update(code(names))
-    own = set(signalwire_tokens.__all__) - {"__version__"}
-    shown = listed.pop("signalwire_tokens")
-    assert own - shown == set(errors.__all__) - {"SignalWireTokenError", "Problem", "is_transient"}
-    assert shown <= own
-    assert listed.pop("signalwire_tokens.stores") == set(stores.__all__) - own
-    assert listed.pop("signalwire_tokens.stores.redis") == {"RedisStore"}
-    for one in (device, emulator, testing, aiohttp, httpx, web, asgi, opentelemetry):
-        assert listed.pop(one.__name__) == set(one.__all__), one.__name__
-    assert not listed
-    for page in PAGES.keys() - {"api"}:
-        assert f"]({page}.md)" in PAGES["api"], page
+    own = set(signalwire_tokens.__all__)
+    derived = set(errors.__all__) - {"SignalWireTokenError", "Problem", "is_transient"}  # which the page doesn't list
+    assert_listed("signalwire_tokens/__init__.py", own & derived, derived)
+    names = {one: one.__all__ for one in (device, emulator, testing, aiohttp, httpx, web, asgi, opentelemetry)}
+    names[signalwire_tokens] = own - derived - {"__version__"}
+    names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
+    listed = [f"{code(module)[0]}.{name}" for _, module, cell in table(PAGES["api"]) for name in code(cell)]
+    assert_documented(API, listed, {f"{one.__name__}.{name}" for one in names for name in names[one]})
+    links = set(re.findall(r"\]\((\w+(?:-\w+)*\.md)\)", PAGES["api"]))
+    assert_documented(API, links, {f"{page}.md" for page in PAGES if page != "api"})
 
 
 @pytest.mark.slow  # a pytest of its own takes two seconds
@@ -142,7 +141,7 @@ def test_the_examples_of_the_page_on_testing_are_tests(tmp_path):
     tests = len(re.findall(r"def test_", "".join(blocks)))
     suite = len([name for name in dir(testing.StoreConformance) if name.startswith("test_")])
     assert tests == 3
-    assert f"{tests + suite} passed" in done.stdout, done.stdout + done.stderr
+    assert f"{tests + suite} passed" in done.stdout, f"{last_lines(done.stdout)}\n{last_lines(done.stderr)}"
 
 
 @pytest.mark.parametrize(
@@ -155,34 +154,33 @@ def test_the_examples_of_the_page_on_testing_are_tests(tmp_path):
 )
 def test_every_state_is_told(page, title, states):
     """By its name, and by its value."""
-    told = [(code(name), code(value)) for name, value, _ in table(section(page, title))]
-    assert told == [([state.name], [f'"{state.value}"']) for state in states]
+    told = [(code(name)[0], code(value)[0]) for name, value, _ in table(section(page, title))]
+    there = [(state.name, f'"{state.value}"') for state in states]
+    assert_documented(f"docs/reference/{page}.md, under {title}", told, there, in_order=True)
 
 
 def test_every_event_is_told():
     """And no other; the fields that are said to be set are those of the event."""
-    rows = table(PAGES["events"])
-    assert [code(kind) for kind, *_ in rows] == [[kind] for kind in get_args(EventKind)]
+    assert_documented(EVENTS, [code(row[0])[0] for row in table(PAGES["events"])], get_args(EventKind), in_order=True)
     fields = {field.name for field in attrs.fields(signalwire_tokens.SessionEvent)}
     head = next(line for line in PAGES["events"].splitlines() if line.startswith("| kind"))
-    assert fields - {"kind", "generation"} == set(code(head))
+    assert_documented(f"{EVENTS}, in the head of the table", code(head), fields - {"kind", "generation"})
 
 
 def test_every_error_is_told():
     """In the tree, with what it holds, whether it may pass, when it is raised, what to do, and an example."""
     kinds = {name: getattr(errors, name) for name in errors.__all__ if name not in ("Problem", "is_transient")}
-    rows = table(PAGES["errors"])
-    assert Counter(name for row in rows for name in code(row[0])) == Counter(kinds.keys())
-    for cell, _, transient in rows:
-        (name,) = code(cell)
-        assert {"yes": True, "no": False}[transient] is errors.is_transient(kinds[name]("as a test has it"))
+    told = [(name, transient) for names, _, transient in table(PAGES["errors"]) for name in code(names)]
+    there = {name: "yes" if errors.is_transient(kind("as a test has it")) else "no" for name, kind in kinds.items()}
+    assert_documented(ERRORS, told, there)
+    for name in kinds:
         for part in ("**When:** ", "**What to do:** ", f"except {name} as error:"):
-            assert part in section("errors", name)
+            assert part in section("errors", name), f"write `{part.strip()}` under {name} in {ERRORS}"
     drawn = re.search(r"```text\n(.*?)```", PAGES["errors"], re.DOTALL)[1]
     described = inspect.getdoc(errors)
     assert [line.rstrip() for line in drawn.splitlines()] == [
         line[4:].rstrip() for line in described.splitlines() if re.match(r"    (\S|├|│|└)", line)
-    ]
+    ], f"draw the same tree in {ERRORS} and at the top of signalwire_tokens/errors.py"
 
 
 def test_every_fact_of_an_error_is_told():
@@ -193,10 +191,10 @@ def test_every_fact_of_an_error_is_told():
     facts |= {
         name for kind in (errors.ApiError, errors.SessionError) for name in vars(kind) if not name.startswith("_")
     }
-    told = {name for row in table(PAGES["errors"], after="| `StoreError` |") for name in code(row[0])}
-    assert told == facts
+    told = [name for row in table(PAGES["errors"], after="| `StoreError` |") for name in code(row[0])]
+    assert_documented(f"{ERRORS}, in the table of facts", told, facts)
     held = {name for row in table(PAGES["errors"]) for name in code(row[1])}
-    assert held - {"message"} == facts - {"message"} | {"problems"}
+    assert_documented(f"{ERRORS}, in the table of errors", held | {"message"}, facts | {"problems"})
 
 
 class Meters:
@@ -217,11 +215,12 @@ def test_every_instrument_is_told():
     """With its kind and its unit."""
     meters = Meters()
     Telemetry(meter_provider=meters)
-    told = {code(name)[0]: (kind, code(unit)[0]) for name, kind, unit, *_ in table(section("metrics", "Metrics"))}
-    assert told == meters.made
+    told = [(code(name)[0], (kind, code(unit)[0])) for name, kind, unit, *_ in table(section("metrics", "Metrics"))]
+    assert_documented(f"{METRICS}, under Metrics", told, meters.made)
     advised = PAGES["metrics"].partition("advise boundaries")[2].partition("## ")[0]
-    figures = [float(figure) for figure in re.findall(r"\d+(?:\.\d+)?", advised)]
-    assert tuple(figures) == (*opentelemetry.DURATIONS, *opentelemetry.RUNWAYS)
+    figures = tuple(float(figure) for figure in re.findall(r"\d+(?:\.\d+)?", advised))
+    there = (*opentelemetry.DURATIONS, *opentelemetry.RUNWAYS)
+    assert figures == there, f"write the boundaries of the histograms in {METRICS}: {there}"
 
 
 def test_every_attribute_is_told():
@@ -229,10 +228,12 @@ def test_every_attribute_is_told():
     tree = MODULES["integrations/opentelemetry.py"]
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     there = {text for text in texts if re.fullmatch(r"(?:signalwire|server|error|http)\.[a-z_.]+", text)}
-    told = {name for row in table(section("metrics", "Attributes")) for name in code(row[0])}
-    assert told == there - {name for row in table(section("metrics", "Metrics")) for name in code(row[0])}
-    states = {row[0]: row[2] for row in table(section("metrics", "Attributes"))}["`signalwire.session.state`"]
-    assert code(states) == [state.value for state in SessionState]
+    told = [name for row in table(section("metrics", "Attributes")) for name in code(row[0])]
+    metrics = {name for row in table(section("metrics", "Metrics")) for name in code(row[0])}
+    assert_documented(f"{METRICS}, under Attributes", told, there - metrics)
+    (states,) = (row[2] for row in table(section("metrics", "Attributes")) if row[0] == "`signalwire.session.state`")
+    there = [state.value for state in SessionState]
+    assert_documented(f"{METRICS}, at signalwire.session.state", code(states), there, in_order=True)
 
 
 def operations():
@@ -248,9 +249,10 @@ def operations():
 
 def test_every_span_is_told():
     """One for each operation."""
-    told = Counter(name for row in table(section("metrics", "Spans")) for name in code(row[0]))
-    assert told == Counter({f"signalwire {operation}": 1 for operation in operations()})
-    assert len(told) == 10
+    told = [name for row in table(section("metrics", "Spans")) for name in code(row[0])]
+    there = [f"signalwire {operation}" for operation in operations()]
+    assert_documented(f"{METRICS}, under Spans", told, there)
+    assert len(there) == 10
 
 
 async def test_what_is_measured_is_as_it_is_told(emulator, clock):
@@ -266,7 +268,7 @@ async def test_what_is_measured_is_as_it_is_told(emulator, clock):
         with pytest.raises(NotFound):
             await client.create_subscriber_token(ALICE)
         found = {
-            metric.name: [set(point.attributes) for point in metric.data.data_points]
+            metric.name: sorted({tuple(sorted(point.attributes)) for point in metric.data.data_points})
             for resource in reader.get_metrics_data().resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
@@ -274,16 +276,16 @@ async def test_what_is_measured_is_as_it_is_told(emulator, clock):
     spans = exporter.get_finished_spans()
     meters.shutdown()
     tracers.shutdown()
-    rows = {code(row[0])[0]: row[3] for row in table(section("metrics", "Metrics"))}
-    for name, attributes in rows.items():
+    told = {}
+    for name, *_, attributes, _ in table(section("metrics", "Metrics")):
         always, _, failed = attributes.partition(";")
-        assert {frozenset(point) for point in found[name]} == {
-            frozenset(code(part)) for part in {always, f"{always} {failed}"}
-        }, name
-    assert found.keys() == rows.keys()
-    told = {code(row[0])[0] for row in table(section("metrics", "Attributes")) if "spans" in row[1]}
-    assert set().union(*(span.attributes for span in spans)) == told
-    assert {span.name for span in spans} == {code(row[0])[0] for row in table(section("metrics", "Spans"))}
+        told[code(name)[0]] = sorted({tuple(sorted(code(part))) for part in (always, f"{always} {failed}")})
+    assert_documented(f"{METRICS}, under Metrics", told, found)
+    told = [code(row[0])[0] for row in table(section("metrics", "Attributes")) if "spans" in row[1]]
+    there = {name for span in spans for name in span.attributes}
+    assert_documented(f"{METRICS}, under Attributes, for spans", told, there)
+    told = [code(row[0])[0] for row in table(section("metrics", "Spans"))]
+    assert_documented(f"{METRICS}, under Spans", told, {span.name for span in spans})
     assert {span.kind for span in spans} == {SpanKind.CLIENT}
 
 
@@ -334,9 +336,9 @@ def test_every_logger_is_told():
     for name, tree in LIBRARY.items():
         loggers = re.findall(r'getLogger\("([\w.]+)"\)', (PACKAGE / name).read_text())
         assert len(loggers) <= 1
-        there |= {(logger, level) for logger in loggers for level in logged(tree)}
-    told = [(code(row[0])[0], row[1]) for row in table(section("metrics", "Logs"))]
-    assert Counter(told) == Counter(there)
+        there |= {f"{logger} at {level}" for logger in loggers for level in logged(tree)}
+    told = [f"{code(row[0])[0]} at {row[1]}" for row in table(section("metrics", "Logs"))]
+    assert_documented(f"{METRICS}, under Logs", told, there)
 
 
 def field_docs(module, name):
@@ -351,12 +353,11 @@ def field_docs(module, name):
 
 def test_every_field_of_the_policy_is_told():
     """With its default, and in the words of its docstring."""
-    told = [
-        [*code(name), *code(default), meaning]
-        for name, default, _, meaning in table(section("settings", "RefreshPolicy"))
-    ]
+    rows = table(section("settings", "RefreshPolicy"))
+    told = [(code(name)[0], (*code(default), meaning)) for name, default, _, meaning in rows]
     docs = field_docs("policy.py", "RefreshPolicy")
-    assert told == [[field.name, repr(field.default), docs[field.name]] for field in attrs.fields(RefreshPolicy)]
+    there = {field.name: (repr(field.default), docs[field.name]) for field in attrs.fields(RefreshPolicy)}
+    assert_documented(f"{SETTINGS}, under RefreshPolicy", told, there, in_order=True)
 
 
 @pytest.mark.parametrize("row", table(section("settings", "RefreshPolicy")), ids=lambda row: row[0].strip("`"))
@@ -379,19 +380,22 @@ def test_the_bounds_of_the_policy_are_as_they_are_told(row):
 def test_every_lifetime_is_told():
     """With its default."""
     told = [(code(name)[0], evaluated(default)) for name, default, _ in table(section("settings", "Lifetimes"))]
-    assert told == [(field.name, field.default) for field in attrs.fields(Lifetimes)]
+    there = {field.name: field.default for field in attrs.fields(Lifetimes)}
+    assert_documented(f"{SETTINGS}, under Lifetimes", told, there, in_order=True)
 
 
 def evaluated(cell):
     """Take a default as what it stands for."""
     if cell == "required":
-        return inspect.Parameter.empty
+        return cell
     names = {"timedelta": timedelta, "Rotation": Rotation, "SystemClock": SystemClock}
     return None if cell == "none" else eval(code(cell)[0], names)  # noqa: S307 - of our own page
 
 
 def comparable(default):
     """Take a default as something that equals another like it."""
+    if default is inspect.Parameter.empty:
+        return "required"
     return type(default) if isinstance(default, SystemClock) or inspect.isfunction(default) else default
 
 
@@ -406,7 +410,7 @@ def comparable(default):
         ("SessionFleet", "SessionFleet", [SessionFleet]),
         ("Stores", "MemoryStore", [MemoryStore]),
         ("Stores", "SqliteStore", [SqliteStore]),
-        ("Stores", "RedisStore", [RedisStore]),
+        ("Stores", "RedisStore", [redis.RedisStore]),
         ("Stores", "Sealer", [stores.Sealer]),
         ("Where tokens are used", "authorize", [aiohttp.authorize, httpx.authorize]),
         ("Where tokens are used", "TokenBackend", [web.TokenBackend, asgi.TokenBackend]),
@@ -423,14 +427,15 @@ def test_every_parameter_is_told(title, written, makers):
     told = [(code(name)[0], comparable(evaluated(default))) for name, default, _ in rows]
     for maker in makers:
         there = [one for one in inspect.signature(maker).parameters.values() if one.name != "self"]
-        assert told == [(one.name, None if one.kind is one.VAR_KEYWORD else comparable(one.default)) for one in there]
+        defaults = {one.name: None if one.kind is one.VAR_KEYWORD else comparable(one.default) for one in there}
+        assert_documented(f"{SETTINGS}, under {title}, at {written}(…)", told, defaults, in_order=True)
 
 
 def test_what_a_client_from_the_environment_takes_is_told():
     """Each of its settings is one of `TokenClient`'s, with the same default."""
     settings = inspect.signature(TokenClient.from_env).parameters
     said = PAGES["settings"].partition("`TokenClient.from_env(…)` takes ")[2].partition(", with the same")[0]
-    assert code(said) == list(settings)
+    assert_documented(f"{SETTINGS}, at TokenClient.from_env(…)", code(said), settings.keys(), in_order=True)
     ours = inspect.signature(TokenClient).parameters
     assert {name: one.default for name, one in settings.items()} == {name: ours[name].default for name in settings}
 
@@ -439,15 +444,15 @@ def test_every_client_setting_is_told():
     """With the default that a client has."""
     ours = inspect.signature(TokenClient).parameters
     told = [(code(name)[0], evaluated(default)) for name, default, _ in table(section("settings", "ClientSettings"))]
-    assert told == [(name, ours[name].default) for name in ClientSettings.__annotations__]
+    there = {name: ours[name].default for name in ClientSettings.__annotations__}
+    assert_documented(f"{SETTINGS}, under ClientSettings", told, there, in_order=True)
 
 
 def test_every_field_of_a_token_is_told():
     """And with which issue it is sent."""
     told = [(code(name)[0], when) for name, when, _ in table(section("settings", "TokenFields"))]
-    assert told == [
-        (name, "each issue" if name in SHAPING else "the first issue") for name in TokenFields.__annotations__
-    ]
+    there = {name: "each issue" if name in SHAPING else "the first issue" for name in TokenFields.__annotations__}
+    assert_documented(f"{SETTINGS}, under TokenFields", told, there, in_order=True)
 
 
 def read_from_environment(tree):
@@ -463,8 +468,9 @@ def test_every_environment_variable_is_told():
     """Those that the library reads; the command and the emulator, which writes them, have pages of their own."""
     told = [code(row[0])[0] for row in table(section("settings", "Environment variables"))]
     read = {name for tree in LIBRARY.values() for name in read_from_environment(tree)}
-    assert Counter(told) == Counter(read)
     library = {name: (PACKAGE / name).read_text() for name in LIBRARY if not name.startswith("emulator/")}
-    assert set(told) == {name for text in library.values() for name in re.findall(r"SIGNALWIRE_[A-Z_]+", text)}
+    named = {name for text in library.values() for name in re.findall(r"SIGNALWIRE_[A-Z_]+", text)}
+    assert_documented(f"{SETTINGS}, under Environment variables", told, read)
+    assert_documented(f"{SETTINGS}, under Environment variables", told, named)
     mentions = sum(len(re.findall(r"\benviron\b|\bgetenv\b", text)) for text in library.values())
     assert mentions == sum(len(list(read_from_environment(tree))) for tree in LIBRARY.values())

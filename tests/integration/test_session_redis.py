@@ -16,8 +16,8 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import Delay, Emulator, Reset, Rotation, Status
 from signalwire_tokens.stores import new_sealing_key
 from signalwire_tokens.stores.redis import RedisStore
+from support.faulty_redis import Proxy
 from support.redis_server import RedisServer
-from support.tcp_proxy import Proxy
 from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.redis
@@ -883,8 +883,8 @@ async def test_what_was_not_saved_is_saved_at_the_end(emulator, client, frail, s
 
 
 @pytest.mark.parametrize("trouble", ["stall", "slower than the policy allows"])
-async def test_closing_does_not_wait_for_a_store_that_is_gone(client, frail, caplog, trouble):
-    """It ends at all, and says that the pair was not saved, and not which."""
+async def test_a_session_closes_though_its_store_is_gone(client, frail, caplog, trouble):
+    """It logs that the pair was not saved, without the token."""
     frail.ail(trouble)
     async with session_of(client, frail.store, policy=frail.policy) as session:
         token = await session.token()

@@ -231,7 +231,7 @@ QUICK = ("locked while open", "full", "cut short", "another application's", "ano
     [pytest.param(fault, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, fault in FAULTS.items()],
 )
 async def test_a_file_that_fails_costs_nobody_a_token(emulator, clock, client, file, fault):
-    """It is told, what is kept there stays to the byte, and nobody waits for it, at the end least of all.
+    """The session reports it, still has a token, closes, and leaves the file's content as it was, to the byte.
 
     A file that is locked stays so as long as the session lives.
     """
@@ -272,6 +272,7 @@ async def test_a_folder_that_cannot_be_written_to_costs_nobody_a_token(tmp_path)
 
 @pytest.mark.parametrize(
     "fault",
+    # One of them for the default run; each simulates hours.
     [another_key, *(pytest.param(fault, marks=pytest.mark.slow) for fault in (later_record, truncated))],
     ids=lambda fault: fault.__name__,
 )

@@ -23,8 +23,8 @@ from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, key_of, new_sealing_key
 from signalwire_tokens.stores.redis import MOST_CONNECTIONS, RedisStore, cancellation_kept
 from signalwire_tokens.testing import StoreConformance
+from support.faulty_redis import Proxy, nonsense
 from support.redis_server import RedisServer
-from support.tcp_proxy import Proxy, nonsense
 from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.redis

@@ -597,7 +597,7 @@ async def test_a_store_that_could_not_be_opened_is_closed_as_well(tmp_path):
             await store.load(ALICE)
 
 
-@pytest.mark.parametrize("times", [10, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [10, pytest.param(150, marks=pytest.mark.slow)])  # which takes over a second
 async def test_closing_while_it_is_in_use_harms_nobody(store, times):
     """What was asked for before is done, and what comes after opens the file anew."""
     record = await make_record(store, ALICE)

@@ -8,6 +8,7 @@ import pytest
 
 import signalwire_tokens.emulator  # noqa: F401 - a suite that runs in this process must find it loaded
 from signalwire_tokens import SubscriberSession, testing
+from support.processes import last_lines
 
 pytest_plugins = ["pytester"]
 
@@ -60,7 +61,7 @@ IN_PROCESS = (*OPTIONS, "-o", "asyncio_default_fixture_loop_scope=function")  # 
 def assert_lines(lines, *wanted):
     """Fail where one of the texts isn't in what a suite printed, and show the end of that."""
     missing = [text for text in wanted if not any(text in line for line in lines)]
-    assert not missing, f"the suite didn't print {missing}:\n" + "\n".join(lines[-40:])
+    assert not missing, f"the suite didn't print {missing}:\n" + last_lines("\n".join(lines))
 
 
 def test_a_suite_gets_its_fixtures(pytester):

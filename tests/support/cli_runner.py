@@ -20,48 +20,10 @@ from click.testing import CliRunner
 from signalwire_tokens.cli import cli, signals
 from signalwire_tokens.cli.signals import STOP_SIGNALS
 from signalwire_tokens.emulator import Emulator
+from support.processes import default_signals, last_lines, noting
 from support.waiting import HANG
 
 COMMAND = (sys.executable, "-m", "signalwire_tokens")
-# What `nohup`, or a shell that runs a job in the background, has its children ignore. (Python itself ignores SIGPIPE,
-# and `subprocess` undoes that in every child.)
-MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-MOST_LINES = 40
-
-
-@contextlib.contextmanager
-def default_signals():
-    """Let the processes that are started in this block have every signal's default disposition.
-
-    Ignored signals stay ignored in a new program, while those with a handler go back to the default. So, for as long
-    as the block lasts, a handler that does nothing stands in for each signal that is ignored.
-    """
-    ignored = [number for number in MAY_BE_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
-    try:
-        for number in ignored:
-            signal.signal(number, lambda *_: None)
-        yield
-    finally:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
-
-
-def last_lines(text):
-    """Return the last 40 lines of what a command printed."""
-    text = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
-    lines = text.splitlines()
-    left_out = [f"[{len(lines) - MOST_LINES} lines before these]"] if len(lines) > MOST_LINES else []
-    return "\n".join([*left_out, *lines[-MOST_LINES:]])
-
-
-@contextlib.contextmanager
-def showing(printed):
-    """Add the end of what was printed to each failure in this block; `printed` is a function that returns it."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"The command printed:\n{last_lines(printed())}")
-        raise
 
 
 def show_if_it_fails(arguments, code, *outputs):
@@ -140,16 +102,6 @@ async def started_command(*arguments, **settings):
         yield process
 
 
-def settings_of(emulator, **more):
-    """Return the environment in which a command uses an emulator."""
-    return {
-        "SIGNALWIRE_SPACE": emulator.space,
-        "SIGNALWIRE_PROJECT_ID": emulator.project_id,
-        "SIGNALWIRE_API_TOKEN": emulator.api_token,
-        **more,
-    }
-
-
 @contextlib.contextmanager
 def served(**options):
     """Run an emulator on another thread, for commands that block the test's own."""
@@ -179,7 +131,7 @@ class Exits:
 
 @contextlib.contextmanager
 def stoppable():
-    """Let a command in the test's process be told to stop by signals, and put their handlers back in the end.
+    """Let signals stop a command in the test's process, and restore the handlers afterwards.
 
     At first, no signal is ignored, though whatever runs the tests may ignore some; one that no command handles is an
     error. Nothing ends the process: what would do so is in the `Exits` that the block gets.
@@ -223,14 +175,15 @@ class Terminal:
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def __enter__(self):
+        self._noting = noting("The terminal showed", lambda: self._all)
+        self._noting.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback):
         self._process.kill()
         rest, _ = self._process.communicate()
-        if error is not None:
-            self._take(rest)
-            error.add_note(f"The terminal showed:\n{last_lines(self._all)}")
+        self._take(rest)
+        return self._noting.__exit__(kind, error, traceback)
 
     def _take(self, data):
         text = self._decoder.decode(data)

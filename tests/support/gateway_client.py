@@ -7,6 +7,8 @@ from itertools import count
 
 import aiohttp
 
+from support.waiting import HANG
+
 
 class Caller:
     """Speaks with the gateway, as a client does."""
@@ -38,7 +40,7 @@ class Caller:
             await self.call("signalwire.ping", timestamp=1)
 
     async def next(self):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             return await self.socket.receive()
 
     async def connect(self, token, **more):

@@ -13,7 +13,10 @@ import asyncio
 
 import pytest
 
+from signalwire_tokens.clock import SystemClock
+
 TURN = 0.0002  # seconds of the loop's own time
+NEW_YEAR_2030 = 1_893_456_000.0
 IDLE = 0.02  # real seconds without an event, after which everything that was sent must have arrived
 
 
@@ -40,6 +43,16 @@ class LoopTime:
         if not events:
             self._now += timeout
         return events
+
+
+class LoopClock(SystemClock):
+    """The event loop's time, as a clock for the emulator, a client or a session."""
+
+    def now(self):
+        return asyncio.get_running_loop().time()
+
+    def wall(self):
+        return NEW_YEAR_2030 + self.now()
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
-from support.processes import reserve_port
+from support.processes import last_lines, reserve_port
 from support.waiting import HANG
 
 
@@ -57,12 +58,13 @@ class RedisServer:
         settings += ["--unixsocket", self.unix_socket, "--save", "", "--appendonly", "no"]
         if self._password is not None:
             settings += ["--requirepass", self._password]
-        self._process = subprocess.Popen([find_server(), *settings, *self._options], stdout=subprocess.DEVNULL)
+        log = Path(self._directory, "log")
+        self._process = subprocess.Popen([find_server(), *settings, "--logfile", log, *self._options])
         give_up = time.monotonic() + HANG
         while time.monotonic() < give_up:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=HANG):
                 return
-            assert self._process.poll() is None, "the Redis server exited while it started"
+            assert self._process.poll() is None, f"the Redis server exited:\n{last_lines(log.read_text())}"
             time.sleep(0.01)
         raise AssertionError("the Redis server accepts no connection")
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 import pytest
 
 from signalwire_tokens.stores import sqlite
+from support.processes import last_lines, noting_file
 from support.waiting import HANG
 
 SOON = 0.05  # seconds that a store waits for another process that doesn't end
@@ -54,7 +55,10 @@ async def be_patient(store, seconds):
 def process(script, *arguments):
     """Run a script in another process until the block ends; wait for its line `ready`."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with (
+        noting_file("the other process") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as other,
+    ):
         try:
             said = other.stdout.readline()
             assert said == "ready\n", f"the other process didn't begin: it said {said!r}"
@@ -66,7 +70,9 @@ def process(script, *arguments):
 def run(script, *arguments):
     """Run a script in another process; return the lines it printed."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANG).stdout.splitlines()
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0, last_lines(done.stderr)
+    return done.stdout.splitlines()
 
 
 def query(path, statement, *arguments):

@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 
-from support.cli_runner import last_lines
 from support.paths import ROOT
+from support.processes import last_lines
 
 QUICK = [sys.executable, "-m", "tests.benchmarks", "--quick"]
 

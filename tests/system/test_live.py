@@ -5,14 +5,17 @@ The embed token needs a web page's click-to-call token, in `SIGNALWIRE_CLICK_TO_
 """
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from signalwire_tokens import RefreshPolicy, SubscriberSession, TokenClient
-from support.cli_runner import last_lines, served, settings_of
+from support.cli_runner import served
 from support.paths import ROOT
+from support.processes import last_lines, settings_of
 from support.waiting import HANG
 
 SETTINGS = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN")
@@ -40,7 +43,7 @@ async def space():
 
 @live
 async def test_a_subscriber_s_pair_is_what_it_is_taken_for(space):
-    """Its kinds are in its headers, and its end is where it is reckoned to be."""
+    """Its kinds are in its headers, and it expires when the client expects it to."""
     pair = await space.create_subscriber_token(REFERENCE)
     assert (pair.token.kind, pair.refresh_token.kind) == ("SAT", "Refresh")
     info = await space.subscriber_info(pair.token)
@@ -89,25 +92,27 @@ async def test_a_session_rotates(space):
 
 
 def run_live(**settings):
-    """Run them as they are run, in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "live", "-rs", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, **settings}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    """Run the documented command, `pytest -m live`; return how many tests had each outcome, and what it printed."""
+    command = [Path(sys.executable).with_name("pytest"), "-m", "live"]
+    environment = {**os.environ, "PYTEST_ADDOPTS": "-rs -p no:cacheprovider", **settings}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, last_lines(result.stdout + result.stderr)
+    counts = re.findall(r"(\d+) (\w+)", result.stdout.splitlines()[-1].partition(" in ")[0])
+    return {outcome: int(count) for count, outcome in counts if outcome != "deselected"}, result.stdout
 
 
 def test_they_pass_on_the_emulator(plain_environment):
-    """Which shows that they can be run; what a real space does is for them to find out."""
+    """The documented command finds and runs all five; without a click-to-call token, it skips one and says why."""
     with served() as emulator:
-        result = run_live(**settings_of(emulator, SIGNALWIRE_CLICK_TO_CALL=emulator.click_to_call))
-        assert "5 passed" in result.stdout, last_lines(result.stdout)
-        result = run_live(**settings_of(emulator))
-    assert "4 passed, 1 skipped" in result.stdout, last_lines(result.stdout)
-    assert "a web page's click-to-call token is needed" in result.stdout
+        counts, printed = run_live(**settings_of(emulator, SIGNALWIRE_CLICK_TO_CALL=emulator.click_to_call))
+        assert counts == {"passed": 5}, last_lines(printed)
+        counts, printed = run_live(**settings_of(emulator))
+    assert counts == {"passed": 4, "skipped": 1}, last_lines(printed)
+    assert "a web page's click-to-call token is needed" in printed
 
 
 def test_without_a_space_they_are_skipped_and_say_so(plain_environment):
-    """With what is not set."""
-    result = run_live()
-    assert result.returncode == 0, last_lines(result.stdout)
-    assert "5 skipped" in result.stdout
-    assert "SIGNALWIRE_SPACE, SIGNALWIRE_PROJECT_ID, SIGNALWIRE_API_TOKEN is not set" in result.stdout
+    """The reason names the settings that are missing."""
+    counts, printed = run_live()
+    assert counts == {"skipped": 5}, last_lines(printed)
+    assert "SIGNALWIRE_SPACE, SIGNALWIRE_PROJECT_ID, SIGNALWIRE_API_TOKEN is not set" in printed

@@ -1,34 +1,53 @@
-"""`wire`, the client and the emulator know the operations that the service's description has."""
+"""`wire`, the client, sessions and the emulator know the operations and fields that the service's description has."""
 
 import json
 from datetime import timedelta
 from inspect import signature
 from uuid import UUID
 
+import attrs
 import jsonschema_rs
 import pytest
 
-from signalwire_tokens import TokenClient, wire
-from signalwire_tokens.emulator.calls import OPERATIONS
+from signalwire_tokens import Lifetimes, SubscriberInfo, TokenClient, TokenFields, wire
+from signalwire_tokens.emulator.calls import OPERATIONS, Call
+from signalwire_tokens.emulator.service import Rotation, Service
 from signalwire_tokens.models import Secret
+from signalwire_tokens.wire.answers import VOCABULARY
+from support.documented import assert_listed
 from support.openapi import DESCRIBED, DOCUMENT, body_schema, security_of
 
 ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
 NOW = 1_800_000_000.0
 AUTH = {"project": wire.Auth.PROJECT, "subscriber": wire.Auth.SUBSCRIBER, None: wire.Auth.NONE}
-TEXTS = ["first_name", "last_name", "display_name", "job_title", "time_zone", "country", "region", "company_name"]
+# Parameters of the client's methods that aren't fields of the body.
+NO_FIELDS = {"self", "extra", "subscriber_token"}
 
 
+def described_fields(name):
+    """Return the fields of an operation's body that the description has."""
+    schema = body_schema(DESCRIBED[name][2])
+    return set() if schema is None else set(schema["properties"])
+
+
+def parameters(name):
+    """Return the fields that a method of the client takes."""
+    return set(signature(getattr(TokenClient, name)).parameters) - NO_FIELDS
+
+
+SUBSCRIBER = "create_subscriber_token"
+FIELDS = described_fields(SUBSCRIBER) | parameters(SUBSCRIBER) | (TokenFields.__annotations__.keys() - {"extra"})
 FULL = {
-    "create_subscriber_token": wire.create_subscriber_token(
-        "alice",
-        now=NOW,
-        expire_at=NOW + 1,
-        application_id=ID,
-        password=Secret("x"),
-        fingerprint="f" * 43,
-        scope="sat:refresh",
-        **dict.fromkeys(TEXTS, "x"),
+    SUBSCRIBER: wire.create_subscriber_token(
+        **{
+            **dict.fromkeys(FIELDS, "x"),
+            "now": NOW,
+            "expire_at": NOW + 1,
+            "application_id": ID,
+            "password": Secret("x"),
+            "fingerprint": "f" * 43,
+            "scope": "sat:refresh",
+        }
     ),
     "refresh_subscriber_token": wire.refresh_subscriber_token(Secret("x")),
     "create_guest_token": wire.create_guest_token([ID], now=NOW, expire_at=NOW + 1, region="x", ch="x"),
@@ -39,6 +58,18 @@ FULL = {
     "subscriber_info": wire.subscriber_info(Secret("x")),
     "subscriber_addresses": wire.subscriber_addresses(ID, origin="https://acme.signalwire.com"),
 }
+# What a caller of the client fills in. A proof, for a device, is made by the session.
+FILLED_IN = [name for name in FULL if DESCRIBED[name][0] == "POST" and "device" not in name]
+
+
+def sent_fields(name):
+    """Return the fields of a body that `wire` made with everything that it takes."""
+    return set(json.loads(FULL[name].body or "{}"))
+
+
+def known_fields(name):
+    """Return the fields of an operation's body that any file has."""
+    return described_fields(name) | sent_fields(name) | (parameters(name) if name in FILLED_IN else set())
 
 
 def test_the_description_has_the_nine_operations():
@@ -57,19 +88,91 @@ def test_wire_asks_as_described(name):
     request = FULL[name]
     assert (request.method, request.path) == (method, path.replace("{id}", str(ID)))
     assert request.auth is AUTH[security_of(operation)]
-    schema = body_schema(operation)
-    if schema is None:
+    assert_listed("docs/reference/openapi.yaml", described_fields(name), known_fields(name))
+    assert_listed(
+        f"signalwire_tokens/wire/requests.py, and to {name} in FULL in tests/unit/test_openapi.py",
+        sent_fields(name),
+        known_fields(name),
+    )
+    if (schema := body_schema(operation)) is None:
         assert request.body is None
         return
-    body = json.loads(request.body)
-    assert set(body) == set(schema["properties"])
-    jsonschema_rs.validator_for({**schema, "components": DOCUMENT["components"]}).validate(body)
+    validator = jsonschema_rs.validator_for({**schema, "components": DOCUMENT["components"]})
+    validator.validate(json.loads(request.body))
 
 
-@pytest.mark.parametrize("name", [name for name in FULL if DESCRIBED[name][0] == "POST" and "device" not in name])
-def test_the_client_takes_every_field_by_its_own_name(name):
-    """A field of the service's is a parameter of the method."""
-    fields = set(body_schema(DESCRIBED[name][2])["properties"])
-    parameters = set(signature(getattr(TokenClient, name)).parameters)
-    assert fields <= parameters
-    assert parameters - fields <= {"self", "extra", "subscriber_token"}
+@pytest.mark.parametrize("name", FILLED_IN)
+async def test_the_client_sends_every_field_by_its_own_name(name, virtual_clock, monkeypatch):
+    """A field is a parameter of the method, which passes it on to `wire`."""
+
+    async def send(_, request):
+        return request
+
+    monkeypatch.setattr(TokenClient, "send", send)
+    hour = timedelta(hours=1)
+    values = {**json.loads(FULL[name].body), "expire_at": hour, "expires_at": hour}
+    arguments = {field: values.get(field, "x") for field in parameters(name)}
+    more = {"subscriber_token": "x"} if FULL[name].auth is wire.Auth.SUBSCRIBER else {}
+    async with TokenClient("acme", "project", "token", clock=virtual_clock) as client:
+        request = await getattr(client, name)(**arguments, **more)
+    assert_listed("signalwire_tokens/client/operations.py", json.loads(request.body), known_fields(name))
+
+
+def test_a_session_takes_every_field_of_a_subscriber_s_token():
+    """Except for whom it is, and when it expires, which are a session's own arguments."""
+    taken = TokenFields.__annotations__.keys() - {"extra"}
+    assert_listed("TokenFields in signalwire_tokens/session.py", taken, FIELDS - {"reference", "expire_at"})
+
+
+def make_service():
+    """Make an emulator without a network; return what it answers to a call, and a subscriber's token."""
+    service = Service(
+        now=lambda: NOW,
+        lifetimes=Lifetimes(),
+        rotation=Rotation.REUSABLE,
+        channel=None,
+        page_size=50,
+        project_id="project",
+        api_token="token",
+        key=bytes(32),
+    )
+    project = wire.basic_authorization("project", Secret("token")).value
+
+    def call(name, body, authorization=project):
+        method, path, _ = DESCRIBED[name]
+        raw = json.dumps(body).encode()
+        return service.handle(Call(method=method, path=path, authorization=authorization, body=raw)).body
+
+    return call, f"Bearer {call(SUBSCRIBER, {'reference': 'alice'})['token']}"
+
+
+@pytest.mark.parametrize("name", FILLED_IN)
+def test_the_emulator_checks_every_field(name):
+    """An object is a wrong value for each of them."""
+    call, bearer = make_service()
+    body = {field: {} for field in known_fields(name)}
+    reply = call(name, body, bearer) if FULL[name].auth is wire.Auth.SUBSCRIBER else call(name, body)
+    checked = {problem["attribute"] for problem in reply["errors"]}
+    assert_listed("signalwire_tokens/emulator/service.py", checked, known_fields(name))
+
+
+def test_an_error_may_name_every_field():
+    """Whatever secret it may resemble."""
+    fields = set().union(*map(known_fields, FULL))
+    assert_listed("VOCABULARY in signalwire_tokens/wire/answers.py", VOCABULARY & fields, fields)
+
+
+def test_what_is_known_of_a_subscriber_is_described_read_and_answered_by_the_emulator():
+    """Every field of the answer."""
+    schema = DOCUMENT["components"]["schemas"]["SubscriberInfo"]["properties"]
+    model = {field.name for field in attrs.fields(SubscriberInfo)}
+    call, bearer = make_service()
+    answered = call("subscriber_info", None, bearer)
+    fields = model | set(schema) | set(answered)
+    assert_listed("SubscriberInfo in docs/reference/openapi.yaml", schema, fields)
+    assert_listed("SubscriberInfo in signalwire_tokens/models.py", model, fields)
+    assert_listed("signalwire_tokens/emulator/service.py", answered, fields)
+    body = json.dumps({**dict.fromkeys(fields, "x"), **{key: value for key, value in answered.items() if value}})
+    answer = wire.Answer(status=200, headers={}, body=body.encode(), sent=NOW, lifetimes=Lifetimes())
+    read = attrs.asdict(wire.read(FULL["subscriber_info"], answer), recurse=False)
+    assert_listed("signalwire_tokens/wire/readers.py", [name for name in read if read[name]], fields)

@@ -53,7 +53,7 @@ async def test_a_service_that_is_down_with_three_minutes_left_fails_no_caller(em
         await clock.advance(1)
     assert given.count(True) == len(given) >= 170
     times = [entry.at.timestamp() for entry in emulator.journal[1:]]
-    assert 3 <= len(times) <= 40
+    assert 3 <= len(times) <= 60  # one a second for the last thirty, when callers wait; before, a few, drawn at random
     assert min(later - sooner for sooner, later in pairwise(times)) >= 0.5 - 1e-3
 
 

@@ -17,8 +17,6 @@ from signalwire_tokens.emulator.possession import Holders, UnprovenError
 from signalwire_tokens.emulator.service import Rotation, Service
 from support.dpop_proofs import REGISTRY, digest, make_proof
 
-pytestmark = pytest.mark.usefixtures("loop_time")
-
 DEVICES = "/api/fabric/subscriber/devices/token"
 REFRESH = "/api/fabric/subscriber/devices/refresh"
 INFO, INVITES = "/api/fabric/subscriber/info", "/api/fabric/subscriber/invites"

@@ -1,4 +1,4 @@
-"""A TCP proxy that delays, drops and breaks what passes between a store and its server."""
+"""A proxy and a server that break the Redis protocol on purpose."""
 
 import asyncio
 import contextlib
