@@ -55,7 +55,7 @@ def fetch_sdk(folder):
 
 @asynccontextmanager
 async def open_page(pin, origin):
-    """Yield a tab of a browser that trusts one certificate more than others do; it waits as long as it takes."""
+    """Yield a browser tab that trusts the certificate with this pin; it waits as long as it takes."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=find_chromium(),

@@ -12,7 +12,7 @@ import sys
 from contextlib import asynccontextmanager
 
 import uvicorn
-from aiohttp import web
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,7 +21,7 @@ from signalwire_tokens import RefreshPolicy, SessionFleet, SignalWireTokenError,
 from signalwire_tokens.integrations import asgi
 from signalwire_tokens.integrations import web as aiohttp_web
 from signalwire_tokens.stores.redis import RedisStore
-from support.processes import run_program
+from support.processes import run_program, settings_of
 from support.waiting import HANG
 
 PATIENT = RefreshPolicy(lease=4 * HANG, store_patience=HANG, patience=HANG, drain=HANG, floor=0.01)
@@ -109,13 +109,23 @@ def main(framework, place):
 @asynccontextmanager
 async def run_worker(framework, emulator, place):
     """Run this as a program; yield the process, and where it serves."""
-    settings = {
-        "SIGNALWIRE_SPACE": emulator.space,
-        "SIGNALWIRE_PROJECT_ID": emulator.project_id,
-        "SIGNALWIRE_API_TOKEN": emulator.api_token,
-    }
-    async with run_program(__file__, framework, place, env=settings) as process:
+    async with run_program(__file__, framework, place, env=settings_of(emulator)) as process:
         yield process, f"http://127.0.0.1:{int(await process.stdout.readline())}"
+
+
+def http_client():
+    """Return a client of such a process, which waits as long as it takes.
+
+    It uses each connection once: where a slow machine leaves one unused for a while, the server may just be closing it.
+    """
+    return ClientSession(timeout=ClientTimeout(total=HANG), connector=TCPConnector(limit=0, force_close=True))
+
+
+async def renew(http, origin, who, *, wait=True):
+    """Renew a subscriber's token; return the status of the worker's answer."""
+    query = "?wait" if wait else ""
+    async with http.post(f"{origin}/renew{query}", headers={"Cookie": f"who={who}"}) as response:
+        return response.status
 
 
 if __name__ == "__main__":

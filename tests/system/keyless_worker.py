@@ -1,8 +1,8 @@
 """A worker without the project's credentials, in a process of its own: `keyless_worker.py KIND BACKEND SPACE`.
 
 Its kind is `device` or `endpoint`. For each line on its standard input it renews its token, and prints each failure on
-the way as a line; then it asks the service with the token, and prints who the service says that it is. It ends where it
-has no live token for a moment.
+the way as a line; then it asks the service with the token, and prints who the service says that it is. It ends if it
+has no valid token for a moment.
 """
 
 import asyncio
@@ -61,11 +61,11 @@ async def main(kind, backend, space):
 
 
 async def look(session):
-    """End the worker where there is no live token for a moment."""
+    """End the worker if there is no valid token for a moment."""
     while True:
         await session.token()
         if not session.runway:
-            sys.exit("there was no live token")
+            sys.exit("there was no valid token")
         await asyncio.sleep(0.01)  # how often it looks
 
 

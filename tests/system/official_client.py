@@ -7,8 +7,12 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import PIPE
+from pathlib import Path
 
 from signalwire_tokens.emulator import Emulator
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
+from support.processes import last_lines
 
 SCRIPT = """
 import json, sys
@@ -28,9 +32,9 @@ print(json.dumps([renewed["token"], renewed["refresh_token"], guest["token"], em
 async def main(python):
     async with Emulator() as emulator:
         settings = (emulator.space, emulator.project_id, emulator.api_token, emulator.click_to_call)
-        process = await asyncio.create_subprocess_exec(python, "-c", SCRIPT, *settings, stdout=PIPE)
-        out, _ = await process.communicate()
-        assert process.returncode == 0
+        process = await asyncio.create_subprocess_exec(python, "-c", SCRIPT, *settings, stdout=PIPE, stderr=PIPE)
+        out, errors = await process.communicate()
+        assert process.returncode == 0, last_lines(errors)
         assert all(emulator.accepts(token) for token in json.loads(out))
         assert [entry.status for entry in emulator.journal] == [201, 201, 200, 201, 201]
         print(f"{len(emulator.journal)} requests of the official client were answered as it expects")

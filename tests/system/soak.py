@@ -2,10 +2,10 @@
 
 `python tests/system/soak.py` takes three minutes. It prints what it saw. It fails
 
-- if a token was given out that had expired before it was asked for, or that the service refuses before its end,
-- if a session is not well again once the faults have ended,
-- if anything was warned of, left unread or left running,
-- if a session was without a live token, or memory grew after the first third, though the machine was not busy.
+- if a token was given out that had expired before it was asked for, or that the service refuses before it expires,
+- if a session has no valid token once the faults have ended,
+- if there was a warning, an exception that nothing read, or a task that was left running,
+- if a session was without a valid token, or memory grew after the first third, though the machine was not busy.
 
 A machine that is busy enough keeps any program from renewing in time. So both processes note for how long their event
 loops come late. While that is more than `MOST_LATE` of a life, the last point is not judged; the others always are.
@@ -19,6 +19,7 @@ import logging
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -38,6 +39,9 @@ from signalwire_tokens import (
     is_transient,
 )
 from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Reset, Stall, Status, Truncate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a program, it finds the tests' helpers there
+from support.processes import last_lines
 
 LIFE = 20.0
 WINDOW = 5.0
@@ -132,7 +136,7 @@ async def fail_now_and_then(emulator):
     while True:
         await asyncio.sleep(random.expovariate(1 / FAULT_EVERY))
         emulator.fail(random.choice(FAULTS), operation=random.choice(RENEWALS))
-        await asyncio.sleep(FAULT_LASTS)  # whoever comes then; what nobody met must not lie in wait
+        await asyncio.sleep(FAULT_LASTS)  # it is for the requests of this moment, and not for a later one
         emulator.heal()
 
 
@@ -175,17 +179,24 @@ class Service:
 
 @contextmanager
 def emulated(options, soak):
-    """Run the emulator in a process of its own."""
+    """Run the emulator in a process of its own; in the end, show the last lines of its standard error."""
     command = [sys.executable, __file__, "--serve", "--life", str(options.life), "--seed", str(options.seed)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        service = Service(process, soak)
-        listening = threading.Thread(target=service.listen)
-        listening.start()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with tempfile.TemporaryFile() as errors:
         try:
-            yield service
+            with subprocess.Popen(command, stderr=errors, **pipes) as process:
+                service = Service(process, soak)
+                listening = threading.Thread(target=service.listen)
+                listening.start()
+                try:
+                    yield service
+                finally:
+                    service.end()
+                    listening.join()
         finally:
-            service.end()
-            listening.join()
+            errors.seek(0)
+            if written := last_lines(errors.read()):
+                print(written, file=sys.stderr)
 
 
 class Soak:
@@ -201,7 +212,7 @@ class Soak:
         return self.lateness.total() <= self._most_late
 
     async def look(self, fleet, client, service, references):
-        """Look for sessions without a live token, and ask the service about one of the tokens that are given out."""
+        """Look for sessions without a valid token, and ask the service about one of the tokens that are given out."""
         self.looks += 1
         late, given = fleet.snapshot().sessions[SessionState.LATE], None
         unavailable = []
@@ -239,10 +250,10 @@ class Soak:
             self.accepted += 1
 
     async def await_recovery(self, fleet, service, references):
-        """Wait until each session has given out a live token.
+        """Wait until each session has given out a valid token.
 
-        Tokens live long from now on. A session may take an answer from before for such a one: it is told, as an
-        application tells a session that its token was refused.
+        Tokens are long-lived from now on. If a session still has a short-lived one, invalidate it, as an app does when
+        its token is refused.
         """
         give_up = time.monotonic() + LONG
         for reference in references:
@@ -255,7 +266,7 @@ class Soak:
                     fleet.session(reference).invalidate(token)
                 await asyncio.sleep(LOOK_EVERY)
             else:
-                self.broken.append(f"{reference} has no live token, though the service is well again")
+                self.broken.append(f"{reference} has no valid token, though the faults have ended")
                 return
 
     def note_memory(self, at):
@@ -263,7 +274,7 @@ class Soak:
         self.resident.append((at, int(statm.read_text().split()[1]) * 4096))
 
     def growth(self, after):
-        """Tell by how much memory grew after a time, from the first fifth of what was seen to the last."""
+        """Return by how much memory grew after a time, from the first fifth of what was seen to the last."""
         sizes = [size for at, size in self.resident if at >= after]
         fifth = max(1, len(sizes) // 5)
         return median(sizes[-fifth:]) / median(sizes[:fifth]) - 1
@@ -311,8 +322,10 @@ def report(soak, faults, warned, options):
         f"{soak.rotations:,} rotations"
     )
     print(f"faults met: {sum(met.values()):,}: {met}")
-    print(f"looked {soak.looks:,} times, of which {soak.judged:,} were judged: the machine was not too busy")
-    print(f"at most {soak.most_late} sessions without a live token then; {soak.excused} calls refused otherwise")
+    print(f"judged {soak.judged:,} of {soak.looks:,} looks; in the others, the machine was too busy")
+    print(
+        f"at most {soak.most_late} sessions without a valid token when judged; {soak.excused} calls refused otherwise"
+    )
     print(f"asked for {soak.asked:,} tokens; the service was asked of {soak.accepted:,}")
     print(f"memory grew by {100 * growth:.1f} % after the first third, to {soak.resident[-1][1] / 2**20:.0f} MiB")
     print(f"warnings: {len(warned)}, failures left unread: {len(soak.lost)}, tasks left: {soak.left}")

@@ -7,13 +7,12 @@ from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
-from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
 from signalwire_tokens.emulator import Delay, Emulator
 from signalwire_tokens.wire import read_header
 from support.processes import is_open
 from support.waiting import HANG, eventually
-from system.backend_worker import run_worker
+from system.backend_worker import http_client, renew, run_worker
 
 HEADERS = {"Content-Type": "application/json"}
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
@@ -21,24 +20,9 @@ PEOPLE, CLIENTS, VISITS = 50, 100, 20
 RENEWS_EVERY = 5  # visits
 
 
-def http_client():
-    """Return a client that waits as long as it takes.
-
-    It uses each connection once: where a slow machine leaves one unused for a while, the server may just be closing it.
-    """
-    return ClientSession(timeout=ClientTimeout(total=HANG), connector=TCPConnector(limit=CLIENTS, force_close=True))
-
-
 async def ask(http, origin, who):
     async with http.post(f"{origin}/token", data=b"{}", headers={**HEADERS, "Cookie": f"who={who}"}) as response:
         return response.status, await response.json()
-
-
-async def renew(http, origin, who, *, wait=True):
-    """Renew somebody's token; return the worker's answer."""
-    query = "?wait" if wait else ""
-    async with http.post(f"{origin}/renew{query}", headers={"Cookie": f"who={who}"}) as response:
-        return response.status
 
 
 @pytest.mark.parametrize("framework", ["aiohttp", "fastapi"])

@@ -1,46 +1,29 @@
 """The emulator answers as the service's description says, whatever it is asked."""
 
 import asyncio
-import threading
-from contextlib import contextmanager
 
 import pytest
 import schemathesis
 from hypothesis import settings
 
 from signalwire_tokens import wire
-from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.models import Secret
+from support.cli_runner import served
 from support.openapi import PATH, security_of
 from support.waiting import HANG
 
 
-@contextmanager
-def running():
-    """Run an emulator on a thread of its own, for clients that are not asynchronous."""
-    ready, state = threading.Event(), {}
-
-    async def serve():
-        async with Emulator() as emulator, emulator.client(timeout=HANG) as client:
-            pair = await client.create_subscriber_token("alice")
-            state.update(emulator=emulator, pair=pair, loop=asyncio.get_running_loop(), stop=asyncio.Event())
-            ready.set()
-            await state["stop"].wait()
-
-    thread = threading.Thread(target=asyncio.run, args=[serve()])
-    thread.start()
-    assert ready.wait(HANG)
-    try:
-        yield state["emulator"], state["pair"]
-    finally:
-        state["loop"].call_soon_threadsafe(state["stop"].set)
-        thread.join(HANG)
+async def issue(emulator):
+    """Return a subscriber's pair."""
+    async with emulator.client(timeout=HANG) as client:
+        return await client.create_subscriber_token("alice")
 
 
 @pytest.fixture(scope="module")
 def service():
-    with running() as state:
-        yield state
+    """Yield an emulator that runs on another thread, for a client that isn't asynchronous, and a subscriber's pair."""
+    with served() as emulator:
+        yield emulator, asyncio.run(issue(emulator))
 
 
 schema = schemathesis.openapi.from_path(PATH)

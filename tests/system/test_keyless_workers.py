@@ -11,10 +11,9 @@ import pytest
 from signalwire_tokens.device import DeviceKey
 from signalwire_tokens.emulator import EMPTY, HTML, Delay, Emulator, Redirect, Reset, SkewDate, Status, Truncate
 from support.paths import ROOT
-from support.processes import is_open, run_program
+from support.processes import is_open, run_program, settings_of
 from support.waiting import eventually
-from system.backend_worker import run_worker
-from system.test_backend_workers import http_client, renew
+from system.backend_worker import http_client, renew, run_worker
 
 WORKER = Path(__file__).with_name("keyless_worker.py")
 HOW_TO = ROOT / "docs/how-to/do-without-the-secret.md"
@@ -35,9 +34,13 @@ FAULTS = (
 )
 
 
-async def rotate(worker):
-    """Let a worker renew its token and ask the service with it, however often that fails."""
+def begin_to_renew(worker):
+    """Let a worker renew its token, and then ask the service with it."""
     worker.stdin.write(b"\n")
+
+
+async def until_renewed(worker):
+    """Wait until a worker has done both, however often that fails."""
     while (line := await worker.stdout.readline()) != b"alice\n":
         assert line.startswith(b"failed: "), line or "the worker has ended"
 
@@ -57,11 +60,11 @@ async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_
                 emulator.fail(next(faults), operation="refresh_device_token")
             if number == ROTATIONS // 2:
                 async with emulator.unreachable():
-                    worker.stdin.write(b"\n")
+                    begin_to_renew(worker)
                     assert (await worker.stdout.readline()).startswith(b"failed: "), "the outage was met"
-                while await worker.stdout.readline() != b"alice\n":
-                    assert worker.returncode is None
-            await rotate(worker)
+                await until_renewed(worker)
+            begin_to_renew(worker)
+            await until_renewed(worker)
         assert worker.returncode is None
         sent = Counter((entry.operation, entry.auth) for entry in emulator.journal)
         met = Counter(entry.fault for entry in emulator.journal if entry.fault)
@@ -92,13 +95,7 @@ async def test_the_two_programs_of_the_how_to_work_together(tmp_path, reserved_p
     secret = "an-application-s-own"
     async with Emulator() as emulator:
         settings = {
-            "backend": {
-                "SIGNALWIRE_SPACE": emulator.space,
-                "SIGNALWIRE_PROJECT_ID": emulator.project_id,
-                "SIGNALWIRE_API_TOKEN": emulator.api_token,
-                "WORKER_SECRET": secret,
-                "PORT": str(reserved_port),
-            },
+            "backend": settings_of(emulator, WORKER_SECRET=secret, PORT=str(reserved_port)),
             "worker": {
                 "SPACE": emulator.space,
                 "BACKEND": f"http://127.0.0.1:{reserved_port}",
@@ -148,7 +145,7 @@ async def test_a_worker_lives_by_its_backend(framework, tmp_path):
             if has_fault:
                 emulator.fail(Status(500), operation="refresh_subscriber_token")
                 assert await renew(http, backend, "alice") == 503
-            worker.stdin.write(b"\n")
+            begin_to_renew(worker)
             # For the worker, a token that ends less than a second later than its own is no later one.
             assert await renew(http, backend, "alice") == 204
             while (line := await worker.stdout.readline()) != b"alice\n":

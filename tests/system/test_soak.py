@@ -4,9 +4,11 @@ from system import soak
 
 
 def test_a_fleet_is_never_without_a_live_token(capsys):
-    """Through random faults and short outages, with nothing warned of, left unread or left over."""
+    """Not through random faults and short outages. It prints how often the machine was quick enough to judge that."""
     kept = soak.main(["--sessions", "200", "--seconds", "24"])
     report = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\n{report}", end="")
     assert kept == 0, report
 
 
