@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["SYSTEM", "Alarm", "Clock", "SystemClock"]
+__all__ = ["NOTHING_DUE", "SYSTEM", "Alarm", "Clock", "SystemClock"]
+
+# An alarm's callback returns this if there was nothing to do, so that a virtual clock can go on at once.
+NOTHING_DUE: tuple[()] = ()
 
 
 class Alarm(Protocol):

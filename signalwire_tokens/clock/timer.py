@@ -11,8 +11,10 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakValueDictionary, ref
 
+from .system import NOTHING_DUE
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from .system import Alarm, Clock
 
@@ -117,20 +119,20 @@ class Timer:
             self._rings_at = now + seconds if seconds else AT_ONCE
             self._alarm = self.clock.call_later(seconds, self._ring)
 
-    def _ring(self) -> list[asyncio.Task[Any]]:
-        """Wake whoever is due; return what that has begun."""
+    def _ring(self) -> Sequence[asyncio.Task[Any]]:
+        """Wake the sleepers that are due; return the tasks that they began, or NOTHING_DUE."""
         self._alarm, self._rings_at = None, math.inf
         now = self.clock.now()
         begun: list[asyncio.Task[Any]] = []
         self._begun = begun
-        self._watch_wall(now)
-        for entry in self._due(now):
+        has_leapt, due = self._watch_wall(now), self._due(now)
+        for entry in due:
             if stands(entry) and (sleeper := entry[2]()) is not None:
                 sleeper.wakes_at = math.inf
                 self.rouse(sleeper, now)
         self._arm()
         self._begun = None
-        return begun
+        return begun if due or has_leapt else NOTHING_DUE
 
     def _due(self, now: float) -> list[tuple[float, int, ref[Sleeper]]]:
         """Take out the deadlines that have come; if they are many, the first of them."""
@@ -149,8 +151,11 @@ class Timer:
             logger.exception("%r could not be woken; it is tried again", sleeper)
             self.set(sleeper, now + LONGEST_SLICE)
 
-    def _watch_wall(self, now: float) -> None:
-        """Tell everybody if the wall clock has gained on ours: a paused virtual machine knows no other sign."""
+    def _watch_wall(self, now: float) -> bool:
+        """Notify all sleepers if the wall clock has gained on ours, the only sign of a paused virtual machine.
+
+        Return whether it has.
+        """
         ahead = self.clock.wall() - now
         gained, self._wall_ahead = ahead - self._wall_ahead, ahead
         if gained > 1:
@@ -160,6 +165,7 @@ class Timer:
                         sleeper.note_leap(gained, now)
                     except Exception:
                         logger.exception("%r could not be told of a leap of the wall clock", sleeper)
+        return gained > 1
 
 
 def stands(entry: tuple[float, int, ref[Sleeper]]) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, cast
 
+from .system import NOTHING_DUE
+
 if TYPE_CHECKING:
     from .system import Alarm
 
@@ -90,8 +92,8 @@ class VirtualClock:
             at, _, alarm = heappop(self._alarms)
             if alarm.callback is not None:
                 self._running = max(self._running, at)
-                self._ring(alarm)
-                await self._settle()
+                if self._ring(alarm):
+                    await self._settle()
         self._running = max(self._running, until)
 
     def suspend(self, seconds: float) -> None:
@@ -106,12 +108,13 @@ class VirtualClock:
         self._at_once -= 1
         self._ring(alarm)
 
-    def _ring(self, alarm: VirtualAlarm) -> None:
+    def _ring(self, alarm: VirtualAlarm) -> bool:
+        """Call back; return False if there was nothing to do."""
         callback, alarm.callback = alarm.callback, None
-        if callback is not None:
-            begun = callback()
-            if isinstance(begun, Iterable):
-                self._begun.update(cast("Iterable[asyncio.Task[object]]", begun))
+        begun = NOTHING_DUE if callback is None else callback()
+        if isinstance(begun, Iterable):
+            self._begun.update(cast("Iterable[asyncio.Task[object]]", begun))
+        return begun is not NOTHING_DUE
 
     async def _settle(self) -> None:
         """Return when no alarm is to ring at once, and all that alarms began is finished or sleeps on this clock."""

@@ -53,6 +53,20 @@ async def test_a_new_deadline_takes_the_place_of_the_old(clock, timer):
     assert (sooner.woken, later.woken, never.woken) == ([50], [150], [])
 
 
+async def test_time_in_which_nothing_is_due_costs_no_turn_of_the_event_loop(clock, timer):
+    """The timer looks at the wall clock every 30 seconds, and a virtual clock goes on at once."""
+    timer.set(Sleeper(), 24 * 3600)
+    turns, loop = [], asyncio.get_running_loop()
+
+    def count():
+        turns.append(loop.call_soon(count))
+
+    count()
+    await clock.advance(23 * 3600)
+    turns[-1].cancel()
+    assert len(turns) < 10
+
+
 async def test_there_is_one_timer_for_a_loop_and_a_clock(clock, timer):
     """However many sessions there are; another clock has another."""
     assert timer_of(clock) is timer
