@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import ssl
 from pathlib import Path
 
@@ -48,12 +49,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]  # the tests' servers are on this machine, and a proxy may be elsewhere
     settings.load_profile("all" if config.option.all else "default")
 
 
 def wants(mark, config):
     """Return whether the option `-m` asks for a mark."""
-    return mark in config.option.markexpr
+    return re.search(rf"(?<!not )\b{mark}\b", config.option.markexpr) is not None
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -88,6 +91,13 @@ def is_named(path, config):
     """Return whether the command line names this file, or a test in it."""
     named = (Path(config.invocation_params.dir, str(argument).partition("::")[0]) for argument in config.args)
     return any(one.resolve() == path for one in named)
+
+
+def pytest_report_collectionfinish(config, items):
+    """Say why nothing runs if the command line names tests/system alone."""
+    if not items and any(Path(config.invocation_params.dir, one).resolve() == SYSTEM for one in config.args):
+        return "tests/system runs with --all, or if you name one of its files"
+    return None
 
 
 def pytest_collection_finish():

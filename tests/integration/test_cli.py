@@ -109,7 +109,7 @@ async def test_a_demo_that_is_cancelled_leaves_nothing_behind(clock):
     holding.cancel()
     await asyncio.wait([holding])
     assert holding.cancelled()
-    assert "503" not in console.file.getvalue()
+    assert "answers 503" not in console.file.getvalue()
 
 
 async def test_on_a_terminal_the_session_is_drawn_as_it_stands(clock):

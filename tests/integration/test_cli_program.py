@@ -248,8 +248,8 @@ async def test_a_command_that_cannot_be_killed_is_left_to_itself(wait_for_note, 
 
     monkeypatch.setattr(program.os, "killpg", refuse)
     monkeypatch.setattr(program, "LAST_WAIT", 0.1)
-    line = f'sh -c "echo $$ > {wait_for_note}; exec sleep 1000"'
-    assert await Program(line, limit=0.1).run(token()) == "killed after 0.1 s"
+    script = f"echo $$ > {shlex.quote(str(wait_for_note))}; exec sleep 1000"
+    assert await Program(f"sh -c {shlex.quote(script)}", limit=0.1).run(token()) == "killed after 0.1 s"
     child = int(wait_for_note.read_text())
     assert is_running(child)
     kill(child)

@@ -15,7 +15,7 @@ def assert_documented(page, documented, existing, *, in_order=False):
     documented, existing = pairs(documented), pairs(existing)
     names, facts = Counter(name for name, _ in documented), dict(existing)
     changes = [f"document `{name}` in {page}{stated(fact)}" for name, fact in existing if name not in names]
-    changes += [f"remove `{name}` from {page}: the code doesn't have it" for name in names if name not in facts]
+    changes += [f"add `{name}` to the code, or remove it from {page}" for name in names if name not in facts]
     changes += [f"document `{name}` only once in {page}" for name, times in names.items() if times > 1]
     changes += [
         f"correct `{name}` in {page}: write {facts[name]!r}, not {fact!r}"

@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack
 import attrs
 from aiohttp import web
 
+from support.waiting import HANG
+
 
 @attrs.frozen
 class Asked:
@@ -46,8 +48,9 @@ class Api:
 
     async def heard(self, number):
         """Wait until so many have asked."""
-        for _ in range(number):
-            await self._arrivals.acquire()
+        async with asyncio.timeout(HANG):
+            for _ in range(number):
+                await self._arrivals.acquire()
 
     async def _answer(self, request):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

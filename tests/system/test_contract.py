@@ -3,14 +3,16 @@
 import asyncio
 
 import pytest
-import schemathesis
 from hypothesis import settings
 
 from signalwire_tokens import wire
 from signalwire_tokens.models import Secret
 from support.cli_runner import served
+from support.needs import NEEDS_ALL
 from support.openapi import PATH, security_of
 from support.waiting import HANG
+
+schemathesis = pytest.importorskip("schemathesis", reason=NEEDS_ALL)
 
 
 async def issue(emulator):
