@@ -94,7 +94,8 @@ async def test_a_session_rotates(space):
 def run_live(**settings):
     """Run the documented command, `pytest -m live`; return how many tests had each outcome, and what it printed."""
     command = [Path(sys.executable).with_name("pytest"), "-m", "live"]
-    environment = {**os.environ, "PYTEST_ADDOPTS": "-rs -p no:cacheprovider", **settings}
+    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment = {**unmeasured, "PYTEST_ADDOPTS": "-p no:cacheprovider", **settings}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, last_lines(result.stdout + result.stderr)
     counts = re.findall(r"(\d+) (\w+)", result.stdout.splitlines()[-1].partition(" in ")[0])
