@@ -94,7 +94,7 @@ def is_named(path, config):
 
 
 def pytest_report_collectionfinish(config, items):
-    """Say why nothing runs if the command line names tests/system alone."""
+    """Return why nothing runs if the command line names tests/system alone."""
     if not items and any(Path(config.invocation_params.dir, one).resolve() == SYSTEM for one in config.args):
         return "tests/system runs with --all, or if you name one of its files"
     return None

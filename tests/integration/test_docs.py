@@ -4,17 +4,15 @@ import json
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-import signalwire_tokens
 from signalwire_tokens import new_sealing_key
 from signalwire_tokens.cli import cli
 from support.documented import assert_documented
-from support.paths import ROOT
+from support.paths import PACKAGE, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
@@ -104,7 +102,6 @@ def test_the_documented_loggers_are_those_that_there_are():
     assert_documented(page, written, there)
 
 
-PACKAGE = Path(signalwire_tokens.__file__).parent
 CONTRIBUTING = "docs/contributing.md"
 GUIDE = (ROOT / CONTRIBUTING).read_text()
 
@@ -125,7 +122,6 @@ def test_the_map_of_the_packages_is_what_import_linter_holds():
 def test_the_files_and_tests_that_contributing_names_exist(named):
     """So that its commands and steps can be followed."""
     path, _, test = named.partition("::")
-    # The package that is imported, which may have been installed from a wheel.
-    place = (ROOT if path.partition("/")[0] != "signalwire_tokens" else PACKAGE.parent) / path
+    place = (PACKAGE.parent if path.startswith("signalwire_tokens/") else ROOT) / path
     assert place.exists(), f"correct `{path}` in {CONTRIBUTING}: there is no such file"
     assert not test or f"def {test}(" in place.read_text(), f"correct `{named}` in {CONTRIBUTING}"

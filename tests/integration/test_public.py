@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ import signalwire_tokens
 from signalwire_tokens import device, emulator, stores, testing
 from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
 from support.documented import assert_documented
-from support.paths import ROOT
+from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
 
 INTEGRATIONS = [aiohttp, asgi, httpx, opentelemetry, web]
@@ -69,8 +68,7 @@ def test_importing_brings_in_nothing_that_is_not_needed():
 
 def test_every_module_says_what_it_is():
     """A docstring on top, and `__all__` below it, for whoever opens the file."""
-    package = Path(signalwire_tokens.__file__).parent
-    for path in package.rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), path
         assert path.name == "_version.py" or re.search(
@@ -80,10 +78,9 @@ def test_every_module_says_what_it_is():
 
 def test_the_three_sessions_share_one_loop():
     """What they have in common stands below them: no six lines of one stand in another."""
-    package = Path(signalwire_tokens.__file__).parent
     seen = {}
     for name in ("session.py", "device/sessions.py", "endpoint.py"):
-        lines = [line.strip() for line in (package / name).read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in (PACKAGE / name).read_text().splitlines() if line.strip()]
         for start in range(len(lines) - 5):
             assert seen.setdefault(tuple(lines[start : start + 6]), name) == name, lines[start]
     assert len(seen) > 200

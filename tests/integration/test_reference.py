@@ -7,7 +7,6 @@ import subprocess
 import sys
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import get_args
 
 import attrs
@@ -51,13 +50,12 @@ from signalwire_tokens.session import SHAPING
 from signalwire_tokens.stores import redis
 from signalwire_tokens.testing import VirtualClock
 from support.documented import assert_documented, assert_listed
-from support.paths import ROOT
+from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
 from support.scripted_backend import Desk
 
 ALICE = "alice@example.com"
 MOST_LINES = 15  # of an example, blank ones and imports not counted
-PACKAGE = Path(signalwire_tokens.__file__).parent
 FOLDER = ROOT / "docs/reference"
 PAGES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
 API, ERRORS, EVENTS = "docs/reference/api.md", "docs/reference/errors.md", "docs/reference/events.md"

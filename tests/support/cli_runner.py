@@ -131,7 +131,7 @@ class Exits:
 
 @contextlib.contextmanager
 def stoppable():
-    """Let signals stop a command in the test's process, and restore the handlers afterwards.
+    """Yield what a command in the test's process asks for when a signal stops it; restore the handlers afterwards.
 
     At first, no signal is ignored, though whatever runs the tests may ignore some; one that no command handles is an
     error. Nothing ends the process: what would do so is in the `Exits` that the block gets.

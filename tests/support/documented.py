@@ -33,7 +33,7 @@ def assert_listed(file, listed, existing):
     __tracebackhide__ = True
     listed, existing = set(listed), set(existing)
     changes = [f"add `{name}` to {file}" for name in existing - listed]
-    changes += [f"remove `{name}` from {file}: the code doesn't have it" for name in listed - existing]
+    changes += [f"remove `{name}` from {file}, or add it elsewhere in the code" for name in listed - existing]
     if changes:
         pytest.fail("\n".join(sorted(changes)))
 

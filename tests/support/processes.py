@@ -38,7 +38,7 @@ def is_open(port):
 
 @contextlib.contextmanager
 def default_signals():
-    """Let the processes that are started in this block have every signal's default disposition.
+    """Give processes that start in this block the default disposition of every signal.
 
     Ignored signals stay ignored in a new program, while those with a handler go back to the default. So, for as long
     as the block lasts, a handler that does nothing stands in for each signal that is ignored.

@@ -12,6 +12,7 @@ from support.needs import NEEDS_ALL
 from support.openapi import PATH, security_of
 from support.waiting import HANG
 
+# As in `support.chromium`: a newcomer who has not installed the group learns what to install.
 schemathesis = pytest.importorskip("schemathesis", reason=NEEDS_ALL)
 
 

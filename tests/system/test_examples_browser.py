@@ -13,12 +13,9 @@ from aiohttp import ClientSession, ClientTimeout, web
 from signalwire_tokens import SessionFleet
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.integrations.web import TokenBackend
-from support.needs import NEEDS_ALL
+from support.chromium import fetch_sdk, find_chromium, open_page
 from support.paths import ROOT
 from support.waiting import HANG, eventually
-
-pytest.importorskip("playwright", reason=NEEDS_ALL)
-from support.chromium import fetch_sdk, find_chromium, open_page
 
 EXAMPLE = ROOT / "docs/examples/browser"
 LEFT = 300  # seconds that a token has left for the service when the page takes it to be ending

@@ -35,7 +35,7 @@ FAULTS = (
 
 
 def begin_to_renew(worker):
-    """Let a worker renew its token, and then ask the service with it."""
+    """Ask a worker to renew its token, and then to use it for a request."""
     worker.stdin.write(b"\n")
 
 
