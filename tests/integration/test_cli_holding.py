@@ -222,15 +222,8 @@ async def holding_process(*arguments, **environment):
             yield held
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        # Each starts the command in a process.
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # each starts the command in a process; the next test has the signals in the test's own process
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_it_holds_until_told_to_stop_and_leaves_with_success(emulator, tmp_path, number):
     """The token is in the file, which only its owner can read, and no secret in what is told."""
     path = tmp_path / "token"
@@ -754,6 +747,7 @@ async def test_nobody_need_listen_where_systemd_should(emulator, tmp_path, monke
         await held.stop()
 
 
+@pytest.mark.slow  # it starts the command on a terminal
 def test_on_a_terminal_it_is_drawn_as_it_stands(service, tmp_path):
     """Until Ctrl-C, which leaves with success."""
     with Terminal("hold", "alice@example.com", "--write", tmp_path / "token", **settings_of(service)) as terminal:

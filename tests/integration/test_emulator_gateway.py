@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("loop_time")
 
 LIFE = 7200.0
 ALICE = "alice@example.com"
+KEY, OTHER_KEY = RSAKey.generate_key(2048), RSAKey.generate_key(2048)
 NOT_AUTHENTICATED = -32002
 
 
@@ -331,11 +332,10 @@ async def test_only_a_token_of_its_own_is_withdrawn(emulator, token):
 
 async def test_a_bound_token_connects_with_a_proof_of_its_key(emulator, caller, client):
     """For that call, once; and what the connection is allowed says so."""
-    key = RSAKey.generate_key(2048)
-    pair = await client.create_subscriber_token(ALICE, fingerprint=key.thumbprint(), scope="sat:refresh")
-    proof = make_proof(key, rpc="request", mth="signalwire.connect")
+    pair = await client.create_subscriber_token(ALICE, fingerprint=KEY.thumbprint(), scope="sat:refresh")
+    proof = make_proof(KEY, rpc="request", mth="signalwire.connect")
     authorization = (await caller.connect(pair.token.value, dpop_token=proof))["result"]["authorization"]
-    assert authorization["cnf"] == {"jkt": key.thumbprint()}
+    assert authorization["cnf"] == {"jkt": KEY.thumbprint()}
     assert authorization["scope"] == ["sat:refresh"]
     refused = await caller.reauthenticate(pair.token.value, dpop_token=proof)
     assert refused["error"]["code"] == NOT_AUTHENTICATED
@@ -349,15 +349,14 @@ async def test_a_bound_token_connects_with_a_proof_of_its_key(emulator, caller, 
         ({"rpc": None}, "the proof's rpc is for something else"),
         ({"iat": 1}, "the proof's iat is not within 60 s"),
         (None, "the token is bound to a key, and no proof came with it"),
-        ({"key": RSAKey.generate_key(2048)}, "the token is bound to another key than the proof's"),
+        ({"key": OTHER_KEY}, "the token is bound to another key than the proof's"),
     ],
     ids=["another method's", "not for a call", "too old", "none", "another key's"],
 )
 async def test_a_bound_token_without_a_proof_that_holds_ends_the_connection(emulator, caller, client, claims, reason):
     """The caller is not told why."""
-    key = RSAKey.generate_key(2048)
-    pair = await client.create_subscriber_token(ALICE, fingerprint=key.thumbprint(), scope="sat:refresh")
-    whole = {"key": key, "rpc": "request", "mth": "signalwire.connect", **(claims or {})}
+    pair = await client.create_subscriber_token(ALICE, fingerprint=KEY.thumbprint(), scope="sat:refresh")
+    whole = {"key": KEY, "rpc": "request", "mth": "signalwire.connect", **(claims or {})}
     proof = None if claims is None else make_proof(**whole)
     refused = await caller.connect(pair.token.value, dpop_token=proof)
     assert refused["error"] == {"code": NOT_AUTHENTICATED, "message": "authentication failed"}
@@ -367,8 +366,7 @@ async def test_a_bound_token_without_a_proof_that_holds_ends_the_connection(emul
 
 async def test_a_proof_that_comes_with_an_ordinary_token_is_verified_all_the_same(emulator, caller, pair):
     """Browsers send one wherever they have a key; it binds nothing."""
-    key = RSAKey.generate_key(2048)
-    proof = make_proof(key, rpc="request", mth="signalwire.connect")
+    proof = make_proof(KEY, rpc="request", mth="signalwire.connect")
     assert "cnf" not in (await caller.connect(pair.token.value, dpop_token=proof))["result"]["authorization"]
     refused = await caller.reauthenticate(pair.token.value, dpop_token="hush")
     assert refused["error"]["code"] == NOT_AUTHENTICATED

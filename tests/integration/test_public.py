@@ -46,6 +46,7 @@ def test_the_version_is_one():
     assert signalwire_tokens.__version__ == version("signalwire-tokens")
 
 
+@pytest.mark.slow  # it imports the package in a process
 def test_importing_brings_in_nothing_that_is_not_needed():
     """Neither the extras nor PyJWT, which only a signed token needs."""
     code = "import signalwire_tokens, sys; print(*sys.modules)"

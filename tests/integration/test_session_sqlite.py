@@ -464,12 +464,12 @@ async def test_a_lease_of_a_process_that_died_is_waited_for(emulator, clock, cli
     """The pair comes when the lease has ended, and not before."""
     async with file.open() as store, file.open() as dead:
         session = session_of(client, store)
-        lease = dead.lease(session._share.key, 20.0)
+        lease = dead.lease(session._share.key, 5.0)
         assert await lease.__aenter__()
         starting, began = asyncio.ensure_future(session.start()), clock.now()
         await eventually(starting.done, clock)
         await starting
-        assert 20 <= clock.now() - began < 25
+        assert 5 <= clock.now() - began < 10
         assert emulator.accepts(await session.token())
         await session.aclose()
         await lease.__aexit__(None, None, None)

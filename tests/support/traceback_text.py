@@ -1,6 +1,5 @@
 """What a traceback would show of the library's frames, to whoever prints their locals."""
 
-import io
 import traceback
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import aiohttp
 import cryptography
 import jwt
 from _pytest._io.saferepr import saferepr
-from rich.console import Console
 from rich.traceback import Traceback
 
 import signalwire_tokens
@@ -33,9 +31,7 @@ def frames_shown(error):
         for stack in rich.stacks:
             for frame in stack.frames:
                 if frame.filename.startswith(LOOKED_AT):
-                    out = Console(file=io.StringIO(), width=10**4)
-                    out.print(*(frame.locals or {}).values())
-                    shown.append(out.file.getvalue())
+                    shown += [node.render(max_width=10**6) for node in (frame.locals or {}).values()]
         shown += [repr(link), str(link), repr(vars(link)), repr(link.args)]
         shown += traceback.format_exception(link.with_traceback(None))
     return "\n".join(shown)

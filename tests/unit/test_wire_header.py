@@ -85,6 +85,7 @@ def test_no_string_raises(value):
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
     )
 )
 def test_no_header_raises(header):
