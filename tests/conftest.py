@@ -62,11 +62,12 @@ def wants(mark, config):
 def pytest_ignore_collect(collection_path, config):
     """Leave tests/system out, with the packages that only it needs, unless the command line asks for it.
 
-    pytest doesn't ask about a file that the command line names.
+    With `-m live`, read nothing but the one file with live tests. pytest doesn't ask about a file that the command line
+    names.
     """
-    if SYSTEM in collection_path.parents and not config.option.all:
-        return not (wants("live", config) and collection_path.name == "test_live.py")
-    return None
+    if config.option.markexpr == "live":
+        return collection_path.is_file() and collection_path != SYSTEM / "test_live.py"
+    return SYSTEM in collection_path.parents and not config.option.all
 
 
 @pytest.hookimpl(trylast=True)
