@@ -190,7 +190,6 @@ def test_the_version_is_the_package_s():
     assert run("--version").output == f"signalwire-tokens, version {__version__}\n"
 
 
-@pytest.mark.slow  # it starts Python
 def test_the_version_of_the_module_is_the_package_s():
     """As `python -m signalwire_tokens` prints it."""
     result = run_to_the_end([sys.executable, "-m", "signalwire_tokens", "--version"])
