@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from support.paths import ROOT
 from support.processes import last_lines
 
@@ -18,6 +20,7 @@ def run_quickly(*arguments):
     return done
 
 
+@pytest.mark.heavy
 def test_every_figure_is_measured():
     """Each has a value, and those with a goal say whether it was met; a goal that was missed ends in a failure."""
     done = run_quickly("--json")

@@ -11,6 +11,7 @@ from system import simulation
 SEEDS = {"grace": 11}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mode", [mode.value for mode in Rotation])
 def test_sessions_keep_their_promise(mode, capsys):
     """Through outages, throttling, lost and slow answers, suspends and jumps of the wall clock, in each mode."""

@@ -100,7 +100,7 @@ async def crowd(clock):
     return Crowd(clock)
 
 
-@pytest.mark.parametrize("rate", [0.5, 1, 7.5, 150, pytest.param(5000, marks=pytest.mark.slow)])  # three seconds
+@pytest.mark.parametrize("rate", [0.5, 1, 7.5, 150, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.heavy])])
 async def test_no_second_has_more_renewals_in_it_than_the_rate(clock, rate):
     """Wherever it begins; and hardly fewer, as long as somebody waits."""
     crowd = Crowd(clock, rate=rate, concurrency=10**6)

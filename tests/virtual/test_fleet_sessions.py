@@ -272,7 +272,7 @@ async def test_nobody_is_told_to_ask_again_at_once(clock, line):
         await clock.advance(10)
 
 
-@pytest.mark.parametrize("hours", [1, pytest.param(8, marks=pytest.mark.slow)])  # eight take seven seconds
+@pytest.mark.parametrize("hours", [1, pytest.param(8, marks=[pytest.mark.slow, pytest.mark.heavy])])
 async def test_a_few_whom_the_service_fails_harm_nobody_else(clock, line, hours):
     """They are tried after all others, and do not make the service pass for down for long."""
     async with SessionFleet(line.client, rate=50) as fleet:
@@ -385,7 +385,7 @@ async def test_a_live_token_is_given_while_the_service_is_down(clock, line):
                 call.send(None)
 
 
-@pytest.mark.parametrize("sessions", [50, pytest.param(1000, marks=pytest.mark.slow)])  # 1000 take seven seconds
+@pytest.mark.parametrize("sessions", [50, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.heavy])])
 async def test_no_second_sees_more_than_the_rate_and_no_moment_more_than_the_concurrency(clock, line, sessions):
     """From the first issue on, through a day."""
     line.takes = 0.5
