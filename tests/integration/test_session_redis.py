@@ -16,7 +16,7 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import Delay, Emulator, Reset, Rotation, Status
 from signalwire_tokens.stores import new_sealing_key
 from signalwire_tokens.stores.redis import RedisStore
-from support.faulty_redis import Proxy
+from support.faulty_redis import Proxy, wait_no_longer_than
 from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
 
@@ -83,12 +83,14 @@ class Frail:
         """Begin a trouble."""
         match trouble:
             case "slow" | "slow from now on":
-                self._proxy.delay, self.store._timeout = LATE, SOON
+                self._proxy.delay = LATE
+                wait_no_longer_than(SOON, self.store)
             case "slower than the policy allows":
                 self._proxy.delay = LATE
                 self._be_patient(SOON)
             case "stall":
-                self._proxy.mode, self.store._timeout = trouble, SOON
+                self._proxy.mode = trouble
+                wait_no_longer_than(SOON, self.store)
             case _:
                 self._proxy.mode = trouble
         if trouble != "slow from now on":
@@ -96,7 +98,7 @@ class Frail:
 
     def heal(self):
         """End the trouble."""
-        self.store._timeout = HANG
+        wait_no_longer_than(HANG, self.store)
         self._be_patient(POLICY.store_patience)
         self._proxy.heal()
 

@@ -23,7 +23,7 @@ from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, key_of, new_sealing_key
 from signalwire_tokens.stores.redis import MOST_CONNECTIONS, RedisStore, cancellation_kept
 from signalwire_tokens.testing import StoreConformance
-from support.faulty_redis import Proxy, nonsense
+from support.faulty_redis import Proxy, nonsense, wait_no_longer_than
 from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
 
@@ -232,7 +232,7 @@ QUICK = ("http", "still loading", "half an answer", "too short a list")  # one o
 async def test_a_server_that_is_none_is_told_without_its_words(key, answer):
     """It may answer anything, and what it says may be anybody's secret; who watches goes on trying."""
     async with nonsense(answer * 20) as url, store_at(url) as store:
-        store._timeout = LIMIT
+        wait_no_longer_than(LIMIT, store)
         store.watch(key, lambda: None)
         errors = await failures(store, key)
         assert "load" in errors
@@ -307,12 +307,13 @@ async def test_a_server_that_stalls_is_given_up_on_in_time(proxy, prefix, key, w
     async with store_at(proxy.url, prefix=prefix) as store:
         if warm:
             assert await failures(store, key) == {}
-        proxy.mode, store._timeout = "stall", SOON
+        proxy.mode = "stall"
+        wait_no_longer_than(SOON, store)
         errors = await failures(store, key)
         assert errors.keys() == ALL
         assert all(str(error).endswith(f"no answer within {SOON} s") for error in errors.values())
         proxy.heal()
-        store._timeout = HANG
+        wait_no_longer_than(HANG, store)
         assert await failures(store, key) == {}
 
 
