@@ -9,10 +9,13 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from signalwire_tokens import new_sealing_key
+from signalwire_tokens import RefreshPolicy, new_sealing_key
 from signalwire_tokens.cli import cli
+from signalwire_tokens.keeper import asking
+from signalwire_tokens.stores.redis import RedisStore
 from support.documented import assert_documented
 from support.paths import PACKAGE, ROOT
+from support.waiting import HANG
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
@@ -23,6 +26,13 @@ COMMANDS = [
 
 # Their programs wait for seconds, as a reader would see them do.
 SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
+
+
+@pytest.fixture
+def patient_stores(monkeypatch):
+    """Give a store as long as it needs, where a page doesn't say how long: a busy machine may take more than a second."""
+    monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", HANG)
+    monkeypatch.setattr(asking, "DEFAULT_POLICY", RefreshPolicy(store_patience=HANG, lease=2 * HANG))
 
 
 @pytest.mark.parametrize(
@@ -36,6 +46,7 @@ SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
         for page in PAGES
     ],
 )
+@pytest.mark.usefixtures("patient_stores")
 def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
     """As a reader would run them, from the top of the page to its end."""
     monkeypatch.chdir(tmp_path)

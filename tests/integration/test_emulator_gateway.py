@@ -40,6 +40,7 @@ def calls(emulator):
     return [(entry.operation, entry.auth, entry.status) for entry in emulator.journal if entry.auth == "JWT"]
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_live_token_connects(emulator, caller, pair):
     """And is told what it allows."""
     result = (await caller.connect(pair.token.value))["result"]
