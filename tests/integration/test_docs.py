@@ -30,7 +30,7 @@ SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
 
 @pytest.fixture
 def patient_stores(monkeypatch):
-    """Give a store as long as it needs, where a page doesn't say how long: a busy machine may take more than a second."""
+    """Let a store take longer than its second where a page doesn't say how long: the machine may be busy."""
     monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", HANG)
     monkeypatch.setattr(asking, "DEFAULT_POLICY", RefreshPolicy(store_patience=HANG, lease=2 * HANG))
 
