@@ -128,8 +128,8 @@ def wait_no_longer_than(seconds, store):
     Its connections wait twice as long: on a busy machine, Python 3.11 may lose the store's own cancellation, and a call
     then lasts as long as its connection waits.
     """
-    limits = {"socket_timeout": 2 * seconds, "socket_connect_timeout": 2 * seconds}
-    store._timeout = seconds
-    store._pool.connection_kwargs.update(limits)
-    for connection in (*store._pool._available_connections, *store._pool._in_use_connections):
-        vars(connection).update(limits)
+    pool, store._timeout = store._pool, seconds
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        pool.connection_kwargs[name] = 2 * seconds
+        for connection in (*pool._available_connections, *pool._in_use_connections):
+            setattr(connection, name, 2 * seconds)
