@@ -23,6 +23,7 @@ try:
         RedisError,
         ResponseError,
     )
+    from redis.exceptions import TimeoutError as ConnectionTimeout
 except ModuleNotFoundError:
     raise ModuleNotFoundError("RedisStore needs redis: install signalwire-tokens[redis]", name="redis") from None
 
@@ -204,7 +205,7 @@ class RedisStore:
             with cancellation_kept():
                 async with asyncio.timeout(self._timeout):
                     return await (command(name) if arguments is None else command(keys=[name], args=arguments.value))
-        except TimeoutError:
+        except (TimeoutError, ConnectionTimeout):  # the store's limit and the connection's are the same
             reason = f"no answer within {self._timeout:g} s"
         except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
             reason = told(error)

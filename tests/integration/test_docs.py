@@ -29,8 +29,8 @@ SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
 
 
 @pytest.fixture
-def patient_stores(monkeypatch):
-    """Let a store take longer than its second where a page doesn't say how long: the machine may be busy."""
+def longer_timeouts(monkeypatch):
+    """Raise the default timeouts of stores: on a busy machine, one second is too short."""
     monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", HANG)
     monkeypatch.setattr(asking, "DEFAULT_POLICY", RefreshPolicy(store_patience=HANG, lease=2 * HANG))
 
@@ -46,7 +46,7 @@ def patient_stores(monkeypatch):
         for page in PAGES
     ],
 )
-@pytest.mark.usefixtures("patient_stores")
+@pytest.mark.usefixtures("longer_timeouts")
 def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
     """As a reader would run them, from the top of the page to its end."""
     monkeypatch.chdir(tmp_path)

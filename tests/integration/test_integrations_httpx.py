@@ -219,20 +219,20 @@ async def test_an_ipv6_address_is_an_origin_as_any(session):
 
 @pytest.mark.parametrize("hidden", ["httpx", "httpx2"])
 def test_either_of_the_two_will_do(monkeypatch, hidden):
-    """Whichever is installed."""
+    """The module works if only one of them is installed."""
     monkeypatch.setitem(sys.modules, hidden, None)
-    assert import_anew(monkeypatch, authorize.__module__).authorize is not authorize
+    assert import_again(monkeypatch, authorize.__module__).authorize is not authorize
 
 
-def test_without_either_of_the_two_it_is_said_what_is_missing(monkeypatch):
-    """By both names."""
+def test_without_either_of_the_two_the_import_names_what_is_missing(monkeypatch):
+    """The error names both."""
     for name in ("httpx", "httpx2"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match="neither httpx2 nor httpx is installed"):
-        import_anew(monkeypatch, authorize.__module__)
+        import_again(monkeypatch, authorize.__module__)
 
 
-def import_anew(monkeypatch, name):
+def import_again(monkeypatch, name):
     """Import a module as if for the first time; the test's end brings back the one that was there."""
     monkeypatch.setattr(name, sys.modules[name])
     monkeypatch.delitem(sys.modules, name)

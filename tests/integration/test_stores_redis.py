@@ -311,9 +311,7 @@ async def test_a_server_that_stalls_is_given_up_on_in_time(proxy, prefix, key, w
         wait_no_longer_than(SOON, store)
         errors = await failures(store, key)
         assert errors.keys() == ALL
-        # On a busy machine, the limits of the store and of its connection may pass in the same moment.
-        reasons = {str(error).rpartition(": ")[2] for error in errors.values()}
-        assert reasons <= {f"no answer within {SOON:g} s", "failed with TimeoutError"}
+        assert all(str(error).endswith(f"no answer within {SOON} s") for error in errors.values())
         proxy.heal()
         wait_no_longer_than(HANG, store)
         assert await failures(store, key) == {}

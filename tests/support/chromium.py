@@ -13,7 +13,7 @@ import pytest
 from support.needs import NEEDS_ALL
 from support.waiting import HANG
 
-# Without the group, `pytest --all` skips the modules that need it, and says what to install; CI fails instead.
+# Only the group `all` brings this package. Without the group, the skip says what to install; CI fails instead.
 playwright = pytest.importorskip("playwright.async_api", reason=NEEDS_ALL)
 
 SDK = "@signalwire/js@4.0.0-beta.12"

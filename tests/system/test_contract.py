@@ -12,7 +12,7 @@ from support.needs import NEEDS_ALL
 from support.openapi import PATH, security_of
 from support.waiting import HANG
 
-# As in `support.chromium`: a newcomer who has not installed the group learns what to install.
+# Only the group `all` brings this package. Without the group, the skip says what to install; CI fails instead.
 schemathesis = pytest.importorskip("schemathesis", reason=NEEDS_ALL)
 
 

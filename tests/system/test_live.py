@@ -22,7 +22,7 @@ SETTINGS = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN")
 MISSING = [name for name in SETTINGS if not os.environ.get(name)]
 REFERENCE = os.environ.get("SIGNALWIRE_LIVE_REFERENCE", "signalwire-tokens-live")
 
-# These run with `-m live` alone, and CI never runs them: it has no real space.
+# These skip without a real space, since only a user who has one can run them. CI runs them on the emulator, below.
 on_a_real_space = [
     pytest.mark.live,
     pytest.mark.enable_socket,
@@ -77,7 +77,7 @@ async def test_guests_and_invitees_are_let_to_an_address(space):
 async def test_a_click_to_call_token_is_exchanged(space):
     """For a guest's."""
     click_to_call = os.environ.get("SIGNALWIRE_CLICK_TO_CALL")
-    if not click_to_call:  # only a space's own settings page gives one out
+    if not click_to_call:  # optional, since only a space's settings page gives one out
         pytest.skip("it needs a web page's click-to-call token: set SIGNALWIRE_CLICK_TO_CALL")
     assert (await space.create_embed_token(click_to_call)).value
 
