@@ -13,7 +13,8 @@
     │   ├── Forbidden             403
     │   ├── NotFound              404
     │   ├── ValidationFailed      422, with every item in `errors`
-    │   ├── RateLimited           429, with `retry_after` where the service gave it
+    │   ├── RateLimited           429, with `retry_after` where SignalWire gave it
+    │   ├── TemporarilyRefused    SignalWire can't do it at this moment, or for this account; try later
     │   └── ServerError           5xx
     ├── UnexpectedResponse        an answer that is not the service's: HTML, a redirect, broken JSON
     ├── SessionError              the keeping alive of a token
@@ -44,17 +45,20 @@ __all__ = [
     "SessionExpired",
     "SignalWireTokenError",
     "StoreError",
+    "TemporarilyRefused",
     "TimedOut",
     "TokenUnavailable",
     "TransportError",
     "Unauthorized",
     "UnexpectedResponse",
     "ValidationFailed",
+    "is_throttle",
     "is_transient",
 ]
 
 
 MOST_SHOWN = 20
+SERVICE_UNAVAILABLE = 503
 
 
 @attrs.frozen(kw_only=True)
@@ -174,7 +178,11 @@ class ValidationFailed(ApiError):
 
 
 class RateLimited(ApiError):
-    """429: too many requests; `retry_after` holds the seconds to wait where the service gave them."""
+    """429, or the code `rate_limit_exceeded`: too many requests. `retry_after` is the wait in seconds, if known."""
+
+
+class TemporarilyRefused(ApiError):
+    """The code `cannot_process` or `account_limit_exceeded`: the same request may succeed later."""
 
 
 class ServerError(ApiError):
@@ -211,5 +219,12 @@ class StoreError(SignalWireTokenError):
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same request may succeed later with nothing changed."""
-    return isinstance(error, TransportError | RateLimited | ServerError | TokenUnavailable)
+    """Return whether the same request may succeed later with nothing changed."""
+    return isinstance(error, TransportError | RateLimited | TemporarilyRefused | ServerError | TokenUnavailable)
+
+
+def is_throttle(error: BaseException) -> bool:
+    """Return whether SignalWire did nothing and wants to be left alone: the one rule for what counts as throttling."""
+    if isinstance(error, ServerError):
+        return error.status == SERVICE_UNAVAILABLE and error.retry_after is not None
+    return isinstance(error, RateLimited)

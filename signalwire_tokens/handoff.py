@@ -18,8 +18,6 @@ import attrs
 from .errors import (
     ConfigurationError,
     InvalidRequest,
-    RateLimited,
-    ServerError,
     SessionClosed,
     SignalWireTokenError,
     StoreError,
@@ -27,6 +25,7 @@ from .errors import (
     is_transient,
 )
 from .origins import check_origins
+from .throttle import LONGEST_THROTTLE, Throttle
 
 __all__ = [
     "LARGEST_BODY",
@@ -40,7 +39,6 @@ __all__ = [
     "answer_with",
     "finish",
     "pause_before_binding",
-    "quiet_after",
     "read_request",
     "read_wish",
     "refuse",
@@ -50,7 +48,6 @@ LARGEST_BODY = 4096
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
 PAUSE = 5.0  # seconds after which to ask again, where nobody knows better
 SHORTEST_PAUSE = 1.0  # seconds
-LONGEST_QUIET = 60.0  # seconds after which the service is asked again, whatever it said: somebody waits
 MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
 TITLES = {
     400: "Bad Request",
@@ -233,7 +230,7 @@ def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answe
 def answer_for(error: SignalWireTokenError) -> Answer:
     """Say what an error means to a browser. What the service said is the application's affair, and is not passed on."""
     if is_transient(error) or isinstance(error, SessionClosed | StoreError | UnexpectedResponse):
-        pause = PAUSE if error.retry_after is None else error.retry_after
+        pause = PAUSE if error.retry_after is None else min(error.retry_after, LONGEST_THROTTLE)
         return refuse(
             503, "There is no token at this moment: ask again.", headers={"Retry-After": str(max(1, math.ceil(pause)))}
         )
@@ -242,21 +239,13 @@ def answer_for(error: SignalWireTokenError) -> Answer:
     return refuse(502, "The token service refuses what the application asks of it.")
 
 
-def pause_before_binding(*, now: float, quiet_until: float, asked_at: float, under_way: int) -> float | None:
-    """Say for how long the service is not to be asked for a token that a key binds; None where it may be.
+def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> float | None:
+    """Return for how long SignalWire isn't asked for a token that a device's key binds, or None to ask now.
 
-    `quiet_until` is until when it wants to be left alone, `asked_at` when such a token was last asked for, `under_way`
-    how many are being asked for.
+    `under_way` is how many such tokens are being asked for.
     """
-    quiet = min(quiet_until, asked_at + LONGEST_QUIET) - now
+    quiet = throttle.left(now, longest=LONGEST_THROTTLE)
     return max(SHORTEST_PAUSE, quiet) if quiet > 0 or under_way >= MOST_BINDING else None
-
-
-def quiet_after(error: SignalWireTokenError) -> float:
-    """Say for how long the service wants to be left alone."""
-    if isinstance(error, RateLimited):
-        return PAUSE if error.retry_after is None else error.retry_after
-    return (error.retry_after or 0.0) if isinstance(error, ServerError) else 0.0
 
 
 def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:

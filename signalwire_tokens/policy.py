@@ -2,10 +2,10 @@
 
 It reads no clock, does no I/O and draws nothing by itself. All times are seconds by one clock, which is the caller's.
 
-A way to renew answers `Renewed`, or one of the failures: `NotSent` (it did nothing), `Ambiguous` (nobody knows what
-it did), `Throttled` (turned away), `Spent` (refused for good) or `Misconfigured` (the settings are at fault).
-The policy knows only these, and of those that did nothing the one that came too early, `NotYet`. It answers a step:
-`Present` the refresh token, `Reissue` the pair, or `Expire`.
+A way to renew answers `Renewed`, or one of the failures: `NotSent` (it did nothing), `Ambiguous` (it may have done
+something), `Throttled` (turned away), `Spent` (refused for good), `Misconfigured` (the settings are at fault) or
+`Denied` (SignalWire refuses this session). The policy knows only these, and of those that did nothing the one that came
+too early, `NotYet`. It answers a step: `Present` the refresh token, `Reissue` the pair, or `Expire`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import attrs
 
 from .errors import ConfigurationError, SignalWireTokenError
 from .models import TokenPair
+from .throttle import LONGEST_THROTTLE
 
 __all__ = [
     "Ambiguous",
+    "Denied",
     "Expire",
     "Failure",
     "Misconfigured",
@@ -92,7 +94,13 @@ class Spent(Answered):
 
 
 class Misconfigured(Answered):
-    """The settings are at fault, and somebody has to mend them."""
+    """The settings are at fault: no session of the project gets a token until someone corrects them."""
+
+    __slots__ = ()
+
+
+class Denied(Answered):
+    """SignalWire refuses this session alone, until something changes there."""
 
     __slots__ = ()
 
@@ -106,7 +114,7 @@ class Renewed:
     saved: bool = True
 
 
-Failure: TypeAlias = NotSent | Ambiguous | Throttled | Spent | Misconfigured
+Failure: TypeAlias = NotSent | Ambiguous | Throttled | Spent | Misconfigured | Denied
 Outcome: TypeAlias = Renewed | Failure
 
 
@@ -144,9 +152,9 @@ class Situation:
 
     `life` is how long the access token lives from its issue to its end; `access_until` is -inf where there is no token
     yet. `draw` is uniform in 0 to 1, and drawn anew after each attempt. `tried` is when the last attempt ended,
-    `replays` how often the refresh token was presented with nobody knowing what came of it. `wanted` is since when
-    somebody waits, `quiet_until` when the service will hear us again, `not_before` when a forced renewal is allowed;
-    `kept` is False for a token that is too short-lived to be reckoned with.
+    `replays` how often the refresh token was presented with an unknown result. `wanted` is since when a caller waits.
+    SignalWire asked at `throttled_at` to be left alone until `throttled_until`. A forced renewal is allowed from
+    `not_before` on. `kept` is False for a token that is too short-lived to be kept.
     """
 
     life: float
@@ -160,7 +168,8 @@ class Situation:
     failures: int = 0
     replays: int = 0
     tried: float = NEVER
-    quiet_until: float = NEVER
+    throttled_at: float = NEVER
+    throttled_until: float = NEVER
     not_before: float = NEVER
     wanted: float = math.inf
     kept: bool = True
@@ -217,12 +226,12 @@ class RefreshPolicy:
     """The shortest life with which pauses are not scaled down."""
     throttle_share: float = 0.5
     """A service that asks for quiet is given at most this share of what is left of the token."""
-    throttle_late: float = 60.0
-    """And this once the token is dead; scaled."""
+    throttle_late: float = LONGEST_THROTTLE
+    """Without a valid token, at most this from when it asked; scaled."""
     throttle_spread: float = 5.0
-    """The end of such a quiet is spread over this, so that not all sessions come at once; scaled."""
+    """Sessions spread their next attempt over this, or over the time SignalWire asked for if that is less; scaled."""
     misconfigured_from: float = 300.0
-    """After a 401, 403 or 404, while the token lives: the shortest pause; scaled."""
+    """After a 401, 403 or 404, while the token is valid: the shortest pause; scaled."""
     misconfigured_to: float = 600.0
     """And the longest; scaled."""
     forced_every: float = 60.0
@@ -379,12 +388,11 @@ class RefreshPolicy:
         at = situation.due if situation.failure is None else situation.tried + self._pause(situation)
         left = situation.access_until - situation.tried
         is_early = self.is_early(situation.failure, left=left, life=situation.life)
-        if not (is_early or isinstance(situation.failure, Misconfigured)):  # whom asking sooner does not help
+        if not (is_early or isinstance(situation.failure, Misconfigured | Denied)):  # asking sooner does not help
             at = min(at, situation.wanted)
         at = max(at, situation.tried + self.floor_for(situation.life))
-        if at < situation.quiet_until:
-            spread = situation.draw * self._pace(situation.life) * self.throttle_spread
-            at = min(situation.quiet_until + spread, at + self._longest_quiet(situation, at))
+        if at < situation.throttled_until:
+            at = max(at, self._throttle_end(situation, at))
         return max(at, situation.not_before)
 
     def _pause(self, situation: Situation) -> float:
@@ -394,7 +402,7 @@ class RefreshPolicy:
         match situation.failure:
             case None | Spent():
                 pause = 0.0
-            case Misconfigured() if not late:
+            case Misconfigured() | Denied() if not late:
                 pause = pace * between(self.misconfigured_from, self.misconfigured_to, situation.draw)
             case Ambiguous() if situation.replays == 1:
                 pause = pace * between(self.backoff_from, 2 * self.backoff_from, situation.draw)
@@ -403,6 +411,9 @@ class RefreshPolicy:
                 pause = between(longest / 2, longest, situation.draw)
             case Misconfigured():
                 pause = pace * between(self.late_from, self.late_to, situation.draw)
+            case Denied():
+                longest = min(self.misconfigured_to, self.late_to * 2.0 ** min(situation.failures, MOST_DOUBLINGS))
+                pause = pace * between(longest / 2, longest, situation.draw)
             case NotSent() | Ambiguous() | Throttled():
                 doubled = self.backoff_from * 2.0 ** min(situation.failures, MOST_DOUBLINGS)
                 shortest = min(self.late_from, doubled / 2) if late else self.backoff_from
@@ -415,12 +426,25 @@ class RefreshPolicy:
             horizon = min(horizon, left)
         return min(pause, horizon * self.backoff_share)
 
-    def _longest_quiet(self, situation: Situation, at: float) -> float:
-        """Say how long a service is left alone that asked for it."""
+    def _throttle_end(self, situation: Situation, at: float) -> float:
+        """Return when a session asks SignalWire again that wants to be left alone."""
         horizon, left = situation.way_ends - at, situation.access_until - at
-        if left > 0:
-            return min(horizon, left) * self.throttle_share
-        return min(self._pace(situation.life) * self.throttle_late, max(0.0, horizon) * self.throttle_share)
+        longest = at + max(0.0, min(horizon, left) if left > 0 else horizon) * self.throttle_share
+        asked, until, life, draw = situation.throttled_at, situation.throttled_until, situation.life, situation.draw
+        end = until + self._throttle_spread(asked, until, life) * draw
+        return min(longest, end if left > 0 else self.throttle_end(asked=asked, until=until, life=life, draw=draw))
+
+    def throttle_end(self, *, asked: float, until: float, life: float, draw: float) -> float:
+        """Return when SignalWire is asked again without a valid token: never later than `throttle_late` after it asked.
+
+        It asked at `asked` to be left alone until `until`. `draw` spreads those who wait.
+        """
+        pace = self._pace(life)
+        end = until + self._throttle_spread(asked, until, life) * draw
+        return min(end, asked + pace * (self.throttle_late - self.throttle_spread * (1 - draw)))
+
+    def _throttle_spread(self, asked: float, until: float, life: float) -> float:
+        return min(self._pace(life) * self.throttle_spread, until - asked)
 
     def floor_for(self, life: float) -> float:
         """Say how far apart attempts are at least."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import random
 import ssl as tls
@@ -27,6 +26,7 @@ from signalwire_tokens.errors import (
     Unauthorized,
 )
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.throttle import Throttle
 
 from .credentials import ProjectCredentials, bare
 from .observing import look_on
@@ -72,8 +72,7 @@ class TokenClient:
     project_id: str | None = None
     lifetimes: Lifetimes
     clock: Clock
-    # By the clock: until when the service has asked to be left alone by whoever renews in the background.
-    quiet_until: float = -math.inf
+    throttle: Throttle
     observers: tuple[Observer, ...] = ()
 
     def __init__(
@@ -101,6 +100,7 @@ class TokenClient:
         self._retries = retries
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
+        self.throttle = Throttle()
         self._sender = Sender(self.origin, http, ssl, hidden_proxy)
 
     @classmethod
@@ -351,7 +351,8 @@ class TokenClient:
                 continue
             left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
-            pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left)
+            quiet = self.throttle.left(self.clock.now())
+            pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left, quiet=quiet)
             failures += 1
             if pause is None or failures > retries or self._sender.closed:
                 return outcome
@@ -366,14 +367,17 @@ class TokenClient:
         """Ask once."""
         self._sender.check()
         trip.start(await self._authorize(request))
-        sent = self.clock.wall()
+        sent, sent_at = self.clock.now(), self.clock.wall()
         try:
             status, headers, body = await self._sender.send(request, trip)
         except TransportError as error:
             return error.with_traceback(None)
         logger.debug("%s: answered %d", request.operation, status)
-        answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent, lifetimes=self.lifetimes)
-        return wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
+        answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent_at, lifetimes=self.lifetimes)
+        outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
+        failure = outcome if isinstance(outcome, SignalWireTokenError) else None
+        self.throttle.note(failure, sent=sent, now=self.clock.now())
+        return outcome
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
         """Write the authentication that an operation sends: its own and nothing more."""

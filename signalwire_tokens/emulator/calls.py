@@ -64,11 +64,11 @@ class RefusedError(Exception):
         self.reply = reply
 
 
-def failure(status: int, reason: str | None = None) -> Reply:
-    """Make the reply that a status has, where nothing more is to be said."""
-    if status == 422:  # noqa: PLR2004 - the one status whose body is a list of problems
+def failure(status: int, reason: str | None = None, *, code: str | None = None) -> Reply:
+    """Return the usual reply with a status, or one whose single problem has a certain code."""
+    if status == 422 or code is not None:  # noqa: PLR2004 - the one status whose body is always a list of problems
         body = Validator(None)
-        body.complain("invalid_parameter", None, "the request is not valid")
+        body.complain(code or "invalid_parameter", None, "the request is not valid")
         return Reply(status, {"errors": body.problems})
     return Reply(status, {"error": ERRORS.get(status, "Error")}, reason)
 

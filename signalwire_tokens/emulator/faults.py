@@ -28,11 +28,16 @@ __all__ = [
 
 @attrs.frozen
 class Status:
-    """Answer with an error status, and with `Retry-After` where it is given, as seconds or as a date."""
+    """Answer with an error status.
+
+    `retry_after` is sent as `Retry-After`: a number as seconds, or as a date with `as_date`; a string as it is.
+    `code` is the code of the one item in the answer's `errors`, such as `rate_limit_exceeded`.
+    """
 
     status: int
-    retry_after: float | None = attrs.field(default=None, kw_only=True)
+    retry_after: float | str | None = attrs.field(default=None, kw_only=True)
     as_date: bool = attrs.field(default=False, kw_only=True)
+    code: str | None = attrs.field(default=None, kw_only=True)
     applied: bool = attrs.field(default=False, kw_only=True)
 
 

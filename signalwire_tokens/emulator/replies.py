@@ -53,15 +53,21 @@ def status_of(fault: Fault | None, reply: Reply) -> int | None:
             return reply.status
 
 
-def answer(request: web.BaseRequest, reply: Reply, now: float, *, retry_after: Status | None = None) -> web.Response:
-    """Write a reply down, dated."""
+def answer(request: web.BaseRequest, reply: Reply, now: float, *, fault: Status | None = None) -> web.Response:
+    """Return a reply as HTTP, with its date and whatever the fault adds."""
     headers = {"Date": http_date(now), "X-Request-Id": str(uuid4())}
-    if retry_after is not None and retry_after.retry_after is not None:
-        seconds = retry_after.retry_after
-        headers["Retry-After"] = http_date(now + seconds) if retry_after.as_date else f"{seconds:.0f}"
+    if fault is not None and fault.retry_after is not None:
+        headers["Retry-After"] = write_retry_after(fault.retry_after, now, as_date=fault.as_date)
     if is_open_to_browsers(request.path):
         headers |= CORS
     return web.json_response(reply.body, status=reply.status, headers=headers)
+
+
+def write_retry_after(pause: float | str, now: float, *, as_date: bool) -> str:
+    """Return the value of `Retry-After`."""
+    if isinstance(pause, str):
+        return pause
+    return http_date(now + pause) if as_date else f"{pause:.0f}"
 
 
 def http_date(seconds: float) -> str:

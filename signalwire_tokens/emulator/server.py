@@ -365,7 +365,7 @@ class Emulator:
             case SkewDate(seconds):
                 return answer(request, reply, now + seconds)
             case Status(status):
-                return answer(request, failure(status), now, retry_after=fault)
+                return answer(request, failure(status, code=fault.code), now, fault=fault)
             case Raw(body, status=status, content_type=content_type):
                 return web.Response(
                     status=status, body=body, headers={"Content-Type": content_type, "Date": http_date(now)}

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from signalwire_tokens.clock import Sleeper
 from signalwire_tokens.errors import StoreError
-from signalwire_tokens.policy import Failure, Misconfigured, Outcome, RefreshPolicy, Renewed, Spent, Throttled
+from signalwire_tokens.policy import Denied, Failure, Misconfigured, Outcome, RefreshPolicy, Renewed, Spent, Throttled
 
 from .breaker import Breaker, BreakerState
 
@@ -72,6 +72,8 @@ class Governor:
         self.wakes_at: float = math.inf
         self.timer: Timer = timer
         self.breaker: Breaker = BREAKERS.setdefault(client, Breaker())
+        self._throttle = client.throttle
+        self._draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
         self._policy = policy
         self._life = client.lifetimes.access.total_seconds()
         self._concurrency = concurrency
@@ -108,7 +110,9 @@ class Governor:
     @property
     def last_error(self) -> SignalWireTokenError | None:
         """What the service was last found to be ill with, if it has not answered since."""
-        return None if self.breaker.failure is None else self.breaker.failure.error
+        if self.breaker.failure is not None:
+            return self.breaker.failure.error
+        return self._throttle.error if self._throttle_end() > self._now() else None
 
     @property
     def fault(self) -> SignalWireTokenError | None:
@@ -131,11 +135,12 @@ class Governor:
 
     def pause(self) -> float:
         """Say for how long nobody may renew at all, as far as that is known."""
-        if not self.breaker.is_open:
-            return 0.0
-        pause = self.breaker.probe_at - self._now()
-        if self.breaker.probing:
-            pause = max(pause, self._policy.probe_pause(self._life, self.breaker.failed_probes, 1.0))
+        now = self._now()
+        pause = self._throttle_end() - now
+        if self.breaker.is_open:
+            pause = max(pause, self.breaker.probe_at - now)
+            if self.breaker.probing:
+                pause = max(pause, self._policy.probe_pause(self._life, self.breaker.failed_probes, 1.0))
         return max(0.0, pause)
 
     def enter(self, entrant: Entrant) -> bool:
@@ -183,7 +188,13 @@ class Governor:
             self._next_at -= self._interval
         elif not isinstance(outcome, Renewed):
             self._put_off(self._now())
+        self._draw = random.random()  # noqa: S311 - as above
         self._arm(self._now())
+
+    def throttle_lifted(self) -> None:
+        """Go on, since SignalWire accepts requests."""
+        if not self._closed:
+            self.timer.set(self, self._now())
 
     def forget(self, entrant: Entrant) -> None:
         """Call somebody no more."""
@@ -247,11 +258,20 @@ class Governor:
         return self._policy.ramp_for(self._life)
 
     def _is_free(self, now: float) -> bool:
-        """Tell whether somebody may renew now."""
+        """Return whether a session may renew now."""
+        if self._throttle_end() > now:
+            return False
         share = self.breaker.share(now, self._ramp)
         if not share:
             return not self.breaker.probing and self.breaker.probe_at <= now
         return len(self._flights) < self._limit(share) and self._next_at <= now
+
+    def _throttle_end(self) -> float:
+        """Return when the whole fleet asks SignalWire again after a throttle."""
+        asked, until = self._throttle.asked_at, self._throttle.until
+        if until == -math.inf:
+            return until
+        return self._policy.throttle_end(asked=asked, until=until, life=self._life, draw=self._draw)
 
     def _limit(self, share: float) -> float:
         return max(1.0, self._concurrency * share)
@@ -294,6 +314,9 @@ class Governor:
         else:
             is_needed = self._head() is not None or (self.breaker.is_open and bool(self._failed))
             at = self._free_at(now) if is_needed else math.inf
+            if is_needed and (end := self._throttle_end()) > now:
+                at = max(at, end)
+                self._throttle.watch(self)
         if at < self.wakes_at:
             self.timer.set(self, at)
 
@@ -310,7 +333,7 @@ class Governor:
 
     def _judge(self, entrant: Entrant, outcome: Outcome, *, was_probe: bool) -> None:
         """Learn from an outcome how the service is."""
-        if isinstance(outcome, Renewed | Spent):
+        if isinstance(outcome, Renewed | Spent | Denied):  # SignalWire has answered, if not what was asked for
             self._failed.pop(entrant, None)
             self._pardoned.discard(entrant)
             if self.breaker.succeed(self._now()):

@@ -212,6 +212,10 @@ class FleetSession(SubscriberSession):
         if self._left() > 0 and self._now() < self._due:
             self._fresh_until = min(self._due, self._asked_at + self._household.noted_every)
 
+    @property
+    def _throttled(self) -> tuple[float, float]:
+        return NEVER, NEVER  # the governor leaves SignalWire alone for the whole fleet
+
     def _situation(self) -> Situation:
         situation = super()._situation()
         if self._pressed_at == math.inf:

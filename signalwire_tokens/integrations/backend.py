@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
@@ -54,7 +53,6 @@ class Backend(Generic[R]):
     _snapshot: FleetSnapshot | None = None
     _snapshot_at: float = 0.0
     _binding: int = 0
-    _bound_at: float = -math.inf
 
     def __init__(
         self,
@@ -168,22 +166,17 @@ class Backend(Generic[R]):
         return give(session.pair.token, client.clock.wall() + session.runway.total_seconds())
 
     async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> TokenPair:
-        """Have a token issued that a device's key binds: asked for once, and never by too many at a time."""
-        now = client.clock.now()
-        pause = handoff.pause_before_binding(
-            now=now, quiet_until=client.quiet_until, asked_at=self._bound_at, under_way=self._binding
-        )
+        """Return a new pair that a device's key binds, asked for once; never too many at a time."""
+        pause = handoff.pause_before_binding(client.throttle, now=client.clock.now(), under_way=self._binding)
         if pause is not None:
-            raise TokenUnavailable("the service is not to be asked now", retry_after=pause)
+            reason = "SignalWire asked to be left alone" if client.throttle.error else "too many are being issued"
+            raise TokenUnavailable(f"no token is issued now: {reason}", retry_after=pause)
         request = wire.create_subscriber_token(
             reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"
         )
-        self._bound_at, self._binding = now, self._binding + 1
+        self._binding += 1
         try:
             return await client.send(request, retries=0)
-        except SignalWireTokenError as error:
-            client.quiet_until = max(client.quiet_until, client.clock.now() + handoff.quiet_after(error))
-            raise
         finally:
             self._binding -= 1
 

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from signalwire_tokens.client import ClientSettings, TokenClient, ask_caller, tolerate
 from signalwire_tokens.errors import (
-    RateLimited,
+    ConfigurationError,
     ServerError,
     SignalWireTokenError,
     StoreError,
+    TemporarilyRefused,
     TimedOut,
     TokenUnavailable,
     TransportError,
+    Unauthorized,
     UnexpectedResponse,
     ValidationFailed,
+    is_throttle,
 )
 from signalwire_tokens.policy import (
     Ambiguous,
+    Denied,
     Failure,
     Misconfigured,
     NotSent,
@@ -45,7 +49,10 @@ if TYPE_CHECKING:
 __all__ = ["Asking", "failure_of"]
 
 DEFAULT_POLICY = RefreshPolicy()
-SERVICE_UNAVAILABLE = 503
+# What SignalWire's codes are about, whatever the status they come with.
+ABOUT_TOKEN = frozenset(["token_expired", "token_invalid", "not_a_refresh_token", "invalid_token_format"])
+ABOUT_SUBSCRIBER = frozenset(["authblock_is_invalid", "authblock_is_expired"])
+ABOUT_API_TOKEN = frozenset(["invalid_auth_token_permissions"])
 
 
 class Asking(Keeper):
@@ -90,9 +97,9 @@ class Asking(Keeper):
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         """Ask for a pair, with `pair` or anew, within so many seconds; raise what went wrong."""
 
-    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:  # noqa: ARG002 - for most, it is the same
-        """Say what an error means for the renewal in a certain way."""
-        return failure_of(error)
+    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
+        """Return what an error means for the renewal in a certain way."""
+        return failure_of(error, way)
 
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
         asked = self._now()
@@ -141,11 +148,18 @@ class Asking(Keeper):
         return self._now() - max(0.0, self._clock.wall() - pair.token.issued_at.timestamp())
 
     @property
-    def _quiet_until(self) -> float:
-        return self.client.quiet_until + self._apart()
+    def _throttled(self) -> tuple[float, float]:
+        throttle, apart = self.client.throttle, self._apart()
+        return throttle.asked_at + apart, throttle.until + apart
 
-    def _keep_quiet(self, until: float) -> None:
-        self.client.quiet_until = max(self.client.quiet_until, until - self._apart())
+    def throttle_lifted(self) -> None:
+        """Try again, since SignalWire accepts requests."""
+        if self._timer is not None and self._is_at_rest:
+            self._timer.set(self, self._now())
+
+    def _hasten(self, timer: Timer) -> None:
+        super()._hasten(timer)
+        self.client.throttle.watch(self)
 
     def _apart(self) -> float:
         """Tell how far the session's clock is ahead of the client's, if that is another."""
@@ -159,18 +173,25 @@ class Asking(Keeper):
                 observer.renewed(left)
 
 
-def failure_of(error: SignalWireTokenError) -> Failure:
-    """Say what an error means for the renewal: what the service may have done, and whether asking again may help."""
+def failure_of(error: SignalWireTokenError, way: Present | Reissue) -> Failure:
+    """Return what an error means for the renewal: by the codes of the answer first, then by its kind."""
+    if is_throttle(error):
+        return Throttled(error)
+    codes = {problem.code for problem in error.errors}
     match error:
-        case TransportError(sent=False) | TokenUnavailable() | StoreError():
+        case TransportError(sent=False) | TokenUnavailable() | StoreError() | TemporarilyRefused():
             return NotSent(error)
-        case RateLimited():
-            return Throttled(error)
-        case ServerError() if error.status == SERVICE_UNAVAILABLE and error.retry_after is not None:
-            return Throttled(error)
         case TransportError() | ServerError() | UnexpectedResponse():
             return Ambiguous(error)
-        case ValidationFailed():
+        case ConfigurationError():
+            return Misconfigured(error)
+        case _ if codes & ABOUT_API_TOKEN:
+            return Misconfigured(error)
+        case _ if codes & ABOUT_TOKEN:  # where none was presented, it is about the credentials
+            return Spent(error) if isinstance(way, Present) else Misconfigured(error)
+        case Unauthorized():
+            return Misconfigured(error)
+        case ValidationFailed() if isinstance(way, Present) or not codes & ABOUT_SUBSCRIBER:
             return Spent(error)
         case _:
-            return Misconfigured(error)
+            return Denied(error)

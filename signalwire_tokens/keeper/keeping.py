@@ -19,7 +19,7 @@ from signalwire_tokens.errors import (
     TokenUnavailable,
 )
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.policy import Expire, Misconfigured, Present, Reissue, SessionState, Spent
+from signalwire_tokens.policy import Denied, Expire, Misconfigured, Present, Reissue, SessionState, Spent
 
 from .events import Listener
 from .renewing import Turn
@@ -299,7 +299,7 @@ class Keeper(Sharing):
     def _fault(self) -> SignalWireTokenError | None:
         """Find what has kept the session from a first token and will not pass by itself."""
         unused = self._generation == 0 and isinstance(self._failure, Spent)
-        return self.last_error if unused or isinstance(self._failure, Misconfigured) else None
+        return self.last_error if unused or isinstance(self._failure, Misconfigured | Denied) else None
 
     async def _live_token(self, min_ttl: float | None) -> str:
         """Return a live token, after a renewal where that is called for."""
@@ -359,8 +359,8 @@ class Keeper(Sharing):
         """Tell whether waiting so long cannot help."""
         if self._flight is not None:
             return False
-        if isinstance(self._failure, Misconfigured) and self._left() <= 0:
-            return self._pause() > 0  # somebody has to mend the settings first
+        if isinstance(self._failure, Misconfigured | Denied) and self._left() <= 0:
+            return self._pause() > 0  # something has to change first
         return self._pause() > seconds
 
     def _hasten(self, timer: Timer) -> None:

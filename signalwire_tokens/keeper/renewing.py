@@ -26,7 +26,6 @@ from signalwire_tokens.policy import (
     Renewed,
     Situation,
     Spent,
-    Throttled,
 )
 
 from .events import Listener, SessionEvent
@@ -129,12 +128,8 @@ class Renewing(ABC):
 
     @property
     @abstractmethod
-    def _quiet_until(self) -> float:
-        """Until when the service is to be left alone."""
-
-    @abstractmethod
-    def _keep_quiet(self, until: float) -> None:
-        """Leave the service alone."""
+    def _throttled(self) -> tuple[float, float]:
+        """When SignalWire asked to be left alone, and until when."""
 
     def wake(self, timer: Timer) -> None:
         """Do what is due: renew, or give up."""
@@ -161,6 +156,7 @@ class Renewing(ABC):
             self._plan()
 
     def _situation(self) -> Situation:
+        throttled_at, throttled_until = self._throttled
         return Situation(
             life=self._life,
             due=self._due,
@@ -173,7 +169,8 @@ class Renewing(ABC):
             failures=self._failures,
             replays=self._replays,
             tried=self._tried,
-            quiet_until=self._quiet_until,
+            throttled_at=throttled_at,
+            throttled_until=throttled_until,
             not_before=self._not_before,
             wanted=self._wanted,
             kept=self._is_kept(),
@@ -272,8 +269,6 @@ class Renewing(ABC):
                 self._presentable = False  # a refresh token that may be used up is not sent again
             case Ambiguous(), Present():
                 self._replays += 1
-            case Throttled(error), _ if error.retry_after is not None:
-                self._keep_quiet(self._tried + error.retry_after)
             case _:
                 pass
         is_early = self._policy.is_early(failure, left=self._left(), life=self._life)

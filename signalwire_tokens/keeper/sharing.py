@@ -19,7 +19,17 @@ from weakref import WeakMethod
 import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError, StoreError
-from signalwire_tokens.policy import Misconfigured, NotSent, Outcome, Present, Reissue, Renewed, Spent, Throttled
+from signalwire_tokens.policy import (
+    Denied,
+    Misconfigured,
+    NotSent,
+    Outcome,
+    Present,
+    Reissue,
+    Renewed,
+    Spent,
+    Throttled,
+)
 from signalwire_tokens.stores.records import life_of
 
 from .events import is_cancelled
@@ -133,7 +143,7 @@ class Sharing(Renewing):
 
     async def _after_failure(self, share: Share, outcome: Outcome, plain: Record, mark: Record) -> Renewed | None:
         """Take the mark back where nothing was done; where something may have been, look whether somebody did that."""
-        if isinstance(outcome, NotSent | Throttled | Misconfigured):
+        if isinstance(outcome, NotSent | Throttled | Misconfigured | Denied):
             await self._save(share, plain, mark.digest)
             return None
         return self._better(await self._read(share))

@@ -13,10 +13,12 @@ from signalwire_tokens.errors import (
     RateLimited,
     ServerError,
     SignalWireTokenError,
+    TemporarilyRefused,
     TransportError,
     Unauthorized,
     UnexpectedResponse,
     ValidationFailed,
+    is_throttle,
     is_transient,
 )
 
@@ -46,6 +48,15 @@ VOCABULARY = frozenset(
         "must_belong_to_project",
         "allowed_address_limit_exceeded",
         "token_expired",
+        "token_invalid",
+        "not_a_refresh_token",
+        "invalid_token_format",
+        "rate_limit_exceeded",
+        "cannot_process",
+        "account_limit_exceeded",
+        "authblock_is_invalid",
+        "authblock_is_expired",
+        "invalid_auth_token_permissions",
         "reference",
         "expire_at",
         "expires_at",
@@ -103,16 +114,19 @@ def read(
 
 
 def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] | Token]) -> ApiError:
-    """Turn an answer that is not a success into the error that says so."""
+    """Return the error for an answer that isn't a success: by the codes in its body first, then by its status."""
     kind, message = REFUSALS.get(answer.status, (ApiError, f"{{}} answered {answer.status}"))
     if answer.status // 100 == 5:  # noqa: PLR2004 - any 5xx is the service's own fault
         kind, message = ServerError, f"{{}} failed with {answer.status}"
+    errors = problems(answer, secrets)
+    codes = {problem.code for problem in errors}
+    kind, message = next(((kind, message) for code, kind, message in CODES if code in codes), (kind, message))
     detail = detail_of(answer, secrets)
     error = kind(
         message.format(request.peer) + (f": {detail}" if detail else ""),
         operation=request.operation,
         status=answer.status,
-        errors=problems(answer, secrets),
+        errors=errors,
         request_id=request_id(answer, secrets),
         retry_after=retry_after(answer),
     )
@@ -127,6 +141,12 @@ REFUSALS: Mapping[int, tuple[type[ApiError], str]] = {
     422: (ValidationFailed, "{} refused the request (422)"),
     429: (RateLimited, "too many requests (429)"),
 }
+# Codes that say more than the status they come with; the first that an answer has decides.
+CODES: Sequence[tuple[str, type[ApiError], str]] = (
+    ("rate_limit_exceeded", RateLimited, "too many requests"),
+    ("account_limit_exceeded", TemporarilyRefused, "{} allows no more for this account at the moment"),
+    ("cannot_process", TemporarilyRefused, "{} cannot process the request at the moment"),
+)
 
 
 def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Problem, ...]:
@@ -198,21 +218,23 @@ def retry_after(answer: Answer) -> float | None:
 
 
 def pause_before_retry(
-    request: Request[T], error: SignalWireTokenError, *, failures: int, draw: float, left: float
+    request: Request[T], error: SignalWireTokenError, *, failures: int, draw: float, left: float, quiet: float = 0.0
 ) -> float | None:
-    """Say how long to wait before asking again, or None where that must not, or could not, be.
+    """Return how long to wait before the request is sent again, or None if it must not be, or not in time.
 
-    `failures` counts those so far, `draw` is uniform in 0 to 1, `left` the seconds that the whole call still has.
+    `failures` counts those so far, `draw` is uniform in 0 to 1, `left` the seconds that the whole call still has, and
+    `quiet` those for which SignalWire wants to be left alone.
     """
     if not is_transient(error):
         return None
     if isinstance(error, TransportError):
         unknown = error.sent is not False
-    else:  # a 429, and a 503 that names a time, were turned away before anything was done
-        unknown = isinstance(error, ServerError) and error.retry_after is None
+    else:
+        unknown = isinstance(error, ServerError) and not is_throttle(error)
     if unknown and not request.replayable:
         return None
     pause = error.retry_after
     if pause is None:
-        pause = draw * min(SLOWEST_RETRY, FIRST_RETRY * 2.0 ** min(failures, 10))
+        pause = quiet + draw * min(SLOWEST_RETRY, FIRST_RETRY * 2.0 ** min(failures, 10))
+    pause = max(pause, quiet)
     return pause if pause < left else None

@@ -4,10 +4,11 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from signalwire_tokens import RefreshPolicy, SignalWireTokenError
+from signalwire_tokens import RateLimited, RefreshPolicy, SignalWireTokenError
 from signalwire_tokens.keeper import Keeper
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Present, Renewed, Spent, Throttled
+from signalwire_tokens.throttle import Throttle
 
 LIFE, WINDOW = 7200.0, 300.0
 NUMBERS = count(1)
@@ -21,7 +22,7 @@ NOT_SENT, AMBIGUOUS, SPENT, MISCONFIGURED = (refused(kind) for kind in (NotSent,
 
 
 def throttled(seconds):
-    return refused(Throttled, retry_after=seconds)
+    return Throttled(RateLimited("because", retry_after=seconds))
 
 
 def make_pair(life=LIFE, window=WINDOW):
@@ -57,7 +58,7 @@ class Scripted(Keeper):
         )
         self.script, self.life, self.held, self.held_for = list(script), life, held, held_for
         self.attempts, self.steps, self.presented = [], [], []
-        self.quiet = float("-inf")
+        self.throttle = Throttle()
 
     def _begin(self):
         if self.held is not None and self._share is None:
@@ -71,11 +72,8 @@ class Scripted(Keeper):
         return "#scripted"
 
     @property
-    def _quiet_until(self):
-        return self.quiet
-
-    def _keep_quiet(self, until):
-        self.quiet = until
+    def _throttled(self):
+        return self.throttle.asked_at, self.throttle.until
 
     async def _ask(self, step, pair, limit):
         asked = self._now()
@@ -89,4 +87,6 @@ class Scripted(Keeper):
             outcome = self.script.pop(0) if self.script else None
         if isinstance(outcome, BaseException):
             raise outcome
+        if isinstance(outcome, Throttled):
+            self.throttle.note(outcome.error, sent=asked, now=self._now())
         return Renewed(make_pair(self.life), asked) if outcome is None else outcome

@@ -73,10 +73,29 @@ def test_one_function_says_what_is_transient(kind):
         errors.ConnectionFailed,
         errors.TimedOut,
         errors.RateLimited,
+        errors.TemporarilyRefused,
         errors.ServerError,
         errors.TokenUnavailable,
     }
     assert errors.is_transient(kind("no")) is (kind in passing)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_throttle"),
+    [
+        (errors.RateLimited("429", status=429), True),
+        (errors.RateLimited("422", status=422), True),
+        (errors.ServerError("503", status=503, retry_after=0.0), True),
+        (errors.ServerError("503", status=503), False),
+        (errors.ServerError("500", status=500, retry_after=1.0), False),
+        (errors.TemporarilyRefused("422", status=422), False),
+        (errors.TimedOut("late"), False),
+    ],
+    ids=str,
+)
+def test_one_function_decides_what_a_throttle_is(error, is_throttle):
+    """Only an answer that says that SignalWire did nothing, and that it wants to be left alone."""
+    assert errors.is_throttle(error) is is_throttle
 
 
 def test_the_drawing_in_the_docstring_names_every_error():

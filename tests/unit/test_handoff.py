@@ -1,7 +1,6 @@
 """What a browser may ask of a backend, and what it is told: tables of cases."""
 
 import json
-import math
 
 import pytest
 from hypothesis import given
@@ -16,6 +15,7 @@ from signalwire_tokens import (
     SessionClosed,
     SessionExpired,
     StoreError,
+    TemporarilyRefused,
     TokenUnavailable,
     Unauthorized,
     UnexpectedResponse,
@@ -29,10 +29,10 @@ from signalwire_tokens.handoff import (
     answer_for,
     finish,
     pause_before_binding,
-    quiet_after,
     read_request,
     read_wish,
 )
+from signalwire_tokens.throttle import Throttle
 
 HOME, FRIEND, STRANGER = "https://app.example", "https://friend.example", "https://evil.example"
 RULES = Rules(allowed_origins=[FRIEND], public_origin=HOME)
@@ -249,6 +249,8 @@ def test_no_body_breaks_the_reader(body):
         (ConnectionFailed("x"), 503, "5"),
         (ServerError("x", status=500), 503, "5"),
         (RateLimited("x", status=429, retry_after=30), 503, "30"),
+        (RateLimited("x", status=429, retry_after=1e9), 503, "60"),
+        (TemporarilyRefused("x", status=422), 503, "5"),
         (SessionClosed("x"), 503, "5"),
         (Unauthorized("x", status=401), 502, None),
         (ValidationFailed("x", status=422), 502, None),
@@ -302,41 +304,26 @@ def test_whoever_looks_only_looks(method, may_look):
 
 
 @pytest.mark.parametrize(
-    ("quiet_until", "asked_at", "under_way", "pause"),
+    ("asked_at", "seconds", "under_way", "pause"),
     [
-        (-math.inf, -math.inf, 0, None),  # nobody has asked yet
-        (99.0, 90.0, 31, None),  # the quiet is over
-        (100.0, 90.0, 0, None),
-        (130.0, 90.0, 0, 30.0),
-        (100.5, 90.0, 0, 1.0),  # no sooner than in a second
-        (86500.0, 90.0, 0, 50.0),  # once a minute, it is asked whatever it said
-        (86500.0, 40.0, 0, None),
-        (86500.0, -math.inf, 0, None),
-        (-math.inf, 99.0, 32, 1.0),  # too many at a time
-        (130.0, 90.0, 32, 30.0),
+        (None, None, 31, None),  # SignalWire has not asked for anything
+        (90.0, 9, 31, None),  # the throttle is over
+        (90.0, 10, 0, None),
+        (90.0, 40, 0, 30.0),
+        (90.0, 10.5, 0, 1.0),  # no sooner than in a second
+        (90.0, 86400, 0, 50.0),  # never longer than a minute from when it asked
+        (40.0, 86400, 0, None),
+        (99.5, None, 0, 1.0),  # it did not say for how long
+        (None, None, 32, 1.0),  # too many at a time
+        (90.0, 40, 32, 30.0),
     ],
 )
-def test_the_service_is_asked_for_bound_tokens_in_moderation(quiet_until, asked_at, under_way, pause):
+def test_tokens_that_a_key_binds_are_asked_for_in_moderation(asked_at, seconds, under_way, pause):
     """At a hundred seconds of some clock."""
-    assert pause_before_binding(now=100.0, quiet_until=quiet_until, asked_at=asked_at, under_way=under_way) == pause
-
-
-@pytest.mark.parametrize(
-    ("error", "quiet"),
-    [
-        (RateLimited("x", retry_after=30), 30),
-        (RateLimited("x", retry_after=0), 0),
-        (RateLimited("x"), 5),
-        (ServerError("x", status=503, retry_after=30), 30),
-        (ServerError("x", status=500), 0),
-        (ConnectionFailed("x"), 0),
-        (Unauthorized("x"), 0),
-    ],
-    ids=repr,
-)
-def test_what_the_service_asks_for_is_heard(error, quiet):
-    """Where it says so, or turns somebody away without saying for how long."""
-    assert quiet_after(error) == quiet
+    throttle = Throttle()
+    if asked_at is not None:
+        throttle.note(RateLimited("x", retry_after=seconds), sent=asked_at, now=asked_at)
+    assert pause_before_binding(throttle, now=100.0, under_way=under_way) == pause
 
 
 def test_values_do_not_show_what_they_hold():

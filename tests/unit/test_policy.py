@@ -199,26 +199,30 @@ def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
         (5000.0, 60.0, 5062.5),  # honoured, and spread over five seconds
         (5000.0, 1e9, 5000.5 + 2199.5 / 2),  # but for no more than half of what is left
         (7300.0, 30.0, 7332.5),
-        (7300.0, 1e9, 7310 + 60),  # and for a minute once late
+        (7300.0, 1e9, 7300 + 57.5),  # and for a minute once late
+        (7300.0, 1.0, 7310.0),  # the session's own pause is longer
     ],
 )
 def test_a_service_that_asks_for_quiet_gets_it_within_bounds(at, asked, until):
     """Whoever waits cannot break it."""
-    failed = {"failure": Throttled(ERROR), "failures": 9, "tried": at, "quiet_until": at + asked, "draw": 0.5}
+    failed = {"failure": Throttled(ERROR), "failures": 9, "tried": at, "draw": 0.5}
+    failed |= {"throttled_at": at, "throttled_until": at + asked}
     waiting = {} if at > LIFE else {"wanted": at}
     assert POLICY.next_step(situation(**failed, **waiting)).at == pytest.approx(until)
 
 
 def test_the_quiet_that_another_session_was_asked_for_holds_for_this_one():
     """It is the client's, and this one had not failed."""
-    assert POLICY.next_step(situation(quiet_until=5100.0, draw=0.2)).at == pytest.approx(5101)
-    assert POLICY.next_step(situation(quiet_until=5000.0)).at == 5040
+    assert POLICY.next_step(situation(throttled_at=5000.0, throttled_until=5100.0, draw=0.2)).at == pytest.approx(5101)
+    assert POLICY.next_step(situation(throttled_at=4000.0, throttled_until=5000.0)).at == 5040
 
 
 def test_quiet_leaves_a_chance_to_a_refresh_token_that_is_the_only_way():
     """Half of its window, at most."""
     late = {"failure": Throttled(ERROR), "failures": 9, "tried": 7460.0, "draw": 0.0, "reissuable": False}
-    assert POLICY.next_step(situation(**late, quiet_until=9000.0)) == Present(7465 + (7500 - 7465) / 2)
+    assert POLICY.next_step(situation(**late, throttled_at=7460.0, throttled_until=9000.0)) == Present(
+        7465 + (7500 - 7465) / 2
+    )
 
 
 def test_a_forced_renewal_waits_for_its_turn():
@@ -232,7 +236,7 @@ def test_the_first_issue_is_paced_like_any_other():
     start = {"access_until": -math.inf, "refresh_until": -math.inf, "presentable": False, "due": 10.0}
     assert POLICY.next_step(situation(**start)) == Reissue(10.0)
     assert pause(NotSent, **start, failures=2, draw=1.0) == pytest.approx(2)
-    assert POLICY.next_step(situation(**start, quiet_until=1e9)).at == 70
+    assert POLICY.next_step(situation(**start, throttled_at=10.0, throttled_until=1e9, draw=1.0)).at == 70
     assert POLICY.next_step(situation(**start, reissuable=False)) == Expire(-math.inf)
 
 
@@ -273,8 +277,13 @@ def test_numbers_that_mean_nothing_are_refused(settings, name):
 # Any situation that may be: tried or not, late or not, with whatever ways are left.
 times = st.floats(0, 3 * LIFE)
 situations = st.builds(
-    lambda life, tried, failure, **more: situation(
-        life=life, tried=tried * life, failure=failure and failure(ERROR), **more
+    lambda life, tried, failure, throttle, **more: situation(
+        life=life,
+        tried=tried * life,
+        failure=failure and failure(ERROR),
+        throttled_at=throttle[0],
+        throttled_until=sum(throttle),
+        **more,
     ),
     life=st.floats(0, 1e5),
     tried=st.floats(0, 3),
@@ -284,7 +293,7 @@ situations = st.builds(
     draw=st.floats(0, 1),
     presentable=st.booleans(),
     reissuable=st.booleans(),
-    quiet_until=st.one_of(st.just(-math.inf), times),
+    throttle=st.one_of(st.just((-math.inf, 0.0)), st.tuples(times, times)),
     wanted=st.one_of(st.just(math.inf), times),
 )
 
@@ -301,7 +310,7 @@ def test_the_next_step_is_bounded(case):
     assert step.at >= case.tried + floor - 1e-9
     start = max(case.tried, case.due) if case.failure is None else case.tried
     quiet = max(life * POLICY.throttle_share, POLICY.throttle_late) + POLICY.throttle_spread
-    assert step.at <= start + POLICY.misconfigured_to + quiet
+    assert step.at <= max(start + POLICY.misconfigured_to, case.throttled_at) + quiet
     if isinstance(step, Present):
         assert step.at < case.refresh_until
 

@@ -18,6 +18,7 @@ from signalwire_tokens import (
     ServerError,
     SignalWireTokenError,
     SubscriberInfo,
+    TemporarilyRefused,
     TimedOut,
     Token,
     TokenPair,
@@ -261,7 +262,7 @@ def test_what_is_no_request_id_is_left_out(given):
 
 
 THROTTLED = RateLimited("429", retry_after=3.0)
-BUSY = ServerError("503", retry_after=3.0)
+BUSY = ServerError("503", status=503, retry_after=3.0)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,9 @@ BUSY = ServerError("503", retry_after=3.0)
         (RateLimited("429"), True, True),
         (THROTTLED, True, True),
         (BUSY, True, True),
+        (TemporarilyRefused("422"), True, True),
         (ServerError("500"), True, False),
+        (ServerError("500", status=500, retry_after=3.0), True, False),
         (Unauthorized("401"), False, False),
         (ValidationFailed("422"), False, False),
         (UnexpectedResponse("html"), False, False),
@@ -307,3 +310,34 @@ def test_a_pause_asked_for_is_kept_or_not_begun(error):
     """What does not fit into the call's time is said at once."""
     assert wire.pause_before_retry(ISSUE, error, failures=5, draw=0.9, left=3.5) == 3.0
     assert wire.pause_before_retry(ISSUE, error, failures=5, draw=0.9, left=3.0) is None
+
+
+def test_a_retry_waits_for_the_end_of_a_throttle():
+    """Another request was throttled in the meantime."""
+    error = ServerError("500", status=500)
+    assert wire.pause_before_retry(ISSUE, error, failures=0, draw=0.5, left=10.0, quiet=4.0) == 4.125
+    assert wire.pause_before_retry(ISSUE, THROTTLED, failures=0, draw=0.5, left=10.0, quiet=4.0) == 4.0
+    assert wire.pause_before_retry(ISSUE, error, failures=0, draw=0.5, left=10.0, quiet=60.0) is None
+
+
+CODED = [
+    ("rate_limit_exceeded", RateLimited),
+    ("account_limit_exceeded", TemporarilyRefused),
+    ("cannot_process", TemporarilyRefused),
+]
+
+
+@pytest.mark.parametrize(("code", "kind"), CODED)
+@pytest.mark.parametrize("status", [400, 403, 422, 429, 500])
+def test_a_code_decides_before_the_status(code, kind, status):
+    """SignalWire doesn't document with which status each code comes."""
+    body = json.dumps({"errors": [{"code": "invalid_parameter"}, {"code": code, "message": "not now"}]}).encode()
+    error = read(ISSUE, body, status)
+    assert type(error) is kind
+    assert (error.status, error.errors[1].code) == (status, code)
+
+
+def test_a_throttle_comes_before_any_other_code():
+    """Several items are possible."""
+    body = json.dumps({"errors": [{"code": code} for code, _ in reversed(CODED)]}).encode()
+    assert type(read(ISSUE, body, 422)) is RateLimited

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from signalwire_tokens import (
+    ApiError,
     ConfigurationError,
     ConnectionFailed,
     Forbidden,
@@ -15,6 +16,7 @@ from signalwire_tokens import (
     Lifetimes,
     MemoryStore,
     NotFound,
+    Problem,
     RateLimited,
     RefreshPolicy,
     ServerError,
@@ -23,6 +25,7 @@ from signalwire_tokens import (
     SessionState,
     SignalWireTokenError,
     SubscriberSession,
+    TemporarilyRefused,
     TimedOut,
     TokenClient,
     TokenUnavailable,
@@ -34,7 +37,7 @@ from signalwire_tokens.clock import SYSTEM, VirtualClock
 from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Redirect, Reset, Rotation, Status, Truncate
 from signalwire_tokens.keeper import failure_of
 from signalwire_tokens.models import TokenPair
-from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Spent, Throttled
+from signalwire_tokens.policy import Ambiguous, Denied, Misconfigured, NotSent, Present, Reissue, Spent, Throttled
 from support.loop_time import LoopClock
 
 HOUR, LIFE = 3600.0, 7200.0
@@ -297,18 +300,20 @@ async def test_a_client_without_credentials_is_told_at_the_start(emulator):
 
 
 async def test_a_quiet_that_one_session_was_asked_for_holds_for_all_of_its_client(emulator, clock, client):
-    """The service does not know sessions apart."""
-    async with SubscriberSession(client, "alice") as alice, SubscriberSession(client, "bob") as bob:
-        emulator.fail(Status(429, retry_after=5900))
+    """SignalWire counts the requests of all."""
+    policy = RefreshPolicy(due_to=0.7)
+    async with SubscriberSession(client, "alice") as alice, SubscriberSession(client, "bob", policy=policy) as bob:
+        await clock.advance(4000)
+        emulator.fail(Status(429, retry_after=3000))
         with pytest.raises(TokenUnavailable) as caught:
             await alice.refresh()
         assert isinstance(caught.value.cause, RateLimited)
-        # Alice gives the service half of what is left of her token; Bob is due some time before 5760 s, and waits.
-        await clock.advance(5759)
-        assert (alice.generation, bob.generation) == (2, 1)
-        assert operations(emulator) == [ISSUE, ISSUE, REFRESH, REFRESH]
-        await clock.advance(150)
-        assert bob.generation == 2
+        # Both give SignalWire half of what is left of their tokens. Bob is due before 5040 s.
+        await clock.advance(1590)
+        assert operations(emulator) == [ISSUE, ISSUE, REFRESH]
+        await clock.advance(610)
+        assert (alice.generation, bob.generation) == (2, 2)
+        assert operations(emulator) == [ISSUE, ISSUE, REFRESH, REFRESH, REFRESH]
 
 
 async def test_a_quiet_is_told_between_sessions_of_different_clocks(emulator, clock, client):
@@ -320,8 +325,9 @@ async def test_a_quiet_is_told_between_sessions_of_different_clocks(emulator, cl
             emulator.fail(Status(429, retry_after=5900))
             with pytest.raises(TokenUnavailable):
                 await first.refresh()
-            assert second._quiet_until - second._now() == pytest.approx(5900)
-            client.quiet_until = 0.0
+            assert second._throttled[1] - second._now() == pytest.approx(5900)
+            await clock.advance(5901)
+            await other.advance(5901)
 
 
 async def test_a_dead_pair_from_elsewhere_with_wrong_credentials_raises_what_the_service_said(emulator, clock, client):
@@ -410,10 +416,12 @@ async def test_a_session_of_another_loop_says_so(emulator, session):
         (RateLimited("", status=429), Throttled),
         (ValidationFailed("", status=422), Spent),
         (Unauthorized("", status=401), Misconfigured),
-        (Forbidden("", status=403), Misconfigured),
-        (NotFound("", status=404), Misconfigured),
+        (Forbidden("", status=403), Denied),
+        (NotFound("", status=404), Denied),
+        (ApiError("", status=400), Denied),
+        (TemporarilyRefused("", status=422), NotSent),
         (ConfigurationError(""), Misconfigured),
-        (SignalWireTokenError(""), Misconfigured),
+        (SignalWireTokenError(""), Denied),
     ],
     ids=lambda value: (
         f"{type(value).__name__}{getattr(value, 'sent', '')}{getattr(value, 'status', '')}"
@@ -422,7 +430,45 @@ async def test_a_session_of_another_loop_says_so(emulator, session):
 )
 def test_what_an_error_means_for_a_renewal(error, kind):
     """What the service may have done, and whether asking again may help."""
-    assert type(failure_of(error)) is kind
+    assert {type(failure_of(error, way)) for way in (Present(0), Reissue(0))} == {kind}
+
+
+@pytest.mark.parametrize("kind", [Unauthorized, Forbidden, NotFound, ValidationFailed, ApiError])
+@pytest.mark.parametrize(
+    ("code", "presented", "issued"),
+    [
+        ("token_expired", Spent, Misconfigured),
+        ("token_invalid", Spent, Misconfigured),
+        ("not_a_refresh_token", Spent, Misconfigured),
+        ("invalid_token_format", Spent, Misconfigured),
+        ("invalid_auth_token_permissions", Misconfigured, Misconfigured),
+    ],
+)
+def test_a_code_about_a_token_decides_whatever_the_status(kind, code, presented, issued):
+    """Only a refresh token that was presented can be spent; without one, the code is about the API token."""
+    error = kind("", errors=(Problem(code=code, message="no"),))
+    assert type(failure_of(error, Present(0))) is presented
+    assert type(failure_of(error, Reissue(0))) is issued
+
+
+@pytest.mark.parametrize("code", ["authblock_is_invalid", "authblock_is_expired"])
+def test_a_code_about_the_subscriber_never_ends_a_session_that_can_issue(code):
+    """A refresh token of such a subscriber is of no use; whether a pair can be issued may change."""
+    error = ValidationFailed("", status=422, errors=(Problem(code=code, message="no"),))
+    assert type(failure_of(error, Present(0))) is Spent
+    assert type(failure_of(error, Reissue(0))) is Denied
+
+
+@pytest.mark.parametrize("code", ["cannot_process", "account_limit_exceeded", "rate_limit_exceeded"])
+@pytest.mark.parametrize("reissue", [True, False])
+async def test_a_422_that_may_pass_ends_no_session(emulator, clock, client, code, reissue):
+    """The next attempt succeeds, with the same refresh token."""
+    async with SubscriberSession(client, "alice", reissue=reissue) as session:
+        emulator.fail(Status(422, code=code), operation=REFRESH)
+        await clock.advance(LIFE * 0.8 + 120)
+        assert session.generation == 2
+        assert operations(emulator) == [ISSUE, REFRESH, REFRESH]
+        assert emulator.accepts(await session.token())
 
 
 async def test_a_redirect_is_no_answer(emulator, clock, session):
