@@ -44,6 +44,7 @@ from .errors import (
     Unauthorized,
     UnexpectedResponse,
     ValidationFailed,
+    is_throttle,
     is_transient,
 )
 from .fleet import BreakerState, FleetSnapshot, SessionFleet
@@ -100,6 +101,7 @@ __all__ = [
     "UnexpectedResponse",
     "ValidationFailed",
     "__version__",
+    "is_throttle",
     "is_transient",
     "new_sealing_key",
 ]

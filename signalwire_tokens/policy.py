@@ -225,7 +225,7 @@ class RefreshPolicy:
     full_pace_life: float = 360.0
     """The shortest life with which pauses are not scaled down."""
     throttle_share: float = 0.5
-    """A service that asks for quiet is given at most this share of what is left of the token."""
+    """SignalWire, if it asks to be left alone, gets at most this share of what is left of a valid token."""
     throttle_late: float = LONGEST_THROTTLE
     """Without a valid token, at most this from when it asked; scaled."""
     throttle_spread: float = 5.0

@@ -181,7 +181,7 @@ async def test_a_caller_that_waits_goes_on_when_a_throttle_is_lifted(emulator, c
     """It waits for a few seconds already, and for no longer."""
     async with AsyncExitStack() as stack:
         ask = make(client, stack)
-        emulator.fail(Status(429, retry_after=6))
+        emulator.fail(Status(429, retry_after=4))
         asking = asyncio.ensure_future(ask())
         while not emulator.journal:
             await clock.advance(0)
