@@ -28,7 +28,12 @@ Errors hold facts and speak in `__str__`. None holds a secret, nor a body that m
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 __all__ = [
     "ApiError",
@@ -190,7 +195,12 @@ class ServerError(ApiError):
 
 
 class UnexpectedResponse(SignalWireTokenError):
-    """The answer is not one that the service gives: something in between may have spoken in its place."""
+    """The answer can't be SignalWire's answer to this request: something in between may have spoken in its place.
+
+    `subscriber_id` is the subscriber that the answer names, if that is another than the session's.
+    """
+
+    subscriber_id: UUID | None = None
 
 
 class SessionError(SignalWireTokenError):

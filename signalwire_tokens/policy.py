@@ -42,6 +42,7 @@ __all__ = [
 
 NEVER = -math.inf
 MOST_DOUBLINGS = 10
+ROUNDING = 2.0  # seconds by which the expiry times of two tokens may differ through rounding alone
 
 
 class SessionState(Enum):
@@ -303,6 +304,10 @@ class RefreshPolicy:
     def due(self, *, asked: float, life: float, draw: float) -> float:
         """Say when a new token is due for renewal."""
         return asked + life * between(self.due_from, self.due_to, draw)
+
+    def falls_short(self, until: float, *, access_until: float, now: float) -> bool:
+        """Return whether a new token that expires at `until` is of less use than the current one."""
+        return access_until > now and (until <= now or until < access_until - ROUNDING)
 
     def due_after_leap(self, *, now: float, life: float, draw: float) -> float:
         """Say when a token is due of which nobody knows how old it is."""

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 import attrs
 
 from . import wire
-from .errors import ConfigurationError, InvalidRequest, Problem, Unauthorized
+from .errors import (
+    ConfigurationError,
+    InvalidRequest,
+    Problem,
+    SignalWireTokenError,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+)
 from .keeper import Asking, Share
 from .models import Secret, Token, TokenPair, digest_of
-from .policy import Present, RefreshPolicy, Reissue
+from .policy import Denied, Present, RefreshPolicy, Reissue, Spent
 from .stores import key_of
 
 if TYPE_CHECKING:
@@ -21,11 +29,13 @@ if TYPE_CHECKING:
 
     from .client import TokenClient
     from .clock import Clock
+    from .policy import Failure
     from .stores import TokenStore
 
 __all__ = ["SubscriberSession", "TokenFields", "label_of"]
 
 NOTHING: Mapping[str, Any] = {}
+ROUNDING = 2.0  # seconds by which clocks that agree may differ: a `Date` has whole seconds, and a request takes time
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
 SHAPING = ("application_id", "fingerprint", "scope", "region", "extra")
 
@@ -132,13 +142,18 @@ class SubscriberSession(Asking):
         return session
 
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
-        """Invite somebody to an address, in the subscriber's name; once more, with a new token, if this is refused."""
+        """Return a token that invites its holder to an address, in the subscriber's name.
+
+        After a 401, the session's token is renewed and the request repeated once, by the rule of
+        `report_unauthorized`.
+        """
         await self.token()
         token = self.pair.token
         try:
             return await self.client.create_invite_token(address_id, subscriber_token=token, expires_at=expires_at)
         except Unauthorized:
-            self.invalidate(token)
+            if not self.report_unauthorized(token):
+                raise
         await self.token()
         return await self.client.create_invite_token(
             address_id, subscriber_token=self.pair.token, expires_at=expires_at
@@ -155,10 +170,10 @@ class SubscriberSession(Asking):
         if isinstance(self._subject, TokenPair) and self._share is None:
             self._adopt(self._subject, asked=self._brought_at(self._subject))
 
-    def _issue(self) -> wire.Request[TokenPair]:
+    def _issue(self, now: float | None = None) -> wire.Request[TokenPair]:
         return wire.create_subscriber_token(
             cast("str", self._subject),
-            now=self.client.clock.wall(),
+            now=self.client.clock.wall() if now is None else now,
             expire_at=self._lifetime,
             **self._shape,
             **self._first,
@@ -183,13 +198,48 @@ class SubscriberSession(Asking):
         )
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
-        presented = None if isinstance(way, Reissue) else pair
-        request = self._issue() if presented is None else wire.refresh_subscriber_token(presented.refresh_token)
-        answer = await self.client.send(request, retries=0, limit=limit)
+        replaced = pair or self._pair
+        if isinstance(way, Reissue) or pair is None:
+            answer = await self._ask_to_issue(replaced, limit)
+        else:
+            request = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair)
+            answer = await self.client.send(request, retries=0, limit=limit)
         self._first = NOTHING
-        if answer.subscriber_id is None and pair is not None:
-            answer = attrs.evolve(answer, subscriber_id=pair.subscriber_id)
+        if answer.subscriber_id is None and replaced is not None:
+            answer = attrs.evolve(answer, subscriber_id=replaced.subscriber_id)
         return answer
+
+    async def _ask_to_issue(self, replaced: TokenPair | None, limit: float | None) -> TokenPair:
+        """Return a new pair; ask a second time where the first answer may be a mistake."""
+        request = self._issue()
+        try:
+            return await self.client.send(wire.replacing(request, replaced), retries=0, limit=limit)
+        except (ValidationFailed, UnexpectedResponse) as error:
+            refused = error.with_traceback(None)
+        other = refused.subscriber_id if isinstance(refused, UnexpectedResponse) else None
+        there = refused.server_time if isinstance(refused, ValidationFailed) else None
+        if there is not None and self._may_be_about_lifetime(refused) and self._is_off(there):
+            request = self._issue(there)
+        elif other is None:
+            raise refused
+        # An answer with another subscriber belongs to another request, unless it comes twice: then the subscriber was
+        # created again.
+        request = wire.replacing(request, replaced, or_of=other)
+        return await self.client.send(request, retries=0, limit=limit)
+
+    def _is_off(self, server_time: float) -> bool:
+        """Return whether this machine's wall clock and SignalWire's differ."""
+        return abs(server_time - self.client.clock.wall()) > ROUNDING
+
+    def _may_be_about_lifetime(self, error: SignalWireTokenError) -> bool:
+        """Return whether `expire_at` may be what SignalWire refused: it depends on this machine's wall clock."""
+        return self._lifetime is not None and any(one.attribute in (None, "expire_at") for one in error.errors)
+
+    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
+        """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
+        meaning = super()._meaning_of(error, way)
+        is_final = isinstance(meaning, Spent) and isinstance(way, Reissue)
+        return Denied(error) if is_final and self._may_be_about_lifetime(error) else meaning
 
 
 def label_of(reference: str) -> str:

@@ -98,10 +98,10 @@ class DeviceSession(Asking):
         proof = Secret(self.key.proof("POST", wire.DEVICE_EXCHANGE, now=self._service_time()))
         return wire.create_device_token(token, proof=proof, lifetime=self._lifetime)
 
-    def _refresh(self, token: Token) -> wire.Request[TokenPair]:
+    def _refresh(self, pair: TokenPair) -> wire.Request[TokenPair]:
         """Describe how a bound token becomes the next one."""
-        proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, token, now=self._service_time()))
-        return wire.refresh_device_token(token, proof=proof, lifetime=self._lifetime)
+        proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, pair.token, now=self._service_time()))
+        return wire.replacing(wire.refresh_device_token(pair.token, proof=proof, lifetime=self._lifetime), pair)
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         token: Bearer
@@ -110,7 +110,7 @@ class DeviceSession(Asking):
             describe = partial(self._exchange, token)
         else:
             token = pair.token
-            describe = partial(self._refresh, token)
+            describe = partial(self._refresh, pair)
         try:
             bound = await self.client.send(describe(), retries=0, limit=limit)
         except Unauthorized as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.errors import ConfigurationError, SessionError
@@ -44,14 +42,8 @@ class Signer:
         return self._session.pair.token
 
     def refuse(self, token: Token) -> bool:
-        """Learn that a token was refused; tell whether the next one may be taken.
-
-        One that has only just replaced a refused one stays in use: it is what was asked for that is at fault, and
-        everybody else would be without a token until the session may renew again.
-        """
-        is_in_use = token == self._session.pair.token and self._session.runway > timedelta(0)
-        if is_in_use and not self._session.may_force:
-            return False
-        with suppress(SessionError):  # whoever wants the next token hears that there will be none
-            self._session.invalidate(token)
-        return True
+        """Report a 401 for a token; return whether to repeat the request with the next one."""
+        try:
+            return self._session.report_unauthorized(token)
+        except SessionError:
+            return True  # and `token()` raises why there is no next one

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Callback", "EventKind", "Listener", "SessionEvent", "is_cancelled"]
 
 EventKind: TypeAlias = Literal[
-    "started", "rotated", "reissued", "degraded", "recovered", "persist_failed", "dead", "closed"
+    "started",
+    "rotated",
+    "reissued",
+    "subscriber_changed",
+    "degraded",
+    "recovered",
+    "persist_failed",
+    "dead",
+    "closed",
 ]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")

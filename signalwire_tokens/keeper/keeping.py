@@ -163,10 +163,18 @@ class Keeper(Sharing):
         self._plan()
         self._notify()
 
-    @property
-    def may_force(self) -> bool:
-        """Whether a token that is invalidated now is renewed at once; not for a while after the last one was."""
-        return self._now() >= self._forced + self._policy.forced_interval(self._life)
+    def report_unauthorized(self, token: str | Token) -> bool:
+        """Invalidate a token that a request got a 401 for; return whether to repeat the request with the next token.
+
+        A token that has only just replaced another one that was invalidated stays in use, and the result is False:
+        the request is at fault, and other callers would be without a token until the session may renew again.
+        """
+        self._check()
+        is_current = (token.value if isinstance(token, Token) else token) == self._value and self._left() > 0
+        if is_current and self._now() < self._forced + self._policy.forced_interval(self._life):
+            return False
+        self.invalidate(token)
+        return True
 
     async def start(self) -> Self:
         """Open the session: return when there is a live token. `async with` does it for you."""

@@ -10,8 +10,11 @@ import logging
 import math
 import random
 from abc import ABC, abstractmethod
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError, UnexpectedResponse
 from signalwire_tokens.policy import (
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from signalwire_tokens.clock import Clock, Timer
-    from signalwire_tokens.models import TokenPair
+    from signalwire_tokens.models import Token, TokenPair
 
     from .events import EventKind
 
@@ -193,18 +196,35 @@ class Renewing(ABC):
     def _depart(self, renewal: Coroutine[Any, Any, Landing], step: Present | Reissue, timer: Timer) -> None:
         """Renew, in a task that nobody but the event loop's end cancels."""
         timer.unset(self)
-        self._wanted = math.inf  # whoever comes from now on has not been served by this attempt, if it fails
-        self._flight = timer.begin(renewal, f"renew {self._label}")
-        self._flight.add_done_callback(partial(self._land, step, self._wall_ahead()))
+        land = partial(self._land, step, self._wall_ahead(), timer)
+        flight = timer.begin(renewal, f"renew {self._label}")
+        flight.add_done_callback(land)
+        self._wanted, self._flight = math.inf, flight  # later callers aren't served by this attempt, if it fails
 
-    def _land(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Landing]) -> None:
-        """Take in what came of a renewal; a leap of the wall clock in the meantime was told to those at rest only."""
+    def _land(self, step: Present | Reissue, wall_ahead: float, timer: Timer, flight: asyncio.Task[Landing]) -> None:
+        """Take in what came of a renewal. Whatever raises here, the session plans its next attempt."""
+        self._flight = None
+        pair = self._pair
+        try:
+            self._conclude(step, wall_ahead, flight)
+        except Exception as error:
+            logger.exception("session %s generation %d: a result could not be taken in", self._label, self._generation)
+            if self._pair is pair:  # and so the refresh token may be used up
+                what = f"the result of a renewal could not be taken in: {type(error).__name__}"
+                self._note_failure(Ambiguous(SignalWireTokenError(what)), step)
+            if not self._closing and not self._dead:
+                timer.set(self, self._now() + self._policy.floor_for(self._life))
+            self._notify()
+
+    def _conclude(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Landing]) -> None:
+        """Take in an outcome, plan what follows, and wake the callers that wait."""
         way, outcome = outcome_of(flight, step)
-        self._flight, self._tried = None, self._now()
+        self._tried = self._now()
         self._draw = random.random()  # noqa: S311 - as above
         try:
             self._take_in(outcome, way)
         finally:
+            # A leap of the wall clock in the meantime was reported to sessions at rest only.
             self.note_leap(self._wall_ahead() - wall_ahead, self._now())
             self._plan()
             self._notify()
@@ -220,18 +240,26 @@ class Renewing(ABC):
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
         """Publish a new pair."""
-        pair = renewed.pair
+        pair, before = renewed.pair, self._pair
         self._adopt(pair, asked=renewed.asked)
         if self._generation == 1:
-            self._degraded = False  # nobody was told of what went wrong before
-        if not self._is_kept():
-            message = f"session {self._label} was given a token that lives {self._life:g} s"
-            self._note_failure(NotSent(UnexpectedResponse(message)), way)
+            self._degraded = False  # no event has reported what went wrong before
+        fault = None
+        if self._value != pair.token.value:
+            fault = "a token that expires before the current one"
+        elif not self._is_kept():
+            fault = f"a token that lives {self._life:g} s"
+        if fault is not None:
+            self._note_failure(NotSent(UnexpectedResponse(f"session {self._label} was given {fault}")), way)
         else:
             self._failure, self._failures = None, 0
         logger.info("session %s generation %d: renewed, %r", self._label, self._generation, pair.token)
         if self._generation > 1:
             self._tell("rotated" if isinstance(way, Present) else "reissued")
+        known = None if before is None else before.subscriber_id
+        if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
+            logger.warning("session %s generation %d: another subscriber than before", self._label, self._generation)
+            self._tell("subscriber_changed")
         if self._failure is None:
             self._recover()
 
@@ -246,16 +274,32 @@ class Renewing(ABC):
         return not self._has_least_life or self._policy.keeps(self._life)
 
     def _adopt(self, pair: TokenPair, *, asked: float) -> None:
-        """Make a pair the one at hand."""
-        self._life = (pair.token.expires_at - pair.token.issued_at).total_seconds()
-        self._access_until = asked + self._life
-        self._refresh_until = asked + (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
-        self._due = self._policy.due(asked=asked, life=self._life, draw=self._draw)
-        self._not_before, self._wanted = NEVER, math.inf
-        self._presentable, self._reissuable, self._replays = self._presents, self._reissues, 0
+        """Make a pair the current one; keep the current access token where the new one is of less use.
+
+        An exception between two of these lines leaves a token in use that is valid for longer than is assumed.
+        """
+        life = (pair.token.expires_at - pair.token.issued_at).total_seconds()
+        refresh_until = asked + (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
+        access_until, due = asked + life, self._policy.due(asked=asked, life=life, draw=self._draw)
+        if self._pair is not None and self._policy.falls_short(
+            access_until, access_until=self._access_until, now=self._now()
+        ):
+            life, due = self._life, self._due
+            pair = attrs.evolve(pair, token=self._redate(self._pair.token, pair.token.issued_at, asked))
+            access_until = self._access_until
         self._pair, self._value = pair, pair.token.value
+        self._life, self._access_until, self._refresh_until = life, access_until, refresh_until
+        self._presentable, self._reissuable, self._replays = self._presents, self._reissues, 0
+        self._not_before, self._wanted = NEVER, math.inf
+        self._due = due
         self._generation += 1
         self._fresh_until = NEVER if self._closing else self._due
+
+    def _redate(self, token: Token, issued_at: datetime, asked: float) -> Token:
+        """Return the current access token as one that was asked for later, and expires when it does."""
+        return attrs.evolve(
+            token, issued_at=issued_at, expires_at=issued_at + timedelta(seconds=self._access_until - asked)
+        )
 
     def _note_failure(self, failure: Failure, way: Present | Reissue) -> None:
         """Remember why there is no new pair, and which way it has closed."""

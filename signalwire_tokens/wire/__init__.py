@@ -27,6 +27,7 @@ from .requests import (
     subscriber_info,
 )
 from .space import basic_authorization, check_settings, is_credential
+from .successors import replacing
 
 __all__ = [
     "DEVICE_EXCHANGE",
@@ -54,6 +55,7 @@ __all__ = [
     "read_header",
     "refresh_device_token",
     "refresh_subscriber_token",
+    "replacing",
     "subscriber_addresses",
     "subscriber_info",
 ]

@@ -94,23 +94,26 @@ def read(
     An error raised among these frames would carry what they hold: the whole answer. `secrets` tells what else was
     sent that must not come back in the error's text.
     """
+    subscriber_id = None
     if answer.status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
         try:
             return request.read(answer)
         except BrokenError as error:
-            reason = str(error)
+            reason, subscriber_id = str(error), error.subscriber_id
     elif answer.status // 100 == 3:  # noqa: PLR2004 - any 3xx is a redirect
         reason = "a redirect, which is never followed; is this the right address?"
     elif answer.status // 100 in (4, 5):
         return refusal(request, answer, (*request.secrets, *secrets()))
     else:
         reason = "which is no final answer"
-    return UnexpectedResponse(
+    unexpected = UnexpectedResponse(
         f"answered {answer.status}, {reason}",
         operation=request.operation,
         status=answer.status,
         request_id=request_id(answer, (*request.secrets, *secrets())),
     )
+    unexpected.subscriber_id = subscriber_id
+    return unexpected
 
 
 def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] | Token]) -> ApiError:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
 from signalwire_tokens.models import Lifetimes, Secret, Token
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 __all__ = ["Answer", "Auth", "BrokenError", "Request", "http_date"]
 
@@ -71,7 +74,11 @@ class Request(Generic[T]):
 
 
 class BrokenError(Exception):
-    """An answer of success that cannot be read. Never leaves this module: its frames hold the answer."""
+    """An answer of success that cannot be used. Never leaves this package: its frames hold the answer."""
+
+    def __init__(self, reason: str, *, subscriber_id: UUID | None = None) -> None:
+        super().__init__(reason)
+        self.subscriber_id = subscriber_id  # of a pair for another subscriber than expected
 
 
 def http_date(text: str) -> float | None:

@@ -118,7 +118,12 @@ def test_every_public_name_is_followed_by_an_example_that_uses_it(page, end, nam
 def test_the_overview_lists_the_public_names_by_module():
     """And every page."""
     own = set(signalwire_tokens.__all__)
-    derived = set(errors.__all__) - {"SignalWireTokenError", "Problem", "is_throttle", "is_transient"}  # which the page doesn't list
+    derived = set(errors.__all__) - {
+        "SignalWireTokenError",
+        "Problem",
+        "is_throttle",
+        "is_transient",
+    }  # which the page doesn't list
     assert_listed("signalwire_tokens/__init__.py", own & derived, derived)
     names = {one: one.__all__ for one in (device, emulator, testing, aiohttp, httpx, web, asgi, opentelemetry)}
     names[signalwire_tokens] = own - derived - {"__version__"}
@@ -167,7 +172,11 @@ def test_every_event_is_told():
 
 def test_every_error_is_told():
     """In the tree, with what it holds, whether it may pass, when it is raised, what to do, and an example."""
-    kinds = {name: getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type) and name != "Problem"}
+    kinds = {
+        name: getattr(errors, name)
+        for name in errors.__all__
+        if isinstance(getattr(errors, name), type) and name != "Problem"
+    }
     told = [(name, transient) for names, _, transient in table(PAGES["errors"]) for name in code(names)]
     there = {name: "yes" if errors.is_transient(kind("as a test has it")) else "no" for name, kind in kinds.items()}
     assert_documented(ERRORS, told, there)
@@ -187,7 +196,10 @@ def test_every_fact_of_an_error_is_told():
         name for kind in (errors.SignalWireTokenError, errors.TransportError) for name in vars(kind("-"))
     }
     facts |= {
-        name for kind in (errors.ApiError, errors.SessionError) for name in vars(kind) if not name.startswith("_")
+        name
+        for kind in (errors.ApiError, errors.SessionError, errors.UnexpectedResponse)
+        for name in vars(kind)
+        if not name.startswith("_")
     }
     told = [name for row in table(PAGES["errors"], after="| `StoreError` |") for name in code(row[0])]
     assert_documented(f"{ERRORS}, in the table of facts", told, facts)

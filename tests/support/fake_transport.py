@@ -3,7 +3,7 @@
 import asyncio
 import json
 from itertools import count
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid5
 
 from signalwire_tokens import ConnectionFailed, TokenClient
 from signalwire_tokens.models import Secret
@@ -51,7 +51,7 @@ class Line:
             raise ConnectionFailed("cannot connect: refused", sent=False, operation=request.operation)
         number = next(self.numbers)
         answer = {name: f"{kind}-{who}-{number}" for name, kind in (("token", "access"), ("refresh_token", "refresh"))}
-        good = json.dumps({"subscriber_id": str(uuid4()), **answer}).encode()
+        good = json.dumps({"subscriber_id": str(uuid5(NAMESPACE_URL, who)), **answer}).encode()
         return status, self.headers, Secret(good if status < 300 else ERRORS.get(status, b"{}"))
 
     @property

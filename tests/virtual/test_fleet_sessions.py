@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import logging
 import math
 import re
@@ -11,6 +12,7 @@ from datetime import timedelta
 import pytest
 
 from signalwire_tokens import (
+    ApiError,
     BreakerState,
     ConfigurationError,
     ConnectionFailed,
@@ -939,3 +941,49 @@ async def test_a_fleet_rides_out_an_outage_on_the_emulator(clock, emulator, clie
         snapshot = fleet.snapshot()
         assert snapshot.sessions[SessionState.FRESH] + snapshot.sessions[SessionState.DUE] == 10
         assert snapshot.breaker is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("status", [403, 404, 400])
+async def test_references_that_are_refused_turn_no_newcomer_away(clock, line, status):
+    """Twenty of them, and a newcomer each minute: an error is raised to callers of its own reference alone."""
+    bad = [f"refused-{number}" for number in range(20)]
+    line.refused.update(dict.fromkeys(bad, status))
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        for name in bad:
+            with pytest.raises(ApiError) as caught:
+                await fleet.token(name)
+            assert caught.value.status == status
+        for number in range(60):
+            assert await fleet.token(f"newcomer-{number}") == f"access-newcomer-{number}-{next(line.numbers) - 1}"
+            for name in bad:
+                with pytest.raises(ApiError):
+                    await fleet.token(name)
+            await clock.advance(60)
+        snapshot = fleet.snapshot()
+    assert (snapshot.last_error, snapshot.breaker) == (None, BreakerState.CLOSED)
+    asked = sum(who in bad for _, who in line.sent)
+    assert asked <= 13 * len(bad)  # every five to ten minutes
+
+
+async def test_a_refused_reference_is_asked_for_every_few_minutes_once_its_token_has_expired(clock, line):
+    """With pauses that double."""
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        await fleet.token("alice")
+        line.refused["alice"] = 404
+        await clock.advance(2 * LIFE)
+    times = [at for at, _ in line.sent if at > LIFE]
+    assert 8 < len(times) < 30
+    assert all(after - before > 300 - 1e-9 for before, after in itertools.pairwise(times[-6:]))
+
+
+async def test_a_refused_reference_does_not_hold_the_breaker_open(clock, line):
+    """SignalWire has answered: it is up."""
+    async with SessionFleet(line.client, rate=math.inf) as fleet:
+        line.status = None
+        early = [asyncio.ensure_future(fleet.token(f"early-{number}")) for number in range(12)]
+        await clock.advance(20)
+        assert all(isinstance(task.exception(), TokenUnavailable) for task in early)
+        assert fleet.snapshot().breaker is BreakerState.OPEN
+        line.status = 404
+        await clock.advance(60)
+        assert fleet.snapshot().breaker is BreakerState.CLOSED

@@ -1,0 +1,228 @@
+"""Answers that are readable and wrong: of another subscriber, repeated, expired, or refused by a wrong clock."""
+
+import json
+from datetime import timedelta
+from uuid import uuid4
+
+import attrs
+import pytest
+
+from signalwire_tokens import (
+    SessionState,
+    SubscriberSession,
+    TokenUnavailable,
+    Unauthorized,
+    UnexpectedResponse,
+    ValidationFailed,
+)
+from signalwire_tokens.device import DeviceKey, DeviceSession
+from signalwire_tokens.emulator import Emulator, Raw, SkewDate, Status
+
+HOUR, LIFE = 3600.0, 7200.0
+ISSUE, REFRESH, INVITE = "create_subscriber_token", "refresh_subscriber_token", "create_invite_token"
+
+
+@pytest.fixture
+async def emulator(clock):
+    async with Emulator(clock=clock) as emulator:
+        yield emulator
+
+
+def operations(emulator):
+    return [entry.operation for entry in emulator.journal]
+
+
+def answer_with(pair, **more):
+    """Return a fault that answers with a pair, whatever was asked for."""
+    body = {"token": pair.token.value, "refresh_token": pair.refresh_token.value}
+    body |= {"subscriber_id": str(pair.subscriber_id)} | more
+    return Raw(json.dumps(body).encode(), status=201)
+
+
+def note_events(session):
+    kinds = []
+    session.subscribe(lambda event: kinds.append(event.kind))
+    return kinds
+
+
+async def renewed(session, clock, *, by=LIFE):
+    """Let time pass until the session has another pair."""
+    until, generation = clock.now() + by, session.generation
+    while session.generation == generation:
+        assert clock.now() < until
+        await clock.advance(1)
+
+
+@pytest.mark.parametrize("operation", [REFRESH, ISSUE])
+async def test_an_answer_for_another_subscriber_is_never_adopted(emulator, clock, client, operation):
+    """It is somebody else's: the session asks once more, and gets its own."""
+    lifetime = timedelta(hours=2) if operation == ISSUE else None
+    async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
+        alice, bob = session.pair.subscriber_id, await client.create_subscriber_token("bob")
+        kinds = note_events(session)
+        emulator.fail(answer_with(bob), operation=operation)
+        await renewed(session, clock)
+        assert session.pair.subscriber_id == alice
+        assert bob.token.value != await session.token()
+        assert emulator.accepts(await session.token())
+        assert "subscriber_changed" not in kinds
+        assert operations(emulator) == [ISSUE, ISSUE, operation, ISSUE]
+
+
+async def test_a_subscriber_that_was_created_again_is_adopted_with_a_warning(emulator, clock, client, caplog):
+    """Both answers name the same new subscriber."""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
+        old, kinds = session.pair.subscriber_id, note_events(session)
+        pair = await client.create_subscriber_token("alice again")
+        emulator.fail(answer_with(pair), times=2)
+        await renewed(session, clock)
+        assert session.pair.subscriber_id == pair.subscriber_id != old
+        await clock.advance(0)
+    assert kinds[:2] == ["reissued", "subscriber_changed"]
+    assert "another subscriber than before" in caplog.text
+
+
+async def test_two_answers_for_two_other_subscribers_are_both_mistakes(emulator, clock, client):
+    """Neither is adopted; the session tries again later."""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
+        alice, pair = session.pair.subscriber_id, session.pair
+        other = attrs.evolve(pair, token=attrs.evolve(pair.token, value="another token"))
+        for _ in range(2):
+            emulator.fail(answer_with(other, subscriber_id=str(uuid4())))
+        await renewed(session, clock)
+        assert session.pair.subscriber_id == alice
+        assert operations(emulator) == [ISSUE] * 4
+
+
+@pytest.mark.parametrize("operation", [REFRESH, ISSUE])
+async def test_a_renewal_that_is_answered_with_the_current_pair_is_none(emulator, clock, client, operation):
+    """The token is as old as it was before, and expires when it did."""
+    lifetime = timedelta(hours=2) if operation == ISSUE else None
+    async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
+        emulator.fail(answer_with(session.pair), times=3)
+        for _ in range(160):
+            await clock.advance(90)
+            assert emulator.accepts(await session.token())
+        assert session.generation > 2
+
+
+async def test_a_device_s_renewal_that_is_answered_with_the_current_token_is_none(emulator, clock, client):
+    """It would be taken to live for another quarter of an hour."""
+    key = DeviceKey.generate()
+    first = await client.create_subscriber_token("alice", fingerprint=key.fingerprint, scope="sat:refresh")
+    async with DeviceSession(emulator.space, first.token, key, clock=clock) as session:
+        repeated = Raw(json.dumps({"token": session.pair.token.value}).encode(), status=201)
+        emulator.fail(repeated, operation="refresh_device_token")
+        await clock.advance(720)
+        assert session.generation == 2
+        assert isinstance(await session.token(), str)
+        assert operations(emulator)[-2:] == ["refresh_device_token"] * 2
+
+
+async def test_an_expired_pair_does_not_replace_a_valid_token(emulator, clock, client):
+    """SignalWire's answers are dated an hour ahead: by them, the new token of an hour has expired already."""
+    lifetime = timedelta(hours=1)
+    async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
+        first, kinds = await session.token(), note_events(session)
+        emulator.fail(SkewDate(HOUR), operation=ISSUE, times=None)
+        await clock.advance(0.8 * HOUR + 60)
+        assert session.generation >= 2
+        assert session.state is not SessionState.LATE
+        assert await session.token() == first
+        assert isinstance(session.last_error, UnexpectedResponse)
+        assert "degraded" in kinds
+        for _ in range(60):
+            await clock.advance(1)
+            assert emulator.accepts(await session.token())
+        emulator.heal()
+        await clock.advance(120)
+        assert await session.token() != first
+        assert kinds[-1] == "recovered"
+
+
+async def test_the_refresh_token_of_a_pair_that_falls_short_is_the_one_that_is_presented(emulator, clock, client):
+    """It may be the only good one: the one before was used up for it."""
+    async with SubscriberSession(client, "alice") as session:
+        short = attrs.evolve(client.lifetimes, access=timedelta(seconds=60), refresh=timedelta(seconds=360))
+        pair, client.lifetimes = session.pair, short
+        new = await session.refresh()
+        assert new.token.value == pair.token.value
+        assert new.refresh_token.value != pair.refresh_token.value
+        assert new.token.expires_at == pair.token.expires_at
+        client.lifetimes = type(short)()
+        await clock.advance(LIFE)
+        assert emulator.accepts(await session.token())
+        assert operations(emulator).count(ISSUE) == 1
+
+
+class WrongWall:
+    """Another clock, with a wall clock that is off."""
+
+    def __init__(self, base, ahead):
+        self.base, self.ahead = base, ahead
+        self.now, self.call_later, self.sleep = base.now, base.call_later, base.sleep
+
+    def wall(self):
+        return self.base.wall() + self.ahead
+
+
+PAST = {"code": "invalid_parameter", "attribute": "expire_at", "message": "must be in the future"}
+
+
+@pytest.mark.parametrize("ahead", [-30 * HOUR, -HOUR, HOUR])
+async def test_a_wrong_wall_clock_keeps_no_session_with_a_lifetime_from_its_tokens(emulator, clock, ahead):
+    """SignalWire refuses an `expire_at` in its past. Its `Date` says what time it is there."""
+    wrong = WrongWall(clock, 0.0)
+    async with (
+        emulator.client(clock=wrong) as client,
+        SubscriberSession(client, "alice", lifetime=timedelta(minutes=30)) as session,
+    ):
+        wrong.ahead = ahead
+        for _ in range(60):
+            await clock.advance(60)
+            assert emulator.accepts(await session.token())
+        assert session.generation > 2
+
+
+@pytest.mark.parametrize("attribute", ["expire_at", None])
+async def test_a_refused_lifetime_never_ends_a_session(emulator, clock, attribute):
+    """Nothing says what time it is at SignalWire, and the wall clock is set right an hour later."""
+    wrong = WrongWall(clock, 0.0)
+    async with (
+        emulator.client(clock=wrong) as client,
+        SubscriberSession(client, "alice", lifetime=timedelta(minutes=30)) as session,
+    ):
+        body = json.dumps({"errors": [PAST | {"attribute": attribute}]}).encode()
+        emulator.fail(Raw(body, status=422), operation=ISSUE, times=None)
+        await clock.advance(HOUR)
+        assert session.state is SessionState.LATE
+        with pytest.raises(ValidationFailed):
+            await SubscriberSession(client, "bob", lifetime=timedelta(minutes=30)).start()
+        emulator.heal()
+        await clock.advance(600)
+        assert emulator.accepts(await session.token())
+
+
+async def test_a_refused_reference_still_ends_a_session_with_a_lifetime(emulator, clock, client):
+    """That is not the clock's fault."""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=30)) as session:
+        body = json.dumps({"errors": [PAST | {"attribute": "reference"}]}).encode()
+        emulator.fail(Raw(body, status=422), operation=ISSUE, times=None)
+        await clock.advance(HOUR)
+        assert session.state is SessionState.DEAD
+
+
+async def test_invitations_that_are_refused_leave_the_token_in_use_for_everyone_else(emulator, clock, client):
+    """The session renews once; after that, the request is at fault."""
+    async with SubscriberSession(client, "alice") as session:
+        address = emulator.add_address("lobby")
+        await clock.advance(1)
+        emulator.fail(Status(401), operation=INVITE, times=None)
+        without = 0
+        for _ in range(180):
+            with pytest.raises((Unauthorized, TokenUnavailable)):
+                await session.create_invite_token(address)
+            without += session.state is SessionState.LATE
+            await clock.advance(1)
+        assert without == 0
+        assert session.generation <= 5
