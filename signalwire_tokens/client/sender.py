@@ -16,6 +16,7 @@ from signalwire_tokens._version import __version__
 from signalwire_tokens.errors import ConfigurationError, ConnectionFailed, TimedOut, TransportError
 from signalwire_tokens.models import Secret
 
+from .connector import GuardedConnector
 from .credentials import bare
 
 if TYPE_CHECKING:
@@ -138,7 +139,9 @@ class Sender:
         """Return the HTTP session, made on first use: it belongs to the event loop that is running then."""
         self.check()
         if self._http is None:
-            self._http = aiohttp.ClientSession(headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar())
+            self._http = aiohttp.ClientSession(
+                connector=GuardedConnector(), headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar()
+            )
             self._loop = asyncio.get_running_loop()
         if self._http.closed:
             raise ConfigurationError("the aiohttp.ClientSession given as http was closed")

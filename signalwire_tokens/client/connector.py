@@ -1,0 +1,104 @@
+"""The client's own connections: one is reused only if nothing arrived while it was idle.
+
+aiohttp takes bytes that arrived on an idle connection for the answer to the next request (aiohttp issue 13656). An
+answer that was sent twice would reach another caller. So the connector checks each connection when it becomes idle, and
+again before it is reused. It closes the connection if its socket has anything to read, if aiohttp has read a message,
+or if the kernel has counted more bytes than before. The count also reveals half a message, or half a TLS record, which
+aiohttp's parser and the TLS layer keep to themselves. Only Linux counts.
+
+One case is left: half a TLS record that the event loop read together with the end of the last answer.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
+
+import aiohttp
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+__all__ = ["GuardedConnector", "abort"]
+
+COUNTS = sys.platform == "linux"
+BYTES_RECEIVED = struct.Struct("=128xQ")  # `tcpi_bytes_received` in Linux's `struct tcp_info`, since 4.1
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Open connections, and reuse one only if it has received nothing since its last answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By connection, how many bytes it had received when it became idle.
+        self._received: WeakKeyDictionary[ResponseHandler, int] = WeakKeyDictionary()
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp calls it so
+    ) -> Connection:
+        """Return a new connection, or one that has been quiet; close the others that the pool offers."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = cast("ResponseHandler", connection.protocol)  # it has one until it is released
+            if self._may_carry_a_request(protocol):
+                connection.add_callback(partial(self._note, protocol))
+                return connection
+            abort(connection.transport)
+            connection.close()
+
+    def _may_carry_a_request(self, protocol: ResponseHandler) -> bool:
+        """Return whether a connection is new, or has received nothing while it was idle."""
+        before = self._received.get(protocol)
+        return before is None or (not protocol.should_close and received(protocol.transport) == before)
+
+    def _note(self, protocol: ResponseHandler) -> None:
+        """Note how much a connection has received when it becomes idle; have it closed if there is more to read."""
+        count = received(protocol.transport)
+        if count is None:
+            protocol.force_close()
+        else:
+            self._received[protocol] = count
+
+
+def abort(transport: asyncio.Transport | None) -> None:
+    """Close a connection at once: a peer that breaks the rules may never take part in closing TLS."""
+    if transport is not None:
+        transport.abort()
+
+
+def received(transport: asyncio.Transport | None) -> int | None:
+    """Return how many bytes a connection has received, or 0 if the system doesn't count them.
+
+    Return None if there are bytes, or an end, that the event loop has yet to read, or if the socket is out of reach.
+    """
+    found: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
+    if found is None or found.fileno() < 0 or is_readable(found.fileno()):
+        return None
+    if COUNTS:
+        with suppress(OSError, struct.error):  # not TCP, or an old kernel
+            counters = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED.size)
+            return int(BYTES_RECEIVED.unpack(counters)[0])
+    return 0
+
+
+def is_readable(descriptor: int) -> bool:
+    """Return whether a socket has bytes to read, has been closed by its peer, or has failed."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

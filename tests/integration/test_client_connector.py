@@ -1,0 +1,274 @@
+"""A connection that received bytes, or was closed, while it was idle carries no other request."""
+
+import asyncio
+import select
+import socket
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+
+from signalwire_tokens import TimedOut, TokenClient
+from signalwire_tokens.client import connector
+from support.unruly_server import TIMEOUT, answer_for, unruly_server
+from support.waiting import HANG, eventually
+
+ALICE = answer_for("alice")
+
+
+@pytest.fixture(params=["plain", "tls"])
+def context(request, tls):
+    """Return the server's TLS context and the client's, or neither."""
+    return tls if request.param == "tls" else (None, None)
+
+
+@pytest.fixture
+async def server(context):
+    async with unruly_server(context[0]) as server:
+        yield server
+
+
+@asynccontextmanager
+async def own(space, ssl):
+    async with TokenClient(space, "project", "hush", ssl=ssl, timeout=HANG, retries=0) as client:
+        yield client
+
+
+@asynccontextmanager
+async def borrowed(space, ssl):
+    async with aiohttp.ClientSession() as http:
+        yield TokenClient(space, "project", "hush", http=http, ssl=ssl, timeout=HANG, retries=0)
+
+
+@pytest.fixture(params=[own, borrowed])
+async def client(request, server, context):
+    async with request.param(server.space, context[1]) as client:
+        yield client
+
+
+@pytest.fixture
+async def own_client(server, context):
+    async with own(server.space, context[1]) as client:
+        yield client
+
+
+async def post(client, name):
+    """Issue a pair, and return for whom it is."""
+    return (await client.create_subscriber_token(name)).token.value.removeprefix("access-")
+
+
+async def get(client, name):
+    """Look a subscriber up, and return who it is."""
+    return (await client.subscriber_info(f"access-{name}")).email
+
+
+operations = pytest.mark.parametrize("call", [post, get])
+sights = pytest.mark.parametrize("is_read", [True, False], ids=["read", "in the kernel"])
+
+
+def early_timeout(link):
+    link.send(TIMEOUT)
+    link.close()
+
+
+IDLE_SCENES = {
+    "a duplicate answer": lambda link: link.send(ALICE),
+    "half a duplicate answer": lambda link: link.send(ALICE[:60]),
+    "one byte": lambda link: link.send(b"H"),
+    "a timeout that answers nothing": early_timeout,
+    "the end": lambda link: link.close(),
+}
+
+
+@operations
+@sights
+@pytest.mark.parametrize("scene", IDLE_SCENES.values(), ids=IDLE_SCENES)
+async def test_what_arrives_while_a_connection_is_idle_answers_nothing(server, own_client, call, scene, is_read):
+    """The request goes out over another connection, whether the event loop has read the bytes or not."""
+    assert await call(own_client, "alice") == "alice"
+    scene(server.links[0])
+    if is_read:
+        await server.links[0].read()
+    assert [await call(own_client, name) for name in ("bob", "alice", "bob")] == ["bob", "alice", "bob"]
+    assert server.requests == [["alice"], ["bob", "alice", "bob"]]
+
+
+@operations
+async def test_half_a_duplicate_that_is_completed_later_answers_nothing(server, own_client, call):
+    """Under TLS, half a record waits below everything that aiohttp sees."""
+    assert await call(own_client, "alice") == "alice"
+    link = server.links[0]
+    duplicate = link.encode(ALICE)
+    link.send_raw(duplicate[:60])
+    await link.read()
+    link.before_answer = duplicate[60:]
+    assert await call(own_client, "bob") == "bob"
+    assert server.requests == [["alice"], ["bob"]]
+
+
+@operations
+async def test_a_late_answer_answers_nothing(server, client, call):
+    """The caller has given up, and its connection is closed."""
+    server.answers = False
+    late = asyncio.create_task(call(client, "alice"))
+    await eventually(lambda: server.requests == [["alice"]])
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    server.links[0].send(ALICE)
+    server.answers = True
+    assert await call(client, "bob") == "bob"
+    assert server.requests == [["alice"], ["bob"]]
+
+
+async def test_an_answer_that_comes_after_the_timeout_answers_nothing(server, context, loop_time):
+    """The call has failed, and its connection is closed."""
+    async with TokenClient(server.space, "p", "t", ssl=context[1], timeout=5, retries=0) as client:
+        server.answers = False
+        with pytest.raises(TimedOut):
+            await post(client, "alice")
+        assert server.requests == [["alice"]]
+        server.links[0].send(ALICE)
+        server.answers = True
+        assert await post(client, "bob") == "bob"
+    assert server.requests == [["alice"], ["bob"]]
+
+
+@operations
+async def test_a_healthy_idle_connection_is_used_again(server, own_client, call):
+    """One connection serves all requests that follow one another."""
+    for name in ("alice", "bob") * 3:
+        assert await call(own_client, name) == name
+    assert server.requests == [["alice", "bob"] * 3]
+
+
+@operations
+async def test_a_closed_connection_gives_its_slot_back(server, own_client, call):
+    """A pool of one connection serves the next request, too."""
+    assert await call(own_client, "alice") == "alice"
+    own_client._sender._http.connector._limit = 1
+    server.links[0].send(ALICE)
+    assert await call(own_client, "bob") == "bob"
+    assert server.requests == [["alice"], ["bob"]]
+
+
+async def test_a_call_cancelled_while_it_connects_again_leaves_nothing(server, own_client, context):
+    """The check for leaks finds no connection, and the next call gets one."""
+    if context[0] is None:
+        server.context, own_client._sender._ssl = None, None
+    assert await post(own_client, "alice") == "alice"
+    server.links[0].send(ALICE)
+    server.shakes_hands = server.answers = False
+    call = asyncio.create_task(post(own_client, "bob"))
+    await eventually(lambda: len(server.links) == 2)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    server.shakes_hands = server.answers = True
+    assert await post(own_client, "bob") == "bob"
+    assert server.requests[0] == ["alice"]
+    assert server.requests[-1] == ["bob"]
+
+
+@operations
+async def test_concurrent_calls_get_their_own_answers_while_duplicates_come(server, own_client, call):
+    """Each connection in the pool is looked at."""
+    names = ["alice", "bob"] * 4
+    for _ in range(3):
+        assert await asyncio.gather(*(call(own_client, name) for name in names)) == names
+        for link in server.links:
+            link.send(answer_for(link.requests[-1]))
+
+
+@pytest.mark.parametrize("context", ["tls"], indirect=True)
+async def test_a_tunnel_through_a_proxy_is_used_again(server, context):
+    """As long as nothing comes through it while it is idle."""
+    async with tunnels() as (proxy, opened):
+        async with TokenClient(server.space, "p", "t", ssl=context[1], proxy=proxy, timeout=HANG) as client:
+            for name in ("alice", "bob"):
+                assert await post(client, name) == name
+            assert len(opened) == 1
+            server.links[0].send(ALICE)
+            await server.links[0].read()
+            assert await post(client, "bob") == "bob"
+        assert server.requests[0][:2] == ["alice", "bob"]
+
+
+@asynccontextmanager
+async def tunnels():
+    """Run a proxy that opens a tunnel for each CONNECT."""
+    opened, running, writers = [], [], []
+
+    async def pipe(reader, writer):
+        writers.append(writer)
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader, writer):
+        running.append(asyncio.current_task())
+        target = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+        opened.append(target)
+        far_reader, far_writer = await asyncio.open_connection(*target.split(":"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", opened
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*running)
+
+
+class Transport:
+    """A transport with a socket, or with none."""
+
+    def __init__(self, sock=None):
+        self.sock = sock
+
+    def get_extra_info(self, name):
+        return self.sock if name == "socket" else None
+
+
+@pytest.fixture
+def connected():
+    """Return both ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as one:
+        other, _ = listener.accept()
+        with other:
+            yield one, other
+
+
+@pytest.mark.parametrize("has_poll", [True, False])
+@pytest.mark.parametrize("counts", [connector.COUNTS, False])
+def test_bytes_to_read_are_seen_on_every_system(connected, monkeypatch, has_poll, counts):
+    """Also where the system has no poll, and doesn't count the bytes of a connection."""
+    monkeypatch.setattr(connector, "COUNTS", counts)
+    if not has_poll:
+        monkeypatch.delattr(select, "poll")
+    near, far = connected
+    assert connector.received(Transport(near)) == 0
+    far.sendall(b"12345")
+    select.select([near], [], [], HANG)
+    assert connector.received(Transport(near)) is None
+    near.recv(5)
+    assert connector.received(Transport(near)) == (5 if counts else 0)
+    far.close()
+    select.select([near], [], [], HANG)
+    assert connector.received(Transport(near)) is None
+
+
+def test_a_socket_that_counts_nothing_is_polled_alone():
+    """A socket of the Unix domain has no counters of TCP."""
+    near, far = socket.socketpair()
+    with near, far:
+        assert connector.received(Transport(near)) == 0
+
+
+def test_a_connection_whose_socket_is_out_of_reach_is_not_quiet():
+    """So it isn't used again."""
+    closed = socket.socket()
+    closed.close()
+    assert [connector.received(one) for one in (None, Transport(), Transport(closed))] == [None, None, None]
