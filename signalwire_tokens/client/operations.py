@@ -24,6 +24,7 @@ from signalwire_tokens.errors import (
     TimedOut,
     TransportError,
     Unauthorized,
+    UnexpectedResponse,
 )
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
 from signalwire_tokens.throttle import Throttle
@@ -64,8 +65,12 @@ class TokenClient:
 
     `space` is a space's name, its host or its origin. Without `project_id` and `api_token`, the operations that need
     neither still work. `api_token` may be a function, sync or async, that returns the current one: it is asked again
-    after a 401. An `aiohttp.ClientSession` given as `http` is used and never closed. `timeout` bounds a whole call,
-    retries included.
+    after a 401. `timeout` bounds a whole call, retries included.
+
+    An `aiohttp.ClientSession` given as `http` is used and never closed. The client's own session reuses a connection
+    only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves no connection
+    in the pool of a given session. It can't check a connection that your app left there: if your app calls the same
+    space through that session, a stray answer to your app may be returned to the client.
     """
 
     origin: str = "not set up"
@@ -377,6 +382,8 @@ class TokenClient:
         outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
         failure = outcome if isinstance(outcome, SignalWireTokenError) else None
         self.throttle.note(failure, sent=sent, now=self.clock.now())
+        if isinstance(outcome, UnexpectedResponse):
+            trip.drop()  # another answer that isn't ours may follow over the same connection
         return outcome
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:

@@ -7,7 +7,7 @@ import ssl as tls
 from base64 import b64encode
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from yarl import URL
@@ -16,13 +16,15 @@ from signalwire_tokens._version import __version__
 from signalwire_tokens.errors import ConfigurationError, ConnectionFailed, TimedOut, TransportError
 from signalwire_tokens.models import Secret
 
-from .connector import GuardedConnector
+from .connector import GuardedConnector, abort
 from .credentials import bare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.http import StreamWriter
 
     from signalwire_tokens import wire
 
@@ -35,28 +37,34 @@ HEADERS = {
     "Accept-Encoding": "identity",  # an answer of 64 KiB is not to unfold into one of gigabytes
     "User-Agent": f"signalwire-tokens/{__version__}",
 }
-OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"})
+OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent"})
+BODY_HEADERS = frozenset({"content-type", "content-length"})
 CREDENTIALS = ("Authorization", "Proxy-Authorization", "Cookie")
 FRAMING = ("Content-Encoding", "Expect", "Transfer-Encoding")
 NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
 class Trip:
-    """How far a request has come: what an error must say of it.
+    """How far a request has come, and the connection that it went over.
 
-    `sent` is False until the body is written, then None, since nobody knows, and True when an answer has begun.
+    `sent` is False until the request is written, then None, since it may have arrived, and True when an answer begins.
     """
 
-    __slots__ = ("authorization", "sent", "status")
+    __slots__ = ("authorization", "sent", "status", "transport")
 
     def __init__(self) -> None:
         self.start(None)
 
     def start(self, authorization: Secret[str] | None) -> None:
-        """Begin anew."""
+        """Begin again."""
         self.authorization: Secret[str] | None = authorization
         self.sent: bool | None = False
         self.status: int | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def drop(self) -> None:
+        """Close the connection that the request went over, which may be idle by now: no pool offers it again."""
+        abort(self.transport)
 
 
 class Sender:
@@ -105,19 +113,21 @@ class Sender:
     async def send(self, request: wire.Request[Any], trip: Trip) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
         """Send a request and return its answer's status, headers and body; None stands for a body that is too large."""
         http = self._open()
-        if request.body is None:
-            trip.sent = None  # nothing tells when a request without a body leaves
         failure: TransportError | None = None
         try:
             response = await http.request(
                 request.method,
                 URL(self._origin + request.path, encoded=True),
-                data=None if request.body is None else NotedBody(request.body, trip),
+                data=NotedBody(request.body or b"", trip, is_pooled=self._loop is not None),
                 headers=self._headers(request, trip.authorization),
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
-                middlewares=() if self._loop else (partial(send_ours_alone, trip.authorization is not None, request),),
+                middlewares=(
+                    ()
+                    if self._loop and request.body is not None
+                    else (partial(send_ours_alone, trip.authorization is not None, request),)
+                ),
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
@@ -214,15 +224,21 @@ def reason_of(error: Exception) -> str:
 
 
 class NotedBody(aiohttp.BytesPayload):
-    """A body that notes when it is written: until then, the request has not left."""
+    """A body, empty or not, that notes when a request is written, and over which connection.
 
-    def __init__(self, body: bytes, trip: Trip) -> None:
+    A connection of a borrowed session isn't pooled: that session's pool doesn't look at what it offers.
+    """
+
+    def __init__(self, body: bytes, trip: Trip, *, is_pooled: bool) -> None:
         super().__init__(body, content_type="application/json")
-        self._trip = trip
+        self._trip, self._is_pooled = trip, is_pooled
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Write the body."""
-        self._trip.sent = None
+        protocol = cast("ResponseHandler", cast("StreamWriter", writer).protocol)
+        self._trip.sent, self._trip.transport = None, protocol.transport
+        if not self._is_pooled:
+            protocol.force_close()
         await super().write_with_length(writer, content_length)
 
 
@@ -251,7 +267,11 @@ async def send_ours_alone(
 ) -> aiohttp.ClientResponse:
     """Take out of a request what a caller's session has put in: cookies, default headers, credentials."""
     added = {} if described.headers is None else described.headers.value
-    kept = OUR_HEADERS.union((name.lower() for name in added), ("authorization",) if authorized else ())
+    kept = OUR_HEADERS.union(
+        (name.lower() for name in added),
+        ("authorization",) if authorized else (),
+        () if described.body is None else BODY_HEADERS,
+    )
     for name in list(request.headers):
         if name.lower() not in kept:
             request.headers.popall(name, None)

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, suppress
 import aiohttp
 import pytest
 
-from signalwire_tokens import TimedOut, TokenClient
+from signalwire_tokens import TimedOut, TokenClient, UnexpectedResponse
 from signalwire_tokens.client import connector
-from support.unruly_server import TIMEOUT, answer_for, unruly_server
+from support.unruly_server import TIMEOUT, answer_for, response, unruly_server
 from support.waiting import HANG, eventually
 
 ALICE = answer_for("alice")
@@ -94,6 +94,19 @@ async def test_what_arrives_while_a_connection_is_idle_answers_nothing(server, o
 
 
 @operations
+@sights
+async def test_a_duplicate_in_a_borrowed_session_answers_nothing(server, context, call, is_read):
+    """No request of the client leaves a connection in the application's pool."""
+    async with borrowed(server.space, context[1]) as client:
+        assert await call(client, "alice") == "alice"
+        server.links[0].send(ALICE)
+        if is_read:
+            await server.links[0].read()
+        assert [await call(client, name) for name in ("bob", "alice")] == ["bob", "alice"]
+    assert server.requests == [["alice"], ["bob"], ["alice"]]
+
+
+@operations
 async def test_half_a_duplicate_that_is_completed_later_answers_nothing(server, own_client, call):
     """Under TLS, half a record waits below everything that aiohttp sees."""
     assert await call(own_client, "alice") == "alice"
@@ -140,6 +153,16 @@ async def test_a_healthy_idle_connection_is_used_again(server, own_client, call)
     for name in ("alice", "bob") * 3:
         assert await call(own_client, name) == name
     assert server.requests == [["alice", "bob"] * 3]
+
+
+@operations
+async def test_a_connection_whose_answer_made_no_sense_is_dropped(server, client, call):
+    """The next request arrives over another one."""
+    server.special = [response(["nonsense"])]
+    with pytest.raises(UnexpectedResponse):
+        await call(client, "alice")
+    assert await call(client, "bob") == "bob"
+    assert server.requests == [["alice"], ["bob"]]
 
 
 @operations

@@ -72,6 +72,22 @@ async def test_nothing_leaves_that_is_not_ours():
     assert body == b'{"token":"c2c_x"}'
 
 
+@pytest.mark.parametrize("is_borrowed", [False, True])
+async def test_a_request_without_a_body_has_no_headers_of_one(is_borrowed):
+    """A GET with a length, or a type, would be odd."""
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n{"id":"0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001"}'
+    async with (
+        listener(answer) as (space, requests),
+        aiohttp.ClientSession() as http,
+        TokenClient(space, retries=0, http=http if is_borrowed else None) as client,
+    ):
+        await client.subscriber_info("hush")
+    ((line, headers, body),) = requests
+    assert line == ["GET", "/api/fabric/subscriber/info"]
+    assert set(headers) == OURS - {"content-type", "content-length"} | {"authorization"}
+    assert body == b""
+
+
 async def test_our_own_session_takes_nothing_from_its_surroundings(monkeypatch, tmp_path):
     """Neither netrc's credentials, nor a proxy's address, nor a cookie that came with the last answer."""
     netrc = tmp_path / "netrc"
