@@ -107,49 +107,65 @@ class Timer:
         task.add_done_callback(self._held.discard)
 
     def _arm(self) -> None:
-        """Set the alarm for the first deadline that still stands."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm, self._rings_at = None, math.inf
+        """Set the alarm for the first deadline that still stands, and only then cancel the one before."""
         while self._heap and not stands(self._heap[0]):
             heappop(self._heap)
+        alarm, rings_at = None, math.inf
         if self._heap:
             now = self.clock.now()
             seconds = min(max(0.0, self._heap[0][0] - now), LONGEST_SLICE)
-            self._rings_at = now + seconds if seconds else AT_ONCE
-            self._alarm = self.clock.call_later(seconds, self._ring)
+            rings_at = now + seconds if seconds else AT_ONCE
+            alarm = self.clock.call_later(seconds, self._ring)
+        before, self._alarm, self._rings_at = self._alarm, alarm, rings_at
+        if before is not None:
+            before.cancel()
 
     def _ring(self) -> Sequence[asyncio.Task[Any]]:
-        """Wake the sleepers that are due; return the tasks that they began, or NOTHING_DUE."""
-        self._alarm, self._rings_at = None, math.inf
-        now = self.clock.now()
+        """Wake the sleepers that are due; return the tasks that they began, or NOTHING_DUE.
+
+        Whatever raises, the alarm is set again. A deadline stays in the heap until its sleeper was woken.
+        """
+        try:
+            return self._wake_all()
+        except BaseException:
+            self._begun = None
+            self._arm()
+            raise
+
+    def _wake_all(self) -> Sequence[asyncio.Task[Any]]:
+        self._rings_at = math.inf
         begun: list[asyncio.Task[Any]] = []
         self._begun = begun
-        has_leapt, due = self._watch_wall(now), self._due(now)
-        for entry in due:
-            if stands(entry) and (sleeper := entry[2]()) is not None:
-                sleeper.wakes_at = math.inf
-                self.rouse(sleeper, now)
-        self._arm()
+        now = self.clock.now()
+        has_leapt = self._watch_wall(now)
+        has_woken = self._wake_due(now) > 0
         self._begun = None
-        return begun if due or has_leapt else NOTHING_DUE
+        self._arm()
+        return begun if has_woken or has_leapt else NOTHING_DUE
 
-    def _due(self, now: float) -> list[tuple[float, int, ref[Sleeper]]]:
-        """Take out the deadlines that have come; if they are many, the first of them."""
-        due: list[tuple[float, int, ref[Sleeper]]] = []
-        while self._heap and self._heap[0][0] <= now and len(due) < MOST_AT_ONCE:
-            due.append(heappop(self._heap))
-        return due
+    def _wake_due(self, now: float) -> int:
+        """Wake the sleepers that are due, up to so many; return how many deadlines have come."""
+        last, woken = self._order, 0
+        while self._heap and woken < MOST_AT_ONCE:
+            entry = at, order, reference = self._heap[0]
+            if at > now or order > last:  # one that has set a deadline meanwhile has to wait for the next turn
+                break
+            woken += 1
+            if stands(entry) and (sleeper := reference()) is not None:
+                self.rouse(sleeper, now)
+            if self._heap and self._heap[0] is entry:
+                heappop(self._heap)
+        return woken
 
     def rouse(self, sleeper: Sleeper, now: float) -> None:
         """Wake a sleeper now, and again later if that fails."""
-        self._leave_behind(sleeper)
-        sleeper.wakes_at = math.inf
         try:
+            self._leave_behind(sleeper)
+            sleeper.wakes_at = math.inf
             sleeper.wake(self)
         except Exception:
-            logger.exception("%r could not be woken; it is tried again", sleeper)
             self.set(sleeper, now + LONGEST_SLICE)
+            logger.exception("%r could not be woken; it is tried again", sleeper)
 
     def _watch_wall(self, now: float) -> bool:
         """Notify all sleepers if the wall clock has gained on ours, the only sign of a paused virtual machine.
@@ -157,7 +173,7 @@ class Timer:
         Return whether it has.
         """
         ahead = self.clock.wall() - now
-        gained, self._wall_ahead = ahead - self._wall_ahead, ahead
+        gained = ahead - self._wall_ahead
         if gained > 1:
             for entry in list(self._heap):
                 if stands(entry) and (sleeper := entry[2]()) is not None:
@@ -165,6 +181,7 @@ class Timer:
                         sleeper.note_leap(gained, now)
                     except Exception:
                         logger.exception("%r could not be told of a leap of the wall clock", sleeper)
+        self._wall_ahead = ahead  # not before: if that fails, all are notified again
         return gained > 1
 
 

@@ -196,20 +196,26 @@ class Renewing(ABC):
     def _depart(self, renewal: Coroutine[Any, Any, Landing], step: Present | Reissue, timer: Timer) -> None:
         """Renew, in a task that nobody but the event loop's end cancels."""
         timer.unset(self)
-        land = partial(self._land, step, self._wall_ahead(), timer)
+        land = partial(self._land, step, self._pair, self._wall_ahead(), timer)
         flight = timer.begin(renewal, f"renew {self._label}")
         flight.add_done_callback(land)
         self._wanted, self._flight = math.inf, flight  # later callers aren't served by this attempt, if it fails
 
-    def _land(self, step: Present | Reissue, wall_ahead: float, timer: Timer, flight: asyncio.Task[Landing]) -> None:
-        """Take in what came of a renewal. Whatever raises here, the session plans its next attempt."""
-        self._flight = None
-        pair = self._pair
+    def _land(
+        self,
+        step: Present | Reissue,
+        pair: TokenPair | None,
+        wall_ahead: float,
+        timer: Timer,
+        flight: asyncio.Task[Landing],
+    ) -> None:
+        """Take in what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
         try:
             self._conclude(step, wall_ahead, flight)
         except Exception as error:
             logger.exception("session %s generation %d: a result could not be taken in", self._label, self._generation)
-            if self._pair is pair:  # and so the refresh token may be used up
+            self._flight = None
+            if self._pair is pair:  # the refresh token may be used up
                 what = f"the result of a renewal could not be taken in: {type(error).__name__}"
                 self._note_failure(Ambiguous(SignalWireTokenError(what)), step)
             if not self._closing and not self._dead:
@@ -218,6 +224,7 @@ class Renewing(ABC):
 
     def _conclude(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Landing]) -> None:
         """Take in an outcome, plan what follows, and wake the callers that wait."""
+        self._flight = None
         way, outcome = outcome_of(flight, step)
         self._tried = self._now()
         self._draw = random.random()  # noqa: S311 - as above

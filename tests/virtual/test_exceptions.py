@@ -1,0 +1,83 @@
+"""An exception at any line of a renewal, such as a `MemoryError`, costs a session one attempt and not its tokens."""
+
+import asyncio
+import linecache
+import sys
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+import signalwire_tokens
+from signalwire_tokens import SessionFleet, SessionState, SubscriberSession
+from support.fake_transport import make_client
+
+LIFE = 7200.0
+PACKAGE = Path(signalwire_tokens.__file__).parent
+FILES = tuple(str(PACKAGE / name) for name in ("keeper", "clock/timer.py", "policy.py", "session.py", "fleet"))
+
+
+class Fault:
+    """Raises `MemoryError` at the n-th line that runs in certain files, once."""
+
+    def __init__(self, number):
+        self.left, self.where = number, None
+
+    def __call__(self, frame, event, _):
+        if not frame.f_code.co_filename.startswith(FILES):
+            return None
+        # `try:` does nothing that could fail.
+        if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "try:":
+            self.left -= 1
+            if self.left == 0:
+                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+                raise MemoryError
+        return self
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+
+
+@asynccontextmanager
+async def alone(client):
+    async with SubscriberSession(client, "alice") as session:
+        yield session
+
+
+@asynccontextmanager
+async def in_a_fleet(client):
+    async with SessionFleet(client) as fleet:
+        await fleet.token("alice")
+        yield fleet.session("alice")
+        assert fleet.snapshot().in_flight == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", [alone, in_a_fleet], ids=lambda kind: kind.__name__)
+async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens(clock, opened):
+    """At each of them in turn: it has the next token before the last one expires, and the one after that."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # it logs what a callback raises
+    lines = []
+    for number in count(1):
+        client, _ = make_client(clock)
+        async with opened(client) as session:
+            await clock.advance(session._due - clock.now() - 1)
+            with Fault(number) as fault:
+                while session._generation == 1 and fault.where is None:
+                    with suppress(MemoryError):  # of an alarm, which a real loop logs
+                        await clock.advance(60)
+            if fault.where is None:
+                break
+            lines.append(fault.where)
+            for _ in range(2):
+                generation, rest = session.generation, session._access_until - clock.now()
+                await clock.advance(rest - 10)
+                assert session.generation > generation, fault.where
+                assert session.state is SessionState.FRESH, fault.where
+    assert len(lines) > 100
