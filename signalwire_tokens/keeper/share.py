@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["Share", "Sight", "complaint", "holds", "is_older", "is_over", "is_sound", "logged"]
+__all__ = ["Share", "Sight", "complaint", "holds", "is_over", "is_sound", "logged"]
 
 METHODS = ("delete", "lease", "load", "save", "watch")
+UNKNOWN = "unknown"  # the timeline of no store: nobody knows how old such a record's pair is
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
@@ -27,10 +28,24 @@ class Share:
     """The place in a store where a session's pair is, and what is under way there behind the session's back.
 
     `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
-    is a successor.
+    is a successor. `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was
+    asked for, and `answer` is the last pair that the session got from SignalWire, with the same of that.
     """
 
-    __slots__ = ("brought", "heard", "key", "looked", "looking", "mark", "name", "saving", "store", "unwatch")
+    __slots__ = (
+        "ahead",
+        "answer",
+        "brought",
+        "heard",
+        "key",
+        "looked",
+        "looking",
+        "mark",
+        "name",
+        "saving",
+        "store",
+        "unwatch",
+    )
 
     def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
         if isinstance(store, type) or not all(callable(getattr(store, name, None)) for name in METHODS):
@@ -39,6 +54,8 @@ class Share:
         self.name: str = repr(store)
         self.key: str = key
         self.brought: TokenPair | None = brought
+        self.ahead: float = 0.0
+        self.answer: tuple[TokenPair | None, float] = (None, 0.0)
         self.mark: str | None = None  # the last one of the session's own
         self.heard: bool = False  # of a new pair, and not looked yet
         self.looked: bool = False  # for a last way out, and found none
@@ -63,25 +80,54 @@ class Share:
 
 
 class Sight:
-    """A reading, and between which moments of the session's clock it was taken."""
+    """A reading, and between which moments of the session's clock it was taken.
 
-    __slots__ = ("after", "before", "reading")
+    `wall` is the wall clock's time after it, and `gained` what that clock gained on the session's meanwhile. A gain of
+    more than `leap` seconds means that a virtual machine may have been paused, so nobody knows how old the pair is.
+    """
 
-    def __init__(self, reading: Reading, before: float, after: float) -> None:
+    __slots__ = ("after", "before", "gained", "leap", "reading", "wall")
+
+    def __init__(
+        self, reading: Reading, *, before: float, after: float, wall: float, gained: float, leap: float
+    ) -> None:
         self.reading: Reading = reading
         self.before: float = before
         self.after: float = after
+        self.wall: float = wall
+        self.gained: float = gained
+        self.leap: float = leap
 
     @property
     def asked(self) -> float | None:
         """When the record's pair was asked for, by the session's clock, or a little earlier; None where unknown."""
+        latest = self.latest
+        return latest if self.reading.gained <= self.leap and self.gained <= self.leap else None
+
+    @property
+    def latest(self) -> float | None:
+        """When the record's pair was asked for, at the latest: earlier, if a machine was paused since."""
         age = self.reading.age
         return None if age is None else self.before - age
 
-    def record(self, pair: TokenPair, asked: float) -> Record:
-        """Describe a pair by the store's time, or as a little older than it is."""
-        asked_at = self.reading.at - (self.after - asked)
-        return Record(pair=pair, asked_at=asked_at, timeline=self.reading.timeline)
+    def is_older(self, asked: float) -> bool:
+        """Return whether the record's pair was asked for before that moment of the session's clock, if it is known."""
+        age = self.reading.age
+        return age is not None and self.after - age < asked
+
+    def record(self, pair: TokenPair, asked: float, ahead: float) -> Record:
+        """Return the record of a pair, by the store's time, or as a little older than the pair is.
+
+        `asked` is when the pair was asked for, by the session's clock, and `ahead` by how much the wall clock was ahead
+        of that clock then. If the wall clock has leapt since, the pair is older than the session's clock knows, and the
+        record is of no timeline that the store knows.
+        """
+        return Record(
+            pair=pair,
+            asked_at=self.reading.at - (self.after - asked),
+            asked_wall=asked + ahead,
+            timeline=self.reading.timeline if self.wall - self.after - ahead <= self.leap else UNKNOWN,
+        )
 
 
 @contextmanager
@@ -98,17 +144,12 @@ def holds(record: Record | None, pair: TokenPair | None) -> bool:
     return record is not None and pair is not None and record.pair.refresh_token.value == pair.refresh_token.value
 
 
-def is_older(one: Record, other: Record) -> bool:
-    """Tell whether one pair was asked for before the other, as far as that can be known."""
-    return one.timeline == other.timeline and one.asked_at < other.asked_at
-
-
 def is_sound(reading: object) -> bool:
     """Tell whether an answer is a reading to reckon with."""
     if not isinstance(reading, Reading) or not isinstance(reading.record, Record | None):
         return False
-    at: object = reading.at
-    return isinstance(at, int | float) and math.isfinite(at)
+    times: tuple[object, ...] = (reading.at, 0.0 if reading.wall is None else reading.wall)
+    return all(isinstance(time, int | float) and math.isfinite(time) for time in times)
 
 
 def is_over(task: asyncio.Task[None] | None) -> bool:

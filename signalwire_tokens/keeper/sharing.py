@@ -34,7 +34,7 @@ from signalwire_tokens.stores.records import life_of
 
 from .events import is_cancelled
 from .renewing import Renewing
-from .share import Share, Sight, complaint, holds, is_older, is_over, is_sound, logged
+from .share import Share, Sight, complaint, holds, is_over, is_sound, logged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -130,9 +130,8 @@ class Sharing(Renewing):
         if self._now() > latest or self._closing:
             outcome: Outcome = NotSent(complaint(share, "no time was left for a request"))
         else:
-            outcome = await self._ask(
-                way, None if plain is None else plain.pair, self._policy.lease_for(self._life) / 2
-            )
+            limit = self._policy.lease_for(self._life) / 2
+            outcome = await self._ask_dated(share, way, None if plain is None else plain.pair, limit)
         if isinstance(outcome, Renewed):
             replaces = mark or held
             return way, await self._commit(share, outcome, sight, None if replaces is None else replaces.digest)
@@ -158,23 +157,40 @@ class Sharing(Renewing):
         if self._pair is None and share.brought is not None:
             outcome = Renewed(share.brought, self._brought_at(share.brought))
         else:
-            outcome = await self._ask(way, self._pair, None)
+            outcome = await self._ask_dated(share, way, self._pair, None)
         if isinstance(outcome, Renewed):
             self._note_unsaved(error)
             outcome = attrs.evolve(outcome, saved=False)
         return way, outcome
 
+    async def _ask_dated(
+        self, share: Share, way: Present | Reissue, pair: TokenPair | None, limit: float | None
+    ) -> Outcome:
+        """Return what asking came to, and note by how much the wall clock was ahead when it began."""
+        ahead = self._wall_ahead()
+        outcome = await self._ask(way, pair, limit)
+        if isinstance(outcome, Renewed):
+            share.answer = outcome.pair, ahead
+        return outcome
+
+    def _ahead_of(self, share: Share, pair: TokenPair) -> float:
+        """Return by how much the wall clock was ahead of the session's when a pair that is new here was asked for."""
+        answer, ahead = share.answer
+        return ahead if pair is answer else self._wall_ahead()
+
     def _choose(self, share: Share, step: Present | Reissue, sight: Sight) -> tuple[Present | Reissue, Record | None]:
         """Say whether to present a refresh token, and which: none that may be used up, where a pair can be issued."""
         held, pair = sight.reading.record, self._pair
-        mine = None if pair is None else sight.record(pair, self._asked_for(pair))
+        asked = None if pair is None else self._asked_for(pair)
+        mine = None if pair is None or asked is None else sight.record(pair, asked, share.ahead)
         known = holds(held, pair)
         may_issue = self._reissuable and (pair is not None or share.brought is None)
-        if held is None or (mine is not None and not known and pair is not share.brought and is_older(held, mine)):
+        is_behind = asked is not None and not known and pair is not share.brought and sight.is_older(asked)
+        if held is None or is_behind:
             doubtful, best = True, mine  # the store has lost something
         else:
             refused = known and isinstance(step, Reissue)
-            ended = sight.asked is not None and held.until <= sight.reading.at
+            ended = sight.latest is not None and held.until <= sight.reading.at
             doubtful, best = held.presenting is not None or refused or ended, held
         if not self._presents or best is None or (doubtful and may_issue):
             return Reissue(step.at), None
@@ -183,7 +199,8 @@ class Sharing(Renewing):
     async def _commit(self, share: Share, renewed: Renewed, sight: Sight, replaces: str | None) -> Renewed:
         """Save a new pair; where another was faster, take that."""
         try:
-            if await self._save(share, sight.record(renewed.pair, renewed.asked), replaces):
+            record = sight.record(renewed.pair, renewed.asked, self._ahead_of(share, renewed.pair))
+            if await self._save(share, record, replaces):
                 return renewed
             found = self._better(await self._read(share))
             if found is not None:
@@ -219,11 +236,13 @@ class Sharing(Renewing):
         return self._refresh_until - life_of(pair.refresh_token)
 
     async def _read(self, share: Share) -> Sight:
-        before = self._now()
+        before, ahead = self._now(), self._wall_ahead()
         reading = await self._use(share, lambda: share.store.load(share.key))
         if not is_sound(reading):
             raise complaint(share, "answered with something else than a reading")
-        return Sight(reading, before, self._now())
+        after, wall = self._now(), self._clock.wall()
+        gained = wall - after - ahead
+        return Sight(reading, before=before, after=after, wall=wall, gained=gained, leap=self._policy.leap)
 
     async def _save(self, share: Share, record: Record, replaces: str | None) -> bool:
         return await self._use(share, lambda: share.store.save(share.key, record, replaces))
@@ -279,7 +298,7 @@ class Sharing(Renewing):
         super()._rotate(renewed, way)
         share, timer = self._share, self._timer
         if share is not None:
-            share.looked = False
+            share.looked, share.ahead = False, self._ahead_of(share, renewed.pair)
             if timer is not None and not renewed.saved and not self._closed and is_over(share.saving):
                 share.saving = timer.begin(self._save_in_the_end(share), f"save {self._label}")
 
@@ -351,16 +370,16 @@ class Sharing(Renewing):
     async def _reconcile(self, share: Share) -> None:
         """Let the store hold the later of two pairs: its own, or the one at hand."""
         sight = await self._read(share)
-        held, pair, asked = sight.reading.record, self._pair, sight.asked
+        held, pair, latest = sight.reading.record, self._pair, sight.latest
         if pair is None or holds(held, pair):
             return
         found = self._better(sight)
-        if found is not None or (asked is not None and asked >= self._asked_for(pair)):
+        if found is not None or (latest is not None and latest >= self._asked_for(pair)):
             self._take(found)
             return
         if held is not None and pair is share.brought:
             return  # a successor, whatever the clocks say
-        mine = sight.record(pair, self._asked_for(pair))
+        mine = sight.record(pair, self._asked_for(pair), share.ahead)
         if not await self._save(share, mine, None if held is None else held.digest):
             raise complaint(share, "somebody else has just saved another pair")
         share.brought = None

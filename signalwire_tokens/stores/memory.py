@@ -35,7 +35,7 @@ class MemoryStore:
 
     async def load(self, key: str) -> Reading:
         """Read what is kept under a key."""
-        return Reading(record=self._records.get(key), at=self._clock.now())
+        return Reading(record=self._records.get(key), at=self._clock.now(), wall=self._clock.wall())
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
         """Keep a record in place of the one with the digest `replaces`."""

@@ -27,12 +27,14 @@ class Record:
     """A pair as a store keeps it.
 
     `asked_at` is when the pair was asked for, by the store's time, and `timeline` tells one such time from another:
-    where it differs from the reading's, nobody knows how old the pair is. `presenting` names the attempt that is about
-    to present the refresh token, or has, with nobody knowing what came of it.
+    where it differs from the reading's, nobody knows how old the pair is. `asked_wall` is the same moment by the wall
+    clock of the machine that asked, in seconds since the epoch. `presenting` names the attempt that is about to present
+    the refresh token, or has, with nobody knowing what came of it.
     """
 
     pair: TokenPair
     asked_at: float
+    asked_wall: float
     timeline: str = ""
     presenting: str | None = None
 
@@ -50,19 +52,32 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class Reading:
-    """What a store holds under a key, and the time at which it says so: one that all who share the store agree on."""
+    """What a store holds under a key, and the time at which it says so: one that all who share the store agree on.
+
+    `wall` is the wall clock of the machine whose clock `at` is. That clock stops while a virtual machine is paused, and
+    the wall clock then gains on it. It is None for a server's time, which doesn't stop.
+    """
 
     record: Record | None
     at: float
     timeline: str = ""
+    wall: float | None = None
 
     @property
     def age(self) -> float | None:
-        """How many seconds ago the record's pair was asked for; None where that cannot be known."""
+        """How many seconds ago the record's pair was asked for, by the store's time; None where that is unknown."""
         if self.record is None or self.record.timeline != self.timeline:
             return None
         age = self.at - self.record.asked_at
         return max(0.0, age) if age > -BACKWARDS else None
+
+    @property
+    def gained(self) -> float:
+        """How many seconds the wall clock has gained on the store's time since the record's pair was asked for."""
+        age = self.age
+        if self.record is None or self.wall is None or age is None:
+            return 0.0
+        return self.wall - self.record.asked_wall - age
 
 
 def life_of(token: Token) -> float:
@@ -77,7 +92,7 @@ def key_of(parts: Iterable[str | None]) -> str:
 
 
 def encode(record: Record) -> bytes:
-    """Write a record as bytes; not when its tokens were issued, since that is another machine's wall clock."""
+    """Return a record as bytes. They don't hold when its tokens were issued, but when the pair was asked for."""
     halves = [
         {"value": token.value, "life": life_of(token), "kind": token.kind, "channel": token.channel}
         for token in (record.pair.token, record.pair.refresh_token)
@@ -88,6 +103,7 @@ def encode(record: Record) -> bytes:
             "pair": halves,
             "subscriber_id": None if subscriber_id is None else str(subscriber_id),
             "asked_at": record.asked_at,
+            "asked_wall": record.asked_wall,
             "timeline": record.timeline,
             "presenting": record.presenting,
         }
@@ -105,10 +121,15 @@ def decode(written: bytes) -> Record:
             refresh_token=refresh_token,
             subscriber_id=None if subscriber_id is None else UUID(subscriber_id),
         )
-        asked_at = float(content["asked_at"])
-        if math.isfinite(asked_at):
-            timeline, presenting = text(content["timeline"]), text_or_none(content["presenting"])
-            return Record(pair=pair, asked_at=asked_at, timeline=timeline, presenting=presenting)
+        asked_at, asked_wall = float(content["asked_at"]), float(content["asked_wall"])
+        if math.isfinite(asked_at) and math.isfinite(asked_wall):
+            return Record(
+                pair=pair,
+                asked_at=asked_at,
+                asked_wall=asked_wall,
+                timeline=text(content["timeline"]),
+                presenting=text_or_none(content["presenting"]),
+            )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         pass
     raise ValueError("is not a record")

@@ -112,15 +112,15 @@ class SqliteStore:
     async def load(self, key: str) -> Reading:
         """Read what is kept under a key."""
 
-        def read(database: sqlite3.Connection) -> tuple[Secret[bytes] | None, float]:
+        def read(database: sqlite3.Connection) -> tuple[Secret[bytes] | None, float, float]:
             row = database.execute("SELECT CAST(sealed AS BLOB) FROM records WHERE key = ?", (key,)).fetchone()
-            return None if row is None else Secret(row[0]), self._clock.now()
+            return None if row is None else Secret(row[0]), self._clock.now(), self._clock.wall()
 
-        sealed, at = await self._do(key, read)
+        sealed, at, wall = await self._do(key, read)
         record = None if sealed is None else self._sealer.open(key, sealed.value)
-        if record is not None and is_same_boot(record.timeline, self._timeline):
-            return Reading(record=record, at=at, timeline=record.timeline)
-        return Reading(record=record, at=at, timeline=self._timeline)
+        is_ours = record is not None and is_same_boot(record.timeline, self._timeline)
+        timeline = record.timeline if record is not None and is_ours else self._timeline
+        return Reading(record=record, at=at, timeline=timeline, wall=wall)
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
         """Keep a record in place of the one with the digest `replaces`."""

@@ -32,6 +32,7 @@ A_MOMENT = SHORT / 10  # seconds between two looks
 AT_ONCE = 10  # how many do the same at the same time
 PATIENCE = 300.0  # seconds after which a test counts as hanging, on a slow machine as well
 ROUNDING = 1.0  # second by which a store's time may be rounded
+DAYS = 30 * 86400.0  # seconds; a wall clock in another unit is off by far more
 P = ParamSpec("P")
 
 
@@ -46,9 +47,10 @@ def make_pair() -> TokenPair:
 
 
 async def make_record(store: TokenStore, key: str, age: float = 0.0) -> Record:
-    """Make a record of a pair that is so many seconds old."""
+    """Return a record of a pair that is so many seconds old."""
     reading = await store.load(key)
-    return Record(pair=make_pair(), asked_at=reading.at - age, timeline=reading.timeline)
+    wall = time.time() if reading.wall is None else reading.wall
+    return Record(pair=make_pair(), asked_at=reading.at - age, asked_wall=wall - age, timeline=reading.timeline)
 
 
 def held(reading: Reading) -> Record:
@@ -114,7 +116,8 @@ class StoreConformance:
             await store.delete(key)
             assert await store.save(key, record, None)
             read = held(await peer.load(key))
-            assert (read.digest, read.asked_at, read.presenting) == (record.digest, record.asked_at, presenting)
+            assert (read.digest, read.presenting) == (record.digest, presenting)
+            assert (read.asked_at, read.asked_wall) == (record.asked_at, record.asked_wall)
             assert read.pair.subscriber_id == record.pair.subscriber_id
             assert lives(read.pair) == lives(record.pair)
             for half in ("token", "refresh_token"):
@@ -128,6 +131,15 @@ class StoreConformance:
         age = (await peer.load(key)).age
         assert age is not None
         assert LONG <= age <= LONG + (time.monotonic() - start) + ROUNDING
+
+    async def test_a_wall_clock_goes_on_like_the_store_s_time(
+        self, store: TokenStore, peer: TokenStore, key: str
+    ) -> None:
+        """A reading that has a wall clock has one in seconds, which gains nothing on the store's time by itself."""
+        assert await store.save(key, await make_record(store, key, age=LONG), None)
+        assert abs((await peer.load(key)).gained) <= ROUNDING
+        wall = (await store.load(key)).wall
+        assert wall is None or abs(wall - time.time()) < DAYS, "the wall clock is not in seconds since the epoch"
 
     @in_time
     async def test_keys_do_not_meet(self, store: TokenStore, key: str) -> None:

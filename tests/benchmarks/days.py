@@ -5,9 +5,11 @@ import logging
 import math
 from datetime import UTC, datetime, timedelta
 
+import attrs
+
 from signalwire_tokens import ConnectionFailed, MemoryStore, SessionFleet, SessionState, Token, TokenClient, TokenPair
 from signalwire_tokens.models import Secret
-from signalwire_tokens.stores import Reading, Record
+from signalwire_tokens.stores import Record
 from signalwire_tokens.testing import VirtualClock
 
 from .figures import Figure
@@ -61,11 +63,12 @@ class Nursery(MemoryStore):
             Token(value=value, issued_at=now, expires_at=now + timedelta(seconds=life))
             for value, life in (("access-0", LIFE), ("refresh-0", LIFE + 5 * MINUTE))
         ]
-        self.first = Record(pair=TokenPair(token=halves[0], refresh_token=halves[1]), asked_at=clock.now())
+        pair = TokenPair(token=halves[0], refresh_token=halves[1])
+        self.first = Record(pair=pair, asked_at=clock.now(), asked_wall=clock.wall())
 
     async def load(self, key):
         reading = await super().load(key)
-        return reading if reading.record else Reading(record=self.first, at=reading.at)
+        return reading if reading.record else attrs.evolve(reading, record=self.first)
 
 
 async def born_together(sessions, **figures):

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from signalwire_tokens import RefreshPolicy, SqliteStore, StoreError, SubscriberSession
-from signalwire_tokens.clock import Clock
+from signalwire_tokens.clock import Clock, VirtualClock
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.stores import new_sealing_key
 from support.sqlite_files import busy, foreign, other_log, patient_stores, query, run, short_text, text
@@ -457,6 +457,26 @@ async def test_after_a_reboot_that_took_too_long_a_pair_is_issued_anew(emulator,
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
     async with kept(client, file) as session:
         assert emulator.accepts(await session.token())
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
+
+
+async def test_a_pair_from_before_a_pause_of_the_machine_is_renewed_before_it_is_served(emulator, clock, tmp_path):
+    """A paused machine's own clock stops, so that only the wall clock shows how old the pair in the file is."""
+    machine = VirtualClock(wall=clock.wall())
+    file = File(tmp_path / "tokens.db", machine)
+    async with emulator.client(retries=0, timeout=HANG, clock=machine) as client:
+        async with kept(client, file) as session:
+            before = await session.token()
+        clock.suspend(10 * 3600)
+        machine.set_wall(clock.wall())
+        assert not emulator.accepts(before)
+        async with file.open() as store:
+            session = session_of(client, store)
+            starting = asyncio.ensure_future(session.start())
+            await eventually(starting.done, machine)
+            await starting
+            assert emulator.accepts(await session.token())
+            await session.aclose()
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
 
 

@@ -80,7 +80,8 @@ def make_record(presenting=None, asked_at=None):
         for name, life in (("access", LIFE), ("refresh", LIFE + WINDOW))
     ]
     pair = TokenPair(token=halves[0], refresh_token=halves[1])
-    return Record(pair=pair, asked_at=time.time() if asked_at is None else asked_at, presenting=presenting)
+    asked_at = time.time() if asked_at is None else asked_at
+    return Record(pair=pair, asked_at=asked_at, asked_wall=now.timestamp(), presenting=presenting)
 
 
 def place(prefix, key, kind="pair"):

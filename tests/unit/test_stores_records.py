@@ -21,7 +21,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = ("pair", "subscriber_id", "asked_at", "timeline", "presenting")
+FIELDS = ("pair", "subscriber_id", "asked_at", "asked_wall", "timeline", "presenting")
 HALF_FIELDS = ("value", "life", "kind", "channel")
 REMOVED = "removed"
 
@@ -35,7 +35,7 @@ def pair_of(life=timedelta(hours=2), refresh_life=timedelta(hours=2, minutes=5))
     )
 
 
-RECORD = Record(pair=pair_of(), asked_at=100.0, timeline="a boot", presenting="an attempt")
+RECORD = Record(pair=pair_of(), asked_at=100.0, asked_wall=1000.0, timeline="a boot", presenting="an attempt")
 tokens = st.builds(
     lambda issued_at, life, **fields: Token(issued_at=issued_at, expires_at=issued_at + life, **fields),
     issued_at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - Hypothesis adds it
@@ -48,6 +48,7 @@ records = st.builds(
     Record,
     pair=st.builds(TokenPair, token=tokens, refresh_token=tokens, subscriber_id=st.none() | st.uuids()),
     asked_at=st.floats(allow_nan=False, allow_infinity=False),
+    asked_wall=st.floats(allow_nan=False, allow_infinity=False),
     timeline=st.text(),
     presenting=st.none() | st.text(),
 )
@@ -121,7 +122,11 @@ def test_a_record_with_a_strange_field_is_read_or_refused(path, value):
         *[(("pair", 0, name), value) for name in ("kind", "channel") for value in (7, [], {})],
         *[(("pair", 0, "value"), value) for value in (7, None)],
         *[(("subscriber_id",), value) for value in (7, [], "alice")],
-        *[(("asked_at",), value) for value in ("soon", None, [], math.nan, math.inf, 10**400)],
+        *[
+            ((name,), value)
+            for name in ("asked_at", "asked_wall")
+            for value in ("soon", None, [], math.nan, math.inf, 10**400)
+        ],
         *[(("presenting",), value) for value in (7, [], {}, False)],
         (("timeline",), None),
         *[(("pair",), value) for value in (None, {}, [], [1, 2], "ab", [{}] * 3)],
@@ -154,7 +159,8 @@ def test_a_digest_names_the_refresh_token_and_its_mark():
         attrs.evolve(RECORD, pair=attrs.evolve(RECORD.pair, refresh_token=RECORD.pair.token)),
     ]
     assert len({record.digest for record in states}) == len(states)
-    same = attrs.evolve(RECORD, asked_at=7.0, timeline="", pair=attrs.evolve(RECORD.pair, subscriber_id=None))
+    times = {"asked_at": 7.0, "asked_wall": 8.0, "timeline": ""}
+    same = attrs.evolve(RECORD, **times, pair=attrs.evolve(RECORD.pair, subscriber_id=None))
     assert same.digest == RECORD.digest
     assert MARK not in RECORD.digest
 
@@ -228,4 +234,21 @@ def test_a_reading_knows_how_old_its_record_is(at, timeline, age):
 
 def test_a_reading_of_nothing_has_no_age():
     """There is nothing that could be old."""
-    assert Reading(record=None, at=1.0).age is None
+    reading = Reading(record=None, at=1.0, wall=2.0)
+    assert (reading.age, reading.gained) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("at", "wall", "gained"),
+    [
+        (142.5, 1042.5, 0.0),
+        (142.5, 1102.5, 60.0),
+        (142.5, 942.5, -100.0),
+        (99.5, 1000.0, 0.0),
+        (142.5, None, 0.0),
+        (98.5, 2000.0, 0.0),
+    ],
+)
+def test_a_reading_shows_what_the_wall_clock_has_gained(at, wall, gained):
+    """A pause of the machine is seen by that, unless the store's time is a server's, or the age is unknown."""
+    assert Reading(record=RECORD, at=at, timeline="a boot", wall=wall).gained == gained

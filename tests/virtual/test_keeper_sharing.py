@@ -101,7 +101,13 @@ def share(clock, store):
 async def put(store, clock, pair=None, *, age=0.0, presenting=None, timeline=""):
     """Let the store hold a pair that somebody else has saved."""
     pair = make_pair() if pair is None else pair
-    record = Record(pair=pair, asked_at=clock.now() - age, presenting=presenting, timeline=timeline)
+    record = Record(
+        pair=pair,
+        asked_at=clock.now() - age,
+        asked_wall=clock.wall() - age,
+        presenting=presenting,
+        timeline=timeline,
+    )
     await store.delete(KEY)
     assert await MemoryStore.save(store, KEY, record, None)
     return pair
@@ -131,6 +137,21 @@ async def saved(clock, session):
     while not session._share.saving.done():
         await clock.advance(10)
         await asyncio.sleep(0.001)
+
+
+def pause(clock, seconds):
+    """Pause the machine as a virtual machine is paused: its own clock stops, and the wall clock leaps."""
+    clock.set_wall(clock.wall() + seconds)
+
+
+class Distant(Moody):
+    """A store whose time is a server's, which goes on while this machine is paused."""
+
+    paused = 0.0
+
+    async def load(self, key):
+        reading = await super().load(key)
+        return attrs.evolve(reading, at=reading.at + self.paused, wall=None)
 
 
 async def late(clock, session):
@@ -237,6 +258,126 @@ async def test_a_pair_of_unknown_age_is_renewed_before_it_is_served(share, store
     async with share() as session:
         assert session.presented == [pair.refresh_token.value]
         assert session.pair.token.value != pair.token.value
+
+
+@pytest.mark.parametrize(("leap", "is_unknown"), [(-36000, False), (60, False), (61, True), (36000, True)])
+async def test_a_pair_that_a_store_kept_through_a_pause_is_of_unknown_age(share, store, clock, leap, is_unknown):
+    """A session is due if the wall clock has gained more than the policy's `leap` since the pair was asked for."""
+    pair = await put(store, clock)
+    pause(clock, leap)
+    async with share() as session:
+        assert session.presented == ([pair.refresh_token.value] if is_unknown else [])
+
+
+async def test_a_policy_says_what_a_leap_of_the_wall_clock_is(share, store, clock):
+    """The limit that holds for the session's own pair holds for a pair from the store."""
+    await put(store, clock)
+    pause(clock, 500)
+    async with share(policy=RefreshPolicy(leap=600)) as session:
+        assert session.steps == []
+
+
+async def test_a_renewal_makes_the_age_of_a_pair_known_again(share, store, clock):
+    """A pause costs one renewal, and the next session finds a fresh pair."""
+    await put(store, clock)
+    pause(clock, 36000)
+    async with share() as session:
+        renewed = session.pair
+    async with share() as session:
+        assert session.steps == []
+        assert session.pair.token.value == renewed.token.value
+
+
+async def test_a_pair_that_a_distant_store_kept_through_a_pause_is_as_old_as_it_is(share, clock):
+    """A server's time goes on, so the pair's age is known, and this machine's wall clock doesn't matter."""
+    store = Distant(clock)
+    pair = await put(store, clock)
+    pause(clock, 1800)
+    store.paused = 1800
+    async with Scripted(clock, share=Share(store, KEY)) as session:
+        assert session.steps == []
+        assert session.pair.token.value == pair.token.value
+        assert session.runway.total_seconds() == LIFE - 1800
+
+
+async def test_a_pair_that_has_ended_is_not_presented_after_a_pause(share, store, clock):
+    """A pause makes a pair older than it seems, and never younger."""
+    await put(store, clock, age=LIFE + WINDOW)
+    pause(clock, 36000)
+    async with share() as session:
+        assert session.steps == ["Reissue"]
+
+
+@pytest.mark.parametrize("kind", [Moody, Distant])
+async def test_a_pause_while_the_store_answers_leaves_the_age_of_its_pair_unknown(clock, kind):
+    """The reading was taken before the pause, and is looked at after it."""
+    store = kind(clock)
+    async with Scripted(clock, share=Share(store, KEY)) as session:
+        clock.suspend(1)
+        other = await put(store, clock)
+
+        async def take_long():
+            pause(clock, 36000)
+
+        store.after["load"] = take_long
+        session._heard()
+        await settle()
+        assert session.pair.token.value != other.token.value
+
+
+@pytest.mark.parametrize("kind", [Moody, Distant])
+async def test_a_pair_that_is_saved_after_a_pause_is_of_unknown_age(clock, kind):
+    """It was asked for before the pause, which the session's clock doesn't count."""
+    store = kind(clock)
+    store.moods["save"] = DOWN
+    async with Scripted(clock, share=Share(store, KEY)) as session:
+        pair = session.pair
+        pause(clock, 36000)
+        store.paused = 36000
+        store.heal()
+    assert (await held(store)).pair.token.value == pair.token.value
+    async with Scripted(clock, share=Share(store, KEY)) as session:
+        assert session.presented == [pair.refresh_token.value]
+
+
+async def test_pauses_before_and_after_a_pair_is_saved_add_up(share, store, clock):
+    """A record counts from when the pair was asked for, and not from when it was saved."""
+    store.moods["save"] = DOWN
+    async with share() as session:
+        pair = session.pair
+        pause(clock, 40)
+        store.heal()
+    pause(clock, 40)
+    async with share() as session:
+        assert session.presented == [pair.refresh_token.value]
+
+
+@pytest.mark.parametrize(("kind", "step"), [(Moody, "Present"), (Distant, "Reissue")])
+async def test_a_pair_that_came_through_a_pause_is_not_taken_for_fresh(clock, kind, step):
+    """It was asked for before the pause: its age is unknown by a clock that stopped, and known by a server's."""
+    store, answered = kind(clock), asyncio.Event()
+    session = Scripted(clock, answered, share=Share(store, KEY))
+    starting = asyncio.ensure_future(session.start())
+    await settle()
+    pause(clock, 36000)
+    store.paused = 36000
+    answered.set()
+    await starting
+    async with Scripted(clock, share=Share(store, KEY)) as other:
+        assert other.steps == [step]
+    await session.aclose()
+
+
+async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one_after_a_pause(share, store, clock):
+    """Both are of unknown age, and which of them is the later one is known all the same."""
+    store.moods["save"] = DOWN
+    async with share() as session:
+        clock.suspend(1)
+        later = await put(store, clock)
+        pause(clock, 36000)
+        store.heal()
+        await saved(clock, session)
+        assert (await held(store)).pair.token.value == later.token.value
 
 
 async def test_of_two_who_are_due_one_renews(share, store, clock):
@@ -491,7 +632,14 @@ async def test_where_it_cannot_wait_a_session_issues_a_pair_of_its_own(share, st
 
 @pytest.mark.parametrize(
     "answer",
-    [None, Reading(record=None, at=None), Reading(record=None, at=float("nan")), Reading(record=b"a pair", at=1.0)],
+    [
+        None,
+        Reading(record=None, at=None),
+        Reading(record=None, at=float("nan")),
+        Reading(record=b"a pair", at=1.0),
+        Reading(record=None, at=1.0, wall="noon"),
+        Reading(record=None, at=1.0, wall=float("nan")),
+    ],
     ids=repr,
 )
 async def test_an_answer_that_is_no_reading_is_a_failure(share, store, clock, answer):

@@ -39,6 +39,7 @@ from signalwire_tokens.keeper import failure_of
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.policy import Ambiguous, Denied, Misconfigured, NotSent, Present, Reissue, Spent, Throttled
 from support.loop_time import LoopClock
+from support.waiting import eventually
 
 HOUR, LIFE = 3600.0, 7200.0
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
@@ -533,6 +534,25 @@ async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock
     assert set(operations(emulator)) == {ISSUE, REFRESH}
     assert operations(emulator).count(ISSUE) == 1
     assert {entry.status for entry in emulator.journal} == {201}
+
+
+async def test_a_pair_from_before_a_pause_of_the_machine_is_renewed_before_it_is_served(emulator, clock):
+    """A paused machine's own clock stops, so that only the wall clock shows how old the pair in the store is."""
+    machine = VirtualClock(wall=clock.wall())
+    store = MemoryStore(clock=machine)
+    async with emulator.client(clock=machine) as client:
+        async with SubscriberSession(client, "alice", store=store) as session:
+            before = await session.token()
+        clock.suspend(10 * HOUR)
+        machine.set_wall(clock.wall())
+        assert not emulator.accepts(before)
+        session = SubscriberSession(client, "alice", store=store)
+        starting = asyncio.ensure_future(session.start())
+        await eventually(starting.done, machine)
+        await starting
+        assert emulator.accepts(await session.token())
+        await session.aclose()
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
 
 
 @pytest.mark.parametrize(
