@@ -73,6 +73,15 @@ class TokenPair:
     subscriber_id: UUID | None = None
 
 
+# The kind that each half of a pair has, where a token's header names a kind.
+KINDS = {"token": "SAT", "refresh_token": "Refresh"}
+
+
+def is_misplaced(half: str, kind: str | None) -> bool:
+    """Return whether a token of that kind can't be that half of a pair; one of unknown kind can be either."""
+    return kind not in (KINDS[half], None)
+
+
 @attrs.frozen(kw_only=True)
 class Lifetimes:
     """How long the service's tokens live, since that cannot be read from them.

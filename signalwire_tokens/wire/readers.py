@@ -12,7 +12,7 @@ from uuid import UUID
 
 import attrs
 
-from signalwire_tokens.models import LONGEST_LIFE, Address, SatClaims, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.models import LONGEST_LIFE, Address, SatClaims, SubscriberInfo, Token, TokenPair, is_misplaced
 from signalwire_tokens.origins import write_origin
 
 from .checks import UUID_FORM, visible_ascii
@@ -34,6 +34,10 @@ __all__ = [
 
 Json = Mapping[str, object]
 ROUNDING = timedelta(seconds=2)  # that both a Date and a token's end may be off
+MISPLACED = {
+    "token": "with a refresh token in place of an access token",
+    "refresh_token": "with an access token in place of a refresh token",
+}
 MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
 
 
@@ -82,9 +86,13 @@ def read_pair(
         access = min(access, lifetimes.unbound) if unbound else access
         refresh = access + margin
     id_, issued_at = data.get("subscriber_id"), answer.issued_at
+    token = make_token(answer, data, "token", issued_at, access)
+    refresh_token = make_token(answer, data, "refresh_token", issued_at, refresh)
+    if token.value == refresh_token.value:
+        raise BrokenError("with one token for both halves of a pair")
     return TokenPair(
-        token=make_token(answer, data, "token", issued_at, access),
-        refresh_token=make_token(answer, data, "refresh_token", issued_at, refresh),
+        token=token,
+        refresh_token=refresh_token,
         subscriber_id=UUID(id_) if isinstance(id_, str) and UUID_FORM.fullmatch(id_) else None,
     )
 
@@ -136,22 +144,25 @@ def time_to(answer: Answer, end: float) -> timedelta:
 def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
     """Read a token that nothing else comes with: where it is presented for the next one, it stands for itself."""
     token = make_token(answer, data, "token", answer.issued_at, min(span, LONGEST_LIFE))
-    if token.kind == "Refresh":
-        raise BrokenError("with a refresh token in place of an access token")
     return TokenPair(token=token, refresh_token=token)
 
 
 def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:
-    """Make a token of an answer's member; what it says openly of its own end can only bring that forward."""
+    """Return the token of an answer's member, or refuse one of the other kind.
+
+    What the token says openly of its own end can only bring that forward.
+    """
     value = data.get(name)
     if not isinstance(value, str) or not value or not visible_ascii(value):
         raise BrokenError(f"without a usable {name}")
+    header = read_header(value)
+    if is_misplaced(name, header.kind):
+        raise BrokenError(MISPLACED[name])
     claims = open_claims(value)
     if "exp" in claims:
         server_time = answer.server_time
         start = claims.get("iat", answer.sent if server_time is None else server_time)
         span = min(span, timedelta(seconds=max(0.0, claims["exp"] - start)))
-    header = read_header(value)
     return Token(
         value=value, issued_at=issued_at, expires_at=issued_at + span, kind=header.kind, channel=header.channel
     )

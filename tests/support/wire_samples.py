@@ -18,6 +18,7 @@ REFRESH = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwidHlwIjoiUmVmcmVzaCJ9..aXY.Y2l
 PAIR = {"subscriber_id": ID, "token": SAT, "refresh_token": REFRESH}
 ISSUE = wire.create_subscriber_token("alice", now=SENT)
 ROTATE = wire.refresh_subscriber_token(Secret(REFRESH))
+GUEST = wire.create_guest_token([ID], now=SENT)
 INVITE = wire.create_invite_token(ID, subscriber_token=Secret(SAT), now=SENT)
 EMBED = wire.create_embed_token(Secret("c2c_1"))
 INFO = wire.subscriber_info(Secret(SAT))
@@ -29,7 +30,7 @@ FETCH = wire.fetch_token(Secret("/token?key=a-key"), Secret({"Authorization": "B
 EVERY = [
     ISSUE,
     ROTATE,
-    wire.create_guest_token([ID], now=SENT),
+    GUEST,
     INVITE,
     EMBED,
     INFO,

@@ -20,6 +20,7 @@ from support.wire_samples import (
     EMBED,
     EXCHANGE,
     FETCH,
+    GUEST,
     ID,
     INFO,
     INVITE,
@@ -56,6 +57,11 @@ from support.wire_samples import (
         ({**PAIR, "token": "a b"}, {}, "without a usable token"),
         ({**PAIR, "token": "é"}, {}, "without a usable token"),
         ({"token": SAT}, {}, "without a usable refresh_token"),
+        ({"token": REFRESH, "refresh_token": SAT}, {}, "with a refresh token in place of an access token"),
+        ({"token": REFRESH, "refresh_token": "unknown"}, {}, "with a refresh token in place of an access token"),
+        ({"token": "unknown", "refresh_token": SAT}, {}, "with an access token in place of a refresh token"),
+        ({"token": SAT, "refresh_token": SAT}, {}, "with an access token in place of a refresh token"),
+        ({"token": "unknown", "refresh_token": "unknown"}, {}, "with one token for both halves of a pair"),
     ],
 )
 def test_a_success_that_is_none_says_what_is_wrong_with_it(body, headers, reason):
@@ -64,6 +70,35 @@ def test_a_success_that_is_none_says_what_is_wrong_with_it(body, headers, reason
     assert isinstance(error, UnexpectedResponse)
     assert reason in str(error)
     assert SAT not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("asked", "body"),
+    [
+        (INVITE, {"token": REFRESH}),
+        (EMBED, {"token": REFRESH}),
+        (EXCHANGE, {"token": REFRESH}),
+        (RENEWAL, {"token": REFRESH}),
+        (FETCH, {"token": REFRESH, "expiry_at": (SENT + 600) * 1000}),
+        (ROTATE, {"token": REFRESH, "refresh_token": SAT}),
+        (GUEST, {"token": REFRESH, "refresh_token": SAT}),
+    ],
+    ids=lambda value: getattr(value, "operation", ""),
+)
+def test_a_refresh_token_is_never_taken_for_an_access_token(asked, body):
+    """Whichever operation answers with it."""
+    error = read(asked, body)
+    assert isinstance(error, UnexpectedResponse)
+    assert "with a refresh token in place of an access token" in str(error)
+    assert REFRESH not in str(error)
+
+
+@pytest.mark.parametrize("kind", [None, "Other", 7])
+def test_tokens_whose_kind_is_unknown_are_taken(kind):
+    """A header need not name a kind that this version knows."""
+    header = jwt.utils.base64url_encode(json.dumps({"alg": "dir", "typ": kind}).encode()).decode()
+    pair = read(ISSUE, {"token": f"{header}..a.b.c", "refresh_token": f"{header}..d.e.f"})
+    assert (pair.token.kind, pair.refresh_token.kind) == (None, None)
 
 
 def test_a_declared_charset_cannot_garble_json():

@@ -1,6 +1,7 @@
 """Subscribers' sessions against the service: over real sockets, in time that passes when told."""
 
 import asyncio
+import json
 import traceback
 from datetime import timedelta
 from uuid import UUID
@@ -34,12 +35,14 @@ from signalwire_tokens import (
     ValidationFailed,
 )
 from signalwire_tokens.clock import SYSTEM, VirtualClock
-from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Redirect, Reset, Rotation, Status, Truncate
+from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Raw, Redirect, Reset, Rotation, Status, Truncate
 from signalwire_tokens.keeper import failure_of
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.policy import Ambiguous, Denied, Misconfigured, NotSent, Present, Reissue, Spent, Throttled
 from support.loop_time import LoopClock
 from support.waiting import eventually
+from support.wire_samples import REFRESH as REFRESH_TOKEN
+from support.wire_samples import SAT
 
 HOUR, LIFE = 3600.0, 7200.0
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
@@ -81,6 +84,21 @@ async def test_a_lost_answer_is_followed_by_a_new_issue(emulator, clock, session
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
     assert emulator.accepts(await session.token())
     assert emulator.accepts(session.pair.refresh_token)
+
+
+@pytest.mark.parametrize("operation", [ISSUE, REFRESH])
+async def test_a_pair_that_comes_swapped_is_not_served(emulator, clock, client, operation):
+    """A session that gets its refresh token in place of its access token asks for another pair."""
+    swapped = Raw(json.dumps({"token": REFRESH_TOKEN, "refresh_token": SAT}).encode(), status=201)
+    emulator.fail(swapped, operation=operation)
+    session = SubscriberSession(client, "alice")
+    starting = asyncio.ensure_future(session.start())
+    await eventually(starting.done, clock)
+    await starting
+    await clock.advance(LIFE)
+    assert session.pair.token.kind == "SAT"
+    assert emulator.accepts(await session.token())
+    await session.aclose()
 
 
 @pytest.mark.parametrize("fault", [Status(429), Status(429, retry_after=2), Status(503, retry_after=2)], ids=repr)
