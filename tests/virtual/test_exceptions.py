@@ -1,6 +1,7 @@
 """An exception at any line of a renewal, such as a `MemoryError`, costs a session one attempt and not its tokens."""
 
 import asyncio
+import gc
 import linecache
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -58,6 +59,8 @@ async def in_a_fleet(client):
         assert fleet.snapshot().in_flight == 0
 
 
+# A coroutine that was made and not begun, since the next line raised.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited")
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", [alone, in_a_fleet], ids=lambda kind: kind.__name__)
 async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens(clock, opened):
@@ -81,3 +84,4 @@ async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens
                 assert session.generation > generation, fault.where
                 assert session.state is SessionState.FRESH, fault.where
     assert len(lines) > 100
+    gc.collect()
