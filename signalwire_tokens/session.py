@@ -19,7 +19,7 @@ from .errors import (
     ValidationFailed,
 )
 from .keeper import Asking, Share
-from .models import Secret, Token, TokenPair, digest_of
+from .models import KINDS, Secret, Token, TokenPair, digest_of, is_misplaced
 from .policy import Denied, Present, RefreshPolicy, Reissue, Spent
 from .stores import key_of
 
@@ -217,8 +217,10 @@ class SubscriberSession(Asking):
         except (ValidationFailed, UnexpectedResponse) as error:
             refused = error.with_traceback(None)
         other = refused.subscriber_id if isinstance(refused, UnexpectedResponse) else None
-        there = refused.server_time if isinstance(refused, ValidationFailed) else None
-        if there is not None and self._may_be_about_lifetime(refused) and self._is_off(there):
+        if isinstance(refused, ValidationFailed):
+            there = refused.server_time
+            if there is None or not self._is_off(there) or not self._may_be_about_lifetime(refused):
+                raise refused
             request = self._issue(there)
         elif other is None:
             raise refused
@@ -231,15 +233,19 @@ class SubscriberSession(Asking):
         """Return whether this machine's wall clock and SignalWire's differ."""
         return abs(server_time - self.client.clock.wall()) > ROUNDING
 
-    def _may_be_about_lifetime(self, error: SignalWireTokenError) -> bool:
+    def _may_be_about_lifetime(self, error: ValidationFailed) -> bool:
         """Return whether `expire_at` may be what SignalWire refused: it depends on this machine's wall clock."""
-        return self._lifetime is not None and any(one.attribute in (None, "expire_at") for one in error.errors)
+        may_be_off = error.server_time is None or self._is_off(error.server_time)
+        return self._lifetime is not None and any(
+            one.attribute == "expire_at" or (one.attribute is None and may_be_off) for one in error.errors
+        )
 
     def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
         """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
         meaning = super()._meaning_of(error, way)
-        is_final = isinstance(meaning, Spent) and isinstance(way, Reissue)
-        return Denied(error) if is_final and self._may_be_about_lifetime(error) else meaning
+        if isinstance(meaning, Spent) and isinstance(way, Reissue) and isinstance(error, ValidationFailed):
+            return Denied(error) if self._may_be_about_lifetime(error) else meaning
+        return meaning
 
 
 def label_of(reference: str) -> str:
@@ -255,8 +261,8 @@ def refuse_swapped(pair: TokenPair) -> None:
         Problem(
             code="invalid_parameter", attribute=name, message=f"must be a {wanted} token, and is a {token.kind} one"
         )
-        for name, token, wanted in (("token", pair.token, "SAT"), ("refresh_token", pair.refresh_token, "Refresh"))
-        if token.kind not in (wanted, None)
+        for (name, wanted), token in zip(KINDS.items(), (pair.token, pair.refresh_token), strict=True)
+        if is_misplaced(name, token.kind)
     ]
     if problems:
         raise InvalidRequest("this pair cannot be kept alive", operation="from_pair", errors=tuple(problems))

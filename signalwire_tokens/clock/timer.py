@@ -62,31 +62,32 @@ class Timer:
         self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
 
     def set(self, sleeper: Sleeper, at: float) -> None:
-        """Wake a sleeper at a time, and not when it was told before."""
-        self._leave_behind(sleeper)
-        sleeper.wakes_at = at
-        self._order += 1
-        heappush(self._heap, (at, self._order, ref(sleeper)))
+        """Wake a sleeper at a time, and not at the time that was set before."""
+        before = sleeper.wakes_at
+        if at != before or at == math.inf:
+            self._order += 1
+            heappush(self._heap, (at, self._order, ref(sleeper)))  # if this raises, the deadline before still stands
+            sleeper.wakes_at = at
+            self._note_fallen(before)
         # An alarm that is overdue has slept with the machine, and may be half a minute off.
         if at < self._rings_at or AT_ONCE < self._rings_at < self.clock.now():
             self._arm()
 
     def unset(self, sleeper: Sleeper) -> None:
         """Let a sleeper sleep."""
-        self._leave_behind(sleeper)
-        sleeper.wakes_at = math.inf
+        before, sleeper.wakes_at = sleeper.wakes_at, math.inf
+        self._note_fallen(before)
         if self._heap and not stands(self._heap[0]):
             self._arm()
 
-    def _leave_behind(self, sleeper: Sleeper) -> None:
-        """Note that a deadline does not stand any more; clear the heap of them when they are the most of it."""
-        if sleeper.wakes_at < math.inf:
+    def _note_fallen(self, deadline: float) -> None:
+        """Count a deadline that no longer stands; clear the heap of them when they are the most of it."""
+        if deadline < math.inf:
             self._fallen += 1
             if self._fallen > MOST_FALLEN and self._fallen > len(self._heap) / 2:
-                sleeper.wakes_at = math.inf
-                self._heap = [entry for entry in self._heap if stands(entry)]
-                heapify(self._heap)
-                self._fallen = 0
+                heap = [entry for entry in self._heap if stands(entry)]
+                heapify(heap)
+                self._heap, self._fallen = heap, 0
 
     def look(self, now: float) -> None:
         """Ring as soon as may be if a deadline has passed, as it has after the machine was suspended."""
@@ -160,8 +161,8 @@ class Timer:
     def rouse(self, sleeper: Sleeper, now: float) -> None:
         """Wake a sleeper now, and again later if that fails."""
         try:
-            self._leave_behind(sleeper)
-            sleeper.wakes_at = math.inf
+            before, sleeper.wakes_at = sleeper.wakes_at, math.inf
+            self._note_fallen(before)
             sleeper.wake(self)
         except Exception:
             self.set(sleeper, now + LONGEST_SLICE)

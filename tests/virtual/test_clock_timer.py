@@ -4,12 +4,14 @@ import asyncio
 import gc
 import logging
 import math
+import sys
 import weakref
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from signalwire_tokens.clock import SystemClock, VirtualClock, timer_of
-from signalwire_tokens.clock.timer import MOST_AT_ONCE, TIMERS
+from signalwire_tokens.clock import SystemClock, Timer, VirtualClock, timer_of
+from signalwire_tokens.clock.timer import LONGEST_SLICE, MOST_AT_ONCE, MOST_FALLEN, TIMERS
 
 
 class Sleeper:
@@ -230,3 +232,124 @@ async def test_one_that_raises_on_a_leap_harms_nobody(clock, timer, caplog):
     assert "could not be told" in caplog.text
     assert len(fine.leaps) == 1
     assert (broken.woken, fine.woken) == ([5000], [5001])
+
+
+RING = Timer._ring.__code__
+BEGINNING = min(line for _, _, line in RING.co_lines() if line is not None and line > RING.co_firstlineno)
+
+
+@contextmanager
+def failing_at(number):
+    """Raise a MemoryError before the line of timer.py that is executed as that number; yield the count of lines.
+
+    The line in which `_ring` begins doesn't count: a fault there is one of the event loop that calls it.
+    """
+    lines = [0]
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.endswith("clock/timer.py"):
+            return None
+        if event == "line" and frame.f_lineno != BEGINNING:
+            lines[0] += 1
+            if lines[0] == number:
+                raise MemoryError
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(MemoryError):
+            yield lines
+    finally:
+        sys.settrace(before)
+
+
+async def ring_with(number):
+    """Let a timer ring, with a fault in one line; return the count of lines, and all who had a deadline."""
+    clock = VirtualClock()
+    timer = timer_of(clock)
+    sleepers = {name: Sleeper(name) for name in ("early", "again", "broken", "unset", "late", "later")}
+    sleepers["again"].does = lambda: len(sleepers["again"].woken) < 2 and timer.set(sleepers["again"], 20)
+    sleepers["broken"].does = lambda: len(sleepers["broken"].woken) < 2 and 1 / 0
+    for _ in range(MOST_FALLEN):  # the heap is cleared when one more is set or unset
+        timer.set(sleepers["unset"], 9)
+        timer.unset(sleepers["unset"])
+    for name, at in (("early", 8), ("again", 10), ("broken", 10), ("late", 10), ("later", 12), ("unset", 11)):
+        timer.set(sleepers[name], at)
+    sleepers["late"].does = lambda: timer.unset(sleepers["unset"])
+    clock.suspend(10)  # what was due before is due at once
+    clock.set_wall(clock.wall() + 100)
+    with failing_at(number) as lines:
+        await clock.advance(10)
+    await clock.advance(200)
+    return lines[0], sleepers
+
+
+async def test_a_fault_in_any_line_of_a_ring_leaves_nobody_asleep(caplog):
+    """All are woken within half a minute. None is woken twice, except for one that asks for it or raises."""
+    caplog.set_level(logging.CRITICAL)
+    count, _ = await ring_with(0)
+    for number in range(1, count + 1):
+        _, sleepers = await ring_with(number)
+        times = {name: len(sleeper.woken) for name, sleeper in sleepers.items()}
+        assert times.pop("unset") <= 1, number  # the fault may come before its deadline is taken back
+        assert times.pop("late") in (1, 2), number  # twice if what it does raises
+        assert times.pop("broken") in (1, 2), number  # it raises by itself, and may meet the fault then
+        assert times == {"early": 1, "again": 2, "later": 1}, number
+        assert sum(not sleeper.leaps for sleeper in sleepers.values()) <= 1, number  # the one whose call it was
+        first = [min(sleeper.woken, default=0) for sleeper in sleepers.values()]
+        assert max(first) <= 18 + LONGEST_SLICE, number
+
+
+@pytest.mark.parametrize("at", [20, None])
+@pytest.mark.parametrize("fallen", [0, MOST_FALLEN])
+async def test_a_fault_in_any_line_of_a_change_leaves_nobody_asleep(at, fallen):
+    """The alarm stays set, and one whose deadline was to be changed has the old one or the new one."""
+    count = number = 1
+    while number <= count:
+        clock = VirtualClock()
+        timer, changed, other = timer_of(clock), Sleeper(), Sleeper()
+        for _ in range(fallen):
+            timer.set(changed, 9)
+            timer.unset(changed)
+        timer.set(changed, 10)
+        timer.set(other, 30)
+        with failing_at(number if number > 1 else 0) as lines:
+            timer.unset(changed) if at is None else timer.set(changed, at)
+        count = max(count, lines[0])
+        await clock.advance(100)
+        assert other.woken == [30]
+        assert changed.woken in ([20], [10], []), number
+        number += 1
+
+
+async def test_an_alarm_that_was_lost_is_set_again_by_whoever_looks(clock, timer):
+    """A caller of `token()` looks, so that even a ring that never began is made up for."""
+    sleeper = Sleeper()
+    timer.set(sleeper, 10)
+    timer._alarm.cancel()
+    await clock.advance(20)
+    assert sleeper.woken == []
+    timer.look(clock.now())
+    await clock.advance(0)
+    assert sleeper.woken == [20]
+
+
+@pytest.mark.parametrize("again", [None, 15])
+async def test_one_that_ends_the_program_leaves_the_others_their_deadlines(clock, timer, again):
+    """The event loop lets such an exception through, and may be run again."""
+    sleepers = [Sleeper(), Sleeper(), Sleeper()]
+    for sleeper in sleepers:
+        timer.set(sleeper, 10)
+
+    def end():
+        if again is not None:
+            timer.set(sleepers[1], again)
+        raise KeyboardInterrupt
+
+    sleepers[1].does = end
+    with pytest.raises(KeyboardInterrupt):
+        await clock.advance(20)
+    sleepers[1].does = lambda: None
+    await clock.advance(60)
+    assert [sleeper.woken for sleeper in sleepers] == [[10], [10] if again is None else [10, again], [10]]
