@@ -252,7 +252,7 @@ async def test_told_to_stop_it_closes_its_session_and_leaves_its_file(emulator, 
 
 
 async def test_a_reader_of_the_file_finds_a_live_token_at_every_moment(simulated, tmp_path):
-    """Or no file, while the service is down for longer than a token lives. No token is expired, and none is half."""
+    """Or no file, during an outage that outlasts a token. No token is expired, and none is half. (P40)"""
     path = tmp_path / "token"
     async with (
         holding(simulated, path=path, lifetime=LIFE) as held,
@@ -384,7 +384,7 @@ async def test_it_lives_through_the_death_of_the_service_and_its_return(tmp_path
 
 
 async def test_a_renewal_under_way_is_not_lost_when_told_to_stop(simulated, tmp_path):
-    """Its token is in the file when the command has ended."""
+    """Its token is in the file when the command has ended. (P41)"""
     path = tmp_path / "token"
     async with holding(simulated, path=path, lifetime=LIFE) as held:
         await held.until("written")

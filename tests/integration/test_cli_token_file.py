@@ -130,7 +130,7 @@ async def test_what_cannot_be_written_is_told_once_and_tried_again(tmp_path, tol
 
 
 async def test_a_token_that_cannot_be_replaced_is_removed_at_its_end(path, told, clock, monkeypatch):
-    """A full disk lets files be removed."""
+    """A full disk lets files be removed. (P40)"""
     file = TokenFile(path, clock)
     await file.put(OLD, 10, told.teller())
 

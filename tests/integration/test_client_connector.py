@@ -84,7 +84,7 @@ IDLE_SCENES = {
 @sights
 @pytest.mark.parametrize("scene", IDLE_SCENES.values(), ids=IDLE_SCENES)
 async def test_what_arrives_while_a_connection_is_idle_answers_nothing(server, own_client, call, scene, is_read):
-    """The request goes out over another connection, whether the event loop has read the bytes or not."""
+    """The request goes out over another connection, whether the event loop has read the bytes or not. (P8)"""
     assert await call(own_client, "alice") == "alice"
     scene(server.links[0])
     if is_read:
@@ -116,7 +116,7 @@ async def test_whole_answers_are_found_without_the_kernel_s_count(server, own_cl
 @operations
 @sights
 async def test_a_duplicate_in_a_borrowed_session_answers_nothing(server, context, call, is_read):
-    """No request of the client leaves a connection in the application's pool."""
+    """No request of the client leaves a connection in the application's pool. (P8)"""
     async with borrowed(server.space, context[1]) as client:
         assert await call(client, "alice") == "alice"
         server.links[0].send(ALICE)
@@ -128,7 +128,7 @@ async def test_a_duplicate_in_a_borrowed_session_answers_nothing(server, context
 
 @operations
 async def test_half_a_duplicate_that_is_completed_later_answers_nothing(server, own_client, call):
-    """Under TLS, half a record waits below everything that aiohttp sees."""
+    """Under TLS, half a record waits below everything that aiohttp sees. (P8)"""
     assert await call(own_client, "alice") == "alice"
     link = server.links[0]
     duplicate = link.encode(ALICE)

@@ -61,7 +61,7 @@ async def embed(space, **options):
 
 
 async def test_nothing_leaves_that_is_not_ours():
-    """The headers that HTTP needs, and no more; the project's credentials are not for this operation."""
+    """The headers that HTTP needs, and no more; the project's credentials are not for this operation. (P38)"""
     async with listener() as (space, requests):
         await embed(space)
     ((line, headers, body),) = requests
@@ -195,7 +195,7 @@ def lax():
     ids=["true", "false", "path", "server", "lax"],
 )
 def test_tls_that_does_not_verify_is_refused(context):
-    """There is no way to switch it off."""
+    """There is no way to switch it off. (P39)"""
     with pytest.raises(ConfigurationError, match="ssl"):
         TokenClient("acme", ssl=context)
 
@@ -252,7 +252,7 @@ async def test_a_proxy_gets_its_own_credentials_and_no_others(user, expected):
     ],
 )
 async def test_whatever_is_answered_becomes_one_error_of_ours(answer, kind):
-    """Not even HTTP, or HTTP that lies."""
+    """Not even HTTP, or HTTP that lies. (P18)"""
     async with listener(answer) as (space, requests):
         with pytest.raises(kind) as caught:
             await embed(space)
@@ -371,7 +371,7 @@ async def test_an_answer_is_read_through_a_mock_too():
 
 
 async def test_a_page_elsewhere_is_not_followed():
-    """The API token stays with the origin that it was given for."""
+    """The API token stays with the origin that it was given for. (P39)"""
     first = wire.subscriber_addresses("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001", origin="https://acme.signalwire.com").path
     item = {"id": "0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001"}
     with aioresponses() as server:

@@ -28,7 +28,7 @@ async def test_the_system_clock_calls_back():
 
 
 def test_now_counts_the_time_in_which_the_machine_was_suspended():
-    """By the reading that each system has for it, or the best there is."""
+    """By the reading that each system has for it, or the best there is. (P27)"""
 
     def source(**ids):
         return SimpleNamespace(clock_gettime=lambda id_: f"read {id_}", monotonic=lambda: "monotonic", **ids)

@@ -127,6 +127,36 @@ def test_the_map_of_the_packages_is_what_import_linter_holds():
     assert_documented(f"{CONTRIBUTING}, under The packages", mapped, there)
 
 
+GUARANTEES = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
+NUMBERED = re.findall(r"^\| (P\d+) \| (.*?) \| ([^|]*) \|$", GUARANTEES, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("number", "proof"), [(number, proof) for number, _, proof in NUMBERED])
+def test_a_guarantee_names_tests_that_name_it(number, proof):
+    """Each exists, and cites the number in its docstring."""
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", proof)
+    assert named
+    for file, function in named:
+        (path,) = (ROOT / "tests").rglob(file)
+        source = path.read_text(encoding="utf-8")
+        cited = rf'def {function}\([^"]*?"""[^"]*?\b{number}\b' if function else r"\A"
+        assert re.search(cited, source), f"cite {number} in the docstring of {function} in {path.name}"
+
+
+def test_guarantees_are_numbered_in_order():
+    """So that each can be found."""
+    assert [number for number, _, _ in NUMBERED] == [f"P{count}" for count in range(1, len(NUMBERED) + 1)]
+    assert len(NUMBERED) == GUARANTEES.count("\n| P")
+
+
+def test_a_test_cites_only_guarantees_that_there_are():
+    """In parentheses, at the end of a docstring's line."""
+    known = {number for number, _, _ in NUMBERED}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        cited = set(re.findall(r"\bP\d+\b", " ".join(re.findall(r"\((P\d+(?:, P\d+)*)\)", path.read_text("utf-8")))))
+        assert cited <= known, path.name
+
+
 @pytest.mark.parametrize(
     "named", sorted(set(re.findall(r"\b(?:tests|signalwire_tokens|docs)/[a-z][\w./:-]*\w", GUIDE)))
 )

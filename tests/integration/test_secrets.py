@@ -138,7 +138,7 @@ OFTEN = ("none", "401", "lost", "stall", "echo")
     "fault", [fault if fault in OFTEN else pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS]
 )
 async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, everything, fault):
-    """Errors, their chains and frames, values, logs and warnings are searched for marked secrets."""
+    """Errors, their chains and frames, values, logs and warnings are searched for marked secrets. (P37)"""
     asyncio.get_running_loop().set_debug(True)
     emulator._service.api_token = API_TOKEN
     room = emulator.add_address("room")
@@ -286,7 +286,7 @@ async def test_a_cancelled_call_shows_no_secret(emulator, everything, steps):
 
 @pytest.mark.parametrize("fault", [Status(401), Status(422), Status(503), Reset(applied=True), HTML], ids=repr)
 async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everything, fault):
-    """In its repr, its events, its errors and their frames, and in what it logs."""
+    """In its repr, its events, its errors and their frames, and in what it logs. (P37)"""
     async with Emulator(clock=clock) as emulator:
         emulator._service.api_token = API_TOKEN
         async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock) as client:
@@ -310,7 +310,7 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
 
 @pytest.mark.parametrize("fault", [Status(401), Status(422), Status(503), Reset(applied=True), HTML], ids=repr)
 async def test_a_fleet_shows_no_secret_whatever_happens_to_it(clock, everything, fault):
-    """Nor does it when it refuses what it is given."""
+    """Nor does it when it refuses what it is given. (P37)"""
     async with Emulator(clock=clock) as emulator:
         emulator._service.api_token = API_TOKEN
         client = TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock)

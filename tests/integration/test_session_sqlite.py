@@ -231,7 +231,7 @@ QUICK = ("locked while open", "full", "cut short", "another application's", "ano
     [pytest.param(fault, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, fault in FAULTS.items()],
 )
 async def test_a_file_that_fails_costs_nobody_a_token(emulator, clock, client, file, fault):
-    """The session reports it, still has a token, closes, and leaves the file's content as it was, to the byte.
+    """The session reports it, still has a token, closes, and leaves the file's content as it was, to the byte. (P34)
 
     A file that is locked stays so as long as the session lives.
     """
@@ -340,7 +340,7 @@ async def test_a_file_that_begins_to_fail_is_lived_with_and_what_came_of_it_is_k
 
 
 async def test_a_session_that_is_started_twice_asks_once(emulator, client, file):
-    """The second takes what the first has left, in the same store or in another, and knows how old it is."""
+    """The second takes what the first has left, in the same store or in another, and knows how old it is. (P30)"""
     async with kept(client, file) as session:
         first = session.pair
     async with file.open() as store:
@@ -461,7 +461,7 @@ async def test_after_a_reboot_that_took_too_long_a_pair_is_issued_anew(emulator,
 
 
 async def test_a_pair_from_before_a_pause_of_the_machine_is_renewed_before_it_is_served(emulator, clock, tmp_path):
-    """A paused machine's own clock stops, so that only the wall clock shows how old the pair in the file is."""
+    """A paused machine's own clock stops, so that only the wall clock shows how old the pair in the file is. (P31)"""
     machine = VirtualClock(wall=clock.wall())
     file = File(tmp_path / "tokens.db", machine)
     async with emulator.client(retries=0, timeout=HANG, clock=machine) as client:

@@ -102,7 +102,7 @@ def test_an_old_key_opens_and_the_first_one_seals():
 @DEPTHS
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 def test_not_a_byte_can_be_changed(flip, depth):
-    """Anywhere, the format's own bytes included."""
+    """Anywhere, the format's own bytes included. (P35)"""
     store = sealer(KEY)
     sealed = store.seal(ALICE, RECORD)
     places, shown = looks(sealed, depth)
@@ -137,7 +137,7 @@ def test_whatever_lies_in_the_open_is_refused(sealed):
 
 
 def test_a_record_opens_only_under_the_key_that_it_was_sealed_for():
-    """Nobody who can write to the store can give Bob the token of Alice."""
+    """Nobody who can write to the store can give Bob the token of Alice. (P35)"""
     store = sealer(KEY)
     message = refusal(store, store.seal(ALICE, RECORD), key=BOB)
     assert message.endswith("was tampered with, or moved here from another key")

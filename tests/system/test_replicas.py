@@ -287,7 +287,7 @@ class Replicas:
 @pytest.mark.redis
 @pytest.mark.parametrize("rotation", ["single-use", "family"])
 async def test_replicas_serve_live_tokens_while_they_are_stopped(redis_server, rotation, capsys):
-    """Callers get valid tokens only, a stopped process is replaced, and each issue but the first has a reason.
+    """Callers get valid tokens only, a stopped process is replaced, and each issue but the first has a reason. (P32)
 
     The reason is a mark that a stopped process has left, whose refresh token may be used up; or a lease that a
     suspended process held without a mark, and outlived.
@@ -344,7 +344,7 @@ def end_leases(settings):
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 @pytest.mark.parametrize("step", ["before POST", "before save", "before publish"])
 async def test_a_process_that_is_killed_at_a_step_of_a_rotation(redis_server, tmp_path, kind, step):
-    """The next one has a valid token at once, issues one pair at most, and presents no used refresh token."""
+    """The next one has a valid token at once, issues one pair at most, and presents no used refresh token. (P33)"""
     presented, issued = {"before POST": (0, 1), "before save": (1, 1), "before publish": (1, 0)}[step]
     async with Emulator(rotation="family") as emulator:
         place = {"path": str(tmp_path / "tokens.db")} if kind == "sqlite" else {"redis": redis_server.url}

@@ -14,7 +14,7 @@ SEEDS = {"grace": 11}
 @pytest.mark.heavy
 @pytest.mark.parametrize("mode", [mode.value for mode in Rotation])
 def test_sessions_keep_their_promise(mode, capsys):
-    """Through outages, throttling, lost and slow answers, suspends and jumps of the wall clock, in each mode."""
+    """Through outages, throttling, lost and slow answers, suspends and clock jumps, in each mode. (P1, P20)"""
     kept = simulation.main(["--sessions", "50", "--days", "7", "--mode", mode, "--seed", str(SEEDS.get(mode, 1))])
     report = capsys.readouterr().out
     assert kept == 0, report

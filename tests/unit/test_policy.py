@@ -204,7 +204,7 @@ def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
     ],
 )
 def test_a_service_that_asks_for_quiet_gets_it_within_bounds(at, asked, until):
-    """Whoever waits cannot break it."""
+    """Whoever waits cannot break it. (P23)"""
     failed = {"failure": Throttled(ERROR), "failures": 9, "tried": at, "draw": 0.5}
     failed |= {"throttled_at": at, "throttled_until": at + asked}
     waiting = {} if at > LIFE else {"wanted": at}
@@ -300,7 +300,7 @@ situations = st.builds(
 
 @given(situations)
 def test_the_next_step_is_bounded(case):
-    """Never sooner than the floor, never in the past of the attempt, never without end, never past any use."""
+    """Never sooner than the floor, never in the past of the attempt, never without end, never past any use. (P22)"""
     step = POLICY.next_step(case)
     life = max(case.life, POLICY.min_life)
     if isinstance(step, Expire):

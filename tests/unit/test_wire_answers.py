@@ -95,7 +95,7 @@ header_values = st.text() | st.sampled_from(["30", "Wed, 21 Oct 2026 07:28:00 GM
     request=ADDRESSES, status=200, headers={}, body=b'{"data": [{"id": "%s"}], "links": {"next": 7}}' % ID.encode()
 )
 def test_any_answer_is_a_model_or_an_error_of_ours(request, status, headers, body):
-    """Nothing that can arrive makes reading it fail in another way."""
+    """Nothing that can arrive makes reading it fail in another way. (P18)"""
     given = wire.Answer(status=status, headers=headers, body=body, sent=SENT, lifetimes=Lifetimes())
     outcome = wire.read(request, given)
     assert isinstance(outcome, TokenPair | Token | SubscriberInfo | wire.Page | SignalWireTokenError)

@@ -55,7 +55,7 @@ def refused(operation, **arguments):
     ],
 )
 def test_each_operation_goes_to_its_place_with_its_own_authentication(operation, method, path, auth):
-    """The table of the service's reference, as values; what uses something up may not be repeated blindly."""
+    """The table of the service's reference, as values; what uses something up may not be repeated blindly. (P38)"""
     request = WIRE[operation]()
     assert (request.method, request.path, request.auth) == (method, path, auth)
     assert request.replayable is (operation not in ("refresh", "exchange", "renewal"))

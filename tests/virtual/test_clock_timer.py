@@ -286,7 +286,7 @@ async def ring_with(number):
 
 
 async def test_a_fault_in_any_line_of_a_ring_leaves_nobody_asleep(caplog):
-    """All are woken within half a minute. None is woken twice, except for one that asks for it or raises."""
+    """All are woken within half a minute. None is woken twice, except for one that asks for it or raises. (P7)"""
     caplog.set_level(logging.CRITICAL)
     count, _ = await ring_with(0)
     for number in range(1, count + 1):

@@ -64,7 +64,7 @@ async def in_a_fleet(client):
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", [alone, in_a_fleet], ids=lambda kind: kind.__name__)
 async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens(clock, opened):
-    """At each of them in turn: it has the next token before the last one expires, and the one after that."""
+    """At each of them in turn: it has the next token before the last one expires, and the one after that. (P7)"""
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # it logs what a callback raises
     lines = []
     for number in count(1):

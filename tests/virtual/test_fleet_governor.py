@@ -102,7 +102,7 @@ async def crowd(clock):
 
 @pytest.mark.parametrize("rate", [0.5, 1, 7.5, 150, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.heavy])])
 async def test_no_second_has_more_renewals_in_it_than_the_rate(clock, rate):
-    """Wherever it begins; and hardly fewer, as long as somebody waits."""
+    """Wherever it begins; and hardly fewer, as long as somebody waits. (P26)"""
     crowd = Crowd(clock, rate=rate, concurrency=10**6)
     crowd.add(math.ceil(4 * rate))
     await clock.advance(30)
@@ -229,7 +229,7 @@ async def test_one_that_raises_holds_up_nobody(clock, caplog):
 
 
 async def test_a_service_that_is_down_is_asked_after_by_one_at_a_time(crowd, clock):
-    """A count, not a herd: ten failures in a row, and then one every five seconds at most."""
+    """A count, not a herd: ten failures in a row, and then one every five seconds at most. (P26)"""
     await crowd.fail()
     assert crowd.governor.state is BreakerState.OPEN
     for entrant in crowd.add(1000):

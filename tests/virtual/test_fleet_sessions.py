@@ -181,7 +181,7 @@ async def test_one_that_has_no_way_left_is_served_to_its_end(clock, line):
 
 
 async def test_settings_that_are_at_fault_are_told_at_once(emulator, client, clock):
-    """To all who ask, those included whose own request was never made; when they are mended, all recover."""
+    """To all who ask, those included whose own request was never made; when they are mended, all recover. (P5)"""
     async with SessionFleet(client, rate=math.inf) as fleet:
         token = emulator.api_token
         emulator.rotate_api_token()
@@ -817,7 +817,7 @@ def drop(things):
 
 
 async def test_a_fleet_that_is_dropped_warns_once(line):
-    """For all of its sessions."""
+    """For all of its sessions. (P19)"""
     fleet = await SessionFleet(line.client, store=MemoryStore()).start()
     for number in range(3):
         await fleet.token(f"user-{number}")
@@ -945,7 +945,7 @@ async def test_a_fleet_rides_out_an_outage_on_the_emulator(clock, emulator, clie
 
 @pytest.mark.parametrize("status", [403, 404, 400])
 async def test_references_that_are_refused_turn_no_newcomer_away(clock, line, status):
-    """Twenty of them, and a newcomer each minute: an error is raised to callers of its own reference alone."""
+    """Twenty of them, and a newcomer each minute: each error reaches its own callers alone. (P5, P25)"""
     bad = [f"refused-{number}" for number in range(20)]
     line.refused.update(dict.fromkeys(bad, status))
     async with SessionFleet(line.client, rate=math.inf) as fleet:
@@ -966,7 +966,7 @@ async def test_references_that_are_refused_turn_no_newcomer_away(clock, line, st
 
 
 async def test_a_refused_reference_is_asked_for_every_few_minutes_once_its_token_has_expired(clock, line):
-    """With pauses that double."""
+    """With pauses that double. (P25)"""
     async with SessionFleet(line.client, rate=math.inf) as fleet:
         await fleet.token("alice")
         line.refused["alice"] = 404
@@ -977,7 +977,7 @@ async def test_a_refused_reference_is_asked_for_every_few_minutes_once_its_token
 
 
 async def test_a_refused_reference_does_not_hold_the_breaker_open(clock, line):
-    """SignalWire has answered: it is up."""
+    """SignalWire has answered: it is up. (P5)"""
     async with SessionFleet(line.client, rate=math.inf) as fleet:
         line.status = None
         early = [asyncio.ensure_future(fleet.token(f"early-{number}")) for number in range(12)]

@@ -79,7 +79,7 @@ async def test_each_cycle_draws_its_own_due_time(clock):
 
 
 async def test_a_fresh_token_takes_no_lock_and_no_task(clock):
-    """A thousand calls are a thousand returns: the event loop does not get a turn."""
+    """A thousand calls are a thousand returns: the event loop does not get a turn. (P12)"""
     async with Scripted(clock) as session:
         tasks = asyncio.all_tasks()
         for _ in range(1000):
@@ -91,7 +91,7 @@ async def test_a_fresh_token_takes_no_lock_and_no_task(clock):
 
 
 async def test_a_due_token_is_given_at_once_while_the_refresh_runs_behind(clock):
-    """Nobody waits for it."""
+    """Nobody waits for it. (P13)"""
     landed = asyncio.Event()
     async with Scripted(clock, None, landed) as session:
         first = await session.token()
@@ -200,7 +200,7 @@ async def test_a_pair_that_is_dead_as_a_whole_is_issued_anew(clock):
 
 
 async def test_a_late_token_is_waited_for_ten_seconds(clock):
-    """Then the caller is told, and the session goes on trying."""
+    """Then the caller is told, and the session goes on trying. (P2, P14)"""
     async with Scripted(clock, None, *[NOT_SENT] * 6) as session:
         clock.suspend(9 * HOUR)
         call = asyncio.create_task(session.token())
@@ -215,7 +215,7 @@ async def test_a_late_token_is_waited_for_ten_seconds(clock):
 
 
 async def test_a_caller_who_cannot_be_helped_in_time_is_told_at_once(clock):
-    """The service has asked for a minute of quiet."""
+    """The service has asked for a minute of quiet. (P2)"""
     async with Scripted(clock, None, throttled(600)) as session:
         clock.suspend(9 * HOUR)
         with pytest.raises(TokenUnavailable) as caught:
@@ -251,7 +251,7 @@ async def test_wrong_settings_that_were_mended_in_a_suspended_night_are_tried_at
 
 
 async def test_whoever_asks_again_and_again_lets_others_have_their_turn(clock):
-    """Though each call raises at once."""
+    """Though each call raises at once. (P14)"""
     turns = []
     async with Scripted(clock, None, throttled(600)) as session:
         clock.suspend(9 * HOUR)
@@ -280,7 +280,7 @@ async def test_a_refused_refresh_token_is_never_sent_again(clock):
 
 
 async def test_a_refresh_token_that_may_be_used_up_is_never_sent_again(clock):
-    """Its answer was lost: a new pair is issued."""
+    """Its answer was lost: a new pair is issued. (P20)"""
     async with Scripted(clock, None, AMBIGUOUS) as session:
         await clock.advance(LIFE)
     assert session.steps == ["Reissue", "Present", "Reissue"]
@@ -333,7 +333,7 @@ async def test_a_dead_session_was_given_up_by_whoever_came_first(clock):
 
 
 async def test_a_refused_reissue_is_the_end_of_that_way(clock):
-    """With nothing else left, the token is served to its own end."""
+    """With nothing else left, the token is served to its own end. (P3)"""
     async with Scripted(clock, None, AMBIGUOUS, SPENT) as session:
         await clock.advance(0.9 * LIFE)
         assert session.state is SessionState.DUE
@@ -350,7 +350,7 @@ async def test_with_a_lifetime_of_its_own_every_pair_is_issued(clock):
 
 
 async def test_many_waiters_share_one_renewal_and_one_who_is_cancelled_takes_nobody_along(clock):
-    """Fifty wait, one is cancelled: one renewal, one `CancelledError`."""
+    """Fifty wait, one is cancelled: one renewal, one `CancelledError`. (P15)"""
     landed = asyncio.Event()
     async with Scripted(clock, None, landed) as session:
         clock.suspend(LIFE + 1)
@@ -465,7 +465,7 @@ async def test_a_refused_token_is_not_handed_out_again(clock):
 
 
 async def test_forced_renewals_are_a_minute_apart(clock):
-    """A service that refuses every token must not be asked for one after the other."""
+    """A service that refuses every token must not be asked for one after the other. (P24)"""
     async with Scripted(clock) as session:
         await clock.advance(1)
         session.invalidate(await session.token())
@@ -501,7 +501,7 @@ async def test_a_token_that_is_refused_with_no_way_left_is_the_end(clock):
 
 
 async def test_a_jump_of_the_wall_clock_neither_kills_nor_keeps_a_token(clock):
-    """Deadlines live on a clock that does not jump; forward, the session renews once, soon."""
+    """Deadlines live on a clock that does not jump; forward, the session renews once, soon. (P28)"""
     async with Scripted(clock) as session:
         await clock.advance(60)
         clock.set_wall(clock.wall() - 86400)
@@ -536,7 +536,7 @@ async def test_a_small_step_of_the_wall_clock_means_nothing(clock):
 
 
 async def test_a_token_that_is_born_nearly_dead_does_not_make_a_hot_loop(clock):
-    """It is taken, counts as a failure, and the pace slows down."""
+    """It is taken, counts as a failure, and the pace slows down. (P22)"""
     async with Scripted(clock) as session:
         session.life = 0.001
         await clock.advance(LIFE)
@@ -570,7 +570,7 @@ async def test_a_renewal_that_is_cancelled_before_its_first_step_is_one_that_fai
 
 
 async def test_rotations_begin_with_the_pair_at_hand(clock):
-    """And go on with each new one, until the session is closed."""
+    """And go on with each new one, until the session is closed. (P17)"""
     seen = []
 
     async def read():
@@ -588,7 +588,7 @@ async def test_rotations_begin_with_the_pair_at_hand(clock):
 
 
 async def test_a_slow_reader_of_rotations_gets_the_latest_only(clock):
-    """What is old is of no use to anybody."""
+    """What is old is of no use to anybody. (P17)"""
     async with Scripted(clock) as session:
         rotations = session.rotations()
         assert await anext(rotations) is session.pair
@@ -609,7 +609,7 @@ async def test_wait_closed_returns_when_the_session_is_closed(clock):
 
 
 async def test_closing_waits_for_the_renewal_under_way(clock):
-    """It is not cancelled: its answer may hold the only refresh token that is good."""
+    """It is not cancelled: its answer may hold the only refresh token that is good. (P21)"""
     landed = asyncio.Event()
     session = await Scripted(clock, None, landed).start()
     refresh = asyncio.create_task(session.refresh())
@@ -757,7 +757,7 @@ async def test_a_start_that_is_cancelled_drains_its_request(clock):
 
 
 async def test_a_session_that_is_not_open_says_so(clock):
-    """Not yet, or no longer, or twice."""
+    """Not yet, or no longer, or twice. (P4)"""
     session = Scripted(clock)
     assert session.state is SessionState.CLOSED
     assert (session.next_refresh_at, session.last_error, session.runway) == (None, None, timedelta(0))
@@ -782,7 +782,7 @@ async def test_a_session_that_is_not_open_says_so(clock):
 
 
 async def test_a_session_belongs_to_one_event_loop():
-    """From another it says so."""
+    """From another it says so. (P4)"""
     async with Scripted(SYSTEM) as session:
         session._fresh_until = float("-inf")
 
@@ -821,7 +821,7 @@ async def test_a_session_belongs_to_one_process(clock):
 
 @pytest.mark.filterwarnings("error")
 async def test_a_session_that_is_dropped_unclosed_says_so(clock):
-    """When it is collected; it does not keep itself alive."""
+    """When it is collected; it does not keep itself alive. (P19)"""
     with pytest.warns(ResourceWarning, match=r"unclosed <Scripted #scripted fresh.*aclose"):
         await Scripted(clock).start()
     assert clock._alarms != []

@@ -19,7 +19,7 @@ async def settle():
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_everything_that_happens_is_told(clock, is_async):
-    """In order, with the generation, the pair, and the error where one is why."""
+    """In order, with the generation, the pair, and the error where one is why. (P16)"""
     told = []
 
     async def tell_later(event):
@@ -83,7 +83,7 @@ async def test_whoever_unsubscribes_is_told_nothing_more(clock):
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
-    """It is logged, and told of the next event all the same."""
+    """It is logged, and told of the next event all the same. (P16)"""
     told = []
 
     def broken(event):
@@ -103,7 +103,7 @@ async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
 
 
 async def test_one_that_hangs_harms_nobody(clock):
-    """Neither the session, nor the others, nor its closing."""
+    """Neither the session, nor the others, nor its closing. (P16)"""
     told = []
 
     async def hang(_):

@@ -262,7 +262,7 @@ async def test_a_pair_of_unknown_age_is_renewed_before_it_is_served(share, store
 
 @pytest.mark.parametrize(("leap", "is_unknown"), [(-36000, False), (60, False), (61, True), (36000, True)])
 async def test_a_pair_that_a_store_kept_through_a_pause_is_of_unknown_age(share, store, clock, leap, is_unknown):
-    """A session is due if the wall clock has gained more than the policy's `leap` since the pair was asked for."""
+    """A session is due if the wall clock has gained more than `leap` since the pair was asked for. (P31)"""
     pair = await put(store, clock)
     pause(clock, leap)
     async with share() as session:
@@ -381,7 +381,7 @@ async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one_after_a_p
 
 
 async def test_of_two_who_are_due_one_renews(share, store, clock):
-    """The other waits for it, and adopts."""
+    """The other waits for it, and adopts. (P32)"""
     answered = asyncio.Event()
     async with share() as one, share(answered) as another:
         clock.suspend(1)
@@ -397,7 +397,7 @@ async def test_of_two_who_are_due_one_renews(share, store, clock):
 
 @pytest.mark.parametrize("presenting", [None, "somebody who died"])
 async def test_whoever_died_is_replaced(share, store, clock, presenting):
-    """Within the lease and one look; what was marked is not presented again."""
+    """Within the lease and one look; what was marked is not presented again. (P33)"""
     pair = await put(store, clock, presenting=presenting)
     async with share() as session:
         dead = store.lease(KEY, LEASE)

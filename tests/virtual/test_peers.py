@@ -34,7 +34,7 @@ async def test_fifty_waiters_and_one_cancelled_are_one_post_and_one_cancelled_er
 
 
 async def test_twenty_calls_on_an_expired_token_are_one_post(emulator, clock, session):
-    """Elsewhere, each caller refreshes, and all but one with a refresh token that is used up."""
+    """Elsewhere, each caller refreshes, and all but one with a refresh token that is used up. (P15)"""
     clock.suspend(LIFE + 1)
     tokens = await asyncio.gather(*(session.token() for _ in range(20)))
     assert posts(emulator) == 1
@@ -59,7 +59,7 @@ async def test_a_service_that_is_down_with_three_minutes_left_fails_no_caller(em
 
 @pytest.mark.parametrize("fault", [Status(500), Status(429), Status(429, retry_after=30), Stall()], ids=repr)
 async def test_a_failure_in_the_background_is_not_the_end(emulator, clock, fault):
-    """Elsewhere, one HTTP 500 ends the loop for good, and nobody notices before the token is dead."""
+    """Elsewhere, one HTTP 500 ends the loop for good, and nobody notices before the token is dead. (P13)"""
     async with emulator.client(timeout=0.5) as client, SubscriberSession(client, "alice") as session:
         emulator.fail(fault)
         await clock.advance(0.95 * LIFE)

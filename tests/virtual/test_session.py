@@ -66,7 +66,7 @@ def operations(emulator):
 
 @pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
 async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, session):
-    """Whatever the service does with used refresh tokens."""
+    """Whatever the service does with used refresh tokens. (P1)"""
     for _ in range(24 * 4):
         await clock.advance(15 * 60)
         assert emulator.accepts(await session.token())
@@ -78,7 +78,7 @@ async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, session
 @pytest.mark.parametrize("emulator", [mode.value for mode in Rotation], indirect=True)
 @pytest.mark.parametrize("fault", [Reset(applied=True), Truncate(), Status(500), Status(503), HTML, EMPTY], ids=repr)
 async def test_a_lost_answer_is_followed_by_a_new_issue(emulator, clock, session, fault):
-    """The refresh token may be used up: it is never sent again, and no line is revoked."""
+    """The refresh token may be used up: it is never sent again, and no line is revoked. (P20)"""
     emulator.fail(fault, operation=REFRESH)
     await clock.advance(LIFE)
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
@@ -88,7 +88,7 @@ async def test_a_lost_answer_is_followed_by_a_new_issue(emulator, clock, session
 
 @pytest.mark.parametrize("operation", [ISSUE, REFRESH])
 async def test_a_pair_that_comes_swapped_is_not_served(emulator, clock, client, operation):
-    """A session that gets its refresh token in place of its access token asks for another pair."""
+    """A session that gets its refresh token in place of its access token asks for another pair. (P11)"""
     swapped = Raw(json.dumps({"token": REFRESH_TOKEN, "refresh_token": SAT}).encode(), status=201)
     emulator.fail(swapped, operation=operation)
     session = SubscriberSession(client, "alice")
@@ -135,7 +135,7 @@ async def test_without_a_reissue_a_lost_answer_is_asked_for_again(emulator, cloc
 
 
 async def test_a_suspended_night_is_followed_by_a_live_token(emulator, clock, session):
-    """For the first who asks."""
+    """For the first who asks. (P27)"""
     clock.suspend(9 * HOUR)
     assert session.state is SessionState.LATE
     assert emulator.accepts(await session.token())
@@ -472,7 +472,7 @@ def test_a_code_about_a_token_decides_whatever_the_status(kind, code, presented,
 
 @pytest.mark.parametrize("code", ["authblock_is_invalid", "authblock_is_expired"])
 def test_a_code_about_the_subscriber_never_ends_a_session_that_can_issue(code):
-    """A refresh token of such a subscriber is of no use; whether a pair can be issued may change."""
+    """A refresh token of such a subscriber is of no use; whether a pair can be issued may change. (P3)"""
     error = ValidationFailed("", status=422, errors=(Problem(code=code, message="no"),))
     assert type(failure_of(error, Present(0))) is Spent
     assert type(failure_of(error, Reissue(0))) is Denied
@@ -481,7 +481,7 @@ def test_a_code_about_the_subscriber_never_ends_a_session_that_can_issue(code):
 @pytest.mark.parametrize("code", ["cannot_process", "account_limit_exceeded", "rate_limit_exceeded"])
 @pytest.mark.parametrize("reissue", [True, False])
 async def test_a_422_that_may_pass_ends_no_session(emulator, clock, client, code, reissue):
-    """The next attempt succeeds, with the same refresh token."""
+    """The next attempt succeeds, with the same refresh token. (P3)"""
     async with SubscriberSession(client, "alice", reissue=reissue) as session:
         emulator.fail(Status(422, code=code), operation=REFRESH)
         await clock.advance(LIFE * 0.8 + 120)
@@ -555,7 +555,7 @@ async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock
 
 
 async def test_a_pair_from_before_a_pause_of_the_machine_is_renewed_before_it_is_served(emulator, clock):
-    """A paused machine's own clock stops, so that only the wall clock shows how old the pair in the store is."""
+    """A paused machine's own clock stops, so that only the wall clock shows how old the pair in the store is. (P31)"""
     machine = VirtualClock(wall=clock.wall())
     store = MemoryStore(clock=machine)
     async with emulator.client(clock=machine) as client:

@@ -30,7 +30,7 @@ def holds_the_newest(emulator, session):
 
 @pytest.mark.parametrize("fault", [None, Reset(applied=True)], ids=["answered", "lost"])
 async def test_a_caller_may_be_cancelled_at_any_point(clock, fault):
-    """The rotation goes on, nobody else is cancelled, the session holds the newest pair, and nothing is left behind."""
+    """The rotation goes on, no other caller is cancelled, the newest pair is kept, and nothing is left. (P15)"""
     async with Emulator(clock=clock) as emulator, emulator.client() as client:
         for number in range(MOST_TURNS):
             async with SubscriberSession(client, f"user-{number}") as session:
@@ -53,7 +53,7 @@ async def test_a_caller_may_be_cancelled_at_any_point(clock, fault):
 
 @pytest.mark.parametrize("fault", [None, Reset(applied=True)], ids=["answered", "lost"])
 async def test_a_session_may_be_closed_at_any_point(clock, fault):
-    """The request in flight is drained: what it brought is the session's, and who waited is told that it was closed."""
+    """The request in flight is drained: its pair is kept, and callers that wait get `SessionClosed`. (P21)"""
     async with Emulator(clock=clock) as emulator, emulator.client() as client:
         for number in range(MOST_TURNS):
             session = await SubscriberSession(client, f"user-{number}").start()

@@ -125,7 +125,7 @@ async def persist(ask, clock):
 @pytest.mark.parametrize(("value", "least"), WORDS.values(), ids=list(WORDS))
 @pytest.mark.parametrize("fault", THROTTLES, ids=["429", "503", "422"])
 async def test_a_throttle_is_respected_and_bounded(served, make, value, least, fault):
-    """No request goes out before its end; a minute after SignalWire asked, one does, whatever it said."""
+    """No request goes out before its end; a minute after SignalWire asked, one does, whatever it said. (P23)"""
     emulator, clock, client = served
     if least is None:
         least = 0.0 if fault.status == 503 else UNSAID
@@ -162,7 +162,7 @@ async def test_a_call_of_the_client_waits_for_as_long_as_it_may_take_in_all(emul
 
 @pytest.mark.parametrize("make", CALLERS, ids=lambda kind: kind.__name__)
 async def test_a_success_lifts_a_throttle_for_all(emulator, clock, client, make):
-    """SignalWire has asked for thirty years, and answers a second later: everyone gets a token then."""
+    """SignalWire has asked for thirty years, and answers a second later: everyone gets a token then. (P23)"""
     async with AsyncExitStack() as stack:
         ask = make(client, stack)
         emulator.fail(Status(503, retry_after=1e9))
@@ -193,7 +193,7 @@ async def test_a_caller_that_waits_goes_on_when_a_throttle_is_lifted(emulator, c
 
 
 async def test_a_session_that_is_started_again_keeps_its_deadline(emulator, clock, client):
-    """The minute counts from when SignalWire asked, however often a session is opened in the meantime."""
+    """The minute counts from when SignalWire asked, however often a session is opened in the meantime. (P23)"""
     emulator.fail(Status(503, retry_after=1_000_000_000))
     waits = []
     for _ in range(12):

@@ -55,7 +55,7 @@ async def renewed(session, clock, *, by=LIFE):
 
 @pytest.mark.parametrize("operation", [REFRESH, ISSUE])
 async def test_an_answer_for_another_subscriber_is_never_adopted(emulator, clock, client, operation):
-    """It is somebody else's: the session asks once more, and gets its own."""
+    """It is somebody else's: the session asks once more, and gets its own. (P9)"""
     lifetime = timedelta(hours=2) if operation == ISSUE else None
     async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
         alice, bob = session.pair.subscriber_id, await client.create_subscriber_token("bob")
@@ -70,7 +70,7 @@ async def test_an_answer_for_another_subscriber_is_never_adopted(emulator, clock
 
 
 async def test_a_subscriber_that_was_created_again_is_adopted_with_a_warning(emulator, clock, client, caplog):
-    """Both answers name the same new subscriber."""
+    """Both answers name the same new subscriber. (P9)"""
     async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
         old, kinds = session.pair.subscriber_id, note_events(session)
         pair = await client.create_subscriber_token("alice again")
@@ -83,7 +83,7 @@ async def test_a_subscriber_that_was_created_again_is_adopted_with_a_warning(emu
 
 
 async def test_two_answers_for_two_other_subscribers_are_both_mistakes(emulator, clock, client):
-    """Neither is adopted; the session tries again later."""
+    """Neither is adopted; the session tries again later. (P9)"""
     async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
         alice, pair = session.pair.subscriber_id, session.pair
         other = attrs.evolve(pair, token=attrs.evolve(pair.token, value="another token"))
@@ -96,7 +96,7 @@ async def test_two_answers_for_two_other_subscribers_are_both_mistakes(emulator,
 
 @pytest.mark.parametrize("operation", [REFRESH, ISSUE])
 async def test_a_renewal_that_is_answered_with_the_current_pair_is_none(emulator, clock, client, operation):
-    """The token is as old as it was before, and expires when it did."""
+    """The token is as old as it was before, and expires when it did. (P10)"""
     lifetime = timedelta(hours=2) if operation == ISSUE else None
     async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
         emulator.fail(answer_with(session.pair), times=3)
@@ -107,7 +107,7 @@ async def test_a_renewal_that_is_answered_with_the_current_pair_is_none(emulator
 
 
 async def test_a_device_s_renewal_that_is_answered_with_the_current_token_is_none(emulator, clock, client):
-    """It would be taken to live for another quarter of an hour."""
+    """It would be taken to live for another quarter of an hour. (P10)"""
     key = DeviceKey.generate()
     first = await client.create_subscriber_token("alice", fingerprint=key.fingerprint, scope="sat:refresh")
     async with DeviceSession(emulator.space, first.token, key, clock=clock) as session:
@@ -120,7 +120,7 @@ async def test_a_device_s_renewal_that_is_answered_with_the_current_token_is_non
 
 
 async def test_an_expired_pair_does_not_replace_a_valid_token(emulator, clock, client):
-    """SignalWire's answers are dated an hour ahead: by them, the new token of an hour has expired already."""
+    """SignalWire's answers are dated an hour ahead: by them, the new token of an hour has expired already. (P6)"""
     lifetime = timedelta(hours=1)
     async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
         first, kinds = await session.token(), note_events(session)
@@ -141,7 +141,7 @@ async def test_an_expired_pair_does_not_replace_a_valid_token(emulator, clock, c
 
 
 async def test_the_refresh_token_of_a_pair_that_falls_short_is_the_one_that_is_presented(emulator, clock, client):
-    """It may be the only good one: the one before was used up for it."""
+    """It may be the only good one: the one before was used up for it. (P6)"""
     async with SubscriberSession(client, "alice") as session:
         short = attrs.evolve(client.lifetimes, access=timedelta(seconds=60), refresh=timedelta(seconds=360))
         pair, client.lifetimes = session.pair, short
@@ -171,7 +171,7 @@ PAST = {"code": "invalid_parameter", "attribute": "expire_at", "message": "must 
 
 @pytest.mark.parametrize("ahead", [-30 * HOUR, -HOUR, HOUR])
 async def test_a_wrong_wall_clock_keeps_no_session_with_a_lifetime_from_its_tokens(emulator, clock, ahead):
-    """SignalWire refuses an `expire_at` in its past. Its `Date` says what time it is there."""
+    """SignalWire refuses an `expire_at` in its past. Its `Date` says what time it is there. (P28)"""
     wrong = WrongWall(clock, 0.0)
     async with (
         emulator.client(clock=wrong) as client,
@@ -186,7 +186,7 @@ async def test_a_wrong_wall_clock_keeps_no_session_with_a_lifetime_from_its_toke
 
 @pytest.mark.parametrize("attribute", ["expire_at", None])
 async def test_a_refused_lifetime_never_ends_a_session(emulator, clock, attribute):
-    """It is issued again every few minutes, and that succeeds an hour later."""
+    """It is issued again every few minutes, and that succeeds an hour later. (P28)"""
     wrong = WrongWall(clock, 0.0)
     async with (
         emulator.client(clock=wrong) as client,
@@ -215,7 +215,7 @@ async def test_a_refused_reference_still_ends_a_session_with_a_lifetime(emulator
 
 
 async def test_invitations_that_are_refused_leave_the_token_in_use_for_everyone_else(emulator, clock, client):
-    """The session renews once; after that, the request is at fault."""
+    """The session renews once; after that, the request is at fault. (P24)"""
     async with SubscriberSession(client, "alice") as session:
         address = emulator.add_address("lobby")
         await clock.advance(1)
