@@ -588,6 +588,19 @@ async def test_a_service_that_is_away_at_the_start_is_waited_for(simulated, tmp_
         await held.stop()
 
 
+@pytest.mark.parametrize("asked", [1e9, "Fri, 31 Dec 9999 23:59:59 GMT"], ids=["seconds", "date"])
+async def test_a_service_that_asks_for_years_is_asked_again_within_a_minute(simulated, tmp_path, asked):
+    """The minute counts from when SignalWire asked, and not from each new session. (P23)"""
+    path = tmp_path / "token"
+    simulated.fail(Status(503, retry_after=asked))
+    async with holding(simulated, path=path) as held:
+        await held.until("written")
+        assert simulated.accepts(path.read_text())
+        first, second = simulated.journal
+        assert (second.at - first.at).total_seconds() <= 61
+        await held.stop()
+
+
 @pytest.mark.parametrize("when", ["opening", "waiting"])
 async def test_it_can_be_told_to_stop_before_it_has_begun(simulated, when):
     """There is nothing to wait for."""
