@@ -63,7 +63,7 @@ __all__ = [
 
 
 MOST_SHOWN = 20
-SERVICE_UNAVAILABLE = 503
+TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 429, 503
 
 
 @attrs.frozen(kw_only=True)
@@ -235,6 +235,8 @@ def is_transient(error: BaseException) -> bool:
 
 def is_throttle(error: BaseException) -> bool:
     """Return whether SignalWire did nothing and wants to be left alone: the one rule for what counts as throttling."""
-    if isinstance(error, ServerError):
-        return error.status == SERVICE_UNAVAILABLE and error.retry_after is not None
-    return isinstance(error, RateLimited)
+    if not isinstance(error, ApiError):
+        return False
+    if error.retry_after is not None and (error.status == SERVICE_UNAVAILABLE or isinstance(error, TemporarilyRefused)):
+        return True
+    return isinstance(error, RateLimited) or error.status == TOO_MANY_REQUESTS

@@ -21,6 +21,7 @@ from .models import TokenPair
 from .throttle import LONGEST_THROTTLE
 
 __all__ = [
+    "ROUNDING",
     "Ambiguous",
     "Denied",
     "Expire",
@@ -42,7 +43,7 @@ __all__ = [
 
 NEVER = -math.inf
 MOST_DOUBLINGS = 10
-ROUNDING = 2.0  # seconds by which the expiry times of two tokens may differ through rounding alone
+ROUNDING = 2.0  # seconds by which times may differ through rounding alone: a `Date` has whole seconds
 
 
 class SessionState(Enum):
@@ -305,10 +306,6 @@ class RefreshPolicy:
         """Say when a new token is due for renewal."""
         return asked + life * between(self.due_from, self.due_to, draw)
 
-    def falls_short(self, until: float, *, access_until: float, now: float) -> bool:
-        """Return whether a new token that expires at `until` is of less use than the current one."""
-        return access_until > now and (until <= now or until < access_until - ROUNDING)
-
     def due_after_leap(self, *, now: float, life: float, draw: float) -> float:
         """Say when a token is due of which nobody knows how old it is."""
         return now + self._pace(life) * self.leap_spread * draw
@@ -432,7 +429,7 @@ class RefreshPolicy:
         return min(pause, horizon * self.backoff_share)
 
     def _throttle_end(self, situation: Situation, at: float) -> float:
-        """Return when a session asks SignalWire again that wants to be left alone."""
+        """Return when a session may ask SignalWire again after a throttle."""
         horizon, left = situation.way_ends - at, situation.access_until - at
         longest = at + max(0.0, min(horizon, left) if left > 0 else horizon) * self.throttle_share
         asked, until, life, draw = situation.throttled_at, situation.throttled_until, situation.life, situation.draw
@@ -442,7 +439,7 @@ class RefreshPolicy:
     def throttle_end(self, *, asked: float, until: float, life: float, draw: float) -> float:
         """Return when SignalWire is asked again without a valid token: never later than `throttle_late` after it asked.
 
-        It asked at `asked` to be left alone until `until`. `draw` spreads those who wait.
+        It asked at `asked` to be left alone until `until`. `draw` spreads the sessions that wait.
         """
         pace = self._pace(life)
         end = until + self._throttle_spread(asked, until, life) * draw

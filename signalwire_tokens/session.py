@@ -20,7 +20,7 @@ from .errors import (
 )
 from .keeper import Asking, Share
 from .models import KINDS, Secret, Token, TokenPair, digest_of, is_misplaced
-from .policy import Denied, Present, RefreshPolicy, Reissue, Spent
+from .policy import ROUNDING, Denied, Present, RefreshPolicy, Reissue, Spent
 from .stores import key_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["SubscriberSession", "TokenFields", "label_of"]
 
 NOTHING: Mapping[str, Any] = {}
-ROUNDING = 2.0  # seconds by which clocks that agree may differ: a `Date` has whole seconds, and a request takes time
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
 SHAPING = ("application_id", "fingerprint", "scope", "region", "extra")
 
@@ -211,7 +210,7 @@ class SubscriberSession(Asking):
 
     async def _ask_to_issue(self, replaced: TokenPair | None, limit: float | None) -> TokenPair:
         """Return a new pair; ask a second time where the first answer may be a mistake."""
-        request = self._issue()
+        request, began = self._issue(), self._now()
         try:
             return await self.client.send(wire.replacing(request, replaced), retries=0, limit=limit)
         except (ValidationFailed, UnexpectedResponse) as error:
@@ -227,7 +226,8 @@ class SubscriberSession(Asking):
         # An answer with another subscriber belongs to another request, unless it comes twice: then the subscriber was
         # created again.
         request = wire.replacing(request, replaced, or_of=other)
-        return await self.client.send(request, retries=0, limit=limit)
+        left = (self.client.timeout if limit is None else limit) - (self._now() - began)
+        return await self.client.send(request, retries=0, limit=left)
 
     def _is_off(self, server_time: float) -> bool:
         """Return whether this machine's wall clock and SignalWire's differ."""
@@ -236,9 +236,8 @@ class SubscriberSession(Asking):
     def _may_be_about_lifetime(self, error: ValidationFailed) -> bool:
         """Return whether `expire_at` may be what SignalWire refused: it depends on this machine's wall clock."""
         may_be_off = error.server_time is None or self._is_off(error.server_time)
-        return self._lifetime is not None and any(
-            one.attribute == "expire_at" or (one.attribute is None and may_be_off) for one in error.errors
-        )
+        attributes = {one.attribute for one in error.errors} or {None}
+        return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
 
     def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
         """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""

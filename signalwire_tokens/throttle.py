@@ -25,7 +25,7 @@ class Watcher(Protocol):
     """What waits for the end of a throttle."""
 
     def throttle_lifted(self) -> None:
-        """Ask again: SignalWire accepts requests."""
+        """Plan the next request: SignalWire accepts requests again."""
         ...
 
 
@@ -49,7 +49,7 @@ class Throttle:
         return max(0.0, min(self.until, self.asked_at + longest) - now)
 
     def note(self, error: SignalWireTokenError | None, *, sent: float, now: float) -> None:
-        """Take in what came of a request; None stands for success."""
+        """Begin, replace or lift the throttle by what came of a request; None stands for success."""
         is_newer = sent > self.asked_at
         if error is None:
             if is_newer and self.error is not None:

@@ -100,8 +100,8 @@ class DeviceSession(Asking):
 
     def _refresh(self, pair: TokenPair) -> wire.Request[TokenPair]:
         """Describe how a bound token becomes the next one."""
-        proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, pair.token, now=self._service_time()))
-        return wire.replacing(wire.refresh_device_token(pair.token, proof=proof, lifetime=self._lifetime), pair)
+        proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self._service_time()))
+        return wire.replacing(wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime), pair)
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         token: Bearer
@@ -109,7 +109,7 @@ class DeviceSession(Asking):
             token = await self._fetch()
             describe = partial(self._exchange, token)
         else:
-            token = pair.token
+            token = pair.refresh_token  # the newest, which is the access token too, unless that expires later
             describe = partial(self._refresh, pair)
         try:
             bound = await self.client.send(describe(), retries=0, limit=limit)

@@ -176,12 +176,12 @@ class Governor:
 
     def leave(self, entrant: Entrant, outcome: Outcome) -> None:
         """Learn what came of a renewal."""
-        asked = self._flights.pop(entrant, None)
-        if asked is None:
-            return
         was_probe = self._probe is entrant
         if was_probe:
             self._probe, self.breaker.probing = None, False
+        asked = self._flights.pop(entrant, None)
+        if asked is None:
+            return
         if asked:
             self._judge(entrant, outcome, was_probe=was_probe)
         elif not was_probe:
@@ -192,7 +192,7 @@ class Governor:
         self._arm(self._now())
 
     def throttle_lifted(self) -> None:
-        """Go on, since SignalWire accepts requests."""
+        """Wake the sessions whose turn it is, since SignalWire accepts requests again."""
         if not self._closed:
             self.timer.set(self, self._now())
 

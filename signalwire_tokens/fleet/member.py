@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalWireTokenError, TokenUnavailable
+from signalwire_tokens.policy import NotSent
 from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FleetSession", "Household"]
 
 NEVER = -math.inf
+BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
 NOTED_EVERY = 0.25  # of the time after which a session counts as idle: so exactly is known when it was last asked
 
 
@@ -157,7 +159,11 @@ class FleetSession(SubscriberSession):
         if self._dead:
             self.let_go()
         elif not self._is_idle():
-            super().wake(timer)
+            try:
+                super().wake(timer)
+            finally:
+                if self._flight is None:  # it may have entered, and then something raised
+                    self._abandon()
         elif self._left() > 0:
             timer.set(self, self._access_until)
         else:
@@ -252,6 +258,10 @@ class FleetSession(SubscriberSession):
         finally:
             self._household.leaving.discard(self)
             self._household.governor.leave(self, outcome)
+
+    def _abandon(self) -> None:
+        self._household.leaving.discard(self)
+        self._household.governor.leave(self, BROKEN)
 
     def _hasten(self, timer: Timer) -> None:
         self._look_first()

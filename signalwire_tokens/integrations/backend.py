@@ -167,9 +167,11 @@ class Backend(Generic[R]):
 
     async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> TokenPair:
         """Return a new pair that a device's key binds, asked for once; never too many at a time."""
-        pause = handoff.pause_before_binding(client.throttle, now=client.clock.now(), under_way=self._binding)
+        now = client.clock.now()
+        pause = handoff.pause_before_binding(client.throttle, now=now, under_way=self._binding)
         if pause is not None:
-            reason = "SignalWire asked to be left alone" if client.throttle.error else "too many are being issued"
+            throttled = client.throttle.left(now) > 0
+            reason = "SignalWire asked to be left alone" if throttled else "too many are being issued"
             raise TokenUnavailable(f"no token is issued now: {reason}", retry_after=pause)
         request = wire.create_subscriber_token(
             reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Asking", "failure_of"]
 
 DEFAULT_POLICY = RefreshPolicy()
+LIFT_SPREAD = 1.0  # seconds
 # What SignalWire's codes are about, whatever the status they come with.
 ABOUT_TOKEN = frozenset(["token_expired", "token_invalid", "not_a_refresh_token", "invalid_token_format"])
 ABOUT_SUBSCRIBER = frozenset(["authblock_is_invalid", "authblock_is_expired"])
@@ -153,13 +154,14 @@ class Asking(Keeper):
         return throttle.asked_at + apart, throttle.until + apart
 
     def throttle_lifted(self) -> None:
-        """Try again, since SignalWire accepts requests."""
+        """Plan the next attempt without the throttle: within a second, so that not all sessions come at once."""
         if self._timer is not None and self._is_at_rest:
-            self._timer.set(self, self._now())
+            self._timer.set(self, self._now() + self._draw * LIFT_SPREAD)
 
-    def _hasten(self, timer: Timer) -> None:
-        super()._hasten(timer)
-        self.client.throttle.watch(self)
+    def _plan(self) -> None:
+        super()._plan()
+        if self._throttled[1] > self._now():
+            self.client.throttle.watch(self)
 
     def _apart(self) -> float:
         """Tell how far the session's clock is ahead of the client's, if that is another."""
@@ -181,17 +183,17 @@ def failure_of(error: SignalWireTokenError, way: Present | Reissue) -> Failure:
     match error:
         case TransportError(sent=False) | TokenUnavailable() | StoreError() | TemporarilyRefused():
             return NotSent(error)
-        case TransportError() | ServerError() | UnexpectedResponse():
-            return Ambiguous(error)
-        case ConfigurationError():
-            return Misconfigured(error)
         case _ if codes & ABOUT_API_TOKEN:
             return Misconfigured(error)
         case _ if codes & ABOUT_TOKEN:  # where none was presented, it is about the credentials
             return Spent(error) if isinstance(way, Present) else Misconfigured(error)
-        case Unauthorized():
+        case _ if codes & ABOUT_SUBSCRIBER:
+            return Spent(error) if isinstance(way, Present) else Denied(error)
+        case TransportError() | ServerError() | UnexpectedResponse():
+            return Ambiguous(error)
+        case ConfigurationError() | Unauthorized():
             return Misconfigured(error)
-        case ValidationFailed() if isinstance(way, Present) or not codes & ABOUT_SUBSCRIBER:
+        case ValidationFailed():
             return Spent(error)
         case _:
             return Denied(error)

@@ -18,7 +18,9 @@ import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError, UnexpectedResponse
 from signalwire_tokens.policy import (
+    ROUNDING,
     Ambiguous,
+    Denied,
     Expire,
     Failure,
     NotSent,
@@ -141,7 +143,7 @@ class Renewing(ABC):
         if step.at <= now and not isinstance(step, Expire):
             step = self._policy.way(situation, now)  # the machine may have slept since the step was planned
         if step.at > now:
-            timer.set(self, step.at)  # the service has asked for quiet in the meantime
+            self._plan()  # SignalWire has asked to be left alone in the meantime
         elif isinstance(step, Expire):
             self._die(timer)
         elif self._may_depart():
@@ -176,7 +178,7 @@ class Renewing(ABC):
             throttled_until=throttled_until,
             not_before=self._not_before,
             wanted=self._wanted,
-            kept=self._is_kept(),
+            kept=self._keeps(self._life),
         )
 
     def _left(self) -> float:
@@ -209,12 +211,13 @@ class Renewing(ABC):
         timer: Timer,
         flight: asyncio.Task[Landing],
     ) -> None:
-        """Take in what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
+        """Publish what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
         try:
             self._conclude(step, wall_ahead, flight)
         except Exception as error:
             logger.exception("session %s generation %d: a result could not be taken in", self._label, self._generation)
             self._flight = None
+            self._abandon()
             if self._pair is pair:  # the refresh token may be used up
                 what = f"the result of a renewal could not be taken in: {type(error).__name__}"
                 self._note_failure(Ambiguous(SignalWireTokenError(what)), step)
@@ -222,8 +225,11 @@ class Renewing(ABC):
                 timer.set(self, self._now() + self._policy.floor_for(self._life))
             self._notify()
 
+    def _abandon(self) -> None:  # noqa: B027 - most hold nothing
+        """Release what a renewal holds whose result could not be taken in."""
+
     def _conclude(self, step: Present | Reissue, wall_ahead: float, flight: asyncio.Task[Landing]) -> None:
-        """Take in an outcome, plan what follows, and wake the callers that wait."""
+        """Publish an outcome, plan what follows, and wake the callers that wait."""
         self._flight = None
         way, outcome = outcome_of(flight, step)
         self._tried = self._now()
@@ -251,13 +257,10 @@ class Renewing(ABC):
         self._adopt(pair, asked=renewed.asked)
         if self._generation == 1:
             self._degraded = False  # no event has reported what went wrong before
-        fault = None
-        if self._value != pair.token.value:
-            fault = "a token that expires before the current one"
-        elif not self._is_kept():
-            fault = f"a token that lives {self._life:g} s"
-        if fault is not None:
-            self._note_failure(NotSent(UnexpectedResponse(f"session {self._label} was given {fault}")), way)
+        life = (pair.token.expires_at - pair.token.issued_at).total_seconds()
+        if not self._keeps(life):
+            message = f"session {self._label} was given a token that lives {life:g} s"
+            self._note_failure(NotSent(UnexpectedResponse(message)), way)
         else:
             self._failure, self._failures = None, 0
         logger.info("session %s generation %d: renewed, %r", self._label, self._generation, pair.token)
@@ -276,22 +279,20 @@ class Renewing(ABC):
             self._degraded = False
             self._tell("recovered")
 
-    def _is_kept(self) -> bool:
-        """Tell whether tokens that live as long as the one at hand are kept."""
-        return not self._has_least_life or self._policy.keeps(self._life)
+    def _keeps(self, life: float) -> bool:
+        """Return whether tokens that are valid for so long are kept."""
+        return not self._has_least_life or self._policy.keeps(life)
 
     def _adopt(self, pair: TokenPair, *, asked: float) -> None:
-        """Make a pair the current one; keep the current access token where the new one is of less use.
+        """Make a pair the current one; keep the current access token if the new one expires sooner.
 
         An exception between two of these lines leaves a token in use that is valid for longer than is assumed.
         """
         life = (pair.token.expires_at - pair.token.issued_at).total_seconds()
         refresh_until = asked + (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
         access_until, due = asked + life, self._policy.due(asked=asked, life=life, draw=self._draw)
-        if self._pair is not None and self._policy.falls_short(
-            access_until, access_until=self._access_until, now=self._now()
-        ):
-            life, due = self._life, self._due
+        if self._pair is not None and self._access_until > max(self._now(), access_until + ROUNDING):
+            life = self._life
             pair = attrs.evolve(pair, token=self._redate(self._pair.token, pair.token.issued_at, asked))
             access_until = self._access_until
         self._pair, self._value = pair, pair.token.value
@@ -316,8 +317,8 @@ class Renewing(ABC):
                 self._reissuable = False
             case Spent(), Present():
                 self._presentable = False
-            case Ambiguous(), Present() if self._reissuable:
-                self._presentable = False  # a refresh token that may be used up is not sent again
+            case Ambiguous() | Denied(), Present() if self._reissuable:
+                self._presentable = False  # it may be used up, or refused again
             case Ambiguous(), Present():
                 self._replays += 1
             case _:

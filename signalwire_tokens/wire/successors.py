@@ -37,7 +37,7 @@ def read_successor(
 ) -> TokenPair:
     """Return the new pair of an answer."""
     pair = request.read(answer)
-    if pair.token.value == replaced.token.value:
+    if pair.token.value in (replaced.token.value, replaced.refresh_token.value):
         raise BrokenError("with the token that was to be replaced")
     if replaced.subscriber_id is not None and pair.subscriber_id not in accepted:
         raise BrokenError("for another subscriber", subscriber_id=pair.subscriber_id)

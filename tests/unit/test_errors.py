@@ -89,9 +89,11 @@ def test_one_function_says_what_is_transient(kind):
         (errors.ServerError("503", status=503), False),
         (errors.ServerError("500", status=500, retry_after=1.0), False),
         (errors.TemporarilyRefused("422", status=422), False),
+        (errors.TemporarilyRefused("422", status=422, retry_after=9.0), True),
+        (errors.TemporarilyRefused("429", status=429), True),
+        (errors.TemporarilyRefused("503", status=503, retry_after=9.0), True),
         (errors.TimedOut("late"), False),
     ],
-    ids=str,
 )
 def test_one_function_decides_what_a_throttle_is(error, is_throttle):
     """Only an answer that says that SignalWire did nothing, and that it wants to be left alone."""

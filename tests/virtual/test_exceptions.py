@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import linecache
+import math
 import sys
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import signalwire_tokens
-from signalwire_tokens import SessionFleet, SessionState, SubscriberSession
+from signalwire_tokens import RateLimited, SessionFleet, SessionState, SubscriberSession
+from signalwire_tokens.policy import Throttled
 from support.fake_transport import make_client
 
 LIFE = 7200.0
@@ -59,10 +61,19 @@ async def in_a_fleet(client):
         assert fleet.snapshot().in_flight == 0
 
 
+@asynccontextmanager
+async def as_a_probe(client):
+    async with in_a_fleet(client) as session, SessionFleet(client, rate=math.inf) as other:
+        breaker = other._household.governor.breaker  # of all fleets of the client
+        breaker.fail(0, Throttled(RateLimited("429")), limit=0, was_probe=False)
+        yield session
+        assert await other.token("newcomer")
+
+
 # A coroutine that was made and not begun, since the next line raised.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited")
 @pytest.mark.slow
-@pytest.mark.parametrize("opened", [alone, in_a_fleet], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("opened", [alone, in_a_fleet, as_a_probe], ids=lambda kind: kind.__name__)
 async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens(clock, opened):
     """At each of them in turn: it has the next token before the last one expires, and the one after that. (P7)"""
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # it logs what a callback raises

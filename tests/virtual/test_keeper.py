@@ -549,6 +549,14 @@ async def test_a_token_that_is_born_nearly_dead_does_not_make_a_hot_loop(clock):
         assert (session.state, session.last_error) == (SessionState.FRESH, None)
 
 
+async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
+    """The session plans its next attempt, and does not present a refresh token that may be used up. (P7)"""
+    async with Scripted(clock, None, "nonsense") as session:
+        await clock.advance(LIFE * 0.8 + 60)
+        assert session.steps == ["Reissue", "Present", "Reissue"]
+        assert session.generation == 2
+
+
 @pytest.mark.parametrize("error", [RuntimeError("hush"), asyncio.CancelledError()])
 async def test_a_renewal_that_breaks_is_one_that_failed(clock, error, caplog):
     """A slip of ours, or somebody who cancels every task: the session lives on."""

@@ -470,12 +470,34 @@ def test_a_code_about_a_token_decides_whatever_the_status(kind, code, presented,
     assert type(failure_of(error, Reissue(0))) is issued
 
 
+@pytest.mark.parametrize("kind", [Unauthorized, Forbidden, NotFound, ValidationFailed, ServerError])
 @pytest.mark.parametrize("code", ["authblock_is_invalid", "authblock_is_expired"])
-def test_a_code_about_the_subscriber_never_ends_a_session_that_can_issue(code):
+def test_a_code_about_the_subscriber_never_ends_a_session_that_can_issue(kind, code):
     """A refresh token of such a subscriber is of no use; whether a pair can be issued may change. (P3)"""
-    error = ValidationFailed("", status=422, errors=(Problem(code=code, message="no"),))
+    error = kind("", errors=(Problem(code=code, message="no"),))
     assert type(failure_of(error, Present(0))) is Spent
     assert type(failure_of(error, Reissue(0))) is Denied
+
+
+@pytest.mark.parametrize("status", [403, 404, 400])
+async def test_a_refresh_that_is_denied_is_followed_by_an_issue_in_time(emulator, clock, client, status):
+    """The subscriber may have been created again: the refresh token is of no use then."""
+    async with SubscriberSession(client, "alice") as session:
+        emulator.fail(Status(status), operation=REFRESH, times=None)
+        for _ in range(8 * 60):
+            await clock.advance(60)
+            assert emulator.accepts(await session.token())
+
+
+async def test_a_long_lived_pair_from_elsewhere_is_refreshed_no_more_often_than_others(emulator, clock, client):
+    """A refresh gives two hours, and the token before is valid for longer: it is handed out to its end."""
+    pair = await client.create_subscriber_token("alice", expire_at=timedelta(hours=24))
+    async with SubscriberSession.from_pair(client, pair) as session:
+        for _ in range(30):
+            await clock.advance(HOUR)
+            assert emulator.accepts(await session.token())
+        assert session.last_error is None
+    assert operations(emulator).count(REFRESH) < 15
 
 
 @pytest.mark.parametrize("code", ["cannot_process", "account_limit_exceeded", "rate_limit_exceeded"])

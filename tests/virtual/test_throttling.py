@@ -26,7 +26,7 @@ MINUTE, TEN_DAYS = 60.0, 864_000.0
 SPREAD, ROUNDING, UNSAID = 5.0, 1.0, 1.0
 STEP = 0.25  # in which time advances here
 START = VirtualClock().wall()
-THROTTLES = [Status(429), Status(503), Status(422, code="rate_limit_exceeded")]
+THROTTLES = [Status(429), Status(503), Status(422, code="rate_limit_exceeded"), Status(429, code="cannot_process")]
 # How SignalWire may ask to be left alone, and for how many seconds that is.
 WORDS = {
     "without": (None, None),
@@ -123,12 +123,12 @@ async def persist(ask, clock):
 
 @pytest.mark.parametrize("make", CALLERS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(("value", "least"), WORDS.values(), ids=list(WORDS))
-@pytest.mark.parametrize("fault", THROTTLES, ids=["429", "503", "422"])
+@pytest.mark.parametrize("fault", THROTTLES, ids=["429", "503", "422", "429 with another code"])
 async def test_a_throttle_is_respected_and_bounded(served, make, value, least, fault):
     """No request goes out before its end; a minute after SignalWire asked, one does, whatever it said. (P23)"""
     emulator, clock, client = served
     if least is None:
-        least = 0.0 if fault.status == 503 else UNSAID
+        least = 0.0 if fault.status == 503 else UNSAID  # without a time, a 503 is a failure like any other
     emulator.fail(attrs.evolve(fault, retry_after=value))
     async with AsyncExitStack() as stack:
         token = await persist(make(client, stack), clock)
@@ -140,7 +140,7 @@ async def test_a_throttle_is_respected_and_bounded(served, make, value, least, f
 
 
 @pytest.mark.parametrize("words", WORDS)
-@pytest.mark.parametrize("fault", THROTTLES, ids=["429", "503", "422"])
+@pytest.mark.parametrize("fault", THROTTLES, ids=["429", "503", "422", "429 with another code"])
 async def test_a_call_of_the_client_waits_for_as_long_as_it_may_take_in_all(emulator, clock, words, fault):
     """It raises at once where SignalWire asks for longer, with what SignalWire said."""
     value, least = WORDS[words]
@@ -223,6 +223,49 @@ async def test_newcomers_of_a_fleet_do_not_wait_when_the_breaker_has_closed(emul
             await clock.advance(STEP)
         assert all(emulator.accepts(token.result()) for token in tokens)
         assert clock.now() - began < SPREAD
+
+
+async def test_a_throttle_that_is_lifted_after_a_fleet_was_closed_wakes_nothing(emulator, clock, client):
+    """The fleet has closed while it left SignalWire alone."""
+    async with SessionFleet(client) as fleet:
+        emulator.fail(Status(503, retry_after=30))
+        with pytest.raises(TokenUnavailable):
+            await fleet.token("alice")
+    await clock.advance(1)
+    await client.create_subscriber_token("bob")
+    await clock.advance(MINUTE)
+    assert len(emulator.journal) == 2
+
+
+async def test_each_throttle_is_lifted_for_a_session_that_renews_in_the_background(emulator, clock, client):
+    """Nobody waits for it. With a valid token it would wait for half of what is left, a quarter of an hour at least."""
+    async with SubscriberSession(client, "alice") as session:
+        for _ in range(3):
+            emulator.fail(Status(503, retry_after=1e9), operation="refresh_subscriber_token")
+            while not client.throttle.error:
+                await clock.advance(10)
+            await clock.advance(1)
+            generation = session.generation
+            await client.create_subscriber_token("bob")
+            await clock.advance(2)
+            assert session.generation == generation + 1
+
+
+async def test_sessions_spread_their_requests_when_a_throttle_is_lifted(emulator, clock, client):
+    """Over a second."""
+    emulator.fail(Status(503, retry_after=4), times=1)
+    with pytest.raises(ServerError):
+        await client.create_subscriber_token("bob")
+    starting = [asyncio.ensure_future(SubscriberSession(client, f"user-{number}").start()) for number in range(20)]
+    await clock.advance(1)
+    await client.create_subscriber_token("bob")
+    await clock.advance(1)
+    sessions = await asyncio.gather(*starting)
+    times = [entry.at for entry in emulator.journal[2:]]
+    assert len(times) == 20
+    assert len(set(times)) == 20
+    for session in sessions:
+        await session.aclose()
 
 
 class Lifted:

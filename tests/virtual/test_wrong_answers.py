@@ -140,6 +140,33 @@ async def test_an_expired_pair_does_not_replace_a_valid_token(emulator, clock, c
         assert kinds[-1] == "recovered"
 
 
+async def test_a_device_presents_the_newest_token_though_an_older_one_expires_later(emulator, clock, client):
+    """The older one may have been used up for it."""
+    key = DeviceKey.generate()
+    first = await client.create_subscriber_token("alice", fingerprint=key.fingerprint, scope="sat:refresh")
+    async with DeviceSession(emulator.space, first.token, key, clock=clock) as session:
+        old = session.pair.token
+        await clock.advance(1)
+        newest = (await session.refresh()).token.value
+        short = Raw(json.dumps({"token": "short", "expires_in": 60}).encode(), status=201)
+        emulator.fail(short, operation="refresh_device_token")
+        pair = await session.refresh()
+        assert (pair.token.value, pair.refresh_token.value) == (newest, "short")
+        assert old.value != newest
+        requests = []
+        session.client.observers = ()
+        send = session.client.send
+
+        def note(request, **more):
+            requests.append(request)
+            return send(request, **more)
+
+        session.client.send = note
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        assert requests[0].bearer.value == "short"
+
+
 async def test_the_refresh_token_of_a_pair_that_falls_short_is_the_one_that_is_presented(emulator, clock, client):
     """It may be the only good one: the one before was used up for it. (P6)"""
     async with SubscriberSession(client, "alice") as session:
@@ -184,7 +211,7 @@ async def test_a_wrong_wall_clock_keeps_no_session_with_a_lifetime_from_its_toke
         assert session.generation > 2
 
 
-@pytest.mark.parametrize("attribute", ["expire_at", None])
+@pytest.mark.parametrize("attribute", ["expire_at", None, "no item"])
 async def test_a_refused_lifetime_never_ends_a_session(emulator, clock, attribute):
     """It is issued again every few minutes, and that succeeds an hour later. (P28)"""
     wrong = WrongWall(clock, 0.0)
@@ -192,8 +219,9 @@ async def test_a_refused_lifetime_never_ends_a_session(emulator, clock, attribut
         emulator.client(clock=wrong) as client,
         SubscriberSession(client, "alice", lifetime=timedelta(minutes=30)) as session,
     ):
-        wrong.ahead = HOUR if attribute is None else 0.0  # where nothing names it, only the clocks' difference tells
-        body = json.dumps({"errors": [PAST | {"attribute": attribute}]}).encode()
+        # Where no item names it, only the clocks' difference shows what may be wrong.
+        wrong.ahead = 0.0 if attribute == "expire_at" else HOUR
+        body = json.dumps({"errors": [] if attribute == "no item" else [PAST | {"attribute": attribute}]}).encode()
         emulator.fail(Raw(body, status=422), operation=ISSUE, times=None)
         await clock.advance(HOUR)
         assert session.state is SessionState.LATE
