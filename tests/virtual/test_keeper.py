@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -547,6 +548,42 @@ async def test_a_token_that_is_born_nearly_dead_does_not_make_a_hot_loop(clock):
         session.life = LIFE
         await clock.advance(60)
         assert (session.state, session.last_error) == (SessionState.FRESH, None)
+
+
+async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, caplog):
+    """Only what follows the adoption is lost: here, a line of the log. (P7)"""
+    caplog.set_level(logging.INFO)
+
+    def refuse(record):
+        if "renewed" in record.getMessage():
+            raise MemoryError
+        return True
+
+    async with Scripted(clock) as session:
+        log = logging.getLogger("signalwire_tokens.session")
+        log.addFilter(refuse)
+        await clock.advance(LIFE * 0.8 + 1)
+        log.removeFilter(refuse)
+        assert (session.generation, session.state) == (2, SessionState.FRESH)
+        await clock.advance(LIFE)
+        assert session.generation >= 3
+        assert set(session.steps[1:]) == {"Present"}
+
+
+async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_nothing(clock):
+    """Nothing is planned any more."""
+    under_way = asyncio.Event()
+    async with Scripted(clock, None, under_way, "nonsense") as session:
+        refresh = asyncio.create_task(session.refresh())
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(session.aclose())
+        await clock.advance(1)
+        under_way.set()
+        await clock.advance(1)
+        await closing
+        with pytest.raises(SessionClosed):
+            await refresh
+    assert session.wakes_at == math.inf
 
 
 async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
