@@ -201,7 +201,7 @@ class SubscriberSession(Asking):
         if isinstance(way, Reissue) or pair is None:
             answer = await self._ask_to_issue(replaced, limit)
         else:
-            request = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair)
+            request = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, set(self._seen))
             answer = await self.client.send(request, retries=0, limit=limit)
         self._first = NOTHING
         if answer.subscriber_id is None and replaced is not None:
@@ -210,9 +210,9 @@ class SubscriberSession(Asking):
 
     async def _ask_to_issue(self, replaced: TokenPair | None, limit: float | None) -> TokenPair:
         """Return a new pair; ask a second time where the first answer may be a mistake."""
-        request, began = self._issue(), self._now()
+        request, began, seen = self._issue(), self._now(), set(self._seen)
         try:
-            return await self.client.send(wire.replacing(request, replaced), retries=0, limit=limit)
+            return await self.client.send(wire.replacing(request, replaced, seen), retries=0, limit=limit)
         except (ValidationFailed, UnexpectedResponse) as error:
             refused = error.with_traceback(None)
         other = refused.subscriber_id if isinstance(refused, UnexpectedResponse) else None
@@ -223,9 +223,9 @@ class SubscriberSession(Asking):
             request = self._issue(there)
         elif other is None:
             raise refused
-        # An answer with another subscriber belongs to another request, unless it comes twice: then the subscriber was
-        # created again.
-        request = wire.replacing(request, replaced, or_of=other)
+        # An answer with another subscriber belongs to another request, unless two answers name that one, with different
+        # tokens: then the subscriber was created again.
+        request = wire.replacing(request, replaced, seen, or_of=other)
         left = (self.client.timeout if limit is None else limit) - (self._now() - began)
         return await self.client.send(request, retries=0, limit=left)
 

@@ -27,7 +27,7 @@ from signalwire_tokens.errors import (
     UnexpectedResponse,
 )
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
-from signalwire_tokens.throttle import Throttle
+from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 from .credentials import ProjectCredentials, bare
 from .observing import look_on
@@ -356,7 +356,7 @@ class TokenClient:
                 continue
             left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
-            quiet = self.throttle.left(self.clock.now())
+            quiet = self.throttle.left(self.clock.now(), longest=LONGEST_THROTTLE)
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left, quiet=quiet)
             failures += 1
             if pause is None or failures > retries or self._sender.closed:

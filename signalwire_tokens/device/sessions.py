@@ -101,7 +101,8 @@ class DeviceSession(Asking):
     def _refresh(self, pair: TokenPair) -> wire.Request[TokenPair]:
         """Describe how a bound token becomes the next one."""
         proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self._service_time()))
-        return wire.replacing(wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime), pair)
+        request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
+        return wire.replacing(request, pair, set(self._seen))
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         token: Bearer

@@ -222,6 +222,9 @@ class FleetSession(SubscriberSession):
     def _throttled(self) -> tuple[float, float]:
         return NEVER, NEVER  # the governor leaves SignalWire alone for the whole fleet
 
+    def _may_renew(self) -> bool:
+        return self._household.governor.pause() <= 0
+
     def _situation(self) -> Situation:
         situation = super()._situation()
         if self._pressed_at == math.inf:

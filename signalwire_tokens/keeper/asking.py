@@ -153,6 +153,10 @@ class Asking(Keeper):
         throttle, apart = self.client.throttle, self._apart()
         return throttle.asked_at + apart, throttle.until + apart
 
+    @property
+    def _reason(self) -> SignalWireTokenError | None:
+        return self.last_error or (None if self._may_renew() else self.client.throttle.error)
+
     def throttle_lifted(self) -> None:
         """Plan the next attempt without the throttle: within a second, so that not all sessions come at once."""
         if self._timer is not None and self._is_at_rest:

@@ -139,7 +139,7 @@ class Keeper(Sharing):
             await self._changed()
         if self._generation == generation:
             self._check()
-            raise self._unavailable("could not be renewed now") from self.last_error
+            raise self._unavailable("could not be renewed now") from self._reason
         return self.pair
 
     def _force(self, step: Present | Reissue, timer: Timer) -> None:
@@ -166,12 +166,14 @@ class Keeper(Sharing):
     def report_unauthorized(self, token: str | Token) -> bool:
         """Invalidate a token that a request got a 401 for; return whether to repeat the request with the next token.
 
-        A token that has only just replaced another one that was invalidated stays in use, and the result is False:
-        the request is at fault, and other callers would be without a token until the session may renew again.
+        If no renewal may begin now, the token stays in use, and the result is False: other callers would be without a
+        token. That is so for a minute after another one was invalidated, and while SignalWire is left alone. Raises
+        `SessionExpired` or `SessionClosed` if there will be no next token.
         """
         self._check()
         is_current = (token.value if isinstance(token, Token) else token) == self._value and self._left() > 0
-        if is_current and self._now() < self._forced + self._policy.forced_interval(self._life):
+        may_force = self._now() >= self._forced + self._policy.forced_interval(self._life) and self._may_renew()
+        if is_current and not may_force:
             return False
         self.invalidate(token)
         return True
@@ -301,7 +303,7 @@ class Keeper(Sharing):
             fault = self._fault()
             if fault is not None:
                 raise fault from None
-            error.__cause__ = self.last_error  # which may have become known by now
+            error.__cause__ = self._reason  # which may have become known by now
             raise
 
     def _fault(self) -> SignalWireTokenError | None:
@@ -326,7 +328,7 @@ class Keeper(Sharing):
         if self._left() > 0:
             return self._value
         await asyncio.sleep(0)  # whoever asks again and again must not keep the renewal from its turn
-        raise self._unavailable("has no live token at this moment") from self.last_error
+        raise self._unavailable("has no live token at this moment") from self._reason
 
     def _unavailable(self, what: str) -> TokenUnavailable:
         # Whoever asks again sooner than the session can try asks in vain.

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Landing", "Renewing", "Turn"]
 
 NEVER = -math.inf
+MOST_SEEN = 4  # access tokens whose repetition is noticed, the current one included
 Landing: TypeAlias = tuple[Present | Reissue, Outcome]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -72,6 +73,7 @@ class Renewing(ABC):
         "_forced",
         "_fresh_until",
         "_generation",
+        "_kept",
         "_life",
         "_listeners",
         "_not_before",
@@ -84,6 +86,7 @@ class Renewing(ABC):
         "_reissuable",
         "_reissues",
         "_replays",
+        "_seen",
         "_timer",
         "_tried",
         "_value",
@@ -96,6 +99,8 @@ class Renewing(ABC):
         self._policy, self._clock, self._now = policy, clock, clock.now
         self._fresh_until = NEVER  # from then on, `token()` has to look closer
         self._value = ""
+        self._seen: tuple[int, ...] = ()  # hashes of the last access tokens
+        self._kept = True  # whether the current token is long-lived enough to be kept
         self._pair: TokenPair | None = None
         self._generation = 0
         self._life = life
@@ -130,6 +135,15 @@ class Renewing(ABC):
     @abstractmethod
     def _label(self) -> str:
         """What names this session where anybody may read it."""
+
+    @property
+    def _reason(self) -> SignalWireTokenError | None:
+        """Why there is no token, as far as that is known."""
+        return self.last_error
+
+    def _may_renew(self) -> bool:
+        """Return whether a renewal could begin now."""
+        return self._throttled[1] <= self._now()
 
     @property
     @abstractmethod
@@ -178,7 +192,7 @@ class Renewing(ABC):
             throttled_until=throttled_until,
             not_before=self._not_before,
             wanted=self._wanted,
-            kept=self._keeps(self._life),
+            kept=self._kept,
         )
 
     def _left(self) -> float:
@@ -291,12 +305,16 @@ class Renewing(ABC):
         life = (pair.token.expires_at - pair.token.issued_at).total_seconds()
         refresh_until = asked + (pair.refresh_token.expires_at - pair.refresh_token.issued_at).total_seconds()
         access_until, due = asked + life, self._policy.due(asked=asked, life=life, draw=self._draw)
+        seen, kept = (*self._seen[1 - MOST_SEEN :], hash(pair.token.value)), self._keeps(life)
         if self._pair is not None and self._access_until > max(self._now(), access_until + ROUNDING):
+            kept = True
             life = self._life
             pair = attrs.evolve(pair, token=self._redate(self._pair.token, pair.token.issued_at, asked))
             access_until = self._access_until
         self._pair, self._value = pair, pair.token.value
-        self._life, self._access_until, self._refresh_until = life, access_until, refresh_until
+        self._access_until, self._refresh_until = access_until, refresh_until
+        self._life = life if kept else self._life  # one of nothing would mean pauses of next to nothing
+        self._seen, self._kept = seen, kept
         self._presentable, self._reissuable, self._replays = self._presents, self._reissues, 0
         self._not_before, self._wanted = NEVER, math.inf
         self._due = due

@@ -20,25 +20,27 @@ __all__ = ["replacing"]
 
 
 def replacing(
-    request: Request[TokenPair], replaced: TokenPair | None, *, or_of: UUID | None = None
+    request: Request[TokenPair], replaced: TokenPair | None, seen: set[int], *, or_of: UUID | None = None
 ) -> Request[TokenPair]:
     """Return a request that only accepts a pair that can replace another one, or one of the subscriber `or_of`.
 
-    HTTP can't rule out that an answer belongs to another request: a repeated or late one, or one from a cache.
+    HTTP can't rule out that an answer belongs to another request: a repeated or late one, or one from a cache. `seen`
+    holds the hashes of access tokens that were answered before; those of refused answers are added.
     """
     if replaced is None:
         return request
-    read = partial(read_successor, request, replaced, {None, replaced.subscriber_id, or_of})
+    read = partial(read_successor, request, replaced, seen, {None, replaced.subscriber_id, or_of})
     return attrs.evolve(request, read=read)
 
 
 def read_successor(
-    request: Request[TokenPair], replaced: TokenPair, accepted: set[UUID | None], answer: Answer
+    request: Request[TokenPair], replaced: TokenPair, seen: set[int], accepted: set[UUID | None], answer: Answer
 ) -> TokenPair:
     """Return the new pair of an answer."""
     pair = request.read(answer)
-    if pair.token.value in (replaced.token.value, replaced.refresh_token.value):
-        raise BrokenError("with the token that was to be replaced")
+    if pair.token.value == replaced.token.value or hash(pair.token.value) in seen:
+        raise BrokenError("with a token that was answered before")
     if replaced.subscriber_id is not None and pair.subscriber_id not in accepted:
+        seen.add(hash(pair.token.value))
         raise BrokenError("for another subscriber", subscriber_id=pair.subscriber_id)
     return pair

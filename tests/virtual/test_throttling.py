@@ -201,6 +201,7 @@ async def test_a_session_that_is_started_again_keeps_its_deadline(emulator, cloc
             await SubscriberSession(client, "alice").start()
         waits.append(caught.value.retry_after + clock.now())
         await clock.advance(4)
+        assert is_throttle(caught.value.cause)
     assert len(emulator.journal) == 1
     assert max(waits) <= MINUTE
     assert min(waits) >= MINUTE - SPREAD

@@ -8,6 +8,8 @@ import attrs
 import pytest
 
 from signalwire_tokens import (
+    ServerError,
+    SessionFleet,
     SessionState,
     SubscriberSession,
     TokenUnavailable,
@@ -73,13 +75,23 @@ async def test_a_subscriber_that_was_created_again_is_adopted_with_a_warning(emu
     """Both answers name the same new subscriber. (P9)"""
     async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
         old, kinds = session.pair.subscriber_id, note_events(session)
-        pair = await client.create_subscriber_token("alice again")
-        emulator.fail(answer_with(pair), times=2)
+        pairs = [await client.create_subscriber_token("alice again") for _ in range(2)]
+        for pair in pairs:
+            emulator.fail(answer_with(pair))
         await renewed(session, clock)
         assert session.pair.subscriber_id == pair.subscriber_id != old
         await clock.advance(0)
     assert kinds[:2] == ["reissued", "subscriber_changed"]
     assert "another subscriber than before" in caplog.text
+
+
+async def test_one_answer_for_another_subscriber_that_comes_twice_is_a_mistake(emulator, clock, client):
+    """Two issues never give the same token. (P9)"""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
+        alice = session.pair.subscriber_id
+        emulator.fail(answer_with(await client.create_subscriber_token("bob")), times=2)
+        await renewed(session, clock)
+        assert session.pair.subscriber_id == alice
 
 
 async def test_two_answers_for_two_other_subscribers_are_both_mistakes(emulator, clock, client):
@@ -104,6 +116,20 @@ async def test_a_renewal_that_is_answered_with_the_current_pair_is_none(emulator
             await clock.advance(90)
             assert emulator.accepts(await session.token())
         assert session.generation > 2
+
+
+@pytest.mark.parametrize("operation", [REFRESH, ISSUE])
+async def test_a_renewal_that_is_answered_with_an_earlier_pair_is_none(emulator, clock, client, operation):
+    """A cache or a late answer may give one that has expired long ago. (P10)"""
+    lifetime = timedelta(hours=2) if operation == ISSUE else None
+    async with SubscriberSession(client, "alice", lifetime=lifetime) as session:
+        first = session.pair
+        await renewed(session, clock)
+        await renewed(session, clock)
+        emulator.fail(answer_with(first), operation=operation)
+        for _ in range(160):
+            await clock.advance(90)
+            assert emulator.accepts(await session.token())
 
 
 async def test_a_device_s_renewal_that_is_answered_with_the_current_token_is_none(emulator, clock, client):
@@ -165,6 +191,17 @@ async def test_a_device_presents_the_newest_token_though_an_older_one_expires_la
         with pytest.raises(TokenUnavailable):
             await session.refresh()
         assert requests[0].bearer.value == "short"
+
+
+async def test_tokens_that_have_expired_already_are_asked_for_with_growing_pauses(emulator, clock, client):
+    """By SignalWire's dates, each new token of 20 minutes expired an hour ago, for hours. (P22)"""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=20)) as session:
+        emulator.fail(SkewDate(HOUR), operation=ISSUE, times=None)
+        await clock.advance(HOUR)
+        asked = len(emulator.journal)
+        await clock.advance(600)
+        assert session.state is SessionState.LATE
+        assert len(emulator.journal) - asked <= 120  # every five to fifteen seconds
 
 
 async def test_the_refresh_token_of_a_pair_that_falls_short_is_the_one_that_is_presented(emulator, clock, client):
@@ -256,3 +293,18 @@ async def test_invitations_that_are_refused_leave_the_token_in_use_for_everyone_
             await clock.advance(1)
         assert without == 0
         assert session.generation <= 5
+
+
+async def test_a_401_during_a_throttle_leaves_the_token_in_use(emulator, clock, client):
+    """No renewal could begin. (P24)"""
+    async with SubscriberSession(client, "alice") as session, SessionFleet(client) as fleet:
+        await fleet.token("bob")
+        emulator.fail(Status(503, retry_after=30))
+        with pytest.raises(ServerError):
+            await client.create_subscriber_token("carol")
+        for one in (session, fleet.session("bob")):
+            token = await one.token()
+            assert not one.report_unauthorized(token)
+            assert await one.token() == token
+        await clock.advance(40)
+        assert session.report_unauthorized(await session.token())
