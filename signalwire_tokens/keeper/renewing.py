@@ -228,7 +228,7 @@ class Renewing(ABC):
         """Publish what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
         try:
             self._conclude(step, wall_ahead, flight)
-        except Exception as error:
+        except Exception as error:  # whatever it is: the session must not stay without a plan
             logger.exception("session %s generation %d: a result could not be taken in", self._label, self._generation)
             self._flight = None
             self._abandon()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Share", "Sight", "complaint", "holds", "is_over", "is_sound", "logged"]
 
 METHODS = ("delete", "lease", "load", "save", "watch")
-UNKNOWN = "unknown"  # the timeline of no store: nobody knows how old such a record's pair is
+UNKNOWN = "unknown"  # the timeline of no store: the age of such a record's pair is unknown
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
@@ -83,7 +83,7 @@ class Sight:
     """A reading, and between which moments of the session's clock it was taken.
 
     `wall` is the wall clock's time after it, and `gained` what that clock gained on the session's meanwhile. A gain of
-    more than `leap` seconds means that a virtual machine may have been paused, so nobody knows how old the pair is.
+    more than `leap` seconds means that a virtual machine may have been paused, so the pair's age is unknown.
     """
 
     __slots__ = ("after", "before", "gained", "leap", "reading", "wall")

@@ -27,9 +27,9 @@ class Record:
     """A pair as a store keeps it.
 
     `asked_at` is when the pair was asked for, by the store's time, and `timeline` tells one such time from another:
-    where it differs from the reading's, nobody knows how old the pair is. `asked_wall` is the same moment by the wall
+    where it differs from the reading's, the pair's age is unknown. `asked_wall` is the same moment by the wall
     clock of the machine that asked, in seconds since the epoch. `presenting` names the attempt that is about to present
-    the refresh token, or has, with nobody knowing what came of it.
+    the refresh token, or has, with an unknown result.
     """
 
     pair: TokenPair

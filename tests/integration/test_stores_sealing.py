@@ -137,7 +137,7 @@ def test_whatever_lies_in_the_open_is_refused(sealed):
 
 
 def test_a_record_opens_only_under_the_key_that_it_was_sealed_for():
-    """Nobody who can write to the store can give Bob the token of Alice. (P35)"""
+    """Write access to the store isn't enough to give Bob the token of Alice. (P35)"""
     store = sealer(KEY)
     message = refusal(store, store.seal(ALICE, RECORD), key=BOB)
     assert message.endswith("was tampered with, or moved here from another key")

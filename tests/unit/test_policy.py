@@ -204,7 +204,7 @@ def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
     ],
 )
 def test_a_service_that_asks_for_quiet_gets_it_within_bounds(at, asked, until):
-    """Whoever waits cannot break it. (P23)"""
+    """A caller that waits doesn't change that. (P23)"""
     failed = {"failure": Throttled(ERROR), "failures": 9, "tried": at, "draw": 0.5}
     failed |= {"throttled_at": at, "throttled_until": at + asked}
     waiting = {} if at > LIFE else {"wanted": at}

@@ -102,7 +102,7 @@ async def crowd(clock):
 
 @pytest.mark.parametrize("rate", [0.5, 1, 7.5, 150, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.heavy])])
 async def test_no_second_has_more_renewals_in_it_than_the_rate(clock, rate):
-    """Wherever it begins; and hardly fewer, as long as somebody waits. (P26)"""
+    """Wherever it begins; and hardly fewer, as long as a session waits. (P26)"""
     crowd = Crowd(clock, rate=rate, concurrency=10**6)
     crowd.add(math.ceil(4 * rate))
     await clock.advance(30)

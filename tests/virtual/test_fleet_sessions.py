@@ -181,7 +181,7 @@ async def test_one_that_has_no_way_left_is_served_to_its_end(clock, line):
 
 
 async def test_settings_that_are_at_fault_are_told_at_once(emulator, client, clock):
-    """To all who ask, those included whose own request was never made; when they are mended, all recover. (P5)"""
+    """To all callers, even if no request was made for theirs. Once the settings are right, all recover. (P5)"""
     async with SessionFleet(client, rate=math.inf) as fleet:
         token = emulator.api_token
         emulator.rotate_api_token()

@@ -92,7 +92,7 @@ async def test_a_fresh_token_takes_no_lock_and_no_task(clock):
 
 
 async def test_a_due_token_is_given_at_once_while_the_refresh_runs_behind(clock):
-    """Nobody waits for it. (P13)"""
+    """No caller waits for it. (P13)"""
     landed = asyncio.Event()
     async with Scripted(clock, None, landed) as session:
         first = await session.token()
@@ -633,7 +633,7 @@ async def test_rotations_begin_with_the_pair_at_hand(clock):
 
 
 async def test_a_slow_reader_of_rotations_gets_the_latest_only(clock):
-    """What is old is of no use to anybody. (P17)"""
+    """An older pair is of no use. (P17)"""
     async with Scripted(clock) as session:
         rotations = session.rotations()
         assert await anext(rotations) is session.pair

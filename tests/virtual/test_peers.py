@@ -59,7 +59,7 @@ async def test_a_service_that_is_down_with_three_minutes_left_fails_no_caller(em
 
 @pytest.mark.parametrize("fault", [Status(500), Status(429), Status(429, retry_after=30), Stall()], ids=repr)
 async def test_a_failure_in_the_background_is_not_the_end(emulator, clock, fault):
-    """Elsewhere, one HTTP 500 ends the loop for good, and nobody notices before the token is dead. (P13)"""
+    """Elsewhere, one HTTP 500 ends the loop for good, unnoticed until the token expires. (P13)"""
     async with emulator.client(timeout=0.5) as client, SubscriberSession(client, "alice") as session:
         emulator.fail(fault)
         await clock.advance(0.95 * LIFE)

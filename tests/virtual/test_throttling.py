@@ -135,7 +135,7 @@ async def test_a_throttle_is_respected_and_bounded(served, make, value, least, f
     assert emulator.accepts(token)
     first, second = emulator.journal
     waited = (second.at - first.at).total_seconds()
-    spread = SPREAD if least == MINUTE else 0.0  # before the minute is over: nobody waits longer
+    spread = SPREAD if least == MINUTE else 0.0  # before the minute is over
     assert least - spread - ROUNDING <= waited <= min(least + SPREAD + ROUNDING, MINUTE + STEP)
 
 
@@ -172,7 +172,7 @@ async def test_a_success_lifts_a_throttle_for_all(emulator, clock, client, make)
         with pytest.raises(TokenUnavailable):
             await ask()
         assert len(emulator.journal) == 1
-        await client.create_subscriber_token("somebody else")
+        await client.create_subscriber_token("bob")
         assert emulator.accepts(await ask())
 
 
@@ -187,7 +187,7 @@ async def test_a_caller_that_waits_goes_on_when_a_throttle_is_lifted(emulator, c
             await clock.advance(0)
         await clock.advance(1)
         assert not asking.done()
-        await client.create_subscriber_token("somebody else")
+        await client.create_subscriber_token("bob")
         await clock.advance(1)
         assert emulator.accepts(await asking)
 
@@ -239,7 +239,7 @@ async def test_a_throttle_that_is_lifted_after_a_fleet_was_closed_wakes_nothing(
 
 
 async def test_each_throttle_is_lifted_for_a_session_that_renews_in_the_background(emulator, clock, client):
-    """Nobody waits for it. With a valid token it would wait for half of what is left, a quarter of an hour at least."""
+    """No caller waits for it. With a valid token, it would wait for half of what is left: 12 minutes at least."""
     async with SubscriberSession(client, "alice") as session:
         for _ in range(3):
             emulator.fail(Status(503, retry_after=1e9), operation="refresh_subscriber_token")
