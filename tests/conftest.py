@@ -14,12 +14,13 @@ import trustme
 from hypothesis import HealthCheck, settings
 
 from support.cli_runner import served
-from support.leak_check import check_for_leaks, freeze_what_is_loaded, leak_check
+from support.eager_tasks import eager_tasks, require_eager_tasks
+from support.leak_check import freeze_what_is_loaded, leak_check, use_for_async_tests
 from support.loop_time import loop_time
 from support.processes import reserve_port
 from support.redis_server import RedisServer
 
-__all__ = ["leak_check", "loop_time"]
+__all__ = ["eager_tasks", "leak_check", "loop_time"]
 
 # aioresponses 0.7.9 makes aiohttp's responses without an argument that aiohttp 3.14 wants.
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
@@ -46,12 +47,15 @@ settings.register_profile("all", max_examples=100, **PATIENT)
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run tests/system and the slow tests too")
+    parser.addoption("--eager-tasks", action="store_true", help="let tasks run at once (Python 3.12 and later)")
 
 
 def pytest_configure(config):
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]  # the tests' servers are on this machine, and a proxy may be elsewhere
     settings.load_profile("all" if config.option.all else "default")
+    if config.option.eager_tasks:
+        require_eager_tasks()
 
 
 def wants(mark, config):
@@ -80,7 +84,9 @@ def pytest_collection_modifyitems(config, items):
         (left_out if is_left_out(item, config) else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
-    check_for_leaks(items)
+    if config.option.eager_tasks:
+        use_for_async_tests("eager_tasks", items)
+    use_for_async_tests("leak_check", items)
 
 
 def is_left_out(item, config):

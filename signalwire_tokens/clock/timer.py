@@ -95,17 +95,22 @@ class Timer:
             self._arm()
 
     def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Do something in a task that is held, and knows nothing of whoever happened to cause it."""
-        task = self.loop.create_task(work, name=f"signalwire-tokens: {name}", context=Context())
-        self.hold(task)
+        """Return a task that does some work of the library's, in an empty context."""
+        task = self.run(work, name, Context())
         if self._begun is not None:
             self._begun.append(task)
         return task
 
-    def hold(self, task: asyncio.Task[Any]) -> None:
-        """Keep a task from being collected before it is done."""
+    def run(self, work: Coroutine[Any, Any, T], name: str, context: Context) -> asyncio.Task[T]:
+        """Return a task that runs in a context, and isn't collected before it is done.
+
+        It starts in a later turn of the event loop. The loop's task factory isn't used, because an eager one would run
+        the first step here, before the caller has noted that there is a task.
+        """
+        task = asyncio.Task(work, loop=self.loop, name=f"signalwire-tokens: {name}", context=context)
         self._held.add(task)
         task.add_done_callback(self._held.discard)
+        return task
 
     def _arm(self) -> None:
         """Set the alarm for the first deadline that still stands, and only then cancel the one before."""

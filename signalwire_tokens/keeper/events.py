@@ -1,4 +1,4 @@
-"""What a session tells those who subscribe to it."""
+"""The events that a session emits, and the tasks in which its subscribers receive them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ Callback: TypeAlias = Callable[[SessionEvent], object]
 
 
 class Listener:
-    """One who subscribed: told of events in order, one at a time, in a task apart, so that they can harm nobody."""
+    """A subscriber's callback. It receives events in order, one at a time, in a task of its own.
+
+    Emitting never runs the callback at once, even on an event loop with eager tasks.
+    """
 
     __slots__ = ("_callback", "_context", "_events", "_forgotten", "task")
 
@@ -63,25 +66,22 @@ class Listener:
         self._forgotten = False
         self.task: asyncio.Task[None] | None = None
 
-    def tell(self, event: SessionEvent, timer: Timer) -> None:
-        """Let the listener know, soon."""
+    def emit(self, event: SessionEvent, timer: Timer) -> None:
+        """Call the callback soon."""
         if self._forgotten:
             return
         self._events.append(event)
-        if not self.is_busy:
-            name = "signalwire-tokens: tell a subscriber"
-            self.task = timer.loop.create_task(self._listen(), name=name, context=self._context)
-            timer.hold(self.task)
+        if self.task is None or self.task.done():
+            self.task = timer.run(self._listen(), "call a subscriber", self._context)
 
-    def forget(self) -> None:
-        """Tell nothing more."""
+    def forget(self, forgotten: Callable[[], None]) -> None:
+        """Emit no more events, and call `forgotten` once the callback has ended, if it is running."""
         self._forgotten = True
         self._events.clear()
-
-    @property
-    def is_busy(self) -> bool:
-        """Tell whether the listener is being told something."""
-        return self.task is not None and not self.task.done()
+        if self.task is None or self.task.done():
+            forgotten()
+        else:
+            self.task.add_done_callback(lambda _: forgotten())
 
     async def _listen(self) -> None:
         while self._events:

@@ -111,9 +111,9 @@ class Keeper(Sharing):
                 await self._changed()
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call back, or await, on every event; return what ends that.
+        """Call or await `callback` on every event; return a function that ends that.
 
-        One that raises is logged, and one that hangs holds up nobody else.
+        An exception in the callback is logged. A callback that hangs delays no other.
         """
         if not callable(callback):
             raise TypeError("callback must be a function that takes a SessionEvent")
@@ -121,8 +121,10 @@ class Keeper(Sharing):
         self._listeners = (*self._listeners, listener)
 
         def unsubscribe() -> None:
-            listener.forget()
-            self._listeners = tuple(one for one in self._listeners if one is not listener or one.is_busy)
+            listener.forget(forgotten)
+
+        def forgotten() -> None:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
 
         return unsubscribe
 

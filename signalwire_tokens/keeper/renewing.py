@@ -378,12 +378,16 @@ class Renewing(ABC):
             resolve(future)
 
     def _tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
-        """Tell those who subscribed."""
-        if self._timer is not None and self._listeners and (kind == "closed" or not self._closed):
-            why = None if kind == "recovered" else error or self.last_error
-            event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=why)
-            for listener in self._listeners:
-                listener.tell(event, self._timer)
+        """Emit an event to the subscribers. It never raises: what follows it must be done in any case."""
+        if self._timer is None or not self._listeners or (self._closed and kind != "closed"):
+            return
+        why = None if kind == "recovered" else error or self.last_error
+        event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=why)
+        for listener in self._listeners:
+            try:
+                listener.emit(event, self._timer)
+            except Exception:  # whatever it is, such as a MemoryError
+                logger.exception("session %s: the event %r could not be emitted", self._label, kind)
 
 
 class Turn:

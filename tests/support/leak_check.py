@@ -28,15 +28,12 @@ async def leak_check(request):
     gc.freeze()  # what is left has passed, and need not be examined again
 
 
-def is_asynchronous(item):
-    return inspect.iscoroutinefunction(getattr(item, "obj", None))
-
-
-def check_for_leaks(items):
-    """Make each asynchronous test use the fixture: set up before everything else, and torn down last."""
+def use_for_async_tests(fixture, items):
+    """Make each asynchronous test use a fixture: set up before everything else, and torn down last."""
     for item in items:
-        if is_asynchronous(item) and "leak_check" not in item.fixturenames:  # a list that parametrized tests share
-            item.fixturenames.insert(0, "leak_check")
+        is_asynchronous = inspect.iscoroutinefunction(getattr(item, "obj", None))
+        if is_asynchronous and fixture not in item.fixturenames:  # a list that parametrized tests share
+            item.fixturenames.insert(0, fixture)
 
 
 def freeze_what_is_loaded():

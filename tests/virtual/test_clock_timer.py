@@ -190,14 +190,26 @@ async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
     assert dead.leaps == []
 
 
-async def test_a_task_that_is_held_is_let_go_when_it_is_done(timer):
-    """Not before: the event loop itself holds tasks weakly."""
-    task = asyncio.create_task(asyncio.sleep(0))
-    timer.hold(task)
+async def test_a_task_is_held_until_it_is_done(timer):
+    """The event loop itself holds tasks weakly."""
+    task = timer.begin(asyncio.sleep(0), "sleep")
     assert timer._held == {task}
     await task
     await asyncio.sleep(0)
     assert timer._held == set()
+
+
+async def test_a_task_starts_after_its_caller_has_gone_on(timer):
+    """Even on an event loop with a task factory that starts tasks eagerly: the caller notes the task first."""
+    steps = []
+
+    async def work():
+        steps.append("work")
+
+    task = timer.begin(work(), "work")
+    steps.append("caller")
+    await task
+    assert steps == ["caller", "work"]
 
 
 async def test_after_a_fork_there_is_another_timer(clock, timer):

@@ -608,7 +608,8 @@ async def test_a_renewal_that_is_cancelled_before_its_first_step_is_one_that_fai
     """Nothing waits for it for ever."""
     async with Scripted(clock) as session:
         refresh = asyncio.create_task(session.refresh())
-        await asyncio.sleep(0)
+        if session._flight is None:  # an eager task has begun it already
+            await asyncio.sleep(0)
         session._flight.cancel()
         assert isinstance(await outcome(refresh), TokenUnavailable)
         assert session._flight is None

@@ -81,6 +81,45 @@ async def test_whoever_unsubscribes_is_told_nothing_more(clock):
     assert [event.kind for event in others] == ["rotated", "rotated", "rotated", "closed"]
 
 
+async def test_a_subscriber_may_unsubscribe_in_its_callback(clock):
+    """The session then keeps nothing of it, so that a fleet can close the session when it is idle."""
+    told = []
+
+    async def receive_one(event):
+        unsubscribe()
+        told.append(event.kind)
+        await asyncio.sleep(0)
+
+    async with Scripted(clock) as session:
+        unsubscribe = session.subscribe(receive_one)
+        await session.refresh()
+        await session.refresh()
+        await settle()
+        assert told == ["rotated"]
+        assert session._listeners == ()
+
+
+class Unreachable:
+    """A listener that no event reaches."""
+
+    task = None
+
+    def emit(self, event, timer):
+        raise MemoryError
+
+
+async def test_an_event_that_cannot_be_emitted_changes_nothing_else(clock, caplog):
+    """The other subscribers receive it, and the session renews and closes. (P16)"""
+    told = []
+    async with Scripted(clock) as session:
+        session._listeners = (Unreachable(),)
+        session.subscribe(told.append)
+        await session.refresh()
+    assert [event.kind for event in told] == ["rotated", "closed"]
+    await session.wait_closed()
+    assert caplog.text.count("could not be emitted") == 2
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
     """It is logged, and told of the next event all the same. (P16)"""
@@ -165,7 +204,7 @@ async def hang(_):
 
 
 def listeners():
-    return [task for task in asyncio.all_tasks() if task.get_name() == "signalwire-tokens: tell a subscriber"]
+    return [task for task in asyncio.all_tasks() if task.get_name() == "signalwire-tokens: call a subscriber"]
 
 
 async def test_one_that_hangs_after_it_unsubscribed_is_ended_too(clock):
