@@ -192,7 +192,7 @@ class SubscriberSession(Asking):
                 shape.get("fingerprint"),
                 shape.get("region"),
                 None if lifetime is None else str(lifetime.total_seconds()),
-                None if extra is None else json.dumps(dict(extra.value), sort_keys=True),
+                None if extra is None else as_sent(extra),
             )
         )
 
@@ -245,6 +245,11 @@ class SubscriberSession(Asking):
         if isinstance(meaning, Spent) and isinstance(way, Reissue) and isinstance(error, ValidationFailed):
             return Denied(error) if self._may_be_about_lifetime(error) else meaning
         return meaning
+
+
+def as_sent(extra: Secret[Any]) -> str:
+    """Return what JSON makes of `extra`, whose nested keys may be numbers, with its keys in order."""
+    return json.dumps(json.loads(json.dumps(dict(extra.value))), sort_keys=True)
 
 
 def label_of(reference: str) -> str:

@@ -548,6 +548,14 @@ async def test_whatever_shapes_a_token_sets_it_apart_in_a_store(client):
     assert SubscriberSession(client, "a").store_key is None
 
 
+async def test_what_is_sent_as_extra_decides_which_pair_is_shared(client):
+    """JSON makes strings of all keys, so sessions whose `extra` becomes the same JSON share a pair."""
+    store = MemoryStore()
+    extras = [{"claims": {1: True, "a": [1.0]}}, {"claims": {"a": [1.0], "1": True}}, {"claims": {"1": 1, "a": [1.0]}}]
+    keys = [SubscriberSession(client, "a", store=store, extra=extra).store_key for extra in extras]
+    assert keys[0] == keys[1] != keys[2]
+
+
 async def test_what_is_no_store_is_refused(client):
     """When the session is made, and not when it is too late."""
     with pytest.raises(ConfigurationError, match="store must be one"):
