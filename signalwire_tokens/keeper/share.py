@@ -64,10 +64,10 @@ class Share:
         self.unwatch: Callable[[], object] = nothing
 
     def stop(self) -> None:
-        """End what is under way."""
+        """Cancel the tasks, and the watch on the store. The event loop may be closed already."""
         unwatch, self.unwatch = self.unwatch, nothing
         for task in (self.looking, self.saving):
-            if task is not None:
+            if task is not None and not task.get_loop().is_closed():
                 task.cancel()
         with logged("a store failed to forget a session"):
             unwatch()

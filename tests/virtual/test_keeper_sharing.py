@@ -1,7 +1,9 @@
 """Pairs that are shared through a store, with renewals and a store that go by a script."""
 
 import asyncio
+import gc
 import logging
+import sys
 from contextlib import asynccontextmanager
 
 import attrs
@@ -18,6 +20,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.keeper import Share
 from signalwire_tokens.stores import Reading, Record
+from signalwire_tokens.testing import VirtualClock
 from support.scripted_keeper import (
     AMBIGUOUS,
     LIFE,
@@ -886,6 +889,31 @@ async def test_a_session_that_is_dropped_is_forgotten_by_the_store(share, store,
     with pytest.warns(ResourceWarning, match="unclosed"):
         sessions.clear()
     assert store._watchers._callbacks == {}
+
+
+def test_a_session_that_outlives_its_event_loop_warns_once(recwarn, monkeypatch):
+    """Although a task of the session was pending when the event loop was closed. (P19)"""
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    sessions = []
+
+    async def leave_open():
+        clock = VirtualClock()
+        store = Moody(clock)
+        session = Scripted(clock, share=Share(store, KEY))
+        sessions.append(await session.start())
+        store.moods["load"] = "hang"
+        session._heard()
+        await settle()
+        assert not session._share.looking.done()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_open())
+    loop.close()
+    sessions.clear()
+    gc.collect()
+    assert unraisable == []
+    assert ["unclosed <Scripted" in str(one.message) for one in recwarn] == [True]
 
 
 @pytest.mark.parametrize("age", [None, 0, 60])
