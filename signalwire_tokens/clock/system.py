@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["NOTHING_DUE", "SYSTEM", "Alarm", "Clock", "SystemClock"]
+__all__ = ["NOTHING_DUE", "SYSTEM", "Alarm", "Clock", "SystemClock", "moment_in"]
 
 # An alarm's callback returns this if there was nothing to do, so that a virtual clock can go on at once.
 NOTHING_DUE: tuple[()] = ()
@@ -74,3 +75,11 @@ class SystemClock:
 
 
 SYSTEM = SystemClock()
+
+
+def moment_in(clock: Clock, seconds: float) -> datetime | None:
+    """Return which moment it will be in so many seconds; None for one that never comes, or that no date can name."""
+    try:
+        return datetime.fromtimestamp(clock.wall() + seconds, UTC)
+    except (OverflowError, ValueError, OSError):  # the operating system decides which
+        return None

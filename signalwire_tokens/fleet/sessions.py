@@ -9,13 +9,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
 from signalwire_tokens.client import TokenClient
-from signalwire_tokens.clock import timer_of
+from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
 from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import RefreshPolicy, SessionState
@@ -146,7 +146,7 @@ class SessionFleet:
             waiting=governor.waiting,
             in_flight=governor.in_flight,
             breaker=governor.state,
-            next_due=None if pause == math.inf else datetime.fromtimestamp(self.client.clock.wall() + pause, UTC),
+            next_due=moment_in(self.client.clock, pause),
             errors=dict(errors.most_common()),
             last_error=governor.last_error,
         )

@@ -7,10 +7,10 @@ import logging
 import math
 import os
 import warnings
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
-from signalwire_tokens.clock import Timer, timer_of
+from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.errors import (
     SessionClosed,
     SessionError,
@@ -27,7 +27,10 @@ from .sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from datetime import datetime
     from types import TracebackType
+
+    from signalwire_tokens.clock import Timer
 
     from .events import Callback
 
@@ -83,13 +86,12 @@ class Keeper(Sharing):
 
     @property
     def next_refresh_at(self) -> datetime | None:
-        """When the next renewal is planned; None where none is."""
+        """When the next renewal is planned; None if none is."""
         if self._timer is None or self._closing or self._dead:
             return None
         if self._flight is None and isinstance(self._policy.next_step(self._situation()), Expire):
             return None
-        pause = 0.0 if self._flight is not None else self._pause()
-        return datetime.fromtimestamp(self._clock.wall() + pause, UTC)
+        return moment_in(self._clock, 0.0 if self._flight is not None else self._pause())
 
     @property
     def generation(self) -> int:

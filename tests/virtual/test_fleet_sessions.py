@@ -597,6 +597,19 @@ async def test_closing_while_the_store_is_looked_into_leaves_nothing(clock, line
     assert not line.sent
 
 
+async def test_a_session_whose_fleet_closes_has_no_next_refresh(clock, line):
+    """It waits for its turn, which doesn't come any more."""
+    async with SessionFleet(line.client, concurrency=1, rate=1) as fleet:
+        sessions = [fleet.session(f"user-{number}") for number in range(3)]
+        await clock.advance(0)
+        assert sessions[-1].next_refresh_at is not None
+        closing = asyncio.create_task(fleet.aclose())
+        await asyncio.sleep(0)
+        assert sessions[-1].state is SessionState.LATE  # its own turn to be closed has yet to come
+        assert sessions[-1].next_refresh_at is None
+        await closing
+
+
 async def test_sessions_that_are_discarded_while_they_look_keep_nobody_from_looking(clock, line):
     """Whenever that is."""
     async with SessionFleet(line.client, store=MemoryStore(clock=clock), concurrency=2, rate=math.inf) as fleet:
