@@ -61,6 +61,23 @@ class Timer:
         self._held: set[asyncio.Task[Any]] = set()
         self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
 
+    def find_misuse(self) -> str | None:
+        """Return what is wrong with the use of the timer's sleepers here, and the remedy; None if nothing is."""
+        if self.process != os.getpid():
+            return "belongs to the process that opened it: open another after a fork"
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self.loop:
+            return None
+        if self.loop.is_closed():
+            return "was opened on an event loop that is closed: open and use it inside of one asyncio.run()"
+        return (
+            "belongs to the event loop that it was opened on: open another on each event loop, or pass its coroutines "
+            "to asyncio.run_coroutine_threadsafe()"
+        )
+
     def set(self, sleeper: Sleeper, at: float) -> None:
         """Wake a sleeper at a time, and not at the time that was set before."""
         before = sleeper.wakes_at

@@ -178,7 +178,7 @@ class FleetSession(SubscriberSession):
             if fault is None or self._left() > 0:
                 raise
         else:
-            self._note_asked()
+            self._fresh_until = min(self._fresh_until, self._asked_at + self._household.noted_every)
             return token
         # A copy for each: one that was raised for somebody holds their frames.
         raise copy.copy(fault) from fault.__cause__
@@ -213,11 +213,6 @@ class FleetSession(SubscriberSession):
         idle = self._now() - self._asked_at > self._household.idle_after
         return idle and self._generation > 0 and not self._listeners and not self._waiters
 
-    def _note_asked(self) -> None:
-        """Have the next token but those of the next moments asked for where that is noted."""
-        if self._left() > 0 and self._now() < self._due:
-            self._fresh_until = min(self._due, self._asked_at + self._household.noted_every)
-
     @property
     def _throttled(self) -> tuple[float, float]:
         return NEVER, NEVER  # the governor leaves SignalWire alone for the whole fleet
@@ -236,7 +231,6 @@ class FleetSession(SubscriberSession):
             self._asked_at = self._now()
         super()._adopt(pair, asked=asked)
         self._pressed_at, self._looked = math.inf, False
-        self._fresh_until = min(self._fresh_until, self._asked_at + self._household.noted_every)
 
     def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
         super()._rotate(renewed, way)

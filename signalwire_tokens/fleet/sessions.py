@@ -225,9 +225,10 @@ class SessionFleet:
         return self._household
 
     def _check_place(self, household: Household) -> None:
-        """Refuse to be closed on another event loop than that on which all sessions live."""
-        if household.governor.timer.loop is not asyncio.get_running_loop():
-            raise SessionError("the fleet belongs to the event loop that it was opened on")
+        """Raise `SessionError` in another process, or on another event loop, than the fleet's."""
+        misuse = household.governor.timer.find_misuse()
+        if misuse is not None:
+            raise SessionError(f"the fleet {misuse}")
 
     async def _first_token(self, reference: str, min_ttl: float | None) -> str:
         member = self._members.get(reference) or self._open(reference, Secret[TokenFields]({}))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Keeper"]
 
 NEVER = -math.inf
+CHECKED_EVERY = 1.0  # seconds for which `token()` takes it that it is called in the right place
 LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -276,16 +277,13 @@ class Keeper(Sharing):
             )
 
     def _check_place(self, timer: Timer) -> None:
-        """Refuse to be used where the session does not live."""
-        if timer.process != os.getpid():
-            raise SessionError(
-                f"session {self._label} belongs to the process that opened it: open another after a fork"
-            )
-        if timer.loop is not running_loop():
-            raise SessionError(f"session {self._label} belongs to the event loop that it was opened on")
+        """Raise `SessionError` in another process, or on another event loop, than the session's."""
+        misuse = timer.find_misuse()
+        if misuse is not None:
+            raise SessionError(f"session {self._label} {misuse}")
 
     def _check(self) -> Timer:
-        """Refuse to be used where the session does not live, before it does, and after."""
+        """Return the timer of an open session, where it may be used."""
         if self._timer is None:
             raise SessionClosed(f"session {self._label} is not open: use `async with`, or await its start()")
         self._check_place(self._timer)
@@ -321,7 +319,9 @@ class Keeper(Sharing):
         reserve, patience = self._reserve(min_ttl), self._policy.patience
         left, tried = self._left(), self._tried
         if left >= reserve and left > 0:
-            timer.look(self._now())
+            now = self._now()
+            timer.look(now)
+            self._fresh_until = min(self._due, now + CHECKED_EVERY)
             return self._value
         if left > 0:
             # A renewal that fails ends the wait: what is at hand is better than nothing.
@@ -408,11 +408,3 @@ class Keeper(Sharing):
                 for task in tasks if end else ():
                     task.cancel()
                 await asyncio.wait(tasks, timeout=LAST_WORD)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Find the event loop that is running here, if one is."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

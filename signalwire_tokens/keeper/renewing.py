@@ -97,7 +97,7 @@ class Renewing(ABC):
 
     def __init__(self, *, policy: RefreshPolicy, clock: Clock, life: float, presents: bool, reissues: bool) -> None:
         self._policy, self._clock, self._now = policy, clock, clock.now
-        self._fresh_until = NEVER  # from then on, `token()` has to look closer
+        self._fresh_until = NEVER  # until then, `token()` returns the token without any further check
         self._value = ""
         self._seen: tuple[int, ...] = ()  # hashes of the last access tokens
         self._kept = True  # whether the current token is long-lived enough to be kept
@@ -319,7 +319,7 @@ class Renewing(ABC):
         self._not_before, self._wanted = NEVER, math.inf
         self._due = due
         self._generation += 1
-        self._fresh_until = NEVER if self._closing else self._due
+        self._fresh_until = NEVER
 
     def _redate(self, token: Token, issued_at: datetime, asked: float) -> Token:
         """Return the current access token as one that was asked for later, and expires when it does."""

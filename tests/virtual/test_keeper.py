@@ -828,18 +828,41 @@ async def test_a_session_that_is_not_open_says_so(clock):
 
 
 async def test_a_session_belongs_to_one_event_loop():
-    """From another it says so. (P4)"""
+    """On another, each method raises an error that names the remedy, although the token is fresh. (P4)"""
     async with Scripted(SYSTEM) as session:
-        session._fresh_until = float("-inf")
 
         async def elsewhere():
             for call in (session.token(), session.refresh(), session.aclose()):
-                with pytest.raises(SessionError, match="event loop"):
+                with pytest.raises(SessionError, match="run_coroutine_threadsafe"):
                     await call
 
         await asyncio.to_thread(asyncio.run, elsewhere())
         with pytest.raises(SessionError, match="event loop"):
             await asyncio.to_thread(session.invalidate, session.pair.token)
+
+
+async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock):
+    """Until then, `token()` returns the token without looking where it is called. (P4)"""
+    async with Scripted(clock) as session:
+        await session.token()
+        await asyncio.to_thread(asyncio.run, session.token())
+        clock.suspend(1.1)
+        with pytest.raises(SessionError, match="event loop"):
+            await asyncio.to_thread(asyncio.run, session.token())
+        await session.token()
+        clock.suspend(0.9)
+        assert session._now() < session._fresh_until
+
+
+def test_a_session_of_an_event_loop_that_is_closed_is_refused():
+    """A script calls `asyncio.run` twice, and the second time uses what it opened the first time. (P4)"""
+
+    async def use(session):
+        with pytest.raises(SessionError, match=r"closed: open and use it inside of one asyncio\.run"):
+            await session.token()
+
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        asyncio.run(use(asyncio.run(Scripted(SYSTEM).start())))
 
 
 async def test_a_session_belongs_to_one_process(clock):
