@@ -6,9 +6,10 @@ import asyncio
 import logging
 import math
 import os
+from collections import deque
 from contextvars import Context
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary, ref
 
 from .system import NOTHING_DUE
@@ -27,6 +28,8 @@ MOST_FALLEN = 100
 MOST_AT_ONCE = 500  # are woken before the event loop gets its turn
 
 T = TypeVar("T")
+Entry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
+Leap: TypeAlias = tuple[float, list[Entry]]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
@@ -52,12 +55,13 @@ class Timer:
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.process: int = os.getpid()
-        self._heap: list[tuple[float, int, ref[Sleeper]]] = []
+        self._heap: list[Entry] = []
         self._order = 0
         self._fallen = 0  # about how many of those do not stand any more
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
         self._wall_ahead = clock.wall() - clock.now()
+        self._leaps: deque[Leap] = deque()  # with the sleepers that have yet to be notified
         self._held: set[asyncio.Task[Any]] = set()
         self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
 
@@ -134,9 +138,9 @@ class Timer:
         while self._heap and not stands(self._heap[0]):
             heappop(self._heap)
         alarm, rings_at = None, math.inf
-        if self._heap:
+        if self._heap or self._leaps:
             now = self.clock.now()
-            seconds = min(max(0.0, self._heap[0][0] - now), LONGEST_SLICE)
+            seconds = 0.0 if self._leaps else min(max(0.0, self._heap[0][0] - now), LONGEST_SLICE)
             rings_at = now + seconds if seconds else AT_ONCE
             alarm = self.clock.call_later(seconds, self._ring)
         before, self._alarm, self._rings_at = self._alarm, alarm, rings_at
@@ -160,16 +164,17 @@ class Timer:
         begun: list[asyncio.Task[Any]] = []
         self._begun = begun
         now = self.clock.now()
-        has_leapt = self._watch_wall(now)
-        has_woken = self._wake_due(now) > 0
+        self._watch_wall(now)
+        notified = self._notify_of_leap(now)
+        woken = self._wake_due(now, MOST_AT_ONCE - notified)
         self._begun = None
         self._arm()
-        return begun if has_woken or has_leapt else NOTHING_DUE
+        return begun if woken or notified else NOTHING_DUE
 
-    def _wake_due(self, now: float) -> int:
+    def _wake_due(self, now: float, most: int) -> int:
         """Wake the sleepers that are due, up to so many; return how many deadlines have come."""
         last, woken = self._order, 0
-        while self._heap and woken < MOST_AT_ONCE:
+        while self._heap and woken < most:
             entry = at, order, reference = self._heap[0]
             if at > now or order > last:  # one that has set a deadline meanwhile has to wait for the next turn
                 break
@@ -190,25 +195,37 @@ class Timer:
             self.set(sleeper, now + LONGEST_SLICE)
             logger.exception("%r could not be woken; it is tried again", sleeper)
 
-    def _watch_wall(self, now: float) -> bool:
-        """Notify all sleepers if the wall clock has gained on ours, the only sign of a paused virtual machine.
-
-        Return whether it has.
-        """
+    def _watch_wall(self, now: float) -> None:
+        """Note if the wall clock has gained on ours, which is the only sign of a paused virtual machine."""
         ahead = self.clock.wall() - now
         gained = ahead - self._wall_ahead
         if gained > 1:
-            for entry in list(self._heap):
-                if stands(entry) and (sleeper := entry[2]()) is not None:
-                    try:
-                        sleeper.note_leap(gained, now)
-                    except Exception:
-                        logger.exception("%r could not be told of a leap of the wall clock", sleeper)
-        self._wall_ahead = ahead  # not before: if that fails, all are notified again
-        return gained > 1
+            self._leaps.append((gained, self._heap.copy()))
+        self._wall_ahead = ahead
+
+    def _notify_of_leap(self, now: float) -> int:
+        """Notify sleepers of a leap of the wall clock, up to so many; return how many entries were looked at.
+
+        A sleeper without a deadline isn't notified: it is closed, or renews and compares the clocks afterwards.
+        """
+        looked = 0
+        while self._leaps and looked < MOST_AT_ONCE:
+            gained, entries = self._leaps[0]
+            if not entries:
+                self._leaps.popleft()
+                continue
+            looked += 1
+            sleeper = entries[-1][2]()
+            if sleeper is not None and sleeper.wakes_at < math.inf:
+                try:
+                    sleeper.note_leap(gained, now)
+                except Exception:
+                    logger.exception("%r could not be notified of a leap of the wall clock", sleeper)
+            entries.pop()
+        return looked
 
 
-def stands(entry: tuple[float, int, ref[Sleeper]]) -> bool:
+def stands(entry: Entry) -> bool:
     """Tell whether a deadline is still that of its sleeper."""
     sleeper = entry[2]()
     return sleeper is not None and sleeper.wakes_at == entry[0]

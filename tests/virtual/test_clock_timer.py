@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import weakref
+from collections import Counter
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -190,6 +191,34 @@ async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
     assert dead.leaps == []
 
 
+async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, timer):
+    """However many sleepers there are, other work of the event loop goes on, and each is notified once."""
+    turn, turns = [0], []
+
+    class Noting(Sleeper):
+        def note_leap(self, seconds, now):
+            super().note_leap(seconds, now)
+            turns.append(turn[0])
+            timer.set(self, now + 60)
+
+    async def count_turns():
+        while True:
+            turn[0] += 1
+            await asyncio.sleep(0)
+
+    sleepers = [Noting() for _ in range(3 * MOST_AT_ONCE)]
+    for number, sleeper in enumerate(sleepers):
+        timer.set(sleeper, 5000 + number)
+    counting = asyncio.create_task(count_turns())
+    clock.set_wall(clock.wall() + 86400)
+    await clock.advance(LONGEST_SLICE)
+    counting.cancel()
+    assert max(Counter(turns).values()) <= MOST_AT_ONCE
+    assert [len(sleeper.leaps) for sleeper in sleepers] == [1] * len(sleepers)
+    await clock.advance(61)
+    assert all(sleeper.woken for sleeper in sleepers)
+
+
 async def test_a_task_is_held_until_it_is_done(timer):
     """The event loop itself holds tasks weakly."""
     task = timer.begin(asyncio.sleep(0), "sleep")
@@ -241,7 +270,7 @@ async def test_one_that_raises_on_a_leap_harms_nobody(clock, timer, caplog):
     timer.set(fine, 5001)
     clock.set_wall(clock.wall() + 86400)
     await clock.advance(6000)
-    assert "could not be told" in caplog.text
+    assert "could not be notified" in caplog.text
     assert len(fine.leaps) == 1
     assert (broken.woken, fine.woken) == ([5000], [5001])
 
