@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
 from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalWireTokenError, TokenUnavailable
-from signalwire_tokens.policy import NotSent
+from signalwire_tokens.models import Secret
+from signalwire_tokens.policy import Denied, NotSent
 from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
     from signalwire_tokens.keeper.events import Callback
-    from signalwire_tokens.models import Secret, TokenPair
+    from signalwire_tokens.models import TokenPair
     from signalwire_tokens.policy import Outcome, Present, RefreshPolicy, Reissue, Renewed, Situation
     from signalwire_tokens.session import TokenFields
     from signalwire_tokens.stores import TokenStore
@@ -36,7 +37,8 @@ NOTED_EVERY = 0.25  # of the time after which a session counts as idle: so exact
 class Household:
     """What the sessions of a fleet share.
 
-    `leaving` are those that are closed and have a renewal under way, `closers` the tasks that close the fleet.
+    `leaving` are those that are closed and have a renewal under way, `closers` the tasks that close the fleet. `fields`
+    are those of closed sessions, by their references, for when they are opened again.
     """
 
     def __init__(self, governor: Governor, members: dict[str, FleetSession], idle_after: float) -> None:
@@ -44,6 +46,7 @@ class Household:
         self.members: dict[str, FleetSession] = members
         self.leaving: set[FleetSession] = set()
         self.closers: set[asyncio.Task[None] | None] = set()
+        self.fields: dict[str, Secret[TokenFields]] = {}
         self.noted_every: float = idle_after * NOTED_EVERY
         self.idle_after: float = idle_after + self.noted_every
 
@@ -113,12 +116,12 @@ class FleetSession(SubscriberSession):
     async def aclose(self) -> None:
         """Close the session, and take it out of its fleet."""
         self._check_place(self._household.governor.timer)
-        self._leave()
+        self.leave()
         await super().aclose()
 
     def let_go(self) -> None:
         """Close the session without waiting for what is under way."""
-        self._leave()
+        self.leave()
         self._ending = True
         self.shut()
         self._silence()
@@ -209,9 +212,16 @@ class FleetSession(SubscriberSession):
         return is_to_come and not self._is_hopeless(self._policy.patience)
 
     def _is_idle(self) -> bool:
-        """Tell whether nobody has asked for a while, and nobody listens; not before it has had a token."""
-        idle = self._now() - self._asked_at > self._household.idle_after
-        return idle and self._generation > 0 and not self._listeners and not self._waiters
+        """Return whether callers have not asked for a while, and none listens.
+
+        A session that waits for its first turn isn't idle. One that SignalWire refused before its first token soon is.
+        """
+        if self._listeners or self._waiters or (self._generation == 0 and self._failure is None):
+            return False
+        longest = self._household.idle_after
+        if self._generation == 0 and isinstance(self._failure, Denied):
+            longest = min(longest, self._policy.lapse_for(self._life))
+        return self._now() - self._asked_at > longest
 
     @property
     def _throttled(self) -> tuple[float, float]:
@@ -298,11 +308,15 @@ class FleetSession(SubscriberSession):
     def _told(self) -> set[asyncio.Task[None]]:
         return super()._told() - self._household.closers
 
-    def _leave(self) -> None:
-        """Be in the fleet no longer."""
+    def leave(self) -> None:
+        """Take the session out of its fleet, which keeps the fields that it takes to open it again."""
         household = self._household
         if household.members.get(self.reference) is self:
             del household.members[self.reference]
+            unsent = {**self._shape, **self._first}
+            if unsent:
+                plain = {name: value.value if isinstance(value, Secret) else value for name, value in unsent.items()}
+                household.fields[self.reference] = Secret(cast("TokenFields", plain))
         if self._flight is not None:
             household.leaving.add(self)
         household.governor.forget(self)

@@ -102,7 +102,8 @@ class SessionFleet:
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
 
-        `token_fields` are those of `SubscriberSession`, for one that is not open yet. Close it with `discard`.
+        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If you pass none, a session that
+        was open before has the same as then, until you `discard` it.
         """
         fields = Secret[TokenFields](token_fields.copy())
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
@@ -118,16 +119,21 @@ class SessionFleet:
         return member
 
     async def discard(self, reference: str) -> None:
-        """Close a subscriber's session, if there is one. What a store holds stays there.
+        """Close a subscriber's session, if there is one, and forget its fields. What a store holds stays there.
 
-        Whoever waits for its token is told `SessionClosed`; whoever asks from now on gets another.
+        Callers that wait for its token get `SessionClosed`. Callers that ask from now on get another session.
         """
         household = self._opened()
+        self._check_place(household)
         if not isinstance(reference, str):
             raise TypeError("reference must be a string")
-        for member in (self._members.get(reference), *household.leaving):
-            if member is not None and member.reference == reference:
-                await member.aclose()
+        member = self._members.get(reference)
+        if member is not None:
+            member.leave()
+        household.fields.pop(reference, None)
+        for closing in (member, *household.leaving):
+            if closing is not None and closing.reference == reference:
+                await closing.aclose()
 
     def snapshot(self) -> FleetSnapshot:
         """Look at all sessions: a hundred thousand take a tenth of a second or two."""
@@ -240,10 +246,12 @@ class SessionFleet:
         )
 
     def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
-        """Open a session, and keep it."""
-        member = self._make(reference, fields)
+        """Return a session that has been opened, with the fields that it had before if none are given."""
+        household = self._opened()
+        member = self._make(reference, fields if fields.value else household.fields.get(reference, fields))
         member.open()
         self._members[reference] = member
+        household.fields.pop(reference, None)
         return member
 
 

@@ -15,13 +15,13 @@ class Line:
     """Stand in for the network and the service behind it.
 
     `status` is what it answers; None stands for a refused connection. `takes` is how long. `sent` is when each request
-    came, and for whom.
+    came, and for whom; `bodies` is what each held.
     """
 
     closed = leaks = False
 
     def __init__(self, clock):
-        self.clock, self.sent, self.numbers = clock, [], count(1)
+        self.clock, self.sent, self.bodies, self.numbers = clock, [], [], count(1)
         self.status, self.headers, self.takes = 201, {}, 0.0
         self.refused = {}  # by reference, a status
         self.busy = self.busiest = 0
@@ -39,6 +39,7 @@ class Line:
         body = json.loads(request.body)
         who = body.get("reference") or body["refresh_token"].removeprefix("refresh-").rpartition("-")[0]
         self.sent.append((self.clock.now(), who))
+        self.bodies.append(body)
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         try:

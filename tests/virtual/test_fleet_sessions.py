@@ -16,6 +16,7 @@ from signalwire_tokens import (
     BreakerState,
     ConfigurationError,
     ConnectionFailed,
+    Forbidden,
     InvalidRequest,
     MemoryStore,
     RefreshPolicy,
@@ -25,6 +26,7 @@ from signalwire_tokens import (
     SessionExpired,
     SessionFleet,
     SessionState,
+    SignalWireTokenError,
     SubscriberSession,
     TokenUnavailable,
     Unauthorized,
@@ -99,6 +101,76 @@ async def test_a_session_with_other_fields_is_refused(line):
             fleet.session("alice", scope="everything")
         with pytest.raises(InvalidRequest):
             fleet.session("")
+
+
+APPLICATION = {"application_id": "5e1f0a4e-9a3e-4d0f-8b0a-1d2f3c4b5a69", "extra": {"audience": "us"}}
+
+
+async def lapse(fleet, clock, line):
+    await clock.advance(2 * LIFE)
+
+
+async def close(fleet, clock, line):
+    await fleet.session("alice").aclose()
+
+
+async def expire(fleet, clock, line):
+    line.refused["alice"] = 422
+    refresh = asyncio.create_task(fleet.session("alice").refresh())
+    await clock.advance(LIFE)
+    assert isinstance(await failure(refresh), SignalWireTokenError)
+    del line.refused["alice"]
+    await clock.advance(2 * LIFE)
+
+
+@pytest.mark.parametrize("end", [lapse, close, expire])
+async def test_one_that_is_opened_again_has_its_fields(clock, line, end):
+    """`token()` can't name them, and without its application or scope a token would be another kind of token."""
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+        session = fleet.session("alice", **APPLICATION, password="secret")
+        await session.token()
+        await end(fleet, clock, line)
+        assert session.state is SessionState.CLOSED
+        line.bodies.clear()
+        await fleet.token("alice")
+        shape = {"application_id": APPLICATION["application_id"], "audience": "us"}
+        assert line.bodies == [{"reference": "alice", **shape}]
+        with pytest.raises(ConfigurationError, match="other fields"):
+            fleet.session("alice", application_id=None)
+
+
+async def test_one_that_never_had_a_token_is_opened_again_with_all_its_fields(clock, line):
+    """SignalWire has not been told who the subscriber is."""
+    line.refused["alice"] = 403
+    async with SessionFleet(line.client) as fleet:
+        fleet.session("alice", region="us-central", password="secret", display_name="Alice")
+        await clock.advance(LIFE)
+        line.refused.clear()
+        await fleet.token("alice")
+        fields = {"region": "us-central", "password": "secret", "display_name": "Alice"}
+        assert line.bodies[-1] == {"reference": "alice", **fields}
+
+
+@pytest.mark.parametrize("fields", [{"region": "us-east"}, {"region": None}])
+async def test_a_session_that_is_closed_may_be_opened_with_other_fields(clock, line, fields):
+    """What `session()` is given counts, and not what the closed session had."""
+    async with SessionFleet(line.client) as fleet:
+        await fleet.session("alice", region="us-central").token()
+        await fleet.session("alice").aclose()
+        await fleet.session("alice", **fields).token()
+        assert line.bodies[-1].get("region") == fields["region"]
+
+
+async def test_discarding_forgets_the_fields(clock, line):
+    """Of an open session, and of one that was closed before. So a fleet's memory can be kept small."""
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+        for wait in (0, 2 * LIFE):
+            await fleet.session("alice", region="us-central").token()
+            await clock.advance(wait)
+            await fleet.discard("alice")
+            await fleet.token("alice")
+            assert line.bodies[-1] == {"reference": "alice"}
+            await fleet.discard("alice")
 
 
 async def test_a_session_that_is_open_cannot_be_opened(line):
@@ -509,6 +581,55 @@ async def test_one_that_waits_for_its_first_token_does_not_lapse(clock, line):
             fleet.session(f"user-{number}")
         await clock.advance(65)
         assert fleet.snapshot().sessions[SessionState.FRESH] == 60
+
+
+@pytest.mark.parametrize("number", [8, 40])
+@pytest.mark.parametrize("status", [401, 403, 500, None])
+async def test_one_that_failed_to_get_a_first_token_lapses_too(clock, line, status, number):
+    """A reference that SignalWire refuses isn't asked for all day, if callers don't ask for it."""
+    line.status = status
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+        asking = [asyncio.create_task(fleet.token(f"user-{one}")) for one in range(number)]
+        await clock.advance(3600)
+        for task in asking:
+            assert isinstance(await failure(task), SignalWireTokenError)
+        sent = len(line.sent)
+        await clock.advance(24 * 3600)
+        assert len(line.sent) == sent
+        assert sum(fleet.snapshot().sessions.values()) == 0
+
+
+async def test_one_that_was_refused_before_its_first_token_is_kept_for_as_long_as_callers_ask(clock, line):
+    """Without `idle_after`, it is closed five to ten minutes after the last call, as one that has expired is."""
+    line.refused["alice"] = 403
+    async with SessionFleet(line.client) as fleet:
+        await fleet.token("bob")
+        session = fleet.session("alice")
+        for _ in range(60):
+            await clock.advance(60)
+            with pytest.raises(Forbidden):
+                await fleet.token("alice")
+        assert fleet.session("alice") is session
+        await clock.advance(900)
+        assert session.state is SessionState.CLOSED
+        assert list(fleet._members) == ["bob"]
+        del line.refused["alice"]
+        assert await fleet.token("alice")
+
+
+async def test_one_whose_subscriber_has_left_lapses(clock, line):
+    """A callback that unsubscribes itself leaves nothing that keeps the session open."""
+    events = []
+
+    def receive_one(event):
+        events.append(event.kind)
+        unsubscribe()
+
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+        unsubscribe = fleet.session("alice").subscribe(receive_one)
+        await clock.advance(2 * LIFE)
+        assert events == ["started"]
+        assert fleet._members == {}
 
 
 @pytest.mark.parametrize("listen", ["subscribe", "rotations"])
