@@ -162,6 +162,7 @@ class Keeper(Sharing):
         if (token.value if isinstance(token, Token) else token) != self._value or self._access_until <= now:
             return
         logger.warning("session %s generation %d: the token was refused", self._label, self._generation)
+        self._doubt_lifetimes("access token", self._access_until)
         self._access_until, self._fresh_until, self._due = now, NEVER, now
         self._not_before = self._forced + self._policy.forced_interval(self._life)
         self._forced = max(now, self._not_before)

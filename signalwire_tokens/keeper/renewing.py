@@ -349,8 +349,23 @@ class Renewing(ABC):
         self._degraded = self._degraded or is_news
         level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt
         logger.log(level, "session %s generation %d: %s", self._label, self._generation, failure.error)
+        if isinstance(way, Present) and any(one.code == "token_expired" for one in failure.error.errors):
+            self._doubt_lifetimes("refresh token", self._refresh_until)
         if is_news and self._generation > 0:
             self._tell("degraded")
+
+    def _doubt_lifetimes(self, what: str, until: float) -> None:
+        """Log a warning if a token was refused long before its calculated expiry."""
+        left = until - self._now()
+        if left > self._policy.reserve(self._life):
+            logger.warning(
+                "session %s generation %d: the %s was refused %.0f s before its calculated expiry. It was used or "
+                "revoked elsewhere, or tokens live shorter than assumed: see SIGNALWIRE_TOKENS_LIFETIME",
+                self._label,
+                self._generation,
+                what,
+                left,
+            )
 
     def _die(self, timer: Timer) -> None:
         """Give up for good."""

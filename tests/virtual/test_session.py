@@ -45,6 +45,7 @@ from support.wire_samples import REFRESH as REFRESH_TOKEN
 from support.wire_samples import SAT
 
 HOUR, LIFE = 3600.0, 7200.0
+SECONDS = timedelta(seconds=40)
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 
 
@@ -546,6 +547,33 @@ async def test_whatever_shapes_a_token_sets_it_apart_in_a_store(client):
     upper = {"application_id": UUID(SHAPES[1]["application_id"])}
     assert SubscriberSession(client, "a", store=store, **upper).store_key == keys[1]
     assert SubscriberSession(client, "a").store_key is None
+
+
+async def test_tokens_that_live_shorter_than_the_settings_say_are_warned_of(clock, caplog):
+    """When one is refused long before its calculated expiry: the settings are then the likely cause."""
+    async with (
+        Emulator(lifetimes=Lifetimes(access=SECONDS, refresh=SECONDS), clock=clock) as emulator,
+        TokenClient(emulator.space, emulator.project_id, emulator.api_token, clock=clock) as client,
+        SubscriberSession(client, "alice") as session,
+    ):
+        await clock.advance(60)
+        first = await session.token()
+        assert not emulator.accepts(first)
+        assert session.report_unauthorized(first)
+        await clock.advance(1)
+        assert emulator.accepts(await session.token())
+        lines = [one.message for one in caplog.records if "SIGNALWIRE_TOKENS_LIFETIME" in one.message]
+        assert ["access token was refused 7140 s before" in line for line in lines] == [True, False]
+        assert ["refresh token was refused 7440 s before" in line for line in lines] == [False, True]
+
+
+async def test_a_token_that_is_refused_as_it_expires_says_nothing_of_the_settings(clock, client, caplog):
+    """Clocks are never quite right."""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=10), clock=clock) as session:
+        clock.suspend(595)
+        session.invalidate(session.pair.token)
+        assert "was refused" in caplog.text
+        assert "SIGNALWIRE_TOKENS_LIFETIME" not in caplog.text
 
 
 async def test_what_is_sent_as_extra_decides_which_pair_is_shared(client):
