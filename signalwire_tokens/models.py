@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 from uuid import UUID
 
 import attrs
@@ -84,16 +84,32 @@ def is_misplaced(half: str, kind: str | None) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Lifetimes:
-    """How long the service's tokens live, since that cannot be read from them.
+    """How long SignalWire's tokens live. It can't be read from the tokens.
 
-    `access` and `refresh` are the two halves of a pair, and `access` also an invite's; `embed` is a click-to-call
-    guest's; `unbound` an access token's with the scope `sat:refresh` that is not bound to a device's key yet.
+    `access` and `refresh` are for the two tokens of a pair, and `access` also for an invite. `embed` is for a
+    click-to-call guest's token, and `unbound` for an access token with the scope `sat:refresh` that isn't bound to a
+    device's key yet. `Lifetimes.of(access)` makes the others fit, for a space whose tokens live shorter.
     """
 
     access: timedelta = timedelta(hours=2)
     refresh: timedelta = timedelta(hours=2, minutes=5)
     embed: timedelta = timedelta(hours=1)
     unbound: timedelta = timedelta(seconds=60)
+
+    @classmethod
+    def of(cls, access: timedelta) -> Self:
+        """Return the lifetimes of a space whose access tokens live for `access`.
+
+        A refresh token lives longer by a twenty-fourth of that, and by five minutes at most. No other token lives
+        longer than an access token.
+        """
+        usual = cls()
+        return cls(
+            access=access,
+            refresh=access + min(usual.refresh - usual.access, access / 24),
+            embed=min(usual.embed, access),
+            unbound=min(usual.unbound, access),
+        )
 
     def __attrs_post_init__(self) -> None:
         for name, lifetime in attrs.asdict(self).items():

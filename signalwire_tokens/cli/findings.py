@@ -159,7 +159,7 @@ def of_life(check: str, life: timedelta | None, expected: timedelta) -> Finding:
     seen = f"the service says that it lives {span(life.total_seconds())}"
     if abs((life - expected).total_seconds()) <= RIGHT:
         return Finding(check, Verdict.WELL, f"{seen}, as was reckoned")
-    remedy = "give TokenClient(lifetimes=Lifetimes(access=…)) what the service says"
+    remedy = "set SIGNALWIRE_TOKENS_LIFETIME, or pass TokenClient(lifetimes=Lifetimes.of(…)), as the service says"
     return Finding(check, Verdict.WRONG, f"{seen}, and not {span(expected.total_seconds())}", remedy)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from datetime import timedelta
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,11 +15,12 @@ from signalwire_tokens.client import TokenClient, trusting
 from signalwire_tokens.errors import ConfigurationError, InvalidRequest
 from signalwire_tokens.models import Secret
 from signalwire_tokens.session import TokenFields
-from signalwire_tokens.wire import is_credential
+from signalwire_tokens.wire import is_credential, read_duration, read_lifetimes
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
+    from datetime import timedelta
 
 __all__ = ["Settings", "credentialed", "duration", "located", "read_credential", "token_fields"]
 
@@ -45,7 +44,6 @@ PROJECT: tuple[Option, ...] = (
         help="File that holds the API token, in place of SIGNALWIRE_API_TOKEN.  [SIGNALWIRE_API_TOKEN_FILE]",
     ),
 )
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Not a password, which would stand on the command line, nor what has no form there.
 FIELDS = tuple(name for name in TokenFields.__annotations__ if name not in ("password", "extra"))
 
@@ -72,8 +70,11 @@ class Settings:
         missing = [name for name, is_given in given if not is_given]
         if missing:
             raise ConfigurationError(f"not set: {', '.join(missing)}")
+        lifetimes = read_lifetimes(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME"))
         try:
-            return TokenClient(space or "", project_id, token.value, ssl=self.context(), retries=retries)
+            return TokenClient(
+                space or "", project_id, token.value, ssl=self.context(), retries=retries, lifetimes=lifetimes
+            )
         except InvalidRequest as error:
             wrong = "; ".join(f"SIGNALWIRE_{str(one.attribute).upper()} {one.message}" for one in error.problems)
         raise ConfigurationError(wrong)
@@ -149,8 +150,8 @@ def token_fields(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def duration(text: str) -> timedelta:
-    """Read "90s", "15m", "2h" or "1d"."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 15m, 2h or 1d")
-    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
+    """Return the value of an option that is a length of time."""
+    span = read_duration(text)
+    if span is None:
+        raise click.BadParameter(f"{text!r} is not a length of time: write 90s, 15m, 2h or 1d")
+    return span

@@ -120,15 +120,18 @@ class TokenClient:
         lifetimes: Lifetimes | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Make a client from `SIGNALWIRE_SPACE`, `SIGNALWIRE_PROJECT_ID` and `SIGNALWIRE_API_TOKEN`.
+        """Return a client with the settings in `SIGNALWIRE_SPACE`, `SIGNALWIRE_PROJECT_ID` and `SIGNALWIRE_API_TOKEN`.
 
-        `SIGNALWIRE_REST_CA_FILE`, where set, names the certificates to trust in place of the system's.
+        `SIGNALWIRE_REST_CA_FILE`, if set, names the certificates to trust in place of the system's, and
+        `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours.
         """
         if not os.environ.get("SIGNALWIRE_SPACE"):
             raise ConfigurationError("SIGNALWIRE_SPACE is not set: it must hold the space's name or host")
         hidden_proxy = Secret(proxy)
         del proxy
         ca_file = os.environ.get("SIGNALWIRE_REST_CA_FILE")
+        if lifetimes is None:
+            lifetimes = wire.read_lifetimes(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME"))
         return cls(
             os.environ["SIGNALWIRE_SPACE"],
             os.environ.get("SIGNALWIRE_PROJECT_ID") or None,

@@ -2,14 +2,15 @@
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
 `requests` describes each operation, and `endpoint` what an application's backend is asked; `answers` tells success from
-refusal, and `readers` what a success holds; `header` reads what a token says openly. `exchange` is what a request and
-an answer are.
+refusal, and `readers` what a success holds; `header` reads what a token says openly, and `lifetimes` how long tokens
+live by the settings. `exchange` is what a request and an answer are.
 """
 
 from .answers import pause_before_retry, read
 from .endpoint import add_headers, check_endpoint, fetch_token
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
+from .lifetimes import read_duration, read_lifetimes
 from .readers import Page
 from .requests import (
     DEVICE_EXCHANGE,
@@ -52,7 +53,9 @@ __all__ = [
     "mask",
     "pause_before_retry",
     "read",
+    "read_duration",
     "read_header",
+    "read_lifetimes",
     "refresh_device_token",
     "refresh_subscriber_token",
     "replacing",

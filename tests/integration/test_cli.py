@@ -8,12 +8,13 @@ import re
 import signal
 import sys
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib.metadata import entry_points
 
 import pytest
 from rich.console import Console
 
-from signalwire_tokens import SubscriberSession, TokenClient, __main__, __version__
+from signalwire_tokens import Lifetimes, SubscriberSession, TokenClient, __main__, __version__
 from signalwire_tokens.cli.demo import describe, run_demo, show_kinds
 from signalwire_tokens.cli.serve import serve
 from signalwire_tokens.cli.telling import draw, standing_of
@@ -265,7 +266,8 @@ def test_a_demo_that_is_told_to_stop_leaves_the_terminal_as_it_was():
 async def serving(**settings):
     """Run the command `emulator` in this process; a signal ends it."""
     with stoppable():
-        server = asyncio.create_task(serve(**{"port": 0, "tls": False, "seed": None, "as_json": False, **settings}))
+        usual = {"port": 0, "tls": False, "lifetimes": None, "seed": None, "as_json": False}
+        server = asyncio.create_task(serve(**{**usual, **settings}))
         try:
             yield server
         finally:
@@ -308,6 +310,19 @@ async def test_the_emulator_prints_its_settings_and_its_requests(monkeypatch, ca
         "create_subscriber_token 201 auth=Basic",
         "create_embed_token 201 auth=none",
     ]
+
+
+async def test_the_emulator_s_tokens_live_as_long_as_told_and_its_settings_say_so(monkeypatch, capsys):
+    """So an application with these settings renews them in time."""
+    lifetimes = Lifetimes.of(timedelta(seconds=40))
+    async with serving(lifetimes=lifetimes) as server:
+        use_settings(await printed_by(server, capsys, 5), monkeypatch)
+        async with TokenClient.from_env(timeout=HANG) as client:
+            pair = await client.create_subscriber_token("alice")
+            info = await client.subscriber_info(pair.token)
+            assert client.lifetimes == lifetimes
+            life = info.sat_claims.expires_at - pair.token.issued_at
+            assert lifetimes.access - timedelta(seconds=1) <= life < timedelta(hours=1)
 
 
 async def test_the_emulator_prints_json(capsys):

@@ -145,5 +145,5 @@ def test_a_length_of_time_is_a_number_and_its_unit(text, meant):
 @pytest.mark.parametrize("text", ["", "15", "m", "1.5h", "-1s", "1h30m", "1w"])
 def test_any_other_length_of_time_is_refused(text):
     """With what to write."""
-    with pytest.raises(click.BadParameter, match="no length of time: write 90s, 15m, 2h or 1d"):
+    with pytest.raises(click.BadParameter, match="not a length of time: write 90s, 15m, 2h or 1d"):
         duration(text)

@@ -361,6 +361,18 @@ async def test_settings_come_from_the_environment(monkeypatch):
             await client.create_subscriber_token(ALICE)
 
 
+async def test_the_lifetime_of_a_space_s_tokens_comes_from_the_environment(monkeypatch):
+    """An emulator in another process may have short ones. What is passed as `lifetimes` goes before it."""
+    monkeypatch.setenv("SIGNALWIRE_SPACE", "acme")
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_LIFETIME", "40s")
+    async with TokenClient.from_env() as client, TokenClient.from_env(lifetimes=Lifetimes()) as usual:
+        assert client.lifetimes == Lifetimes.of(timedelta(seconds=40))
+        assert usual.lifetimes == Lifetimes()
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_LIFETIME", "forty seconds")
+    with pytest.raises(ConfigurationError, match="SIGNALWIRE_TOKENS_LIFETIME must be"):
+        TokenClient.from_env()
+
+
 @pytest.mark.parametrize("space", [None, ""])
 def test_an_environment_without_a_space_is_refused(monkeypatch, space):
     """With the name of what is missing."""

@@ -55,6 +55,17 @@ def test_a_secret_is_not_pickled(act, holder):
 
 
 @pytest.mark.parametrize(
+    ("access", "window", "embed", "unbound"), [(48, 2, 48, 48), (7200, 300, 3600, 60), (86400, 300, 3600, 60)]
+)
+def test_all_lifetimes_of_a_space_fit_that_of_its_access_tokens(access, window, embed, unbound):
+    """A refresh token is assumed to live as little longer as is likely: one that has expired is presented in vain."""
+    lifetimes = Lifetimes.of(timedelta(seconds=access))
+    seconds = [span.total_seconds() for span in attrs.astuple(lifetimes)]
+    assert seconds == [access, access + window, embed, unbound]
+    assert Lifetimes.of(Lifetimes().access) == Lifetimes()
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"access": timedelta(0)},
