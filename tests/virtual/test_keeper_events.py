@@ -173,7 +173,7 @@ async def test_one_may_refresh(clock):
 
 
 async def test_one_may_close_the_session(clock):
-    """Without waiting for itself."""
+    """Without waiting for itself. (P16)"""
     told = []
 
     async def close(event):
