@@ -34,7 +34,7 @@ LARGEST_BODY = 64 * 1024
 NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 HEADERS = {
     "Accept": "application/json",
-    "Accept-Encoding": "identity",  # an answer of 64 KiB is not to unfold into one of gigabytes
+    "Accept-Encoding": "identity",  # what is compressed all the same is neither decompressed nor read
     "User-Agent": f"signalwire-tokens/{__version__}",
 }
 OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent"})
@@ -131,6 +131,7 @@ class Sender:
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
+                auto_decompress=False,  # not every aiohttp bounds what an answer unfolds to
             )
             trip.sent, trip.status = True, response.status
             return response.status, response.headers, await read_body(response)

@@ -50,7 +50,9 @@ class Page:
 
 
 def json_value(answer: Answer) -> object:
-    """Read the body as JSON, whatever it holds."""
+    """Return the body's JSON, whatever it holds; raise `BrokenError` if it isn't JSON, too large, or compressed."""
+    if answer.header("content-encoding").strip().lower() not in ("", "identity"):
+        raise BrokenError("with a compressed body, which the request forbade")
     if answer.body is None:
         raise BrokenError("with a body larger than 64 KiB")
     try:

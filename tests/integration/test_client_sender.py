@@ -5,9 +5,11 @@ import errno
 import gzip
 import socket
 import ssl
+import tracemalloc
 import warnings
+import zlib
 from base64 import b64decode
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 import pytest
@@ -21,6 +23,7 @@ from signalwire_tokens import (
     TokenClient,
     TransportError,
     UnexpectedResponse,
+    ValidationFailed,
     wire,
 )
 from signalwire_tokens.emulator import Emulator
@@ -243,7 +246,7 @@ async def test_a_proxy_gets_its_own_credentials_and_no_others(user, expected):
         (b"HTTP/1.1 201 Created\r\nContent-Length: 999\r\n\r\n{", ConnectionFailed),
         (b"HTTP/1.1 201 Created\r\nContent-Length: x\r\n\r\n{", ConnectionFailed),
         (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", ConnectionFailed),
-        (b"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", ConnectionFailed),
+        (b"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", UnexpectedResponse),
         (b"HTTP/1.1 201 Created\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", ConnectionFailed),
         (b"HTTP/1.1 201 Created\r\n\r\nno length", UnexpectedResponse),
         (b"HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n", UnexpectedResponse),
@@ -261,16 +264,58 @@ async def test_whatever_is_answered_becomes_one_error_of_ours(answer, kind):
     assert getattr(caught.value, "sent", None) is not False
 
 
-async def test_a_compressed_answer_is_not_unfolded_without_end():
-    """It was not asked for; where it comes all the same, it is read up to the bound."""
-    bomb = gzip.compress(b" " * 10_000_000)
-    head = f"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
-    async with listener(head + bomb) as (space, _):
-        with pytest.raises(UnexpectedResponse, match="larger than 64 KiB"):
+def gzip_bomb():
+    """Return 250 KB of gzip that would unfold to 250 MiB.
+
+    The compressor forgets what came before after each MiB, so the same bytes stand for each.
+    """
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    mebibyte = compressor.compress(b" " * 2**20) + compressor.flush(zlib.Z_FULL_FLUSH)
+    return gzip.compress(b"")[:10] + 250 * mebibyte
+
+
+def compressed(body, status=b"201 Created"):
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
+
+
+@contextmanager
+def least_memory():
+    """Fail if the block takes more than 4 MiB on top of what is in use."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 4 * 2**20
+
+
+@pytest.mark.parametrize("is_borrowed", [False, True])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(b"201 Created", UnexpectedResponse), (b"422 Unprocessable Content", ValidationFailed)]
+)
+async def test_a_compressed_answer_is_never_decompressed(status, kind, is_borrowed):
+    """An answer of 250 KB that would unfold to 250 MiB takes little memory, with every version of aiohttp. (P18)"""
+    async with (
+        listener(compressed(gzip_bomb(), status)) as (space, _),
+        aiohttp.ClientSession() as http,
+    ):
+        with least_memory(), pytest.raises(kind):
+            await embed(space, http=http if is_borrowed else None)
+
+
+async def test_a_small_compressed_answer_is_refused_too():
+    """The client asked for none; the error says what is wrong."""
+    async with listener(compressed(gzip.compress(b'{"token":"abc"}'))) as (space, _):
+        with pytest.raises(UnexpectedResponse, match="compressed body, which the request forbade"):
             await embed(space)
-    small = gzip.compress(b'{"token":"abc"}')
-    head = f"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\nContent-Length: {len(small)}\r\n\r\n".encode()
-    async with listener(head + small) as (space, _):
+
+
+async def test_an_answer_that_says_it_is_not_compressed_is_read():
+    """`Content-Encoding: identity` changes nothing."""
+    async with listener(GOOD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: Identity\r\n\r\n", 1)) as (space, _):
         assert (await embed(space)).value == "abc"
 
 
