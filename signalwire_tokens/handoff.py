@@ -49,6 +49,7 @@ FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thu
 PAUSE = 5.0  # seconds after which to ask again, where nobody knows better
 SHORTEST_PAUSE = 1.0  # seconds
 MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
+WITHOUT_LENGTH = frozenset((*range(100, 200), 204, 304))  # statuses; RFC 9110, section 8.6
 TITLES = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -249,8 +250,10 @@ def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> f
 
 
 def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:
-    """Add what every answer carries: it is not to be kept, and an allowed origin's page may read it."""
+    """Return an answer with the headers that each carries: its length, no caching, and CORS for an allowed origin."""
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
+    if answer.status not in WITHOUT_LENGTH:
+        headers["Content-Length"] = str(len(answer.body))
     origin = asked.headers.get("origin")
     if origin is not None and origin in rules.allowed_origins:
         headers |= {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}

@@ -76,8 +76,7 @@ class Handler:
             )
         except GoneError:
             return
-        lines = {**answer.headers, "Content-Length": str(len(answer.body))}
-        head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
+        head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
         await send({"type": "http.response.body", "body": answer.body})
 

@@ -321,6 +321,7 @@ async def test_browsers_may_ask_where_the_service_lets_them(emulator, http):
         async with http.options(path) as response:
             assert response.status == 204
             assert response.headers["Access-Control-Allow-Origin"] == "*"
+            assert "Content-Length" not in response.headers
     async with http.options(TOKENS) as response:
         assert response.status == 404
         assert "Access-Control-Allow-Origin" not in response.headers

@@ -131,6 +131,27 @@ async def test_an_allowed_origin_may_ask_whether_it_may_ask(page):
     assert "Access-Control-Allow-Origin" not in told.headers
 
 
+PREFLIGHT = (
+    f"OPTIONS /token HTTP/1.1\r\nHost: a\r\nOrigin: {FRIEND}\r\nAccess-Control-Request-Method: POST\r\n\r\n".encode()
+)
+LOG_OUT = (
+    b"POST /logout HTTP/1.1\r\nHost: a\r\nCookie: who=alice\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+)
+
+
+@pytest.mark.parametrize("request_", [PREFLIGHT, LOG_OUT], ids=["preflight", "logout"])
+async def test_an_answer_without_content_has_no_content_length(page, request_):
+    """RFC 9110, section 8.6, forbids it for 204; the connection serves the next request all the same."""
+    reader, writer = await asyncio.open_connection(*page.origin.removeprefix("http://").split(":"))
+    for _ in range(2):
+        writer.write(request_)
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        assert status == b"http/1.1 204 no content"
+        assert not [line for line in lines if line.startswith((b"content-length", b"transfer-encoding"))]
+    writer.close()
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
 async def test_only_post_is_answered(page, method):
     """A link or an image must not fetch a token."""

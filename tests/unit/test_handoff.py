@@ -22,6 +22,7 @@ from signalwire_tokens import (
     ValidationFailed,
 )
 from signalwire_tokens.handoff import (
+    Answer,
     Rules,
     Wish,
     admit,
@@ -193,6 +194,14 @@ def test_answers_are_readable_for_allowed_origins_and_kept_by_nobody(origin, may
     assert answer.headers["Vary"] == "Origin"
     assert answer.headers.get("Access-Control-Allow-Origin") == (origin if may_read else None)
     assert "*" not in answer.headers.values()
+
+
+@pytest.mark.parametrize(
+    ("status", "length"), [(200, "2"), (503, "2"), (101, None), (199, None), (204, None), (304, None)]
+)
+def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
+    """RFC 9110, section 8.6; 304 has no content either."""
+    assert finish(Answer(status=status, body=b"{}"), asked(), RULES).headers.get("Content-Length") == length
 
 
 @pytest.mark.parametrize(
