@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias, cast
 
@@ -31,12 +32,14 @@ __all__ = [
     "LARGEST_BODY",
     "Answer",
     "Asked",
+    "IssueLimit",
     "Rules",
     "Wish",
     "admit",
     "admit_look",
     "answer_for",
     "answer_with",
+    "ask_later",
     "finish",
     "pause_before_binding",
     "read_request",
@@ -48,6 +51,9 @@ LARGEST_BODY = 4096
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
 PAUSE = 5.0  # seconds after which to ask again, where nobody knows better
 SHORTEST_PAUSE = 1.0  # seconds
+MINUTE = 60.0  # seconds
+MOST_ISSUES = 1_000_000  # a minute
+ROUNDING = 1e-6  # seconds
 MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
 WITHOUT_LENGTH = frozenset((*range(100, 200), 204, 304))  # statuses; RFC 9110, section 8.6
 TITLES = {
@@ -58,6 +64,7 @@ TITLES = {
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -231,13 +238,17 @@ def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answe
 def answer_for(error: SignalWireTokenError) -> Answer:
     """Say what an error means to a browser. What the service said is the application's affair, and is not passed on."""
     if is_transient(error) or isinstance(error, SessionClosed | StoreError | UnexpectedResponse):
-        pause = PAUSE if error.retry_after is None else min(error.retry_after, LONGEST_THROTTLE)
-        return refuse(
-            503, "There is no token at this moment: ask again.", headers={"Retry-After": str(max(1, math.ceil(pause)))}
-        )
+        pause = PAUSE if error.retry_after is None else error.retry_after
+        return ask_later(503, "There is no token at this moment: ask again.", pause)
     if isinstance(error, ConfigurationError | InvalidRequest):
         return refuse(500, "The application is not set up for this: its log says why.")
     return refuse(502, "The token service refuses what the application asks of it.")
+
+
+def ask_later(status: int, detail: str, pause: float) -> Answer:
+    """Return a refusal with a `Retry-After`: whole seconds, one at least, and a minute at most."""
+    seconds = max(SHORTEST_PAUSE, min(pause, LONGEST_THROTTLE))
+    return refuse(status, detail, headers={"Retry-After": str(math.ceil(seconds - ROUNDING))})
 
 
 def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> float | None:
@@ -247,6 +258,32 @@ def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> f
     """
     quiet = throttle.left(now, longest=LONGEST_THROTTLE)
     return max(SHORTEST_PAUSE, quiet) if quiet > 0 or under_way >= MOST_BINDING else None
+
+
+class IssueLimit:
+    """How many tokens each reference may have issued: `most` at once, which come back evenly within a minute.
+
+    It keeps only references that had a token issued in the last minute.
+    """
+
+    def __init__(self, most: object) -> None:
+        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_ISSUES:
+            raise ConfigurationError(f"issues_per_minute must be a whole number from 1 to {MOST_ISSUES}")
+        self.most: int = most
+        # When each reference has its whole allowance again. The reference that used some of it last comes last.
+        self._restored: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, reference: str, *, now: float) -> float | None:
+        """Count a token and return None; or count none and return the seconds until there is one for the reference."""
+        while self._restored and next(iter(self._restored.values())) <= now:
+            self._restored.popitem(last=False)
+        restored = max(now, self._restored.get(reference, now)) + MINUTE / self.most
+        pause = restored - now - MINUTE
+        if pause > ROUNDING:
+            return pause
+        self._restored[reference] = restored
+        self._restored.move_to_end(reference)
+        return None
 
 
 def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:

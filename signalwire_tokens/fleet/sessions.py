@@ -62,7 +62,7 @@ class SessionFleet:
     A session is opened for a subscriber who is asked for, and kept until it is discarded, or until nobody has asked for
     it for `idle_after`. At most `concurrency` sessions renew at a time, and `rate` begin to in a second, first
     those whose tokens end soonest. While the service is down, one at a time asks after it. `client` is the one that it
-    was given.
+    was given. `reference in fleet` is true while a session is open for that subscriber.
     """
 
     _household: Household | None = None
@@ -98,6 +98,10 @@ class SessionFleet:
         """
         member = self._members.get(reference)
         return self._first_token(reference, min_ttl) if member is None else member.token(min_ttl)
+
+    def __contains__(self, reference: str) -> bool:
+        """Return whether a session is open for a subscriber."""
+        return reference in self._members
 
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.

@@ -22,7 +22,7 @@ from signalwire_tokens.session import label_of
 
 if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
-    from signalwire_tokens.models import Token, TokenPair
+    from signalwire_tokens.models import Token
 
 __all__ = ["Backend", "FleetSource", "Identity", "Visit"]
 
@@ -62,6 +62,7 @@ class Backend(Generic[R]):
         allowed_origins: Iterable[str] = (),
         public_origin: str | None = None,
         fingerprints: bool = False,
+        issues_per_minute: int = 20,
     ) -> None:
         if not isinstance(fleet, SessionFleet) and not callable(fleet):
             raise ConfigurationError("a backend needs a SessionFleet, or a function that opens one")
@@ -73,6 +74,7 @@ class Backend(Generic[R]):
         self._rules = handoff.Rules(
             allowed_origins=allowed_origins, public_origin=public_origin, fingerprints=fingerprints
         )
+        self._limit = handoff.IssueLimit(issues_per_minute)
 
     @property
     def fleet(self) -> SessionFleet:
@@ -94,6 +96,7 @@ class Backend(Generic[R]):
             if not isinstance(fleet, SessionFleet):
                 raise ConfigurationError("what opens the fleet must give a SessionFleet")
             self._fleet, self._snapshot = fleet, None
+            self._limit = handoff.IssueLimit(self._limit.most)  # the clock may be another one
             try:
                 yield
             finally:
@@ -156,17 +159,18 @@ class Backend(Generic[R]):
             return answer
 
     async def _give(self, reference: str, wish: handoff.Wish) -> handoff.Answer:
-        client = self.fleet.client
+        fleet = self.fleet
         if wish.fingerprint is not None:
-            pair = await self._bind(client, reference, wish.fingerprint)
-            return give(pair.token, pair.token.expires_at.timestamp())
-        session = self.fleet.session(reference)
+            return await self._bind(fleet.client, reference, wish.fingerprint)
+        if reference not in fleet and (refusal := self._count(fleet.client, reference)) is not None:
+            return refusal
+        session = fleet.session(reference)
         await session.token(min(RUNWAY, session.longest_ttl))
         # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
-        return give(session.pair.token, client.clock.wall() + session.runway.total_seconds())
+        return give(session.pair.token, fleet.client.clock.wall() + session.runway.total_seconds())
 
-    async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> TokenPair:
-        """Return a new pair that a device's key binds, asked for once; never too many at a time."""
+    async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> handoff.Answer:
+        """Answer with a new token that a device's key binds, asked for once; never too many at a time."""
         now = client.clock.now()
         pause = handoff.pause_before_binding(client.throttle, now=now, under_way=self._binding)
         if pause is not None:
@@ -176,11 +180,19 @@ class Backend(Generic[R]):
         request = wire.create_subscriber_token(
             reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"
         )
+        if (refusal := self._count(client, reference)) is not None:
+            return refusal
         self._binding += 1
         try:
-            return await client.send(request, retries=0)
+            pair = await client.send(request, retries=0)
         finally:
             self._binding -= 1
+        return give(pair.token, pair.token.expires_at.timestamp())
+
+    def _count(self, client: TokenClient, reference: str) -> handoff.Answer | None:
+        """Count a token that is issued for a reference, or return the refusal if it has had too many."""
+        pause = self._limit.take(reference, now=client.clock.now())
+        return None if pause is None else handoff.ask_later(429, "Too many tokens were issued: ask again later.", pause)
 
     async def _discard(self, reference: str, _: handoff.Wish) -> handoff.Answer:
         await self.fleet.discard(reference)

@@ -233,6 +233,76 @@ async def test_not_everybody_is_bound_at_once(emulator, page):
     assert {one.headers["Retry-After"] for one in told if one.status == 503} == {"1"}
 
 
+@pytest.fixture
+async def limited(clock, serve):
+    """Serve in virtual time, with a limit of two tokens a minute for each user."""
+    async with (
+        Emulator(clock=clock) as emulator,
+        emulator.client() as client,
+        serve(lambda: SessionFleet(client), fingerprints=True, issues_per_minute=2, allowed_origins=[FRIEND]) as page,
+    ):
+        page.emulator = emulator
+        yield page
+
+
+async def bind(page, **settings):
+    return await page.ask(data=json.dumps({"fingerprint": THUMBPRINT}), **settings)
+
+
+async def test_a_user_has_only_so_many_tokens_issued_in_a_minute(clock, limited):
+    """Of many requests at once, the rest are refused until the time that the refusal names."""
+    answers = await asyncio.gather(*(bind(limited) for _ in range(20)))
+    assert Counter(answer.status for answer in answers) == {200: 2, 429: 18}
+    assert len(limited.emulator.journal) == 2
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert (refused.headers["Retry-After"], refused.headers["Content-Type"]) == ("30", "application/problem+json")
+    await clock.advance(29)
+    assert (await bind(limited)).status == 429
+    await clock.advance(1)
+    assert [(await bind(limited)).status for _ in range(2)] == [200, 429]
+
+
+async def test_the_limit_of_one_user_does_not_touch_another(limited):
+    """Nor the page's own view of the answer, which may be on another allowed origin."""
+    statuses = [(await bind(limited)).status for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    assert (await bind(limited, who="bob")).status == 200
+    refused = await bind(limited, Origin=FRIEND)
+    assert refused.headers["Access-Control-Expose-Headers"] == "Retry-After"
+
+
+async def test_signing_out_and_in_again_is_limited_too(clock, limited):
+    """Each time, a token is issued."""
+    statuses = []
+    for _ in range(4):
+        statuses.append(((await limited.ask()).status, (await limited.ask("/logout")).status))
+        await clock.advance(1)  # the fleet begins only so many renewals in a second
+    assert statuses == [(200, 204), (200, 204), (429, 204), (429, 204)]
+    assert len(limited.emulator.journal) == 2
+    assert (await bind(limited)).status == 429, "there is one allowance for both"
+
+
+async def test_a_token_that_is_kept_is_handed_out_without_a_limit(limited):
+    """Nothing is issued for it, however many tabs a user has."""
+    assert {(await limited.ask()).status for _ in range(10)} == {200}
+    assert len(limited.emulator.journal) == 1
+
+
+async def test_a_request_that_is_put_off_uses_no_allowance(clock, limited):
+    """SignalWire wants to be left alone, and isn't asked."""
+    limited.emulator.fail(Status(429, retry_after=10))
+    assert [(await bind(limited)).status for _ in range(5)] == [503] * 5
+    await clock.advance(10)
+    assert [(await bind(limited)).status for _ in range(2)] == [200, 429]
+
+
+async def test_an_application_that_starts_again_begins_without_counts(limited):
+    """Its clock may be another one by then."""
+    assert [(await bind(limited)).status for _ in range(3)] == [200, 200, 429]
+    async with limited.backend._open():
+        assert limited.backend._limit.take(ALICE, now=-1e6) is None
+
+
 async def test_a_token_that_ends_soon_is_renewed_first(emulator, page):
     """The browser comes back five seconds before its end: it gets the next one, and not the same again."""
     first = (await page.ask()).json
@@ -467,6 +537,7 @@ async def test_a_body_that_breaks_off_is_no_json(page):
         {"allowed_origins": ["*"]},
         {"allowed_origins": FRIEND},
         {"public_origin": "app.example"},
+        {"issues_per_minute": 0},
     ],
     ids=str,
 )

@@ -23,6 +23,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.handoff import (
     Answer,
+    IssueLimit,
     Rules,
     Wish,
     admit,
@@ -333,6 +334,48 @@ def test_tokens_that_a_key_binds_are_asked_for_in_moderation(asked_at, seconds, 
     if asked_at is not None:
         throttle.note(RateLimited("x", retry_after=seconds), sent=asked_at, now=asked_at)
     assert pause_before_binding(throttle, now=100.0, under_way=under_way) == pause
+
+
+@pytest.mark.parametrize(("most", "pauses"), [(1, [60, 60]), (3, [20, 20, 20]), (20, [3] * 20), (7, [60 / 7] * 7)])
+def test_a_reference_has_its_allowance_at_once_and_gets_it_back_evenly(most, pauses):
+    """Each further token is there after the pause that the limit names, and no sooner."""
+    limit, now = IssueLimit(most), 1e6
+    assert [limit.take("alice", now=now) for _ in range(most)] == [None] * most
+    for pause in pauses:
+        assert limit.take("alice", now=now) == pytest.approx(pause)
+        assert limit.take("alice", now=now + pause - 0.01) == pytest.approx(0.01)
+        now += pause
+        assert limit.take("alice", now=now) is None
+
+
+def test_a_reference_does_not_use_the_allowance_of_another():
+    """Whatever the first one asked for."""
+    limit = IssueLimit(1)
+    assert [limit.take("alice", now=0.0) for _ in range(3)] == [None, 60.0, 60.0]
+    assert limit.take("bob", now=0.0) is None
+
+
+def test_the_allowance_does_not_grow_beyond_its_size():
+    """However long a reference has asked for nothing."""
+    limit = IssueLimit(2)
+    limit.take("alice", now=0.0)
+    assert [limit.take("alice", now=86400.0) for _ in range(3)] == [None, None, 30.0]
+
+
+def test_references_that_stopped_asking_are_forgotten():
+    """Those of the last minute are kept, and no others."""
+    limit = IssueLimit(20)
+    for number in range(5000):
+        limit.take(f"user-{number}", now=number / 10)
+        limit.take("the-same", now=number / 10)
+    assert len(limit._restored) <= 601
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True, None, "20", 10**400])
+def test_a_limit_is_a_whole_number(most):
+    """None, or a larger number than makes sense, is a mistake."""
+    with pytest.raises(ConfigurationError, match="issues_per_minute must be a whole number"):
+        IssueLimit(most)
 
 
 def test_values_do_not_show_what_they_hold():

@@ -415,6 +415,36 @@ async def test_a_backend_that_asks_for_quiet_is_given_it(clock, plain, answer):
         assert session.last_error is None
 
 
+ABSURD = Answer(429, {}, headers={"Retry-After": "1000000000"})
+
+
+async def test_a_backend_that_asks_for_years_of_quiet_gets_a_minute_without_a_token(clock, plain):
+    """Callers learn when the next attempt is."""
+    plain.script = [ABSURD]
+    with pytest.raises(TokenUnavailable) as caught:
+        await open_at(plain, clock).start()
+    assert 0 < caught.value.retry_after <= 60
+    plain.script = [ABSURD]
+    session = open_at(plain, clock, policy=RefreshPolicy(patience=61))
+    starting = await start_badly(session, clock)
+    await clock.advance(60)
+    await starting
+    assert await session.token() == "token-1"
+    await session.aclose()
+
+
+async def test_a_backend_that_asks_for_years_of_quiet_is_asked_again_before_the_token_expires(clock, plain):
+    """The session keeps its valid token, and has the next one in time."""
+    async with open_at(plain, clock) as session:
+        plain.script = [ABSURD]
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert isinstance(caught.value.cause, RateLimited)
+        assert await session.token() == "token-1"
+        await clock.advance(0.99 * LIFE)
+        assert await session.token() == "token-2"
+
+
 async def test_a_backend_that_is_down_is_waited_for(clock, plain):
     """The token lives on; when it has ended, callers are told within ten seconds, and served as soon as it is back."""
     async with open_at(plain, clock) as session:

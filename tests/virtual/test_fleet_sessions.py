@@ -193,6 +193,16 @@ async def test_one_that_is_discarded_is_opened_anew(emulator, client):
         assert len(emulator.journal) == 2
 
 
+async def test_a_fleet_contains_the_references_whose_sessions_are_open(client):
+    """Asking whether it does opens none."""
+    async with SessionFleet(client) as fleet:
+        assert "alice" not in fleet
+        fleet.session("alice")
+        assert ("alice" in fleet, "bob" in fleet) == (True, False)
+        await fleet.discard("alice")
+        assert "alice" not in fleet
+
+
 async def test_one_that_its_holder_closes_is_opened_anew(line):
     """As if it had been discarded."""
     async with SessionFleet(line.client) as fleet:
