@@ -29,8 +29,11 @@ class Place(NamedTuple):
 
 
 def read_place(text: str) -> Place | None:
-    """Read a host or an origin; None where it is neither, or where anything else is said."""
-    found = FORM.fullmatch(text.lower())
+    """Return what a host or an origin says, or None if the text is neither, or says more.
+
+    Blanks around it, and one slash at the end, don't count: they come with what is copied from a browser or a file.
+    """
+    found = FORM.fullmatch(text.strip().removesuffix("/").lower())
     if found is None or (found["port"] and int(found["port"]) not in PORTS) or not is_host(found["host"]):
         return None
     return Place(found["scheme"], found["host"], int(found["port"]) if found["port"] else None)

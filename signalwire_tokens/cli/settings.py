@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial, wraps
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 import click
 
-from signalwire_tokens.client import TokenClient, trusting
+from signalwire_tokens.client import TokenClient, environment, trusting
+from signalwire_tokens.client.environment import trimmed
 from signalwire_tokens.errors import ConfigurationError, InvalidRequest
 from signalwire_tokens.models import Secret
 from signalwire_tokens.session import TokenFields
-from signalwire_tokens.wire import is_credential, read_duration, read_lifetimes
+from signalwire_tokens.wire import is_credential, read_duration
 
 if TYPE_CHECKING:
     import ssl
@@ -38,7 +38,6 @@ PROJECT: tuple[Option, ...] = (
     click.option("--project-id", envvar="SIGNALWIRE_PROJECT_ID", help="The project's id.  [SIGNALWIRE_PROJECT_ID]"),
     click.option(
         "--api-token-file",
-        type=click.Path(path_type=Path),
         envvar="SIGNALWIRE_API_TOKEN_FILE",
         metavar="FILE",
         help="File that holds the API token, in place of SIGNALWIRE_API_TOKEN.  [SIGNALWIRE_API_TOKEN_FILE]",
@@ -48,15 +47,21 @@ PROJECT: tuple[Option, ...] = (
 FIELDS = tuple(name for name in TokenFields.__annotations__ if name not in ("password", "extra"))
 
 
+def to_path(text: str | None) -> Path | None:
+    """Return the path that an option names, if it names one."""
+    name = trimmed(text)
+    return None if name is None else Path(name)
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Where the space is, and who asks."""
+    """Where the space is, and who asks. Blanks around what was given don't count."""
 
-    space: str | None
-    ca_file: str | None
+    space: str | None = attrs.field(converter=trimmed)
+    ca_file: str | None = attrs.field(converter=trimmed)
     needs_project: bool = False
-    project_id: str | None = None
-    api_token_file: Path | None = None
+    project_id: str | None = attrs.field(default=None, converter=trimmed)
+    api_token_file: Path | None = attrs.field(default=None, converter=to_path)
 
     def client(self, *, retries: int = 3) -> TokenClient:
         """Make a client. What is missing is asked for where somebody can answer, and else named, all of it at once."""
@@ -70,7 +75,7 @@ class Settings:
         missing = [name for name, is_given in given if not is_given]
         if missing:
             raise ConfigurationError(f"not set: {', '.join(missing)}")
-        lifetimes = read_lifetimes(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME"))
+        lifetimes = environment.lifetimes()
         try:
             return TokenClient(
                 space or "", project_id, token.value, ssl=self.context(), retries=retries, lifetimes=lifetimes
@@ -88,7 +93,7 @@ class Settings:
         if self.api_token_file is not None:
             read_credential(self.api_token_file)  # what is wrong with the file is said now
             return Secret(partial(read_credential, self.api_token_file))
-        return Secret(os.environ.get("SIGNALWIRE_API_TOKEN", "").strip() or prompt_for("API token", hidden=True))
+        return Secret(environment.api_token() or prompt_for("API token", hidden=True))
 
 
 def read_credential(path: Path) -> str:
@@ -109,7 +114,7 @@ def prompt_for(what: str, *, hidden: bool = False) -> str | None:
     if sys.stdin is None or not sys.stdin.isatty():
         return None
     answer: str = click.prompt(what, hide_input=hidden, err=True)
-    return answer
+    return trimmed(answer)
 
 
 def located(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import ssl as tls
 import warnings
@@ -29,6 +28,7 @@ from signalwire_tokens.errors import (
 from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
 from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
+from . import environment
 from .credentials import ProjectCredentials, bare
 from .observing import look_on
 from .sender import Sender, Trip
@@ -123,19 +123,19 @@ class TokenClient:
         """Return a client with the settings in `SIGNALWIRE_SPACE`, `SIGNALWIRE_PROJECT_ID` and `SIGNALWIRE_API_TOKEN`.
 
         `SIGNALWIRE_REST_CA_FILE`, if set, names the certificates to trust in place of the system's, and
-        `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours.
+        `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours. Blanks around a value don't
+        count, and a blank variable counts as one that isn't set.
         """
-        if not os.environ.get("SIGNALWIRE_SPACE"):
+        space, ca_file = environment.space(), environment.ca_file()
+        if space is None:
             raise ConfigurationError("SIGNALWIRE_SPACE is not set: it must hold the space's name or host")
         hidden_proxy = Secret(proxy)
         del proxy
-        ca_file = os.environ.get("SIGNALWIRE_REST_CA_FILE")
-        if lifetimes is None:
-            lifetimes = wire.read_lifetimes(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME"))
+        lifetimes = environment.lifetimes() if lifetimes is None else lifetimes
         return cls(
-            os.environ["SIGNALWIRE_SPACE"],
-            os.environ.get("SIGNALWIRE_PROJECT_ID") or None,
-            os.environ.get("SIGNALWIRE_API_TOKEN") or None,
+            space,
+            environment.project_id(),
+            environment.api_token(),
             http=http,
             ssl=trusting(ca_file) if ssl is None and ca_file else ssl,
             proxy=hidden_proxy.value,

@@ -63,22 +63,26 @@ def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]
 
 
 def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[str]]:
-    """Take a URL apart. Plain http is for this machine alone: the caller's credentials travel with each request."""
-    if not isinstance(url.value, str) or not url.value:
-        code = MISSING if url.value in (None, "") else INVALID
+    """Return a URL's origin and its path. Blanks around the URL don't count.
+
+    Plain http is for this machine's own addresses: each request carries the caller's credentials.
+    """
+    if not isinstance(url.value, str) or not url.value.strip():
+        code = MISSING if url.value is None or isinstance(url.value, str) else INVALID
         problems.append(Problem(code=code, attribute="url", message="must be the URL of a backend"))
         return "", Secret("")
-    scheme, _, rest = url.value.partition("://")
+    text = url.value.strip()
+    scheme, _, rest = text.partition("://")
     host = re.split(r"[/?]", rest, maxsplit=1)[0]
     place = read_place(f"{scheme}://{host}")
-    if place is None or place.scheme is None or not visible_ascii(url.value) or "#" in url.value:
+    if place is None or place.scheme is None or not visible_ascii(text) or "#" in text:
         message = "must be a URL such as 'https://app.example.com/token', in ASCII, without user or fragment"
         problems.append(Problem(code=INVALID, attribute="url", message=message))
         return "", Secret("")
     if place.scheme == "http" and not is_loopback(place.host):
         message = "must be https: plain http is for this machine's own addresses alone"
         problems.append(Problem(code=INVALID, attribute="url", message=message))
-    target = urlsplit(url.value)
+    target = urlsplit(text)
     path = target.path or "/"
     # The query may be a secret.
     whole = Secret(f"{path}?{target.query}" if target.query else path)

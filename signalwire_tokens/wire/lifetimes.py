@@ -21,7 +21,7 @@ def read_duration(text: str) -> timedelta | None:
 
 def read_lifetimes(text: str | None) -> Lifetimes:
     """Return the lifetimes that SIGNALWIRE_TOKENS_LIFETIME sets with a text, or the usual ones if it is not set."""
-    if text is None or not text.strip():
+    if text is None:
         return Lifetimes()
     access = read_duration(text)
     if not access:

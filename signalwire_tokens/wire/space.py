@@ -50,19 +50,19 @@ def is_credential(value: object) -> bool:
 
 
 def origin_of(problems: list[Problem], space: object) -> str:
-    """Turn a space's name, its host or its origin into an origin.
+    """Return the origin of a space that is given by its name, its host or its origin.
 
     A space that is not on this machine is reached by https alone: the API token travels with every request.
     """
-    if not isinstance(space, str) or not space:
-        code = MISSING if space in (None, "") else INVALID
+    if not isinstance(space, str) or not space.strip():
+        code = MISSING if space is None or isinstance(space, str) else INVALID
         problems.append(Problem(code=code, attribute="space", message="must be a space's name, host or origin"))
         return ""
     place = read_place(space)
     if place is None:
         message = (
-            "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin ('https://…'), "
-            "without user, path or query"
+            "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin "
+            "('https://acme.signalwire.com'), without user, path or query"
         )
         problems.append(Problem(code=INVALID, attribute="space", message=message))
         return ""

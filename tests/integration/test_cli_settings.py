@@ -96,6 +96,19 @@ def test_what_editors_and_shells_add_to_a_secret_is_no_part_of_it(service, tmp_p
     assert run("subscriber", "alice", **settings).exit_code == 0
 
 
+@pytest.mark.parametrize("form", [" {} ", "{}\r", "\t{}\n"])
+def test_blanks_around_a_variable_or_an_option_do_not_count(service, tmp_path, form):
+    """As for the library."""
+    settings = {name: form.format(value) for name, value in settings_of(service).items()}
+    assert run("subscriber", "alice", **settings).exit_code == 0
+    file = tmp_path / "api-token"
+    file.write_text(service.api_token)
+    files = {"SIGNALWIRE_API_TOKEN_FILE": form.format(file), "SIGNALWIRE_REST_CA_FILE": form.format("")}
+    settings |= {"SIGNALWIRE_API_TOKEN": "PTanother", **files}
+    options = ["--space", form.format(f"{service.space}/"), "--project-id", form.format(service.project_id)]
+    assert run("subscriber", "alice", *options, **settings).exit_code == 0
+
+
 def test_certificates_to_trust_are_named_in_a_file(service, tmp_path):
     """By the variable of the official client, or by an option."""
     result = run("subscriber", "alice", "--ca-file", tmp_path / "none.pem", **settings_of(service))

@@ -373,7 +373,20 @@ async def test_the_lifetime_of_a_space_s_tokens_comes_from_the_environment(monke
         TokenClient.from_env()
 
 
-@pytest.mark.parametrize("space", [None, ""])
+@pytest.mark.parametrize("form", [" {} ", "{}\r", "\t{}\n"])
+async def test_blanks_around_a_variable_do_not_count(monkeypatch, form):
+    """Files with variables may end their lines as Windows does, or have blanks within the quotes."""
+    async with Emulator(tls=True) as emulator:
+        monkeypatch.setenv("SIGNALWIRE_SPACE", form.format(emulator.space))
+        monkeypatch.setenv("SIGNALWIRE_PROJECT_ID", form.format(emulator.project_id))
+        monkeypatch.setenv("SIGNALWIRE_API_TOKEN", form.format(emulator.api_token))
+        monkeypatch.setenv("SIGNALWIRE_REST_CA_FILE", form.format(emulator.ca_file))
+        async with TokenClient.from_env() as client:
+            await client.create_subscriber_token(ALICE)
+        assert client.project_id == emulator.project_id
+
+
+@pytest.mark.parametrize("space", [None, "", " \r"])
 def test_an_environment_without_a_space_is_refused(monkeypatch, space):
     """With the name of what is missing."""
     monkeypatch.delenv("SIGNALWIRE_SPACE", raising=False)

@@ -16,6 +16,8 @@ from signalwire_tokens.origins import check_origins, is_loopback, read_place, wr
         ("http://127.0.0.1:443", "http://127.0.0.1:443"),
         ("https://[0:0:0:0:0:0:0:1]", "https://[::1]"),
         ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://app.example/", "https://app.example"),
+        (" https://app.example:8443/\r\n", "https://app.example:8443"),
     ],
 )
 def test_an_origin_is_written_as_browsers_write_it(origin, written):
@@ -28,7 +30,14 @@ def test_an_origin_is_written_as_browsers_write_it(origin, written):
     [
         "app.example",
         "https://",
-        "https://app.example/",
+        "https://app.example//",
+        "https://app.example /",
+        "https://app.example/path",
+        "https://app.example/?",
+        "https://app.example/#",
+        "https:// app.example",
+        "https:///",
+        "/",
         "https://user:hunter2@app.example",
         "https://*.example",
         "https://app.example:0",

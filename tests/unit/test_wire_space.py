@@ -7,6 +7,7 @@ import pytest
 from signalwire_tokens import InvalidRequest, Lifetimes
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire import basic_authorization, check_settings
+from signalwire_tokens.wire.checks import INVALID, MISSING
 
 
 def check(**given):
@@ -42,10 +43,16 @@ def problems(**settings):
         ("[2001:db8::1]", "https://[2001:db8::1]"),
         ("10.0.0.1", "https://10.0.0.1"),
         ("127.0.0.1.example.org", "https://127.0.0.1.example.org"),
+        ("https://acme.signalwire.com/", "https://acme.signalwire.com"),  # as browsers show it
+        ("acme.signalwire.com/", "https://acme.signalwire.com"),
+        ("acme/", "https://acme.signalwire.com"),
+        (" acme ", "https://acme.signalwire.com"),
+        ("acme\r\n", "https://acme.signalwire.com"),
+        ("\tlocalhost:8080/\n", "http://localhost:8080"),
     ],
 )
 def test_a_space_is_a_name_a_host_or_an_origin(space, expected):
-    """Plain http is chosen for this machine's own addresses, and for nothing else."""
+    """Plain http is for this machine's own addresses only. A slash at the end, and blanks around it, don't count."""
     assert check(space=space) == expected
 
 
@@ -56,16 +63,19 @@ def test_a_space_is_a_name_a_host_or_an_origin(space, expected):
         "",
         7,
         " ",
-        "acme ",
+        "/",
+        "acme//",
+        "acme /",
         "a b",
         "acme\r\nHost: evil",
-        "acme\n",
         "acme\x00",
         "user@acme",
         "user:pass@acme.signalwire.com",
         "https://user@acme.signalwire.com",
         "acme/path",
-        "https://acme.signalwire.com/",
+        "https://acme.signalwire.com/path",
+        "https://acme.signalwire.com/?x=1",
+        "https://acme.signalwire.com/#x",
         "acme?x=1",
         "acme#x",
         "ftp://acme",
@@ -88,6 +98,22 @@ def test_a_space_is_a_name_a_host_or_an_origin(space, expected):
 def test_a_space_that_could_mislead_is_refused(space):
     """Nothing but a host is taken for a space: not what hides another host, a header or a path in it."""
     assert set(problems(space=space)) == {"space"}
+
+
+@pytest.mark.parametrize("space", ["https://acme.signalwire.com/dashboard", "acme?x=1", "hunter2@acme.signalwire.com"])
+def test_what_a_space_looks_like_is_shown(space):
+    """The error has an example of each form, and doesn't quote what may be a password."""
+    with pytest.raises(
+        InvalidRequest, match=r"'acme'.*'acme\.signalwire\.com'.*'https://acme\.signalwire\.com'"
+    ) as caught:
+        check(space=space)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("space", "code"), [(None, MISSING), ("", MISSING), (" \r\n", MISSING), (7, INVALID)])
+def test_a_space_that_is_blank_is_missing(space, code):
+    """Its code says so."""
+    assert problems(space=space) == {"space": code}
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a\r\nb", "é", "a\x00b", 7, b"bytes"])

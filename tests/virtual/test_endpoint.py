@@ -137,6 +137,13 @@ async def test_a_query_is_sent_as_it_is(clock, plain):
         assert plain.asked[1].raw_path == "/"
 
 
+async def test_blanks_around_a_url_do_not_count(clock, plain):
+    """They come with what is copied, or with a line of a file; a slash at the end of a path stays."""
+    async with EndpointSession(f" {plain.url}/\r\n", clock=clock) as session:
+        assert plain.asked[0].raw_path == "/token/"
+        assert plain.url.startswith(session.client.origin)
+
+
 async def test_a_backend_that_has_no_later_token_is_asked_again_later(clock, plain, tokens):
     """That is no fault of anybody's: nobody is told, and the token at hand is the one."""
     heard = []

@@ -1,0 +1,46 @@
+"""The environment variables that hold a client's settings, and how settings are read from text.
+
+A variable that is empty or blank counts as one that isn't set.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from signalwire_tokens.wire import read_lifetimes
+
+if TYPE_CHECKING:
+    from signalwire_tokens.models import Lifetimes
+
+__all__ = ["api_token", "ca_file", "lifetimes", "project_id", "space", "trimmed"]
+
+
+def space() -> str | None:
+    """Return the space."""
+    return trimmed(os.environ.get("SIGNALWIRE_SPACE"))
+
+
+def project_id() -> str | None:
+    """Return the project's id."""
+    return trimmed(os.environ.get("SIGNALWIRE_PROJECT_ID"))
+
+
+def api_token() -> str | None:
+    """Return the project's API token."""
+    return trimmed(os.environ.get("SIGNALWIRE_API_TOKEN"))
+
+
+def ca_file() -> str | None:
+    """Return the file that holds the certificates to trust in place of the system's."""
+    return trimmed(os.environ.get("SIGNALWIRE_REST_CA_FILE"))
+
+
+def lifetimes() -> Lifetimes:
+    """Return how long the space's tokens live."""
+    return read_lifetimes(trimmed(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME")))
+
+
+def trimmed(text: str | None) -> str | None:
+    """Return a setting without the blanks and line ends around it, or None if nothing is left."""
+    return (text or "").strip() or None
