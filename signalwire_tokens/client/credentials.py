@@ -19,9 +19,13 @@ WAS_CANCELLED: Refusal = ("the function given as api_token was cancelled", None)
 
 
 class ProjectCredentials:
-    """Write the project's `Authorization`, from an API token or from a function that returns the current one."""
+    """Write the project's `Authorization`, from an API token or from a function that returns the current one.
+
+    `from_environment` says whether `TokenClient.from_env()` read both: an error then names the variables.
+    """
 
     def __init__(self, project_id: str | None, api_token: Secret[Any]) -> None:
+        self.from_environment: bool = False
         self.project_id = project_id
         self._api_token = api_token
         self._header: Secret[str] | None = None
@@ -44,12 +48,9 @@ class ProjectCredentials:
         return None if self._refused else self._header
 
     async def header(self, operation: str) -> Secret[str]:
-        """Return the header, and ask for the API token where none is kept."""
+        """Return the header, and ask for the API token if none is kept."""
         if self.kept is None:
-            if self.project_id is None:
-                raise ConfigurationError("needs project_id (SIGNALWIRE_PROJECT_ID)", operation=operation)
-            if self._api_token.value is None:
-                raise ConfigurationError("needs api_token (SIGNALWIRE_API_TOKEN)", operation=operation)
+            self._check(operation)
             if callable(self._api_token.value):
                 await self._ask(operation)
             else:
@@ -70,6 +71,16 @@ class ProjectCredentials:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking], timeout=LAST_WORD)
+
+    def _check(self, operation: str) -> None:
+        """Raise the error that names everything that is missing, by the variable or the argument that it comes from."""
+        names = {"project_id": self.project_id is None, "api_token": self._api_token.value is None}
+        missing = [f"SIGNALWIRE_{name.upper()}" if self.from_environment else name for name in names if names[name]]
+        if missing:
+            kind = "environment variable" if self.from_environment else "argument"
+            source = "set when TokenClient.from_env() was called" if self.from_environment else "given to TokenClient"
+            message = f"needs the {kind}{'s' * (len(missing) > 1)} {' and '.join(missing)}: not {source}"
+            raise ConfigurationError(message, operation=operation)
 
     def _take(self, token: Secret[Any]) -> None:
         self._token, self._refused = token, False

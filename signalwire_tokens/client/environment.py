@@ -13,7 +13,7 @@ from signalwire_tokens.wire import read_lifetimes
 if TYPE_CHECKING:
     from signalwire_tokens.models import Lifetimes
 
-__all__ = ["api_token", "ca_file", "lifetimes", "project_id", "space", "trimmed"]
+__all__ = ["api_token", "ca_file", "lifetimes", "missing", "project_id", "space", "trimmed"]
 
 
 def space() -> str | None:
@@ -39,6 +39,12 @@ def ca_file() -> str | None:
 def lifetimes() -> Lifetimes:
     """Return how long the space's tokens live."""
     return read_lifetimes(trimmed(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME")))
+
+
+def missing() -> list[str]:
+    """Return the names of the variables that are missing, of those for the space and the project's credentials."""
+    found = {"SIGNALWIRE_SPACE": space, "SIGNALWIRE_PROJECT_ID": project_id, "SIGNALWIRE_API_TOKEN": api_token}
+    return [name for name, read in found.items() if read() is None]
 
 
 def trimmed(text: str | None) -> str | None:

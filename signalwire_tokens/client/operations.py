@@ -122,17 +122,21 @@ class TokenClient:
     ) -> Self:
         """Return a client with the settings in `SIGNALWIRE_SPACE`, `SIGNALWIRE_PROJECT_ID` and `SIGNALWIRE_API_TOKEN`.
 
+        Without the latter two, operations that send the project's credentials raise a `ConfigurationError` that names
+        what is missing.
+
         `SIGNALWIRE_REST_CA_FILE`, if set, names the certificates to trust in place of the system's, and
         `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours. Blanks around a value don't
         count, and a blank variable counts as one that isn't set.
         """
         space, ca_file = environment.space(), environment.ca_file()
         if space is None:
-            raise ConfigurationError("SIGNALWIRE_SPACE is not set: it must hold the space's name or host")
+            names = ", ".join(environment.missing())
+            raise ConfigurationError(f"not set: {names}; SIGNALWIRE_SPACE must hold the space's name, host or origin")
         hidden_proxy = Secret(proxy)
         del proxy
         lifetimes = environment.lifetimes() if lifetimes is None else lifetimes
-        return cls(
+        client = cls(
             space,
             environment.project_id(),
             environment.api_token(),
@@ -144,6 +148,8 @@ class TokenClient:
             lifetimes=lifetimes,
             clock=clock,
         )
+        client._credentials.from_environment = True
+        return client
 
     def __repr__(self) -> str:
         return f"<TokenClient {self.origin} project {self.project_id or 'not set'}>"

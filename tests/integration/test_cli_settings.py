@@ -14,9 +14,11 @@ from support.processes import settings_of
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
-def test_what_is_missing_is_named_all_at_once():
-    """With the variable and the option that would give it."""
-    result = run("subscriber", "alice")
+@pytest.mark.parametrize("value", [None, "", " \r"])
+def test_what_is_missing_is_named_all_at_once(value):
+    """With the variable and the option that would give it; a blank variable counts as one that isn't set."""
+    names = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN", "SIGNALWIRE_API_TOKEN_FILE")
+    result = run("subscriber", "alice", **dict.fromkeys(names, value))
     assert result.exit_code == 3
     assert result.stderr == (
         "Error: not set: SIGNALWIRE_SPACE (or --space), SIGNALWIRE_PROJECT_ID (or --project-id), "

@@ -179,17 +179,56 @@ async def test_the_service_s_refusals_are_typed(emulator, client):
             await stranger.create_subscriber_token(ALICE)
 
 
-@pytest.mark.parametrize(("project_id", "api_token"), [(None, None), ("p", None), (None, "t")])
-async def test_what_needs_no_project_works_without_one(emulator, client, project_id, api_token):
-    """And what needs one names the setting that is missing."""
+@pytest.mark.parametrize(
+    ("project_id", "api_token", "needs"),
+    [
+        (None, None, "needs the arguments project_id and api_token: not given to TokenClient"),
+        ("p", None, "needs the argument api_token: not given to TokenClient"),
+        (None, "t", "needs the argument project_id: not given to TokenClient"),
+        (None, lambda: "t", "needs the argument project_id: not given to TokenClient"),
+    ],
+    ids=["neither", "no token", "no project", "a function and no project"],
+)
+async def test_what_needs_no_project_works_without_one(emulator, client, project_id, api_token, needs):
+    """And what needs one names all arguments that are missing, at once."""
     pair = await client.create_subscriber_token(ALICE)
     room = emulator.add_address("room")
     async with TokenClient(emulator.space, project_id, api_token) as bare:
         await bare.create_embed_token(emulator.click_to_call)
         await bare.create_invite_token(room, subscriber_token=pair.token)
         await bare.subscriber_info(pair.token)
-        with pytest.raises(ConfigurationError, match="api_token" if project_id else "project_id"):
+        with pytest.raises(ConfigurationError) as caught:
             await bare.create_subscriber_token(ALICE)
+    assert str(caught.value) == f"create_subscriber_token: {needs}"
+
+
+PROJECT_ID, API_TOKEN = "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN"
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, f"variables {PROJECT_ID} and {API_TOKEN}"),
+        ({PROJECT_ID: "", API_TOKEN: " \r\n"}, f"variables {PROJECT_ID} and {API_TOKEN}"),
+        ({PROJECT_ID: "p", API_TOKEN: " "}, f"variable {API_TOKEN}"),
+        ({API_TOKEN: "hush"}, f"variable {PROJECT_ID}"),
+    ],
+    ids=["neither", "both blank", "a blank token", "no project"],
+)
+async def test_an_environment_without_a_project_is_named_by_the_first_operation_that_needs_one(
+    plain_environment, monkeypatch, client, settings, names
+):
+    """All missing variables at once. What needs none works: it sends the subscriber's own token."""
+    pair = await client.create_subscriber_token(ALICE)
+    monkeypatch.setenv("SIGNALWIRE_SPACE", client.origin)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    async with TokenClient.from_env(clock=client.clock) as bare:
+        await bare.subscriber_info(pair.token)
+        with pytest.raises(ConfigurationError) as caught:
+            await bare.refresh_subscriber_token(pair.refresh_token)
+    reason = f"needs the environment {names}: not set when TokenClient.from_env() was called"
+    assert str(caught.value) == f"refresh_subscriber_token: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -387,13 +426,16 @@ async def test_blanks_around_a_variable_do_not_count(monkeypatch, form):
 
 
 @pytest.mark.parametrize("space", [None, "", " \r"])
-def test_an_environment_without_a_space_is_refused(monkeypatch, space):
-    """With the name of what is missing."""
-    monkeypatch.delenv("SIGNALWIRE_SPACE", raising=False)
+def test_an_environment_without_a_space_is_refused(plain_environment, monkeypatch, space):
+    """With the names of all that is missing."""
     if space is not None:
         monkeypatch.setenv("SIGNALWIRE_SPACE", space)
-    with pytest.raises(ConfigurationError, match="SIGNALWIRE_SPACE"):
-        TokenClient.from_env()
+    for missing in (f"SIGNALWIRE_SPACE, {PROJECT_ID}, {API_TOKEN}", f"SIGNALWIRE_SPACE, {API_TOKEN}"):
+        with pytest.raises(
+            ConfigurationError, match=f"^not set: {missing}; SIGNALWIRE_SPACE must hold the space's name"
+        ):
+            TokenClient.from_env()
+        monkeypatch.setenv(PROJECT_ID, "p")
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
