@@ -277,7 +277,7 @@ async def test_a_session_that_closes_while_a_request_is_under_way_is_told_of(emu
         "https://a.example",
         [],
         ["a.example"],
-        ["https://a.example/"],
+        ["https://a.example/path"],
         ["http://a.example"],
         ["https://*.example"],
         [5],
