@@ -1,14 +1,15 @@
-"""What `signalwire-tokens inspect` says of a token: what it tells openly, what it does not, and why."""
+"""What `signalwire-tokens inspect` prints: what a token shows openly, what it doesn't, and why."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from signalwire_tokens.models import digest_of
-from signalwire_tokens.wire.header import ENCRYPTED, SIGNED, open_claims, read_header
+from signalwire_tokens.models import Secret, digest_of
+from signalwire_tokens.wire.header import SIGNED, Form, open_claims, read_form
 
 from .command import Command, plain, say_json, written
 from .issuing import ask_service, read_token
@@ -16,10 +17,11 @@ from .settings import Settings, located
 from .telling import span
 
 if TYPE_CHECKING:
-    from signalwire_tokens.models import Secret, SubscriberInfo
+    from signalwire_tokens.models import SubscriberInfo
 
 __all__ = ["describe_token", "inspect"]
 
+CLICK_TO_CALL = re.compile(r"c2c_[A-Za-z0-9_-]*")
 LIVES = {
     "SAT": "an access token lives two hours from its issue, unless another end was asked for",
     "Refresh": "a refresh token lives two hours and five minutes from its issue",
@@ -30,16 +32,16 @@ LIVES = {
 @click.option("--ask", "asks", is_flag=True, help="Ask the service, too: whose the token is, its end, its addresses.")
 @located
 def inspect(*, settings: Settings, asks: bool, as_json: bool) -> None:
-    """Say what can be known of the token on standard input.
+    """Show what can be known of the token on standard input, and whether anything follows it.
 
     Without --ask, nothing is sent. It takes what `--pair` printed, too, and then looks at the access token.
     """
-    token = read_token("token", "Token")
-    facts = describe_token(token, datetime.now(UTC))
+    text = read_token("token", "Token")
+    facts = describe_token(text, datetime.now(UTC))
     if asks:
         if facts["kind"] == "Refresh":
             raise click.ClickException("the service cannot be asked about a refresh token without using it up")
-        facts |= tell_info(ask_service(settings, lambda client: client.subscriber_info(token.value)))
+        facts |= tell_info(ask_service(settings, lambda client: client.subscriber_info(token_in(text).value)))
     if as_json:
         say_json(facts)
         return
@@ -58,16 +60,19 @@ def written_out(fact: object) -> str:
     return "unknown" if fact is None else written(fact) if isinstance(fact, datetime) else plain(str(fact))
 
 
-def describe_token(token: Secret[str], now: datetime) -> dict[str, Any]:
-    """Say what a token tells openly."""
-    header, claims = read_header(token.value), open_claims(token.value)
+def describe_token(text: Secret[str], now: datetime) -> dict[str, Any]:
+    """Return what the token that a text begins with shows openly."""
+    form, token = read_form(text.value), token_in(text)
+    claims = open_claims(token.value) if form is not None and form.is_whole else {}
     times = {name: datetime.fromtimestamp(claims[name], UTC) if name in claims else None for name in ("iat", "exp")}
-    form, life = form_and_life(token, header.kind, times["exp"], now)
+    shape, life = form_and_life(token, form, times["exp"], now)
+    rest = Secret(text.value[len(token.value) :])
     return {
-        "kind": header.kind,
-        "channel": header.channel,
-        "format": form,
+        "kind": form and form.header.kind,
+        "channel": form and form.header.channel,
+        "format": shape,
         "characters": len(token.value),
+        **({"after": describe_rest(rest)} if rest.value else {}),
         "digest": digest_of(token.value),
         "issued_at": times["iat"],
         "expires_at": times["exp"],
@@ -75,15 +80,38 @@ def describe_token(token: Secret[str], now: datetime) -> dict[str, Any]:
     }
 
 
-def form_and_life(token: Secret[str], kind: str | None, until: datetime | None, now: datetime) -> tuple[str, str]:
-    """Say what form a token has, and what can be known of its life."""
-    if token.value.startswith("c2c_"):
-        return "the public click-to-call token of a web page", "as long as its setting stands"
-    parts = token.value.count(".") + 1
-    if parts == ENCRYPTED and kind is not None:
-        return "encrypted, five parts (JWE)", f"only the service can read it, for it is encrypted; {LIVES[kind]}"
-    if parts != SIGNED or (kind is None and until is None):
+def token_in(text: Secret[str]) -> Secret[str]:
+    """Return the token that a text begins with; of a text of unknown form, all but white space at its end."""
+    form = read_form(text.value)
+    if form is not None:
+        return Secret(text.value[: form.end])
+    click_to_call = CLICK_TO_CALL.match(text.value)
+    return Secret(text.value.rstrip() if click_to_call is None else click_to_call[0])
+
+
+def describe_rest(rest: Secret[str]) -> str:
+    """Return how much follows a token, without showing it."""
+    count = len(rest.value)
+    counted = "1 character" if count == 1 else f"{count} characters"
+    if rest.value.isspace():
+        return f"{counted} of white space"
+    return f"{counted} that {'isn' if count == 1 else 'aren'}'t part of it"
+
+
+def form_and_life(token: Secret[str], form: Form | None, until: datetime | None, now: datetime) -> tuple[str, str]:
+    """Return what form a token has, and what can be known of its life."""
+    if form is None:
+        if CLICK_TO_CALL.match(token.value):
+            return "the public click-to-call token of a web page", "as long as its setting stands"
         return "none that the service's tokens have", "unknown"
+    name, standard = ("signed", "JWS") if form.parts == SIGNED else ("encrypted", "JWE")
+    if not form.is_whole:
+        lack = f"{form.found} of {form.parts} parts" if form.found < form.parts else "its last part is cut"
+        return f"{name}, incomplete: {lack} ({standard})", "unknown, because the token is incomplete: copy all of it"
+    if form.parts != SIGNED:
+        hidden = "it is encrypted, so only SignalWire can read when it expires"
+        known = "" if form.header.kind is None else f"; {LIVES[form.header.kind]}"
+        return "encrypted, five parts (JWE)", f"{hidden}{known}"
     if until is None:
         return "signed, three parts (JWS)", "it names no end"
     left = (until - now).total_seconds()

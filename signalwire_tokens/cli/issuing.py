@@ -118,7 +118,7 @@ def refresh(*, settings: Settings, as_json: bool) -> None:  # noqa: ARG001 - it 
         # To leave now would be to lose the new pair, of which the service may have used up the old one.
         with on_stop(lambda: click.echo("waiting for the answer, which holds the new pair", err=True)):
             async with client:
-                pair = await client.refresh_subscriber_token(token.value)
+                pair = await client.refresh_subscriber_token(token.value.strip())
             try:
                 show(pair, whole=True, as_json=True)
             except OSError as error:
@@ -175,12 +175,12 @@ def facts_of(issued: TokenPair | Token, *, whole: bool) -> dict[str, Any]:
 
 
 def read_token(member: str, prompt: str) -> Secret[str]:
-    """Read a token from standard input: alone, or as the member of a JSON object."""
+    """Return what standard input holds: a token with whatever follows it, or the member of a JSON object."""
     if sys.stdin is None:
         raise click.UsageError("standard input is closed: it must hold a token")
     if sys.stdin.isatty():
         return Secret(click.prompt(prompt, hide_input=True, err=True))
-    text = Secret(sys.stdin.read(LONGEST_TOKEN + 1).removeprefix("\ufeff").strip())
+    text = Secret(sys.stdin.read(LONGEST_TOKEN + 1).removeprefix("\ufeff").lstrip())
     if not text.value or len(text.value) > LONGEST_TOKEN:
         raise click.UsageError("standard input must hold a token, or the JSON object of a pair")
     if not text.value.startswith("{"):

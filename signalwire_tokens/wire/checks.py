@@ -17,7 +17,7 @@ from uuid import UUID
 from signalwire_tokens.errors import InvalidRequest, Problem
 from signalwire_tokens.models import LONGEST_LIFE
 
-from .header import YEAR_10000, read_header
+from .header import YEAR_10000, is_cut, read_header
 
 if TYPE_CHECKING:
     from signalwire_tokens.models import Secret, Token
@@ -179,6 +179,9 @@ def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kin
         problems.append(Problem(code=MISSING, attribute=name, message="must not be empty"))
     elif not visible_ascii(value.value):
         message = "must be visible ASCII characters, with no spaces or line ends"
+        problems.append(Problem(code=INVALID, attribute=name, message=message))
+    elif is_cut(value.value):
+        message = "must be a whole token: parts of it are missing at the end"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
     elif (found := read_header(value.value).kind) not in (None, kind):
         wanted = {"SAT": "an access token (SAT)", "Refresh": "a refresh token", None: "a click-to-call token"}[kind]

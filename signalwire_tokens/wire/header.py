@@ -8,12 +8,24 @@ from binascii import a2b_base64
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-__all__ = ["ENCRYPTED", "SIGNED", "YEAR_10000", "Header", "open_claims", "read_header"]
+__all__ = ["SIGNED", "YEAR_10000", "Form", "Header", "is_cut", "open_claims", "read_form", "read_header"]
 
 YEAR_10000 = 253402300800  # unix seconds beyond which Python has no dates
 SIGNED, ENCRYPTED = 3, 5  # the parts that a token has
+# The characters of a token's last part, by its encryption or else its algorithm, where they have one length.
+LAST = {
+    **dict.fromkeys(("A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256"), 22),
+    **dict.fromkeys(("A256CBC-HS512", "HS256"), 43),
+    **dict.fromkeys(("HS512", "ES256"), 86),
+    "A192CBC-HS384": 32,
+    "HS384": 64,
+    "ES384": 128,
+    "ES512": 176,
+}
 HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 URL_SAFE = str.maketrans("-_+/", "+/__")  # the standard alphabet's own two are not in the URL-safe one
+START = re.compile(r"[A-Za-z0-9_-]+")
+REST = {parts: re.compile(rf"(?:\.[A-Za-z0-9_-]*){{0,{parts - 1}}}") for parts in (SIGNED, ENCRYPTED)}
 
 
 class Header(NamedTuple):
@@ -26,30 +38,84 @@ class Header(NamedTuple):
 NOTHING = Header(None, None)
 
 
-def read_header(value: str) -> Header:
-    """Read kind and channel from a token; each is None where it cannot be read.
+class Opening(NamedTuple):
+    """A header, the parts that it calls for, and the length of the last one, or None if that can vary."""
 
-    By hand, since PyJWT refuses a token of five parts, its header included.
+    header: Header
+    parts: int
+    last: int | None
+
+
+class Form(NamedTuple):
+    """How much of a token a text begins with."""
+
+    header: Header
+    parts: int  # that the header calls for
+    found: int  # parts that are there
+    is_whole: bool
+    end: int  # where the token ends in the text
+
+
+def read_header(value: str) -> Header:
+    """Return kind and channel of a token; each is None where it cannot be read.
+
+    PyJWT can't read them: it refuses a token of five parts.
     """
     parts = value.split(".", ENCRYPTED)
-    return decode(parts[0]) if len(parts) in (SIGNED, ENCRYPTED) else NOTHING
+    opening = opening_of(parts[0])
+    return opening.header if opening is not None and len(parts) == opening.parts else NOTHING
+
+
+def is_cut(value: str) -> bool:
+    """Return whether a token has fewer parts than its header calls for."""
+    first, *others = value.split(".", ENCRYPTED)
+    opening = opening_of(first)
+    return opening is not None and len(others) + 1 < opening.parts
+
+
+def read_form(text: str) -> Form | None:
+    """Return the form of the token that a text begins with, or None if it begins with none."""
+    start = START.match(text)
+    opening = None if start is None else opening_of(start[0])
+    if start is None or opening is None:
+        return None
+    rest = REST[opening.parts].match(text, start.end())
+    assert rest is not None  # noqa: S101 - it matches nothing as well
+    found, end = rest[0].count(".") + 1, rest.end()
+    is_whole = found == opening.parts
+    if is_whole and opening.last is not None:
+        surplus = end - text.rindex(".", 0, end) - 1 - opening.last
+        is_whole, end = surplus >= 0, end - max(0, surplus)
+    return Form(opening.header, opening.parts, found, is_whole, end)
+
+
+def opening_of(first: str) -> Opening | None:
+    """Return what the first part of a token says, or None if it isn't a header."""
+    return decode(first) if first.startswith("ey") else None  # as every JSON object does; the rest may be a secret
 
 
 @lru_cache(maxsize=64)  # a space's tokens share a handful of headers, and those are no secret
-def decode(first: str) -> Header:
-    """Read a header as it stands in a token."""
+def decode(first: str) -> Opening | None:
+    """Return what a header says, or None if it can't be read."""
     encoded = first.translate(URL_SAFE)
     try:
         header = json.loads(a2b_base64(encoded + "=" * (-len(encoded) % 4), strict_mode=True))
     except (ValueError, RecursionError):
-        return NOTHING
+        return None
     if not isinstance(header, dict):
-        return NOTHING
+        return None
     members = cast("dict[str, object]", header)
-    kind, channel = members.get("typ"), members.get("ch")
-    return Header(
-        kind if kind in ("SAT", "Refresh") and isinstance(kind, str) else None,
-        channel if isinstance(channel, str) and HOST.fullmatch(channel) else None,
+    if "alg" not in members:  # which every token's header has
+        return None
+    kind, channel, encryption = members.get("typ"), members.get("ch"), members.get("enc")
+    sized = members["alg"] if encryption is None else encryption
+    return Opening(
+        Header(
+            kind if kind in ("SAT", "Refresh") and isinstance(kind, str) else None,
+            channel if isinstance(channel, str) and HOST.fullmatch(channel) else None,
+        ),
+        SIGNED if encryption is None else ENCRYPTED,
+        LAST.get(sized) if isinstance(sized, str) else None,
     )
 
 

@@ -17,7 +17,7 @@ from signalwire_tokens.origins import write_origin
 
 from .checks import UUID_FORM, visible_ascii
 from .exchange import Answer, BrokenError
-from .header import YEAR_10000, open_claims, read_header
+from .header import YEAR_10000, is_cut, open_claims, read_header
 
 __all__ = [
     "Page",
@@ -150,13 +150,15 @@ def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
 
 
 def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:
-    """Return the token of an answer's member, or refuse one of the other kind.
+    """Return the token of an answer's member, or refuse one that is cut or of the other kind.
 
     What the token says openly of its own end can only bring that forward.
     """
     value = data.get(name)
     if not isinstance(value, str) or not value or not visible_ascii(value):
         raise BrokenError(f"without a usable {name}")
+    if is_cut(value):
+        raise BrokenError(f"with a {name} that was cut off")
     header = read_header(value)
     if is_misplaced(name, header.kind):
         raise BrokenError(MISPLACED[name])

@@ -1,6 +1,7 @@
 """What can be known of a token, and what cannot."""
 
 import json
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -22,6 +23,14 @@ def signed(**claims):
     return jwt.encode(claims, KEY, headers={"typ": "SAT"})
 
 
+def encoded(header):
+    return urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
+
+
+# Of no known kind.
+ENCRYPTED = f"{encoded({'alg': 'dir', 'enc': 'A256GCM'})}..aXY.Y2lwaGVy.{'T' * 22}"
+
+
 def issue_pair(service):
     return json.loads(run("subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout)
 
@@ -41,7 +50,7 @@ def test_an_encrypted_token_tells_its_kind_and_not_its_end(service, way):
     assert lines["characters"] == str(len(pair["token"]))
     assert lines["expires_at"] == "unknown"
     assert lines["life"].startswith(
-        "only the service can read it, for it is encrypted; an access token lives two hours"
+        "it is encrypted, so only SignalWire can read when it expires; an access token lives two hours"
     )
     assert pair["token"] not in text
     assert len(service.journal) == requests
@@ -60,6 +69,7 @@ def test_a_refresh_token_is_told_apart(service):
         (signed(exp=NOW.timestamp() + 90), "signed", "it ends in 90.0 s, as it says of itself, unverified"),
         (signed(exp=NOW.timestamp() - 7200), "signed", "it ended 2 h 00 min ago, as it says of itself, unverified"),
         (signed(iat=NOW.timestamp()), "signed", "it names no end"),
+        (ENCRYPTED, "encrypted, five parts (JWE)", "it is encrypted, so only SignalWire can read when it expires"),
         ("c2c_0123456789abcdef", "the public click-to-call token", "as long as its setting stands"),
         ("rubbish", "none that the service's tokens have", "unknown"),
         ("a.b.c", "none that the service's tokens have", "unknown"),
@@ -73,6 +83,82 @@ def test_what_a_form_tells_of_a_life(token, form, life):
     assert told["format"].startswith(form)
     assert told["life"] == life
     assert (told["expires_at"] is None) == ("it end" not in life)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_an_encrypted_token_that_was_cut_is_called_incomplete(service, parts):
+    """Its header calls for five parts; a token of three would otherwise pass for a signed one."""
+    cut = ".".join(issue_pair(service)["token"].split(".")[:parts])
+    result = run("inspect", stdin=cut)
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["kind"] == "SAT"
+    assert lines["format"] == f"encrypted, incomplete: {parts} of 5 parts (JWE)"
+    assert lines["life"] == "unknown, because the token is incomplete: copy all of it"
+    assert lines["characters"] == str(len(cut))
+    assert cut not in result.output
+
+
+@pytest.mark.parametrize(
+    ("cut", "form"),
+    [
+        (ENCRYPTED[:-1], "encrypted, incomplete: its last part is cut (JWE)"),
+        (ENCRYPTED[:-22], "encrypted, incomplete: its last part is cut (JWE)"),
+        (signed(exp=1).rpartition(".")[0], "signed, incomplete: 2 of 3 parts (JWS)"),
+        (signed(exp=1)[:-1], "signed, incomplete: its last part is cut (JWS)"),
+    ],
+    ids=["in the last part", "before the last part", "a signed one", "in the signature"],
+)
+def test_a_token_that_was_cut_elsewhere_is_called_incomplete(cut, form):
+    """It names no time, even if a signed one shows some."""
+    told = describe_token(Secret(cut), NOW)
+    assert (told["format"], told["expires_at"]) == (form, None)
+    assert told["life"] == "unknown, because the token is incomplete: copy all of it"
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ("\n", "1 character of white space"),
+        ("\n \t", "3 characters of white space"),
+        (" hush", "5 characters that aren't part of it"),
+        ("hush", "4 characters that aren't part of it"),
+        (".", "1 character that isn't part of it"),
+        ("\n\nhush\n", "7 characters that aren't part of it"),
+    ],
+)
+@pytest.mark.parametrize("token", [ENCRYPTED, signed(iat=1)], ids=["encrypted", "signed"])
+def test_what_follows_a_token_is_named_and_not_shown(token, after, said):
+    """The other lines are about the token alone."""
+    result = run("inspect", "--json", stdin=f"\n {token}{after}")
+    told = json.loads(result.stdout)
+    assert told.pop("after") == said
+    assert told == json.loads(run("inspect", "--json", stdin=token).stdout)
+    assert "hush" not in result.output
+
+
+def test_what_follows_a_click_to_call_token_is_named():
+    """It is of any length, and ends with the first character that it can't have."""
+    told = describe_token(Secret("c2c_0123456789abcdef hush"), NOW)
+    assert (told["characters"], told["after"]) == (20, "5 characters that aren't part of it")
+
+
+def test_white_space_after_a_text_of_unknown_form_is_named():
+    """It isn't part of what has the digest."""
+    told = describe_token(Secret("rubbish\n"), NOW)
+    assert told == {**describe_token(Secret("rubbish"), NOW), "after": "1 character of white space"}
+
+
+def test_nothing_after_a_token_is_mentioned_if_there_is_nothing():
+    """The line is there only if something follows the token."""
+    assert "after" not in run("inspect", stdin=ENCRYPTED).stdout
+    assert f"{'after':<12} 1 character of white space\n" in run("inspect", stdin=f"{ENCRYPTED}\n").stdout
+
+
+def test_the_service_is_asked_about_the_token_alone(service):
+    """White space or text after it would not pass as a header."""
+    text = f"{issue_pair(service)['token']} and more\n"
+    told = json.loads(run("inspect", "--ask", "--json", stdin=text, SIGNALWIRE_SPACE=service.space).stdout)
+    assert told["subscriber"]["email"] == "alice@example.com"
 
 
 def test_the_service_is_asked_where_that_is_wanted(service):

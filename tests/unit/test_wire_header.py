@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalwire_tokens.wire.header import open_claims, read_header
+from signalwire_tokens.wire.header import decode, is_cut, open_claims, read_form, read_header
 
 # The headers of the service's own examples, encoded as they stand in its tokens.
 REAL = [
@@ -31,9 +31,71 @@ def encode(header):
 
 @pytest.mark.parametrize(("first", "found"), REAL)
 def test_real_headers_are_read(first, found):
-    """Kind and channel of the service's own tokens are read, of five parts or of three."""
+    """Kind and channel of SignalWire's own tokens are read."""
     assert read_header(f"{first}..aXY.Y2lwaGVy.dGFn") == found
-    assert read_header(f"{first}.e30.c2ln") == found
+
+
+def test_the_header_of_a_signed_token_is_read():
+    """A token whose header names no encryption has three parts."""
+    first = encode({"alg": "HS256", "typ": "SAT", "ch": "puc.signalwire.com"})
+    assert read_header(f"{first}.e30.c2ln") == ("SAT", "puc.signalwire.com")
+    assert read_header(f"{first}..aXY.Y2lwaGVy.dGFn") == (None, None)
+
+
+ENCRYPTED = f"{REAL[0][0]}..aXY.Y2lwaGVy.{'T' * 22}"
+SIGNED = f"{encode({'alg': 'HS256', 'typ': 'SAT'})}.e30.{'S' * 43}"
+FREE = f"{encode({'alg': 'RS256', 'typ': 'SAT'})}.e30.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"), [(ENCRYPTED, 5), (SIGNED, 3), (FREE, 3)], ids=["encrypted", "signed", "signature of any length"]
+)
+@pytest.mark.parametrize("after", ["", "\n", " ", " more", ".", ".more", "\r\n\r\n", "é", "\ud800"], ids=ascii)
+def test_a_token_s_form_and_what_follows_it_are_told_apart(whole, parts, after):
+    """The token ends where its header says, whatever comes after it."""
+    form = read_form(whole + after)
+    assert (form.header.kind, form.parts, form.found) == ("SAT", parts, parts)
+    assert (form.is_whole, form.end) == (True, len(whole))
+
+
+@pytest.mark.parametrize("whole", [ENCRYPTED, SIGNED], ids=["encrypted", "signed"])
+def test_text_is_told_apart_even_if_nothing_separates_it(whole):
+    """The last part's length follows from the header."""
+    assert read_form(f"{whole}more").end == len(whole)
+
+
+@pytest.mark.parametrize("whole", [ENCRYPTED, SIGNED], ids=["encrypted", "signed"])
+def test_a_token_that_was_cut_anywhere_after_its_header_is_not_whole(whole):
+    """Even if it was cut inside its last part."""
+    first = whole.index(".")
+    for end in range(first, len(whole)):
+        form = read_form(whole[:end])
+        assert (form.header.kind, form.is_whole, form.end) == ("SAT", False, end)
+        assert form.found == whole[:end].count(".") + 1
+
+
+@pytest.mark.parametrize("whole", [ENCRYPTED, SIGNED], ids=["encrypted", "signed"])
+def test_a_token_with_fewer_parts_than_its_header_calls_for_is_cut(whole):
+    """Its kind is not believed either."""
+    first, last = whole.index("."), whole.rindex(".")
+    assert all(is_cut(whole[:end]) for end in range(first, last + 1))
+    assert all(read_header(whole[:end]) == (None, None) for end in range(first, last + 1))
+    assert not is_cut(whole)
+
+
+@pytest.mark.parametrize("secret", ["hush", "hush.e30.c2ln"])
+def test_what_is_no_header_is_not_kept(secret):
+    """Only headers are remembered, which many tokens share."""
+    before = decode.cache_info().currsize
+    assert (read_header(secret), is_cut(secret), read_form(secret)) == ((None, None), False, None)
+    assert decode.cache_info().currsize == before
+
+
+@pytest.mark.parametrize("text", ["", ".", "rubbish", "a.b.c", " \n", "c2c_1", encode({"typ": "SAT"}), "{}", "é"])
+def test_what_begins_with_no_header_has_no_form(text):
+    """Every token's header names an algorithm."""
+    assert read_form(text) is None
+    assert not is_cut(text)
 
 
 @pytest.mark.parametrize(("first", "_found"), REAL)
@@ -54,11 +116,12 @@ def test_pyjwt_could_not_have_read_them(first, _found):
         "e30.....",
         f"{encode([1])}....",
         f"{encode('not json')}....",
-        f"{encode({'typ': 'JWT'})}....",
-        f"{encode({'typ': ['SAT']})}....",
-        f"{encode({'ch': 'two words'})}....",
-        f"{encode({'ch': 'evil.example/path'})}....",
-        f"{encode({'ch': 7})}....",
+        f"{encode({'typ': 'SAT', 'enc': 'A256GCM'})}....",
+        f"{encode({'alg': 'dir', 'enc': 'A256GCM', 'typ': 'JWT'})}....",
+        f"{encode({'alg': 'dir', 'enc': 'A256GCM', 'typ': ['SAT']})}....",
+        f"{encode({'alg': 'dir', 'enc': 'A256GCM', 'ch': 'two words'})}....",
+        f"{encode({'alg': 'dir', 'enc': 'A256GCM', 'ch': 'evil.example/path'})}....",
+        f"{encode({'alg': 'dir', 'enc': ['A256GCM'], 'ch': 7})}....",
         f"{encode('[' * 100_000)}....",
         "e+0=....",
         "e\n30....",
@@ -79,6 +142,8 @@ def test_no_string_raises(value):
     """Any string can be asked; the answer is a known kind or none."""
     assert read_header(value).kind in (None, "SAT", "Refresh")
     assert set(open_claims(value)) <= {"exp", "iat"}
+    form = read_form(value)
+    assert form is None or is_cut(value) <= (not form.is_whole)
 
 
 @given(

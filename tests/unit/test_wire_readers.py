@@ -62,6 +62,8 @@ from support.wire_samples import (
         ({"token": "unknown", "refresh_token": SAT}, {}, "with an access token in place of a refresh token"),
         ({"token": SAT, "refresh_token": SAT}, {}, "with an access token in place of a refresh token"),
         ({"token": "unknown", "refresh_token": "unknown"}, {}, "with one token for both halves of a pair"),
+        ({**PAIR, "token": SAT.rpartition(".")[0]}, {}, "with a token that was cut off"),
+        ({**PAIR, "refresh_token": REFRESH.partition(".")[0]}, {}, "with a refresh_token that was cut off"),
     ],
 )
 def test_a_success_that_is_none_says_what_is_wrong_with_it(body, headers, reason):

@@ -277,10 +277,12 @@ def test_addresses_come_from_any_collection():
         ("info", "a\r\nX-Evil: 1", INVALID),
         ("info", "a b", INVALID),
         ("info", "é", INVALID),
+        ("info", SAT.rpartition(".")[0], INVALID),
+        ("refresh", REFRESH.partition(".")[0], INVALID),
     ],
 )
-def test_a_token_of_the_wrong_kind_is_refused(operation, token, code):
-    """Where its header says what it is; and none that would split the header it goes into."""
+def test_a_token_that_cannot_be_right_is_refused(operation, token, code):
+    """Its header names another kind or more parts, or it would split the header that it goes into."""
     assert [found for _, found in refused(operation, token=token)] == [code]
 
 
