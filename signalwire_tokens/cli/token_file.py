@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import tempfile
@@ -14,6 +15,7 @@ import attrs
 import click
 
 from signalwire_tokens.models import Token
+from signalwire_tokens.wire.header import read_form
 
 from .feeding import SLIVER
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Move", "TokenFile", "next_move"]
 
+LONGEST = 64 * 1024  # bytes: no answer of SignalWire's that is read is longer
+OTHER = "it holds something other than an access token; remove it if you don't need it, or name another file"
+IRREGULAR = "it isn't a regular file; name another, or the one that a link leads to"
 Identity: TypeAlias = tuple[int, int, int]  # a file's device, its number there, which is used again, and its time
 
 
@@ -66,20 +71,15 @@ def next_move(wanted: Token | None, written: Token | None, there: Found | None) 
 class TokenFile:
     """A file that holds a live token and nothing else, or is not there.
 
-    It is replaced as a whole: whoever reads it finds one token or the next. Its time of modification is that of the
-    token's end, by which a later run knows what it finds.
+    It is replaced as a whole, so a reader finds one token or the next. Its time of modification is the token's end, by
+    which a later run knows how long the token is valid. A file that holds anything but an access token is neither
+    replaced nor removed: each look at it raises an OSError.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._failure: str | None = None
-        try:
-            there = path.lstat()
-        except OSError:
-            there = None
-        if there is not None and not stat.S_ISREG(there.st_mode):
-            raise click.ClickException(f"{path} is no regular file: name another, or the one that a link leads to")
         self._written: Inscription | None = None
         self._check()
 
@@ -122,17 +122,24 @@ class TokenFile:
         return move
 
     def _find(self) -> Found | None:
+        """Return the file that is there, None if there is none, or raise an OSError if it isn't a token's file."""
         try:
             found = self._path.lstat()
+            identity = identity_of(found)
+            if self._written is not None and self._written.identity == identity:
+                return Found(identity, self._written.ends - self._clock.now())
+            if not stat.S_ISREG(found.st_mode):
+                raise FileExistsError(errno.EEXIST, IRREGULAR)
+            if not holds_access_token(self._path):
+                raise FileExistsError(errno.EEXIST, OTHER)
         except FileNotFoundError:
             return None
-        if self._written is not None and self._written.identity == identity_of(found):
-            return Found(self._written.identity, self._written.ends - self._clock.now())
-        return Found(identity_of(found), found.st_mtime - self._clock.wall())
+        return Found(identity, found.st_mtime - self._clock.wall())
 
     def _check(self) -> None:
-        """Find out now whether a file can be made in this place."""
+        """Raise an error if no file can be made in this place, or if what is there may not be replaced."""
         try:
+            self._find()
             handle, name = self._make()
         except OSError as error:
             raise click.ClickException(f"{self._path} cannot be written: {error.strerror}") from None
@@ -152,11 +159,20 @@ class TokenFile:
             wall = self._clock.wall()
             os.utime(name, (wall, wall + ends - self._clock.now()))
             made = Path(name).lstat()
+            self._find()  # once more, since writing to a disk takes a while in which others may use the path
             Path(name).replace(self._path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         return identity_of(made)
+
+
+def holds_access_token(path: Path) -> bool:
+    """Return whether a file holds an access token in SignalWire's form, and nothing else."""
+    with path.open("rb") as file:
+        content = file.read(LONGEST + 1).decode(errors="replace")
+    form = read_form(content)
+    return form is not None and form.header.kind == "SAT" and form.is_whole and form.end == len(content) <= LONGEST
 
 
 def identity_of(found: os.stat_result) -> Identity:

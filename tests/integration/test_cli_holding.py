@@ -732,6 +732,32 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_issued(service, tmp
     assert not service.journal
 
 
+@pytest.mark.parametrize("content", ["call Alice back\n", ""], ids=["a note", "empty"])
+def test_a_file_that_holds_something_else_is_refused_before_anything_is_asked(service, tmp_path, content):
+    """It stays as it is, however old it is."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text(content)
+    os.utime(notes, (0, 0))
+    service.fail(Status(401), times=None)  # or a command that doesn't refuse the file would go on
+    result = run("hold", "alice", "--write", notes, **settings_of(service))
+    assert result.exit_code == 1
+    assert f"{notes} cannot be written: it holds something other than an access token" in result.stderr
+    assert notes.read_text() == content
+    assert not service.journal
+
+
+def test_an_expired_token_that_an_earlier_run_left_is_removed_without_a_new_one(service, tmp_path, capfd):
+    """A reader must not find it while the credentials are refused."""
+    path = tmp_path / "token"
+    path.write_text(run("subscriber", "alice", **settings_of(service)).stdout.strip())
+    os.utime(path, (0, 0))
+    service.fail(Status(401), times=None)
+    with stoppable():
+        result = run("hold", "alice", "--write", path, **settings_of(service))
+    assert result.exit_code == 4
+    assert not path.exists()
+
+
 @asynccontextmanager
 async def systemd(place):
     """Listen as systemd does; yield a function that waits for what it is told."""

@@ -1,10 +1,12 @@
-"""The file that holds a live token: what is to be done with it, and that it is done."""
+"""The file that holds a valid token: what `hold` does with it, and what it leaves alone."""
 
+import json
 import os
 import re
 import shutil
 import stat
 import time
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -18,11 +20,17 @@ from signalwire_tokens.cli.token_file import Found, Move, TokenFile, next_move
 NOW = datetime.now(UTC)
 
 
-def token(value="eyJ-a-token"):
+def sealed(name, **header):
+    """Return a text in the form of SignalWire's own tokens."""
+    first = urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A256GCM", **header}).encode()).decode().rstrip("=")
+    return f"{first}..aXY.{name}.{'T' * 22}"
+
+
+def token(value):
     return Token(value=value, issued_at=NOW, expires_at=NOW + timedelta(hours=2))
 
 
-OLD, NEW = token("eyJ-old"), token("eyJ-new")
+OLD, NEW = token(sealed("old", typ="SAT")), token(sealed("new", typ="SAT"))
 LIVE, DEAD = Found((1, 2, 3), 0.6), Found((1, 2, 3), 0.5)
 
 
@@ -72,7 +80,7 @@ async def test_the_file_holds_the_token_and_nothing_else(path, told):
         assert await TokenFile(path, SystemClock()).put(NEW, 7200, told.teller())
     finally:
         os.umask(before)
-    assert path.read_bytes() == b"eyJ-new"
+    assert path.read_bytes() == NEW.value.encode()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert started <= path.stat().st_mtime - 7200 + 0.001  # when the token ends
     assert path.stat().st_mtime - 7200 - 0.001 <= time.time()
@@ -88,8 +96,8 @@ async def test_whoever_reads_the_old_file_reads_it_to_its_end(path, told):
     with path.open() as reader:
         assert reader.read(3) == "eyJ"
         await file.put(NEW, 7200, told.teller())
-        assert reader.read() == "-old"
-    assert path.read_text() == "eyJ-new"
+        assert f"eyJ{reader.read()}" == OLD.value
+    assert path.read_text() == NEW.value
 
 
 async def test_the_same_token_is_written_once(path, told):
@@ -164,6 +172,21 @@ async def test_what_can_neither_be_written_nor_removed_is_told(path, told, clock
     assert await file.put(NEW, 20, told.teller())
 
 
+async def test_an_expired_token_is_removed_even_if_no_file_can_be_opened(path, told, clock, monkeypatch):
+    """A process may have no descriptors left. (P40)"""
+    file = TokenFile(path, clock)
+    await file.put(OLD, 10, told.teller())
+
+    def refuse(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(token_file.Path, "open", refuse)
+    monkeypatch.setattr(token_file.tempfile, "mkstemp", refuse)
+    await clock.advance(10)
+    assert not await file.put(NEW, 20, told.teller())
+    assert not path.exists()
+
+
 async def test_what_an_earlier_run_left_is_removed_at_its_end(path, told, clock):
     """Its time of modification says when that is, and not a moment sooner."""
     await TokenFile(path, clock).put(OLD, 100, told.teller())
@@ -188,20 +211,126 @@ async def test_a_file_that_somebody_else_keeps_alive_is_left_to_them(path, told,
     assert path.read_text() == OLD.value
 
 
-@pytest.mark.parametrize("how", ["removed", "overwritten"])
-async def test_a_file_that_was_meddled_with_is_put_back(path, told, how):
+async def test_a_file_that_another_program_removes_is_written_again(path, told):
     """At the next look."""
     file = TokenFile(path, SystemClock())
     await file.put(NEW, 7200, told.teller())
     path.unlink()
-    if how == "overwritten":
-        path.write_text("anything")
     assert await file.put(NEW, 7000, told.teller())
     assert path.read_text() == NEW.value
 
 
+# What users may keep in a file: all but an access token, alone, as `hold` writes it.
+OTHERS = {
+    "a note": "call Alice back",
+    "a line": "eyJhbGciOiJkaXIifQ\n",
+    "nothing": "",
+    "an access token with a line end": f"{OLD.value}\n",
+    "an access token and a note": f"{OLD.value} is Alice's",
+    "two access tokens": f"{OLD.value}{NEW.value}",
+    "a cut access token": OLD.value[:-1],
+    "a refresh token": sealed("other", typ="Refresh"),
+    "another service's token": sealed("other", typ="JWT"),
+    "too much": OLD.value.replace("old", "o" * 100_000),
+    "no text": b"\x00\xff\xfe",
+}
+
+
+@pytest.fixture(params=OTHERS)
+def other(request):
+    content = OTHERS[request.param]
+    return content if isinstance(content, bytes) else content.encode()
+
+
+@pytest.mark.parametrize("age", [-7200, 7200], ids=["in the future", "in the past"])
+def test_a_file_that_is_not_a_token_file_is_refused_and_left_alone(path, other, age):
+    """Whatever its time of modification is."""
+    path.write_bytes(other)
+    modified = time.time() - age
+    os.utime(path, (modified, modified))
+    before = token_file.identity_of(path.stat())
+    with pytest.raises(click.ClickException, match="/token cannot be written: it holds something other than") as caught:
+        TokenFile(path, SystemClock())
+    assert "remove it if you don't need it, or name another file" in str(caught.value)
+    assert (path.read_bytes(), token_file.identity_of(path.stat())) == (other, before)
+
+
+def test_a_file_that_cannot_be_read_is_refused():
+    """What it holds is unknown."""
+    with pytest.raises(click.ClickException, match="/proc/self/mem cannot be written: Input/output error"):
+        TokenFile(token_file.Path("/proc/self/mem"), SystemClock())
+
+
+def write_over(path, content):
+    path.write_bytes(content)
+
+
+def put_in_place(path, content):
+    draft = path.with_name("draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+@pytest.mark.parametrize("put", [write_over, put_in_place])
+async def test_what_another_program_writes_to_the_file_is_left_alone(path, told, clock, put, other):
+    """It is reported once. When it is gone, the token is written again. (P40)"""
+    file = TokenFile(path, clock)
+    await file.put(OLD, 10, told.teller())
+    put(path, other)
+    await clock.advance(10)
+    for wanted, left in [(OLD, 5), (NEW, 5), (None, 0), (NEW, 5)]:
+        assert not await file.put(wanted, left, told.teller())
+        assert path.read_bytes() == other
+    assert [line.split()[1] for line in told] == ["written:", "write_failed:"]
+    assert "it holds something other than an access token" in told[-1]
+    assert [*path.parent.iterdir()] == [path]
+    path.unlink()
+    assert await file.put(NEW, 5, told.teller())
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+async def test_what_another_program_puts_in_the_file_s_place_is_left_alone(path, told, kind):
+    """A link isn't replaced, nor is the file that it leads to."""
+    file = TokenFile(path, SystemClock())
+    await file.put(OLD, 7200, told.teller())
+    path.rename(path.with_name("moved"))
+    path.mkdir() if kind == "folder" else path.symlink_to(path.with_name("moved"))
+    before = path.lstat()
+    assert not await file.put(NEW, 7200, told.teller())
+    assert path.lstat() == before
+    assert path.with_name("moved").read_text() == OLD.value
+    assert "it isn't a regular file" in told[-1]
+
+
+@pytest.mark.parametrize("first", [None, OLD], ids=["no file", "a token"])
+async def test_what_another_program_writes_while_a_token_is_written_is_left_alone(path, told, monkeypatch, first):
+    """The last look at the file is right before it is replaced."""
+    file, sync = TokenFile(path, SystemClock()), os.fsync
+    if first is not None:
+        await file.put(first, 7200, told.teller())
+
+    def note_meanwhile(handle):
+        path.write_text("call Alice back")
+        sync(handle)
+
+    monkeypatch.setattr(token_file.os, "fsync", note_meanwhile)
+    assert not await file.put(NEW, 7200, told.teller())
+    assert path.read_text() == "call Alice back"
+    assert [*path.parent.iterdir()] == [path]
+
+
+async def test_a_token_of_unknown_form_is_replaced_by_the_one_who_wrote_it(path, told, clock):
+    """Another run doesn't know it."""
+    file, unknown = TokenFile(path, clock), token("opaque")
+    assert await file.put(unknown, 10, told.teller())
+    with pytest.raises(click.ClickException, match="it holds something other than an access token"):
+        TokenFile(path, clock)
+    assert await file.put(NEW, 10, told.teller())
+    assert path.read_text() == NEW.value
+
+
 def test_a_place_for_the_file_is_looked_for_at_once(tmp_path):
-    """Before anything is issued; what is no file is not replaced."""
+    """Before any token is issued. Nothing but a regular file is replaced."""
     TokenFile(tmp_path / "token", SystemClock())
     assert not [*tmp_path.iterdir()]
     with pytest.raises(click.ClickException, match="none/token cannot be written: No such file or directory"):
@@ -209,5 +338,5 @@ def test_a_place_for_the_file_is_looked_for_at_once(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "token")
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "link", tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(click.ClickException, match="is no regular file"):
+        with pytest.raises(click.ClickException, match="cannot be written: it isn't a regular file"):
             TokenFile(token_file.Path(place), SystemClock())
