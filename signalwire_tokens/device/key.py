@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from base64 import urlsafe_b64encode
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import time
@@ -34,7 +35,7 @@ from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
@@ -96,9 +97,10 @@ class DeviceKey:
 
     @classmethod
     def load_or_generate(cls, path: str | os.PathLike[str], password: bytes | str) -> Self:
-        """Read this machine's key from a file; where there is none yet, make one and keep it there, encrypted.
+        """Return this machine's key from a file, or make one and keep it there, encrypted, if there is no file yet.
 
-        Nobody else can read a file that it makes. Of several programs that begin at once, all go on with one key.
+        Only its owner can read a file that it makes. Programs that begin at once all go on with one key. The file holds
+        a whole key or doesn't exist, even if the disk is full or a program is killed while it writes.
         """
         place, word = Path(path).resolve(), Secret[Any](password)
         del password
@@ -176,34 +178,50 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
 
 
 def keep(place: Path, pem: Secret[bytes]) -> None:
-    """Write a key to a place where there is nothing yet: whole, or not at all, and never over another's."""
+    """Write a key to a file that isn't there yet: whole, or not at all, and never over another program's."""
     draft = place.with_name(uuid4().hex)
     try:
         write_new(draft, pem)
         with suppress(FileExistsError):
-            link(draft, place, pem)
+            publish(draft, place)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def link(draft: Path, place: Path, pem: Secret[bytes]) -> None:
-    """Give a file its name, or write it anew where the file system has no links."""
+def publish(draft: Path, place: Path) -> None:
+    """Give a file that is written its name, or raise FileExistsError if another file has it."""
     try:
         os.link(draft, place)
     except FileExistsError:
         raise
-    except OSError:
-        write_new(place, pem)
+    except OSError:  # the file system has no hard links
+        with locked(place.parent):
+            if not place.exists():
+                draft.rename(place)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which the system releases even if the process is killed."""
+    try:
+        import fcntl  # noqa: PLC0415 - Windows hasn't got it
+    except ModuleNotFoundError:
+        yield  # there, renaming never replaces a file
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_new(place: Path, pem: Secret[bytes]) -> None:
-    """Write a file that was not there, and that nobody else can read."""
-    file = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(file, pem.value)
-        os.fsync(file)
-    finally:
-        os.close(file)
+    """Write all of a new file, which only its owner can read, or raise an OSError."""
+    with open(place, "xb", opener=partial(os.open, mode=0o600)) as file:
+        file.write(pem.value)
+        file.flush()  # which goes on after a short write
+        os.fsync(file.fileno())
 
 
 def as_bytes(name: str, given: Secret[Any]) -> Secret[bytes]:

@@ -4,8 +4,12 @@ import asyncio
 import json
 import os
 import pickle
+import resource
+import signal
+import subprocess
 import sys
 from base64 import b64encode, urlsafe_b64decode
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from uuid import UUID
@@ -20,7 +24,9 @@ from signalwire_tokens import ConfigurationError
 from signalwire_tokens.device import DeviceKey
 from signalwire_tokens.device.key import digest, thumbprint
 from support.dpop_proofs import open_proof
+from support.paths import TESTS
 from support.traceback_text import frames_shown
+from support.waiting import HANG
 
 # RFC 7638, section 3.1.
 RSA_JWK = {
@@ -260,19 +266,83 @@ def test_a_machine_s_key_is_made_once_and_found_again(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("made_before")
-def test_a_machine_without_links_has_a_key_all_the_same(tmp_path, monkeypatch):
-    """As on a memory card."""
+def refuse_links(*_, **__):
+    raise PermissionError(1, "Operation not permitted")
 
-    def refuse(*_):
-        raise PermissionError(1, "Operation not permitted")
 
+@pytest.fixture
+def without_links(monkeypatch):
+    """Have no hard links, as on a memory card."""
+    monkeypatch.setattr(os, "link", refuse_links)
+
+
+@pytest.fixture(params=["with links", "without links"])
+def links(request):
+    if request.param == "without links":
+        request.getfixturevalue("without_links")
+
+
+@pytest.mark.usefixtures("made_before", "without_links")
+@pytest.mark.parametrize("locks", ["with locks", "without locks"])
+def test_a_file_system_without_links_holds_a_key_all_the_same(tmp_path, monkeypatch, locks):
+    """On Windows, which has no such locks, a file that is renamed never replaces another."""
+    if locks == "without locks":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
     path = tmp_path / "device.pem"
-    monkeypatch.setattr(os, "link", refuse)
     key = DeviceKey.load_or_generate(path, "mellon")
     assert DeviceKey.load_or_generate(path, "mellon") == key
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+@contextmanager
+def full_disk(size):
+    """Have no file grow beyond a size: the write that reaches it is short, and the next one fails."""
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("made_before", "links")
+@pytest.mark.parametrize("size", [0, 700])
+def test_a_full_disk_leaves_no_key(tmp_path, size):
+    """A part of one would be in its place for good."""
+    path = tmp_path / "device.pem"
+    with full_disk(size), pytest.raises(OSError, match="File too large"):
+        DeviceKey.load_or_generate(path, "mellon")
+    assert list(tmp_path.iterdir()) == []
+    key = DeviceKey.load_or_generate(path, "mellon")
+    assert DeviceKey.load_or_generate(path, "mellon") == key
+
+
+def interrupt(folder, *arguments):
+    """Return what was read after each moment at which something happened to a program that writes a key."""
+    command = [sys.executable, TESTS / "support/interrupted_keys.py", folder, *arguments]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANG)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.slow  # it starts a program
+@pytest.mark.parametrize("options", [[], ["--no-links"]], ids=["with links", "without links"])
+def test_a_program_that_is_killed_at_any_moment_leaves_a_whole_key_or_none(tmp_path, options):
+    """The next one reads it, or makes one."""
+    found = [one for (one,) in interrupt(tmp_path, "kill", *options)]
+    assert {None, "a" * 500} == {*found}
+    assert found == sorted(found, key=lambda one: one is not None)
+    assert len(found) > 10
+
+
+@pytest.mark.slow  # it starts a program
+@pytest.mark.parametrize("options", [[], ["--no-links"]], ids=["with links", "without links"])
+def test_two_programs_that_meet_at_any_moment_go_on_with_one_key(tmp_path, options):
+    """Neither replaces the other's."""
+    found = interrupt(tmp_path, "meet", *options)
+    assert all(len({*one}) == 1 for one in found), found
+    assert {one[0] for one in found} == {"a", "b"}
 
 
 @pytest.mark.usefixtures("made_before")
@@ -292,6 +362,7 @@ def test_what_is_wrong_with_a_key_s_file_is_said_with_its_name(tmp_path):
         DeviceKey.load_or_generate(tmp_path / "device.pem", "mellon")
 
 
+@pytest.mark.usefixtures("links")
 async def test_programs_that_begin_at_once_go_on_with_one_key(tmp_path):
     """Whichever was first has made it."""
     path = tmp_path / "device.pem"
