@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
+
+import attrs
 
 from signalwire_tokens.clock import SYSTEM
 
@@ -17,6 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryStore"]
 
+MOST_AT_ONCE = 100  # records that one save removes, so that it never takes long
+SPARE = 100  # entries that the heap may have beyond twice the records
+
+
+@attrs.frozen
+class Held:
+    """A record, and when the heap brings it up: when it expires, or sooner."""
+
+    record: Record
+    due: float
+
 
 class MemoryStore:
     """Keep pairs in this process, unsealed.
@@ -26,7 +40,8 @@ class MemoryStore:
 
     def __init__(self, *, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, Held] = {}
+        self._due: list[tuple[float, str]] = []  # a heap of expiry times and keys
         self._leases: dict[str, tuple[object, float]] = {}
         self._watchers = Watchers()
 
@@ -35,16 +50,17 @@ class MemoryStore:
 
     async def load(self, key: str) -> Reading:
         """Read what is kept under a key."""
-        return Reading(record=self._records.get(key), at=self._clock.now(), wall=self._clock.wall())
+        held = self._records.get(key)
+        return Reading(record=None if held is None else held.record, at=self._clock.now(), wall=self._clock.wall())
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
         """Keep a record in place of the one with the digest `replaces`."""
-        self._sweep()
+        now = self._clock.now()
+        self._sweep(now)
         held = self._records.get(key)
-        if held is not None and held.digest not in (replaces, record.digest):
+        if held is not None and held.record.until > now and held.record.digest not in (replaces, record.digest):
             return False
-        self._records.pop(key, None)
-        self._records[key] = record
+        self._keep(key, record, record.until if held is None else min(held.due, record.until))
         if record.presenting is None:
             self._watchers.call(key)
         return True
@@ -71,8 +87,24 @@ class MemoryStore:
         """Call back when a new pair was saved."""
         return self._watchers.add(key, callback)
 
-    def _sweep(self) -> None:
-        """Forget the oldest records as they come to their end; a record that is saved moves to the end of the line."""
-        now = self._clock.now()
-        while self._records and next(iter(self._records.values())).until <= now:
-            del self._records[next(iter(self._records))]
+    def _keep(self, key: str, record: Record, due: float) -> None:
+        """Keep a record, with one entry in the heap for each key."""
+        held = self._records.get(key)
+        self._records[key] = Held(record, due)
+        if held is None or held.due != due:
+            heappush(self._due, (due, key))
+        if len(self._due) > 2 * len(self._records) + SPARE:  # most entries belong to deleted or replaced records
+            self._due = [(kept.due, name) for name, kept in self._records.items()]
+            heapify(self._due)
+
+    def _sweep(self, now: float) -> None:
+        """Remove records that have expired; put back those that were replaced and expire later."""
+        for _ in range(MOST_AT_ONCE):
+            if not self._due or self._due[0][0] > now:
+                break
+            due, key = heappop(self._due)
+            held = self._records.get(key)
+            if held is not None and held.due == due:  # otherwise it has another entry, or was deleted
+                del self._records[key]
+                if held.record.until > now:
+                    self._keep(key, held.record, held.record.until)

@@ -1,13 +1,23 @@
 """The store that lives as long as the process."""
 
+from datetime import timedelta
+
 import attrs
 import pytest
 
 from signalwire_tokens import MemoryStore
+from signalwire_tokens.stores.memory import MOST_AT_ONCE, SPARE
 from signalwire_tokens.testing import StoreConformance
 from signalwire_tokens.testing.conformance import make_record
 
 LIFE = 7500.0  # seconds that a refresh token lives
+
+
+def with_life(record, seconds):
+    """Return a record whose refresh token lives for so many seconds."""
+    token = record.pair.refresh_token
+    token = attrs.evolve(token, expires_at=token.issued_at + timedelta(seconds=seconds))
+    return attrs.evolve(record, pair=attrs.evolve(record.pair, refresh_token=token))
 
 
 class TestMemoryStore(StoreConformance):
@@ -39,6 +49,81 @@ async def test_records_are_forgotten_when_their_refresh_tokens_have_ended(clock)
     await clock.advance(1)
     await store.save("dave", await make_record(store, "dave"), None)
     assert list(store._records) == ["alice", "dave"]
+
+
+async def test_a_long_lived_record_keeps_no_other_in_memory(clock):
+    """Each record goes when it expires, wherever it was saved in between."""
+    store = MemoryStore(clock=clock)
+    await store.save("long", with_life(await make_record(store, "long"), 100 * LIFE), None)
+    for number in range(10):
+        await store.save(str(number), await make_record(store, str(number)), None)
+    await clock.advance(LIFE)
+    await store.save("last", await make_record(store, "last"), None)
+    assert list(store._records) == ["long", "last"]
+
+
+async def test_a_record_that_a_shorter_lived_one_replaces_goes_when_that_expires(clock):
+    """The expiry time of the record that is kept counts."""
+    store = MemoryStore(clock=clock)
+    long = with_life(await make_record(store, "alice"), 100 * LIFE)
+    await store.save("alice", long, None)
+    await store.save("alice", await make_record(store, "alice"), long.digest)
+    await clock.advance(LIFE)
+    await store.save("bob", await make_record(store, "bob"), None)
+    assert list(store._records) == ["bob"]
+
+
+@pytest.mark.parametrize("what", ["one key, later each time", "one key, sooner each time", "deleted keys"])
+async def test_memory_is_bounded_by_the_records_that_are_kept(clock, what):
+    """However often a record is saved or deleted."""
+    store = MemoryStore(clock=clock)
+    record, times = await make_record(store, "alice"), 1000
+    for number in range(times):
+        step = -number if what == "one key, sooner each time" else number
+        before, record = record, attrs.evolve(record, asked_at=record.asked_at + step / times)
+        key = str(number) if what == "deleted keys" else "alice"
+        assert await store.save(key, record, before.digest)
+        if what == "deleted keys":
+            await store.delete(key)
+    assert len(store._records) <= 1
+    assert len(store._due) < 2 * SPARE + 2
+
+
+async def test_one_save_removes_a_bounded_number_of_records(clock):
+    """The others go with the next saves, and prevent none meanwhile."""
+    store = MemoryStore(clock=clock)
+    keys = [f"{number:03}" for number in range(2 * MOST_AT_ONCE)]
+    for key in keys:
+        await store.save(key, await make_record(store, key), None)
+    await clock.advance(LIFE)
+    await store.save("first", await make_record(store, "first"), None)
+    assert list(store._records) == [*keys[MOST_AT_ONCE:], "first"]
+    await store.save(keys[-1], await make_record(store, keys[-1]), None)
+    assert set(store._records) == {keys[-1], "first"}
+
+
+async def test_an_expired_record_that_is_still_in_memory_prevents_no_save(clock):
+    """A save finds a place that is as good as empty."""
+    store = MemoryStore(clock=clock)
+    for number in range(MOST_AT_ONCE + 1):
+        await store.save(f"{number:03}", await make_record(store, "alice"), None)
+    await clock.advance(LIFE)
+    last = f"{MOST_AT_ONCE:03}"
+    record = await make_record(store, last)
+    assert await store.save(last, record, None)
+    assert (await store.load(last)).record.digest == record.digest
+
+
+async def test_the_expiry_of_a_deleted_record_removes_no_later_one(clock):
+    """The key may have been used again."""
+    store = MemoryStore(clock=clock)
+    await store.save("alice", await make_record(store, "alice"), None)
+    await store.delete("alice")
+    await clock.advance(LIFE / 2)
+    await store.save("alice", await make_record(store, "alice"), None)
+    await clock.advance(LIFE / 2)
+    await store.save("bob", await make_record(store, "bob"), None)
+    assert list(store._records) == ["alice", "bob"]
 
 
 async def test_a_record_that_has_ended_is_in_nobody_s_way(clock):
