@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures  # its pools are loaded when one is made
 import os
 import stat
-import time
 import warnings
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
+from .moments import Moment, is_same_boot, passed, timeline
 from .records import Reading, Record, life_of
 from .sealing import Sealer
 
@@ -31,7 +31,7 @@ __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 APPLICATION = 0x53575431  # how SQLite files say whose they are
-SCHEMA = 1
+SCHEMA = 2  # 1 was that of 0.1.0
 OWNER_S = stat.S_IRUSR | stat.S_IWUSR
 BESIDE = ("-wal", "-shm", "-journal")
 EMPTY = 1  # byte at most: SQLite takes such a file for a new one
@@ -39,13 +39,15 @@ TABLES = (
     "CREATE TABLE records (key TEXT PRIMARY KEY, digest TEXT NOT NULL, sealed BLOB NOT NULL, until REAL NOT NULL)",
     "CREATE INDEX by_end ON records (until)",
     "CREATE TABLE leases (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL, timeline TEXT NOT NULL)",
+    # The file's own time, in which records expire, and when it was last noted.
+    "CREATE TABLE time (passed REAL NOT NULL, at REAL NOT NULL, wall REAL NOT NULL, timeline TEXT NOT NULL)",
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {SCHEMA}",
 )
 BUSY = 0.5  # seconds to wait for another process that is writing
-SWEEP_AFTER = 86400.0  # a wall clock may be wrong, and a record that stays a day too long harms nobody
-LONGEST_LEASE = 3600.0  # seconds: one that ends later was taken by a clock that has gone astray
-SAME_BOOT = 60.0  # seconds by which two reckonings of when the machine was started may differ
+SWEEP_AFTER = 86400.0  # seconds that a record stays after it has expired, in case a clock runs too fast
+MOST_AT_ONCE = 100  # records that one save removes, so that it never takes long, nor its log much room
+LONGEST_LEASE = 3600.0  # seconds: one that ends later was taken before a restart, or by a clock that was wrong
 
 
 class SqliteStore:
@@ -124,11 +126,12 @@ class SqliteStore:
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
         """Keep a record in place of the one with the digest `replaces`."""
-        sealed, wall = self._sealer.seal(key, record), self._clock.wall()
-        until = wall + life_of(record.pair.refresh_token)  # at the latest: only for sweeping
+        sealed = self._sealer.seal(key, record)
 
         def write(database: sqlite3.Connection) -> bool:
-            database.execute("DELETE FROM records WHERE until < ?", (wall - SWEEP_AFTER,))
+            time = note_time(database, Moment(self._clock.now(), self._clock.wall(), self._timeline))
+            until = time + life_of(record.pair.refresh_token)  # at the latest: only for sweeping
+            sweep(database, time - SWEEP_AFTER)
             row = database.execute("SELECT digest FROM records WHERE key = ?", (key,)).fetchone()
             if row is not None and row[0] not in (replaces, record.digest):
                 return False
@@ -144,19 +147,22 @@ class SqliteStore:
     @asynccontextmanager
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
         """Be the only one who holds a key's lease."""
-        owner = str(uuid4())
+        owner, longest = str(uuid4()), max(ttl, LONGEST_LEASE)
 
         def is_free(database: sqlite3.Connection) -> bool:
             now = self._clock.now()
             row = database.execute("SELECT until, timeline FROM leases WHERE key = ?", (key,)).fetchone()
-            latest = now + max(ttl, LONGEST_LEASE)
-            return row is None or not now < row[0] <= latest or not is_same_boot(row[1], self._timeline)
+            return row is None or not now < row[0] <= now + longest or not is_same_boot(row[1], self._timeline)
 
         def take(database: sqlite3.Connection) -> bool:
             if not is_free(database):
                 return False
-            until = self._clock.now() + ttl
-            database.execute("DELETE FROM leases WHERE until < ?", (until - ttl - LONGEST_LEASE,))
+            now = self._clock.now()
+            until = now + ttl
+            database.execute(
+                "DELETE FROM leases WHERE until < ? OR (until > ? AND timeline != ?)",
+                (now - LONGEST_LEASE, now + longest, self._timeline),
+            )
             database.execute("REPLACE INTO leases VALUES (?, ?, ?, ?)", (key, owner, until, self._timeline))
             return True
 
@@ -235,8 +241,10 @@ class SqliteStore:
             database.execute("COMMIT")
         if application != APPLICATION:
             raise OSError("the file belongs to another application")
-        if schema > SCHEMA:
-            raise OSError("the file was written by a newer version of signalwire-tokens")
+        if schema != SCHEMA:
+            raise OSError(
+                f"the file was written by {'a newer' if schema > SCHEMA else 'an older'} version of signalwire-tokens"
+            )
         database.execute("PRAGMA journal_mode = WAL")
 
 
@@ -256,6 +264,28 @@ class Worker:
         database, self.database = self.database, None
         if database is not None:
             database.close()
+
+
+def note_time(database: sqlite3.Connection, now: Moment) -> float:
+    """Return the file's own time, and note it: how many seconds have certainly passed since the first record."""
+    row = database.execute("SELECT passed, at, wall, timeline FROM time").fetchone()
+    if row is None:
+        time = 0.0
+        database.execute("INSERT INTO time VALUES (?, ?, ?, ?)", (time, now.at, now.wall, now.timeline))
+    else:
+        time = row[0] + passed(Moment(*row[1:]), now)
+        database.execute(
+            "UPDATE time SET passed = ?, at = ?, wall = ?, timeline = ?", (time, now.at, now.wall, now.timeline)
+        )
+    return time
+
+
+def sweep(database: sqlite3.Connection, before: float) -> None:
+    """Remove some of the records that expired before a moment of the file's own time."""
+    database.execute(
+        "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until < ? ORDER BY until LIMIT ?)",
+        (before, MOST_AT_ONCE),
+    )
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -299,21 +329,3 @@ def is_exposed(path: Path) -> bool:
 def pragma(database: sqlite3.Connection, name: str) -> int:
     """Read a number from the file's head."""
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def timeline() -> str:
-    """Name the time since this machine was started; where it has no name, by when that was."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{time.time() - SYSTEM.now():.0f}"
-
-
-def is_same_boot(one: str, other: str) -> bool:
-    """Tell whether two timelines are of one start of the machine."""
-    if one == other:
-        return True
-    try:
-        return abs(float(one) - float(other)) < SAME_BOOT
-    except ValueError:
-        return False

@@ -33,6 +33,7 @@ AT_ONCE = 10  # how many do the same at the same time
 PATIENCE = 300.0  # seconds after which a test counts as hanging, on a slow machine as well
 ROUNDING = 1.0  # second by which a store's time may be rounded
 DAYS = 30 * 86400.0  # seconds; a wall clock in another unit is off by far more
+YEARS = 30 * 365 * 86400.0  # seconds by which a wall clock may be wrong
 P = ParamSpec("P")
 
 
@@ -140,6 +141,18 @@ class StoreConformance:
         assert abs((await peer.load(key)).gained) <= ROUNDING
         wall = (await store.load(key)).wall
         assert wall is None or abs(wall - time.time()) < DAYS, "the wall clock is not in seconds since the epoch"
+
+    async def test_a_wrong_wall_clock_removes_no_record(self, store: TokenStore, peer: TokenStore, key: str) -> None:
+        """A record stays as long as its refresh token lives, whatever the wall clock showed when it was asked for."""
+        other = key_of((key,))
+        for wrong in (-YEARS, YEARS):
+            record = await make_record(store, key)
+            record = attrs.evolve(record, asked_wall=record.asked_wall + wrong)
+            for each in (key, other):
+                await store.delete(each)
+            assert await store.save(key, record, None)
+            assert await peer.save(other, await make_record(peer, other), None)
+            assert held(await peer.load(key)).digest == record.digest
 
     @in_time
     async def test_keys_do_not_meet(self, store: TokenStore, key: str) -> None:

@@ -12,6 +12,7 @@ from signalwire_tokens import RefreshPolicy, SqliteStore, StoreError, Subscriber
 from signalwire_tokens.clock import Clock, VirtualClock
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.stores import new_sealing_key
+from signalwire_tokens.stores.sqlite import SCHEMA
 from support.sqlite_files import busy, foreign, other_log, patient_stores, query, run, short_text, text
 from support.waiting import HANG, eventually
 
@@ -74,6 +75,10 @@ async def client(emulator):
 
 def session_of(client, store, reference="alice", **settings):
     return SubscriberSession(client, reference, store=store, policy=POLICY, **settings)
+
+
+def given(client, pair, store):
+    return SubscriberSession.from_pair(client, pair, store=store, policy=POLICY)
 
 
 @attrs.frozen
@@ -192,7 +197,7 @@ async def later_record(client, file):
 async def later_file(client, file):
     async with kept(client, file):
         pass
-    query(file.path, "PRAGMA user_version = 2")
+    query(file.path, f"PRAGMA user_version = {SCHEMA + 1}")
     async with file.open() as store:
         yield store, True
 
@@ -478,6 +483,25 @@ async def test_a_pair_from_before_a_pause_of_the_machine_is_renewed_before_it_is
             assert emulator.accepts(await session.token())
             await session.aclose()
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
+
+
+async def test_a_given_pair_s_successor_is_found_after_the_wall_clock_was_set_right(emulator, clock, tmp_path):
+    """A session that can't issue another pair depends on it. (P30)"""
+    machine = VirtualClock(wall=clock.wall() - 30 * 365 * 86400)
+    file = File(tmp_path / "tokens.db", machine)
+    async with emulator.client(retries=0, timeout=HANG, clock=machine) as client:
+        pair = await client.create_subscriber_token("alice")
+        async with file.open() as store, given(client, pair, store) as session:
+            await session.refresh()
+        machine.set_wall(clock.wall())
+        async with file.open() as store, session_of(client, store, "bob"):
+            session = given(client, pair, store)
+            starting = asyncio.ensure_future(session.start())
+            await eventually(starting.done, machine)
+            await starting
+            assert emulator.accepts(await session.token())
+            await session.aclose()
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE, REFRESH]
 
 
 async def test_a_lease_of_a_process_that_died_is_waited_for(emulator, clock, client, file):

@@ -74,7 +74,7 @@ def test_a_suite_for_a_store_runs(pytester):
     """In the strict mode of the plugin for asyncio; and says what is missing where no store is given."""
     pytester.makepyfile(test_suite=STORE_SUITE)
     lines = pytester.runpytest_inprocess(*IN_PROCESS, "-k", "lease_has_one_holder").outlines
-    assert_lines(lines, "1 passed, 34 deselected, 1 error", "NotImplementedError: override the fixture `store`")
+    assert_lines(lines, "1 passed, 36 deselected, 1 error", "NotImplementedError: override the fixture `store`")
 
 
 @pytest.mark.slow  # it starts pytest in a process of its own
@@ -102,8 +102,8 @@ def test_a_suite_for_a_store_runs_with_nothing_but_the_package_installed(tmp_pat
     done = subprocess.run(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    assert_lines(done.stdout.splitlines(), "18 passed, 18 errors")
-    assert done.stdout.count("NotImplementedError: override the fixture `store`") >= 18
+    assert_lines(done.stdout.splitlines(), "19 passed, 19 errors")
+    assert done.stdout.count("NotImplementedError: override the fixture `store`") >= 19
 
 
 def test_pytest_finds_the_fixtures_by_itself():
