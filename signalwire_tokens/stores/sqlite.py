@@ -44,6 +44,7 @@ TABLES = (
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {SCHEMA}",
 )
+LOG_PAGES, PAGE = 64, 4096  # the log beside the file is emptied at 256 KiB; a renewal writes about 40 KiB
 BUSY = 0.5  # seconds to wait for another process that is writing
 SWEEP_AFTER = 86400.0  # seconds that a record stays after it has expired, in case a clock runs too fast
 MOST_AT_ONCE = 100  # records that one save removes, so that it never takes long, nor its log much room
@@ -246,6 +247,9 @@ class SqliteStore:
                 f"the file was written by {'a newer' if schema > SCHEMA else 'an older'} version of signalwire-tokens"
             )
         database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")  # a save is on the disk before it returns
+        database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        database.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * PAGE}")
 
 
 class Worker:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import stat
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from uuid import uuid4
 
 import attrs
@@ -38,6 +39,7 @@ __all__ = ["patient_stores"]
 KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
 ALICE, BOB = key_of(("alice",)), key_of(("bob",))
 DAY, LIFE = 86400.0, 7500.0
+KIB = 1024
 TTL = 3000.0  # seconds that a lease lives, which is longer than any test takes
 
 LEASE = """
@@ -116,6 +118,27 @@ asyncio.run(main(*sys.argv[2:]))
 if root:
     os.seteuid(0), os.setegid(0)
 """
+CRAMPED = """
+import asyncio, resource, sys
+from signalwire_tokens import SqliteStore
+from signalwire_tokens.stores import sqlite
+from signalwire_tokens.testing.conformance import make_record
+
+async def main(path, seal, key):
+    sqlite.BUSY = 300
+    before = None
+    async with SqliteStore(path, keys=seal) as store, SqliteStore(path, keys=seal) as other:
+        await other.load(key)
+        for number in range(300):
+            async with (store, other)[number % 2].lease(key, 20):
+                record = await make_record(store, key)
+                assert await (store, other)[number % 2].save(key, record, before)
+                before = record.digest
+    print("300 renewals")
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (512 * 1024, resource.RLIM_INFINITY))
+asyncio.run(main(*sys.argv[1:]))
+"""
 COUNT = """
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1])
@@ -166,6 +189,18 @@ async def rotate(store, key, times=1):
         records.append(marked(await make_record(store, key)))
         assert await store.save(key, records[-1], None if held is None else held.digest)
     return records
+
+
+async def renew(store, key):
+    """Take a lease, mark the record, and save its successor, as a session does."""
+    async with store.lease(key, TTL) as held:
+        assert held
+        before = (await store.load(key)).record
+        if before is not None:
+            mark = attrs.evolve(before, presenting="an attempt")
+            assert await store.save(key, mark, before.digest)
+            before = mark
+        assert await store.save(key, marked(await make_record(store, key)), None if before is None else before.digest)
 
 
 async def rotate_many(store, times):
@@ -700,6 +735,47 @@ async def test_one_save_removes_a_bounded_number_of_records(store, path):
         await rotate(store, ALICE)
         left += [count for (count,) in query(path, "SELECT COUNT(*) FROM records WHERE key LIKE 'old %'")]
     assert left == [150, 50, 0]
+
+
+@pytest.mark.parametrize("times", [40, pytest.param(500, marks=pytest.mark.slow)])  # which takes seconds
+async def test_the_log_beside_the_file_stays_small(store, path, times):
+    """All files together fit into 512 KiB however often two connections renew."""
+    largest = 0
+    async with SqliteStore(path, keys=KEY) as other:
+        await other.load(ALICE)
+        for number in range(times):
+            await renew((store, other)[number % 2], ALICE)
+            largest = max(largest, sum(file.stat().st_size for file in path.parent.iterdir()))
+    assert 64 * KIB < largest < 400 * KIB
+
+
+async def test_a_log_that_a_reader_has_kept_from_being_emptied_is_cut_again(store, path):
+    """Another program that reads for a long time, such as a backup, makes the log grow only while it reads."""
+    await renew(store, ALICE)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM records").fetchall()
+        for _ in range(60):
+            await rotate(store, ALICE)
+        log = path.with_name(f"{path.name}-wal")
+        assert log.stat().st_size > 400 * KIB
+        reader.execute("COMMIT")
+        for _ in range(60):
+            await rotate(store, ALICE)
+        assert log.stat().st_size < 300 * KIB
+
+
+@pytest.mark.slow  # it starts a process that loads the package
+async def test_a_file_system_of_512_kib_is_enough(path):
+    """No file may grow beyond that in this process; saving failed there after ten renewals."""
+    assert await asyncio.to_thread(run, CRAMPED, path, KEY, ALICE) == ["300 renewals"]
+
+
+async def test_what_was_saved_is_on_the_disk(store):
+    """SQLite writes a record through to the disk before the save returns: a power failure loses none."""
+    await store.load(ALICE)
+    full = 2
+    assert await store._do(ALICE, lambda database: database.execute("PRAGMA synchronous").fetchall()) == [(full,)]
 
 
 async def test_leases_from_before_a_restart_are_removed(store, path):
