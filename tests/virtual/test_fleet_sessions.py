@@ -735,7 +735,8 @@ async def test_a_session_whose_fleet_closes_has_no_next_refresh(clock, line):
         await clock.advance(0)
         assert sessions[-1].next_refresh_at is not None
         closing = asyncio.create_task(fleet.aclose())
-        await asyncio.sleep(0)
+        if sessions[0].state is not SessionState.CLOSED:  # an eager task has closed the first already
+            await asyncio.sleep(0)
         assert sessions[-1].state is SessionState.LATE  # its own turn to be closed has yet to come
         assert sessions[-1].next_refresh_at is None
         await closing
