@@ -26,7 +26,7 @@ from .program import Program
 from .screen import Screen
 from .settings import Settings, credentialed, duration, token_fields
 from .signals import on_stop
-from .storing import Store, has_password, look_into, open_store
+from .storing import Store, look_into, may_hold_secret, open_store
 from .telling import Teller, look_on
 from .token_file import TokenFile
 from .waiting import end, wait_for
@@ -97,8 +97,11 @@ def hold(
     """
     url: Secret[Any] = Secret(store)
     del store
-    if has_password(url) and context.get_parameter_source("store") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("a password does not belong on the command line: set SIGNALWIRE_STORE to this URL")
+    if may_hold_secret(url) and context.get_parameter_source("store") is ParameterSource.COMMANDLINE:
+        raise click.UsageError(
+            "on the command line, a store's URL may have a host, a port, a database, and options that hold no secret: "
+            "if it has more, such as a password, set SIGNALWIRE_STORE to this URL"
+        )
     if lifetime is not None and lifetime < SHORTEST:
         raise click.UsageError("--lifetime must be 5s or more")
     outlets: list[Outlet] = [] if line is None else [Program(line)]

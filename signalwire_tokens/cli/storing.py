@@ -15,7 +15,16 @@ from .settings import read_credential
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Store", "has_password", "look_into", "open_store"]
+__all__ = ["Store", "look_into", "may_hold_secret", "open_store"]
+
+SERVERS = ("redis", "rediss", "unix")
+HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]+)?"
+OPTION = (
+    r"(?:db=[0-9]+|protocol=[0-9]+|ssl_(?:ca_certs|ca_path|certfile|keyfile)=[A-Za-z0-9._/~+-]+"
+    r"|ssl_cert_reqs=(?:none|optional|required)|ssl_check_hostname=(?i:true|false|yes|no|1|0))"
+)
+PLACE = rf"(?:rediss?://{HOST}(?:/[0-9]*)?|unix:(?:///|/(?!/))[^?#%\s]*)"
+HARMLESS = re.compile(rf"{PLACE}(?:\?{OPTION}(?:&{OPTION})*)?")
 
 
 class Store(TokenStore, Protocol):
@@ -26,9 +35,13 @@ class Store(TokenStore, Protocol):
         ...
 
 
-def has_password(url: Secret[Any]) -> bool:
-    """Tell whether a URL carries a password, or might: a user's name may be one."""
-    return re.search(r"@|[?&]password=", url.value or "") is not None
+def may_hold_secret(url: Secret[Any]) -> bool:
+    """Return whether a server's URL has anything beyond what can't be a secret.
+
+    redis-py has several names for passwords, and decodes them: only what is known to be harmless is allowed.
+    """
+    text = Secret(url.value or "")
+    return text.value.partition(":")[0] in SERVERS and HARMLESS.fullmatch(text.value) is None
 
 
 def open_store(url: Secret[Any], sealing_key_file: Path | None) -> Store:
@@ -38,7 +51,7 @@ def open_store(url: Secret[Any], sealing_key_file: Path | None) -> Store:
     match scheme:
         case "sqlite" if place:
             return SqliteStore(place.removeprefix("//"), keys=keys.value)
-        case "redis" | "rediss" | "unix":
+        case _ if scheme in SERVERS:
             try:
                 from signalwire_tokens.stores.redis import RedisStore  # noqa: PLC0415 - its package is an extra
             except ModuleNotFoundError:

@@ -31,7 +31,7 @@ from signalwire_tokens.cli.command import exit_of
 from signalwire_tokens.cli.feeding import Feed, pause_of
 from signalwire_tokens.cli.holding import Wanted, keep
 from signalwire_tokens.cli.program import Program
-from signalwire_tokens.cli.storing import open_store
+from signalwire_tokens.cli.storing import may_hold_secret, open_store
 from signalwire_tokens.cli.telling import Teller
 from signalwire_tokens.cli.token_file import TokenFile
 from signalwire_tokens.cli.waiting import end
@@ -680,17 +680,53 @@ async def test_a_store_on_redis_may_have_a_password_in_the_environment(emulator,
     "url",
     [
         "redis://:hush@127.0.0.1:1/0",
-        "redis://127.0.0.1:1/0?password=hush",
+        "redis://hush@127.0.0.1:1/0",
         "redis://:hush@[nowhere/0",
         "redis://hush@[::1]",
+        "rediss://:hush@127.0.0.1:1",
+        "redis://%3Ahush%40127.0.0.1:1/0",
+        "redis://127.0.0.1:1/hush",
+        "redis://127.0.0.1:1/0#hush",
+        "redis:hush@127.0.0.1:1",
+        "redis://127.0.0.1:1/0\n?password=hush",
+        "unix://:hush@/run/redis.sock",
+        "unix:///run/redis.sock?password=hush",
+        *(f"redis://127.0.0.1:1/0?{name}=hush" for name in ("password", "username", "PASSWORD", "pass%77ord")),
+        *(f"rediss://127.0.0.1:1/0?{name}=hush" for name in ("ssl_password", "credential_provider", "client_name")),
+        *(f"redis://127.0.0.1:1/0?{name}=hush" for name in ("db", "protocol", "ssl_check_hostname")),
+        "redis://127.0.0.1:1/0?db=1&password=hush",
+        "redis://127.0.0.1:1/0?db=1;password=hush",
+        "redis://127.0.0.1:1?db=1&db=hush",
+        "rediss://127.0.0.1?ssl_ca_certs=/ca.pem%26password=hush",
     ],
 )
 def test_a_password_on_the_command_line_is_refused(service, url):
-    """Everybody on the machine can read it there; it is not repeated."""
-    result = run("hold", "alice", "--store", url, **settings_of(service))
+    """So is all that isn't known to be harmless. Every user of the machine can read it there; it is not repeated."""
+    result = run("hold", "alice", "--store", url, **settings_of(service, TOKEN_SEALING_KEY=new_sealing_key()))
     assert result.exit_code == 2
     assert "set SIGNALWIRE_STORE to this URL" in result.stderr
     assert "hush" not in result.output
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://cache.example.com:6379/",
+        "redis://10.0.0.1/12",
+        "rediss://[2001:db8::1]:6380/0",
+        "rediss://cache?ssl_ca_certs=/etc/ssl/ca.pem&ssl_check_hostname=True",
+        "rediss://cache/0?ssl_certfile=/run/me.pem&ssl_keyfile=/run/me.key&ssl_cert_reqs=required",
+        "redis://cache?db=1&protocol=3",
+        "unix:///run/redis.sock",
+        "unix:/run/me@home/redis.sock?db=1",
+        "sqlite:tokens.db",
+        "sqlite:///var/lib/me@home/tokens.db?password=",
+    ],
+)
+def test_a_url_without_a_secret_may_stand_on_the_command_line(url):
+    """A host, a database, and the options that hold no secret."""
+    assert not may_hold_secret(Secret(url))
 
 
 @pytest.mark.parametrize(
@@ -701,10 +737,11 @@ def test_a_password_on_the_command_line_is_refused(service, url):
         ("sqlite:", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
         ("tokens.db", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
         ("http://[", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("REDIS://:hush@127.0.0.1:1", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
         ("sqlite:/nowhere/tokens.db", new_sealing_key(), "/nowhere"),
         ("sqlite:/dev/null", new_sealing_key(), "/dev/null"),
     ],
-    ids=["no key", "no key in it", "no file", "no scheme", "no URL", "no folder", "no database"],
+    ids=["no key", "no key in it", "no file", "no scheme", "no URL", "capitals", "no folder", "no database"],
 )
 def test_a_store_that_cannot_be_is_refused(service, url, key, said):
     """Before anything is issued."""
@@ -712,6 +749,7 @@ def test_a_store_that_cannot_be_is_refused(service, url, key, said):
     result = run("hold", "alice", "--store", url, **settings_of(service, **more))
     assert result.exit_code == (1 if url.startswith("sqlite:/") else 3)
     assert said in result.stderr
+    assert "hush" not in result.stderr
     assert not service.journal
 
 
