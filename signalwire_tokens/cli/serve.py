@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ async def serve(*, port: int, tls: bool, lifetimes: Lifetimes | None, seed: str 
             say_json({**settings, "click_to_call": emulator.click_to_call})
         else:
             for name, value in settings.items():
-                click.echo(f"export {name}={value}")
+                click.echo(f"export {name}={shlex.quote(value)}")
             click.echo(f"# click-to-call token: {emulator.click_to_call}")
         await stop.wait()
 

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import entry_points
@@ -290,12 +292,28 @@ async def printed_by(server, capsys, lines):
 
 
 def use_settings(lines, monkeypatch):
-    """Set the environment as the emulator's lines say; return the click-to-call token in the last one."""
-    for line in lines:
-        if line.startswith("export "):
-            name, _, value = line.strip().removeprefix("export ").partition("=")
+    """Set the environment as a shell does that reads the lines; return the click-to-call token in the last one."""
+    script = "\n".join([*lines, "env -0"])
+    shell = subprocess.run(
+        ["/bin/sh", "-eu"], input=script, env={"PATH": os.environ["PATH"]}, capture_output=True, check=True, text=True
+    )
+    assert shell.stderr == ""
+    for entry in shell.stdout.split("\0"):
+        name, _, value = entry.partition("=")
+        if name.startswith("SIGNALWIRE_"):
             monkeypatch.setenv(name, value)
     return lines[-1].split()[-1]
+
+
+@pytest.mark.parametrize("folder", ["plain", "a blank", "$HOME;`id`", 'it\'s "quoted" \\ & more', "~"])
+async def test_the_emulator_s_settings_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys, folder):
+    """Whatever the folder of its certificate is called."""
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    async with serving(tls=True) as server:
+        use_settings(await printed_by(server, capsys, 5), monkeypatch)
+        async with TokenClient.from_env(timeout=HANG) as client:
+            await client.create_subscriber_token("alice")
 
 
 @pytest.mark.parametrize("tls", [False, True])
