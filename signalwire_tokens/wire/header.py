@@ -91,20 +91,20 @@ def read_form(text: str) -> Form | None:
 
 def opening_of(first: str) -> Opening | None:
     """Return what the first part of a token says, or None if it isn't a header."""
-    return decode(first) if first.startswith("ey") else None  # as every JSON object does; the rest may be a secret
+    # Every JSON object begins like this, and nothing else does. What isn't a header may be a secret.
+    return decode(first) if first.startswith("ey") else None
 
 
 @lru_cache(maxsize=64)  # a space's tokens share a handful of headers, and those are no secret
 def decode(first: str) -> Opening | None:
-    """Return what a header says, or None if it can't be read."""
+    """Return what a JSON object says, or None if it can't be read or isn't a header."""
     encoded = first.translate(URL_SAFE)
     try:
-        header = json.loads(a2b_base64(encoded + "=" * (-len(encoded) % 4), strict_mode=True))
+        members = cast(
+            "dict[str, object]", json.loads(a2b_base64(encoded + "=" * (-len(encoded) % 4), strict_mode=True))
+        )
     except (ValueError, RecursionError):
         return None
-    if not isinstance(header, dict):
-        return None
-    members = cast("dict[str, object]", header)
     if "alg" not in members:  # which every token's header has
         return None
     kind, channel, encryption = members.get("typ"), members.get("ch"), members.get("enc")

@@ -362,7 +362,6 @@ def test_what_is_wrong_with_a_key_s_file_is_said_with_its_name(tmp_path):
         DeviceKey.load_or_generate(tmp_path / "device.pem", "mellon")
 
 
-@pytest.mark.usefixtures("links")
 async def test_programs_that_begin_at_once_go_on_with_one_key(tmp_path):
     """Whichever was first has made it."""
     path = tmp_path / "device.pem"

@@ -29,6 +29,9 @@ def encode(header):
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
+DEEP = encode('{"a":' * 100_000)
+
+
 @pytest.mark.parametrize(("first", "found"), REAL)
 def test_real_headers_are_read(first, found):
     """Kind and channel of SignalWire's own tokens are read."""
@@ -91,7 +94,10 @@ def test_what_is_no_header_is_not_kept(secret):
     assert decode.cache_info().currsize == before
 
 
-@pytest.mark.parametrize("text", ["", ".", "rubbish", "a.b.c", " \n", "c2c_1", encode({"typ": "SAT"}), "{}", "é"])
+NO_TOKEN = ["", ".", "rubbish", "a.b.c", " \n", "c2c_1", "{}", "é", encode({"typ": "SAT"}), REAL[0][0][:-4]]
+
+
+@pytest.mark.parametrize("text", NO_TOKEN, ids=ascii)
 def test_what_begins_with_no_header_has_no_form(text):
     """Every token's header names an algorithm."""
     assert read_form(text) is None
@@ -122,7 +128,9 @@ def test_pyjwt_could_not_have_read_them(first, _found):
         f"{encode({'alg': 'dir', 'enc': 'A256GCM', 'ch': 'two words'})}....",
         f"{encode({'alg': 'dir', 'enc': 'A256GCM', 'ch': 'evil.example/path'})}....",
         f"{encode({'alg': 'dir', 'enc': ['A256GCM'], 'ch': 7})}....",
-        f"{encode('[' * 100_000)}....",
+        f"{DEEP}....",
+        f"{encode('{ not json')}....",
+        f"{encode('{ }')}....",
         "e+0=....",
         "e\n30....",
         "\ud800....",
