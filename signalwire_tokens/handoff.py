@@ -261,7 +261,7 @@ def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> f
 
 
 class IssueLimit:
-    """How many tokens each reference may have issued: `most` at once, which come back evenly within a minute.
+    """Limit how many tokens each reference may have issued: `most` at once, restored evenly within a minute.
 
     It keeps only references that had a token issued in the last minute.
     """
@@ -274,7 +274,7 @@ class IssueLimit:
         self._restored: OrderedDict[str, float] = OrderedDict()
 
     def take(self, reference: str, *, now: float) -> float | None:
-        """Count a token and return None; or count none and return the seconds until there is one for the reference."""
+        """Count a token and return None, or return the seconds until the reference may have another."""
         while self._restored and next(iter(self._restored.values())) <= now:
             self._restored.popitem(last=False)
         restored = max(now, self._restored.get(reference, now)) + MINUTE / self.most

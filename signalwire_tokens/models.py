@@ -88,7 +88,7 @@ class Lifetimes:
 
     `access` and `refresh` are for the two tokens of a pair, and `access` also for an invite. `embed` is for a
     click-to-call guest's token, and `unbound` for an access token with the scope `sat:refresh` that isn't bound to a
-    device's key yet. `Lifetimes.of(access)` makes the others fit, for a space whose tokens live shorter.
+    device's key yet. `Lifetimes.of(access)` makes the others fit an `access` of another length.
     """
 
     access: timedelta = timedelta(hours=2)
@@ -103,6 +103,8 @@ class Lifetimes:
         A refresh token lives longer by a twenty-fourth of that, and by five minutes at most. No other token lives
         longer than an access token.
         """
+        if not isinstance(access, timedelta):
+            raise ConfigurationError("access must be a timedelta")
         usual = cls()
         return cls(
             access=access,

@@ -29,9 +29,9 @@ class Place(NamedTuple):
 
 
 def read_place(text: str) -> Place | None:
-    """Return what a host or an origin says, or None if the text is neither, or says more.
+    """Return the scheme, host and port of a host or an origin, or None if the text is anything else.
 
-    Blanks around it, and one slash at the end, don't count: they come with what is copied from a browser or a file.
+    Blanks around it, and one slash at its end, are ignored.
     """
     found = FORM.fullmatch(text.strip().removesuffix("/").lower())
     if found is None or (found["port"] and int(found["port"]) not in PORTS) or not is_host(found["host"]):

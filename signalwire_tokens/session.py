@@ -248,7 +248,7 @@ class SubscriberSession(Asking):
 
 
 def as_sent(extra: Secret[Any]) -> str:
-    """Return what JSON makes of `extra`, whose nested keys may be numbers, with its keys in order."""
+    """Return `extra` as JSON with sorted keys. JSON first makes strings of nested keys, so that they can be sorted."""
     return json.dumps(json.loads(json.dumps(dict(extra.value))), sort_keys=True)
 
 

@@ -61,7 +61,7 @@ def written_out(fact: object) -> str:
 
 
 def describe_token(text: Secret[str], now: datetime) -> dict[str, Any]:
-    """Return what the token that a text begins with shows openly."""
+    """Return what can be read from the token at the start of a text."""
     form, token = read_form(text.value), token_in(text)
     claims = open_claims(token.value) if form is not None and form.is_whole else {}
     times = {name: datetime.fromtimestamp(claims[name], UTC) if name in claims else None for name in ("iat", "exp")}
@@ -81,7 +81,7 @@ def describe_token(text: Secret[str], now: datetime) -> dict[str, Any]:
 
 
 def token_in(text: Secret[str]) -> Secret[str]:
-    """Return the token that a text begins with; of a text of unknown form, all but white space at its end."""
+    """Return the token at the start of a text, or the text without trailing white space if its form is unknown."""
     form = read_form(text.value)
     if form is not None:
         return Secret(text.value[: form.end])

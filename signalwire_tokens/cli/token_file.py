@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Move", "TokenFile", "next_move"]
 
-LONGEST = 64 * 1024  # bytes: no answer of SignalWire's that is read is longer
+LONGEST = 64 * 1024  # bytes: the client reads no longer answer from SignalWire
 OTHER = "it holds something other than an access token; remove it if you don't need it, or name another file"
 IRREGULAR = "it isn't a regular file; name another, or the one that a link leads to"
 Identity: TypeAlias = tuple[int, int, int]  # a file's device, its number there, which is used again, and its time
@@ -159,7 +159,7 @@ class TokenFile:
             wall = self._clock.wall()
             os.utime(name, (wall, wall + ends - self._clock.now()))
             made = Path(name).lstat()
-            self._find()  # once more, since writing to a disk takes a while in which others may use the path
+            self._find()  # once more, because other programs may have used the path meanwhile
             Path(name).replace(self._path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -78,7 +78,7 @@ SYSTEM = SystemClock()
 
 
 def moment_in(clock: Clock, seconds: float) -> datetime | None:
-    """Return which moment it will be in so many seconds; None for one that never comes, or that no date can name."""
+    """Return the time that is `seconds` from now, or None if no datetime can represent it."""
     try:
         return datetime.fromtimestamp(clock.wall() + seconds, UTC)
     except (OverflowError, ValueError, OSError):  # the operating system decides which

@@ -25,7 +25,7 @@ __all__ = ["Sleeper", "Timer", "timer_of"]
 LONGEST_SLICE = 30.0
 AT_ONCE = -math.inf
 MOST_FALLEN = 100
-MOST_AT_ONCE = 500  # are woken before the event loop gets its turn
+MOST_AT_ONCE = 500  # are woken or notified before the event loop gets its turn
 
 T = TypeVar("T")
 Entry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
@@ -66,7 +66,7 @@ class Timer:
         self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
 
     def find_misuse(self) -> str | None:
-        """Return what is wrong with the use of the timer's sleepers here, and the remedy; None if nothing is."""
+        """Return why the timer can't be used in this process or on this event loop, with the remedy; None if it can."""
         if self.process != os.getpid():
             return "belongs to the process that opened it: open another after a fork"
         try:
@@ -116,14 +116,14 @@ class Timer:
             self._arm()
 
     def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Return a task that does some work of the library's, in an empty context."""
+        """Return a task that runs `work` in an empty context."""
         task = self.run(work, name, Context())
         if self._begun is not None:
             self._begun.append(task)
         return task
 
     def run(self, work: Coroutine[Any, Any, T], name: str, context: Context) -> asyncio.Task[T]:
-        """Return a task that runs in a context, and isn't collected before it is done.
+        """Return a task that runs `work` in `context`. The timer holds it until it is done.
 
         It starts in a later turn of the event loop. The loop's task factory isn't used, because an eager one would run
         the first step here, before the caller has noted that there is a task.
@@ -196,7 +196,7 @@ class Timer:
             logger.exception("%r could not be woken; it is tried again", sleeper)
 
     def _watch_wall(self, now: float) -> None:
-        """Note if the wall clock has gained on ours, which is the only sign of a paused virtual machine."""
+        """Record that the wall clock has gained on ours, which is the only sign of a paused virtual machine."""
         ahead = self.clock.wall() - now
         gained = ahead - self._wall_ahead
         if gained > 1:
@@ -204,7 +204,7 @@ class Timer:
         self._wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
-        """Notify sleepers of a leap of the wall clock, up to so many; return how many entries were looked at.
+        """Notify at most MOST_AT_ONCE sleepers of a leap of the wall clock; return how many entries were handled.
 
         A sleeper without a deadline isn't notified: it is closed, or renews and compares the clocks afterwards.
         """

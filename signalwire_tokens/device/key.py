@@ -178,7 +178,7 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
 
 
 def keep(place: Path, pem: Secret[bytes]) -> None:
-    """Write a key to a file that isn't there yet: whole, or not at all, and never over another program's."""
+    """Write a key to a new file, whole or not at all. Another program's file is never replaced."""
     draft = place.with_name(uuid4().hex)
     try:
         write_new(draft, pem)
@@ -189,7 +189,10 @@ def keep(place: Path, pem: Secret[bytes]) -> None:
 
 
 def publish(draft: Path, place: Path) -> None:
-    """Give a file that is written its name, or raise FileExistsError if another file has it."""
+    """Give a written draft its final name, unless another file has that name.
+
+    Then nothing changes, or FileExistsError is raised.
+    """
     try:
         os.link(draft, place)
     except FileExistsError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalWireTokenError, TokenUnavailable
+from signalwire_tokens.keeper import CHECKED_EVERY
 from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import Denied, NotSent
 from signalwire_tokens.session import SubscriberSession
@@ -31,14 +32,13 @@ __all__ = ["FleetSession", "Household"]
 
 NEVER = -math.inf
 BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
-NOTED_EVERY = 0.25  # of the time after which a session counts as idle: so exactly is known when it was last asked
 
 
 class Household:
     """What the sessions of a fleet share.
 
     `leaving` are those that are closed and have a renewal under way, `closers` the tasks that close the fleet. `fields`
-    are those of closed sessions, by their references, for when they are opened again.
+    holds the token fields of closed sessions, by reference, for opening them again.
     """
 
     def __init__(self, governor: Governor, members: dict[str, FleetSession], idle_after: float) -> None:
@@ -47,8 +47,7 @@ class Household:
         self.leaving: set[FleetSession] = set()
         self.closers: set[asyncio.Task[None] | None] = set()
         self.fields: dict[str, Secret[TokenFields]] = {}
-        self.noted_every: float = idle_after * NOTED_EVERY
-        self.idle_after: float = idle_after + self.noted_every
+        self.idle_after: float = idle_after + CHECKED_EVERY  # for so long, `token()` may return without being noted
 
 
 class FleetSession(SubscriberSession):
@@ -175,14 +174,11 @@ class FleetSession(SubscriberSession):
     async def _live_token(self, min_ttl: float | None) -> str:
         self.ask()
         try:
-            token = await super()._live_token(min_ttl)
+            return await super()._live_token(min_ttl)
         except (TokenUnavailable, SessionExpired):
             fault = self._fault()
             if fault is None or self._left() > 0:
                 raise
-        else:
-            self._fresh_until = min(self._fresh_until, self._asked_at + self._household.noted_every)
-            return token
         # A copy for each: one that was raised for somebody holds their frames.
         raise copy.copy(fault) from fault.__cause__
 
@@ -212,9 +208,10 @@ class FleetSession(SubscriberSession):
         return is_to_come and not self._is_hopeless(self._policy.patience)
 
     def _is_idle(self) -> bool:
-        """Return whether callers have not asked for a while, and none listens.
+        """Return whether callers haven't asked for a while, and no subscriber or waiter is left.
 
-        A session that waits for its first turn isn't idle. One that SignalWire refused before its first token soon is.
+        A session that waits for its first turn isn't idle. A session that SignalWire refused before its first token
+        becomes idle after five minutes at most.
         """
         if self._listeners or self._waiters or (self._generation == 0 and self._failure is None):
             return False
@@ -309,13 +306,13 @@ class FleetSession(SubscriberSession):
         return super()._told() - self._household.closers
 
     def leave(self) -> None:
-        """Take the session out of its fleet, which keeps the fields that it takes to open it again."""
+        """Remove the session from its fleet, which keeps its fields for opening it again."""
         household = self._household
         if household.members.get(self.reference) is self:
             del household.members[self.reference]
-            unsent = {**self._shape, **self._first}
-            if unsent:
-                plain = {name: value.value if isinstance(value, Secret) else value for name, value in unsent.items()}
+            fields = {**self._shape, **self._first}
+            if fields:
+                plain = {name: value.value if isinstance(value, Secret) else value for name, value in fields.items()}
                 household.fields[self.reference] = Secret(cast("TokenFields", plain))
         if self._flight is not None:
             household.leaving.add(self)

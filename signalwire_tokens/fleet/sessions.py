@@ -106,14 +106,15 @@ class SessionFleet:
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
 
-        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If you pass none, a session that
-        was open before has the same as then, until you `discard` it.
+        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If you pass none, those
+        of the last session for this reference apply, until you `discard` it.
         """
         fields = Secret[TokenFields](token_fields.copy())
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
         if unknown:
             raise TypeError(f"SessionFleet.session got an unexpected keyword argument {min(unknown)!r}")
+        self._check_place(self._opened())
         member = self._members.get(reference)
         if member is None:
             return self._open(reference, fields)
@@ -135,7 +136,7 @@ class SessionFleet:
         if member is not None:
             member.leave()
         household.fields.pop(reference, None)
-        for closing in (member, *household.leaving):
+        for closing in {member, *household.leaving}:
             if closing is not None and closing.reference == reference:
                 await closing.aclose()
 
@@ -192,6 +193,7 @@ class SessionFleet:
             for member in list(self._members.values()):  # somebody wants this to end
                 member.let_go()
             household.closers.discard(closer)
+            household.fields.clear()
 
     async def _close_all(self, household: Household) -> None:
         """Tell all who wait for a token, and then let end what is under way, at so many sessions at a time."""
@@ -250,7 +252,7 @@ class SessionFleet:
         )
 
     def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
-        """Return a session that has been opened, with the fields that it had before if none are given."""
+        """Return a new open session. Without `fields`, it has those of the last session for this reference."""
         household = self._opened()
         member = self._make(reference, fields if fields.value else household.fields.get(reference, fields))
         member.open()

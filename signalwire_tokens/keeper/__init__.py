@@ -5,7 +5,7 @@ It does not know how a credential is renewed; `asking` is what those have in com
 
 from .asking import Asking, failure_of
 from .events import EventKind, SessionEvent
-from .keeping import Keeper
+from .keeping import CHECKED_EVERY, Keeper
 from .share import Share
 
-__all__ = ["Asking", "EventKind", "Keeper", "SessionEvent", "Share", "failure_of"]
+__all__ = ["CHECKED_EVERY", "Asking", "EventKind", "Keeper", "SessionEvent", "Share", "failure_of"]

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from .events import Callback
 
-__all__ = ["Keeper"]
+__all__ = ["CHECKED_EVERY", "Keeper"]
 
 NEVER = -math.inf
-CHECKED_EVERY = 1.0  # seconds for which `token()` takes it that it is called in the right place
+CHECKED_EVERY = 1.0  # seconds for which `token()` doesn't check its process and event loop again
 LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -197,6 +197,7 @@ class Keeper(Sharing):
         except BaseException:
             await self.aclose()
             raise
+        self._fresh_until = NEVER  # the next call may come from another event loop
         self._tell("started")
         return self
 
@@ -284,7 +285,7 @@ class Keeper(Sharing):
             raise SessionError(f"session {self._label} {misuse}")
 
     def _check(self) -> Timer:
-        """Return the timer of an open session, where it may be used."""
+        """Return the timer of an open session, or raise if it isn't open or is used in the wrong place."""
         if self._timer is None:
             raise SessionClosed(f"session {self._label} is not open: use `async with`, or await its start()")
         self._check_place(self._timer)
@@ -318,9 +319,9 @@ class Keeper(Sharing):
         """Return a live token, after a renewal where that is called for."""
         timer = self._check()
         reserve, patience = self._reserve(min_ttl), self._policy.patience
-        left, tried = self._left(), self._tried
-        if left >= reserve and left > 0:
-            now = self._now()
+        left, tried, now = self._left(), self._tried, self._now()
+        is_fresh = min_ttl is None and now < self._due
+        if left > 0 and (left >= reserve or is_fresh):
             timer.look(now)
             self._fresh_until = min(self._due, now + CHECKED_EVERY)
             return self._value

@@ -171,7 +171,6 @@ class Renewing(ABC):
         """Renew soon when the wall clock has leapt: nobody knows how old the token is."""
         if seconds > self._policy.leap and self._pair is not None:
             self._due = min(self._due, self._policy.due_after_leap(now=now, life=self._life, draw=self._draw))
-            self._fresh_until = min(self._fresh_until, self._due)
             self._plan()
 
     def _situation(self) -> Situation:
@@ -360,7 +359,7 @@ class Renewing(ABC):
         if left > self._policy.reserve(self._life):
             logger.warning(
                 "session %s generation %d: the %s was refused %.0f s before its calculated expiry. It was used or "
-                "revoked elsewhere, or tokens live shorter than assumed: see SIGNALWIRE_TOKENS_LIFETIME",
+                "revoked elsewhere, or tokens have a shorter lifetime than assumed: see SIGNALWIRE_TOKENS_LIFETIME",
                 self._label,
                 self._generation,
                 what,
@@ -393,13 +392,13 @@ class Renewing(ABC):
             resolve(future)
 
     def _tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
-        """Emit an event to the subscribers. It never raises: what follows it must be done in any case."""
-        if self._timer is None or not self._listeners or (self._closed and kind != "closed"):
+        """Emit an event to the subscribers. It never raises, because its callers have more to do."""
+        if self._timer is None or (self._closed and kind != "closed"):
             return
-        why = None if kind == "recovered" else error or self.last_error
-        event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=why)
         for listener in self._listeners:
             try:
+                why = None if kind == "recovered" else error or self.last_error
+                event = SessionEvent(kind=kind, generation=self._generation, pair=self._pair, error=why)
                 listener.emit(event, self._timer)
             except Exception:  # whatever it is, such as a MemoryError
                 logger.exception("session %s: the event %r could not be emitted", self._label, kind)

@@ -26,7 +26,7 @@ SPARE = 100  # entries that the heap may have beyond twice the records
 
 @attrs.frozen
 class Held:
-    """A record, and when the heap brings it up: when it expires, or sooner."""
+    """A record, and the time of its entry in the heap: its expiry time, or earlier."""
 
     record: Record
     due: float

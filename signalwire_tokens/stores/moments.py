@@ -12,12 +12,12 @@ from signalwire_tokens.clock import SYSTEM
 __all__ = ["Moment", "is_same_boot", "passed", "timeline"]
 
 SAME_BOOT = 60.0  # seconds by which two calculations of when the machine was started may differ
-RESTART = 60.0  # seconds that count at most for a restart, which stops the only clock that can't be set
+RESTART = 60.0  # the most seconds that count across a restart, where the running clock starts again
 
 
 @attrs.frozen
 class Moment:
-    """A moment by the clock of a machine since its start, by the wall clock, and the name of that start."""
+    """A moment by the machine's running clock and by its wall clock, and the name of the machine's start."""
 
     at: float
     wall: float
@@ -35,7 +35,7 @@ def passed(since: Moment, until: Moment) -> float:
 
 
 def timeline() -> str:
-    """Return a name for the time since this machine was started; if it has no name, when that was."""
+    """Return the name of this start of the machine, or its calculated time if it has no name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -47,7 +47,7 @@ TABLES = (
 LOG_PAGES, PAGE = 64, 4096  # the log beside the file is emptied at 256 KiB; a renewal writes about 40 KiB
 BUSY = 0.5  # seconds to wait for another process that is writing
 SWEEP_AFTER = 86400.0  # seconds that a record stays after it has expired, in case a clock runs too fast
-MOST_AT_ONCE = 100  # records that one save removes, so that it never takes long, nor its log much room
+MOST_AT_ONCE = 100  # records that one save removes at most, which keeps it quick and its log small
 LONGEST_LEASE = 3600.0  # seconds: one that ends later was taken before a restart, or by a clock that was wrong
 
 
@@ -230,7 +230,7 @@ class SqliteStore:
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        """Make the tables of a new file; refuse one that is somebody else's, or of a later version."""
+        """Create the tables of a new file, or raise OSError if it is another application's or of another version."""
         database.execute("PRAGMA secure_delete = ON")
         with closing(database.execute("BEGIN IMMEDIATE")):
             application, schema = pragma(database, "application_id"), pragma(database, "user_version")
@@ -285,7 +285,7 @@ def note_time(database: sqlite3.Connection, now: Moment) -> float:
 
 
 def sweep(database: sqlite3.Connection, before: float) -> None:
-    """Remove some of the records that expired before a moment of the file's own time."""
+    """Remove at most MOST_AT_ONCE records that expired before a moment of the file's own time."""
     database.execute(
         "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until < ? ORDER BY until LIMIT ?)",
         (before, MOST_AT_ONCE),

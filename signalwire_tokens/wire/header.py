@@ -13,7 +13,7 @@ __all__ = ["SIGNED", "YEAR_10000", "Form", "Header", "is_cut", "open_claims", "r
 YEAR_10000 = 253402300800  # unix seconds beyond which Python has no dates
 SIGNED, ENCRYPTED = 3, 5  # the parts that a token has
 # The characters of a token's last part, by its encryption or else its algorithm, where they have one length.
-LAST = {
+LAST_PART_LENGTHS = {
     **dict.fromkeys(("A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256"), 22),
     **dict.fromkeys(("A256CBC-HS512", "HS256"), 43),
     **dict.fromkeys(("HS512", "ES256"), 86),
@@ -57,7 +57,7 @@ class Form(NamedTuple):
 
 
 def read_header(value: str) -> Header:
-    """Return kind and channel of a token; each is None where it cannot be read.
+    """Return kind and channel of a token; each is None if it can't be read.
 
     PyJWT can't read them: it refuses a token of five parts.
     """
@@ -91,8 +91,8 @@ def read_form(text: str) -> Form | None:
 
 def opening_of(first: str) -> Opening | None:
     """Return what the first part of a token says, or None if it isn't a header."""
-    # Every JSON object begins like this, and nothing else does. What isn't a header may be a secret.
-    return decode(first) if first.startswith("ey") else None
+    # Every JSON object with members begins like this. Anything else may be a secret.
+    return decode(first) if first.startswith(("ey", "ew")) else None
 
 
 @lru_cache(maxsize=64)  # a space's tokens share a handful of headers, and those are no secret
@@ -115,7 +115,7 @@ def decode(first: str) -> Opening | None:
             channel if isinstance(channel, str) and HOST.fullmatch(channel) else None,
         ),
         SIGNED if encryption is None else ENCRYPTED,
-        LAST.get(sized) if isinstance(sized, str) else None,
+        LAST_PART_LENGTHS.get(sized) if isinstance(sized, str) else None,
     )
 
 

@@ -38,6 +38,12 @@ def test_real_headers_are_read(first, found):
     assert read_header(f"{first}..aXY.Y2lwaGVy.dGFn") == found
 
 
+def test_a_header_may_have_white_space():
+    """Such as a line end after its brace, as JSON that is laid out has it."""
+    first = urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A256GCM", "typ": "SAT"}, indent=2).encode()).decode()
+    assert read_header(f"{first.rstrip('=')}....").kind == "SAT"
+
+
 def test_the_header_of_a_signed_token_is_read():
     """A token whose header names no encryption has three parts."""
     first = encode({"alg": "HS256", "typ": "SAT", "ch": "puc.signalwire.com"})

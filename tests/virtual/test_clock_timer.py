@@ -192,7 +192,7 @@ async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
 
 
 async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, timer):
-    """However many sleepers there are, other work of the event loop goes on, and each is notified once."""
+    """However many sleepers there are, and due as well, other work goes on. Each is notified once."""
     turn, turns = [0], []
 
     class Noting(Sleeper):
@@ -209,11 +209,15 @@ async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, tim
     sleepers = [Noting() for _ in range(3 * MOST_AT_ONCE)]
     for number, sleeper in enumerate(sleepers):
         timer.set(sleeper, 5000 + number)
+    due = [Sleeper(does=lambda: turns.append(turn[0])) for _ in range(MOST_AT_ONCE)]
+    for sleeper in due:
+        timer.set(sleeper, LONGEST_SLICE)
     counting = asyncio.create_task(count_turns())
     clock.set_wall(clock.wall() + 86400)
     await clock.advance(LONGEST_SLICE)
     counting.cancel()
     assert max(Counter(turns).values()) <= MOST_AT_ONCE
+    assert all(sleeper.woken for sleeper in due)
     assert [len(sleeper.leaps) for sleeper in sleepers] == [1] * len(sleepers)
     await clock.advance(61)
     assert all(sleeper.woken for sleeper in sleepers)

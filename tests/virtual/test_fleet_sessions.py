@@ -152,13 +152,49 @@ async def test_one_that_never_had_a_token_is_opened_again_with_all_its_fields(cl
 
 
 @pytest.mark.parametrize("fields", [{"region": "us-east"}, {"region": None}])
-async def test_a_session_that_is_closed_may_be_opened_with_other_fields(clock, line, fields):
-    """What `session()` is given counts, and not what the closed session had."""
+async def test_a_session_that_is_closed_may_be_opened_with_other_fields(line, fields):
+    """What `session()` is given counts, now and later, and not what an earlier session had."""
     async with SessionFleet(line.client) as fleet:
         await fleet.session("alice", region="us-central").token()
         await fleet.session("alice").aclose()
         await fleet.session("alice", **fields).token()
-        assert line.bodies[-1].get("region") == fields["region"]
+        await fleet.session("alice").aclose()
+        await fleet.token("alice")
+        assert [body.get("region") for body in line.bodies] == ["us-central", fields["region"], fields["region"]]
+
+
+async def test_a_fleet_that_was_closed_keeps_no_fields(line):
+    """A password may be among them."""
+    async with SessionFleet(line.client) as fleet:
+        fleet.session("alice", region="us-central", password="secret")
+        household = fleet._household
+    assert household.fields == {}
+
+
+async def test_a_session_is_not_returned_on_another_event_loop(line):
+    """Whether it is open or not."""
+    async with SessionFleet(line.client) as fleet:
+        fleet.session("alice")
+
+        async def elsewhere():
+            for reference in ("alice", "bob"):
+                with pytest.raises(SessionError, match="event loop"):
+                    fleet.session(reference)
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+async def test_discarding_takes_no_longer_than_its_bound(clock, line):
+    """A renewal that doesn't end is left behind."""
+    async with SessionFleet(line.client, policy=RefreshPolicy(drain=2.0)) as fleet:
+        line.takes = 2000.0
+        fleet.session("alice")
+        await clock.advance(0)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await fleet.discard("alice")
+        assert loop.time() - begun < 3.0
+        await clock.advance(2000)
 
 
 async def test_discarding_forgets_the_fields(clock, line):

@@ -842,7 +842,7 @@ async def test_a_session_belongs_to_one_event_loop():
 
 
 async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock):
-    """Until then, `token()` returns the token without looking where it is called. (P4)"""
+    """Until then, `token()` returns the token without a look at where it is called. (P4)"""
     async with Scripted(clock) as session:
         await session.token()
         await asyncio.to_thread(asyncio.run, session.token())
@@ -854,7 +854,33 @@ async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock)
         assert session._now() < session._fresh_until
 
 
-def test_a_session_of_an_event_loop_that_is_closed_is_refused():
+async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock):
+    """However short its life is: an expired token is never returned. (P1)"""
+    policy = RefreshPolicy(min_life=1, patience=0.1)
+    async with Scripted(clock, None, *[NOT_SENT] * 50, life=2.0, policy=policy) as session:
+        clock.suspend(1.1)
+        await session.token()
+        clock.suspend(0.95)
+        asking = asyncio.create_task(session.token())
+        await clock.advance(0.2)
+        assert isinstance(await outcome(asking), TokenUnavailable)
+
+
+async def test_a_fresh_token_is_returned_at_once_though_it_is_too_short_lived_to_be_kept(clock):
+    """With less than 30 seconds left of it, a call doesn't wait for a renewal that isn't due."""
+    session = Scripted(clock)
+    session.life = 12.0
+    async with session:
+        await clock.advance(1)
+        attempts = len(session.attempts)
+        session.script.append(answered := asyncio.Event())
+        await asyncio.wait_for(session.token(), 1)
+        assert len(session.attempts) == attempts
+        answered.set()
+
+
+@pytest.mark.parametrize("held", [None, make_pair()])
+def test_a_session_of_an_event_loop_that_is_closed_is_refused(held):
     """A script calls `asyncio.run` twice, and the second time uses what it opened the first time. (P4)"""
 
     async def use(session):
@@ -862,7 +888,7 @@ def test_a_session_of_an_event_loop_that_is_closed_is_refused():
             await session.token()
 
     with pytest.warns(ResourceWarning, match="unclosed"):
-        asyncio.run(use(asyncio.run(Scripted(SYSTEM).start())))
+        asyncio.run(use(asyncio.run(Scripted(SYSTEM, held=held).start())))
 
 
 async def test_a_session_belongs_to_one_process(clock):

@@ -108,6 +108,24 @@ class Unreachable:
         raise MemoryError
 
 
+class Forgetful(Scripted):
+    """A session that is out of memory when it reads what has failed last."""
+
+    @property
+    def last_error(self):
+        raise MemoryError
+
+
+async def test_an_event_that_cannot_be_made_changes_nothing_else(clock, caplog):
+    """Closing ends, and so do those that wait for it. (P16)"""
+    session = await Forgetful(clock).start()
+    session.subscribe(lambda _: None)
+    closed = asyncio.create_task(session.wait_closed())
+    await session.aclose()
+    await closed
+    assert "'closed' could not be emitted" in caplog.text
+
+
 async def test_an_event_that_cannot_be_emitted_changes_nothing_else(clock, caplog):
     """The other subscribers receive it, and the session renews and closes. (P16)"""
     told = []
