@@ -34,10 +34,10 @@ Identity: TypeAlias = tuple[int, int, int]  # a file's device, its number there,
 
 @attrs.frozen
 class Found:
-    """A file, and for how long the token in it lives: not at all, where its time of modification has passed."""
+    """A file, and for how many seconds the token in it is valid; None if another program wrote it."""
 
     identity: Identity
-    left: float
+    left: float | None
 
 
 @attrs.frozen
@@ -58,22 +58,25 @@ class Move(Enum):
 
 
 def next_move(wanted: Token | None, written: Token | None, there: Found | None) -> Move:
-    """Say what is to be done, from the live token, the one that was written last, and the file that is there.
+    """Return what to do, from the valid token, the one that was written last, and the file that is there.
 
-    A file that is gone or dead is written again. One that somebody else keeps alive stays until there is another token.
+    A file that is gone, or whose token has expired, is written again. One that another `hold` keeps valid stays until
+    there is another token. So does a token of another program's, whose expiry is unknown, while there is none to
+    replace it with.
     """
-    is_alive = there is not None and there.left > SLIVER
+    is_alive = there is not None and there.left is not None and there.left > SLIVER
     if wanted is not None:
         return Move.NOTHING if is_alive and written is wanted else Move.WRITE
-    return Move.NOTHING if is_alive or there is None else Move.REMOVE
+    return Move.NOTHING if is_alive or there is None or there.left is None else Move.REMOVE
 
 
 class TokenFile:
     """A file that holds a live token and nothing else, or is not there.
 
-    It is replaced as a whole, so a reader finds one token or the next. Its time of modification is the token's end, by
-    which a later run knows how long the token is valid. A file that holds anything but an access token is neither
-    replaced nor removed: each look at it raises an OSError.
+    It is replaced as a whole, so a reader finds one token or the next. Its time of modification is when the token
+    expires, which is later than the file was written: by that, a later run knows its own files, and how long the token
+    is valid. A file that holds anything but an access token is neither replaced nor removed: each look at it raises an
+    OSError.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -101,7 +104,7 @@ class TokenFile:
         if move is Move.WRITE and token is not None:
             teller.note("written", f"{self._path}: token #{token.digest}", file=str(self._path), digest=token.digest)
         elif move is Move.REMOVE:
-            teller.note("removed", f"{self._path}: its token has ended", file=str(self._path))
+            teller.note("removed", f"{self._path}: its token has expired", file=str(self._path))
         return token is not None and self._written is not None and self._written.token is token
 
     def _fail(self, error: OSError, teller: Teller) -> None:
@@ -134,7 +137,8 @@ class TokenFile:
                 raise FileExistsError(errno.EEXIST, OTHER)
         except FileNotFoundError:
             return None
-        return Found(identity, found.st_mtime - self._clock.wall())
+        is_dated = found.st_mtime_ns > found.st_ctime_ns
+        return Found(identity, found.st_mtime - self._clock.wall() if is_dated else None)
 
     def _check(self) -> None:
         """Raise an error if no file can be made in this place, or if what is there may not be replaced."""

@@ -31,7 +31,7 @@ def token(value):
 
 
 OLD, NEW = token(sealed("old", typ="SAT")), token(sealed("new", typ="SAT"))
-LIVE, DEAD = Found((1, 2, 3), 0.6), Found((1, 2, 3), 0.5)
+LIVE, DEAD, UNKNOWN = Found((1, 2, 3), 0.6), Found((1, 2, 3), 0.5), Found((1, 2, 3), None)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,15 @@ LIVE, DEAD = Found((1, 2, 3), 0.6), Found((1, 2, 3), 0.5)
         (NEW, NEW, None, Move.WRITE),  # to hold it again, where it was removed,
         (NEW, NEW, DEAD, Move.WRITE),  # or where somebody left another to die there;
         (NEW, NEW, LIVE, Move.NOTHING),  # and two who keep theirs alive do not fight.
+        (NEW, None, UNKNOWN, Move.WRITE),
+        (NEW, NEW, UNKNOWN, Move.WRITE),
         # There is none: what is there may live on, and is removed when it does not.
         (None, None, None, Move.NOTHING),
         (None, OLD, LIVE, Move.NOTHING),
         (None, None, LIVE, Move.NOTHING),
         (None, OLD, DEAD, Move.REMOVE),
         (None, None, DEAD, Move.REMOVE),
+        (None, None, UNKNOWN, Move.NOTHING),
     ],
 )
 def test_what_is_to_be_done_follows_from_what_is_there(wanted, written, there, move):
@@ -117,7 +120,7 @@ async def test_a_file_without_a_live_token_is_removed(path, told, left, clock):
     await clock.advance(10 - left)
     assert not await file.put(None, left, told.teller())
     assert not path.exists()
-    assert told[-1].endswith("/token: its token has ended")
+    assert told[-1].endswith("/token: its token has expired")
     assert not await file.put(None, 0.0, told.teller())
 
 
@@ -197,6 +200,19 @@ async def test_what_an_earlier_run_left_is_removed_at_its_end(path, told, clock)
     await clock.advance(10)
     assert not await file.put(None, 0.0, told.teller())
     assert not path.exists()
+
+
+async def test_a_token_that_another_program_wrote_stays_until_there_is_another(path, told):
+    """Its time of modification is when it was written, which says nothing about when the token expires."""
+    path.write_text(OLD.value)
+    file = TokenFile(path, SystemClock())
+    assert not await file.put(None, 0.0, told.teller())
+    assert path.read_text() == OLD.value
+    assert await file.put(NEW, 7200, told.teller())
+    assert path.read_text() == NEW.value
+    path.write_text(OLD.value)
+    assert await file.put(NEW, 7200, told.teller())
+    assert path.read_text() == NEW.value
 
 
 async def test_a_file_that_somebody_else_keeps_alive_is_left_to_them(path, told, clock):
