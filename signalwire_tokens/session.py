@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .policy import Failure
     from .stores import TokenStore
 
-__all__ = ["SubscriberSession", "TokenFields", "label_of"]
+__all__ = ["SHAPING", "SubscriberSession", "TokenFields", "label_of"]
 
 NOTHING: Mapping[str, Any] = {}
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.

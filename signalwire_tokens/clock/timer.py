@@ -78,8 +78,8 @@ class Timer:
         if self.loop.is_closed():
             return "was opened on an event loop that is closed: open and use it inside of one asyncio.run()"
         return (
-            "belongs to the event loop that it was opened on: open another on each event loop, or pass its coroutines "
-            "to asyncio.run_coroutine_threadsafe()"
+            "belongs to the event loop that it was opened on: open another on each event loop, or call it there, with "
+            "asyncio.run_coroutine_threadsafe() or loop.call_soon_threadsafe()"
         )
 
     def set(self, sleeper: Sleeper, at: float) -> None:

@@ -81,7 +81,8 @@ class FleetSession(SubscriberSession):
         self._look_first()
 
     def ask(self) -> None:
-        """Learn that somebody cares for this session."""
+        """Note that the session is asked for, and plan its renewal if it was idle."""
+        self._check_place(self._household.governor.timer)  # planning sets the event loop's alarm
         was_idle, self._asked_at = self._is_idle(), self._now()
         if was_idle:
             self._plan()
@@ -99,12 +100,12 @@ class FleetSession(SubscriberSession):
         return super().last_error or (self._household.governor.last_error if self._left() <= 0 else None)
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call back, or await, on every event; return what ends that. Who listens, cares."""
+        """Call or await `callback` on every event; return a function that ends that. A subscriber counts as asking."""
         self.ask()
         return super().subscribe(callback)
 
     def rotations(self) -> AsyncIterator[TokenPair]:
-        """Iterate over the pairs as they come. Who listens, cares."""
+        """Iterate over the pairs as they come. A waiting task counts as asking."""
         self.ask()
         return super().rotations()
 

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import attrs
 
@@ -19,7 +19,7 @@ from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
 from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import RefreshPolicy, SessionState
-from signalwire_tokens.session import SubscriberSession, TokenFields
+from signalwire_tokens.session import SHAPING, SubscriberSession, TokenFields
 
 from .breaker import BreakerState
 from .governor import Governor
@@ -106,8 +106,8 @@ class SessionFleet:
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
 
-        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If you pass none, those
-        of the last session for this reference apply, until you `discard` it.
+        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If you pass none that
+        shapes the token, those of the last session for this reference apply, until you `discard` it.
         """
         fields = Secret[TokenFields](token_fields.copy())
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
@@ -118,8 +118,9 @@ class SessionFleet:
         member = self._members.get(reference)
         if member is None:
             return self._open(reference, fields)
-        if fields.value:
-            member.refuse_other(self._make(reference, fields))
+        other = self._make(reference, fields) if fields.value else member
+        if has_shape(fields):
+            member.refuse_other(other)
         member.ask()
         return member
 
@@ -252,13 +253,21 @@ class SessionFleet:
         )
 
     def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
-        """Return a new open session. Without `fields`, it has those of the last session for this reference."""
+        """Return a new open session, with fields of the last one for this reference unless others shape its token."""
         household = self._opened()
-        member = self._make(reference, fields if fields.value else household.fields.get(reference, fields))
+        last = household.fields.get(reference)
+        if last is not None and not has_shape(fields):
+            fields = Secret(cast("TokenFields", {**last.value, **fields.value}))
+        member = self._make(reference, fields)
         member.open()
         self._members[reference] = member
         household.fields.pop(reference, None)
         return member
+
+
+def has_shape(fields: Secret[TokenFields]) -> bool:
+    """Return whether fields say anything about the token's shape; None says that it has no such field."""
+    return not fields.value.keys().isdisjoint(SHAPING)
 
 
 async def close_some(members: Iterator[FleetSession]) -> None:

@@ -171,17 +171,42 @@ async def test_a_fleet_that_was_closed_keeps_no_fields(line):
     assert household.fields == {}
 
 
-async def test_a_session_is_not_returned_on_another_event_loop(line):
-    """Whether it is open or not."""
-    async with SessionFleet(line.client) as fleet:
-        fleet.session("alice")
+@pytest.mark.parametrize("call", ["open", "new", "subscribe", "rotations"])
+@pytest.mark.parametrize("has_loop", [True, False])
+async def test_a_fleet_belongs_to_one_event_loop(clock, line, call, has_loop):
+    """Elsewhere its methods raise, and leave the alarm of all sessions where it is."""
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=5)) as fleet:
+        alice = fleet.session("alice")
+        await clock.advance(0.9 * LIFE)  # it is due, and idle
+        alarm = alice._timer._alarm
+
+        def use():
+            with pytest.raises(SessionError, match="call_soon_threadsafe"):
+                {
+                    "open": lambda: fleet.session("alice"),
+                    "new": lambda: fleet.session("bob"),
+                    "subscribe": lambda: alice.subscribe(print),
+                    "rotations": alice.rotations,
+                }[call]()
 
         async def elsewhere():
-            for reference in ("alice", "bob"):
-                with pytest.raises(SessionError, match="event loop"):
-                    fleet.session(reference)
+            use()
 
-        await asyncio.to_thread(asyncio.run, elsewhere())
+        await (asyncio.to_thread(asyncio.run, elsewhere()) if has_loop else asyncio.to_thread(use))
+        assert alice._timer._alarm is alarm
+
+
+async def test_fields_that_do_not_shape_the_token_change_nothing_of_its_shape(clock, line):
+    """Whether the session is open, or opened again."""
+    async with SessionFleet(line.client, idle_after=timedelta(minutes=5)) as fleet:
+        alice = fleet.session("alice", region="us-central")
+        await alice.token()
+        assert fleet.session("alice", display_name="Alice") is alice
+        with pytest.raises(InvalidRequest):
+            fleet.session("alice", display_name=7)
+        await clock.advance(2 * LIFE)
+        await fleet.session("alice", display_name="Alice").token()
+        assert line.bodies[-1] == {"reference": "alice", "region": "us-central", "display_name": "Alice"}
 
 
 async def test_discarding_takes_no_longer_than_its_bound(clock, line):
