@@ -114,7 +114,8 @@ class SubscriberSession(Asking):
             life = min(life, client.lifetimes.unbound)
         self.client, self._subject = client, reference
         self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
-        share = None if store is None else Share(store, self._key())
+        window = client.lifetimes.refresh - client.lifetimes.access
+        share = None if store is None else Share(store, self._key(), longest=(life, life + window))
         self._keep(life, policy, clock, share, presents=lifetime is None, reissues=reissue)
 
     @classmethod

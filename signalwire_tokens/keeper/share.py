@@ -6,9 +6,13 @@ import asyncio
 import logging
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
 
 from signalwire_tokens.errors import ConfigurationError, StoreError
+from signalwire_tokens.models import LONGEST_LIFE
 from signalwire_tokens.stores import Reading, Record, TokenStore
 
 if TYPE_CHECKING:
@@ -16,9 +20,11 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["Share", "Sight", "complaint", "holds", "is_over", "is_sound", "logged"]
+__all__ = ["Share", "Sight", "complaint", "holds", "is_over", "is_sound", "logged", "shortened"]
 
 METHODS = ("delete", "lease", "load", "save", "watch")
+Lives: TypeAlias = tuple[timedelta, timedelta]  # of an access token, and of its refresh token
+UNBOUNDED: Lives = (LONGEST_LIFE, LONGEST_LIFE)
 UNKNOWN = "unknown"  # the timeline of no store: the age of such a record's pair is unknown
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -28,7 +34,8 @@ class Share:
     """The place in a store where a session's pair is, and what is under way there behind the session's back.
 
     `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
-    is a successor. `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was
+    is a successor. `longest` is how long the two tokens of a stored pair live at most, since it may have been stored
+    with other settings. `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was
     asked for, and `answer` is the last pair that the session got from SignalWire, with the same of that.
     """
 
@@ -38,6 +45,7 @@ class Share:
         "brought",
         "heard",
         "key",
+        "longest",
         "looked",
         "looking",
         "mark",
@@ -47,13 +55,16 @@ class Share:
         "unwatch",
     )
 
-    def __init__(self, store: TokenStore, key: str, brought: TokenPair | None = None) -> None:
+    def __init__(
+        self, store: TokenStore, key: str, brought: TokenPair | None = None, longest: Lives = UNBOUNDED
+    ) -> None:
         if isinstance(store, type) or not all(callable(getattr(store, name, None)) for name in METHODS):
             raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
         self.store: TokenStore = store
         self.name: str = repr(store)
         self.key: str = key
         self.brought: TokenPair | None = brought
+        self.longest: Lives = longest
         self.ahead: float = 0.0
         self.answer: tuple[TokenPair | None, float] = (None, 0.0)
         self.mark: str | None = None  # the last one of the session's own
@@ -137,6 +148,24 @@ def logged(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - a store is anybody's code
         logger.warning("%s: %s", what, type(error).__name__)
+
+
+def shortened(reading: Reading, longest: Lives) -> Reading:
+    """Return a reading whose pair lives no longer than that."""
+    record = reading.record
+    if record is None:
+        return reading
+    pair = record.pair
+    lives = [half.expires_at - half.issued_at for half in (pair.token, pair.refresh_token)]
+    if lives[0] <= longest[0] and lives[1] <= longest[1]:
+        return reading
+    token, refresh_token = (
+        attrs.evolve(half, expires_at=half.issued_at + min(life, most))
+        for half, life, most in zip((pair.token, pair.refresh_token), lives, longest, strict=True)
+    )
+    return attrs.evolve(
+        reading, record=attrs.evolve(record, pair=attrs.evolve(pair, token=token, refresh_token=refresh_token))
+    )
 
 
 def holds(record: Record | None, pair: TokenPair | None) -> bool:

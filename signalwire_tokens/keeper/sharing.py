@@ -34,7 +34,7 @@ from signalwire_tokens.stores.records import life_of
 
 from .events import is_cancelled
 from .renewing import Renewing
-from .share import Share, Sight, complaint, holds, is_over, is_sound, logged
+from .share import Share, Sight, complaint, holds, is_over, is_sound, logged, shortened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -242,7 +242,14 @@ class Sharing(Renewing):
             raise complaint(share, "answered with something else than a reading")
         after, wall = self._now(), self._clock.wall()
         gained = wall - after - ahead
-        return Sight(reading, before=before, after=after, wall=wall, gained=gained, leap=self._policy.leap)
+        return Sight(
+            shortened(reading, share.longest),
+            before=before,
+            after=after,
+            wall=wall,
+            gained=gained,
+            leap=self._policy.leap,
+        )
 
     async def _save(self, share: Share, record: Record, replaces: str | None) -> bool:
         return await self._use(share, lambda: share.store.save(share.key, record, replaces))

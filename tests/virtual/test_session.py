@@ -567,6 +567,30 @@ async def test_tokens_that_live_shorter_than_the_settings_say_are_warned_of(cloc
         assert ["refresh token was refused 7440 s before" in line for line in lines] == [False, True]
 
 
+@pytest.mark.parametrize("lifetime", [None, timedelta(minutes=1)])
+async def test_a_stored_pair_lives_no_longer_than_the_settings_say(clock, lifetime):
+    """It was stored by a process whose settings said two hours, before they were corrected."""
+    store = MemoryStore(clock=clock)
+    async with Emulator(lifetimes=Lifetimes(access=SECONDS, refresh=SECONDS), clock=clock) as emulator:
+        place = emulator.space, emulator.project_id, emulator.api_token
+        async with (
+            TokenClient(*place, clock=clock) as wrong,
+            SubscriberSession(wrong, "alice", store=store, lifetime=lifetime) as session,
+        ):
+            first = await session.token()
+        lifetimes = Lifetimes.of(SECONDS)
+        async with (
+            TokenClient(*place, clock=clock, lifetimes=lifetimes) as client,
+            SubscriberSession(client, "alice", store=store, lifetime=lifetime) as session,
+        ):
+            assert await session.token() == first
+            life = session.pair.token.expires_at - session.pair.token.issued_at
+            assert timedelta(0) <= (lifetime or SECONDS) - life <= timedelta(seconds=1)
+            for _ in range(10):
+                await clock.advance(13)
+                assert emulator.accepts(await session.token())
+
+
 async def test_a_token_that_is_refused_as_it_expires_says_nothing_of_the_settings(clock, client, caplog):
     """Clocks are never quite right."""
     async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=10), clock=clock) as session:
