@@ -157,7 +157,7 @@ def make(client: TokenClient, store: Store | None, wanted: Wanted, teller: Telle
         client,
         wanted.reference,
         lifetime=wanted.lifetime,
-        policy=policy_for(wanted.lifetime),
+        policy=policy_for(wanted.lifetime or client.lifetimes.access),
         store=store,
         **wanted.fields,
     )
@@ -165,11 +165,9 @@ def make(client: TokenClient, store: Store | None, wanted: Wanted, teller: Telle
     return session
 
 
-def policy_for(lifetime: timedelta | None) -> RefreshPolicy:
-    """Take a short life for meant where it is asked for."""
+def policy_for(lifetime: timedelta) -> RefreshPolicy:
+    """Return a policy for tokens with a lifetime that is set, however short it is."""
     policy = RefreshPolicy()
-    if lifetime is None:
-        return policy
     return attrs.evolve(policy, min_life=min(policy.min_life, lifetime.total_seconds()))
 
 

@@ -23,8 +23,8 @@ __all__ = ["describe_token", "inspect"]
 
 CLICK_TO_CALL = re.compile(r"c2c_[A-Za-z0-9_-]*")
 LIVES = {
-    "SAT": "an access token lives two hours from its issue, unless another end was asked for",
-    "Refresh": "a refresh token lives two hours and five minutes from its issue",
+    "SAT": "an access token usually lives two hours from its issue, unless another end was asked for",
+    "Refresh": "a refresh token usually lives two hours and five minutes from its issue",
 }
 
 

@@ -132,7 +132,7 @@ class TokenClient:
         space, ca_file = environment.space(), environment.ca_file()
         if space is None:
             names = ", ".join(environment.missing())
-            raise ConfigurationError(f"not set: {names}; SIGNALWIRE_SPACE must hold the space's name, host or origin")
+            raise ConfigurationError(f"not set: {names}. The space is a name, a host or an origin")
         hidden_proxy = Secret(proxy)
         del proxy
         lifetimes = environment.lifetimes() if lifetimes is None else lifetimes

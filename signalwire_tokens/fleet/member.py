@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import attrs
 
@@ -53,6 +53,7 @@ class Household:
 class FleetSession(SubscriberSession):
     """A session that renews in its turn."""
 
+    _another: ClassVar[str] = "get it from the fleet again"
     __slots__ = ("_asked_at", "_household", "_is_looking", "_looked", "_pressed_at", "reference")
 
     def __init__(

@@ -192,7 +192,7 @@ class Backend(Generic[R]):
     def _count(self, client: TokenClient, reference: str) -> handoff.Answer | None:
         """Count a token that is issued for a reference, or return the refusal if it has had too many."""
         pause = self._limit.take(reference, now=client.clock.now())
-        return None if pause is None else handoff.ask_later(429, "Too many tokens were issued: ask again later.", pause)
+        return None if pause is None else handoff.ask_later(429, "Too many new tokens: ask again later.", pause)
 
     async def _discard(self, reference: str, _: handoff.Wish) -> handoff.Answer:
         await self.fleet.discard(reference)

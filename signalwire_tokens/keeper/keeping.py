@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.errors import (
@@ -47,6 +47,7 @@ class Keeper(Sharing):
     """Keep a pair alive, from `start()` to `aclose()`: what users ask of any session."""
 
     __slots__ = ()
+    _another: ClassVar[str] = "make another one"  # what to do once the session is closed
 
     async def token(self, min_ttl: float | None = None) -> str:
         """Return a token that is live.
@@ -187,7 +188,7 @@ class Keeper(Sharing):
     async def start(self) -> Self:
         """Open the session: return when there is a live token. `async with` does it for you."""
         if self._closing:
-            raise SessionClosed(f"session {self._label} was closed: make another one")
+            raise SessionClosed(f"session {self._label} was closed: {self._another}")
         if self._timer is not None:
             raise SessionError(f"session {self._label} is open already")
         self._timer = timer_of(self._clock)
@@ -290,7 +291,7 @@ class Keeper(Sharing):
             raise SessionClosed(f"session {self._label} is not open: use `async with`, or await its start()")
         self._check_place(self._timer)
         if self._closing:
-            raise SessionClosed(f"session {self._label} was closed")
+            raise SessionClosed(f"session {self._label} was closed: {self._another}")
         if self._dead:
             message = f"session {self._label} has expired, and there is no way left to renew it"
             raise SessionExpired(message) from self.last_error

@@ -35,8 +35,8 @@ class Share:
 
     `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
     is a successor. `longest` is how long the two tokens of a stored pair live at most, since it may have been stored
-    with other settings. `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was
-    asked for, and `answer` is the last pair that the session got from SignalWire, with the same of that.
+    with other settings. `ahead` is by how much the wall clock was ahead of the session's clock when the current pair
+    was asked for, and `answer` is the last pair that the session got from SignalWire, with the same of that.
     """
 
     __slots__ = (

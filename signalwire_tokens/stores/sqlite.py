@@ -244,7 +244,8 @@ class SqliteStore:
             raise OSError("the file belongs to another application")
         if schema != SCHEMA:
             raise OSError(
-                f"the file was written by {'a newer' if schema > SCHEMA else 'an older'} version of signalwire-tokens"
+                f"the file was written by {'a newer' if schema > SCHEMA else 'an older'} version of signalwire-tokens: "
+                "move it away, or use another"
             )
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # a save is on the disk before it returns

@@ -17,6 +17,7 @@ LAST_PART_LENGTHS = {
     **dict.fromkeys(("A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256"), 22),
     **dict.fromkeys(("A256CBC-HS512", "HS256"), 43),
     **dict.fromkeys(("HS512", "ES256"), 86),
+    "none": 0,
     "A192CBC-HS384": 32,
     "HS384": 64,
     "ES384": 128,
@@ -83,8 +84,9 @@ def read_form(text: str) -> Form | None:
     assert rest is not None  # noqa: S101 - it matches nothing as well
     found, end = rest[0].count(".") + 1, rest.end()
     is_whole = found == opening.parts
-    if is_whole and opening.last is not None:
-        surplus = end - text.rindex(".", 0, end) - 1 - opening.last
+    if is_whole:
+        length = end - text.rindex(".", 0, end) - 1
+        surplus = length - (max(1, length) if opening.last is None else opening.last)
         is_whole, end = surplus >= 0, end - max(0, surplus)
     return Form(opening.header, opening.parts, found, is_whole, end)
 

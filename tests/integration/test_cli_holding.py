@@ -26,10 +26,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from signalwire_tokens import SessionExpired, SubscriberSession, TokenClient, Unauthorized, new_sealing_key
+from signalwire_tokens import (
+    Lifetimes,
+    SessionExpired,
+    SessionState,
+    SubscriberSession,
+    TokenClient,
+    Unauthorized,
+    new_sealing_key,
+)
 from signalwire_tokens.cli.command import exit_of
 from signalwire_tokens.cli.feeding import Feed, pause_of
-from signalwire_tokens.cli.holding import Wanted, keep
+from signalwire_tokens.cli.holding import Wanted, keep, make
 from signalwire_tokens.cli.program import Program
 from signalwire_tokens.cli.storing import may_hold_secret, open_store
 from signalwire_tokens.cli.telling import Teller
@@ -522,6 +530,15 @@ def test_a_life_that_is_too_short_is_refused(service):
     result = run("hold", "alice", "--lifetime", "4s", **settings_of(service))
     assert result.exit_code == 2
     assert "--lifetime must be 5s or more" in result.stderr
+
+
+async def test_tokens_of_a_space_with_short_ones_are_kept(emulator):
+    """The setting says that their life is meant to be short, as `--lifetime` does."""
+    teller = Teller(print, lambda: "now")
+    wanted = Wanted(reference="alice", lifetime=None, fields={}, open_store=None)
+    lifetimes = Lifetimes.of(timedelta(seconds=10))
+    async with TokenClient(emulator.space, lifetimes=lifetimes) as client:
+        assert make(client, None, wanted, teller).state is SessionState.CLOSED
 
 
 @pytest.mark.slow  # it starts the command in a process

@@ -383,7 +383,8 @@ async def test_a_file_of_another_version_is_refused_untouched(store, path, schem
     await store.aclose()
     query(path, f"PRAGMA user_version = {schema}")
     before = path.read_bytes()
-    assert await refusals(store) == [f"the file was written by {version} version of signalwire-tokens"] * 4
+    remedy = "move it away, or use another"
+    assert await refusals(store) == [f"the file was written by {version} version of signalwire-tokens: {remedy}"] * 4
     assert path.read_bytes() == before
 
 

@@ -92,6 +92,13 @@ def test_a_token_with_fewer_parts_than_its_header_calls_for_is_cut(whole):
     assert not is_cut(whole)
 
 
+@pytest.mark.parametrize(("algorithm", "is_whole"), [("RS256", False), ("none", True)])
+def test_a_signed_token_without_a_signature_is_cut(algorithm, is_whole):
+    """Unless its algorithm is to have none."""
+    form = read_form(f"{encode({'alg': algorithm, 'typ': 'SAT'})}.e30.")
+    assert (form.found, form.is_whole) == (3, is_whole)
+
+
 @pytest.mark.parametrize("secret", ["hush", "hush.e30.c2ln"])
 def test_what_is_no_header_is_not_kept(secret):
     """Only headers are remembered, which many tokens share."""
