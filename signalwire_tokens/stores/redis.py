@@ -9,6 +9,7 @@ import re
 import warnings
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import uuid4
@@ -35,7 +36,7 @@ from .sealing import Sealer
 from .watchers import Watchers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
 
 __all__ = ["RedisStore"]
@@ -44,6 +45,7 @@ MOST_CONNECTIONS = 64
 HEARTBEAT = 10.0  # seconds between the questions whether a quiet connection is still one
 AGAIN = 0.05  # seconds
 LISTEN_AGAIN = (0.1, 10.0)  # seconds, doubling
+LISTEN_FOR = 600.0  # seconds on one connection: after a failover, it may lead to a server on which nothing is published
 
 # Each script touches one key, as a cluster's proxy wants it.
 LOAD = "local t = redis.call('TIME') return {redis.call('HGET', KEYS[1], 'sealed'), t[1], t[2]}"
@@ -62,12 +64,26 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+NO_ARGUMENTS: Secret[tuple[Any, ...]] = Secret(())
 
-HINTS = {
-    "DB index": ": it has no database of this number",
-    "MISCONF": ": it cannot write to its disk",
-    "WRONGTYPE": ": somebody else uses the same prefix",
+# The server has done nothing, and won't until its role or its peers change. After a failover, another one serves.
+ELSEWHERE = {
+    "CLUSTERDOWN": ": its cluster is down",
+    "MASTERDOWN": ": it is a replica that has lost its primary",
+    "NOREPLICAS": ": it has too few replicas",
+    "READONLY": ": it is a replica",
 }
+HINTS = ELSEWHERE | {
+    "DB index": ": it has no database of this number",
+    "LOADING": ": it is starting",
+    "MISCONF": ": it cannot write to its disk",
+    "NOPERM": ": the user may not do this",
+    "OOM": ": it has no memory left",
+    "WRONGTYPE": ": another application uses the same prefix",
+}
+CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
+# Before version 7, a server quotes what it answers to a script's command.
+QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(ELSEWHERE)})(?= )")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
@@ -97,13 +113,16 @@ class RedisStore:
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._prefix, self._timeout = prefix, timeout
         self._redis = Redis.from_pool(self._pool)
+        # Sent whole each time: the server that a script was loaded into may not be the one that is to run it.
         self._load, self._save, self._take, self._give_back = (
-            self._redis.register_script(text) for text in (LOAD, SAVE, TAKE, GIVE_BACK)
+            partial(self._redis.eval, text, 1) for text in (LOAD, SAVE, TAKE, GIVE_BACK)
         )
         self._holder, self._leases = uuid4().hex, count(1)
         self._watchers = Watchers()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._listener = Listener(self._redis, f"{prefix}news", self._watchers)
         self._listening: asyncio.Task[None] | None = None
+        self._moves = 0
 
     def __repr__(self) -> str:
         where = self._pool.connection_kwargs if hasattr(self, "_pool") else {}  # its URL may have been refused
@@ -142,7 +161,7 @@ class RedisStore:
 
     async def load(self, key: str) -> Reading:
         """Read what is kept under a key."""
-        answer = Secret(await self._run(key, "pair", self._load, Secret(())))
+        answer = Secret(await self._run(key, "pair", self._load))
         at = time_of(answer)
         if at is None:
             raise StoreError(f"{self}: #{key[:8]}: the server answered with something else than was asked for")
@@ -176,10 +195,8 @@ class RedisStore:
         """Call back when another process has saved a pair."""
         loop = self._bind()
         if self._listening is None:
-            # It does not hold the store, which could not warn otherwise of not having been closed.
-            listening = listen(self._redis, self._channel, self._watchers)
             self._listening = loop.create_task(
-                listening, name=f"signalwire-tokens: listen to {self}", context=Context()
+                self._listener.run(), name=f"signalwire-tokens: listen to {self}", context=Context()
             )
         return self._watchers.add(key, callback)
 
@@ -197,19 +214,85 @@ class RedisStore:
             )
         return loop
 
-    async def _run(self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[Any] | None = None) -> Any:  # noqa: ANN401 - as the server answers
-        """Send a command about one key; what goes wrong is told without its arguments, which may hold tokens."""
+    async def _run(
+        self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[tuple[Any, ...]] = NO_ARGUMENTS
+    ) -> Any:  # noqa: ANN401 - as the server answers
+        """Return the answer to a command about one key. An error doesn't show its arguments, which may hold tokens."""
         self._bind()
         name = f"{self._prefix}{{{key}}}:{kind}"
+
+        async def send() -> Any:  # noqa: ANN401 - as above
+            return await command(name, *arguments.value)
+
         try:
             with cancellation_kept():
                 async with asyncio.timeout(self._timeout):
-                    return await (command(name) if arguments is None else command(keys=[name], args=arguments.value))
+                    return await self._send(send)
         except (TimeoutError, ConnectionTimeout):  # the store's limit and the connection's are the same
             reason = f"no answer within {self._timeout:g} s"
         except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
             reason = told(error)
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
+
+    async def _send(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - as above
+        """Return the answer to a command; repeat it once if another server may serve since a failover."""
+        moves = self._moves
+        try:
+            return await send()
+        except RedisError as error:
+            if code_of(error) not in ELSEWHERE:
+                raise
+        if self._moves == moves:  # otherwise another call has just done this
+            await self._move()
+        return await send()
+
+    async def _move(self) -> None:
+        """Drop all connections, so that new ones lead to the server that the address names now."""
+        self._moves += 1
+        self._listener.move()
+        await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        await self._pool.disconnect(inuse_connections=False)
+
+
+class Listener:
+    """Listens for new pairs. What it misses, a session finds when it is due.
+
+    It doesn't hold the store, which could otherwise not be collected.
+    """
+
+    def __init__(self, redis: Redis, channel: str, watchers: Watchers) -> None:
+        self._redis = redis
+        self._channel = channel
+        self._watchers = watchers
+        self._limit: asyncio.Timeout | None = None  # of the connection
+
+    async def run(self) -> None:
+        """Call watchers for as long as the store is open."""
+        pause, longest = LISTEN_AGAIN
+        while True:
+            self._limit = limit = asyncio.timeout(LISTEN_FOR)
+            try:
+                async with limit, self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    with cancellation_kept():
+                        await pubsub.subscribe(self._channel)
+                    while True:
+                        with cancellation_kept():
+                            message = await pubsub.get_message(timeout=HEARTBEAT)
+                        pause = LISTEN_AGAIN[0]
+                        if message is not None:
+                            self._watchers.call(message["data"].decode(errors="replace"))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next connection may do better
+                if limit.expired():  # a new connection leads to the server that the address names now
+                    continue
+                logger.info("not listening to %s any more, %s; again in %g s", self._channel, told(error), pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def move(self) -> None:
+        """Connect again, if it is connected."""
+        if self._limit is not None:
+            with suppress(RuntimeError):  # it has ended already
+                self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 @contextmanager
@@ -236,34 +319,23 @@ def time_of(answer: Secret[Any]) -> float | None:
 
 
 def told(error: Exception) -> str:
-    """Say what went wrong, in no words of the server's: it may quote what it was asked."""
+    """Return what went wrong, in none of the server's words: they may quote what was sent."""
     if type(error) is ConnectionError:
         return str(error)
     if isinstance(error, AuthenticationError):
         return "the server does not accept the user name or password"
-    if type(error) is ResponseError and (code := re.match(r"[A-Z]{4,}(?= )|DB index", str(error))):
-        return f"the server answered {code[0]}{HINTS.get(code[0], '')}"
-    return f"failed with {type(error).__name__}"
+    code = code_of(error)
+    return f"failed with {type(error).__name__}" if code is None else f"the server answered {code}{HINTS.get(code, '')}"
 
 
-async def listen(redis: Redis, channel: str, watchers: Watchers) -> None:
-    """Hear of new pairs, for as long as the store is open. What is missed, a session finds when it is due."""
-    pause, longest = LISTEN_AGAIN
-    while True:
-        try:
-            async with redis.pubsub(ignore_subscribe_messages=True) as hearing:
-                with cancellation_kept():
-                    await hearing.subscribe(channel)
-                while True:
-                    with cancellation_kept():
-                        message = await hearing.get_message(timeout=HEARTBEAT)
-                    pause = LISTEN_AGAIN[0]
-                    if message is not None:
-                        watchers.call(message["data"].decode(errors="replace"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next connection may do better
-            logger.info("not listening to %s any more, %s; again in %g s", channel, told(error), pause)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, longest)
+def code_of(error: Exception) -> str | None:
+    """Return the code with which a server refused a command; None for anything else."""
+    if isinstance(error, RedisError) and error.status_code not in (None, "ERR"):
+        return error.status_code
+    if type(error) is not ResponseError:
+        return None
+    found = QUOTED.search(str(error)) or CODE.match(str(error))
+    return None if found is None else found[0]
 
 
 def check(timeout: object, prefix: object) -> None:

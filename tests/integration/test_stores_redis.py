@@ -9,6 +9,7 @@ import ssl
 import sys
 import time
 import traceback
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from uuid import uuid4
@@ -17,13 +18,15 @@ import attrs
 import pytest
 import trustme
 from _pytest._io.saferepr import saferepr
+from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 
 from signalwire_tokens import ConfigurationError, StoreError
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, key_of, new_sealing_key
-from signalwire_tokens.stores.redis import MOST_CONNECTIONS, RedisStore, cancellation_kept
+from signalwire_tokens.stores.redis import LISTEN_FOR, MOST_CONNECTIONS, RedisStore, cancellation_kept, told
 from signalwire_tokens.testing import StoreConformance
 from support.faulty_redis import Proxy, nonsense, wait_no_longer_than
+from support.processes import reserve_port
 from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
 
@@ -261,7 +264,7 @@ async def test_a_server_that_takes_nothing_more_is_still_read(server, prefix, ke
 async def test_a_user_who_may_not_says_so(server, key):
     """In words from which somebody can tell what to mend."""
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "limited", "on", f">{MARK}", "~*", "&*", "+@all", "-evalsha", "-del")
+        client.execute_command("ACL", "SETUSER", "limited", "on", f">{MARK}", "~*", "&*", "+@all", "-eval", "-del")
     async with store_at(server.url.replace("//", f"//limited:{MARK}@")) as store:
         errors = await failures(store, key)
         assert errors.keys() == ALL
@@ -497,6 +500,179 @@ async def test_a_server_that_loses_its_power_is_used_again_when_it_is_back(serve
         assert await other.save(key, make_record(), None)
         await eventually(heard.is_set)
         unwatch()
+
+
+def demote(client, port):
+    client.replicaof("127.0.0.1", port)
+
+
+def demote_without_its_primary(client, port):
+    """Make it a replica that can't reach its primary, and answers nothing until then."""
+    client.config_set("replica-serve-stale-data", "no")
+    client.replicaof("127.0.0.1", port)
+
+
+def isolate(client, port):
+    client.config_set("min-replicas-to-write", "1")
+
+
+def take_its_slots(client, port):
+    client.execute_command("CLUSTER", "DELSLOTSRANGE", 0, 16383)
+
+
+@asynccontextmanager
+async def failover(make_useless, options=()):
+    """Yield an address that leads to a server, that server, another one, and a function that replaces the first.
+
+    Connections to the first server stay open, as those of a failover do.
+    """
+    with RedisServer(*options) as before, RedisServer() as after, reserve_port() as nowhere:
+        if options:
+            with before.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+                await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+        async with Proxy(before.port) as proxy:
+
+            def replace(*, name=True):
+                with before.client() as client:
+                    make_useless(client, nowhere)
+                if name:
+                    proxy.lead_to(after.port)
+
+            yield proxy, before, after, replace
+
+
+async def lease(store, key):
+    async with store.lease(key, HOUR) as held:
+        assert held
+
+
+OPERATIONS = {
+    "load": lambda store, key: store.load(key),
+    "save": lambda store, key: store.save(key, make_record(), None),
+    "delete": lambda store, key: store.delete(key),
+    "lease": lease,
+}
+REFUSED = [
+    *[(demote, name, ()) for name in ("save", "delete", "lease")],
+    *[(demote_without_its_primary, name, ()) for name in OPERATIONS],
+    *[(isolate, name, ()) for name in ("save", "delete", "lease")],
+    *[(take_its_slots, name, ("--cluster-enabled", "yes")) for name in OPERATIONS],
+]
+
+
+@pytest.mark.parametrize(
+    ("make_useless", "operation", "options"),
+    [
+        pytest.param(*case, id=f"{case[0].__name__}, {case[1]}", marks=() if "save" in case else pytest.mark.slow)
+        for case in REFUSED
+    ],  # one for each answer; the other operations start as many servers
+)
+async def test_after_a_failover_an_operation_reaches_the_new_server(prefix, key, make_useless, operation, options):
+    """The first server refuses it, which isn't reported. (P34)"""
+    async with (
+        failover(make_useless, options) as (proxy, _, after, replace),
+        store_at(proxy.url, prefix=prefix) as store,
+    ):
+        assert await failures(store, key) == {}
+        replace()
+        await OPERATIONS[operation](store, key)
+        assert await store.save(key_of((key,)), make_record(), None)
+        assert after.dump(prefix)
+
+
+async def listening_moves(before, after, prefix):
+    """Wait until the store listens to the second server, and no more to the first."""
+    await eventually(lambda: after.listeners(f"{prefix}news"))
+    await eventually(lambda: not before.listeners(f"{prefix}news"))
+
+
+async def test_after_a_failover_the_store_listens_to_the_new_server(prefix, key):
+    """Nobody publishes on the first one any more."""
+    async with failover(demote) as (proxy, before, after, replace), store_at(proxy.url, prefix=prefix) as store:
+        heard = asyncio.Event()
+        store.watch(key, heard.set)
+        await store.load(key)
+        await eventually(lambda: before.listeners(f"{prefix}news"))
+        replace()
+        assert await store.save(key_of((key,)), make_record(), None)
+        await listening_moves(before, after, prefix)
+        async with store_at(after.url, prefix=prefix) as other:
+            assert await other.save(key, make_record(), None)
+        await eventually(heard.is_set)
+
+
+async def test_a_store_that_writes_nothing_listens_to_the_new_server_in_the_end(prefix, key, monkeypatch, caplog):
+    """A connection to listen on lasts for ten minutes only, which isn't worth a line in the log."""
+    caplog.set_level(logging.INFO, "signalwire_tokens.stores")
+    assert LISTEN_FOR <= 600
+    monkeypatch.setattr(RedisStore.__module__ + ".LISTEN_FOR", SOON)
+    async with failover(demote) as (proxy, before, after, replace), store_at(proxy.url, prefix=prefix) as store:
+        store.watch(key, lambda: None)
+        await eventually(lambda: before.listeners(f"{prefix}news"))
+        replace()
+        await listening_moves(before, after, prefix)
+    assert "not listening" not in caplog.text
+
+
+async def test_a_connection_that_was_in_use_during_a_failover_is_not_used_again(prefix, key):
+    """It would read what the first server had."""
+    async with failover(demote) as (proxy, before, _, replace), store_at(proxy.url, prefix=prefix) as store:
+        await asyncio.gather(store.load(key), store.load(key))
+        connection = await store._pool.get_connection()
+        replace()
+        record = make_record()
+        assert await store.save(key, record, None)
+        await store._pool.release(connection)
+        assert (await store.load(key)).record.digest == record.digest
+        with before.client() as client:
+            assert len(client.client_list(_type="normal")) == 1
+
+
+async def test_a_replica_that_stays_one_is_named_in_the_error(prefix, key):
+    """Each attempt looks where the address leads, and the first one after that has changed succeeds."""
+    async with failover(demote) as (proxy, _, after, replace), store_at(proxy.url, prefix=prefix) as store:
+        await store.load(key)
+        replace(name=False)
+        for _ in range(3):
+            before = proxy.connections
+            with pytest.raises(StoreError, match="the server answered READONLY: it is a replica"):
+                await store.save(key, make_record(), None)
+            assert proxy.connections > before
+        proxy.lead_to(after.port)
+        assert await store.save(key, make_record(), None)
+
+
+async def test_many_operations_at_once_move_together(prefix, key):
+    """They open no more connections than they need."""
+    async with failover(demote) as (proxy, _, after, replace), store_at(proxy.url, prefix=prefix) as store:
+        keys = [key_of((key, str(number))) for number in range(20)]
+        await asyncio.gather(*(store.load(one) for one in keys))
+        replace()
+        before = proxy.connections
+        assert all(await asyncio.gather(*(store.save(one, make_record(), None) for one in keys)))
+        assert proxy.connections - before <= len(keys)
+        assert len(after.dump(prefix)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ResponseError("ERR Error running script (call to f_12): @user_script:4: -READONLY You can't write"),
+            "READONLY",
+        ),
+        (ResponseError("MISCONF Redis is configured to save RDB snapshots"), "MISCONF: it cannot write to its disk"),
+        (ReadOnlyError("You can't write", status_code="READONLY"), "READONLY: it is a replica"),
+        (BusyLoadingError("is loading", status_code="LOADING"), "LOADING: it is starting"),
+        (ResponseError("UNBLOCKED force unblock from blocking operation"), "UNBLOCKED"),
+    ],
+    ids=repr,
+)
+def test_what_a_server_answers_is_named_by_its_code(error, words):
+    """Of its words, nothing is shown: they may quote what was sent."""
+    assert told(error).startswith(f"the server answered {words}")
+    assert "You" not in told(error)
 
 
 async def test_another_event_loop_is_refused(store, key):

@@ -44,6 +44,10 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def lead_to(self, port):
+        """Connect to another server from now on; connections to the one before stay open."""
+        self._target = port
+
     def heal(self):
         """Let everything pass again, what was held back included."""
         self.mode, self.delay = "pass", 0.0
