@@ -47,7 +47,7 @@ settings.register_profile("all", max_examples=100, **PATIENT)
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run tests/system and the slow tests too")
-    parser.addoption("--eager-tasks", action="store_true", help="let tasks run at once (Python 3.12 and later)")
+    parser.addoption("--eager-tasks", action="store_true", help="start tasks at once (Python 3.12 and later)")
 
 
 def pytest_configure(config):

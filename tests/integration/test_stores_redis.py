@@ -588,7 +588,7 @@ async def listening_moves(before, after, prefix):
 
 
 async def test_after_a_failover_the_store_listens_to_the_new_server(prefix, key):
-    """Nobody publishes on the first one any more."""
+    """Nothing is published on the first one any more."""
     async with failover(demote) as (proxy, before, after, replace), store_at(proxy.url, prefix=prefix) as store:
         heard = asyncio.Event()
         store.watch(key, heard.set)

@@ -106,7 +106,7 @@ async def test_a_session_with_other_fields_is_refused(line):
 APPLICATION = {"application_id": "5e1f0a4e-9a3e-4d0f-8b0a-1d2f3c4b5a69", "extra": {"audience": "us"}}
 
 
-async def lapse(fleet, clock, line):
+async def be_idle(fleet, clock, line):
     await clock.advance(2 * LIFE)
 
 
@@ -123,7 +123,7 @@ async def expire(fleet, clock, line):
     await clock.advance(2 * LIFE)
 
 
-@pytest.mark.parametrize("end", [lapse, close, expire])
+@pytest.mark.parametrize("end", [be_idle, close, expire])
 async def test_one_that_is_opened_again_has_its_fields(clock, line, end):
     """`token()` can't name them, and without its application or scope a token would be another kind of token."""
     async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
@@ -140,7 +140,7 @@ async def test_one_that_is_opened_again_has_its_fields(clock, line, end):
 
 
 async def test_one_that_never_had_a_token_is_opened_again_with_all_its_fields(clock, line):
-    """SignalWire has not been told who the subscriber is."""
+    """SignalWire does not know who the subscriber is."""
     line.refused["alice"] = 403
     async with SessionFleet(line.client) as fleet:
         fleet.session("alice", region="us-central", password="secret", display_name="Alice")
@@ -656,7 +656,7 @@ async def test_one_that_waits_for_its_first_token_does_not_lapse(clock, line):
 
 @pytest.mark.parametrize("number", [8, 40])
 @pytest.mark.parametrize("status", [401, 403, 500, None])
-async def test_one_that_failed_to_get_a_first_token_lapses_too(clock, line, status, number):
+async def test_one_that_failed_to_get_a_first_token_closes_too(clock, line, status, number):
     """A reference that SignalWire refuses isn't asked for all day, if callers don't ask for it."""
     line.status = status
     async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
@@ -688,7 +688,7 @@ async def test_one_that_was_refused_before_its_first_token_is_kept_for_as_long_a
         assert await fleet.token("alice")
 
 
-async def test_one_whose_subscriber_has_left_lapses(clock, line):
+async def test_one_whose_subscriber_has_left_closes(clock, line):
     """A callback that unsubscribes itself leaves nothing that keeps the session open."""
     events = []
 
