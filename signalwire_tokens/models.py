@@ -103,15 +103,16 @@ class Lifetimes:
         A refresh token lives longer by a twenty-fourth of that, and by five minutes at most. No other token lives
         longer than an access token.
         """
-        if not isinstance(access, timedelta):
-            raise ConfigurationError("access must be a timedelta")
         usual = cls()
-        return cls(
-            access=access,
-            refresh=access + min(usual.refresh - usual.access, access / 24),
-            embed=min(usual.embed, access),
-            unbound=min(usual.unbound, access),
-        )
+        try:
+            return cls(
+                access=access,
+                refresh=access + min(usual.refresh - usual.access, access / 24),
+                embed=min(usual.embed, access),
+                unbound=min(usual.unbound, access),
+            )
+        except (TypeError, OverflowError):
+            raise ConfigurationError("access must be a timedelta, of ten years at most") from None
 
     def __attrs_post_init__(self) -> None:
         for name, lifetime in attrs.asdict(self).items():

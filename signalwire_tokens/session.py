@@ -137,7 +137,8 @@ class SubscriberSession(Asking):
         session = cls.__new__(cls)
         session.client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
-        share = None if store is None else Share(store, key_of(kept_as), brought=pair)
+        longest = client.lifetimes.access, client.lifetimes.refresh
+        share = None if store is None else Share(store, key_of(kept_as), brought=pair, longest=longest)
         session._keep(life, policy, clock, share, presents=True, reissues=False)  # noqa: SLF001 - its own
         return session
 

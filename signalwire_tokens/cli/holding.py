@@ -99,8 +99,8 @@ def hold(
     del store
     if may_hold_secret(url) and context.get_parameter_source("store") is ParameterSource.COMMANDLINE:
         raise click.UsageError(
-            "on the command line, a store's URL may have a host, a port, a database, and options that hold no secret: "
-            "if it has more, such as a password, set SIGNALWIRE_STORE to this URL"
+            "on the command line, a store's URL may have a host or a socket's path, a port, a database, and options "
+            "that hold no secret: if it has more, such as a password, set SIGNALWIRE_STORE to this URL"
         )
     if lifetime is not None and lifetime < SHORTEST:
         raise click.UsageError("--lifetime must be 5s or more")
@@ -166,7 +166,7 @@ def make(client: TokenClient, store: Store | None, wanted: Wanted, teller: Telle
 
 
 def policy_for(lifetime: timedelta) -> RefreshPolicy:
-    """Return a policy for tokens with a lifetime that is set, however short it is."""
+    """Return a policy that keeps tokens of this lifetime, however short it is."""
     policy = RefreshPolicy()
     return attrs.evolve(policy, min_life=min(policy.min_life, lifetime.total_seconds()))
 

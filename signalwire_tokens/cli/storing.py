@@ -36,7 +36,7 @@ class Store(TokenStore, Protocol):
 
 
 def may_hold_secret(url: Secret[Any]) -> bool:
-    """Return whether a server's URL has anything beyond what can't be a secret.
+    """Return whether a part of a server's URL may be a secret.
 
     redis-py has several names for passwords, and decodes them: only what is known to be harmless is allowed.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import stat
 import tempfile
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Move", "TokenFile", "next_move"]
 
-LONGEST = 64 * 1024  # bytes: the client reads no longer answer from SignalWire
+LONGEST = 64 * 1024  # bytes: the client refuses longer answers
+SECOND = 1_000_000_000  # nanoseconds
+MARK = 123_456_700  # nanoseconds, which the time of modification has beyond a second in a file that `hold` wrote
 OTHER = "it holds something other than an access token; remove it if you don't need it, or name another file"
 IRREGULAR = "it isn't a regular file; name another, or the one that a link leads to"
 Identity: TypeAlias = tuple[int, int, int]  # a file's device, its number there, which is used again, and its time
@@ -61,8 +64,8 @@ def next_move(wanted: Token | None, written: Token | None, there: Found | None) 
     """Return what to do, from the valid token, the one that was written last, and the file that is there.
 
     A file that is gone, or whose token has expired, is written again. One that another `hold` keeps valid stays until
-    there is another token. So does a token of another program's, whose expiry is unknown, while there is none to
-    replace it with.
+    there is another token. A token that another program wrote also stays until there is a token to replace it, because
+    its expiry is unknown.
     """
     is_alive = there is not None and there.left is not None and there.left > SLIVER
     if wanted is not None:
@@ -74,9 +77,9 @@ class TokenFile:
     """A file that holds a live token and nothing else, or is not there.
 
     It is replaced as a whole, so a reader finds one token or the next. Its time of modification is when the token
-    expires, which is later than the file was written: by that, a later run knows its own files, and how long the token
-    is valid. A file that holds anything but an access token is neither replaced nor removed: each look at it raises an
-    OSError.
+    expires, or less than a second earlier. A later run uses that time to recognize a file that `hold` wrote, and to
+    know how long its token is valid. A file that holds anything but an access token is neither replaced nor removed:
+    each look at it raises an OSError.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -137,8 +140,8 @@ class TokenFile:
                 raise FileExistsError(errno.EEXIST, OTHER)
         except FileNotFoundError:
             return None
-        is_dated = found.st_mtime_ns > found.st_ctime_ns
-        return Found(identity, found.st_mtime - self._clock.wall() if is_dated else None)
+        is_ours = found.st_mtime_ns % SECOND == MARK
+        return Found(identity, found.st_mtime - self._clock.wall() if is_ours else None)
 
     def _check(self) -> None:
         """Raise an error if no file can be made in this place, or if what is there may not be replaced."""
@@ -160,8 +163,8 @@ class TokenFile:
                 file.write(token.value.encode())
                 file.flush()
                 os.fsync(handle)  # or a machine that loses its power keeps the name and not what it names
-            wall = self._clock.wall()
-            os.utime(name, (wall, wall + ends - self._clock.now()))
+            until = math.floor(self._clock.wall() + ends - self._clock.now()) * SECOND + MARK
+            os.utime(name, ns=(until, until))
             made = Path(name).lstat()
             self._find()  # once more, because other programs may have used the path meanwhile
             Path(name).replace(self._path)

@@ -47,13 +47,13 @@ class Household:
         self.leaving: set[FleetSession] = set()
         self.closers: set[asyncio.Task[None] | None] = set()
         self.fields: dict[str, Secret[TokenFields]] = {}
-        self.idle_after: float = idle_after + CHECKED_EVERY  # for so long, `token()` may return without being noted
+        self.idle_after: float = idle_after + CHECKED_EVERY  # `token()` may return for that long without `ask()`
 
 
 class FleetSession(SubscriberSession):
     """A session that renews in its turn."""
 
-    _another: ClassVar[str] = "get it from the fleet again"
+    _another: ClassVar[str] = "get it from an open fleet again"
     __slots__ = ("_asked_at", "_household", "_is_looking", "_looked", "_pressed_at", "reference")
 
     def __init__(

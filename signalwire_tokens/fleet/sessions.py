@@ -9,6 +9,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
@@ -106,8 +107,8 @@ class SessionFleet:
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
 
-        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If you pass none that
-        shapes the token, those of the last session for this reference apply, until you `discard` it.
+        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If none of them
+        shapes the token, the fields of the last session for this reference apply, until you `discard` it.
         """
         fields = Secret[TokenFields](token_fields.copy())
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
@@ -137,9 +138,14 @@ class SessionFleet:
         if member is not None:
             member.leave()
         household.fields.pop(reference, None)
-        for closing in {member, *household.leaving}:
-            if closing is not None and closing.reference == reference:
-                await closing.aclose()
+        until = asyncio.get_running_loop().time() + self._policy.drain
+        earlier = [one for one in household.leaving if one.reference == reference and one is not member]
+        if member is not None:
+            await member.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                for one in earlier:  # whose renewals are still under way
+                    await one.aclose()
 
     def snapshot(self) -> FleetSnapshot:
         """Look at all sessions: a hundred thousand take a tenth of a second or two."""
@@ -253,7 +259,7 @@ class SessionFleet:
         )
 
     def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
-        """Return a new open session, with fields of the last one for this reference unless others shape its token."""
+        """Return a new open session. It has the fields of the last one for this reference, unless `fields` shape it."""
         household = self._opened()
         last = household.fields.get(reference)
         if last is not None and not has_shape(fields):
@@ -266,7 +272,7 @@ class SessionFleet:
 
 
 def has_shape(fields: Secret[TokenFields]) -> bool:
-    """Return whether fields say anything about the token's shape; None says that it has no such field."""
+    """Return whether any of the fields shapes the token. A field that is None counts, too."""
     return not fields.value.keys().isdisjoint(SHAPING)
 
 

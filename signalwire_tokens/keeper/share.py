@@ -34,8 +34,8 @@ class Share:
     """The place in a store where a session's pair is, and what is under way there behind the session's back.
 
     `brought` is a pair that the session did not issue, until the store has it: whatever it holds under the key before
-    is a successor. `longest` is how long the two tokens of a stored pair live at most, since it may have been stored
-    with other settings. `ahead` is by how much the wall clock was ahead of the session's clock when the current pair
+    is a successor. `longest` limits the lifetimes of a stored pair, which may have been stored with other settings.
+    `ahead` is by how much the wall clock was ahead of the session's clock when the current pair
     was asked for, and `answer` is the last pair that the session got from SignalWire, with the same of that.
     """
 
@@ -151,7 +151,7 @@ def logged(what: str) -> Iterator[None]:
 
 
 def shortened(reading: Reading, longest: Lives) -> Reading:
-    """Return a reading whose pair lives no longer than that."""
+    """Return the reading with its pair's lifetimes limited to `longest`."""
     record = reading.record
     if record is None:
         return reading

@@ -83,7 +83,7 @@ HINTS = ELSEWHERE | {
 }
 CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
 # Before version 7, a server quotes what it answers to a script's command.
-QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(ELSEWHERE)})(?= )")
+QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(HINTS)})(?= )")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
@@ -113,7 +113,7 @@ class RedisStore:
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._prefix, self._timeout = prefix, timeout
         self._redis = Redis.from_pool(self._pool)
-        # Sent whole each time: the server that a script was loaded into may not be the one that is to run it.
+        # Sent in full each time: after a failover, the new server may not have the script.
         self._load, self._save, self._take, self._give_back = (
             partial(self._redis.eval, text, 1) for text in (LOAD, SAVE, TAKE, GIVE_BACK)
         )
@@ -251,7 +251,8 @@ class RedisStore:
         self._moves += 1
         self._listener.move()
         await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-        await self._pool.disconnect(inuse_connections=False)
+        with suppress(RedisError, OSError):  # a connection may be slow to close
+            await self._pool.disconnect(inuse_connections=False)
 
 
 class Listener:
@@ -319,7 +320,7 @@ def time_of(answer: Secret[Any]) -> float | None:
 
 
 def told(error: Exception) -> str:
-    """Return what went wrong, in none of the server's words: they may quote what was sent."""
+    """Return what went wrong, without the server's text, which may quote what was sent."""
     if type(error) is ConnectionError:
         return str(error)
     if isinstance(error, AuthenticationError):

@@ -305,7 +305,7 @@ def use_settings(lines, monkeypatch):
     return lines[-1].split()[-1]
 
 
-@pytest.mark.parametrize("folder", ["plain", "a blank", "$HOME;`id`", 'it\'s "quoted" \\ & more', "~"])
+@pytest.mark.parametrize("folder", ["plain", "a blank", "$HOME;`id`", 'it\'s "quoted" \\ & more'])
 async def test_the_emulator_s_settings_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys, folder):
     """Whatever the folder of its certificate is called."""
     (tmp_path / folder).mkdir()

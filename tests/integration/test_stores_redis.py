@@ -23,9 +23,11 @@ from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 from signalwire_tokens import ConfigurationError, StoreError
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, key_of, new_sealing_key
+from signalwire_tokens.stores import redis as redis_store
 from signalwire_tokens.stores.redis import LISTEN_FOR, MOST_CONNECTIONS, RedisStore, cancellation_kept, told
 from signalwire_tokens.testing import StoreConformance
 from support.faulty_redis import Proxy, nonsense, wait_no_longer_than
+from support.paths import ROOT
 from support.processes import reserve_port
 from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
@@ -269,6 +271,26 @@ async def test_a_user_who_may_not_says_so(server, key):
         errors = await failures(store, key)
         assert errors.keys() == ALL
         assert all(re.search("NOPERM|NoPermission", str(error)) for error in errors.values())
+
+
+@pytest.mark.parametrize("database", [0, 1])
+async def test_a_user_needs_no_more_commands_than_are_listed(server, key, prefix, monkeypatch, database):
+    """The how-to has the list, for those who restrict the user."""
+    monkeypatch.setattr(redis_store, "HEARTBEAT", 0.05)
+    listed = re.findall(r"run `EVAL`.*", (ROOT / "docs/how-to/share-sessions.md").read_text())
+    commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]+)`", listed[0]) if name != "SELECT" or database]
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "restricted", "on", f">{MARK}", "~*", "&*", "-@all", *commands)
+    url = f"{server.url.replace('//', f'//restricted:{MARK}@').removesuffix('/0')}/{database}"
+    async with store_at(url, prefix=prefix) as store:
+        heard = asyncio.Event()
+        store.watch(key, heard.set)
+        await eventually(lambda: server.listeners(f"{prefix}news"))
+        for _ in range(2):
+            assert await failures(store, key) == {}
+            await asyncio.sleep(0.1)  # longer than the pause after which a connection is examined
+        assert await store.save(key, make_record(), None)
+        await eventually(heard.is_set)
 
 
 URLS = [
@@ -626,7 +648,7 @@ async def test_a_connection_that_was_in_use_during_a_failover_is_not_used_again(
         await store._pool.release(connection)
         assert (await store.load(key)).record.digest == record.digest
         with before.client() as client:
-            assert len(client.client_list(_type="normal")) == 1
+            await eventually(lambda: len(client.client_list(_type="normal")) == 1)
 
 
 async def test_a_replica_that_stays_one_is_named_in_the_error(prefix, key):

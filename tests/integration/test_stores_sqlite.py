@@ -791,7 +791,7 @@ async def test_sixty_subscribers_fit_into_512_kib(store, path):
 
 @pytest.mark.slow  # it starts a process that loads the package
 async def test_no_file_grows_beyond_512_kib(path):
-    """None may in this process; saving failed there after ten renewals."""
+    """This process can't write beyond that size. Saving used to fail there after ten renewals."""
     assert await asyncio.to_thread(run, CRAMPED, path, KEY, ALICE) == ["300 renewals"]
 
 

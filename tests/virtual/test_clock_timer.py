@@ -192,7 +192,7 @@ async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
 
 
 async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, timer):
-    """However many sleepers there are, and due as well, other work goes on. Each is notified once."""
+    """Other work goes on, however many sleepers are notified or due. Each is notified once."""
     turn, turns = [0], []
 
     class Noting(Sleeper):

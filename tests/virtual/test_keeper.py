@@ -842,7 +842,7 @@ async def test_a_session_belongs_to_one_event_loop():
 
 
 async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock):
-    """Until then, `token()` returns the token without a look at where it is called. (P4)"""
+    """Until then, `token()` returns the token without checking where it is called. (P4)"""
     async with Scripted(clock) as session:
         await session.token()
         await asyncio.to_thread(asyncio.run, session.token())

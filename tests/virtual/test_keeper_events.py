@@ -81,6 +81,19 @@ async def test_whoever_unsubscribes_is_told_nothing_more(clock):
     assert [event.kind for event in others] == ["rotated", "rotated", "rotated", "closed"]
 
 
+async def test_one_that_has_unsubscribed_between_events_is_forgotten_at_once(clock):
+    """Nothing of it is running."""
+    told = []
+    async with Scripted(clock) as session:
+        unsubscribe = session.subscribe(told.append)
+        await session.refresh()
+        await settle()
+        unsubscribe()
+        assert session._listeners == ()
+        await session.refresh()
+    assert [event.kind for event in told] == ["rotated"]
+
+
 async def test_a_subscriber_may_unsubscribe_in_its_callback(clock):
     """The session then keeps nothing of it, so that a fleet can close the session when it is idle."""
     told = []

@@ -591,6 +591,22 @@ async def test_a_stored_pair_lives_no_longer_than_the_settings_say(clock, lifeti
                 assert emulator.accepts(await session.token())
 
 
+async def test_a_stored_successor_of_a_given_pair_lives_no_longer_than_the_settings_say(clock):
+    """As a pair that the session issued itself."""
+    store = MemoryStore(clock=clock)
+    async with Emulator(lifetimes=Lifetimes(access=SECONDS, refresh=SECONDS), clock=clock) as emulator:
+        place = emulator.space, emulator.project_id, emulator.api_token
+        async with TokenClient(*place, clock=clock) as wrong:
+            pair = await wrong.create_subscriber_token("alice")
+            async with SubscriberSession.from_pair(wrong, pair, store=store) as session:
+                await session.refresh()
+        async with (
+            TokenClient(*place, clock=clock, lifetimes=Lifetimes.of(SECONDS)) as client,
+            SubscriberSession.from_pair(client, pair, store=store) as session,
+        ):
+            assert session.runway <= SECONDS
+
+
 async def test_a_token_that_is_refused_as_it_expires_says_nothing_of_the_settings(clock, client, caplog):
     """Clocks are never quite right."""
     async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=10), clock=clock) as session:
