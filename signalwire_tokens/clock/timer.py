@@ -219,7 +219,7 @@ class Timer:
             if sleeper is not None and sleeper.wakes_at < math.inf:
                 try:
                     sleeper.note_leap(gained, now)
-                except Exception:
+                except Exception:  # whatever it is: the others must be notified
                     logger.exception("%r could not be notified of a leap of the wall clock", sleeper)
             entries.pop()
         return looked

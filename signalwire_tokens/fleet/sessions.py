@@ -107,21 +107,21 @@ class SessionFleet:
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
 
-        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If none of them
-        shapes the token, the fields of the last session for this reference apply, until you `discard` it.
+        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If none of them shapes the token,
+        the fields of the last session for this reference apply, until you `discard` it.
         """
         fields = Secret[TokenFields](token_fields.copy())
         unknown = token_fields.keys() - TokenFields.__annotations__.keys()
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
         if unknown:
             raise TypeError(f"SessionFleet.session got an unexpected keyword argument {min(unknown)!r}")
-        self._check_place(self._opened())
         member = self._members.get(reference)
         if member is None:
             return self._open(reference, fields)
-        other = self._make(reference, fields) if fields.value else member
-        if has_shape(fields):
-            member.refuse_other(other)
+        if fields.value:
+            other = self._make(reference, fields)  # refuses fields that are wrong
+            if has_shape(fields):
+                member.refuse_other(other)
         member.ask()
         return member
 

@@ -250,7 +250,7 @@ class RedisStore:
         """Drop all connections, so that new ones lead to the server that the address names now."""
         self._moves += 1
         self._listener.move()
-        await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py doesn't type it
         with suppress(RedisError, OSError):  # a connection may be slow to close
             await self._pool.disconnect(inuse_connections=False)
 

@@ -192,7 +192,7 @@ async def rotate(store, key, times=1):
 
 
 async def renew(store, key):
-    """Take a lease, mark the record, and save its successor, as a session does."""
+    """Hold a lease, mark the record, and save its successor, as a session does."""
     async with store.lease(key, TTL) as held:
         assert held
         before = (await store.load(key)).record

@@ -310,7 +310,7 @@ def failing_at(number):
 
 
 async def ring_with(number):
-    """Let a timer ring, with a fault in one line; return the count of lines, and all sleepers."""
+    """Ring a timer with a fault in one line; return the count of lines, and all sleepers."""
     clock = VirtualClock()
     timer = timer_of(clock)
     sleepers = {name: Sleeper(name) for name in ("early", "again", "broken", "unset", "late", "later")}
