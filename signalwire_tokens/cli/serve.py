@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from signalwire_tokens.emulator import Emulator, Entry
+from signalwire_tokens.emulator import ROTATIONS, Emulator, Entry, RateLimit
 from signalwire_tokens.models import Lifetimes
+from signalwire_tokens.wire import read_duration
 
 from .command import Command, say_json
 from .settings import duration
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 __all__ = ["emulator"]
+
+RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9}[a-z])", re.ASCII)
+
+
+def rate(text: str) -> RateLimit:
+    """Return the value of an option that is a rate."""
+    found = RATE.fullmatch(text)
+    period = None if found is None else read_duration(found[2])
+    if found is None or not period:
+        raise click.BadParameter(f"{text!r} is not a rate: write 100/10s or 5/1m")
+    return RateLimit(int(found[1]), period.total_seconds())
 
 
 @click.command(cls=Command)
@@ -32,27 +45,59 @@ __all__ = ["emulator"]
     metavar="DURATION",
     help="How long access tokens live: 90s, 15m or 1d; by default 2h.",
 )
+@click.option(
+    "--rotation",
+    type=click.Choice([*ROTATIONS]),
+    default="single-use",
+    show_default=True,
+    help="What happens to a refresh token that was used.",
+)
+@click.option(
+    "--rate-limit",
+    type=rate,
+    metavar="RATE",
+    help="How many requests are accepted: 100/10s or 5/1m; by default all.",
+)
+@click.option("--strict", is_flag=True, help="Refuse what SignalWire's published description doesn't have.")
 @click.option("--seed", metavar="TEXT", help="Be the same space as every other emulator of this seed.")
-def emulator(*, port: int, tls: bool, lifetime: timedelta | None, seed: str | None, as_json: bool) -> None:
+def emulator(
+    *,
+    port: int,
+    tls: bool,
+    lifetime: timedelta | None,
+    rotation: str,
+    rate_limit: RateLimit | None,
+    strict: bool,
+    seed: str | None,
+    as_json: bool,
+) -> None:
     """Run an emulator of the token service until Ctrl-C.
 
     It prints the settings of its space as shell assignments, and a line for every request that it answers. The
-    credentials are good for nothing else; they are made up at each start, or by a seed.
+    credentials work with this emulator only. They are new at each start, unless there is a --seed.
     """
     lifetimes = None if lifetime is None else Lifetimes.of(lifetime)
-    asyncio.run(serve(port=port, tls=tls, lifetimes=lifetimes, seed=seed, as_json=as_json))
-
-
-async def serve(*, port: int, tls: bool, lifetimes: Lifetimes | None, seed: str | None, as_json: bool) -> None:
-    """Serve until a signal ends it, and print each request."""
-    stop = asyncio.Event()
     show = show_json if as_json else show_line
+    served = Emulator(
+        lifetimes=lifetimes,
+        port=port,
+        tls=tls,
+        rotation=rotation,
+        rate_limit=rate_limit,
+        strict=strict,
+        seed=seed,
+        on_request=show,
+    )
+    asyncio.run(serve(served, port=port, as_json=as_json))
+
+
+async def serve(emulator: Emulator, *, port: int, as_json: bool) -> None:
+    """Serve until a signal ends it."""
+    stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(on_stop(stop.set))
         try:
-            emulator = await stack.enter_async_context(
-                Emulator(lifetimes=lifetimes, port=port, tls=tls, seed=seed, on_request=show)
-            )
+            await stack.enter_async_context(emulator)
         except OSError as error:
             raise click.ClickException(f"cannot serve port {port}: {error.strerror}") from None
         settings = {
@@ -60,15 +105,16 @@ async def serve(*, port: int, tls: bool, lifetimes: Lifetimes | None, seed: str 
             "SIGNALWIRE_PROJECT_ID": emulator.project_id,
             "SIGNALWIRE_API_TOKEN": emulator.api_token,
         }
-        if tls:
+        if emulator.tls:
             settings["SIGNALWIRE_REST_CA_FILE"] = str(emulator.ca_file)
-        if lifetimes is not None:
-            settings["SIGNALWIRE_TOKENS_LIFETIME"] = f"{lifetimes.access.total_seconds():.0f}s"
+        if emulator.lifetimes != Lifetimes():
+            settings["SIGNALWIRE_TOKENS_LIFETIME"] = f"{emulator.lifetimes.access.total_seconds():.0f}s"
         if as_json:
-            say_json({**settings, "click_to_call": emulator.click_to_call})
+            say_json({**settings, "click_to_call": emulator.click_to_call, "gateway": emulator.gateway})
         else:
             for name, value in settings.items():
                 click.echo(f"export {name}={shlex.quote(value)}")
+            click.echo(f"# realtime gateway: {emulator.gateway}")
             click.echo(f"# click-to-call token: {emulator.click_to_call}")
         await stop.wait()
 

@@ -1,25 +1,28 @@
-"""The service itself on loopback: for tests, demos and the suites of those who build on it.
+"""SignalWire's token service on loopback: for this project's tests and demo, and for the tests of your app.
 
-`service` is the service without a network, `calls` what it is asked and what it answers, `validation` what it finds
-wrong with a body, `sealing` its tokens, and `possession` the proofs of those who hold a key; `faults` is what can
-happen on the way, `replies` how that looks in HTTP; `gateway` is where realtime clients connect, and `server` puts it
-all on a socket.
+`service` is the service without a network. `calls` has its requests and replies, `strict_json` and `validation` check
+bodies, `rotation` decides which tokens are still accepted, `limits` counts requests, `sealing` makes tokens, and
+`possession` verifies proofs of a key. `faults` is what can happen on the way, and `replies` how that looks in HTTP.
+Realtime clients connect to `gateway`, and `server` puts it all on a socket.
 """
 
 from .faults import EMPTY, HTML, Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection
+from .limits import RateLimit
+from .rotation import ROTATIONS, Rotation
 from .server import Emulator, Entry
-from .service import Rotation
 
 __all__ = [
     "EMPTY",
     "HTML",
+    "ROTATIONS",
     "Connection",
     "Delay",
     "Emulator",
     "Entry",
     "Fault",
     "Huge",
+    "RateLimit",
     "Raw",
     "Redirect",
     "Reset",

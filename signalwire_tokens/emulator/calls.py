@@ -8,11 +8,13 @@ from typing import Any
 
 import attrs
 
-from .validation import Validator
+from .validation import describe
 
 __all__ = ["OPERATIONS", "Call", "RefusedError", "Reply", "failure", "operation_of"]
 
 Json = dict[str, Any]
+
+UNPROCESSABLE = 422  # whose body is always a list of problems
 
 OPERATIONS = {
     "create_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens")),
@@ -43,17 +45,19 @@ class Call:
     path: str
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     authorization: str | None = attrs.field(default=None, repr=False)
+    is_ambiguous: bool = False  # it came with more than one Authorization header
     content_type: str = "application/json"
     body: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen
 class Reply:
-    """An answer as it leaves; `reason` is why a token or a proof was refused, which nobody outside is told."""
+    """An answer as it leaves. `reason` is why a request was refused; it stays in the emulator."""
 
     status: int
     body: Json = attrs.field(repr=False)
     reason: str | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 class RefusedError(Exception):
@@ -64,12 +68,12 @@ class RefusedError(Exception):
         self.reply = reply
 
 
-def failure(status: int, reason: str | None = None, *, code: str | None = None) -> Reply:
-    """Return the usual reply with a status, or one whose single problem has a certain code."""
-    if status == 422 or code is not None:  # noqa: PLR2004 - the one status whose body is always a list of problems
-        body = Validator(None)
-        body.complain(code or "invalid_parameter", None, "the request is not valid")
-        return Reply(status, {"errors": body.problems})
+def failure(status: int, reason: str | None = None, *, code: str | None = None, attribute: str | None = None) -> Reply:
+    """Return the reply with a status: SignalWire's plain one, or one with a single problem of this code."""
+    if code is None and status == UNPROCESSABLE:
+        code = "invalid_parameter"
+    if code is not None:
+        return Reply(status, {"errors": [describe(code, attribute)]}, reason)
     return Reply(status, {"error": ERRORS.get(status, "Error")}, reason)
 
 

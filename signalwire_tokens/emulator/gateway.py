@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
@@ -12,6 +11,7 @@ import attrs
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from .possession import UnprovenError
+from .strict_json import read_json
 from .validation import LAST_SECOND
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Line:
         """Answer a message."""
         id_: str | None = None
         try:
-            message = read_json(text)
+            message = read_message(text)
             id_ = message["id"] if isinstance(message.get("id"), str) else None
             check_message(message)
             if "method" not in message:
@@ -290,20 +290,15 @@ class Line:
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
 
-def read_json(text: str) -> Json:
-    """Take an object that JSON describes."""
+def read_message(text: str) -> Json:
+    """Return a message, with its parameters; refuse what isn't a JSON object."""
     try:
-        message: object = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
+        message = read_json(text)
+    except ValueError:
         raise RefusedError(PARSE_ERROR, "this is not JSON") from None
     if not isinstance(message, dict):
         raise RefusedError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
     return {"params": {}, **cast("Json", message)}
-
-
-def refuse_constant(_: str) -> None:
-    """Refuse what Python reads as a number, and JSON does not have."""
-    raise ValueError
 
 
 def check_message(message: Json) -> None:

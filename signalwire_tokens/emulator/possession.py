@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
+
+from .strict_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -134,8 +135,8 @@ def read_key(jwk: object) -> RSAKey:
 def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
     """Take what a proof says."""
     try:
-        claims: object = json.loads(signed.payload)
-    except (ValueError, RecursionError):
+        claims = read_json(signed.payload)
+    except ValueError:
         claims = None
     if not isinstance(claims, dict):
         raise UnprovenError("the proof says nothing")

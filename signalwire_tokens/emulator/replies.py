@@ -55,10 +55,10 @@ def status_of(fault: Fault | None, reply: Reply) -> int | None:
 
 def answer(request: web.BaseRequest, reply: Reply, now: float, *, fault: Status | None = None) -> web.Response:
     """Return a reply as HTTP, with its date and whatever the fault adds."""
-    headers = {"Date": http_date(now), "X-Request-Id": str(uuid4())}
+    headers = {"Date": http_date(now), "X-Request-Id": str(uuid4()), **reply.headers}
     if fault is not None and fault.retry_after is not None:
         headers["Retry-After"] = write_retry_after(fault.retry_after, now, as_date=fault.as_date)
-    if is_open_to_browsers(request.path):
+    if is_open_to_browsers(request.rel_url.raw_path):
         headers |= CORS
     return web.json_response(reply.body, status=reply.status, headers=headers)
 

@@ -33,6 +33,7 @@ class Claims:
     scope: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     is_bound: bool = False  # by an exchange, and not only meant to be
+    channel: str | None = None  # of a guest who was given one
 
 
 class Sealer:
@@ -45,8 +46,9 @@ class Sealer:
     def seal(self, claims: Claims) -> str:
         """Make a token."""
         header = {"alg": "dir", "enc": "A256GCM", "typ": claims.kind}
-        if self.channel is not None:
-            header["ch"] = self.channel
+        channel = claims.channel or self.channel
+        if channel is not None:
+            header["ch"] = channel
         plain = json.dumps(attrs.asdict(claims)).encode()
         return jwe.encrypt_compact(header, plain, self._key, registry=REGISTRY)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, Self, assert_never, get_args
+from typing import TYPE_CHECKING, Self, assert_never, get_args
 from uuid import UUID
 
 import attrs
@@ -29,13 +29,16 @@ from .calls import OPERATIONS, Call, Reply, failure, operation_of
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection, Gateway
 from .replies import answer, begin, flood, hang_up, http_date, is_open_to_browsers, preflight, status_of
-from .service import Rotation, Service
+from .rotation import ROTATIONS, Rotation
+from .service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
     from signalwire_tokens.clock import Alarm
+
+    from .limits import RateLimit
 
 __all__ = ["Emulator", "Entry"]
 
@@ -94,26 +97,36 @@ class ServiceClock:
 class Emulator:
     """SignalWire's token service on this machine.
 
-    `async with Emulator() as emulator` serves on a port of its own until the block ends; `space`, `project_id` and
-    `api_token` are what a client needs, `client()` makes one. Tokens live as `lifetimes` says, by a clock that
-    `advance` moves. What is done with a used refresh token is `rotation`'s to say, since the service does not.
-    `channel` is the host that tokens tell their holders to connect to, and `{port}` in it the emulator's own: under
-    TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the API.
-    With the same `seed`, another emulator is the same space: its credentials and its tokens are good there, too, though
-    what was done with them is forgotten.
+    `async with Emulator() as emulator` serves on a port of its own until the block ends. `space`, `project_id` and
+    `api_token` are what a client needs, and `client()` returns one. Tokens live as long as `lifetimes` says, by a clock
+    that `advance` moves. `rotation` says what happens to tokens that were refreshed or replaced, which SignalWire
+    doesn't publish: one of `ROTATIONS` by name, or a `Rotation`.
+
+    `strict` refuses what SignalWire's published description doesn't have: members of a body that aren't listed, and
+    regions other than "us-central". `rate_limit` refuses requests above a rate and sends `X-RateLimit-*` headers. You
+    can set both at any time. `statuses` has the statuses of problems by their code, such as `{"token_expired": 401}`;
+    all others have 422.
+
+    `channel` is the host that tokens name for realtime connections, and `{port}` in it is the emulator's own port:
+    under TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the
+    API. Emulators with the same `seed` are the same space: they accept each other's credentials and tokens, but don't
+    know what was done with them.
     """
 
     def __init__(
         self,
         *,
         lifetimes: Lifetimes | None = None,
-        rotation: Rotation | Literal["single-use", "reusable", "grace", "family"] = Rotation.SINGLE_USE,
+        rotation: Rotation | str = "single-use",
         clock: Clock | None = None,
         tls: bool = False,
         port: int = 0,
         channel: str | None = "puc.signalwire.com",
         page_size: int = 50,
         seed: str | None = None,
+        strict: bool = False,
+        rate_limit: RateLimit | None = None,
+        statuses: Mapping[str, int] | None = None,
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
         if page_size < 1 or port not in range(65536):
@@ -121,21 +134,25 @@ class Emulator:
         self.journal: list[Entry] = []
         self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._clock = ServiceClock(SYSTEM if clock is None else clock)
-        self._tls = tls
+        self.tls: bool = tls
         self._port = port
         self._on_request = on_request
         self._service = Service(
             now=self._clock.wall,
             lifetimes=self.lifetimes,
-            rotation=Rotation(rotation),
+            rotation=rotation_of(rotation),
             channel=None,
             page_size=page_size,
             project_id=str(UUID(bytes=draw(seed, "project")[:16], version=4)),
             api_token=f"PT{draw(seed, 'api token').hex()[:48]}",
             key=draw(seed, "key"),
+            strict=strict,
+            rate_limit=rate_limit,
+            statuses=statuses,
         )
-        self.click_to_call: str = f"c2c_{draw(seed, 'click to call').hex()[:32]}"
-        self._service.click_to_call.add(self.click_to_call)
+        click_to_call = draw(seed, "click to call").hex()[:32]
+        self.click_to_call: str = f"c2c_{click_to_call}"
+        self._service.click_to_call |= {self.click_to_call, f"c2t_{click_to_call}"}
         self._channel = channel
         self._gateway = Gateway(self._service, self._clock, self._note_call)
         self._faults: list[Armed] = []
@@ -152,7 +169,7 @@ class Emulator:
     async def __aenter__(self) -> Self:
         if self._running:
             raise RuntimeError("this emulator runs already")
-        if self._tls:
+        if self.tls:
             self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
             self._context, self._pin = certify(self.ca_file)
         try:
@@ -176,7 +193,7 @@ class Emulator:
     @property
     def space(self) -> str:
         """The space's address, as `TokenClient` takes it."""
-        return f"https://{HOST}:{self.port}" if self._tls else f"{HOST}:{self.port}"
+        return f"https://{HOST}:{self.port}" if self.tls else f"{HOST}:{self.port}"
 
     @property
     def port(self) -> int:
@@ -188,7 +205,7 @@ class Emulator:
     @property
     def gateway(self) -> str:
         """The URL of the realtime gateway."""
-        return f"ws{'s' if self._tls else ''}://{HOST}:{self.port}/"
+        return f"ws{'s' if self.tls else ''}://{HOST}:{self.port}/"
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -226,13 +243,31 @@ class Emulator:
             raise RuntimeError(NO_CERTIFICATE)
         return self._pin
 
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """How many requests are accepted; None if all are."""
+        return self._service.meter.limit
+
+    @rate_limit.setter
+    def rate_limit(self, limit: RateLimit | None) -> None:
+        self._service.meter.limit = limit
+
+    @property
+    def strict(self) -> bool:
+        """Whether what SignalWire's published description doesn't have is refused."""
+        return self._service.strict
+
+    @strict.setter
+    def strict(self, strict: bool) -> None:
+        self._service.strict = strict
+
     def client(self, *, timeout: float = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
         """Make a client for this emulator: its space, its credentials, its lifetimes and its time."""
         return TokenClient(
             self.space,
             self.project_id,
             self.api_token,
-            ssl=ssl.create_default_context(cafile=self.ca_file) if self._tls else None,
+            ssl=ssl.create_default_context(cafile=self.ca_file) if self.tls else None,
             timeout=timeout,
             retries=retries,
             lifetimes=self.lifetimes,
@@ -306,7 +341,7 @@ class Emulator:
         await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()
         self._running = True
         self._port = runner.addresses[0][1]
-        self._service.origin = f"http{'s' if self._tls else ''}://{HOST}:{self._port}"
+        self._service.origin = f"http{'s' if self.tls else ''}://{HOST}:{self._port}"
         self._service.set_channel(None if self._channel is None else self._channel.replace("{port}", str(self._port)))
 
     async def _hang_up(self) -> None:
@@ -316,15 +351,17 @@ class Emulator:
         await self._server.aclose()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == "OPTIONS" and is_open_to_browsers(request.path):
+        path = request.rel_url.raw_path  # as it was sent: an escaped slash isn't one
+        if request.method == "OPTIONS" and is_open_to_browsers(path):
             return preflight()
-        if request.path == "/" and request.headers.get("Upgrade", "").lower() == "websocket":
+        if path == "/" and request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._gateway.serve(request)
         call = Call(
             method=request.method,
-            path=request.path,
+            path=path,
             query=dict(request.query),
             authorization=request.headers.get("Authorization"),
+            is_ambiguous=len(request.headers.getall("Authorization", [])) > 1,
             content_type=request.headers.get("Content-Type", ""),
             body=await request.read(),
         )
@@ -403,6 +440,15 @@ def scheme_of(authorization: str | None) -> str | None:
     if authorization is None:
         return None
     return {"basic": "Basic", "bearer": "Bearer"}.get(authorization.partition(" ")[0].lower(), "other")
+
+
+def rotation_of(given: Rotation | str) -> Rotation:
+    """Return a rotation that is given by name, or as one."""
+    if isinstance(given, Rotation):
+        return given
+    if given not in ROTATIONS:
+        raise ValueError(f"rotation must be a Rotation or one of: {', '.join(ROTATIONS)}")
+    return ROTATIONS[given]
 
 
 @attrs.define

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hmac
-import json
 import re
 from base64 import b64decode
 from datetime import UTC, datetime
-from enum import Enum
-from typing import TYPE_CHECKING, Any, assert_never
-from uuid import NAMESPACE_URL, uuid4, uuid5
+from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import attrs
 
-from .calls import OPERATIONS, Call, RefusedError, Reply, failure, operation_of
+from .calls import OPERATIONS, UNPROCESSABLE, Call, RefusedError, Reply, failure, operation_of
+from .limits import Meter, RateLimit
 from .possession import REFRESHABLE, Holders, UnprovenError
+from .rotation import History, Rotation
 from .sealing import Claims, Sealer
-from .validation import Problems, Validator
+from .strict_json import read_json
+from .validation import Validator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from signalwire_tokens.models import Lifetimes
 
-__all__ = ["Rotation", "Service"]
+__all__ = ["Service"]
 
 Json = dict[str, Any]
 
@@ -34,20 +35,12 @@ PROFILE = (
     "job_title",
     "time_zone",
     "country",
-    "region",
     "company_name",
 )
-GRACE = 10.0
 DEVICE_LIFE = 900  # seconds, unless more or less is asked for
-
-
-class Rotation(Enum):
-    """What becomes of a refresh token once it was used."""
-
-    SINGLE_USE = "single-use"  # it is refused from then on
-    REUSABLE = "reusable"  # nothing
-    GRACE = "grace"  # it is good for ten seconds more
-    FAMILY = "family"  # its second use revokes every refresh token of its line
+LARGEST_PAGE = 1000
+ASSETS = "https://example.com/assets"  # of addresses; nothing is there
+TOKEN_PARTS = (3, 5)  # of a signed token, and of an encrypted one
 
 
 @attrs.define(kw_only=True)
@@ -60,7 +53,11 @@ class Subscriber:
 
 
 class Service:
-    """The project, its subscribers and addresses, and what was done with its refresh tokens."""
+    """The project, its subscribers and addresses, and what was done with its tokens.
+
+    `strict` refuses what SignalWire's published description doesn't have. `statuses` are those of problems, by the code
+    of the first; 422 where it has none.
+    """
 
     def __init__(
         self,
@@ -73,6 +70,9 @@ class Service:
         project_id: str,
         api_token: str,
         key: bytes,
+        strict: bool = False,
+        rate_limit: RateLimit | None = None,
+        statuses: Mapping[str, int] | None = None,
     ) -> None:
         self.origin = ""
         self.project_id = project_id
@@ -81,15 +81,15 @@ class Service:
         self.click_to_call: set[str] = set()
         self._now = now
         self._lifetimes = lifetimes
-        self._rotation = rotation
+        self._statuses = {} if statuses is None else statuses
+        self.strict: bool = strict
+        self.meter: Meter = Meter(rate_limit, now)
+        self.history: History = History(rotation, now)
         self._page_size = page_size
         self._sealer = Sealer(channel, key)
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
-        self._used: dict[str, tuple[float, float]] = {}  # refresh tokens: when used first, and when expired
-        self._withdrawn: set[str] = set()  # tokens that are refused before their time
         self.holders: Holders = Holders(now)
-        self._revoked: set[str] = set()  # lines of which a refresh token was used twice
         self._handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
             "refresh_subscriber_token": self._refresh_subscriber_token,
@@ -102,8 +102,8 @@ class Service:
             "subscriber_addresses": self._subscriber_addresses,
         }
 
-    def add_address(self, name: str, *, subscriber_id: str | None = None, kind: str = "room") -> str:
-        """Give the project a place that can be reached."""
+    def add_address(self, name: str, *, subscriber_id: str | None = None) -> str:
+        """Add an address of the project, or of a subscriber; return its id."""
         id_ = str(uuid4())
         self._addresses[id_] = (
             subscriber_id,
@@ -111,9 +111,9 @@ class Service:
                 "id": id_,
                 "name": name,
                 "display_name": name.replace("-", " ").title(),
-                "type": kind,
-                "cover_url": None,
-                "preview_url": None,
+                "type": "room" if subscriber_id is None else "subscriber",
+                "cover_url": f"{ASSETS}/cover.png",
+                "preview_url": f"{ASSETS}/preview.png",
                 "locked": False,
                 "channels": {
                     channel: f"/public/{name}?channel={channel}" for channel in ("audio", "messaging", "video")
@@ -126,7 +126,9 @@ class Service:
     def accepts(self, token: str) -> bool:
         """Tell whether a token is a live one of this service."""
         claims = self._sealer.open(token)
-        return claims is not None and self._is_live(claims) and (claims.kind == "SAT" or not self._is_spent(claims))
+        if claims is None or claims.expires_at <= self._now() or self.history.is_revoked(claims):
+            return False
+        return claims.kind == "SAT" or not self.history.is_spent(claims)
 
     def authenticate(self, token: object) -> Claims:
         """Take a live access token, whoever has it; whether a key binds it is another question."""
@@ -135,8 +137,8 @@ class Service:
             raise UnprovenError("this is no access token of this service's")
         if claims.expires_at <= self._now():
             raise UnprovenError("the token has expired")
-        if claims.id in self._withdrawn:
-            raise UnprovenError("the token was withdrawn")
+        if self.history.is_revoked(claims):
+            raise UnprovenError("the token was revoked")
         return claims
 
     def set_channel(self, channel: str | None) -> None:
@@ -148,13 +150,17 @@ class Service:
         claims = self._sealer.open(token)
         if claims is None:
             raise ValueError("this is no token of this service's")
-        self._withdrawn.add(claims.id)
-
-    def _is_live(self, claims: Claims) -> bool:
-        return claims.expires_at > self._now() and claims.id not in self._withdrawn
+        self.history.revoke(claims)
 
     def handle(self, call: Call) -> Reply:
-        """Answer a call."""
+        """Return the reply to a call."""
+        is_accepted, headers = self.meter.accept(call.method)
+        reply = self._answer(call) if is_accepted else failure(429, code="rate_limit_exceeded")
+        return attrs.evolve(reply, headers=headers) if headers else reply
+
+    def _answer(self, call: Call) -> Reply:
+        if call.is_ambiguous:
+            return failure(400, "more than one Authorization header")
         operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)
@@ -171,10 +177,12 @@ class Service:
         reference = body.required_string("reference")
         expires_at = body.future("expire_at", self._now())
         application_id, fingerprint = body.uuid("application_id"), body.fingerprint("fingerprint")
-        scope = body.scope("scope")
+        scope, region = body.scope("scope"), body.region("region")
         body.string("password")
         profile = {name: value for name in PROFILE if (value := body.string(name)) is not None}
-        self._check(body.problems)
+        if region is not None:
+            profile["region"] = region
+        self._check(body)
         subscriber = self._subscriber(reference or "")
         subscriber.profile |= profile
         pair = self._issue_pair(
@@ -185,43 +193,46 @@ class Service:
             fingerprint=fingerprint,
             scope=(scope,) if scope else (),
         )
-        return Reply(201, {"subscriber_id": subscriber.id, **pair})
+        return Reply(200, {"subscriber_id": subscriber.id, **pair})
 
     def _refresh_subscriber_token(self, call: Call) -> Reply:
         self._check_project(call)
         body = self._validator(call)
-        token = body.required_string("refresh_token")
-        self._check(body.problems)
-        claims = self._sealer.open(token or "")
-        if claims is None or claims.kind != "Refresh" or claims.id in self._withdrawn:
-            body.complain("invalid_parameter", "refresh_token", "refresh_token is not valid")
+        token = body.required_string("refresh_token") or ""
+        self._check(body)
+        claims = self._sealer.open(token)
+        if claims is None:
+            is_token = token.count(".") + 1 in TOKEN_PARTS
+            body.complain("token_invalid" if is_token else "invalid_token_format", "refresh_token")
+        elif claims.kind != "Refresh":
+            body.complain("not_a_refresh_token", "refresh_token")
         elif claims.expires_at <= self._now():
-            body.complain("token_expired", "refresh_token", "refresh_token has expired")
-        elif self._is_spent(claims):
-            self._revoked.add(claims.line)
-            body.complain("invalid_parameter", "refresh_token", "refresh_token was used before")
-        else:
+            body.complain("token_expired", "refresh_token")
+        elif self.history.accept(claims):
             return Reply(201, self._rotate(claims))
-        raise RefusedError(Reply(422, {"errors": body.problems}))
+        else:
+            rotation, reason = self.history.rotation, "the refresh token was used or revoked"
+            return failure(rotation.status, reason, code=rotation.code, attribute="refresh_token")
+        raise self._refusal(body)
 
     def _create_guest_token(self, call: Call) -> Reply:
         self._check_project(call)
         body = self._validator(call)
         addresses = body.addresses("allowed_addresses", self._addresses)
         expires_at = body.future("expire_at", self._now())
-        body.string("region")
-        body.string("ch")
-        self._check(body.problems)
-        return Reply(201, self._issue_pair(holder="guest", expires_at=expires_at, addresses=addresses))
+        body.region("region")
+        channel = body.region("ch")
+        self._check(body)
+        pair = self._issue_pair(holder="guest", expires_at=expires_at, addresses=addresses, channel=channel)
+        return Reply(201, pair)
 
     def _create_invite_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
         self.holders.admit(claims, None)
         body = self._validator(call)
-        wanted = body.required("address_id")
-        address = None if wanted is None else body.address("address_id", wanted, self._addresses)
+        address = body.address("address_id", self._addresses)
         expires_at = body.future("expires_at", self._now())
-        self._check(body.problems)
+        self._check(body)
         now = self._now()
         invite = self._claims(
             kind="SAT",
@@ -234,8 +245,8 @@ class Service:
 
     def _create_embed_token(self, call: Call) -> Reply:
         body = self._validator(call)
-        token = body.required_string("token")
-        self._check(body.problems)
+        token = body.required_string("token", "token is required")
+        self._check(body)
         if token not in self.click_to_call:
             return failure(403)
         expires_at = self._now() + self._lifetimes.embed.total_seconds()
@@ -252,7 +263,7 @@ class Service:
             {
                 "id": subscriber.id,
                 "email": subscriber.reference,
-                **dict.fromkeys(PROFILE),
+                **dict.fromkeys((*PROFILE, "region")),
                 **subscriber.profile,
                 "push_notification_key": None,
                 "app_settings": {"display_name": "Emulator", "scopes": list(claims.scope)},
@@ -286,7 +297,7 @@ class Service:
         """Exchange a token for one that is bound to the key that signed the proof."""
         body = self._validator(call)
         proof, seconds = body.required_string("dpop_token"), body.seconds("expire_in", DEVICE_LIFE)
-        self._check(body.problems)
+        self._check(body)
         if REFRESHABLE not in claims.scope:
             raise UnprovenError(f"the token has no scope {REFRESHABLE}")
         # The service's own client names the path alone.
@@ -317,15 +328,19 @@ class Service:
         if not any(one.id == id_ for one in self._subscribers.values()):
             return failure(404)
         mine = [address for owner, address in self._addresses.values() if owner == id_]
-        asked = call.query.get("page_number", "")
-        number = int(asked) if re.fullmatch(r"[0-9]{1,6}", asked) else 0
-        start, base = number * self._page_size, f"{self.origin}{call.path}?page_number="
-        links = {"self": f"{base}{number}", "first": f"{base}0"}
-        if start + self._page_size < len(mine):
+        number = number_of(call, "page_number", 0, most=999_999)
+        size = number_of(call, "page_size", 0, most=LARGEST_PAGE) or self._page_size
+        token = f"PA{uuid5(UUID(id_), str(size))}"
+        if call.query.get("page_token", token) != token or (number > 0 and "page_token" not in call.query):
+            return failure(404, "the page token is missing, or of another list")
+        first = f"{self.origin}{call.path}?page_number=0&page_size={size}"
+        start, base = number * size, f"{self.origin}{call.path}?page_size={size}&page_token={token}&page_number="
+        links = {"self": f"{base}{number}" if number else first, "first": first}
+        if start + size < len(mine):
             links["next"] = f"{base}{number + 1}"
         if number:
             links["prev"] = f"{base}{number - 1}"
-        return Reply(200, {"data": mine[start : start + self._page_size], "links": links})
+        return Reply(200, {"data": mine[start : start + size], "links": links})
 
     def _check_project(self, call: Call) -> None:
         kind, _, value = (call.authorization or "").partition(" ")
@@ -346,15 +361,20 @@ class Service:
 
     def _validator(self, call: Call) -> Validator:
         if call.content_type.partition(";")[0].strip().lower() != "application/json":
-            return Validator(None)  # what is not declared to be JSON is not read as such
+            return Validator(None)  # a body that isn't declared to be JSON isn't read
         try:
-            return Validator(json.loads(call.body))
-        except (ValueError, RecursionError):
-            raise RefusedError(failure(400)) from None
+            return Validator(read_json(call.body), strict=self.strict)
+        except ValueError as error:
+            raise RefusedError(failure(400, f"the body isn't JSON: {type(error).__name__}")) from None
 
-    def _check(self, problems: Problems) -> None:
-        if problems:
-            raise RefusedError(Reply(422, {"errors": problems}))
+    def _check(self, body: Validator) -> None:
+        body.check_names()
+        if body.problems:
+            raise self._refusal(body)
+
+    def _refusal(self, body: Validator) -> RefusedError:
+        status = self._statuses.get(body.problems[0]["code"], UNPROCESSABLE)
+        return RefusedError(Reply(status, {"errors": body.problems}))
 
     def _subscriber(self, reference: str) -> Subscriber:
         if reference not in self._subscribers:
@@ -362,7 +382,7 @@ class Service:
             subscriber = Subscriber(id=str(uuid5(NAMESPACE_URL, name)), reference=reference)
             self._subscribers[reference] = subscriber
             name = re.sub(r"[^a-z0-9]+", "-", reference.lower()).strip("-") or "subscriber"
-            self.add_address(name, subscriber_id=subscriber.id, kind="subscriber")
+            self.add_address(name, subscriber_id=subscriber.id)
         return self._subscribers[reference]
 
     def _claims(self, *, kind: str, holder: str, expires_at: float, **more: Any) -> Claims:  # noqa: ANN401 - of Claims
@@ -371,37 +391,20 @@ class Service:
 
     def _issue_pair(self, *, holder: str, expires_at: float | None = None, **more: Any) -> dict[str, str]:  # noqa: ANN401
         lifetimes = self._lifetimes
-        if expires_at is None:
-            unbound = more.get("scope") and more.get("fingerprint") is None
-            expires_at = self._now() + (lifetimes.unbound if unbound else lifetimes.access).total_seconds()
+        if more.get("scope") and more.get("fingerprint") is None:  # the end that was asked for doesn't count
+            expires_at = self._now() + lifetimes.unbound.total_seconds()
+        elif expires_at is None:
+            expires_at = self._now() + lifetimes.access.total_seconds()
         margin = (lifetimes.refresh - lifetimes.access).total_seconds()
         access = self._claims(kind="SAT", holder=holder, expires_at=expires_at, **more)
         refresh = self._claims(
             kind="Refresh", holder=holder, expires_at=expires_at + margin, **{**more, "line": access.line}
         )
+        self.history.note_pair(access, is_issued="line" not in more)
         return {"token": self._sealer.seal(access), "refresh_token": self._sealer.seal(refresh)}
 
-    def _is_spent(self, claims: Claims) -> bool:
-        """Tell whether a refresh token is refused for what was done with it or its line before."""
-        first_use = self._used.get(claims.id)
-        match self._rotation:
-            case Rotation.REUSABLE:
-                return False
-            case Rotation.SINGLE_USE:
-                return first_use is not None
-            case Rotation.GRACE:
-                return first_use is not None and self._now() > first_use[0] + GRACE
-            case Rotation.FAMILY:
-                return first_use is not None or claims.line in self._revoked
-            case _:
-                assert_never(self._rotation)
-
     def _rotate(self, claims: Claims) -> dict[str, str]:
-        """Use a refresh token up, and issue the pair that replaces its own."""
-        now = self._now()
-        while self._used and (oldest := next(iter(self._used.items())))[1][1] <= now:
-            del self._used[oldest[0]]
-        self._used.setdefault(claims.id, (now, claims.expires_at))
+        """Return the pair that replaces a refresh token's own."""
         return self._issue_pair(
             holder=claims.holder,
             subscriber_id=claims.subscriber_id,
@@ -409,5 +412,13 @@ class Service:
             fingerprint=claims.fingerprint,
             scope=claims.scope,
             addresses=claims.addresses,
+            channel=claims.channel,
             line=claims.line,
         )
+
+
+def number_of(call: Call, name: str, default: int, *, most: int) -> int:
+    """Return a whole number in a query, or the default if it is absent, something else or too large."""
+    text = call.query.get(name, "")
+    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else default
+    return number if number <= most else default

@@ -1,4 +1,4 @@
-"""What the service finds wrong with a body: every problem at once."""
+"""What is wrong with a request's body: every problem at once, in SignalWire's words."""
 
 from __future__ import annotations
 
@@ -8,124 +8,174 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-__all__ = ["LAST_SECOND", "Problems", "Validator"]
+__all__ = ["LAST_SECOND", "Problems", "Validator", "describe"]
 
-Problems = list[dict[str, str | None]]
+Problems = list[dict[str, str]]
 
 UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 MOST_ADDRESSES = 10
+REGIONS = ("us-central",)  # that are published
 LAST_SECOND = 253402300799  # of the year 9999
-LONGEST_LIFE = 315_360_000  # seconds: ten years, which nobody means; the service's own limit is not known
-DOCS = "https://developer.signalwire.com/rest/errors"
+LONGEST_LIFE = 315_360_000  # seconds: ten years. SignalWire's own limit is not known
+DOCS = "https://signalwire.com/docs/apis/error-codes"
+# What the answer says if nothing more is known than the code.
+MESSAGES = {
+    "rate_limit_exceeded": "The rate limit has been exceeded.",
+    "cannot_process": "The request cannot be processed right now.",
+    "account_limit_exceeded": "The account must be upgraded to perform this action.",
+    "authblock_is_invalid": "The authblock is invalid.",
+    "authblock_is_expired": "The authblock has expired.",
+    "token_expired": "Token has expired.",
+    "token_invalid": "The provided token is invalid.",
+    "not_a_refresh_token": "Invalid token type. You must use a Refresh token.",
+    "invalid_token_format": "The format of the provided token is invalid.",
+}
+
+
+def describe(code: str, attribute: str | None = None, message: str | None = None) -> dict[str, str]:
+    """Return a problem as SignalWire writes it; `attribute` is absent if the problem is about none."""
+    about = {} if attribute is None else {"attribute": attribute}
+    return {
+        "type": "validation_error",
+        "code": code,
+        "message": MESSAGES.get(code, "The request is not valid.") if message is None else message,
+        **about,
+        "url": DOCS,
+    }
+
+
+def label(name: str) -> str:
+    """Return a member's name as messages have it."""
+    return name.replace("_", " ").title()
 
 
 class Validator:
-    """Takes a body apart, and notes what is wrong with it."""
+    """Reads the members of a body, and collects what is wrong with them.
 
-    def __init__(self, body: object) -> None:
+    `strict` refuses what isn't published: other regions, and members that no method asked for before `check_names`.
+    """
+
+    def __init__(self, body: object, *, strict: bool = False) -> None:
         self._body = cast("Mapping[str, object]", body) if isinstance(body, dict) else {}
+        self._strict = strict
+        self._known: set[str] = set()
         self.problems: Problems = []
 
-    def complain(self, code: str, attribute: str | None, message: str) -> None:
-        """Note a problem."""
-        self.problems.append(
-            {
-                "type": "validation_error",
-                "code": code,
-                "message": message,
-                "attribute": attribute,
-                "url": f"{DOCS}#{code}",
-            }
-        )
+    def complain(self, code: str, attribute: str, message: str | None = None) -> None:
+        """Add a problem."""
+        self.problems.append(describe(code, attribute, message))
 
-    def required(self, name: str) -> object:
-        """Take a member that must be there and not be blank."""
-        value = self._body.get(name)
-        if value is None or value == [] or (isinstance(value, str) and not value.strip()):
-            self.complain("missing_required_parameter", name, f"{name} is required")
+    def check_names(self) -> None:
+        """Add a problem for each member that no method has asked for, if strict."""
+        for name in self._body.keys() - self._known if self._strict else ():
+            self.complain("invalid_parameter", name, f"{label(name)} is not a known parameter")
+
+    def value(self, name: str) -> object:
+        """Return a member; None if it is absent."""
+        self._known.add(name)
+        return self._body.get(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether a member is there, null included."""
+        self._known.add(name)
+        return name in self._body
+
+    def required(self, name: str, missing: str = "Required parameter is missing") -> object:
+        """Return a member that must be there and not blank; None if it isn't."""
+        value = self.value(name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            self.complain("missing_required_parameter", name, missing)
             return None
         return value
 
-    def string(self, name: str, value: object = None) -> str | None:
-        """Take a member that is text, where it is there at all."""
-        if value is None and name not in self._body:
-            return None
-        value = self._body[name] if value is None else value
-        if not isinstance(value, str):
-            self.complain("invalid_parameter", name, f"{name} must be a string")
-            return None
-        return value
+    def string(self, name: str) -> str | None:
+        """Return a text; None if it is absent or something else."""
+        value = self.value(name)
+        if isinstance(value, str):
+            return value
+        if self.has(name):
+            self.complain("invalid_parameter", name, f"{label(name)} must be a string")
+        return None
 
-    def required_string(self, name: str) -> str | None:
-        """Take a member that must be there and be text."""
-        value = self.required(name)
-        return None if value is None else self.string(name, value)
+    def required_string(self, name: str, missing: str = "Required parameter is missing") -> str | None:
+        """Return a text that must be there and not blank; None if it isn't."""
+        return None if self.required(name, missing) is None else self.string(name)
 
     def matching(self, name: str, form: re.Pattern[str], what: str) -> str | None:
-        """Take a member of a certain form, where it is there at all."""
+        """Return a text of a certain form; None if it is absent or something else."""
         value = self.string(name)
         if value is not None and not form.fullmatch(value):
-            self.complain("invalid_parameter", name, f"{name} must be {what}")
+            self.complain("invalid_parameter", name, f"{label(name)} must be {what}")
             return None
         return value
 
     def uuid(self, name: str) -> str | None:
-        """Take a UUID, where it is there at all."""
+        """Return a UUID; None if it is absent or something else."""
         return self.matching(name, UUID_FORM, "a UUID")
 
     def fingerprint(self, name: str) -> str | None:
-        """Take a key's thumbprint, where it is there at all."""
+        """Return a key's thumbprint; None if it is absent or something else."""
         return self.matching(name, FINGERPRINT_FORM, "43 characters of A-Z, a-z, 0-9, _ and -")
 
     def scope(self, name: str) -> str | None:
-        """Take a scope, where it is there at all."""
+        """Return a scope; None if it is absent or something else."""
         return self.matching(name, re.compile("sat:refresh"), "sat:refresh")
 
+    def region(self, name: str) -> str | None:
+        """Return a region: if strict, a published one."""
+        value = self.string(name)
+        if value is not None and self._strict and value not in REGIONS:
+            self.complain("invalid_parameter", name, f"{label(name)} must be one of: {', '.join(REGIONS)}")
+        return value
+
     def future(self, name: str, now: float) -> float | None:
-        """Take a time to come, where it is there at all."""
-        if name not in self._body:
+        """Return a future time in unix seconds; None if it is absent or something else."""
+        if not self.has(name):
             return None
-        value = self._body[name]
-        if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1 or value > LAST_SECOND:
-            self.complain("invalid_parameter", name, f"{name} must be unix seconds")
+        value = self.value(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1:
+            self.complain("invalid_parameter", name, f"{label(name)} must be an integer")
+        elif value > LAST_SECOND:
+            self.complain("invalid_parameter", name, f"{label(name)} must be in seconds")
         elif value <= now:
-            self.complain("invalid_parameter", name, f"{name} must be in the future")
+            self.complain("invalid_parameter", name, f"{label(name)} must be greater than {now:.0f}")
         else:
             return float(value)
         return None
 
     def seconds(self, name: str, default: int) -> int:
-        """Take how long something is to live, where it is there at all."""
-        value = self._body.get(name, default)
+        """Return a lifetime in seconds; the default if it is absent or something else."""
+        value = self.value(name) if self.has(name) else default
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LONGEST_LIFE:
-            self.complain("invalid_parameter", name, f"{name} must be a number of seconds")
+            self.complain("invalid_parameter", name, f"{label(name)} must be a number of seconds")
             return default
         return value
 
-    def address(self, name: str, value: object, known: Container[str]) -> str | None:
-        """Take an address's id, which must be of this project."""
-        if not isinstance(value, str) or not UUID_FORM.fullmatch(value):
-            self.complain("invalid_parameter", name, f"{name} must be a UUID")
-        elif value.lower() not in known:
-            self.complain("must_belong_to_project", name, f"{name} must belong to the project")
-        else:
-            return value.lower()
-        return None
+    def address(self, name: str, known: Container[str]) -> str | None:
+        """Return the id of an address of the project; None if it is absent or something else."""
+        value = self.required(name)
+        if value is None:
+            return None
+        if not isinstance(value, str) or value.lower() not in known:
+            self.complain("invalid_parameter", name, "Address is invalid")
+            return None
+        return value.lower()
 
     def addresses(self, name: str, known: Container[str]) -> tuple[str, ...]:
-        """Take 1 to 10 different addresses."""
+        """Return the ids of up to 10 addresses of the project; each problem is named once for all of them."""
         values = self.required(name)
         if values is None:
             return ()
         if not isinstance(values, list):
-            self.complain("invalid_parameter", name, f"{name} must be an array")
+            self.complain("invalid_parameter", name, f"{label(name)} must be an array")
             return ()
         items = cast("list[object]", values)
         if len(items) > MOST_ADDRESSES:
-            message = f"{name} must hold at most {MOST_ADDRESSES} addresses"
-            self.complain("allowed_address_limit_exceeded", name, message)
-        found = [self.address(name, item, known) for item in items]
-        if len({str(item).lower() for item in items}) < len(items):
-            self.complain("invalid_parameter", name, f"{name} must not repeat an address")
-        return tuple(item for item in found if item is not None)
+            self.complain("allowed_address_limit_exceeded", name, f"The maximum is {MOST_ADDRESSES} addresses")
+        ids = [item.lower() for item in items if isinstance(item, str) and UUID_FORM.fullmatch(item)]
+        if len(ids) < len(items):
+            self.complain("invalid_parameter", name, f"{label(name)} must be UUIDs")
+        if any(id_ not in known for id_ in ids):
+            self.complain("must_belong_to_project", name, "The addresses must belong to the project")
+        return tuple(ids)

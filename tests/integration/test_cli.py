@@ -16,11 +16,20 @@ from importlib.metadata import entry_points
 import pytest
 from rich.console import Console
 
-from signalwire_tokens import Lifetimes, SubscriberSession, TokenClient, __main__, __version__
+from signalwire_tokens import (
+    Lifetimes,
+    RateLimited,
+    SubscriberSession,
+    TokenClient,
+    ValidationFailed,
+    __main__,
+    __version__,
+)
 from signalwire_tokens.cli.demo import describe, run_demo, show_kinds
-from signalwire_tokens.cli.serve import serve
+from signalwire_tokens.cli.serve import serve, show_json, show_line
 from signalwire_tokens.cli.telling import draw, standing_of
 from signalwire_tokens.cli.trial import GLANCE, Held, hold
+from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.models import Token
 from support.cli_runner import Terminal, run, run_in_shell, run_to_the_end, started_command, stoppable
 from support.processes import last_lines
@@ -265,11 +274,11 @@ def test_a_demo_that_is_told_to_stop_leaves_the_terminal_as_it_was():
 
 
 @asynccontextmanager
-async def serving(**settings):
+async def serving(*, as_json=False, **settings):
     """Run the command `emulator` in this process; a signal ends it."""
     with stoppable():
-        usual = {"port": 0, "tls": False, "lifetimes": None, "seed": None, "as_json": False}
-        server = asyncio.create_task(serve(**{**usual, **settings}))
+        emulator = Emulator(**settings, on_request=show_json if as_json else show_line)
+        server = asyncio.create_task(serve(emulator, port=0, as_json=as_json))
         try:
             yield server
         finally:
@@ -311,7 +320,7 @@ async def test_the_emulator_s_settings_can_be_pasted_into_a_shell(tmp_path, monk
     (tmp_path / folder).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
     async with serving(tls=True) as server:
-        use_settings(await printed_by(server, capsys, 5), monkeypatch)
+        use_settings(await printed_by(server, capsys, 6), monkeypatch)
         async with TokenClient.from_env(timeout=HANG) as client:
             await client.create_subscriber_token("alice")
 
@@ -320,12 +329,12 @@ async def test_the_emulator_s_settings_can_be_pasted_into_a_shell(tmp_path, monk
 async def test_the_emulator_prints_its_settings_and_its_requests(monkeypatch, capsys, tls):
     """Its settings come as assignments for a shell, each request as a line."""
     async with serving(tls=tls) as server:
-        click_to_call = use_settings(await printed_by(server, capsys, 5 if tls else 4), monkeypatch)
+        click_to_call = use_settings(await printed_by(server, capsys, 6 if tls else 5), monkeypatch)
         async with TokenClient.from_env(timeout=HANG) as client:
             await client.create_subscriber_token("alice")
             await client.create_embed_token(click_to_call)
-    assert re.findall(r"\w+ 201 auth=\w+", capsys.readouterr().err) == [
-        "create_subscriber_token 201 auth=Basic",
+    assert re.findall(r"\w+ 20. auth=\w+", capsys.readouterr().err) == [
+        "create_subscriber_token 200 auth=Basic",
         "create_embed_token 201 auth=none",
     ]
 
@@ -334,7 +343,7 @@ async def test_the_emulator_s_tokens_live_as_long_as_told_and_its_settings_say_s
     """So an application with these settings renews them in time."""
     lifetimes = Lifetimes.of(timedelta(seconds=40))
     async with serving(lifetimes=lifetimes) as server:
-        use_settings(await printed_by(server, capsys, 5), monkeypatch)
+        use_settings(await printed_by(server, capsys, 6), monkeypatch)
         async with TokenClient.from_env(timeout=HANG) as client:
             pair = await client.create_subscriber_token("alice")
             info = await client.subscriber_info(pair.token)
@@ -360,7 +369,7 @@ async def test_the_emulator_prints_json(capsys):
 async def test_the_emulator_serves_until_it_is_told_to_stop(monkeypatch, arguments, number):
     """Its settings come as assignments for a shell, each request as a line, and the end is a clean one."""
     async with started_command("emulator", *arguments) as process:
-        lines = [(await process.stdout.readline()).decode() for _ in range(5 if arguments else 4)]
+        lines = [(await process.stdout.readline()).decode() for _ in range(6 if arguments else 5)]
         click_to_call = use_settings(lines, monkeypatch)
         async with TokenClient.from_env(timeout=HANG) as client:
             await client.create_subscriber_token("alice")
@@ -368,8 +377,8 @@ async def test_the_emulator_serves_until_it_is_told_to_stop(monkeypatch, argumen
         process.send_signal(number)
         _, log = await process.communicate()
     assert process.returncode == 0, last_lines(log)
-    assert re.findall(r"\w+ 201 auth=\w+", log.decode()) == [
-        "create_subscriber_token 201 auth=Basic",
+    assert re.findall(r"\w+ 20. auth=\w+", log.decode()) == [
+        "create_subscriber_token 200 auth=Basic",
         "create_embed_token 201 auth=none",
     ]
 
@@ -386,6 +395,35 @@ async def test_the_emulator_speaks_json(plain_environment):
     assert process.returncode == 0, last_lines(log)
     told = json.loads(log)
     assert (told["operation"], told["status"], told["auth"]) == ("create_embed_token", 201, None)
+
+
+@pytest.mark.slow  # it starts the command in a process
+async def test_the_emulator_behaves_as_its_options_say(plain_environment):
+    """Its tokens' lifetime and rotation, its rate limit, and whether it is strict; its settings have the lifetime."""
+    options = ["--rotation", "reusable", "--lifetime", "40s", "--rate-limit", "4/1d", "--strict"]
+    async with started_command("emulator", "--json", *options) as process:
+        settings = json.loads(await process.stdout.readline())
+        place = [settings[f"SIGNALWIRE_{name}"] for name in ("SPACE", "PROJECT_ID", "API_TOKEN")]
+        assert settings["SIGNALWIRE_TOKENS_LIFETIME"] == "40s"
+        async with TokenClient(*place, timeout=HANG, retries=0) as client:
+            pair = await client.create_subscriber_token("alice")
+            for _ in range(2):
+                await client.refresh_subscriber_token(pair.refresh_token)
+            with pytest.raises(ValidationFailed):
+                await client.create_subscriber_token("alice", extra={"new_field": 1})
+            with pytest.raises(RateLimited) as caught:
+                await client.create_subscriber_token("alice")
+            claims = (await client.subscriber_info(pair.token)).sat_claims
+    assert caught.value.retry_after > 3600
+    assert claims.expires_at - pair.token.issued_at < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("rate", ["", "5", "5/", "5/0s", "-1/1s", "5/1y", "5 / 1s", "1.5/1s"])
+def test_a_rate_that_is_none_is_refused(rate):
+    """With an example of one."""
+    result = run("emulator", "--rate-limit", rate)
+    assert result.exit_code == 2
+    assert "write 100/10s or 5/1m" in result.stderr
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(emulator):

@@ -13,7 +13,7 @@ import pytest
 
 from signalwire_tokens import RefreshPolicy, SessionState, StoreError, SubscriberSession, TokenUnavailable
 from signalwire_tokens.clock import SYSTEM
-from signalwire_tokens.emulator import Delay, Emulator, Reset, Rotation, Status
+from signalwire_tokens.emulator import ROTATIONS, Delay, Emulator, Reset, Status
 from signalwire_tokens.stores import new_sealing_key
 from signalwire_tokens.stores.redis import RedisStore
 from support.faulty_redis import Proxy, wait_no_longer_than
@@ -575,7 +575,7 @@ async def test_replicas_share_one_pair(emulator, client, store, peer):
 async def test_others_do_not_meet(emulator, client, store, redis_server):
     """Other subscribers, other shapes of token and other prefixes have pairs of their own."""
     async with AsyncExitStack() as stack:
-        shapes = ({}, {"reference": "bob"}, {"region": "us"}, {"lifetime": timedelta(hours=1)})
+        shapes = ({}, {"reference": "bob"}, {"region": "us-central"}, {"lifetime": timedelta(hours=1)})
         sessions = [await stack.enter_async_context(session_of(client, store, **shape)) for shape in shapes]
         elsewhere = await stack.enter_async_context(store_at(redis_server.url, prefix="other:"))
         sessions.append(await stack.enter_async_context(session_of(client, elsewhere)))
@@ -587,7 +587,7 @@ async def test_others_do_not_meet(emulator, client, store, redis_server):
 @pytest.mark.parametrize(
     "case",
     all_of(
-        [*itertools.product([mode.value for mode in Rotation], ["refresh", "invalidate"])],
+        [*itertools.product([*ROTATIONS], ["refresh", "invalidate"])],
         quick=[("family", "refresh"), ("single-use", "invalidate")],
     ),
 )

@@ -27,7 +27,8 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator.calls import Call, failure
-from signalwire_tokens.emulator.service import Rotation, Service
+from signalwire_tokens.emulator.rotation import ROTATIONS
+from signalwire_tokens.emulator.service import Service
 from signalwire_tokens.models import Secret
 
 EPOCH = 1_900_000_000.0
@@ -108,7 +109,7 @@ class World:
         self.service = Service(
             now=self.truth,
             lifetimes=self.lifetimes,
-            rotation=Rotation(mode),
+            rotation=ROTATIONS[mode],
             channel=None,
             page_size=10,
             project_id=str(uuid4()),
@@ -346,14 +347,14 @@ def main(arguments):
     parser = argparse.ArgumentParser(description="Hold sessions to their promise, for virtual weeks.")
     parser.add_argument("--sessions", type=int, default=500)
     parser.add_argument("--days", type=float, default=30)
-    parser.add_argument("--mode", choices=[mode.value for mode in Rotation], action="append")
+    parser.add_argument("--mode", choices=[*ROTATIONS], action="append")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     try:
         kept = [
             asyncio.run(World(sessions=options.sessions, days=options.days, mode=mode, seed=options.seed).run())
-            for mode in options.mode or [mode.value for mode in Rotation]
+            for mode in options.mode or [*ROTATIONS]
         ]
     finally:
         logging.disable(logging.NOTSET)

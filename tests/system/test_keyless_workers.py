@@ -111,7 +111,7 @@ async def test_the_two_programs_of_the_how_to_work_together(tmp_path, reserved_p
         sent = Counter((entry.operation, entry.auth, entry.status) for entry in emulator.journal)
     assert (tmp_path / "device.pem").stat().st_mode & 0o777 == 0o600
     asked = [
-        ("create_subscriber_token", "Basic", 201),
+        ("create_subscriber_token", "Basic", 200),
         ("create_device_token", "Bearer", 201),
         ("subscriber_info", "Bearer", 200),
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from signalwire_tokens.clock import VirtualClock
-from signalwire_tokens.emulator import Rotation
+from signalwire_tokens.emulator import ROTATIONS
 from system import simulation
 
 # A seed and a mode decide which outages there are. With the first seed, `grace` has many hours of them and attempts
@@ -12,7 +12,7 @@ SEEDS = {"grace": 11}
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("mode", [mode.value for mode in Rotation])
+@pytest.mark.parametrize("mode", [*ROTATIONS])
 def test_sessions_keep_their_promise(mode, capsys):
     """Through outages, throttling, lost and slow answers, suspends and clock jumps, in each mode. (P1, P20)"""
     kept = simulation.main(["--sessions", "50", "--days", "7", "--mode", mode, "--seed", str(SEEDS.get(mode, 1))])

@@ -14,7 +14,8 @@ from joserfc.jwk import OctKey, RSAKey
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.emulator.calls import Call
 from signalwire_tokens.emulator.possession import Holders, UnprovenError
-from signalwire_tokens.emulator.service import Rotation, Service
+from signalwire_tokens.emulator.rotation import ROTATIONS
+from signalwire_tokens.emulator.service import Service
 from support.dpop_proofs import REGISTRY, digest, make_proof
 
 DEVICES = "/api/fabric/subscriber/devices/token"
@@ -36,7 +37,7 @@ class Device:
         self.service = Service(
             now=lambda: self.now,
             lifetimes=Lifetimes(unbound=UNBOUND),
-            rotation=Rotation("single-use"),
+            rotation=ROTATIONS["single-use"],
             channel=None,
             page_size=50,
             project_id="project",

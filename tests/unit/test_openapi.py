@@ -11,7 +11,8 @@ import pytest
 
 from signalwire_tokens import Lifetimes, SubscriberInfo, TokenClient, TokenFields, wire
 from signalwire_tokens.emulator.calls import OPERATIONS, Call
-from signalwire_tokens.emulator.service import Rotation, Service
+from signalwire_tokens.emulator.rotation import ROTATIONS
+from signalwire_tokens.emulator.service import Service
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire.answers import VOCABULARY
 from support.documented import assert_listed
@@ -129,7 +130,7 @@ def make_service():
     service = Service(
         now=lambda: NOW,
         lifetimes=Lifetimes(),
-        rotation=Rotation.REUSABLE,
+        rotation=ROTATIONS["reusable"],
         channel=None,
         page_size=50,
         project_id="project",

@@ -1,0 +1,52 @@
+"""How many requests the emulator accepts, and what it says about that in its headers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Meter", "RateLimit"]
+
+LIMITED_METHODS = ("POST", "PUT", "PATCH")
+
+
+@attrs.frozen
+class RateLimit:
+    """How many POST, PUT and PATCH requests are accepted in each period of `seconds`; the defaults are SignalWire's."""
+
+    requests: int = attrs.field(default=13_800, validator=attrs.validators.ge(0))
+    seconds: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+
+
+class Meter:
+    """Counts requests in periods that follow one another. Without a limit, it accepts all and says nothing."""
+
+    def __init__(self, limit: RateLimit | None, now: Callable[[], float]) -> None:
+        self.limit: RateLimit | None = limit
+        self._now = now
+        self._until = -math.inf
+        self._count = 0
+
+    def accept(self, method: str) -> tuple[bool, Mapping[str, str]]:
+        """Count a request; return whether it is accepted, and the headers that its answer carries."""
+        if self.limit is None:
+            return True, {}
+        now = self._now()
+        if not now < self._until <= now + self.limit.seconds:
+            self._until, self._count = now + self.limit.seconds, 0
+        is_counted = method in LIMITED_METHODS
+        self._count += is_counted
+        left = math.ceil(self._until - now)
+        headers = {
+            "X-RateLimit-Limit": str(self.limit.requests),
+            "X-RateLimit-Remaining": str(max(0, self.limit.requests - self._count)),
+            "X-RateLimit-Reset": str(left),
+        }
+        if is_counted and self._count > self.limit.requests:
+            return False, {**headers, "Retry-After": str(left)}
+        return True, headers
