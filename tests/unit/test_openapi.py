@@ -6,7 +6,6 @@ from inspect import signature
 from uuid import UUID
 
 import attrs
-import jsonschema_rs
 import pytest
 
 from signalwire_tokens import Lifetimes, SubscriberInfo, TokenClient, TokenFields, wire
@@ -16,7 +15,8 @@ from signalwire_tokens.emulator.service import Service
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire.answers import VOCABULARY
 from support.documented import assert_listed
-from support.openapi import DESCRIBED, DOCUMENT, body_schema, security_of
+from support.openapi import DESCRIBED, DOCUMENT, body_schema, reply_validator, request_validator, security_of
+from support.wire_samples import REFRESH
 
 ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
 NOW = 1_800_000_000.0
@@ -47,11 +47,14 @@ FULL = {
             "application_id": ID,
             "password": Secret("x"),
             "fingerprint": "f" * 43,
+            "region": "us-central",
             "scope": "sat:refresh",
         }
     ),
-    "refresh_subscriber_token": wire.refresh_subscriber_token(Secret("x")),
-    "create_guest_token": wire.create_guest_token([ID], now=NOW, expire_at=NOW + 1, region="x", ch="x"),
+    "refresh_subscriber_token": wire.refresh_subscriber_token(Secret(REFRESH)),
+    "create_guest_token": wire.create_guest_token(
+        [ID], now=NOW, expire_at=NOW + 1, region="us-central", ch="us-central"
+    ),
     "create_invite_token": wire.create_invite_token(ID, subscriber_token=Secret("x"), now=NOW, expires_at=NOW + 1),
     "create_embed_token": wire.create_embed_token(Secret("c2c_x")),
     "create_device_token": wire.create_device_token(Secret("x"), proof=Secret("x"), lifetime=timedelta(minutes=15)),
@@ -83,6 +86,15 @@ def test_the_description_has_the_nine_operations():
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
+def test_the_schemas_of_bodies_are_valid(name):
+    """Those of the request, and of each reply; every reference leads somewhere."""
+    method, _, operation = DESCRIBED[name]
+    assert (request_validator(name) is None) is (method == "GET")
+    for status in operation["responses"]:
+        assert not reply_validator(name, status).is_valid(None)
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_wire_asks_as_described(name):
     """Method, path, authentication, and a body that is valid and can hold every field there is."""
     method, path, operation = DESCRIBED[name]
@@ -95,11 +107,10 @@ def test_wire_asks_as_described(name):
         sent_fields(name),
         known_fields(name),
     )
-    if (schema := body_schema(operation)) is None:
-        assert request.body is None
-        return
-    validator = jsonschema_rs.validator_for({**schema, "components": DOCUMENT["components"]})
-    validator.validate(json.loads(request.body))
+    validator = request_validator(name)
+    assert (validator is None) is (request.body is None)
+    if validator is not None:
+        validator.validate(json.loads(request.body))
 
 
 @pytest.mark.parametrize("name", FILLED_IN)
