@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from signalwire_tokens.emulator import Emulator
 from support.cli_runner import served
+from support.contract import ContractCheck
 from support.eager_tasks import eager_tasks, require_eager_tasks
 from support.leak_check import freeze_what_is_loaded, leak_check, use_for_async_tests
 from support.loop_time import loop_time
@@ -60,6 +61,9 @@ def pytest_configure(config):
     settings.load_profile("all" if config.option.all else "default")
     if config.option.eager_tasks:
         require_eager_tasks()
+    check = ContractCheck()
+    check.install()
+    config.pluginmanager.register(check, "contract_check")
 
 
 def wants(mark, config):
