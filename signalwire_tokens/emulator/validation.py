@@ -50,6 +50,13 @@ def label(name: str) -> str:
     return name.replace("_", " ").title()
 
 
+def whole_number(value: object) -> int | None:
+    """Return a number as an integer if it is one; JSON may write it with a fraction of zero."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1:
+        return None
+    return int(value)
+
+
 class Validator:
     """Reads the members of a body, and collects what is wrong with them.
 
@@ -129,25 +136,25 @@ class Validator:
             self.complain("invalid_parameter", name, f"{label(name)} must be one of: {', '.join(REGIONS)}")
         return value
 
-    def future(self, name: str, now: float) -> float | None:
+    def future(self, name: str, now: float) -> int | None:
         """Return a future time in unix seconds; None if it is absent or something else."""
         if not self.has(name):
             return None
-        value = self.value(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1:
+        value = whole_number(self.value(name))
+        if value is None:
             self.complain("invalid_parameter", name, f"{label(name)} must be an integer")
         elif value > LAST_SECOND:
             self.complain("invalid_parameter", name, f"{label(name)} must be in seconds")
         elif value <= now:
             self.complain("invalid_parameter", name, f"{label(name)} must be greater than {now:.0f}")
         else:
-            return float(value)
+            return value
         return None
 
     def seconds(self, name: str, default: int) -> int:
         """Return a lifetime in seconds; the default if it is absent or something else."""
-        value = self.value(name) if self.has(name) else default
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LONGEST_LIFE:
+        value = whole_number(self.value(name)) if self.has(name) else default
+        if value is None or not 0 < value <= LONGEST_LIFE:
             self.complain("invalid_parameter", name, f"{label(name)} must be a number of seconds")
             return default
         return value

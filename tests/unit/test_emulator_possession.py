@@ -78,7 +78,7 @@ def device():
 
 def test_a_token_is_exchanged_and_refreshed(device):
     """From a SAT to a bound token, and on from one to the next, each for as long as was asked."""
-    first = device.exchange(device.issue(fingerprint=KEY.thumbprint()), expire_in=600)
+    first = device.exchange(device.issue(fingerprint=KEY.thumbprint()), expire_in=600.0)
     assert first.status == 201
     assert first.body.keys() == {"token", "expires_at", "expires_in"}
     assert (first.body["expires_at"], first.body["expires_in"]) == (NOW + 600, 600)

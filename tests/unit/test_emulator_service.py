@@ -239,7 +239,7 @@ def test_a_time_must_be_one_and_to_come(service, value):
 
 def test_an_end_asked_for_is_kept(service, time):
     """The access token ends then, and the refresh token five minutes later."""
-    pair = issue(service, expire_at=1_800_000_010)
+    pair = issue(service, expire_at=1_800_000_010.0)  # a whole number, however JSON writes it
     time.now += 9.5
     assert service.accepts(pair["token"])
     time.now += 0.5
