@@ -15,6 +15,7 @@ Problems = list[dict[str, str]]
 UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 MOST_ADDRESSES = 10
+BLANKS = " \t\n\r\f\v"
 REGIONS = ("us-central",)  # that are published
 LAST_SECOND = 253402300799  # of the year 9999
 LONGEST_LIFE = 315_360_000  # seconds: ten years. SignalWire's own limit is not known
@@ -91,7 +92,7 @@ class Validator:
     def required(self, name: str, missing: str = "Required parameter is missing") -> object:
         """Return a member that must be there and not blank; None if it isn't."""
         value = self.value(name)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if value is None or (isinstance(value, str) and not value.strip(BLANKS)):
             self.complain("missing_required_parameter", name, missing)
             return None
         return value
