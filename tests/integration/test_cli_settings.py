@@ -142,7 +142,7 @@ def test_an_answer_that_is_refused_on_a_terminal_leaves_at_once():
     """Ctrl-C where the API token is asked for."""
     with Terminal("subscriber", "alice", SIGNALWIRE_SPACE="acme", SIGNALWIRE_PROJECT_ID="project") as terminal:
         terminal.read_until("API token: ")
-        terminal.type("\x03")
+        terminal.interrupt()
         shown, code = terminal.end()
     assert code == 130
     assert "Error: interrupted" in shown

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from asyncio.subprocess import PIPE
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -205,6 +205,14 @@ class Terminal:
         """Type a text."""
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
+
+    def interrupt(self):
+        """Type Ctrl-C until the command ends: one that comes just before Python blocks is noticed with the next."""
+        while self._process.poll() is None:
+            with suppress(BrokenPipeError):
+                self.type("\x03")
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
 
     def signal(self, number):
         """Send the command a signal."""
