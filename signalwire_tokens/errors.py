@@ -23,6 +23,9 @@
     │   └── TokenUnavailable      no live token at this moment; try again
     └── StoreError                a token store failed
 
+SignalWire's codes decide which `ApiError` an answer becomes, whatever its status. The statuses above are those of
+answers without a known code. `wire.codes` lists the codes.
+
 Errors hold facts and speak in `__str__`. None holds a secret, nor a body that might.
 """
 
@@ -158,28 +161,40 @@ class TimedOut(TransportError, TimeoutError):
 
 
 class ApiError(SignalWireTokenError):
-    """The service answered with a refusal; `status` says which.
+    """SignalWire answered with a refusal. The codes in `errors` decide which one it is, then `status`.
 
-    `server_time` is what its clock said, in unix seconds, where it told.
+    `server_time` is the time of its clock, in unix seconds, if the answer has it.
     """
 
     server_time: float | None = None
 
 
 class Unauthorized(ApiError):
-    """401: the credentials that were sent are not accepted."""
+    """The credentials that were sent are not accepted: 401, or a code about a token.
+
+    A code about a token, such as `token_expired`, means an access token or the API token here. It raises
+    `ValidationFailed` if the request presented a refresh token or a click-to-call token.
+    """
 
 
 class Forbidden(ApiError):
-    """403: the credentials are good, but not for this."""
+    """The credentials are good, but not for this: 403, or a code about the API token's scopes or the subscriber.
+
+    The codes are `invalid_auth_token_permissions`, `authblock_is_invalid` and `authblock_is_expired`.
+    """
 
 
 class NotFound(ApiError):
-    """404: no such space, subscriber or operation."""
+    """404 without a known code: no such space, subscriber or operation."""
 
 
 class ValidationFailed(ApiError):
-    """422: the service found fault with the request; `errors` holds every item of its answer."""
+    """SignalWire found fault with the request: 422, or a code about it. `errors` holds every item of the answer.
+
+    Codes about the request are `missing_required_parameter`, `invalid_parameter`, `must_belong_to_project` and
+    `allowed_address_limit_exceeded`. Codes about the refresh token or click-to-call token that was presented are
+    `token_expired`, `token_invalid`, `not_a_refresh_token` and `invalid_token_format`.
+    """
 
 
 class RateLimited(ApiError):
@@ -191,7 +206,7 @@ class TemporarilyRefused(ApiError):
 
 
 class ServerError(ApiError):
-    """5xx: the service failed."""
+    """5xx without a known code: SignalWire failed."""
 
 
 class UnexpectedResponse(SignalWireTokenError):

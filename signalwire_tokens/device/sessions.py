@@ -130,6 +130,8 @@ class DeviceSession(Asking):
             return await self.client.send(describe(), retries=0)
         except Unauthorized as error:
             refused = error.with_traceback(None)
+        if wire.about(refused.errors) is wire.About.TOKEN:
+            raise refused  # its code names what is wrong
         fault = await self._find_fault(token)
         raise Unauthorized(
             UNKNOWN if fault is None else f"{NOT_ACCEPTED} and fingerprint={self.key.fingerprint!r}",

@@ -35,6 +35,7 @@ from signalwire_tokens.policy import (
     Spent,
     Throttled,
 )
+from signalwire_tokens.wire import About, about
 
 from .keeping import Keeper
 
@@ -50,10 +51,6 @@ __all__ = ["Asking", "failure_of"]
 
 DEFAULT_POLICY = RefreshPolicy()
 LIFT_SPREAD = 1.0  # seconds
-# What SignalWire's codes are about, whatever the status they come with.
-ABOUT_TOKEN = frozenset(["token_expired", "token_invalid", "not_a_refresh_token", "invalid_token_format"])
-ABOUT_SUBSCRIBER = frozenset(["authblock_is_invalid", "authblock_is_expired"])
-ABOUT_API_TOKEN = frozenset(["invalid_auth_token_permissions"])
 
 
 class Asking(Keeper):
@@ -180,18 +177,21 @@ class Asking(Keeper):
 
 
 def failure_of(error: SignalWireTokenError, way: Present | Reissue) -> Failure:
-    """Return what an error means for the renewal: by the codes of the answer first, then by its kind."""
+    """Return what an error means for the renewal: by the codes of the answer first, then by its kind.
+
+    A refresh holds nothing but the token that it presents, so a code about the request means that token, too.
+    """
     if is_throttle(error):
         return Throttled(error)
-    codes = {problem.code for problem in error.errors}
+    subject = about(error.errors)
     match error:
         case TransportError(sent=False) | TokenUnavailable() | StoreError() | TemporarilyRefused():
             return NotSent(error)
-        case _ if codes & ABOUT_API_TOKEN:
+        case _ if subject is About.API_TOKEN:
             return Misconfigured(error)
-        case _ if codes & ABOUT_TOKEN:  # where none was presented, it is about the credentials
+        case _ if subject is About.TOKEN:  # where none was presented, it is about the credentials
             return Spent(error) if isinstance(way, Present) else Misconfigured(error)
-        case _ if codes & ABOUT_SUBSCRIBER:
+        case _ if subject is About.SUBSCRIBER:
             return Spent(error) if isinstance(way, Present) else Denied(error)
         case TransportError() | ServerError() | UnexpectedResponse():
             return Ambiguous(error)

@@ -32,6 +32,7 @@ from signalwire_tokens.policy import (
     Situation,
     Spent,
 )
+from signalwire_tokens.wire import TOKEN_EXPIRED
 
 from .events import Listener, SessionEvent
 
@@ -348,7 +349,7 @@ class Renewing(ABC):
         self._degraded = self._degraded or is_news
         level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt
         logger.log(level, "session %s generation %d: %s", self._label, self._generation, failure.error)
-        if isinstance(way, Present) and any(one.code == "token_expired" for one in failure.error.errors):
+        if isinstance(way, Present) and any(one.code == TOKEN_EXPIRED for one in failure.error.errors):
             self._doubt_lifetimes("refresh token", self._refresh_until)
         if is_news and self._generation > 0:
             self._tell("degraded")

@@ -2,11 +2,12 @@
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
 `requests` describes each operation, and `endpoint` what an application's backend is asked; `answers` tells success from
-refusal, and `readers` what a success holds; `header` reads what a token says openly, and `lifetimes` how long tokens
-live by the settings. `exchange` is what a request and an answer are.
+refusal, `codes` what a refusal is about, and `readers` what a success holds; `header` reads what a token says openly,
+and `lifetimes` how long tokens live by the settings. `exchange` is what a request and an answer are.
 """
 
 from .answers import pause_before_retry, read
+from .codes import TOKEN_EXPIRED, About, about
 from .endpoint import add_headers, check_endpoint, fetch_token
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
@@ -33,12 +34,15 @@ from .successors import replacing
 __all__ = [
     "DEVICE_EXCHANGE",
     "DEVICE_REFRESH",
+    "TOKEN_EXPIRED",
+    "About",
     "Answer",
     "Auth",
     "Header",
     "Page",
     "Request",
     "When",
+    "about",
     "add_headers",
     "basic_authorization",
     "check_endpoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from signalwire_tokens.errors import (
     ApiError,
@@ -22,6 +22,7 @@ from signalwire_tokens.errors import (
     is_transient,
 )
 
+from .codes import ABOUT, About, about
 from .exchange import Answer, BrokenError, Request, http_date
 from .readers import json_object, json_value
 
@@ -42,21 +43,8 @@ SHORTEST_SECRET = 6
 # What the service is known to call faults and fields.
 VOCABULARY = frozenset(
     [
+        *ABOUT,
         "validation_error",
-        "missing_required_parameter",
-        "invalid_parameter",
-        "must_belong_to_project",
-        "allowed_address_limit_exceeded",
-        "token_expired",
-        "token_invalid",
-        "not_a_refresh_token",
-        "invalid_token_format",
-        "rate_limit_exceeded",
-        "cannot_process",
-        "account_limit_exceeded",
-        "authblock_is_invalid",
-        "authblock_is_expired",
-        "invalid_auth_token_permissions",
         "reference",
         "expire_at",
         "expires_at",
@@ -118,15 +106,11 @@ def read(
 
 def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] | Token]) -> ApiError:
     """Return the error for an answer that isn't a success: by the codes in its body first, then by its status."""
-    kind, message = REFUSALS.get(answer.status, (ApiError, f"{{}} answered {answer.status}"))
-    if answer.status // 100 == 5:  # noqa: PLR2004 - any 5xx is the service's own fault
-        kind, message = ServerError, f"{{}} failed with {answer.status}"
     errors = problems(answer, secrets)
-    codes = {problem.code for problem in errors}
-    kind, message = next(((kind, message) for code, kind, message in CODES if code in codes), (kind, message))
+    kind, message = kind_of(request, answer.status, about(errors))
     detail = detail_of(answer, secrets)
     error = kind(
-        message.format(request.peer) + (f": {detail}" if detail else ""),
+        message.format(peer=request.peer, status=answer.status) + (f": {detail}" if detail else ""),
         operation=request.operation,
         status=answer.status,
         errors=errors,
@@ -137,19 +121,37 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
     return error
 
 
-REFUSALS: Mapping[int, tuple[type[ApiError], str]] = {
-    401: (Unauthorized, "the credentials were not accepted (401)"),
-    403: (Forbidden, "{} does not allow this (403)"),
-    404: (NotFound, "not found (404); is this the right address?"),
-    422: (ValidationFailed, "{} refused the request (422)"),
-    429: (RateLimited, "too many requests (429)"),
+def kind_of(request: Request[T], status: int, subject: About | None) -> Kind:
+    """Return which error a refusal is, and the text of its message; an answer without a known code goes by status."""
+    if subject is About.TOKEN:  # of the one in the body, or else of the one that was sent as credentials
+        return INVALID if request.presents_token else UNAUTHORIZED
+    if subject is not None:
+        return BY_CODE[subject]
+    return FAILED if status // 100 == 5 else BY_STATUS.get(status, REFUSED)  # noqa: PLR2004 - any 5xx
+
+
+Kind: TypeAlias = tuple[type[ApiError], str]
+REFUSED: Kind = (ApiError, "{peer} answered {status}")
+FAILED: Kind = (ServerError, "{peer} failed with {status}")
+UNAUTHORIZED: Kind = (Unauthorized, "the credentials were not accepted ({status})")
+FORBIDDEN: Kind = (Forbidden, "{peer} does not allow this ({status})")
+INVALID: Kind = (ValidationFailed, "{peer} refused the request ({status})")
+THROTTLED: Kind = (RateLimited, "too many requests ({status})")
+BY_STATUS: Mapping[int, Kind] = {
+    401: UNAUTHORIZED,
+    403: FORBIDDEN,
+    404: (NotFound, "not found ({status}); is this the right address?"),
+    422: INVALID,
+    429: THROTTLED,
 }
-# Codes that say more than the status they come with; the first that an answer has decides.
-CODES: Sequence[tuple[str, type[ApiError], str]] = (
-    ("rate_limit_exceeded", RateLimited, "too many requests"),
-    ("account_limit_exceeded", TemporarilyRefused, "{} allows no more for this account at the moment"),
-    ("cannot_process", TemporarilyRefused, "{} cannot process the request at the moment"),
-)
+BY_CODE: Mapping[About, Kind] = {
+    About.THROTTLE: THROTTLED,
+    About.ACCOUNT: (TemporarilyRefused, "{peer} allows no more for this account at the moment ({status})"),
+    About.MOMENT: (TemporarilyRefused, "{peer} cannot process the request at the moment ({status})"),
+    About.API_TOKEN: FORBIDDEN,
+    About.SUBSCRIBER: FORBIDDEN,
+    About.REQUEST: INVALID,
+}
 
 
 def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Problem, ...]:

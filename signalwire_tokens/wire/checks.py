@@ -17,6 +17,7 @@ from uuid import UUID
 from signalwire_tokens.errors import InvalidRequest, Problem
 from signalwire_tokens.models import LONGEST_LIFE
 
+from .codes import INVALID, MISSING, TOO_MANY_ADDRESSES
 from .header import YEAR_10000, is_cut, read_header
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ __all__ = [
     "whole_seconds",
 ]
 
-MISSING = "missing_required_parameter"
-INVALID = "invalid_parameter"
 MOST_ADDRESSES = 10
 SCOPES = ("sat:refresh",)
 UUID_FORM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -98,7 +97,7 @@ def address_ids(problems: list[Problem], name: str, value: object) -> list[str]:
         problems.append(Problem(code=MISSING, attribute=name, message="must hold at least one address"))
     if len(given) > MOST_ADDRESSES:
         message = f"must hold at most {MOST_ADDRESSES} addresses"
-        problems.append(Problem(code="allowed_address_limit_exceeded", attribute=name, message=message))
+        problems.append(Problem(code=TOO_MANY_ADDRESSES, attribute=name, message=message))
     found = [uuid(problems, f"{name}[{place}]", item) for place, item in enumerate(given)]
     ids = [item for item in found if item is not None]
     if len(set(ids)) < len(ids):

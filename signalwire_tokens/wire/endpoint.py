@@ -13,7 +13,8 @@ from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Secret, TokenPair
 from signalwire_tokens.origins import is_loopback, read_place, write_origin
 
-from .checks import INVALID, MISSING, encode, refuse, visible_ascii
+from .checks import encode, refuse, visible_ascii
+from .codes import INVALID, MISSING
 from .exchange import Answer, Auth, BrokenError, Request
 from .header import YEAR_10000
 from .readers import json_object, json_value, lone_pair, time_to

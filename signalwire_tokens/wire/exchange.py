@@ -71,6 +71,8 @@ class Request(Generic[T]):
     peer: str = "the service"
     # Whether it may be sent again when nobody knows what became of it.
     replayable: bool = True
+    # Whether the body holds the token that is presented. If not, a code about a token means a credential.
+    presents_token: bool = False
 
 
 class BrokenError(Exception):

@@ -93,6 +93,7 @@ def refresh_subscriber_token(refresh_token: Secret[str] | Token) -> Request[Toke
         problems,
         hidden={"refresh_token": refresh_token},
         replayable=False,
+        presents_token=True,
     )
 
 
@@ -158,6 +159,7 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
         problems,
         hidden={"token": token},
         auth=Auth.NONE,
+        presents_token=True,
     )
 
 
@@ -236,6 +238,7 @@ def describe(
     auth: Auth = Auth.PROJECT,
     bearer: Secret[str] | Token | None = None,
     replayable: bool = True,
+    presents_token: bool = False,
 ) -> Request[T]:
     """Put a POST together, or refuse it with every problem that was found; `known` are fields that may be missing."""
     fields, hidden = fields or {}, hidden or {}
@@ -267,6 +270,7 @@ def describe(
             *(() if extra.value is None else strings_in(extra.value)),
         ),
         replayable=replayable,
+        presents_token=presents_token,
     )
 
 

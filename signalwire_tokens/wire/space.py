@@ -9,7 +9,8 @@ from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Lifetimes, Secret
 from signalwire_tokens.origins import is_loopback, read_place, write_origin
 
-from .checks import INVALID, MISSING, refuse, visible_ascii
+from .checks import refuse, visible_ascii
+from .codes import INVALID, MISSING
 
 __all__ = ["basic_authorization", "check_settings", "is_credential", "origin_of"]
 

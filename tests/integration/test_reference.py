@@ -49,6 +49,8 @@ from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.session import SHAPING
 from signalwire_tokens.stores import redis
 from signalwire_tokens.testing import VirtualClock
+from signalwire_tokens.wire.answers import BY_CODE, INVALID
+from signalwire_tokens.wire.codes import ABOUT, About
 from support.documented import assert_documented, assert_listed
 from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
@@ -213,6 +215,16 @@ def test_every_fact_of_an_error_is_told():
     assert_documented(f"{ERRORS}, in the table of facts", told, facts)
     held = {name for row in table(PAGES["errors"]) for name in code(row[1])}
     assert_documented(f"{ERRORS}, in the table of errors", held | {"message"}, facts | {"problems"})
+
+
+def test_every_code_is_told():
+    """With what it is about and the error that it becomes, in the order in which codes decide."""
+    rows = table(section("errors", "Codes"))
+    told = [(name, (subject, code(kind)[0])) for names, subject, kind in rows for name in code(names)]
+    kinds = BY_CODE | {About.TOKEN: INVALID}
+    there = {name: (subject.value, kinds[subject][0].__name__) for name, subject in ABOUT.items()}
+    assert_documented(f"{ERRORS}, under Codes", told, there, in_order=True)
+    assert [subject for _, subject, _ in rows] == [subject.value for subject in About]
 
 
 class Meters:

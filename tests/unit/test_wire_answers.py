@@ -14,6 +14,7 @@ from signalwire_tokens import (
     InvalidRequest,
     Lifetimes,
     NotFound,
+    Problem,
     RateLimited,
     ServerError,
     SignalWireTokenError,
@@ -28,15 +29,21 @@ from signalwire_tokens import (
     wire,
 )
 from signalwire_tokens.models import Secret
+from signalwire_tokens.wire.codes import ABOUT
 from support.wire_samples import (
     ADDRESSES,
+    EMBED,
     EVERY,
+    EXCHANGE,
     FETCH,
+    GUEST,
     ID,
     INFO,
+    INVITE,
     ISSUE,
     PAIR,
     REFRESH,
+    RENEWAL,
     ROTATE,
     SAT,
     SENT,
@@ -320,24 +327,86 @@ def test_a_retry_waits_for_the_end_of_a_throttle():
     assert wire.pause_before_retry(ISSUE, error, failures=0, draw=0.5, left=10.0, quiet=60.0) is None
 
 
+TOKEN_CODES = ["token_expired", "token_invalid", "not_a_refresh_token", "invalid_token_format"]
 CODED = [
     ("rate_limit_exceeded", RateLimited),
     ("account_limit_exceeded", TemporarilyRefused),
     ("cannot_process", TemporarilyRefused),
+    ("invalid_auth_token_permissions", Forbidden),
+    *((code, Unauthorized) for code in TOKEN_CODES),
+    ("authblock_is_invalid", Forbidden),
+    ("authblock_is_expired", Forbidden),
+    ("missing_required_parameter", ValidationFailed),
+    ("invalid_parameter", ValidationFailed),
+    ("must_belong_to_project", ValidationFailed),
+    ("allowed_address_limit_exceeded", ValidationFailed),
 ]
 
 
+def coded(*codes, **more):
+    return {"errors": [{"code": code, "message": "not now", **more} for code in codes]}
+
+
 @pytest.mark.parametrize(("code", "kind"), CODED)
-@pytest.mark.parametrize("status", [400, 403, 422, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 500, 503])
 def test_a_code_decides_before_the_status(code, kind, status):
     """SignalWire doesn't document with which status each code comes."""
-    body = json.dumps({"errors": [{"code": "invalid_parameter"}, {"code": code, "message": "not now"}]}).encode()
-    error = read(ISSUE, body, status)
+    error = read(ISSUE, coded("odd", code), status)
     assert type(error) is kind
     assert (error.status, error.errors[1].code) == (status, code)
+    assert f"({status})" in str(error)
 
 
-def test_a_throttle_comes_before_any_other_code():
-    """Several items are possible."""
-    body = json.dumps({"errors": [{"code": code} for code, _ in reversed(CODED)]}).encode()
-    assert type(read(ISSUE, body, 422)) is RateLimited
+def test_every_published_code_is_known():
+    """Each is about one thing."""
+    assert set(ABOUT) == {code for code, _ in CODED}
+    assert set(ABOUT.values()) == set(wire.About)
+
+
+@pytest.mark.parametrize("code", TOKEN_CODES)
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        (ROTATE, ValidationFailed),
+        (EMBED, ValidationFailed),
+        (INVITE, Unauthorized),
+        (INFO, Unauthorized),
+        (ADDRESSES, Unauthorized),
+        (EXCHANGE, Unauthorized),
+        (RENEWAL, Unauthorized),
+        (ISSUE, Unauthorized),
+        (GUEST, Unauthorized),
+        (FETCH, Unauthorized),
+    ],
+    ids=lambda value: getattr(value, "operation", ""),
+)
+def test_a_code_about_a_token_is_about_the_one_that_was_sent(request_, kind, code):
+    """It is at fault in a request's body; as credentials, it isn't accepted."""
+    for status in (400, 401, 403, 404, 422, 500):
+        assert type(read(request_, coded(code), status)) is kind
+
+
+@pytest.mark.parametrize(("code", "kind"), CODED)
+def test_of_several_codes_the_first_in_the_table_decides(code, kind):
+    """Their order in the answer doesn't matter. A throttle comes before any other code."""
+    later = [*dict(CODED)][[*dict(CODED)].index(code) :]
+    for other in later:
+        assert type(read(ISSUE, coded(code, other), 422)) is kind
+        assert type(read(ISSUE, coded(other, code), 422)) is kind
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, ApiError), (401, Unauthorized), (422, ValidationFailed)])
+@pytest.mark.parametrize("code", ["odd", "Token_Expired", None, 7, ["token_expired"]])
+def test_an_unknown_code_goes_by_its_status(code, status, kind):
+    """SignalWire may have codes that this version doesn't know."""
+    assert type(read(ROTATE, coded(code), status)) is kind
+
+
+@pytest.mark.parametrize("more", [{}, {"attribute": None}, {"attribute": 7}, {"attribute": "refresh_token"}])
+def test_an_attribute_may_be_missing_or_null(more):
+    """The code decides all the same."""
+    error = read(ROTATE, coded("token_expired", **more), 403)
+    attribute = "refresh_token" if more == {"attribute": "refresh_token"} else None
+    assert type(error) is ValidationFailed
+    assert error.errors == (Problem(code="token_expired", message="not now", attribute=attribute, type="unknown"),)
+    assert str(error.errors[0]).startswith(attribute or "not now")

@@ -7,7 +7,7 @@ import pytest
 from signalwire_tokens import InvalidRequest, Lifetimes
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire import basic_authorization, check_settings
-from signalwire_tokens.wire.checks import INVALID, MISSING
+from signalwire_tokens.wire.codes import INVALID, MISSING
 
 
 def check(**given):

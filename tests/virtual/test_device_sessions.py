@@ -454,6 +454,28 @@ async def test_a_token_that_is_withdrawn_is_followed_by_another(emulator, clock,
         assert emulator.accepts(await token)
 
 
+@pytest.mark.parametrize("status", [401, 422])
+async def test_a_bound_token_that_a_code_refuses_is_exchanged_again(emulator, clock, session, status):
+    """The first token is still valid."""
+    await clock.advance(1)
+    emulator.fail(Status(status, code="token_invalid"), operation=REFRESH, times=2)
+    with pytest.raises(TokenUnavailable):
+        await session.refresh()
+    await clock.advance(5)
+    assert operations(emulator)[1:] == [REFRESH, REFRESH, EXCHANGE]
+    assert emulator.accepts(await session.token())
+
+
+@pytest.mark.parametrize("status", [401, 422])
+async def test_a_first_token_that_a_code_refuses_is_named_at_the_start(emulator, clock, mint, status):
+    """Nothing else needs to be asked."""
+    emulator.fail(Status(status, code="token_expired"), operation=EXCHANGE, times=2)
+    with pytest.raises(Unauthorized, match="token_expired") as caught:
+        await DeviceSession(emulator.space, await mint(), KEY, clock=clock).start()
+    assert caught.value.status == status
+    assert operations(emulator) == [EXCHANGE, EXCHANGE]
+
+
 async def test_a_function_that_brings_the_wrong_token_is_asked_again(emulator, clock, mint):
     """It is the backend that is at fault, and may be mended: the session does not die of it."""
     right = {"scope": "sat:refresh"}

@@ -381,6 +381,28 @@ async def test_an_invitation_that_is_refused_for_its_token_is_made_with_a_new_on
         await session.create_invite_token(address)
 
 
+@pytest.mark.parametrize("attribute", [{}, {"attribute": None}], ids=["absent", "null"])
+@pytest.mark.parametrize("code", ["token_expired", "token_invalid"])
+async def test_an_invitation_whose_token_a_code_names_is_made_with_a_new_one(emulator, clock, session, code, attribute):
+    """Whatever the status."""
+    address = emulator.add_address("lobby")
+    await clock.advance(1)
+    body = json.dumps({"errors": [{"code": code, "message": "no", **attribute}]}).encode()
+    emulator.fail(Raw(body, status=422), operation="create_invite_token")
+    assert emulator.accepts(await session.create_invite_token(address))
+    assert operations(emulator) == [ISSUE, "create_invite_token", REFRESH, "create_invite_token"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500])
+@pytest.mark.parametrize("code", ["token_expired", "token_invalid", "not_a_refresh_token"])
+async def test_a_refresh_token_that_a_code_refuses_is_replaced_at_once(emulator, clock, session, code, status):
+    """The session never presents it again, and issues a new pair without a pause. (P3)"""
+    emulator.fail(Status(status, code=code), operation=REFRESH)
+    await clock.advance(LIFE * 0.8 + 1)
+    assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
+    assert session.last_error is None
+
+
 async def test_an_emulator_that_is_advanced_looks_like_a_suspended_machine():
     """The session of its client notices with the next call."""
     async with Emulator() as emulator, emulator.client() as client, SubscriberSession(client, "alice") as session:

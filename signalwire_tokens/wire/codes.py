@@ -1,0 +1,58 @@
+"""The codes that SignalWire publishes for what is wrong, and what each is about.
+
+SignalWire doesn't document with which status a code comes, so a code decides before the status. `answers` makes an
+error of it, and sessions decide with it what becomes of a refresh token. A code that isn't listed here decides nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from signalwire_tokens.errors import Problem
+
+__all__ = ["ABOUT", "INVALID", "MISSING", "TOKEN_EXPIRED", "TOO_MANY_ADDRESSES", "About", "about"]
+
+MISSING = "missing_required_parameter"
+INVALID = "invalid_parameter"
+TOO_MANY_ADDRESSES = "allowed_address_limit_exceeded"
+TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a code
+
+
+class About(Enum):
+    """What a code is about. If an answer has several codes, the first in this order decides."""
+
+    THROTTLE = "too many requests"
+    ACCOUNT = "the account's limits"
+    MOMENT = "this moment"
+    API_TOKEN = "the API token"  # noqa: S105 - no secret
+    TOKEN = "the token that was presented"  # noqa: S105 - no secret
+    SUBSCRIBER = "the subscriber"
+    REQUEST = "the request"
+
+
+ABOUT: Mapping[str, About] = {
+    "rate_limit_exceeded": About.THROTTLE,
+    "account_limit_exceeded": About.ACCOUNT,
+    "cannot_process": About.MOMENT,
+    "invalid_auth_token_permissions": About.API_TOKEN,
+    TOKEN_EXPIRED: About.TOKEN,
+    "token_invalid": About.TOKEN,
+    "not_a_refresh_token": About.TOKEN,
+    "invalid_token_format": About.TOKEN,
+    "authblock_is_invalid": About.SUBSCRIBER,
+    "authblock_is_expired": About.SUBSCRIBER,
+    MISSING: About.REQUEST,
+    INVALID: About.REQUEST,
+    "must_belong_to_project": About.REQUEST,
+    TOO_MANY_ADDRESSES: About.REQUEST,
+}
+
+
+def about(problems: Iterable[Problem]) -> About | None:
+    """Return what the items of an answer are about, or None if no code is known."""
+    found = {ABOUT.get(problem.code) for problem in problems}
+    return next((one for one in About if one in found), None)
