@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_token", "inspect"]
 
-CLICK_TO_CALL = re.compile(r"c2c_[A-Za-z0-9_-]*")
+CLICK_TO_CALL = re.compile(r"c2[ct]_[A-Za-z0-9_-]*")
 LIVES = {
     "SAT": "an access token usually lives two hours from its issue, unless another end was asked for",
     "Refresh": "a refresh token usually lives two hours and five minutes from its issue",

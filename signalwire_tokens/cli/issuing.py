@@ -12,7 +12,7 @@ import click
 from signalwire_tokens.models import Secret, Token, TokenPair
 
 from .command import Command, say_json, written
-from .settings import Settings, credentialed, duration, located, token_fields
+from .settings import Settings, credentialed, duration, for_embeds, token_fields
 from .signals import on_stop
 
 if TYPE_CHECKING:
@@ -98,9 +98,12 @@ def invite(*, settings: Settings, address: str, reference: str, lifetime: timede
 
 @click.command(cls=Command)
 @click.argument("click_to_call", metavar="C2C")
-@located
+@for_embeds
 def embed(*, settings: Settings, click_to_call: str, as_json: bool) -> None:
-    """Issue a guest's token for C2C, the public click-to-call token of a web page. No credentials are sent."""
+    """Issue a guest's token for C2C, the public click-to-call token of a web page (c2c_… or c2t_…).
+
+    No credentials are sent.
+    """
     show(ask_service(settings, lambda client: client.create_embed_token(click_to_call)), as_json=as_json)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import timedelta
 
-__all__ = ["Settings", "credentialed", "duration", "located", "read_credential", "token_fields"]
+__all__ = ["Settings", "credentialed", "duration", "for_embeds", "located", "read_credential", "token_fields"]
 
 Option: TypeAlias = "Callable[[Callable[..., None]], Callable[..., None]]"
 SPACE: tuple[Option, ...] = (
@@ -43,6 +43,13 @@ PROJECT: tuple[Option, ...] = (
         help="File that holds the API token, in place of SIGNALWIRE_API_TOKEN.  [SIGNALWIRE_API_TOKEN_FILE]",
     ),
 )
+EMBED_ORIGIN = "SIGNALWIRE_TOKENS_EMBED_ORIGIN"
+EMBEDS: Option = click.option(
+    "--embed-origin",
+    envvar=EMBED_ORIGIN,
+    metavar="ORIGIN",
+    help=f"Where to ask instead of the space, such as https://embeds.signalwire.com.  [{EMBED_ORIGIN}]",
+)
 # Not a password, which would stand on the command line, nor what has no form there.
 FIELDS = tuple(name for name in TokenFields.__annotations__ if name not in ("password", "extra"))
 
@@ -62,6 +69,7 @@ class Settings:
     needs_project: bool = False
     project_id: str | None = attrs.field(default=None, converter=trimmed)
     api_token_file: Path | None = attrs.field(default=None, converter=to_path)
+    embed_origin: str | None = attrs.field(default=None, converter=trimmed)
 
     def client(self, *, retries: int = 3) -> TokenClient:
         """Make a client. What is missing is asked for where somebody can answer, and else named, all of it at once."""
@@ -78,10 +86,16 @@ class Settings:
         lifetimes = environment.lifetimes()
         try:
             return TokenClient(
-                space or "", project_id, token.value, ssl=self.context(), retries=retries, lifetimes=lifetimes
+                space or "",
+                project_id,
+                token.value,
+                embed_origin=self.embed_origin,
+                ssl=self.context(),
+                retries=retries,
+                lifetimes=lifetimes,
             )
         except InvalidRequest as error:
-            wrong = "; ".join(f"SIGNALWIRE_{str(one.attribute).upper()} {one.message}" for one in error.problems)
+            wrong = "; ".join(f"{variable_of(str(one.attribute))} {one.message}" for one in error.problems)
         raise ConfigurationError(wrong)
 
     def context(self) -> ssl.SSLContext | None:
@@ -94,6 +108,11 @@ class Settings:
             read_credential(self.api_token_file)  # what is wrong with the file is said now
             return Secret(partial(read_credential, self.api_token_file))
         return Secret(environment.api_token() or prompt_for("API token", hidden=True))
+
+
+def variable_of(setting: str) -> str:
+    """Return the environment variable of a client's setting."""
+    return EMBED_ORIGIN if setting == "embed_origin" else f"SIGNALWIRE_{setting.upper()}"
 
 
 def read_credential(path: Path) -> str:
@@ -120,6 +139,11 @@ def prompt_for(what: str, *, hidden: bool = False) -> str | None:
 def located(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the settings of one that sends nothing of the project's."""
     return gather(SPACE, command, needs_project=False)
+
+
+def for_embeds(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the settings of one that asks for an embed token."""
+    return gather((*SPACE, EMBEDS), command, needs_project=False)
 
 
 def credentialed(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,7 +13,7 @@ from signalwire_tokens.wire import read_lifetimes
 if TYPE_CHECKING:
     from signalwire_tokens.models import Lifetimes
 
-__all__ = ["api_token", "ca_file", "lifetimes", "missing", "project_id", "space", "trimmed"]
+__all__ = ["api_token", "ca_file", "embed_origin", "lifetimes", "missing", "project_id", "space", "trimmed"]
 
 
 def space() -> str | None:
@@ -34,6 +34,11 @@ def api_token() -> str | None:
 def ca_file() -> str | None:
     """Return the file that holds the certificates to trust in place of the system's."""
     return trimmed(os.environ.get("SIGNALWIRE_REST_CA_FILE"))
+
+
+def embed_origin() -> str | None:
+    """Return the origin that embed requests go to, if not the space."""
+    return trimmed(os.environ.get("SIGNALWIRE_TOKENS_EMBED_ORIGIN"))
 
 
 def lifetimes() -> Lifetimes:

@@ -9,7 +9,7 @@ import ssl as tls
 import warnings
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, assert_never
 
@@ -46,6 +46,7 @@ __all__ = ["ClientSettings", "TokenClient", "trusting"]
 
 T = TypeVar("T")
 ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
+Way: TypeAlias = tuple[str, Sender, Throttle]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
@@ -65,7 +66,8 @@ class TokenClient:
 
     `space` is a space's name, its host or its origin. Without `project_id` and `api_token`, the operations that need
     neither still work. `api_token` may be a function, sync or async, that returns the current one: it is asked again
-    after a 401. `timeout` bounds a whole call, retries included.
+    after a 401. `timeout` bounds a whole call, retries included. `embed_origin` is the host or origin that
+    `create_embed_token` asks instead of the space, such as `https://embeds.signalwire.com`.
 
     An `aiohttp.ClientSession` given as `http` is used and never closed. The client's own session reuses a connection
     only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves no connection
@@ -74,6 +76,7 @@ class TokenClient:
     """
 
     origin: str = "not set up"
+    embed_origin: str = "not set up"
     project_id: str | None = None
     lifetimes: Lifetimes
     clock: Clock
@@ -86,6 +89,7 @@ class TokenClient:
         project_id: str | None = None,
         api_token: ApiToken | None = None,
         *,
+        embed_origin: str | None = None,
         http: aiohttp.ClientSession | None = None,
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
@@ -95,10 +99,17 @@ class TokenClient:
         clock: Clock | None = None,
     ) -> None:
         place, token, hidden_proxy = Secret(space), Secret[Any](api_token), Secret(proxy)
-        del space, api_token, proxy
+        embeds_place = Secret(embed_origin)
+        del space, api_token, proxy, embed_origin
         self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
-        self.origin = wire.check_settings(
-            place, project_id, token, timeout=timeout, retries=retries, lifetimes=self.lifetimes
+        self.origin, self.embed_origin = wire.check_settings(
+            place,
+            project_id,
+            token,
+            embed_origin=embeds_place,
+            timeout=timeout,
+            retries=retries,
+            lifetimes=self.lifetimes,
         )
         self.project_id = project_id
         self.timeout: float = timeout
@@ -107,11 +118,15 @@ class TokenClient:
         self._credentials = ProjectCredentials(project_id, token)
         self.throttle = Throttle()
         self._sender = Sender(self.origin, http, ssl, hidden_proxy)
+        self._embeds: Way | None = None  # if embed requests don't go to the space
+        if self.embed_origin != self.origin:
+            self._embeds = self.embed_origin, Sender(self.embed_origin, http, ssl, hidden_proxy), Throttle()
 
     @classmethod
     def from_env(
         cls,
         *,
+        embed_origin: str | None = None,
         http: aiohttp.ClientSession | None = None,
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
@@ -125,8 +140,9 @@ class TokenClient:
         Without the latter two, operations that send the project's credentials raise a `ConfigurationError` that names
         what is missing.
 
-        `SIGNALWIRE_REST_CA_FILE`, if set, names the certificates to trust in place of the system's, and
-        `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours. Blanks around a value don't
+        `SIGNALWIRE_REST_CA_FILE`, if set, names the certificates to trust in place of the system's,
+        `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours, and
+        `SIGNALWIRE_TOKENS_EMBED_ORIGIN` says where embed requests go, if not to the space. Blanks around a value don't
         count, and a blank variable counts as one that isn't set.
         """
         space, ca_file = environment.space(), environment.ca_file()
@@ -134,12 +150,14 @@ class TokenClient:
             names = ", ".join(environment.missing())
             raise ConfigurationError(f"not set: {names}. The space is a name, a host or an origin")
         hidden_proxy = Secret(proxy)
-        del proxy
+        embeds_place = Secret(environment.embed_origin() if embed_origin is None else embed_origin)
+        del proxy, embed_origin
         lifetimes = environment.lifetimes() if lifetimes is None else lifetimes
         client = cls(
             space,
             environment.project_id(),
             environment.api_token(),
+            embed_origin=embeds_place.value,
             http=http,
             ssl=trusting(ca_file) if ssl is None and ca_file else ssl,
             proxy=hidden_proxy.value,
@@ -164,15 +182,18 @@ class TokenClient:
 
     async def aclose(self) -> None:
         """Close the client, and its connections where they are its own."""
-        self._sender.stop()
-        try:
-            await self._credentials.aclose()
-        finally:
-            await self._sender.aclose()
+        async with AsyncExitStack() as stack:
+            for sender in self._senders():
+                sender.stop()
+                stack.push_async_callback(sender.aclose)
+            stack.push_async_callback(self._credentials.aclose)
+
+    def _senders(self) -> list[Sender]:
+        return [self._sender] if self._embeds is None else [self._sender, self._embeds[1]]
 
     def __del__(self) -> None:
         # The constructor may have refused what it was given.
-        if (sender := getattr(self, "_sender", None)) is not None and sender.leaks:
+        if hasattr(self, "_embeds") and any(sender.leaks for sender in self._senders()):
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -289,7 +310,10 @@ class TokenClient:
         )
 
     def create_embed_token(self, token: str) -> Coroutine[Any, Any, Token]:
-        """Exchange a public click-to-call token (`c2c_…`) for a guest's token. No credentials are sent."""
+        """Exchange a public click-to-call token (`c2c_…` or `c2t_…`) for a guest's token, at the embed origin.
+
+        No credentials are sent.
+        """
         hidden = wire.mask(token)
         del token
         return self._ask(partial(wire.create_embed_token, hidden))
@@ -327,7 +351,7 @@ class TokenClient:
         return (self._send_watched if self.observers else self._send)(request, retries, limit)
 
     async def _send_watched(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
-        with look_on(self.observers, request.operation, self.origin):
+        with look_on(self.observers, request.operation, self._way(request)[0]):
             return await self._send(request, retries, limit)
 
     async def _send(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
@@ -365,7 +389,7 @@ class TokenClient:
                 continue
             left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
-            quiet = self.throttle.left(self.clock.now(), longest=LONGEST_THROTTLE)
+            quiet = self._way(request)[2].left(self.clock.now(), longest=LONGEST_THROTTLE)
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left, quiet=quiet)
             failures += 1
             if pause is None or failures > retries or self._sender.closed:
@@ -379,21 +403,28 @@ class TokenClient:
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
         """Ask once."""
-        self._sender.check()
+        _, sender, throttle = self._way(request)
+        sender.check()
         trip.start(await self._authorize(request))
         sent, sent_at = self.clock.now(), self.clock.wall()
         try:
-            status, headers, body = await self._sender.send(request, trip)
+            status, headers, body = await sender.send(request, trip)
         except TransportError as error:
             return error.with_traceback(None)
         logger.debug("%s: answered %d", request.operation, status)
         answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent_at, lifetimes=self.lifetimes)
         outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
         failure = outcome if isinstance(outcome, SignalWireTokenError) else None
-        self.throttle.note(failure, sent=sent, now=self.clock.now())
+        throttle.note(failure, sent=sent, now=self.clock.now())
         if isinstance(outcome, UnexpectedResponse):
             trip.drop()  # another answer that isn't ours may follow over the same connection
         return outcome
+
+    def _way(self, request: wire.Request[Any]) -> Way:
+        """Return where a request goes, through which sender, and until when SignalWire is left alone there."""
+        if request.for_embeds and self._embeds is not None:
+            return self._embeds
+        return self.origin, self._sender, self.throttle
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
         """Write the authentication that an operation sends: its own and nothing more."""

@@ -81,9 +81,7 @@ class Sender:
         self._ssl = verifying(ssl)
         self._proxy, self._proxy_headers = split_proxy(proxy)
         if self._proxy is not None and origin.startswith("http:"):
-            raise ConfigurationError(
-                "a proxy would carry plain http away from this machine: give none for a loopback host"
-            )
+            raise ConfigurationError(f"a proxy would carry plain http away from this machine: give none with {origin}")
         self._closed = False
         if http is not None:
             if not isinstance(http, aiohttp.ClientSession):
@@ -315,7 +313,7 @@ def refuse_additions(http: aiohttp.ClientSession, origin: str) -> None:
     if http.trust_env:
         added.append("trust_env (netrc and proxy variables)")
     if http.cookie_jar.filter_cookies(URL(origin)):
-        added.append("cookies for the space")
+        added.append(f"cookies for {origin}")
     if added:
         raise ConfigurationError(
             f"the aiohttp.ClientSession given as http adds {', '.join(added)} to every request: "

@@ -69,6 +69,8 @@ class Request(Generic[T]):
     secrets: tuple[Secret[str] | Token, ...] = ()
     # Who answers, as errors have it.
     peer: str = "the service"
+    # Whether it goes to the origin of embeds, which may be another than the space's.
+    for_embeds: bool = False
     # Whether it may be sent again when nobody knows what became of it.
     replayable: bool = True
     # Whether the body holds the token that is presented. If not, a code about a token means a credential.

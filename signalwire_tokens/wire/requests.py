@@ -159,6 +159,7 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
         problems,
         hidden={"token": token},
         auth=Auth.NONE,
+        for_embeds=True,
         presents_token=True,
     )
 
@@ -237,6 +238,7 @@ def describe(
     extra: Extra = NO_SECRET,
     auth: Auth = Auth.PROJECT,
     bearer: Secret[str] | Token | None = None,
+    for_embeds: bool = False,
     replayable: bool = True,
     presents_token: bool = False,
 ) -> Request[T]:
@@ -269,6 +271,7 @@ def describe(
             *(() if bearer is None else (bearer,)),
             *(() if extra.value is None else strings_in(extra.value)),
         ),
+        for_embeds=for_embeds,
         replayable=replayable,
         presents_token=presents_token,
     )

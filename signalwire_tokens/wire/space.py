@@ -7,12 +7,12 @@ from typing import Any
 
 from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Lifetimes, Secret
-from signalwire_tokens.origins import is_loopback, read_place, write_origin
+from signalwire_tokens.origins import Place, is_loopback, read_place, write_origin
 
 from .checks import refuse, visible_ascii
 from .codes import INVALID, MISSING
 
-__all__ = ["basic_authorization", "check_settings", "is_credential", "origin_of"]
+__all__ = ["basic_authorization", "check_settings", "is_credential"]
 
 LONGEST_TIMEOUT = 1e9
 
@@ -22,13 +22,15 @@ def check_settings(
     project_id: object,
     api_token: Secret[Any],
     *,
+    embed_origin: Secret[Any],
     timeout: object,
     retries: object,
     lifetimes: object,
-) -> str:
-    """Return the origin of a space, or refuse settings that cannot be right: all of them at once."""
+) -> tuple[str, str]:
+    """Return a space's origin and that of its embeds, or refuse settings that can't be right: all of them at once."""
     problems: list[Problem] = []
     origin = origin_of(problems, space.value)
+    embeds = origin if embed_origin.value is None else embed_origin_of(problems, embed_origin.value)
     if project_id is not None and not (is_credential(project_id) and ":" not in str(project_id)):
         message = "must be visible ASCII characters, without a colon"
         problems.append(Problem(code=INVALID, attribute="project_id", message=message))
@@ -42,7 +44,7 @@ def check_settings(
     if not isinstance(lifetimes, Lifetimes):
         problems.append(Problem(code=INVALID, attribute="lifetimes", message="must be a Lifetimes"))
     refuse("TokenClient", problems)
-    return origin
+    return origin, embeds
 
 
 def is_credential(value: object) -> bool:
@@ -51,30 +53,56 @@ def is_credential(value: object) -> bool:
 
 
 def origin_of(problems: list[Problem], space: object) -> str:
-    """Return the origin of a space that is given by its name, its host or its origin.
-
-    A space that is not on this machine is reached by https alone: the API token travels with every request.
-    """
-    if not isinstance(space, str) or not space.strip():
-        code = MISSING if space is None or isinstance(space, str) else INVALID
-        problems.append(Problem(code=code, attribute="space", message="must be a space's name, host or origin"))
+    """Return the origin of a space that is given by its name, its host or its origin, or note what is wrong with it."""
+    if space is None or (isinstance(space, str) and not space.strip()):
+        problems.append(Problem(code=MISSING, attribute="space", message="must be a space's name, host or origin"))
         return ""
-    place = read_place(space)
+    forms = (
+        "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin "
+        "('https://acme.signalwire.com'), without user, path or query"
+    )
+    place = place_of(problems, "space", space, forms)
     if place is None:
-        message = (
-            "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin "
-            "('https://acme.signalwire.com'), without user, path or query"
-        )
-        problems.append(Problem(code=INVALID, attribute="space", message=message))
         return ""
-    loopback = is_loopback(place.host)
-    if place.scheme == "http" and not loopback:
+    return origin_at(place._replace(host=f"{place.host}.signalwire.com") if is_name(place) else place)
+
+
+def embed_origin_of(problems: list[Problem], embed_origin: object) -> str:
+    """Return the origin that embed requests go to, given by its host or its origin, or note what is wrong with it."""
+    forms = (
+        "must be a host ('embeds.signalwire.com') or an origin ('https://embeds.signalwire.com'), "
+        "without user, path or query"
+    )
+    place = place_of(problems, "embed_origin", embed_origin, forms)
+    if place is not None and is_name(place):
+        problems.append(Problem(code=INVALID, attribute="embed_origin", message=forms))
+        place = None
+    return "" if place is None else origin_at(place)
+
+
+def place_of(problems: list[Problem], name: str, value: object, forms: str) -> Place | None:
+    """Return where a setting leads, or note that it has none of the `forms`, or that it isn't safe to send secrets to.
+
+    A place that isn't on this machine is reached by https alone: requests and answers carry credentials and tokens.
+    """
+    place = read_place(value) if isinstance(value, str) else None
+    if place is None:
+        problems.append(Problem(code=INVALID, attribute=name, message=forms))
+    elif place.scheme == "http" and not is_loopback(place.host):
         message = "must be reached by https: plain http is for this machine's own addresses alone"
-        problems.append(Problem(code=INVALID, attribute="space", message=message))
+        problems.append(Problem(code=INVALID, attribute=name, message=message))
+    return place
+
+
+def is_name(place: Place) -> bool:
+    """Return whether a place is a name alone, such as a space's."""
     is_bare = place.scheme is None and place.port is None
-    is_name = is_bare and not loopback and "." not in place.host and ":" not in place.host
-    scheme = place.scheme or ("http" if loopback else "https")
-    return write_origin(scheme, f"{place.host}.signalwire.com" if is_name else place.host, place.port)
+    return is_bare and not is_loopback(place.host) and "." not in place.host and ":" not in place.host
+
+
+def origin_at(place: Place) -> str:
+    """Return the origin of a place, which is reached by https unless it is on this machine or says otherwise."""
+    return write_origin(place.scheme or ("http" if is_loopback(place.host) else "https"), place.host, place.port)
 
 
 def basic_authorization(project_id: str, api_token: Secret[str]) -> Secret[str]:

@@ -71,6 +71,7 @@ def test_a_refresh_token_is_told_apart(service):
         (signed(iat=NOW.timestamp()), "signed", "it names no end"),
         (ENCRYPTED, "encrypted, five parts (JWE)", "it is encrypted, so only SignalWire can read when it expires"),
         ("c2c_0123456789abcdef", "the public click-to-call token", "as long as its setting stands"),
+        ("c2t_0123456789abcdef", "the public click-to-call token", "as long as its setting stands"),
         ("rubbish", "none that the service's tokens have", "unknown"),
         ("a.b.c", "none that the service's tokens have", "unknown"),
         ("a.b.c.d.e", "none that the service's tokens have", "unknown"),

@@ -108,6 +108,24 @@ def test_an_embed_token_needs_no_credentials(service):
     assert told["kind"] == "SAT"
 
 
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_an_embed_token_may_be_asked_for_elsewhere(service, by):
+    """Not at the space, where nothing listens."""
+    option = ["--embed-origin", service.space] if by == "option" else []
+    variable = {} if by == "option" else {"SIGNALWIRE_TOKENS_EMBED_ORIGIN": f"{service.space} \n"}
+    result = run("embed", service.click_to_call, *option, SIGNALWIRE_SPACE="127.0.0.1:1", **variable)
+    assert service.accepts(result.stdout.strip())
+
+
+def test_an_embed_origin_that_cannot_be_right_is_named(service):
+    """By its variable, together with all others."""
+    result = run("embed", "c2t_1", "--embed-origin", "http://example.com", SIGNALWIRE_SPACE="a b")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("Error: SIGNALWIRE_SPACE must be ")
+    assert "; SIGNALWIRE_TOKENS_EMBED_ORIGIN must be reached by https" in result.stderr
+    assert not service.journal
+
+
 @pytest.mark.parametrize("form", ["alone", "pair"])
 def test_a_refresh_token_is_exchanged_for_a_pair(service, form):
     """Given on standard input, alone or as `--pair` printed it."""

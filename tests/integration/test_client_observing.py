@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from signalwire_tokens import ServerError, SubscriberSession
+from signalwire_tokens import ServerError, SubscriberSession, TokenClient
 from signalwire_tokens.emulator import Status
 
 pytestmark = pytest.mark.usefixtures("loop_time")
@@ -57,6 +57,21 @@ async def test_an_observer_learns_how_an_operation_ended(emulator, client):
     with pytest.raises(ServerError):
         await client.create_subscriber_token("alice")
     assert onlooker.seen == ["begin", "ServerError", "end"]
+
+
+async def test_an_observer_learns_which_origin_is_asked(emulator):
+    """Embed requests may go to another than the space."""
+    asked = []
+
+    class Witness(Onlooker):
+        def asking(self, operation, origin):
+            asked.append((operation, origin))
+            return super().asking(operation, origin)
+
+    async with TokenClient("acme", embed_origin=emulator.space) as client:
+        client.observers = (Witness(),)
+        await client.create_embed_token(emulator.click_to_call)
+    assert asked == [("create_embed_token", f"http://{emulator.space}")]
 
 
 async def test_what_went_wrong_before_is_not_told_of(client):

@@ -423,6 +423,96 @@ async def test_the_lifetime_of_a_space_s_tokens_comes_from_the_environment(monke
         TokenClient.from_env()
 
 
+async def test_the_embed_origin_comes_from_the_environment(monkeypatch):
+    """What is passed as `embed_origin` goes before it."""
+    monkeypatch.setenv("SIGNALWIRE_SPACE", "acme")
+    async with TokenClient.from_env() as client:
+        assert client.embed_origin == client.origin == "https://acme.signalwire.com"
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_EMBED_ORIGIN", " embeds.signalwire.com\r")
+    async with TokenClient.from_env() as client, TokenClient.from_env(embed_origin="localhost:1") as other:
+        assert client.embed_origin == "https://embeds.signalwire.com"
+        assert other.embed_origin == "http://localhost:1"
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_EMBED_ORIGIN", "http://hunter2@example.com")
+    with pytest.raises(InvalidRequest, match="embed_origin must be") as caught:
+        TokenClient.from_env()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+async def spaces():
+    """Run the same space twice: once for all operations but embeds, and once for these."""
+    async with Emulator(seed="embeds") as space, Emulator(seed="embeds") as embeds:
+        yield space, embeds
+
+
+def asking_both(spaces, **settings):
+    """Return a client whose embed requests go to the second emulator."""
+    space, embeds = spaces
+    settings = {"embed_origin": embeds.space, "retries": 0, **settings}
+    return TokenClient(space.space, space.project_id, space.api_token, **settings)
+
+
+async def test_embed_requests_go_to_the_embed_origin_and_all_others_to_the_space(spaces):
+    """Nothing else is sent there, and no credentials."""
+    space, embeds = spaces
+    async with asking_both(spaces) as client:
+        pair = await client.create_subscriber_token(ALICE)
+        await client.refresh_subscriber_token(pair.refresh_token)
+        info = await client.subscriber_info(pair.token)
+        guest = await client.create_embed_token(space.click_to_call)
+        addresses = [address.id async for address in client.subscriber_addresses(info.id)]
+        await client.create_guest_token(addresses)
+        await client.create_invite_token(addresses[0], subscriber_token=pair.token)
+    assert space.accepts(guest)
+    assert [(entry.operation, entry.auth) for entry in embeds.journal] == [("create_embed_token", None)]
+    assert "create_embed_token" not in [entry.operation for entry in space.journal]
+    assert len(space.journal) == 6
+
+
+async def test_a_throttle_of_the_embed_origin_is_its_own(spaces, clock):
+    """It keeps no request from the space, and a success at one origin lifts no throttle of the other."""
+    space, embeds = spaces
+    async with asking_both(spaces, retries=1, timeout=5.0, clock=clock) as client:
+        embeds.fail(Status(429, retry_after=30))
+        with pytest.raises(RateLimited):
+            await client.create_embed_token(space.click_to_call)
+        assert client.throttle.left(clock.now()) == 0
+        await client.create_subscriber_token(ALICE)
+        embeds.fail(Status(500))
+        with pytest.raises(ServerError):
+            await client.create_embed_token(space.click_to_call)  # the retry would have to wait for the throttle's end
+        assert clock.slept == []
+        space.fail(Status(429, retry_after=30))
+        with pytest.raises(RateLimited):
+            await client.create_subscriber_token(ALICE)
+        await client.create_embed_token(space.click_to_call)
+        assert client.throttle.left(clock.now()) > 20
+
+
+async def test_a_client_closes_the_connections_to_both_origins(spaces):
+    """Embed requests then fail as all others do."""
+    space, _ = spaces
+    client = asking_both(spaces)
+    await client.create_subscriber_token(ALICE)
+    await client.create_embed_token(space.click_to_call)
+    assert all(sender.leaks for sender in client._senders())
+    await client.aclose()
+    assert not any(sender.leaks for sender in client._senders())
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.create_embed_token(space.click_to_call)
+
+
+async def test_a_client_that_only_asked_the_embed_origin_is_to_be_closed_too(spaces):
+    """If it isn't, it says so."""
+    client = asking_both(spaces)
+    await client.create_embed_token(spaces[0].click_to_call)
+    http = client._embeds[1]._http
+    with pytest.warns(ResourceWarning, match="unclosed <TokenClient"):  # noqa: PT031 - one act of two
+        del client
+        gc.collect()
+    await http.close()
+
+
 @pytest.mark.parametrize("form", [" {} ", "{}\r", "\t{}\n"])
 async def test_blanks_around_a_variable_do_not_count(monkeypatch, form):
     """Files with variables may end their lines as Windows does, or have blanks within the quotes."""

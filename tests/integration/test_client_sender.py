@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 import aiohttp
 import pytest
 from aioresponses import aioresponses
+from yarl import URL
 
 from signalwire_tokens import (
     ConfigurationError,
@@ -27,6 +28,7 @@ from signalwire_tokens import (
     wire,
 )
 from signalwire_tokens.emulator import Emulator
+from support.waiting import HANG
 
 pytestmark = pytest.mark.usefixtures("loop_time")
 
@@ -111,10 +113,11 @@ def test_what_is_no_session_is_refused():
         TokenClient("acme", http=object())
 
 
-def test_a_proxy_for_plain_http_is_refused():
-    """It would carry credentials in the clear to another machine."""
-    with pytest.raises(ConfigurationError, match="plain http"):
-        TokenClient("localhost:8080", proxy="http://127.0.0.1:9")
+@pytest.mark.parametrize(("space", "options"), [("localhost:8080", {}), ("acme", {"embed_origin": "localhost:8080"})])
+def test_a_proxy_for_plain_http_is_refused(space, options):
+    """It would carry credentials or tokens in the clear to another machine."""
+    with pytest.raises(ConfigurationError, match="plain http away from this machine: give none with http://localhost"):
+        TokenClient(space, proxy="http://127.0.0.1:9", **options)
 
 
 async def test_what_a_caller_s_session_puts_in_is_taken_out():
@@ -157,6 +160,47 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
     assert b64decode(requests[2][1]["authorization"].removeprefix("Basic ")) == b"project:hush"
 
 
+@pytest.mark.parametrize("is_borrowed", [False, True])
+async def test_an_embed_origin_gets_what_it_needs_and_no_more(is_borrowed):
+    """Neither the project's credentials nor a borrowed session's cookies and headers; its own host. (P38)"""
+    answer = GOOD.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sticky=1; Path=/\r\n\r\n", 1)
+    async with (
+        listener() as (space, at_space),
+        listener(answer) as (place, requests),
+        aiohttp.ClientSession(
+            headers={"X-Api-Key": "hush", "User-Agent": "mine", "Host": "evil"},
+            cookie_jar=aiohttp.CookieJar(unsafe=True),
+        ) as http,
+    ):
+        settings = {"embed_origin": place, "http": http if is_borrowed else None, "timeout": HANG, "retries": 0}
+        async with TokenClient(space, "project", "hush", **settings) as client:
+            await client.create_embed_token("c2t_x")
+            http.headers["Authorization"] = "Basic bGVhaw=="
+            await client.create_embed_token("c2t_x")
+    assert at_space == []
+    assert [line for line, _, _ in requests] == [["POST", "/api/fabric/embeds/tokens"]] * 2
+    for _, headers, body in requests:
+        assert set(headers) == OURS
+        assert headers["host"] == place
+        assert headers["user-agent"].startswith("signalwire-tokens/")
+        assert body == b'{"token":"c2t_x"}'
+
+
+async def test_a_session_with_cookies_for_the_embed_origin_is_refused():
+    """The error names the origin."""
+    async with aiohttp.ClientSession() as http:
+        http.cookie_jar.update_cookies({"leak": "1"}, URL("https://embeds.signalwire.com"))
+        TokenClient("acme", http=http)
+        with pytest.raises(ConfigurationError, match=r"adds cookies for https://embeds\.signalwire\.com to"):
+            TokenClient("acme", http=http, embed_origin="embeds.signalwire.com")
+
+
+async def test_a_connection_to_the_embed_origin_that_fails_is_named(reserved_port):
+    """And not the space."""
+    with pytest.raises(ConnectionFailed, match=f"cannot connect to http://127.0.0.1:{reserved_port}:"):
+        await embed("acme", embed_origin=f"127.0.0.1:{reserved_port}", timeout=HANG)
+
+
 @pytest.mark.parametrize(
     ("adds", "options"),
     [
@@ -166,7 +210,7 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
         ("a default Transfer-Encoding header", {"headers": {"Transfer-Encoding": "chunked"}}),
         ("a default Expect header", {"headers": {"Expect": "100-continue"}}),
         ("trust_env", {"trust_env": True}),
-        ("cookies for the space", {"cookies": {"leak": "1"}}),
+        ("cookies for https://acme.signalwire.com", {"cookies": {"leak": "1"}}),
     ],
 )
 async def test_a_session_with_credentials_of_its_own_is_refused(adds, options):
@@ -214,6 +258,9 @@ async def test_a_session_that_does_not_verify_is_made_to():
                     await client.create_embed_token(emulator.click_to_call)
             trusting = ssl.create_default_context(cafile=emulator.ca_file)
             await TokenClient(emulator.space, http=http, ssl=trusting).create_embed_token(emulator.click_to_call)
+            client = TokenClient("acme", embed_origin=emulator.space, http=http, retries=0)
+            with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
+                await client.create_embed_token(emulator.click_to_call)
 
 
 @pytest.mark.parametrize("proxy", ["", "proxy", "socks5://127.0.0.1:1", "http://", 7])
@@ -224,15 +271,16 @@ def test_a_proxy_that_is_none_is_refused(proxy):
     assert "socks5" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["acme.signalwire.com", "embeds.signalwire.com"])
 @pytest.mark.parametrize(("user", "expected"), [("", None), ("user:p%40ss@", b"user:p@ss"), ("user@", b"user:")])
-async def test_a_proxy_gets_its_own_credentials_and_no_others(user, expected):
+async def test_a_proxy_gets_its_own_credentials_and_no_others(user, expected, host):
     """It is asked to connect; what is said inside the connection is not for it."""
     async with listener(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n") as (place, requests):
         with pytest.raises(ConnectionFailed) as caught:
-            await embed("acme", proxy=f"http://{user}{place}")
+            await embed("acme", embed_origin=host, proxy=f"http://{user}{place}")
     assert caught.value.sent is False
     ((line, headers, _),) = requests
-    assert line == ["CONNECT", "acme.signalwire.com:443"]
+    assert line == ["CONNECT", f"{host}:443"]
     assert "authorization" not in headers
     sent = headers.get("proxy-authorization", "").removeprefix("Basic ")
     assert (b64decode(sent) if expected else None) == expected

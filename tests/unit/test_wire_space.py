@@ -13,7 +13,8 @@ from signalwire_tokens.wire.codes import INVALID, MISSING
 def check(**given):
     settings = {"timeout": 10.0, "retries": 3, "lifetimes": Lifetimes(), "project_id": "project", **given}
     place, token = Secret(settings.pop("space", "acme")), Secret(settings.pop("api_token", "token"))
-    return check_settings(place, settings.pop("project_id"), token, **settings)
+    embeds = Secret(settings.pop("embed_origin", None))
+    return check_settings(place, settings.pop("project_id"), token, embed_origin=embeds, **settings)
 
 
 def problems(**settings):
@@ -53,7 +54,7 @@ def problems(**settings):
 )
 def test_a_space_is_a_name_a_host_or_an_origin(space, expected):
     """Plain http is for this machine's own addresses only. A slash at the end, and blanks around it, don't count."""
-    assert check(space=space) == expected
+    assert check(space=space) == (expected, expected)
 
 
 @pytest.mark.parametrize(
@@ -132,16 +133,60 @@ def test_a_colon_in_the_project_is_refused():
 
 def test_credentials_may_be_absent_or_a_function():
     """What is not needed need not be given, and a secret that rotates is asked for."""
-    assert check(project_id=None, api_token=None) == "https://acme.signalwire.com"
-    assert check(api_token=lambda: "t") == "https://acme.signalwire.com"
+    assert check(project_id=None, api_token=None)
+    assert check(api_token=lambda: "t")
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 10**400, True, "10", None])
 @pytest.mark.parametrize("retries", [-1, 1.5, True, "3", None])
 def test_all_that_is_wrong_is_said_at_once(timeout, retries):
     """A caller mends every setting in one go."""
-    found = problems(space="a b", timeout=timeout, retries=retries, lifetimes=7200)
-    assert set(found) == {"space", "timeout", "retries", "lifetimes"}
+    found = problems(space="a b", embed_origin="a b", timeout=timeout, retries=retries, lifetimes=7200)
+    assert set(found) == {"space", "embed_origin", "timeout", "retries", "lifetimes"}
+
+
+@pytest.mark.parametrize(
+    ("embed_origin", "expected"),
+    [
+        (None, "https://acme.signalwire.com"),
+        ("embeds.signalwire.com", "https://embeds.signalwire.com"),
+        ("https://embeds.signalwire.com", "https://embeds.signalwire.com"),
+        (" HTTPS://EMBEDS.signalwire.com:443/ ", "https://embeds.signalwire.com"),
+        ("gateway:8443", "https://gateway:8443"),
+        ("https://gateway", "https://gateway"),
+        ("localhost", "http://localhost"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("https://[::1]:8080", "https://[::1]:8080"),
+    ],
+)
+def test_an_embed_origin_is_a_host_or_an_origin(embed_origin, expected):
+    """By default, it is the space's."""
+    assert check(embed_origin=embed_origin) == ("https://acme.signalwire.com", expected)
+
+
+@pytest.mark.parametrize(
+    "embed_origin",
+    [
+        "",
+        " ",
+        7,
+        b"embeds.signalwire.com",
+        "embeds",  # which isn't a space's name
+        "http://embeds.signalwire.com",
+        "http://10.0.0.1",
+        "https://user:hunter2@embeds.signalwire.com",
+        "https://embeds.signalwire.com/api",
+        "https://embeds.signalwire.com?x=1",
+        "ftp://embeds.signalwire.com",
+        "embeds.signalwire.com\r\nHost: evil",
+    ],
+)
+def test_an_embed_origin_that_could_mislead_is_refused(embed_origin):
+    """As a space is; the error doesn't quote what may be a password."""
+    with pytest.raises(InvalidRequest, match=r"embed_origin must be") as caught:
+        check(embed_origin=embed_origin)
+    assert [problem.attribute for problem in caught.value.problems] == ["embed_origin"]
+    assert "hunter2" not in str(caught.value)
 
 
 def test_the_authorization_is_basic():
