@@ -253,8 +253,9 @@ class TokenClient:
     def refresh_subscriber_token(self, refresh_token: str | Token) -> Coroutine[Any, Any, TokenPair]:
         """Exchange a refresh token for a new pair; keep both halves, and drop the old pair.
 
-        Given a `Token`, the new pair is taken to live no longer than the one it replaces. When the answer is lost, the
-        request is not repeated: the error's `sent` tells, and issuing anew is then the safe way on.
+        The new pair has the standard lifetimes, whatever the `expire_at` of the old one. Given the `Token` of a pair
+        with the scope `sat:refresh` and no fingerprint, it is taken to live for a minute again. If the answer is lost,
+        the request isn't repeated: look at the error's `sent`. It is then safe to issue a new pair.
         """
         hidden = wire.mask(refresh_token)
         del refresh_token

@@ -73,23 +73,20 @@ def json_object(value: object) -> Json:
 def read_pair(
     answer: Answer, *, until: int | None = None, unbound: bool = False, span: timedelta | None = None
 ) -> TokenPair:
-    """Read a pair that lives until a time asked for, or as long as such pairs do; `span` is a replaced refresh token's.
+    """Return a pair that lives until a time asked for, or as long as the settings say.
 
-    Whether a refreshed pair is granted full lifetimes anew is not known: it is taken to live no longer than the last.
+    An `unbound` pair has the scope `sat:refresh` and no fingerprint. A refreshed pair has the standard lifetimes. But
+    if the replaced refresh token lived for a `span` no longer than that of an unbound pair, the new one may be unbound.
     """
     data = json_object(json_value(answer))
     lifetimes = answer.lifetimes
     margin = lifetimes.refresh - lifetimes.access
-    if span is not None:
-        refresh = min(lifetimes.refresh, span)
-        access = refresh - margin if refresh > margin else refresh
-    else:
-        access = life(answer, until, lifetimes.access)
-        access = min(access, lifetimes.unbound) if unbound else access
-        refresh = access + margin
+    access = life(answer, until, lifetimes.access)
+    if unbound or (span is not None and span <= lifetimes.unbound + margin):
+        access = min(access, lifetimes.unbound)
     id_, issued_at = data.get("subscriber_id"), answer.issued_at
     token = make_token(answer, data, "token", issued_at, access)
-    refresh_token = make_token(answer, data, "refresh_token", issued_at, refresh)
+    refresh_token = make_token(answer, data, "refresh_token", issued_at, access + margin)
     if token.value == refresh_token.value:
         raise BrokenError("with one token for both halves of a pair")
     return TokenPair(

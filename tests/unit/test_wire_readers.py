@@ -157,20 +157,52 @@ def test_an_unbound_token_lives_a_minute():
     """`sat:refresh` without a fingerprint; with one, it is an ordinary token."""
     unbound = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh")
     assert lives(read(unbound, PAIR).token) == 60
+    longer = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh", expire_at=timedelta(hours=1))
+    assert lives(read(longer, PAIR).token) == 60
     bound = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh", fingerprint="f" * 43)
     assert lives(read(bound, PAIR).token) == 7200
 
 
-@pytest.mark.parametrize(
-    ("span", "access", "refresh"), [(900, 600, 900), (7500, 7200, 7500), (9999, 7200, 7500), (200, 200, 200)]
-)
-def test_a_refreshed_pair_lives_no_longer_than_the_one_it_replaces(span, access, refresh):
-    """What the service grants anew is not known, so it is not counted on."""
+def refresh_of(seconds):
+    """Describe a refresh with a refresh token that lives for so long."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    old = Token(value=REFRESH, issued_at=start, expires_at=start + timedelta(seconds=span))
-    pair = read(wire.refresh_subscriber_token(old), PAIR)
+    return wire.refresh_subscriber_token(
+        Token(value=REFRESH, issued_at=start, expires_at=start + timedelta(seconds=seconds))
+    )
+
+
+@pytest.mark.parametrize("seconds", [361, 900, 7500, 86400])
+def test_a_refreshed_pair_has_the_standard_lifetimes(seconds):
+    """Whatever `expire_at` the pair had that it replaces."""
+    pair = read(refresh_of(seconds), PAIR)
+    assert (lives(pair.token), lives(pair.refresh_token)) == (7200, 7500)
+
+
+def test_a_pair_refreshed_by_a_string_has_the_standard_lifetimes():
+    """It isn't known how long a string lived."""
+    pair = read(ROTATE, PAIR)
+    assert (lives(pair.token), lives(pair.refresh_token)) == (7200, 7500)
+
+
+@pytest.mark.parametrize("seconds", [0, 30, 330, 360])
+def test_a_pair_that_replaces_an_unbound_one_lives_for_a_minute_again(seconds):
+    """It may have the scope `sat:refresh` without a fingerprint, as the pair that it replaces."""
+    pair = read(refresh_of(seconds), PAIR)
+    assert (lives(pair.token), lives(pair.refresh_token)) == (60, 360)
+
+
+@pytest.mark.parametrize(("seconds", "access", "refresh"), [(15, 10, 15), (16, 40, 45)])
+def test_which_pairs_are_short_lived_is_said_by_the_settings(seconds, access, refresh):
+    """A space's lifetimes may differ."""
+    lifetimes = Lifetimes(access=timedelta(seconds=40), refresh=timedelta(seconds=45), unbound=timedelta(seconds=10))
+    pair = read(refresh_of(seconds), PAIR, lifetimes=lifetimes)
     assert (lives(pair.token), lives(pair.refresh_token)) == (access, refresh)
-    assert lives(read(ROTATE, PAIR).token) == 7200
+
+
+def test_the_end_of_a_signed_token_still_comes_first():
+    """A refreshed token may say that it expires sooner."""
+    soon = jwt.encode({"exp": int(SENT) + 600}, "a key that is long enough to sign with it")
+    assert lives(read(refresh_of(7500), {**PAIR, "token": soon}).token) == pytest.approx(600, abs=1)
 
 
 @pytest.mark.parametrize(
