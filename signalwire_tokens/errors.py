@@ -31,6 +31,7 @@ Errors hold facts and speak in `__str__`. None holds a secret, nor a body that m
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidRequest",
     "NotFound",
     "Problem",
+    "RateLimitHint",
     "RateLimited",
     "ServerError",
     "SessionClosed",
@@ -82,6 +84,19 @@ class Problem:
     def __str__(self) -> str:
         about = f"{self.attribute} " if self.attribute else ""
         return f"{about}{self.message} ({self.code})"
+
+
+@attrs.frozen(kw_only=True)
+class RateLimitHint:
+    """What an answer says about the account's rate limit: a hint to show, by which this library decides nothing.
+
+    `limit` is how many requests the account may send in a window, `remaining` how many are left, and `reset_at` when
+    the window ends. Each is None if the answer doesn't say it in a form that can be read.
+    """
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset_at: datetime | None = None
 
 
 class SignalWireTokenError(Exception):
@@ -163,10 +178,12 @@ class TimedOut(TransportError, TimeoutError):
 class ApiError(SignalWireTokenError):
     """SignalWire answered with a refusal. The codes in `errors` decide which one it is, then `status`.
 
-    `server_time` is the time of its clock, in unix seconds, if the answer has it.
+    `server_time` is the time of its clock, in unix seconds, if the answer has it. `rate_limit` is what the answer says
+    about the account's rate limit, if anything.
     """
 
     server_time: float | None = None
+    rate_limit: RateLimitHint | None = None
 
 
 class Unauthorized(ApiError):

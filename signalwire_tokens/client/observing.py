@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["Observer", "look_on", "tolerate"]
+    from signalwire_tokens.errors import RateLimitHint
+
+__all__ = ["Observer", "look_on", "show_hint", "tolerate"]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
@@ -20,6 +22,10 @@ class Observer(Protocol):
 
     def asking(self, operation: str, origin: str) -> AbstractContextManager[object]:
         """Look on while an operation is asked for, and learn with which error it ended, if with one."""
+        ...
+
+    def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:
+        """Note what an answer says about the account's rate limit. Not every answer says anything about it."""
         ...
 
     def renewed(self, runway: float) -> None:
@@ -51,6 +57,13 @@ def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Ite
         leave(entered, error)
         raise
     leave(entered, None)
+
+
+def show_hint(observers: tuple[Observer, ...], operation: str, origin: str, hint: RateLimitHint) -> None:
+    """Show observers what an answer says about the rate limit."""
+    for observer in observers:
+        with tolerate():
+            observer.hinted(operation, origin, hint)
 
 
 def leave(entered: list[AbstractContextManager[object]], error: BaseException | None) -> None:

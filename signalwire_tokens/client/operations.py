@@ -30,7 +30,7 @@ from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 from . import environment
 from .credentials import ProjectCredentials, bare
-from .observing import look_on
+from .observing import look_on, show_hint
 from .sender import Sender, Trip
 
 if TYPE_CHECKING:
@@ -404,7 +404,7 @@ class TokenClient:
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
         """Ask once."""
-        _, sender, throttle = self._way(request)
+        origin, sender, throttle = self._way(request)
         sender.check()
         trip.start(await self._authorize(request))
         sent, sent_at = self.clock.now(), self.clock.wall()
@@ -417,6 +417,8 @@ class TokenClient:
         outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
         failure = outcome if isinstance(outcome, SignalWireTokenError) else None
         throttle.note(failure, sent=sent, now=self.clock.now())
+        if self.observers and (hint := wire.read_hint(answer)) is not None:
+            show_hint(self.observers, request.operation, origin, hint)
         if isinstance(outcome, UnexpectedResponse):
             trip.drop()  # another answer that isn't ours may follow over the same connection
         return outcome

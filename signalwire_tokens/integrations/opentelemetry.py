@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from signalwire_tokens.errors import RateLimitHint
+
 __all__ = ["Telemetry"]
 
 SCOPE = "signalwire_tokens"
@@ -41,6 +43,12 @@ REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
 ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
+
+
+def server_at(origin: str) -> dict[str, str | int]:
+    """Return the attributes that name an origin."""
+    place = urlsplit(origin)
+    return {"server.address": place.hostname or "", "server.port": place.port or USUAL_PORTS[place.scheme]}
 
 
 class Telemetry(Observer):
@@ -75,6 +83,16 @@ class Telemetry(Observer):
             description="How long a token was still live for when its session got the next one.",
             explicit_bucket_boundaries_advisory=RUNWAYS,
         )
+        self._limit = meter.create_gauge(
+            "signalwire.rate_limit.limit",
+            unit="{request}",
+            description="Requests that the account may send in a window, as the last answer said.",
+        )
+        self._remaining = meter.create_gauge(
+            "signalwire.rate_limit.remaining",
+            unit="{request}",
+            description="Requests that are left in the window, as the last answer said.",
+        )
         self._watched: tuple[ref[Asking | SessionFleet], ...] = ()
         meter.create_observable_up_down_counter(
             "signalwire.sessions",
@@ -97,12 +115,7 @@ class Telemetry(Observer):
     @contextmanager
     def asking(self, operation: str, origin: str) -> Iterator[None]:
         """Look on while an operation is asked for."""
-        place = urlsplit(origin)
-        about: dict[str, str | int] = {
-            "signalwire.operation": operation,
-            "server.address": place.hostname or "",
-            "server.port": place.port or USUAL_PORTS[place.scheme],
-        }
+        about = {"signalwire.operation": operation, **server_at(origin)}
         began = perf_counter()  # how long somebody has waited, whatever clock the client goes by
         with self._tracer.start_as_current_span(
             f"signalwire {operation}",
@@ -132,6 +145,14 @@ class Telemetry(Observer):
         if isinstance(error, SignalWireTokenError) and error.status is not None:
             span.set_attribute("http.response.status_code", error.status)
         span.set_status(StatusCode.ERROR)
+
+    def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:  # noqa: ARG002 - all share one limit
+        """Note what an answer says about the account's rate limit."""
+        server = server_at(origin)
+        if hint.limit is not None:
+            self._limit.set(hint.limit, server)
+        if hint.remaining is not None:
+            self._remaining.set(hint.remaining, server)
 
     def renewed(self, runway: float) -> None:
         """Learn that a session got its next pair."""

@@ -2,8 +2,9 @@
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
 `requests` describes each operation, and `endpoint` what an application's backend is asked; `answers` tells success from
-refusal, `codes` what a refusal is about, and `readers` what a success holds; `header` reads what a token says openly,
-and `lifetimes` how long tokens live by the settings. `exchange` is what a request and an answer are.
+refusal, `codes` what a refusal is about, and `readers` what a success holds; `hints` reads what either says about the
+rate limit; `header` reads what a token says openly, and `lifetimes` how long tokens live by the settings. `exchange` is
+what a request and an answer are.
 """
 
 from .answers import pause_before_retry, read
@@ -11,6 +12,7 @@ from .codes import TOKEN_EXPIRED, About, about
 from .endpoint import add_headers, check_endpoint, fetch_token
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
+from .hints import read_hint
 from .lifetimes import read_duration, read_lifetimes
 from .readers import Page
 from .requests import (
@@ -59,6 +61,7 @@ __all__ = [
     "read",
     "read_duration",
     "read_header",
+    "read_hint",
     "read_lifetimes",
     "refresh_device_token",
     "refresh_subscriber_token",

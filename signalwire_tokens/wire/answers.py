@@ -24,6 +24,7 @@ from signalwire_tokens.errors import (
 
 from .codes import ABOUT, About, about
 from .exchange import Answer, BrokenError, Request, http_date
+from .hints import read_hint
 from .readers import json_object, json_value
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
         request_id=request_id(answer, secrets),
         retry_after=retry_after(answer),
     )
-    error.server_time = answer.server_time
+    error.server_time, error.rate_limit = answer.server_time, read_hint(answer)
     return error
 
 

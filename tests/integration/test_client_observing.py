@@ -4,8 +4,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from signalwire_tokens import ServerError, SubscriberSession, TokenClient
+from signalwire_tokens import RateLimitHint, ServerError, SubscriberSession, TokenClient, ValidationFailed, wire
 from signalwire_tokens.emulator import Status
+from support.unruly_server import unruly_server
+from support.waiting import HANG
 
 pytestmark = pytest.mark.usefixtures("loop_time")
 
@@ -32,8 +34,45 @@ class Onlooker:
         finally:
             self._note("end")
 
+    def hinted(self, operation, origin, hint):
+        self._note(hint)
+
     def renewed(self, runway):
         self._note("renewed")
+
+
+HINTS = b"HTTP/1.1 %b\r\nX-RateLimit-Limit: 13800\r\nX-RateLimit-Remaining: 7\r\nContent-Length: %d\r\n\r\n%b"
+HINT = RateLimitHint(limit=13_800, remaining=7)
+
+
+def hinting(status, body=b"{}"):
+    """Return an answer that says how many requests are left."""
+    return HINTS % (status, len(body), body)
+
+
+async def test_an_observer_sees_each_hint_about_the_rate_limit(caplog):
+    """Of successes and errors, of each attempt, and of no answer that has none."""
+    onlooker, other, seen = Onlooker(HINT), Onlooker(), []
+    onlooker.hinted = lambda *what: seen.append(what)
+    async with unruly_server() as server, TokenClient(server.space, "project", "hush", timeout=HANG) as client:
+        client.observers = (onlooker, Onlooker(HINT), other)
+        server.special += [hinting(b"500 Oops"), hinting(b"201 Created", b'{"token":"a","refresh_token":"b"}')]
+        await client.create_subscriber_token("alice")
+        await client.create_subscriber_token("alice")
+    assert seen == [("create_subscriber_token", server.space, HINT)] * 2
+    assert other.seen == ["begin", HINT, HINT, "end", "begin", "end"]
+    assert caplog.text.count("an observer failed") == 2
+
+
+async def test_hints_are_read_only_for_an_observer_or_an_error(monkeypatch):
+    """A success without observers doesn't pay for them."""
+    monkeypatch.setattr(wire, "read_hint", None)  # which can't be called
+    async with unruly_server() as server, TokenClient(server.space, "project", "hush", retries=0) as client:
+        server.special += [hinting(b"201 Created", b'{"token":"a","refresh_token":"b"}'), hinting(b"422 No")]
+        await client.create_subscriber_token("alice")
+        with pytest.raises(ValidationFailed) as caught:
+            await client.create_subscriber_token("alice")
+    assert caught.value.rate_limit == HINT
 
 
 @pytest.mark.parametrize("fails_at", [None, "begin", "end", "renewed"])

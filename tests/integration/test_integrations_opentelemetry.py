@@ -17,6 +17,7 @@ from signalwire_tokens import (
     EndpointSession,
     NotFound,
     RateLimited,
+    RateLimitHint,
     SessionFleet,
     SubscriberSession,
     TokenClient,
@@ -77,6 +78,17 @@ def backend():
     backend = Backend()
     yield backend
     backend.close()
+
+
+async def test_what_answers_say_about_the_rate_limit_is_shown(backend):
+    """By server, the newest; a number that is missing changes nothing."""
+    server = {"server.address": "acme.signalwire.com", "server.port": 443}
+    assert backend.points("signalwire.rate_limit.limit") == []
+    for hint in (RateLimitHint(limit=13_800, remaining=9), RateLimitHint(remaining=7), RateLimitHint(limit=100)):
+        backend.telemetry.hinted("create_embed_token", "https://acme.signalwire.com", hint)
+    for name, value in (("limit", 100), ("remaining", 7)):
+        (point,) = backend.points(f"signalwire.rate_limit.{name}")
+        assert (point.value, dict(point.attributes)) == (value, server)
 
 
 async def test_what_is_issued_is_counted_by_operation(emulator, client, backend):

@@ -54,7 +54,7 @@ from signalwire_tokens.wire.codes import ABOUT, About
 from support.documented import assert_documented, assert_listed
 from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
-from support.scripted_backend import Desk
+from support.scripted_backend import Answer, Desk
 
 ALICE = "alice@example.com"
 MOST_LINES = 15  # of an example, blank ones and imports not counted
@@ -123,6 +123,7 @@ def test_the_overview_lists_the_public_names_by_module():
     derived = set(errors.__all__) - {
         "SignalWireTokenError",
         "Problem",
+        "RateLimitHint",
         "is_throttle",
         "is_transient",
     }  # which the page doesn't list
@@ -185,7 +186,7 @@ def test_every_error_is_told():
     kinds = {
         name: getattr(errors, name)
         for name in errors.__all__
-        if isinstance(getattr(errors, name), type) and name != "Problem"
+        if isinstance(getattr(errors, name), type) and issubclass(getattr(errors, name), Exception)
     }
     told = [(name, transient) for names, _, transient in table(PAGES["errors"]) for name in code(names)]
     there = {name: "yes" if errors.is_transient(kind("as a test has it")) else "no" for name, kind in kinds.items()}
@@ -340,7 +341,10 @@ async def do_everything(emulator, client, telemetry):
     async def give():
         return given.value, given.expires_at.timestamp()
 
+    body = {"token": given.value, "expiry_at": int(given.expires_at.timestamp() * 1000)}
+    hints = {"X-RateLimit-Limit": "13800", "X-RateLimit-Remaining": "13799"}
     async with Desk(give, client.clock) as desk:
+        desk.script.append(Answer(body=body, headers=hints))
         asking = EndpointSession(desk.url, clock=client.clock)
         telemetry.watch(asking)
         async with asking:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+import random
+from contextlib import AsyncExitStack, nullcontext
 from email.utils import formatdate
 
 import attrs
@@ -21,6 +22,7 @@ from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.errors import is_throttle
 from signalwire_tokens.integrations.backend import Backend, Visit
 from signalwire_tokens.throttle import Throttle
+from support.fake_transport import make_client
 
 MINUTE, TEN_DAYS = 60.0, 864_000.0
 SPREAD, ROUNDING, UNSAID = 5.0, 1.0, 1.0
@@ -41,6 +43,46 @@ WORDS = {
     "nonsense": ("soon", None),
     "a negative number": ("-5", None),
 }
+
+
+HINTS = {"X-RateLimit-Limit": "13800", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "3600"}
+
+
+async def times_of_requests(headers, seed):
+    """Return when a fleet asks SignalWire in two hours with two outages, and how many requests ran at a time."""
+    clock = VirtualClock()
+    client, line = make_client(clock)
+    line.headers, line.takes = headers, 0.1
+    client.observers = (Observed(),)
+    random.seed(seed)
+    async with client, SessionFleet(client, rate=5, concurrency=2) as fleet:
+        starting = [asyncio.create_task(fleet.token(f"subscriber-{number}")) for number in range(5)]
+        await clock.advance(MINUTE)
+        await asyncio.gather(*starting)
+        for status, minutes in ((201, 80), (500, 3), (429, 3), (201, 4)):
+            line.status = status
+            await clock.advance(minutes * MINUTE)
+    return line.times, line.busiest
+
+
+class Observed:
+    """Looks on, so that hints of successes are read, too."""
+
+    def asking(self, operation, origin):
+        return nullcontext()
+
+    def hinted(self, operation, origin, hint):
+        assert hint.remaining == 0
+
+    def renewed(self, runway):
+        pass
+
+
+async def test_a_hint_about_the_rate_limit_changes_no_request_of_a_fleet():
+    """Neither when it is sent, nor how many are sent at a time."""
+    plain, hinted = await times_of_requests({}, 7), await times_of_requests(HINTS, 7)
+    assert len(plain[0]) > 12
+    assert plain == hinted
 
 
 class Session:
