@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from signalwire_tokens import ConfigurationError, RateLimited, TimedOut, TokenClient, Unauthorized
+from signalwire_tokens import ConfigurationError, RateLimited, TimedOut, TokenClient, Unauthorized, ValidationFailed
 from signalwire_tokens.client.credentials import bare
 from signalwire_tokens.emulator import Status
 
@@ -63,6 +63,28 @@ async def test_many_requests_that_meet_a_rotation_all_go_through(emulator):
         current[0] = emulator.rotate_api_token()
         await asyncio.gather(*(client.create_subscriber_token(f"user-{number}") for number in range(20)))
     assert len(asked) == 2
+
+
+async def test_a_code_about_a_token_asks_for_the_secret_again(emulator):
+    """Where only the project's credentials were sent, whatever the status."""
+    current = [emulator.api_token]
+    async with client_with(emulator, lambda: current[0]) as client:
+        await client.create_subscriber_token("alice")
+        current[0] = emulator.rotate_api_token()
+        emulator.fail(Status(422, code="token_invalid"))
+        await client.create_subscriber_token("alice")
+    assert [entry.status for entry in emulator.journal] == [201, 422, 201]
+
+
+async def test_a_code_about_a_refresh_token_asks_for_no_secret(emulator):
+    """The API token isn't what was refused, not even with a 401."""
+    asked = []
+    async with client_with(emulator, lambda: asked.append(1) or emulator.api_token) as client:
+        pair = await client.create_subscriber_token("alice")
+        emulator.fail(Status(401, code="token_expired"))
+        with pytest.raises(ValidationFailed):
+            await client.refresh_subscriber_token(pair.refresh_token)
+    assert asked == [1]
 
 
 async def test_a_fixed_secret_is_not_asked_for(emulator):

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from signalwire_tokens import (
+    Forbidden,
     ServerError,
     SessionFleet,
     SessionState,
@@ -277,6 +278,19 @@ async def test_a_refused_reference_still_ends_a_session_with_a_lifetime(emulator
         emulator.fail(Raw(body, status=422), operation=ISSUE, times=None)
         await clock.advance(HOUR)
         assert session.state is SessionState.DEAD
+
+
+@pytest.mark.parametrize("status", [403, 422])
+async def test_a_subscriber_that_has_expired_ends_no_session_with_a_lifetime(emulator, clock, client, status):
+    """The code is about the subscriber, and not about `expire_at`. (P3)"""
+    async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=30)) as session:
+        emulator.fail(Status(status, code="authblock_is_expired"), operation=ISSUE, times=None)
+        await clock.advance(HOUR)
+        assert session.state is SessionState.LATE
+        assert isinstance(session.last_error, Forbidden)
+        emulator.heal()
+        await clock.advance(600)
+        assert emulator.accepts(await session.token())
 
 
 async def test_invitations_that_are_refused_leave_the_token_in_use_for_everyone_else(emulator, clock, client):
