@@ -14,99 +14,152 @@ import attrs
 import click
 from yarl import URL
 
-from signalwire_tokens.errors import ApiError, NotFound, SignalWireTokenError, Unauthorized, ValidationFailed
+from signalwire_tokens.errors import ApiError, NotFound, SignalWireTokenError
 
-from .command import Command, say_json, written
+from .command import Command, plain, say_json, written
+from .examination import PLAN, examine_service
 from .findings import (
     Finding,
     Verdict,
     of_answer,
     of_clock,
     of_connection,
+    of_difference,
     of_failure,
     of_latency,
     of_life,
     of_names,
-    of_reuse,
 )
+from .report import Report, ReportFile
 from .settings import Settings, credentialed
+from .signals import on_stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["doctor", "examine"]
+__all__ = ["CHECKS", "doctor", "examine", "fill"]
 
 NO_TOKEN = "this-is-no-refresh-token"  # noqa: S105 - as it says
 LIMIT = 10.0  # seconds for a name or a handshake
 SAMPLES = 5
-A_WHILE = 12.0  # seconds, after which no service is taken to forgive that a refresh token was used already
-SHORT = timedelta(minutes=10)
+CHECKS = {"refresh_subscriber_token": 1, "subscriber_addresses": SAMPLES}  # what is asked before the examination
 COLORS = {Verdict.WELL: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red", Verdict.SKIPPED: "white"}
 
 
 @click.command(cls=Command)
-@click.option("--reference", help="Issue a token for this subscriber, who is created if new, and renew it.")
-@click.option("--probe", is_flag=True, help="Find out, with that token, what the service's documentation leaves open.")
+@click.option("--reference", help="Issue a token for this subscriber, who is created if new, and refresh it.")
+@click.option(
+    "--report",
+    metavar="FILE",
+    help="Find out, with tokens for --reference, what SignalWire doesn't publish, and write it to FILE; - is standard "
+    "output.",
+)
 @credentialed
-def doctor(*, settings: Settings, reference: str | None, probe: bool, as_json: bool) -> None:
-    """Say what is wrong with the settings, the network or the credentials, and how to mend it.
+def doctor(*, settings: Settings, reference: str | None, report: str | None, as_json: bool) -> None:
+    """Find out what is wrong with the settings, the network or the credentials, and how to fix it.
 
-    Nothing is issued, unless there is a --reference. With --probe as well, it finds out on your space whether a used
-    refresh token can be used again, and how long tokens live; that takes up to a quarter of a minute.
+    Nothing is issued, unless there is a --reference. With --report as well, it finds out how your space behaves where
+    SignalWire's documentation leaves that open, and where it differs from it. The report holds no secrets, so you can
+    attach it to an issue. That takes up to a quarter of a minute.
     """
-    if probe and reference is None:
-        raise click.UsageError("--probe needs a --reference to issue tokens for")
-    findings = collect(settings, reference, probe=probe, aloud=not as_json)
-    wrong = sum(one.verdict is Verdict.WRONG for one in findings)
-    if as_json:
-        say_json(
-            {
-                "healthy": not wrong,
-                "findings": [{**attrs.asdict(one), "verdict": one.verdict.value} for one in findings],
-            }
-        )
-    if wrong:
-        raise click.ClickException("1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong")
-
-
-def collect(settings: Settings, reference: str | None, *, probe: bool, aloud: bool) -> list[Finding]:
-    """Examine, and tell each finding as it comes."""
+    if report is not None and reference is None:
+        raise click.UsageError("--report needs a --reference to issue tokens for")
+    file = None if report is None else ReportFile(report)
+    is_aside = file is not None and file.is_output  # then findings are written to standard error
+    if file is not None:
+        click.echo(announcement(plain(reference or "")), err=True)
     findings: list[Finding] = []
 
     def take(finding: Finding) -> None:
         findings.append(finding)
-        if aloud:
-            print_finding(finding)
+        if not as_json:
+            print_finding(finding, err=is_aside)
+
+    if file is None:
+        collect(settings, reference, None, take)
+    else:
+        collect_into(file, settings, reference, take)
+    wrong = sum(one.verdict is Verdict.WRONG for one in findings)
+    if as_json:
+        found = [{**attrs.asdict(one), "verdict": one.verdict.value} for one in findings]
+        say_json({"healthy": not wrong, "findings": found}, err=is_aside)
+    if wrong:
+        raise click.ClickException("1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong")
+
+
+def announcement(reference: str) -> str:
+    """Return what an examination is going to send."""
+    counts = {**PLAN}
+    for operation, count in CHECKS.items():
+        counts[operation] += count
+    requests = "\n".join(f"  {count:>2} {operation}" for operation, count in counts.items())
+    return (
+        f"The examination sends at most {sum(counts.values())} requests, one at a time:\n{requests}\n"
+        f"It issues tokens for {reference}, and many of its requests are wrong on purpose. Earlier tokens of this\n"
+        f"subscriber may be revoked, so use a reference that no live session uses. It may wait up to a quarter of a\n"
+        f"minute. No refused request is sent again."
+    )
+
+
+def collect_into(file: ReportFile, settings: Settings, reference: str | None, take: Callable[[Finding], None]) -> None:
+    """Examine, and write a report of what was found, whatever ends the examination."""
+    report = Report()
+    try:
+        collect(settings, reference, report, take)
+    except BaseException as error:
+        report.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        file.write(report, time.time())
+        raise
+    file.write(report, time.time())
+    is_complete = report.stopped is None  # else another finding says what is wrong
+    verdict = Verdict.WELL if is_complete else Verdict.WARNING
+    end = "" if is_complete else f"; incomplete, because {report.stopped}"
+    take(Finding("report", verdict, f"written to {file}: {report.summary}{end}"))
+
+
+def collect(settings: Settings, reference: str | None, report: Report | None, take: Callable[[Finding], None]) -> None:
+    """Examine, and pass each finding on as it comes."""
 
     async def main(client: TokenClient) -> None:
-        async with aclosing(examine(client, settings, reference, probe=probe)) as examination:
+        async with aclosing(examine(client, settings, reference, report)) as examination:
             async for finding in examination:
                 take(finding)
+
+    async def stoppable(client: TokenClient) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        with on_stop(task.cancel):  # so that SIGTERM, too, leaves a report
+            await main(client)
 
     try:
         client = settings.client(retries=0)
     except SignalWireTokenError as error:
         take(of_failure("settings", error))
-    else:
-        asyncio.run(main(client))
-    return findings
+        return
+    try:
+        asyncio.run(main(client) if report is None else stoppable(client))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
-def print_finding(finding: Finding) -> None:
+def print_finding(finding: Finding, *, err: bool) -> None:
     """Print a finding."""
     verdict = click.style(f"{finding.verdict.value:<8}", fg=COLORS[finding.verdict])
-    click.echo(f"{verdict}{finding.check:<12} {finding.seen}")
+    click.echo(f"{verdict}{finding.check:<12} {finding.seen}", err=err)
     if finding.remedy is not None:
-        click.echo(f"{'':<21}{finding.remedy}")
+        click.echo(f"{'':<21}{finding.remedy}", err=err)
 
 
 async def examine(
-    client: TokenClient, settings: Settings, reference: str | None, *, probe: bool = False
+    client: TokenClient, settings: Settings, reference: str | None, report: Report | None = None
 ) -> AsyncGenerator[Finding, None]:
-    """Look at one thing after the other, as long as the next can be looked at."""
+    """Look at one thing after the other, as long as the next can be looked at.
+
+    With a report, its facts are collected in place of a try of the reference, and those that differ are findings.
+    """
     async with client:
         yield Finding("settings", Verdict.WELL, f"{client.origin}, project {client.project_id}")
         for look in (look_up, shake_hands):
@@ -129,9 +182,27 @@ async def examine(
             remedy = "--reference REF issues one, which creates that subscriber if new"
             yield Finding("issue", Verdict.SKIPPED, "no token was issued", remedy)
             return
-        async with aclosing(try_out(client, reference, timedelta(seconds=ahead), probe=probe)) as trial:
+        rest = (
+            try_out(client, reference, timedelta(seconds=ahead)) if report is None else fill(report, client, reference)
+        )
+        async with aclosing(rest) as trial:
             async for finding in trial:
                 yield finding
+
+
+async def fill(report: Report, client: TokenClient, reference: str) -> AsyncGenerator[Finding, None]:
+    """Fill a report with facts, and yield those that differ from what SignalWire publishes."""
+    try:
+        async with aclosing(examine_service(client, reference)) as examination:
+            async for fact in examination:
+                report.add(fact)
+                if fact.difference is not None:
+                    yield of_difference(fact.name, *fact.difference)
+    except SignalWireTokenError as error:
+        report.stopped = f"{error.operation} failed: {type(error).__name__}, status {error.status}"
+        yield of_failure("report", error)
+    else:
+        report.stopped = None
 
 
 async def look_up(place: URL, _: Settings) -> Finding:
@@ -186,10 +257,8 @@ async def time_answers(client: TokenClient) -> Finding:
     return of_latency(seconds)
 
 
-async def try_out(
-    client: TokenClient, reference: str, ahead: timedelta, *, probe: bool
-) -> AsyncGenerator[Finding, None]:
-    """Issue a pair and renew it, and look at what the service says of both."""
+async def try_out(client: TokenClient, reference: str, ahead: timedelta) -> AsyncGenerator[Finding, None]:
+    """Issue a pair and refresh it, and look at what the service says of both."""
     step = "issue"
     try:
         pair = await client.create_subscriber_token(reference)
@@ -199,18 +268,6 @@ async def try_out(
         step = "refresh"
         renewed = await client.refresh_subscriber_token(pair.refresh_token.value)
         yield Finding(step, Verdict.WELL, told(renewed))
-        if probe:
-            step = "life anew"
-            yield of_life(step, await life_of(client, renewed, ahead), client.lifetimes.access)
-            step = "lifetime"
-            short = await client.create_subscriber_token(reference, expire_at=SHORT)
-            yield of_life(step, await life_of(client, short, ahead), SHORT)
-            step = "reuse"
-            at_once = await is_good(client, pair)
-            if at_once:
-                await client.clock.sleep(A_WHILE)
-            later = at_once and await is_good(client, pair)
-            yield of_reuse(at_once=at_once, later=later, successor=await is_good(client, renewed))
     except SignalWireTokenError as error:
         yield of_failure(step, error)
 
@@ -226,12 +283,3 @@ async def life_of(client: TokenClient, pair: TokenPair, ahead: timedelta) -> tim
     if claims is None or claims.expires_at is None:
         return None
     return claims.expires_at - (pair.token.issued_at - ahead)
-
-
-async def is_good(client: TokenClient, pair: TokenPair) -> bool:
-    """Tell whether a pair's refresh token is taken."""
-    try:
-        await client.refresh_subscriber_token(pair.refresh_token.value)
-    except (ValidationFailed, Unauthorized):
-        return False
-    return True

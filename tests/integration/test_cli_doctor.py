@@ -1,6 +1,5 @@
 """The doctor, on an emulator with what can be wrong."""
 
-import asyncio
 import json
 import re
 import socket
@@ -10,7 +9,7 @@ from yarl import URL
 
 from signalwire_tokens.cli.doctor import examine, shake_hands
 from signalwire_tokens.cli.settings import Settings
-from signalwire_tokens.emulator import HTML, Emulator, Raw, SkewDate, Status
+from signalwire_tokens.emulator import HTML, Raw, SkewDate, Status
 from support.cli_runner import code_of, run, run_apart, served
 from support.processes import settings_of
 
@@ -46,41 +45,6 @@ def test_with_a_reference_it_issues_and_renews(service):
     assert {**verdicts(result)} == dict.fromkeys(
         ("settings", "dns", "tls", "clock", "credentials", "scope", "latency", "issue", "life", "refresh"), "ok"
     )
-
-
-@pytest.mark.parametrize(
-    ("rotation", "seen"),
-    [
-        ("single-use", "is refused, and its successor stays good"),
-        ("reusable", "can be used again;"),
-        ("grace", "for a while, but not for long"),
-        ("family", "revokes the refresh tokens"),
-    ],
-)
-async def test_a_probe_finds_out_what_the_documentation_leaves_open(clock, rotation, seen):
-    """What becomes of a used refresh token, and how long tokens live."""
-    async with Emulator(clock=clock, rotation=rotation) as emulator:
-        client = emulator.client(retries=0)
-        settings = Settings(space=emulator.space, ca_file=None)
-
-        async def collect():
-            return [one async for one in examine(client, settings, "alice", probe=True)]
-
-        examination = asyncio.create_task(collect())
-        while not examination.done():
-            await clock.advance(0.05)  # a request takes only a little of virtual time
-        found = {one.check: one for one in examination.result()}
-    assert seen in found["reuse"].seen
-    for check, life in (("life", "2 h 00 min"), ("life anew", "2 h 00 min"), ("lifetime", "10 min 0[01] s")):
-        assert found[check].verdict.value == "ok"
-        assert re.search(f"it lives {life}, as was reckoned", found[check].seen)
-
-
-def test_a_probe_needs_a_reference():
-    """It issues tokens."""
-    result = run("doctor", "--probe")
-    assert result.exit_code == 2
-    assert "--probe needs a --reference" in result.stderr
 
 
 def test_missing_settings_are_a_finding():

@@ -22,11 +22,11 @@ from signalwire_tokens.cli.findings import (
     of_answer,
     of_clock,
     of_connection,
+    of_difference,
     of_failure,
     of_latency,
     of_life,
     of_names,
-    of_reuse,
 )
 
 TWO_HOURS = timedelta(hours=2)
@@ -115,20 +115,11 @@ def test_a_life_is_to_be_as_long_as_the_client_reckons(life, verdict):
     assert of_life("life", life, TWO_HOURS).verdict is verdict
 
 
-@pytest.mark.parametrize(
-    ("at_once", "later", "successor", "seen"),
-    [
-        (True, True, True, "can be used again;"),
-        (True, False, True, "for a while, but not for long"),
-        (False, False, True, "its successor stays good"),
-        (False, False, False, "revokes"),
-    ],
-)
-def test_what_becomes_of_a_used_refresh_token_is_said(at_once, later, successor, seen):
-    """None of it is wrong."""
-    finding = of_reuse(at_once=at_once, later=later, successor=successor)
-    assert finding.verdict is Verdict.WELL
-    assert seen in finding.seen
+def test_a_difference_names_both_sides():
+    """It is worth a look, and not wrong."""
+    finding = of_difference("lifetime_fresh", "7200", "3600")
+    assert finding.verdict is Verdict.WARNING
+    assert finding.seen == "SignalWire publishes 7200, this space 3600"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""What SignalWire publishes of its service, and what a space was seen to do: one fact for each question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+__all__ = ["QUESTIONS", "Fact", "answered", "observed", "rounded", "unobserved"]
+
+NOT_PUBLISHED = None
+STEP = 5  # seconds to which lifetimes are rounded: dates and expiry times have whole seconds, and both may be off
+REQUIRED_LINKS, ALL_LINKS = {"first", "self"}, {"first", "self", "next", "prev"}
+
+
+@attrs.frozen
+class Question:
+    """What SignalWire publishes, None if nothing, and how that is compared with what was observed."""
+
+    published: Any = NOT_PUBLISHED
+    agrees: Callable[[Any, Any], bool] = lambda published, seen: bool(published == seen)
+
+
+@attrs.frozen(kw_only=True)
+class Fact:
+    """The answer to a question. `agrees` is None if one of both sides is unknown; `reason` is why nothing was observed.
+
+    All values are what JSON has.
+    """
+
+    name: str
+    published: Any
+    observed: Any
+    agrees: bool | None
+    reason: str | None = None
+
+    @property
+    def difference(self) -> tuple[str, str] | None:
+        """What SignalWire publishes, and what was observed in its place, as texts; None if they don't differ."""
+        if self.agrees is not False:
+            return None
+        here = self.observed
+        if isinstance(self.published, dict):
+            members = cast("Mapping[str, object]", here)
+            here = {name: members.get(name) for name in cast("Mapping[str, object]", self.published)}
+        return json.dumps(self.published), json.dumps(here)
+
+
+def observed(name: str, value: object) -> Fact:
+    """Return the fact that was observed, compared with what is published."""
+    question = QUESTIONS[name]
+    agrees = None if question.published is NOT_PUBLISHED else question.agrees(question.published, value)
+    return Fact(name=name, published=question.published, observed=value, agrees=agrees)
+
+
+def unobserved(name: str, reason: str) -> Fact:
+    """Return the fact that couldn't be observed."""
+    return Fact(name=name, published=QUESTIONS[name].published, observed=None, agrees=None, reason=reason)
+
+
+def answered(
+    status: int, codes: Sequence[str] = (), attributes: Sequence[str] = (), texts: Sequence[str] = ()
+) -> dict[str, object]:
+    """Return how an answer looks: its status, the form of its body, and each item of its `errors`."""
+    if status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
+        return {"status": status, "body": "success"}
+    body = "errors" if codes else "plain"
+    return {"status": status, "body": body, "codes": [*codes], "attributes": [*attributes], "texts": [*texts]}
+
+
+def rounded(seconds: float) -> int:
+    """Return a lifetime as it is reported."""
+    return STEP * round(seconds / STEP)
+
+
+def includes(published: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+    """Return whether an answer has all that is published of it."""
+    return all(
+        set(value) <= set(seen.get(name, ())) if isinstance(value, list) else seen.get(name) == value
+        for name, value in published.items()
+    )
+
+
+def problem(code: str, **more: object) -> Question:
+    """Return the question whether a request is refused with this code.
+
+    SignalWire doesn't list a status for each code, but its published description has bodies with `errors` only for 422.
+    """
+    return Question({"status": 422, "body": "errors", "codes": [code], **more}, includes)
+
+
+def plain(status: int) -> Question:
+    """Return the question whether a request is refused with this status and SignalWire's plain body."""
+    return Question({"status": status, "body": "plain"}, includes)
+
+
+def has_links(_: object, seen: Sequence[str]) -> bool:
+    """Return whether a page has the links that each page has, and no other than those that some pages have."""
+    return set(seen) >= REQUIRED_LINKS and ALL_LINKS.issuperset(seen)
+
+
+QUESTIONS: Mapping[str, Question] = {
+    # A refresh "consumes the refresh_token".
+    "reuse_at_once": Question("refused"),
+    "reuse_later": Question("refused"),
+    "reuse_refusal": Question(),
+    "reuse_successor": Question(),
+    "refresh_revokes_access": Question(),
+    "issue_revokes_access": Question(),
+    "issue_revokes_refresh": Question(),
+    # In seconds.
+    "lifetime_fresh": Question(7200),
+    "lifetime_refreshed": Question(7200),
+    "lifetime_expire_at": Question(600),
+    "lifetime_expire_at_refreshed": Question(7200),
+    "lifetime_unbound": Question(60),
+    "lifetime_guest": Question(7200),
+    "lifetime_invite": Question(7200),
+    "lifetime_embed": Question(),
+    "status_create_subscriber_token": Question(200),
+    "status_refresh_subscriber_token": Question(201),
+    "status_create_guest_token": Question(201),
+    "status_create_invite_token": Question(201),
+    "status_subscriber_info": Question(),
+    "status_subscriber_addresses": Question(200),
+    "page_links": Question([*sorted(REQUIRED_LINKS)], has_links),
+    "page_form": Question(),
+    "guest_ch": Question("us-central"),
+    "guest_without_addresses": Question("accepted"),
+    "guest_repeated_address": Question("accepted"),
+    "guest_foreign_addresses": problem("must_belong_to_project", items=1),
+    "guest_too_many_addresses": problem("allowed_address_limit_exceeded"),
+    "invite_unknown_address": problem("invalid_parameter", texts=["Address is invalid"]),
+    "embed_made_up_token": plain(403),
+    "refresh_malformed_token": problem("invalid_token_format"),
+    "refresh_foreign_token": problem("token_invalid"),
+    "refresh_access_token": problem("not_a_refresh_token"),
+    "refresh_expired_token": problem("token_expired"),
+    "missing_parameter": problem("missing_required_parameter"),
+    "invalid_parameters": problem("invalid_parameter"),
+    "unknown_member": Question(),
+    "malformed_json": Question({"status": 400}, includes),
+    "json_nan": Question(),
+    "json_repeated_member": Question(),
+    "wrong_api_token": plain(401),
+    "wrong_access_token": plain(401),
+    "unknown_subscriber": plain(404),
+    "rate_limit_headers": Question(),
+    "retry_after": Question(),
+}

@@ -1,0 +1,443 @@
+"""Reports of the doctor, made from emulators: facts, what is sent for them, and that no secret is in them."""
+
+import json
+import os
+import re
+import signal
+import stat
+from collections import Counter
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from signalwire_tokens import Lifetimes, ValidationFailed
+from signalwire_tokens.cli.doctor import CHECKS, examine, fill
+from signalwire_tokens.cli.examination import PLAN, examine_service
+from signalwire_tokens.cli.facts import QUESTIONS
+from signalwire_tokens.cli.report import Report
+from signalwire_tokens.cli.settings import Settings
+from signalwire_tokens.emulator import HTML, ROTATIONS, Emulator, RateLimit, Raw, Redirect, Reset, Rotation, Status
+from support import reports
+from support.cli_runner import run, served, stoppable
+from support.loop_time import LoopClock
+from support.processes import settings_of
+from support.reports import REFERENCE, differences_in, observed_in, settings_from
+
+# The examination waits 12 seconds, which pass at once.
+in_loop_time = pytest.mark.usefixtures("loop_time")
+
+HALF_AN_HOUR = timedelta(minutes=30)
+VALIDATION = ("missing_parameter", "invalid_parameters", "invite_unknown_address")
+
+
+@pytest.fixture
+async def space():
+    """Run an emulator whose clock is the event loop's time."""
+    async with Emulator(clock=LoopClock(), strict=True) as emulator:
+        yield emulator
+
+
+BEHAVIOURS = {
+    "single-use": ({}, ()),
+    "reusable": ({"rotation": "reusable"}, ("reuse_at_once", "reuse_later")),
+    "grace": ({"rotation": "grace"}, ("reuse_at_once",)),
+    "family": ({"rotation": "family"}, ()),
+    "grace and family": ({"rotation": Rotation(reuse_for=10.0, reuse_revokes=True)}, ("reuse_at_once",)),
+    "plain 401": ({"rotation": Rotation(status=401, code=None)}, ()),
+    "another code": ({"rotation": Rotation(status=404, code="token_expired")}, ()),
+    "issuing revokes": ({"rotation": Rotation(issue_revokes_access=True, issue_revokes_refresh=True)}, ()),
+    "issuing revokes refresh tokens": ({"rotation": Rotation(issue_revokes_refresh=True)}, ()),
+    "refreshing revokes": ({"rotation": Rotation(refresh_revokes_access=True)}, ()),
+    "short lives": (
+        {"lifetimes": Lifetimes.of(HALF_AN_HOUR)},
+        ("lifetime_fresh", "lifetime_refreshed", "lifetime_expire_at_refreshed"),
+    ),
+    "shortest unbound life": (
+        {"lifetimes": attrs.evolve(Lifetimes(), unbound=timedelta(seconds=30))},
+        ("lifetime_unbound",),
+    ),
+    "other statuses": (
+        {"statuses": {"invalid_parameter": 400, "missing_required_parameter": 400, "not_a_refresh_token": 401}},
+        (*VALIDATION, "refresh_access_token"),
+    ),
+    "status of foreign addresses": (
+        {"statuses": {"must_belong_to_project": 403, "allowed_address_limit_exceeded": 413}},
+        ("guest_foreign_addresses", "guest_too_many_addresses"),
+    ),
+    "rate limit": ({"rate_limit": RateLimit(500)}, ()),
+    "accepts what it doesn't know": ({"strict": False}, ()),
+}
+
+
+@in_loop_time
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+async def test_a_report_names_the_differences_and_is_replayed_by_an_emulator(behaviour):
+    """The emulator that behaves as the report says gives the same facts again."""
+    settings, differences = BEHAVIOURS[behaviour]
+    async with Emulator(clock=LoopClock(), **{"strict": True, **settings}) as emulator:
+        report = await reports.examine(emulator)
+    assert differences_in(report) == {*differences}
+    async with Emulator(clock=LoopClock(), **settings_from(report)) as emulator:
+        again = await reports.examine(emulator)
+    assert again["facts"] == report["facts"]
+
+
+def test_every_rotation_is_among_the_behaviours():
+    """A new one would have to be replayed, too."""
+    assert {*ROTATIONS} <= {*BEHAVIOURS}
+
+
+@in_loop_time
+@pytest.mark.parametrize(
+    ("rotation", "name", "value"),
+    [
+        ("family", "reuse_successor", "revoked"),
+        (Rotation(refresh_revokes_access=True), "refresh_revokes_access", True),
+        (Rotation(issue_revokes_access=True), "issue_revokes_access", True),
+        (Rotation(issue_revokes_refresh=True), "issue_revokes_refresh", True),
+        ("reusable", "reuse_refusal", None),
+    ],
+)
+async def test_what_is_not_published_is_observed(rotation, name, value):
+    """It can't differ from anything."""
+    async with Emulator(clock=LoopClock(), rotation=rotation, strict=True) as emulator:
+        seen = observed_in(await reports.examine(emulator))
+    assert seen[name] == value
+
+
+@in_loop_time
+async def test_headers_about_limits_are_reported_by_name_with_numbers(space):
+    """Those that change say so; in the loop's time, a period doesn't get shorter while it is asked."""
+    space.rate_limit = RateLimit(500)
+    seen = observed_in(await reports.examine(space))
+    assert seen["rate_limit_headers"] == {
+        "x-ratelimit-limit": 500,
+        "x-ratelimit-remaining": "varies",
+        "x-ratelimit-reset": 10,
+    }
+    assert seen["retry_after"] is False
+
+
+@in_loop_time
+async def test_each_request_is_announced_and_sent_once(space):
+    """Also those that are refused."""
+    await reports.examine(space)
+    assert Counter(entry.operation for entry in space.journal) == Counter(PLAN)
+    assert sum(PLAN.values()) < 50
+
+
+INFO = b'{"id": "00000000-0000-4000-8000-000000000000"}'
+EMPTY_PAGE = b'{"data": []}'
+NO_ADDRESS = "the subscriber has no address"
+
+
+@in_loop_time
+@pytest.mark.parametrize(
+    ("operation", "fault", "reasons"),
+    [
+        (
+            "subscriber_info",
+            Status(404),
+            {
+                "lifetime_fresh": "not visible: subscriber_info answered 404",
+                "refresh_revokes_access": "not visible: subscriber_info answered 404 for a valid token",
+                "issue_revokes_access": "not visible: subscriber_info answered 404 for a valid token",
+            },
+        ),
+        (
+            "subscriber_info",
+            Raw(INFO),
+            {"lifetime_fresh": "not visible: subscriber_info doesn't say when the token expires"},
+        ),
+        (
+            "subscriber_addresses",
+            Status(403),
+            {"page_links": "subscriber_addresses answered 403", "lifetime_invite": NO_ADDRESS, "guest_ch": NO_ADDRESS},
+        ),
+        ("subscriber_addresses", Raw(EMPTY_PAGE), {"status_create_guest_token": NO_ADDRESS}),
+        ("create_guest_token", Status(403), {"lifetime_guest": "create_guest_token answered 403"}),
+        ("create_invite_token", Status(403), {"lifetime_invite": "create_invite_token answered 403"}),
+    ],
+)
+async def test_a_fact_that_cannot_be_observed_is_null_with_a_reason(space, operation, fault, reasons):
+    """The examination goes on."""
+    space.fail(fault, operation=operation, times=None)
+    report = await reports.examine(space)
+    found = {fact["name"]: fact for fact in report["facts"]}
+    assert {name: found[name]["reason"] for name in reasons} == reasons
+    assert all(found[name]["observed"] is None and found[name]["agrees"] is None for name in reasons)
+    assert found["unknown_subscriber"]["observed"]
+
+
+@in_loop_time
+@pytest.mark.parametrize(
+    ("body", "form", "links"),
+    [
+        (b'[{"data": [], "links": {"self": "/", "first": "/"}}]', "array", ["first", "self"]),
+        (b'{"data": [], "links": {"self": "/", "c2c_hush": "/"}}', "object", ["***", "self"]),
+        (EMPTY_PAGE, "object", []),
+    ],
+)
+async def test_a_page_s_form_and_links_are_reported(space, body, form, links):
+    """By the names of the links alone."""
+    space.fail(Raw(body), operation="subscriber_addresses")
+    seen = observed_in(await reports.examine(space))
+    assert (seen["page_form"], seen["page_links"]) == (form, links)
+
+
+async def findings_of(report, emulator, reference=REFERENCE):
+    """Examine an emulator as the command does; return the findings after those about settings and connection."""
+    client = emulator.client(retries=0)
+    settings = Settings(space=emulator.space, ca_file=None)
+    found = [one async for one in examine(client, settings, reference, report)]
+    return [f"{one.check} {one.verdict.value} {one.seen}" for one in found if one.check not in ("settings", "dns")]
+
+
+THROTTLE = Status(429, retry_after=7)
+FINAL = [Status(500), Status(422, code="cannot_process"), HTML, Redirect("http://example.com")]
+STOPS = [
+    *((operation, fault) for operation in PLAN for fault in (THROTTLE, Status(503))),
+    *(("subscriber_info", fault) for fault in FINAL),
+    ("create_subscriber_token", Status(401)),
+    ("create_guest_token", Reset()),
+]
+FIRST = ("create_subscriber_token", "refresh_subscriber_token", "subscriber_info")  # operations that it begins with
+
+
+@in_loop_time
+@pytest.mark.parametrize(
+    ("operation", "fault"), [pytest.param(*stop, id=f"{number} {stop[0]}") for number, stop in enumerate(STOPS)]
+)
+async def test_throttling_and_failures_stop_the_examination(space, operation, fault):
+    """Nothing more is sent, and what was found is in the report."""
+    space.fail(fault, operation=operation, times=None)
+    report = Report()
+    async with space.client(retries=0) as client:
+        findings = [finding async for finding in fill(report, client, REFERENCE)]
+    assert findings[-1].seen.startswith(f"{operation}: ")
+    assert report.stopped.startswith(f"{operation} failed: ")
+    assert [entry.operation for entry in space.journal if entry.fault] == [operation]
+    assert space.journal[-1].fault
+    found = {fact.name for fact in report.facts if fact.observed is not None}
+    assert ("reuse_at_once" in found) is (operation not in FIRST)
+    assert "unknown_subscriber" not in found
+
+
+@in_loop_time
+@pytest.mark.parametrize(("fault", "observed"), [(THROTTLE, True), (Status(429), False), (Reset(), None)])
+async def test_a_pause_that_is_asked_for_is_a_fact(space, fault, observed):
+    """Without any answer, it isn't known."""
+    space.fail(fault)
+    report = Report()
+    async with space.client(retries=0) as client:
+        _ = [one async for one in fill(report, client, REFERENCE)]
+    assert {fact.name: fact.observed for fact in report.facts}["retry_after"] is observed
+
+
+@in_loop_time
+async def test_a_failed_refresh_stops_the_examination(space):
+    """Without a second pair, nothing can be said of reuse."""
+    space.fail(Status(422), operation="refresh_subscriber_token")
+    async with space.client(retries=0) as client:
+        with pytest.raises(ValidationFailed, match="refresh_subscriber_token"):
+            _ = [fact async for fact in examine_service(client, REFERENCE)]
+    assert space.journal[-1].operation == "refresh_subscriber_token"
+
+
+@in_loop_time
+async def test_differences_are_findings_and_others_are_not(space):
+    """They name both sides."""
+    space._service.history.rotation = ROTATIONS["reusable"]
+    report = Report()
+    found = await findings_of(report, space)
+    assert [line for line in found if " warning " in line] == [
+        'reuse_at_once warning SignalWire publishes "refused", this space "accepted"',
+        'reuse_later warning SignalWire publishes "refused", this space "accepted"',
+    ]
+    assert report.stopped is None
+
+
+@in_loop_time
+async def test_a_stopped_examination_says_at_which_request(space):
+    """With the kind of error, without its text."""
+    space.fail(Status(503), operation="create_invite_token")
+    report = Report()
+    found = await findings_of(report, space)
+    assert report.stopped == "create_invite_token failed: ServerError, status 503"
+    assert found[-1].startswith("report wrong create_invite_token")
+
+
+NAMED = "Alicia Perez"  # a reference that looks like nothing but words
+REPEATED = f"{NAMED}, {NAMED.upper()}, alicia-perez, Alicia%20Perez"
+
+
+def quote_everything(emulator):
+    """Let each refusal repeat what was sent, and return the secrets that the emulator sends and gets."""
+    handle, seen = emulator._service.handle, set()
+
+    def quoting(call):
+        reply = handle(call)
+        authorization = call.authorization or ""
+        sent = re.findall(r"[\w.=-]{20,}", f"{authorization} {call.body.decode()} {call.path}")
+        seen.update(one for one in sent if re.search(r"[0-9A-Z]", one))  # not the names of members
+        seen.update(value for name, value in reply.body.items() if name in ("token", "refresh_token", "subscriber_id"))
+        headers = {"X-Limit-Of": authorization or "none", f"X-Quota-{emulator.project_id}": "1"}
+        if reply.status < 400:
+            return attrs.evolve(reply, headers=headers)
+        said = f"{authorization} {call.body.decode()} {call.path} {emulator.space} {emulator.api_token} {REPEATED}"
+        problem = dict.fromkeys(("type", "code", "message", "attribute", "url"), said)
+        return attrs.evolve(reply, headers=headers, body={"errors": [problem], "error": said})
+
+    emulator._service.handle = quoting
+    return seen
+
+
+@in_loop_time
+@pytest.mark.parametrize("fault", [None, Status(401), Status(503), Reset(), HTML], ids=repr)
+async def test_no_secret_is_in_the_report_or_the_output(space, fault):
+    """Whatever SignalWire repeats, in texts, codes or names of headers."""
+    seen = quote_everything(space)
+    seen |= {space.project_id, space.api_token}
+    if fault is not None:
+        space.fail(fault, operation="create_guest_token")
+    report = Report()
+    output = "\n".join(await findings_of(report, space, NAMED))
+    written = json.dumps(report.to_json(0))
+    assert (len(seen) > 50) is (fault in (None, Status(401)))
+    for secret in {*seen, "eyJ", "Basic ey", "c2c_", "127.0.0.1"}:
+        assert secret not in written
+    assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}", written)
+    assert not re.search("alicia|perez", written, re.IGNORECASE)
+    for secret in (space.api_token, "eyJ"):
+        assert secret not in output
+
+
+def test_a_report_needs_a_reference():
+    """It issues tokens."""
+    result = run("doctor", "--report", "-")
+    assert result.exit_code == 2
+    assert "--report needs a --reference" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["missing/report.json", "", ".", "link"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sent(service, tmp_path, monkeypatch, name):
+    """Nor is anything announced."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    result = run("doctor", "--report", name, "--reference", "alice", **settings_of(service))
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
+    assert "requests" not in result.stderr
+    assert not service.journal
+    assert [one.name for one in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_report_that_cannot_be_written_in_the_end_is_an_error(tmp_path, plain_environment):
+    """The folder may be gone by then."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with served(on_request=lambda _: folder.exists() and folder.rmdir()) as emulator:
+        emulator.fail(Status(503), operation="create_subscriber_token")
+        result = run("doctor", "--report", folder / "r", "--reference", "alice", **settings_of(emulator))
+    assert result.exit_code == 1
+    assert result.stderr.endswith("r cannot be written: No such file or directory\n")
+
+
+def test_what_is_written_half_is_not_left_behind(service, tmp_path, monkeypatch):
+    """Here, the disk is full."""
+
+    def refuse(_):
+        raise OSError(28, "No space left on device")
+
+    service.fail(Status(503), operation="create_subscriber_token")
+    monkeypatch.setattr(os, "fsync", refuse)
+    result = run("doctor", "--report", tmp_path / "r", "--reference", "alice", **settings_of(service))
+    assert "No space left on device" in result.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_what_will_be_sent_is_announced_and_a_report_is_left_if_it_stops(service, tmp_path, is_json):
+    """The report is its owner's alone to read."""
+    file = tmp_path / "report.json"
+    file.write_text("an earlier one")
+    service.fail(Status(429, retry_after=7), operation="create_subscriber_token")
+    options = ["--json"] if is_json else []
+    result = run("doctor", *options, "--report", file, "--reference", "alice", **settings_of(service))
+    assert result.exit_code == 1
+    total = sum(PLAN.values()) + sum(CHECKS.values())
+    assert result.stderr.startswith(f"The examination sends at most {total} requests, one at a time:\n")
+    for words in ("It issues tokens for alice", "may be revoked", "a quarter of a", "10 subscriber_info"):
+        assert words in result.stderr
+    report = json.loads(file.read_text())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (report["complete"], report["stopped"]) == (
+        False,
+        "create_subscriber_token failed: RateLimited, status 429",
+    )
+    assert observed_in(report)["retry_after"] is True
+    assert len(report["facts"]) == len(QUESTIONS)
+    assert len([entry for entry in service.journal if entry.operation == "create_subscriber_token"]) == 1
+    last = json.loads(result.stdout)["findings"][-1]["seen"] if is_json else result.stdout.splitlines()[-1]
+    assert "written to" in last
+    assert "incomplete, because create_subscriber_token failed" in last
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_report_on_standard_output_has_it_for_itself(service, is_json):
+    """Findings are written to standard error."""
+    service.fail(Status(503), operation="create_subscriber_token")
+    options = ["--json"] if is_json else []
+    result = run("doctor", *options, "--report", "-", "--reference", "alice", **settings_of(service))
+    assert json.loads(result.stdout)["complete"] is False
+    assert "credentials" in result.stderr
+    assert "written to standard output" in result.stderr
+
+
+def test_a_check_that_fails_leaves_a_report_without_facts(service, tmp_path):
+    """Nothing was issued."""
+    file = tmp_path / "report.json"
+    service.fail(Status(401), times=None)
+    result = run("doctor", "--report", file, "--reference", "alice", **settings_of(service))
+    assert result.exit_code == 1
+    report = json.loads(file.read_text())
+    assert report["stopped"] == "a check before it failed"
+    assert not any(fact["observed"] for fact in report["facts"])
+    assert [entry.operation for entry in service.journal] == ["refresh_subscriber_token"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_writes_what_it_has(tmp_path, plain_environment, number):
+    """Here, while it waits to use a refresh token again."""
+    file = tmp_path / "report.json"
+
+    def interrupt(entry):
+        operations.append(entry.operation)
+        if operations.count("refresh_subscriber_token") == 3:  # of the checks, of the pair, and of the used token
+            os.kill(os.getpid(), number)
+
+    operations = []
+    with served(on_request=interrupt) as emulator, stoppable():
+        result = run("doctor", "--report", file, "--reference", "alice", **settings_of(emulator))
+    assert result.exit_code == 130
+    report = json.loads(file.read_text())
+    assert (report["complete"], report["stopped"]) == (False, "interrupted")
+    assert observed_in(report)["lifetime_fresh"] == 7200
+    assert operations.count("refresh_subscriber_token") == 3
+
+
+@pytest.mark.slow  # it waits 12 seconds of real time
+def test_the_command_writes_a_complete_report(tmp_path, plain_environment):
+    """A difference isn't a failure, and the last line sums up."""
+    file = tmp_path / "report.json"
+    with served(rotation="grace") as emulator:
+        result = run("doctor", "--report", file, "--reference", "alice", **settings_of(emulator))
+        counted = Counter(entry.operation for entry in emulator.journal)
+    assert result.exit_code == 0
+    assert counted == Counter(PLAN) + Counter(CHECKS)
+    report = json.loads(file.read_text())
+    assert report["complete"] is True
+    assert differences_in(report) == {"reuse_at_once"}
+    assert 'reuse_at_once SignalWire publishes "refused", this space "accepted"' in result.stdout
+    assert re.fullmatch(r"ok +report +written to .*report.json: facts: \d+ as.*", result.stdout.splitlines()[-1])

@@ -1,0 +1,85 @@
+"""Reports of spaces, as `signalwire-tokens doctor --report` writes them, and emulators that behave as they say."""
+
+import json
+import math
+from datetime import timedelta
+
+import attrs
+
+from signalwire_tokens import Lifetimes
+from signalwire_tokens.cli.examination import A_WHILE, examine_service
+from signalwire_tokens.cli.report import FORMAT, Report
+from signalwire_tokens.emulator import RateLimit, Rotation
+from support.paths import TESTS
+
+REPORTS = sorted((TESTS / "support" / "reports").glob("*.json"))
+REFERENCE = "alice@example.com"
+
+
+def read_report(path):
+    """Return the report in a file."""
+    report = json.loads(path.read_text())
+    assert report["format"] == FORMAT
+    return report
+
+
+async def examine(emulator):
+    """Return the report of an emulator, as it is written."""
+    report = Report(stopped=None)
+    async with emulator.client(retries=0) as client:
+        async for fact in examine_service(client, REFERENCE):
+            report.add(fact)
+    return report.to_json(emulator.now().timestamp())
+
+
+def observed_in(report):
+    """Return what a report has observed, by the names of the facts."""
+    return {fact["name"]: fact["observed"] for fact in report["facts"]}
+
+
+def differences_in(report):
+    """Return the names of the facts that aren't as SignalWire publishes them."""
+    return {fact["name"] for fact in report["facts"] if fact["agrees"] is False}
+
+
+def settings_from(report):
+    """Return the keyword arguments of an `Emulator` that behaves as a report says."""
+    seen = observed_in(report)
+    settings = {
+        "rotation": rotation_from(seen),
+        "lifetimes": lifetimes_from(seen),
+        "statuses": statuses_from(seen),
+        "strict": seen["unknown_member"] != "accepted",
+    }
+    limit = (seen["rate_limit_headers"] or {}).get("x-ratelimit-limit")
+    return {**settings, "rate_limit": RateLimit(limit)} if isinstance(limit, int) else settings
+
+
+def rotation_from(seen):
+    if seen["reuse_at_once"] != "accepted":
+        reuse_for = 0.0
+    else:
+        reuse_for = math.inf if seen["reuse_later"] == "accepted" else A_WHILE - 2
+    refusal = seen["reuse_refusal"]
+    how = {} if refusal is None else {"status": refusal["status"], "code": next(iter(refusal["codes"]), None)}
+    return Rotation(
+        reuse_for=reuse_for,
+        reuse_revokes=seen["reuse_successor"] == "revoked",
+        refresh_revokes_access=seen["refresh_revokes_access"] is True,
+        issue_revokes_access=seen["issue_revokes_access"] is True,
+        issue_revokes_refresh=seen["issue_revokes_refresh"] is True,
+        **how,
+    )
+
+
+def lifetimes_from(seen):
+    usual = Lifetimes()
+    lifetimes = Lifetimes.of(timedelta(seconds=seen["lifetime_fresh"] or usual.access.total_seconds()))
+    unbound = seen["lifetime_unbound"]
+    return lifetimes if unbound is None else attrs.evolve(lifetimes, unbound=timedelta(seconds=unbound))
+
+
+def statuses_from(seen):
+    """Return the statuses of codes that came as the first of an answer's problems."""
+    answers = [answer for answer in seen.values() if isinstance(answer, dict) and answer.get("codes")]
+    return {answer["codes"][0]: answer["status"] for answer in answers if answer is not seen["reuse_refusal"]}
