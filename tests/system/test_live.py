@@ -1,18 +1,26 @@
-"""The five operations and a rotation on a real space: `pytest -m live`, with `SIGNALWIRE_*` set.
+"""The five operations, a rotation and each fact of `doctor --report` on a real space: `pytest -m live`.
 
-They issue tokens for one subscriber, who is created if new: `SIGNALWIRE_LIVE_REFERENCE`, or `signalwire-tokens-live`.
-The embed token needs a web page's click-to-call token, in `SIGNALWIRE_CLICK_TO_CALL`. Without `-m live`, none is run.
+They need `SIGNALWIRE_*` and issue tokens for one subscriber, who is created if new: `SIGNALWIRE_LIVE_REFERENCE`, or
+`signalwire-tokens-live`. The embed token needs a web page's click-to-call token, in `SIGNALWIRE_CLICK_TO_CALL`. Without
+`-m live`, none is run.
 """
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from signalwire_tokens import RefreshPolicy, SubscriberSession, TokenClient
+from signalwire_tokens.cli.doctor import fill
+from signalwire_tokens.cli.facts import QUESTIONS
+from signalwire_tokens.cli.findings import of_difference
+from signalwire_tokens.cli.report import NOT_REACHED, Report
+from signalwire_tokens.emulator import Status
 from support.cli_runner import served
 from support.paths import ROOT
 from support.processes import last_lines, settings_of
@@ -92,29 +100,91 @@ async def test_a_session_rotates(space):
         await space.subscriber_info(await session.token())
 
 
+@pytest.fixture(scope="module")
+def report():
+    """Examine the space once for all facts."""
+
+    async def examine():
+        report = Report()
+        async with TokenClient.from_env(timeout=HANG, retries=0) as client:
+            _ = [finding async for finding in fill(report, client, REFERENCE)]
+        return report
+
+    return asyncio.run(examine())
+
+
+@live
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_fact_is_as_signalwire_publishes_it(report, name):
+    """One that isn't published passes if it can be observed; one that can't be is skipped."""
+    fact = next(fact for fact in report.facts if fact.name == name)
+    if fact.difference is not None:
+        pytest.fail(of_difference(name, *fact.difference).seen)
+    if fact.reason == NOT_REACHED:
+        pytest.fail(f"{NOT_REACHED}: {report.stopped}")
+    if fact.reason is not None:
+        pytest.skip(fact.reason)
+
+
 def run_live(**settings):
     """Run the documented command, `pytest -m live`; return how many tests had each outcome, and what it printed."""
     command = [Path(sys.executable).with_name("pytest"), "-m", "live"]
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     environment = {**unmeasured, "PYTEST_ADDOPTS": "-p no:cacheprovider", **settings}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, last_lines(result.stdout + result.stderr)
     counts = re.findall(r"(\d+) (\w+)", result.stdout.splitlines()[-1].partition(" in ")[0])
-    return {outcome: int(count) for count, outcome in counts if outcome != "deselected"}, result.stdout
+    outcomes = {outcome: int(count) for count, outcome in counts if outcome != "deselected"}
+    assert result.returncode == int("failed" in outcomes), last_lines(result.stdout + result.stderr)
+    return outcomes, result.stdout
 
 
-def test_they_pass_on_the_emulator(plain_environment):
-    """The documented command finds and runs all five; without a click-to-call token, it skips one and says why."""
-    with served() as emulator:
-        counts, printed = run_live(**settings_of(emulator, SIGNALWIRE_CLICK_TO_CALL=emulator.click_to_call))
-        assert counts == {"passed": 5}, last_lines(printed)
-        counts, printed = run_live(**settings_of(emulator))
-    assert counts == {"passed": 4, "skipped": 1}, last_lines(printed)
+OPERATIONS = 5  # tests of them
+HIDDEN = 4  # facts that can't be observed on an emulator
+REUSED = 'SignalWire publishes "refused", this space "accepted"'
+
+
+def run_on_an_emulator(rotation, *, has_click_to_call=True):
+    with served(rotation=rotation, strict=True) as emulator:
+        click_to_call = {"SIGNALWIRE_CLICK_TO_CALL": emulator.click_to_call} if has_click_to_call else {}
+        return run_live(**settings_of(emulator, **click_to_call))
+
+
+def test_they_find_what_differs_on_emulators_of_each_rotation(plain_environment):
+    """The documented command finds and runs all of them; without a click-to-call token, it skips one and says why.
+
+    Each run waits 12 seconds, so they run side by side.
+    """
+    with ThreadPoolExecutor() as pool:
+        single_use = pool.submit(run_on_an_emulator, "single-use")
+        reusable = pool.submit(run_on_an_emulator, "reusable")
+        grace = pool.submit(run_on_an_emulator, "grace")
+        family = pool.submit(run_on_an_emulator, "family", has_click_to_call=False)
+    total = OPERATIONS + len(QUESTIONS)
+    counts, printed = single_use.result()
+    assert counts == {"passed": total - HIDDEN, "skipped": HIDDEN}, last_lines(printed)
+    counts, printed = reusable.result()  # where no refusal of a used refresh token can be observed
+    assert counts == {"passed": total - HIDDEN - 3, "skipped": HIDDEN + 1, "failed": 2}, last_lines(printed)
+    assert f"[reuse_at_once] - Failed: {REUSED}" in printed
+    assert f"[reuse_later] - Failed: {REUSED}" in printed
+    counts, printed = grace.result()
+    assert counts == {"passed": total - HIDDEN - 1, "skipped": HIDDEN, "failed": 1}, last_lines(printed)
+    assert f"[reuse_at_once] - Failed: {REUSED}" in printed
+    counts, printed = family.result()
+    assert counts == {"passed": total - HIDDEN - 1, "skipped": HIDDEN + 1}, last_lines(printed)
     assert "set SIGNALWIRE_CLICK_TO_CALL" in printed
+
+
+def test_an_examination_that_stops_fails_the_facts_that_were_not_reached(plain_environment):
+    """The message says which request failed."""
+    with served(strict=True) as emulator:
+        emulator.fail(Status(503), operation="refresh_subscriber_token", times=None)
+        counts, printed = run_live(**settings_of(emulator))
+    assert counts["failed"] > len(QUESTIONS) / 2, last_lines(printed)
+    assert "the examination stopped before: refresh_subscriber_token failed: ServerError, status 503" in printed
 
 
 def test_without_a_space_they_are_skipped_and_say_so(plain_environment):
     """The reason names the settings that are missing."""
     counts, printed = run_live()
-    assert counts == {"skipped": 5}, last_lines(printed)
+    assert counts == {"skipped": OPERATIONS + len(QUESTIONS)}, last_lines(printed)
     assert "set SIGNALWIRE_SPACE, SIGNALWIRE_PROJECT_ID, SIGNALWIRE_API_TOKEN" in printed
