@@ -84,11 +84,13 @@ def includes(published: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
 
 
 def problem(code: str, **more: object) -> Question:
-    """Return the question whether a request is refused with this code.
+    """Return the question whether a request is refused with this code; its status isn't published."""
+    return Question({"body": "errors", "codes": [code], **more}, includes)
 
-    SignalWire doesn't list a status for each code, but its published description has bodies with `errors` only for 422.
-    """
-    return Question({"status": 422, "body": "errors", "codes": [code], **more}, includes)
+
+def example(code: str, **more: object) -> Question:
+    """Return the question whether a request is refused with this code, for which there is a published example."""
+    return problem(code, status=422, **more)
 
 
 def plain(status: int) -> Question:
@@ -130,16 +132,16 @@ QUESTIONS: Mapping[str, Question] = {
     "guest_ch": Question("us-central"),
     "guest_without_addresses": Question("accepted"),
     "guest_repeated_address": Question("accepted"),
-    "guest_foreign_addresses": problem("must_belong_to_project", items=1),
+    "guest_foreign_addresses": example("must_belong_to_project", items=1),
     "guest_too_many_addresses": problem("allowed_address_limit_exceeded"),
-    "invite_unknown_address": problem("invalid_parameter", texts=["Address is invalid"]),
+    "invite_unknown_address": example("invalid_parameter", texts=["Address is invalid"]),
     "embed_made_up_token": plain(403),
     "refresh_malformed_token": problem("invalid_token_format"),
     "refresh_foreign_token": problem("token_invalid"),
     "refresh_access_token": problem("not_a_refresh_token"),
-    "refresh_expired_token": problem("token_expired"),
-    "missing_parameter": problem("missing_required_parameter"),
-    "invalid_parameters": problem("invalid_parameter"),
+    "refresh_expired_token": example("token_expired"),
+    "missing_parameter": example("missing_required_parameter"),
+    "invalid_parameters": example("invalid_parameter"),
     "unknown_member": Question(),
     "malformed_json": Question({"status": 400}, includes),
     "json_nan": Question(),

@@ -59,11 +59,11 @@ BEHAVIOURS = {
     ),
     "other statuses": (
         {"statuses": {"invalid_parameter": 400, "missing_required_parameter": 400, "not_a_refresh_token": 401}},
-        (*VALIDATION, "refresh_access_token"),
+        VALIDATION,
     ),
     "status of foreign addresses": (
         {"statuses": {"must_belong_to_project": 403, "allowed_address_limit_exceeded": 413}},
-        ("guest_foreign_addresses", "guest_too_many_addresses"),
+        ("guest_foreign_addresses",),
     ),
     "rate limit": ({"rate_limit": RateLimit(500)}, ()),
     "accepts what it doesn't know": ({"strict": False}, ()),
