@@ -82,7 +82,9 @@ class Problem:
     url: str | None = None
 
     def __str__(self) -> str:
-        about = f"{self.attribute} " if self.attribute else ""
+        about = self.attribute or ""
+        if about:  # our own messages go on from the name, SignalWire's are sentences
+            about += ": " if self.message[:1].isupper() else " "
         return f"{about}{self.message} ({self.code})"
 
 

@@ -77,7 +77,7 @@ def remedy_for(error: SignalWireTokenError) -> str:
         case Unauthorized():
             return "project id and API token must be of one project, in this space; the token may have been revoked"
         case Forbidden():
-            return "give the API token one of the scopes Voice, Messaging, Fax or Video"
+            return "give the API token one of the scopes Voice, Messaging, Fax or Video, or renew an expired subscriber"
         case RateLimited() | ServerError() | TransportError():
             return "the service is at fault, or the way to it: try again later"
         case _:

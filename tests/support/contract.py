@@ -15,7 +15,6 @@ from signalwire_tokens.emulator.rotation import Rotation
 from signalwire_tokens.emulator.service import Service
 from support.openapi import reply_validator, request_validator
 
-
 BAD_REQUEST = 400
 
 
