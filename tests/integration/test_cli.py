@@ -26,10 +26,10 @@ from signalwire_tokens import (
     __version__,
 )
 from signalwire_tokens.cli.demo import describe, run_demo, show_kinds
-from signalwire_tokens.cli.serve import serve, show_json, show_line
+from signalwire_tokens.cli.serve import rate, serve, show_json, show_line
 from signalwire_tokens.cli.telling import draw, standing_of
 from signalwire_tokens.cli.trial import GLANCE, Held, hold
-from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.emulator import Emulator, RateLimit
 from signalwire_tokens.models import Token
 from support.cli_runner import Terminal, run, run_in_shell, run_to_the_end, started_command, stoppable
 from support.processes import last_lines
@@ -418,10 +418,16 @@ async def test_the_emulator_behaves_as_its_options_say(plain_environment):
     assert claims.expires_at - pair.token.issued_at < timedelta(minutes=1)
 
 
-@pytest.mark.parametrize("rate", ["", "5", "5/", "5/0s", "-1/1s", "5/1y", "5 / 1s", "1.5/1s"])
-def test_a_rate_that_is_none_is_refused(rate):
+@pytest.mark.parametrize(("text", "meant"), [("5/1s", RateLimit(5, 1)), ("100/2m", RateLimit(100, 120))])
+def test_a_rate_is_a_number_of_requests_and_a_length_of_time(text, meant):
+    """As the option takes it."""
+    assert rate(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "5", "5/", "5/0s", "-1/1s", "5/1y", "5 / 1s", "1.5/1s"])
+def test_a_rate_that_is_none_is_refused(text):
     """With an example of one."""
-    result = run("emulator", "--rate-limit", rate)
+    result = run("emulator", "--rate-limit", text)
     assert result.exit_code == 2
     assert "write 100/10s or 5/1m" in result.stderr
 

@@ -110,6 +110,7 @@ async def test_two_authorization_headers_are_refused(http, emulator):
 
 async def test_a_rate_limit_can_be_set_at_any_time(http, emulator):
     """Its headers come with every answer, and above it the answer is a 429 that says when to come back."""
+    assert emulator.rate_limit is None
     emulator.rate_limit = RateLimit(1, 60)
     for status in (200, 429):
         answered, headers, _ = await ask(http, emulator)
