@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections import Counter
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -92,12 +93,10 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
 
 def announcement(reference: str) -> str:
     """Return what an examination is going to send."""
-    counts = {**PLAN}
-    for operation, count in CHECKS.items():
-        counts[operation] += count
+    counts = Counter(PLAN) + Counter(CHECKS)
     requests = "\n".join(f"  {count:>2} {operation}" for operation, count in counts.items())
     return (
-        f"The examination sends at most {sum(counts.values())} requests, one at a time:\n{requests}\n"
+        f"The examination sends at most {counts.total()} requests, one at a time:\n{requests}\n"
         f"It issues tokens for {reference}, and many of its requests are wrong on purpose. Earlier tokens of this\n"
         f"subscriber may be revoked, so use a reference that no live session uses. It may wait up to a quarter of a\n"
         f"minute. No refused request is sent again."
@@ -111,9 +110,9 @@ def collect_into(file: ReportFile, settings: Settings, reference: str | None, ta
         collect(settings, reference, report, take)
     except BaseException as error:
         report.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-        file.write(report, time.time())
         raise
-    file.write(report, time.time())
+    finally:
+        file.write(report, time.time())
     is_complete = report.stopped is None  # else another finding says what is wrong
     verdict = Verdict.WELL if is_complete else Verdict.WARNING
     end = "" if is_complete else f"; incomplete, because {report.stopped}"

@@ -8,7 +8,7 @@ from base64 import b64encode
 from contextlib import aclosing
 from functools import partial
 from secrets import token_hex, token_urlsafe
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -17,8 +17,9 @@ import attrs
 from signalwire_tokens import wire
 from signalwire_tokens.errors import ApiError, SignalWireTokenError, is_transient
 from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.wire.codes import ABOUT
 
-from .facts import QUESTIONS, Fact, answered, observed, rounded, unobserved
+from .facts import Fact, answered, observed, rounded, unobserved
 from .scrubbing import scrubber, variants
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from signalwire_tokens.models import Address
 
 __all__ = ["A_WHILE", "PLAN", "examine_service"]
-
-T = TypeVar("T")
 
 A_WHILE = 12.0  # seconds, after which no service is expected to accept a used refresh token again
 SHORT = 600  # seconds, of tokens that are asked for with an `expire_at`
@@ -104,10 +103,11 @@ class Asker:
 
     async def ask(self, request: wire.Request[Any]) -> Outcome:
         """Send a request once; return what it led to."""
-        read = partial(read_both, request.read)
+        read = request.read
         secrets = (*request.secrets, Secret(self.reference))
+        noted = attrs.evolve(request, read=lambda answer: (read(answer), answer), secrets=secrets)
         try:
-            value, answer = await self.client.send(attrs.evolve(request, read=read, secrets=secrets), retries=0)
+            value, answer = await self.client.send(noted, retries=0)
         except ApiError as error:
             self.has_retry_after = bool(self.has_retry_after) or error.retry_after is not None
             if is_transient(error) or (error.status or 0) >= SERVER_ERROR:
@@ -158,26 +158,12 @@ class Asker:
     def describe(self, outcome: Outcome) -> dict[str, object]:
         """Return how an answer looks, without anything private."""
         errors = () if outcome.refusal is None else outcome.refusal.errors[:MOST]
-        found = answered(
+        return answered(
             outcome.status,
-            [one.code if one.code in CODES else self.scrub(one.code) for one in errors],
+            [one.code if one.code in ABOUT else self.scrub(one.code) for one in errors],
             [self.scrub(one.attribute or "") for one in errors],
             [self.scrub(one.message) for one in errors],
         )
-        return {**found, "items": len(errors)} if errors else found
-
-
-CODES = frozenset(
-    code
-    for question in QUESTIONS.values()
-    if isinstance(question.published, dict)
-    for code in cast("dict[str, list[str]]", question.published).get("codes", ())
-)
-
-
-def read_both(read: Callable[[wire.Answer], T], answer: wire.Answer) -> tuple[T, wire.Answer]:
-    """Return what an answer holds, and the answer."""
-    return read(answer), answer
 
 
 def life(name: str, seen: Outcome, at: float, *, asked: float | None = None) -> Fact:
@@ -376,9 +362,10 @@ async def see_bodies(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 async def see_credentials(asker: Asker) -> AsyncGenerator[Fact, None]:
     """Send credentials that are made up, and ask for a subscriber who is."""
-    secret = Secret(b64encode(f"{asker.client.project_id}:PT{token_hex(24)}".encode()).decode())
+    basic = wire.basic_authorization(asker.client.project_id or "", Secret(f"PT{token_hex(24)}"))
+    secret = Secret(basic.value.partition(" ")[2])
     base = with_body(wire.refresh_subscriber_token(Secret("unused")), {"refresh_token": "not-a-token"}, secret)
-    headers = Secret[Any]({"Authorization": f"Basic {secret.value}"})
+    headers = Secret[Any]({"Authorization": basic.value})
     yield await asker.answer_to("wrong_api_token", attrs.evolve(base, auth=wire.Auth.NONE, headers=headers))
     yield await asker.answer_to("wrong_access_token", wire.subscriber_info(Secret(made_up("SAT"))))
     yield await asker.answer_to("unknown_subscriber", wire.subscriber_addresses(uuid4(), origin=asker.client.origin))

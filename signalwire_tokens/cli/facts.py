@@ -67,7 +67,8 @@ def answered(
     if status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
         return {"status": status, "body": "success"}
     body = "errors" if codes else "plain"
-    return {"status": status, "body": body, "codes": [*codes], "attributes": [*attributes], "texts": [*texts]}
+    found = {"status": status, "body": body, "codes": [*codes], "attributes": [*attributes], "texts": [*texts]}
+    return {**found, "items": len(codes)} if codes else found
 
 
 def rounded(seconds: float) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import click
 
 from signalwire_tokens._version import __version__
 
+from .drafts import draft_beside
 from .facts import QUESTIONS, Fact, unobserved
 
 if TYPE_CHECKING:
@@ -87,7 +86,8 @@ class ReportFile:
             click.echo(text, nl=False)
             return
         try:
-            self._replace(text)
+            with draft_beside(self._path, text.encode()) as draft:
+                draft.replace(self._path)
         except OSError as error:
             raise self._failure(error) from None
 
@@ -95,26 +95,10 @@ class ReportFile:
         try:
             if self._path.is_symlink() or (self._path.exists() and not self._path.is_file()):
                 raise FileExistsError(errno.EEXIST, "it isn't a regular file")
-            handle, name = self._make()
+            with draft_beside(self._path, b""):
+                pass
         except OSError as error:
             raise self._failure(error) from None
-        os.close(handle)
-        Path(name).unlink()
-
-    def _make(self) -> tuple[int, str]:
-        return tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)  # 0600 from the first
-
-    def _replace(self, text: str) -> None:
-        handle, name = self._make()
-        try:
-            with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a handle
-                file.write(text)
-                file.flush()
-                os.fsync(handle)
-            Path(name).replace(self._path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
 
     def _failure(self, error: OSError) -> click.ClickException:
         return click.ClickException(f"{self._path} cannot be written: {error.strerror}")

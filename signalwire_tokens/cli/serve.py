@@ -76,17 +76,15 @@ def emulator(
     It prints the settings of its space as shell assignments, and a line for every request that it answers. The
     credentials work with this emulator only. They are new at each start, unless there is a --seed.
     """
-    lifetimes = None if lifetime is None else Lifetimes.of(lifetime)
-    show = show_json if as_json else show_line
     served = Emulator(
-        lifetimes=lifetimes,
+        lifetimes=None if lifetime is None else Lifetimes.of(lifetime),
         port=port,
         tls=tls,
         rotation=rotation,
         rate_limit=rate_limit,
         strict=strict,
         seed=seed,
-        on_request=show,
+        on_request=show_json if as_json else show_line,
     )
     asyncio.run(serve(served, port=port, as_json=as_json))
 

@@ -7,9 +7,7 @@ import errno
 import math
 import os
 import stat
-import tempfile
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -18,9 +16,12 @@ import click
 from signalwire_tokens.models import Token
 from signalwire_tokens.wire.header import read_form
 
+from .drafts import draft_beside
 from .feeding import SLIVER
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from signalwire_tokens.clock import Clock
 
     from .telling import Teller
@@ -147,30 +148,18 @@ class TokenFile:
         """Raise an error if no file can be made in this place, or if what is there may not be replaced."""
         try:
             self._find()
-            handle, name = self._make()
+            with draft_beside(self._path, b""):
+                pass
         except OSError as error:
             raise click.ClickException(f"{self._path} cannot be written: {error.strerror}") from None
-        os.close(handle)
-        Path(name).unlink()
-
-    def _make(self) -> tuple[int, str]:
-        return tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)  # 0600 from the first
 
     def _replace(self, token: Token, ends: float) -> Identity:
-        handle, name = self._make()
-        try:
-            with open(handle, "wb") as file:  # noqa: PTH123 - of a handle
-                file.write(token.value.encode())
-                file.flush()
-                os.fsync(handle)  # or a machine that loses its power keeps the name and not what it names
+        with draft_beside(self._path, token.value.encode()) as draft:
             until = math.floor(self._clock.wall() + ends - self._clock.now()) * SECOND + MARK
-            os.utime(name, ns=(until, until))
-            made = Path(name).lstat()
+            os.utime(draft, ns=(until, until))
+            made = draft.lstat()
             self._find()  # once more, because other programs may have used the path meanwhile
-            Path(name).replace(self._path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            draft.replace(self._path)
         return identity_of(made)
 
 

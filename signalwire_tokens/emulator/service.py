@@ -328,8 +328,8 @@ class Service:
         if not any(one.id == id_ for one in self._subscribers.values()):
             return failure(404)
         mine = [address for owner, address in self._addresses.values() if owner == id_]
-        number = number_of(call, "page_number", 0, most=999_999)
-        size = number_of(call, "page_size", 0, most=LARGEST_PAGE) or self._page_size
+        number = number_of(call, "page_number")
+        size = number_of(call, "page_size", most=LARGEST_PAGE) or self._page_size
         token = f"PA{uuid5(UUID(id_), str(size))}"
         if call.query.get("page_token", token) != token or (number > 0 and "page_token" not in call.query):
             return failure(404, "the page token is missing, or of another list")
@@ -417,8 +417,8 @@ class Service:
         )
 
 
-def number_of(call: Call, name: str, default: int, *, most: int) -> int:
-    """Return a whole number in a query, or the default if it is absent, something else or too large."""
+def number_of(call: Call, name: str, *, most: int = 999_999) -> int:
+    """Return a whole number in a query, or 0 if it is absent, something else or too large."""
     text = call.query.get(name, "")
-    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else default
-    return number if number <= most else default
+    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else 0
+    return number if number <= most else 0

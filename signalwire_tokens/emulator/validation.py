@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-__all__ = ["LAST_SECOND", "Problems", "Validator", "describe"]
-
-Problems = list[dict[str, str]]
+__all__ = ["LAST_SECOND", "Validator", "describe"]
 
 UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
@@ -46,11 +44,6 @@ def describe(code: str, attribute: str | None = None, message: str | None = None
     }
 
 
-def label(name: str) -> str:
-    """Return a member's name as messages have it."""
-    return name.replace("_", " ").title()
-
-
 def whole_number(value: object) -> int | None:
     """Return a number as an integer if it is one; JSON may write it with a fraction of zero."""
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1:
@@ -68,16 +61,20 @@ class Validator:
         self._body = cast("Mapping[str, object]", body) if isinstance(body, dict) else {}
         self._strict = strict
         self._known: set[str] = set()
-        self.problems: Problems = []
+        self.problems: list[dict[str, str]] = []
 
     def complain(self, code: str, attribute: str, message: str | None = None) -> None:
         """Add a problem."""
         self.problems.append(describe(code, attribute, message))
 
+    def reject(self, name: str, fault: str) -> None:
+        """Add the problem that a member has an invalid value. The message is its name and the fault."""
+        self.complain("invalid_parameter", name, f"{name.replace('_', ' ').title()} {fault}")
+
     def check_names(self) -> None:
         """Add a problem for each member that no method has asked for, if strict."""
         for name in self._body.keys() - self._known if self._strict else ():
-            self.complain("invalid_parameter", name, f"{label(name)} is not a known parameter")
+            self.reject(name, "is not a known parameter")
 
     def value(self, name: str) -> object:
         """Return a member; None if it is absent."""
@@ -103,7 +100,7 @@ class Validator:
         if isinstance(value, str):
             return value
         if self.has(name):
-            self.complain("invalid_parameter", name, f"{label(name)} must be a string")
+            self.reject(name, "must be a string")
         return None
 
     def required_string(self, name: str, missing: str = "Required parameter is missing") -> str | None:
@@ -114,7 +111,7 @@ class Validator:
         """Return a text of a certain form; None if it is absent or something else."""
         value = self.string(name)
         if value is not None and not form.fullmatch(value):
-            self.complain("invalid_parameter", name, f"{label(name)} must be {what}")
+            self.reject(name, f"must be {what}")
             return None
         return value
 
@@ -134,7 +131,7 @@ class Validator:
         """Return a region: if strict, a published one."""
         value = self.string(name)
         if value is not None and self._strict and value not in REGIONS:
-            self.complain("invalid_parameter", name, f"{label(name)} must be one of: {', '.join(REGIONS)}")
+            self.reject(name, f"must be one of: {', '.join(REGIONS)}")
         return value
 
     def future(self, name: str, now: float) -> int | None:
@@ -143,11 +140,11 @@ class Validator:
             return None
         value = whole_number(self.value(name))
         if value is None:
-            self.complain("invalid_parameter", name, f"{label(name)} must be an integer")
+            self.reject(name, "must be an integer")
         elif value > LAST_SECOND:
-            self.complain("invalid_parameter", name, f"{label(name)} must be in seconds")
+            self.reject(name, "must be in seconds")
         elif value <= now:
-            self.complain("invalid_parameter", name, f"{label(name)} must be greater than {now:.0f}")
+            self.reject(name, f"must be greater than {now:.0f}")
         else:
             return value
         return None
@@ -156,7 +153,7 @@ class Validator:
         """Return a lifetime in seconds; the default if it is absent or something else."""
         value = whole_number(self.value(name)) if self.has(name) else default
         if value is None or not 0 < value <= LONGEST_LIFE:
-            self.complain("invalid_parameter", name, f"{label(name)} must be a number of seconds")
+            self.reject(name, "must be a number of seconds")
             return default
         return value
 
@@ -176,14 +173,14 @@ class Validator:
         if values is None:
             return ()
         if not isinstance(values, list):
-            self.complain("invalid_parameter", name, f"{label(name)} must be an array")
+            self.reject(name, "must be an array")
             return ()
         items = cast("list[object]", values)
         if len(items) > MOST_ADDRESSES:
             self.complain("allowed_address_limit_exceeded", name, f"The maximum is {MOST_ADDRESSES} addresses")
         ids = [item.lower() for item in items if isinstance(item, str) and UUID_FORM.fullmatch(item)]
         if len(ids) < len(items):
-            self.complain("invalid_parameter", name, f"{label(name)} must be UUIDs")
+            self.reject(name, "must be UUIDs")
         if any(id_ not in known for id_ in ids):
             self.complain("must_belong_to_project", name, "The addresses must belong to the project")
         return tuple(ids)

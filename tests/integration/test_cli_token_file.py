@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 import pytest
@@ -167,7 +169,7 @@ async def test_what_can_neither_be_written_nor_removed_is_told(path, told, clock
     def is_gone(_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(token_file.Path, "lstat", is_gone)
+    monkeypatch.setattr(Path, "lstat", is_gone)
     for _ in range(2):
         assert not await file.put(NEW, 20, told.teller())
     assert [line.split()[1] for line in told] == ["written:", "write_failed:"]
@@ -183,8 +185,8 @@ async def test_an_expired_token_is_removed_even_if_no_file_can_be_opened(path, t
     def refuse(*_, **__):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(token_file.Path, "open", refuse)
-    monkeypatch.setattr(token_file.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
     await clock.advance(10)
     assert not await file.put(NEW, 20, told.teller())
     assert not path.exists()
@@ -275,7 +277,7 @@ def test_a_file_that_is_not_a_token_file_is_refused_and_left_alone(path, other, 
 def test_a_file_that_cannot_be_read_is_refused():
     """What it holds is unknown."""
     with pytest.raises(click.ClickException, match="/proc/self/mem cannot be written: Input/output error"):
-        TokenFile(token_file.Path("/proc/self/mem"), SystemClock())
+        TokenFile(Path("/proc/self/mem"), SystemClock())
 
 
 def write_over(path, content):
@@ -356,4 +358,4 @@ def test_a_place_for_the_file_is_looked_for_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "link", tmp_path / "pipe", "/dev/null"):
         with pytest.raises(click.ClickException, match="cannot be written: it isn't a regular file"):
-            TokenFile(token_file.Path(place), SystemClock())
+            TokenFile(Path(place), SystemClock())

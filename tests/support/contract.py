@@ -32,10 +32,8 @@ def find_breaches(call, reply, *, strict):
     if validator is None:
         return [f"{name}: a reply has the status {reply.status}, which isn't described"]
     breaches = broken_rules(f"{name}: a reply with status {reply.status}", validator, reply.body)
-    if operation is not None and reply.status < 300 and strict:
-        validator = request_validator(operation)
-        if validator is not None:
-            breaches += broken_rules(f"{name}: a request that was accepted", validator, json.loads(call.body))
+    if strict and reply.status < BAD_REQUEST and (validator := request_validator(operation)) is not None:
+        breaches += broken_rules(f"{name}: a request that was accepted", validator, json.loads(call.body))
     return breaches
 
 
