@@ -83,17 +83,17 @@ class Problem:
 
     def __str__(self) -> str:
         about = self.attribute or ""
-        if about:  # our own messages go on from the name, SignalWire's are sentences
+        if about:  # our own messages continue the name, SignalWire's are sentences
             about += ": " if self.message[:1].isupper() else " "
         return f"{about}{self.message} ({self.code})"
 
 
 @attrs.frozen(kw_only=True)
 class RateLimitHint:
-    """What an answer says about the account's rate limit: a hint to show, by which this library decides nothing.
+    """What an answer reports about the account's rate limit: a hint to show. No decision of this library depends on it.
 
     `limit` is how many requests the account may send in a window, `remaining` how many are left, and `reset_at` when
-    the window ends. Each is None if the answer doesn't say it in a form that can be read.
+    the window ends. Each is None if the answer doesn't have it in a form that can be read.
     """
 
     limit: int | None = None
@@ -180,8 +180,8 @@ class TimedOut(TransportError, TimeoutError):
 class ApiError(SignalWireTokenError):
     """SignalWire answered with a refusal. The codes in `errors` decide which one it is, then `status`.
 
-    `server_time` is the time of its clock, in unix seconds, if the answer has it. `rate_limit` is what the answer says
-    about the account's rate limit, if anything.
+    `server_time` is the time of its clock, in unix seconds, if the answer has it. `rate_limit` is what the answer
+    reports about the account's rate limit, if anything.
     """
 
     server_time: float | None = None
@@ -191,8 +191,8 @@ class ApiError(SignalWireTokenError):
 class Unauthorized(ApiError):
     """The credentials that were sent are not accepted: 401, or a code about a token.
 
-    A code about a token, such as `token_expired`, means an access token or the API token here. It raises
-    `ValidationFailed` if the request presented a refresh token or a click-to-call token.
+    Here, a code about a token, such as `token_expired`, means an access token or the API token. If the request
+    presented a refresh token or a click-to-call token, such a code raises `ValidationFailed`.
     """
 
 

@@ -104,7 +104,7 @@ def announcement(reference: str) -> str:
 
 
 def collect_into(file: ReportFile, settings: Settings, reference: str | None, take: Callable[[Finding], None]) -> None:
-    """Examine, and write a report of what was found, whatever ends the examination."""
+    """Examine, and write a report of what was found, even if an error or a signal ends the examination."""
     report = Report()
     try:
         collect(settings, reference, report, take)
@@ -157,7 +157,7 @@ async def examine(
 ) -> AsyncGenerator[Finding, None]:
     """Look at one thing after the other, as long as the next can be looked at.
 
-    With a report, its facts are collected in place of a try of the reference, and those that differ are findings.
+    Given a report, collect facts for it instead of trying the reference out, and yield a finding for each difference.
     """
     async with client:
         yield Finding("settings", Verdict.WELL, f"{client.origin}, project {client.project_id}")
@@ -257,7 +257,7 @@ async def time_answers(client: TokenClient) -> Finding:
 
 
 async def try_out(client: TokenClient, reference: str, ahead: timedelta) -> AsyncGenerator[Finding, None]:
-    """Issue a pair and refresh it, and look at what the service says of both."""
+    """Issue a pair and refresh it, and look at what SignalWire reports about both."""
     step = "issue"
     try:
         pair = await client.create_subscriber_token(reference)

@@ -1,4 +1,4 @@
-"""Finds out what SignalWire doesn't publish, on a space and with tokens of one subscriber; `facts` compares."""
+"""Finds out how a space behaves, with tokens of one subscriber. `facts` compares that with what is published."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class Outcome:
 class Asker:
     """Sends one request after the other, each once, and notes what all answers have in common.
 
-    A refusal is an outcome. An error that says that the service is throttling or failing, or that something else has
-    answered, is raised: nothing more may be sent then.
+    A refusal is an outcome. It raises an error if SignalWire throttles or fails, or if something else answers: then
+    nothing more may be sent.
     """
 
     def __init__(self, client: TokenClient, reference: str) -> None:
@@ -102,7 +102,7 @@ class Asker:
         return self.client.clock.wall() - self._ahead
 
     async def ask(self, request: wire.Request[Any]) -> Outcome:
-        """Send a request once; return what it led to."""
+        """Send a request once, and return what it led to."""
         read = request.read
         secrets = (*request.secrets, Secret(self.reference))
         noted = attrs.evolve(request, read=lambda answer: (read(answer), answer), secrets=secrets)
@@ -125,7 +125,7 @@ class Asker:
                 self.limits.setdefault(self.scrub(name.lower()), set()).add(value)
 
     async def demand(self, request: wire.Request[Any]) -> Outcome:
-        """Send a request that must not be refused; raise the refusal if it is."""
+        """Send a request once, and return what it led to, or raise the refusal."""
         outcome = await self.ask(request)
         if outcome.refusal is not None:
             raise outcome.refusal
@@ -152,7 +152,7 @@ class Asker:
         return wire.create_subscriber_token(self.reference, now=self.now, **fields)
 
     async def answer_to(self, name: str, request: wire.Request[Any]) -> Fact:
-        """Return the fact how a request is answered."""
+        """Send a request, and return a fact: how it is answered."""
         return observed(name, self.describe(await self.ask(request)))
 
     def describe(self, outcome: Outcome) -> dict[str, object]:
@@ -167,7 +167,7 @@ class Asker:
 
 
 def life(name: str, seen: Outcome, at: float, *, asked: float | None = None) -> Fact:
-    """Return the fact how long a token lives that was issued at this time; `asked` is the expiry in the request."""
+    """Return a fact: how long a token lives that was issued at this time. `asked` is the expiry time in the request."""
     if seen.refusal is not None:
         return unobserved(name, f"not visible: subscriber_info answered {seen.status}")
     claims = cast("SubscriberInfo", seen.value).sat_claims
@@ -197,7 +197,7 @@ async def examine_service(client: TokenClient, reference: str) -> AsyncGenerator
 
 
 def steady(values: set[str]) -> int | str:
-    """Return the number that a header always had, or what it had in place of one."""
+    """Return the number that a header always had, or a text if there is none."""
     if len(values) > 1:
         return "varies"
     (value,) = values
@@ -232,14 +232,14 @@ async def see_refreshing(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 
 def revoked(name: str, now: Outcome, before: Outcome) -> Fact:
-    """Return the fact whether an access token was revoked, by what `subscriber_info` says of it now and before."""
+    """Return a fact: whether an access token was revoked. The outcomes are those of `subscriber_info`."""
     if before.refusal is not None:
         return unobserved(name, f"not visible: subscriber_info answered {before.status} for a valid token")
     return observed(name, now.refusal is not None)
 
 
 async def see_issuing(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Issue pairs with an expiry of their own, and see what becomes of an earlier pair."""
+    """Issue pairs with an expiry of their own, and see what happens to an earlier pair."""
     until = int(asker.now) + SHORT
     short = await asker.issue(expire_at=until)
     yield life("lifetime_expire_at", await asker.inform(short.value.token), short.at, asked=until)
@@ -275,7 +275,7 @@ async def see_addresses(asker: Asker) -> AsyncGenerator[Fact, None]:
             async for fact in facts:
                 yield fact
     yield await asker.answer_to("embed_made_up_token", wire.create_embed_token(Secret(f"c2c_{token_hex(16)}")))
-    yield unobserved("lifetime_embed", "not visible: nothing shows when the token of a guest of a web page expires")
+    yield unobserved("lifetime_embed", "not visible: nothing shows when an embed token expires")
 
 
 def page_of(answer: wire.Answer) -> tuple[str, list[str]]:
@@ -339,7 +339,7 @@ async def see_refresh_tokens(asker: Asker) -> AsyncGenerator[Fact, None]:
     for name, token in tokens.items():
         base = wire.refresh_subscriber_token(Secret("unused"))
         yield await asker.answer_to(name, with_body(base, {"refresh_token": token}, Secret(token)))
-    yield unobserved("refresh_expired_token", "not asked: it takes waiting until a refresh token has expired")
+    yield unobserved("refresh_expired_token", "not asked: a refresh token would have to expire first")
 
 
 async def see_bodies(asker: Asker) -> AsyncGenerator[Fact, None]:
@@ -361,7 +361,7 @@ async def see_bodies(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 
 async def see_credentials(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Send credentials that are made up, and ask for a subscriber who is."""
+    """Send made-up credentials, and ask for a made-up subscriber."""
     basic = wire.basic_authorization(asker.client.project_id or "", Secret(f"PT{token_hex(24)}"))
     secret = Secret(basic.value.partition(" ")[2])
     base = with_body(wire.refresh_subscriber_token(Secret("unused")), {"refresh_token": "not-a-token"}, secret)
@@ -372,7 +372,7 @@ async def see_credentials(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 
 def status_of(answer: wire.Answer) -> int:
-    """Return an answer's status; whatever else it holds isn't looked at."""
+    """Return an answer's status, whatever its body holds."""
     return answer.status
 
 
@@ -385,6 +385,6 @@ def with_body(
 
 
 def made_up(kind: str) -> str:
-    """Return what has the form of a SignalWire token, and isn't one."""
+    """Return a made-up text in the form of a SignalWire token."""
     header = b64encode(json.dumps({"alg": "dir", "enc": "A256GCM", "typ": kind}).encode()).decode().rstrip("=")
     return f"{header}..{token_urlsafe(12)}.{token_urlsafe(300)}.{token_urlsafe(16)}"

@@ -1,4 +1,4 @@
-"""What SignalWire publishes of its service, and what a space was seen to do: one fact for each question."""
+"""What SignalWire publishes about its service, and what a space does: one fact for each question."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Question:
 
 @attrs.frozen(kw_only=True)
 class Fact:
-    """The answer to a question. `agrees` is None if one of both sides is unknown; `reason` is why nothing was observed.
+    """The answer to a question. `agrees` is None if either side is unknown; `reason` is why nothing was observed.
 
-    All values are what JSON has.
+    All values can be written as JSON.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Fact:
 
 
 def observed(name: str, value: object) -> Fact:
-    """Return the fact that was observed, compared with what is published."""
+    """Return a fact: what was observed, compared with what is published."""
     question = QUESTIONS[name]
     agrees = None if question.published is NOT_PUBLISHED else question.agrees(question.published, value)
     return Fact(name=name, published=question.published, observed=value, agrees=agrees)
 
 
 def unobserved(name: str, reason: str) -> Fact:
-    """Return the fact that couldn't be observed."""
+    """Return a fact that couldn't be observed, with the reason."""
     return Fact(name=name, published=QUESTIONS[name].published, observed=None, agrees=None, reason=reason)
 
 
@@ -77,7 +77,7 @@ def rounded(seconds: float) -> int:
 
 
 def includes(published: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
-    """Return whether an answer has all that is published of it."""
+    """Return whether an answer has everything that is published about it."""
     return all(
         set(value) <= set(seen.get(name, ())) if isinstance(value, list) else seen.get(name) == value
         for name, value in published.items()
@@ -90,7 +90,7 @@ def problem(code: str, **more: object) -> Question:
 
 
 def example(code: str, **more: object) -> Question:
-    """Return the question whether a request is refused with this code, for which there is a published example."""
+    """Return the question whether a request is refused with this code and the status of a published example."""
     return problem(code, status=422, **more)
 
 
@@ -100,7 +100,7 @@ def plain(status: int) -> Question:
 
 
 def has_links(_: object, seen: Sequence[str]) -> bool:
-    """Return whether a page has the links that each page has, and no other than those that some pages have."""
+    """Return whether a page has all links that are required, and none that isn't published."""
     return set(seen) >= REQUIRED_LINKS and ALL_LINKS.issuperset(seen)
 
 

@@ -164,5 +164,5 @@ def of_life(check: str, life: timedelta | None, expected: timedelta) -> Finding:
 
 
 def of_difference(name: str, published: str, here: str) -> Finding:
-    """Judge a fact that isn't as SignalWire publishes it: sessions work either way."""
+    """Return a warning, not a failure, about a fact that isn't as published: sessions work either way."""
     return Finding(name, Verdict.WARNING, f"SignalWire publishes {published}, this space {here}")

@@ -44,7 +44,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """Return how many facts there are of each sort."""
+        """How many facts there are of each sort."""
         facts = self.facts
         agree = sum(fact.agrees is True for fact in facts)
         differ = sum(fact.agrees is False for fact in facts)
@@ -53,7 +53,7 @@ class Report:
         return f"facts: {agree} as published, {differ} different, {new} not published, {rest} not observed"
 
     def to_json(self, now: float) -> dict[str, Any]:
-        """Return the report as what JSON has."""
+        """Return the report as it is written in JSON."""
         return {
             "format": FORMAT,
             "made_by": f"signalwire-tokens {__version__}",
@@ -67,7 +67,7 @@ class Report:
 class ReportFile:
     """Where a report is written: a file that is replaced as a whole, or standard output.
 
-    Raise an error if nothing can be written there.
+    The constructor raises an error if nothing can be written there.
     """
 
     def __init__(self, name: str) -> None:

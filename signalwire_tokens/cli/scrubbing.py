@@ -30,7 +30,7 @@ FORMS = re.compile(
 
 
 def scrubber(words: Iterable[str | None]) -> Callable[[object], str]:
-    """Return a function that makes a text fit to be published: one line, short, without these words and the like."""
+    """Return a function that makes a text fit to be published: one short line without these words and forms."""
     parts = [
         re.escape(word) if len(word) >= LONG else rf"(?<!\w){re.escape(word)}(?!\w)"
         for word in sorted({word for word in words if word}, key=len, reverse=True)

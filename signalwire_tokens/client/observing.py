@@ -25,7 +25,7 @@ class Observer(Protocol):
         ...
 
     def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:
-        """Note what an answer says about the account's rate limit. Not every answer says anything about it."""
+        """Note what an answer reports about the account's rate limit. Not every answer does."""
         ...
 
     def renewed(self, runway: float) -> None:
@@ -60,7 +60,7 @@ def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Ite
 
 
 def show_hint(observers: tuple[Observer, ...], operation: str, origin: str, hint: RateLimitHint) -> None:
-    """Show observers what an answer says about the rate limit."""
+    """Show observers what an answer reports about the rate limit."""
     for observer in observers:
         with tolerate():
             observer.hinted(operation, origin, hint)

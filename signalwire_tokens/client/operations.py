@@ -254,8 +254,8 @@ class TokenClient:
         """Exchange a refresh token for a new pair; keep both halves, and drop the old pair.
 
         The new pair has the standard lifetimes, whatever the `expire_at` of the old one. Given the `Token` of a pair
-        with the scope `sat:refresh` and no fingerprint, it is taken to live for a minute again. If the answer is lost,
-        the request isn't repeated: look at the error's `sent`. It is then safe to issue a new pair.
+        with the scope `sat:refresh` and no fingerprint, the client assumes a minute for the new pair, too. If the
+        answer is lost, the request isn't repeated: look at the error's `sent`. It is then safe to issue a new pair.
         """
         hidden = wire.mask(refresh_token)
         del refresh_token
@@ -424,7 +424,7 @@ class TokenClient:
         return outcome
 
     def _way(self, request: wire.Request[Any]) -> Way:
-        """Return where a request goes, through which sender, and until when SignalWire is left alone there."""
+        """Return the origin that a request goes to, with the sender and the throttle for it."""
         if request.for_embeds and self._embeds is not None:
             return self._embeds
         return self.origin, self._sender, self.throttle

@@ -1,4 +1,4 @@
-"""How many requests the emulator accepts, and what it says about that in its headers."""
+"""How many requests the emulator accepts, and the headers that report it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RateLimit:
 
 
 class Meter:
-    """Counts requests in periods that follow one another. Without a limit, it accepts all and says nothing."""
+    """Counts requests in consecutive periods. Without a limit, it accepts all and sends no headers."""
 
     def __init__(self, limit: RateLimit | None, now: Callable[[], float]) -> None:
         self.limit: RateLimit | None = limit
@@ -33,7 +33,7 @@ class Meter:
         self._count = 0
 
     def accept(self, method: str) -> tuple[bool, Mapping[str, str]]:
-        """Count a request; return whether it is accepted, and the headers that its answer carries."""
+        """Count a request, and return whether it is accepted, and the headers of its answer."""
         if self.limit is None:
             return True, {}
         now = self._now()

@@ -17,7 +17,7 @@ __all__ = ["ROTATIONS", "History", "Rotation"]
 
 @attrs.frozen(kw_only=True)
 class Rotation:
-    """What happens to a token once it was refreshed or another was issued.
+    """What happens to tokens that were refreshed or replaced.
 
     A used refresh token is accepted again for `reuse_for` seconds after its first use. Later uses are refused with
     `status` and `code`; without a code, the answer is the plain one of that status. `reuse_revokes` says whether such
@@ -26,7 +26,7 @@ class Rotation:
     `refresh_revokes_access` says whether a refresh revokes the access token that it replaces. `issue_revokes_access`
     and `issue_revokes_refresh` say whether an issue revokes the earlier tokens of the same subscriber.
 
-    `ROTATIONS` has the four that are in use elsewhere, by name.
+    `ROTATIONS` has four rotations that other services use, by name.
     """
 
     reuse_for: float = 0.0
@@ -47,7 +47,7 @@ ROTATIONS: Mapping[str, Rotation] = {
 
 
 class History:
-    """What was done with tokens, as far as it decides whether one is still accepted."""
+    """Records what was done with tokens, as far as it decides whether a token is still accepted."""
 
     def __init__(self, rotation: Rotation, now: Callable[[], float]) -> None:
         self.rotation: Rotation = rotation
@@ -69,7 +69,7 @@ class History:
             newest[cast("str", access.subscriber_id)] = access.line
 
     def accept(self, refresh: Claims) -> bool:
-        """Use a refresh token; return whether it is accepted."""
+        """Use a refresh token, and return whether it is accepted."""
         now = self._now()
         while self._used and (oldest := next(iter(self._used.items())))[1][1] <= now:
             del self._used[oldest[0]]
@@ -92,7 +92,7 @@ class History:
         return first_use is not None and self._now() >= first_use[0] + self.rotation.reuse_for
 
     def is_revoked(self, claims: Claims) -> bool:
-        """Return whether a token is refused before it expires, for another reason than its own use."""
+        """Return whether a token is refused before it expires, for a reason other than its own use."""
         if claims.id in self._revoked:
             return True
         if claims.kind == "Refresh":

@@ -55,8 +55,8 @@ class Subscriber:
 class Service:
     """The project, its subscribers and addresses, and what was done with its tokens.
 
-    `strict` refuses what SignalWire's published description doesn't have. `statuses` are those of problems, by the code
-    of the first; 422 where it has none.
+    `strict` refuses what SignalWire's published description doesn't have. `statuses` maps the code of the first problem
+    to the status of the answer, which is 422 by default.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, and nothing that Python's reader accepts beyond that."""
+"""Reads JSON as RFC 8259 defines it, and refuses what Python's reader accepts beyond that."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_json(text: str | bytes) -> object:
 
 
 def refuse_constant(name: str) -> None:
-    """Refuse what Python reads as a number, and JSON doesn't have."""
+    """Raise a `ValueError` for NaN and Infinity, which Python reads and JSON doesn't have."""
     raise ValueError(name)
 
 

@@ -45,7 +45,7 @@ def describe(code: str, attribute: str | None = None, message: str | None = None
 
 
 def whole_number(value: object) -> int | None:
-    """Return a number as an integer if it is one; JSON may write it with a fraction of zero."""
+    """Return a whole number, which JSON may write with a fraction of zero, or None for anything else."""
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value // 1:
         return None
     return int(value)
@@ -168,7 +168,7 @@ class Validator:
         return value.lower()
 
     def addresses(self, name: str, known: Container[str]) -> tuple[str, ...]:
-        """Return the ids of up to 10 addresses of the project; each problem is named once for all of them."""
+        """Return the ids of up to 10 addresses of the project. Report each kind of problem once for all of them."""
         values = self.required(name)
         if values is None:
             return ()

@@ -86,12 +86,12 @@ class Telemetry(Observer):
         self._limit = meter.create_gauge(
             "signalwire.rate_limit.limit",
             unit="{request}",
-            description="Requests that the account may send in a window, as the last answer said.",
+            description="Requests that the account may send in a window, as the last answer reported.",
         )
         self._remaining = meter.create_gauge(
             "signalwire.rate_limit.remaining",
             unit="{request}",
-            description="Requests that are left in the window, as the last answer said.",
+            description="Requests that are left in the window, as the last answer reported.",
         )
         self._watched: tuple[ref[Asking | SessionFleet], ...] = ()
         meter.create_observable_up_down_counter(
@@ -147,7 +147,7 @@ class Telemetry(Observer):
         span.set_status(StatusCode.ERROR)
 
     def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:  # noqa: ARG002 - all share one limit
-        """Note what an answer says about the account's rate limit."""
+        """Note what an answer reports about the account's rate limit."""
         server = server_at(origin)
         if hint.limit is not None:
             self._limit.set(hint.limit, server)

@@ -2,7 +2,7 @@
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
 `requests` describes each operation, and `endpoint` what an application's backend is asked; `answers` tells success from
-refusal, `codes` what a refusal is about, and `readers` what a success holds; `hints` reads what either says about the
+refusal, `codes` what a refusal is about, and `readers` what a success holds; `hints` reads what both report about the
 rate limit; `header` reads what a token says openly, and `lifetimes` how long tokens live by the settings. `exchange` is
 what a request and an answer are.
 """

@@ -123,7 +123,7 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
 
 
 def kind_of(request: Request[T], status: int, subject: About | None) -> Kind:
-    """Return which error a refusal is, and the text of its message; an answer without a known code goes by status."""
+    """Return which error a refusal is, and the text of its message. Without a known code, the status decides."""
     if subject is About.TOKEN:  # of the one in the body, or else of the one that was sent as credentials
         return INVALID if request.presents_token else UNAUTHORIZED
     if subject is not None:

@@ -1,7 +1,7 @@
 """The codes that SignalWire publishes for what is wrong, and what each is about.
 
-SignalWire doesn't document with which status a code comes, so a code decides before the status. `answers` makes an
-error of it, and sessions decide with it what becomes of a refresh token. A code that isn't listed here decides nothing.
+SignalWire doesn't document with which status a code comes, so a code decides before the status: which error
+an answer becomes, and whether a session gives its refresh token up. A code that isn't listed here decides nothing.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Request(Generic[T]):
     for_embeds: bool = False
     # Whether it may be sent again when nobody knows what became of it.
     replayable: bool = True
-    # Whether the body holds the token that is presented. If not, a code about a token means a credential.
+    # Whether the body holds the token that is presented. If not, a code about a token is about the credentials.
     presents_token: bool = False
 
 

@@ -1,6 +1,6 @@
-"""What an answer says about the account's rate limit, in `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+"""What an answer reports about the account's rate limit, in `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
 
-SignalWire doesn't document these headers, so they are hints to show. Nothing here or elsewhere decides by them.
+SignalWire doesn't document these headers, so they are only hints to show. No decision depends on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIRST_MOMENT = 1_000_000_000  # of the year 2001; no reset between these two mak
 
 
 def read_hint(answer: Answer) -> RateLimitHint | None:
-    """Return what an answer says about the rate limit, or None if it says nothing that can be read."""
+    """Return what an answer reports about the rate limit, or None if there is nothing that can be read."""
     limit, remaining = requests(answer, "x-ratelimit-limit"), requests(answer, "x-ratelimit-remaining")
     hint = RateLimitHint(limit=limit, remaining=remaining, reset_at=reset_at(answer))
     return None if hint == RateLimitHint() else hint

@@ -76,7 +76,7 @@ def read_pair(
     """Return a pair that lives until a time asked for, or as long as the settings say.
 
     An `unbound` pair has the scope `sat:refresh` and no fingerprint. A refreshed pair has the standard lifetimes. But
-    if the replaced refresh token lived for a `span` no longer than that of an unbound pair, the new one may be unbound.
+    if the replaced refresh token lived for a `span` no longer than that of an unbound pair, the new pair counts as one.
     """
     data = json_object(json_value(answer))
     lifetimes = answer.lifetimes

@@ -27,7 +27,7 @@ def check_settings(
     retries: object,
     lifetimes: object,
 ) -> tuple[str, str]:
-    """Return a space's origin and that of its embeds, or refuse settings that can't be right: all of them at once."""
+    """Return the origins of a space and of its embeds, or raise `InvalidRequest` with everything that is wrong."""
     problems: list[Problem] = []
     origin = origin_of(problems, space.value)
     embeds = origin if embed_origin.value is None else embed_origin_of(problems, embed_origin.value)
@@ -81,7 +81,7 @@ def embed_origin_of(problems: list[Problem], embed_origin: object) -> str:
 
 
 def place_of(problems: list[Problem], name: str, value: object, forms: str) -> Place | None:
-    """Return where a setting leads, or note that it has none of the `forms`, or that it isn't safe to send secrets to.
+    """Return where a setting leads, or None. Note if it has none of the `forms`, or if no secret may be sent there.
 
     A place that isn't on this machine is reached by https alone: requests and answers carry credentials and tokens.
     """

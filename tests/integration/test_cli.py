@@ -399,7 +399,7 @@ async def test_the_emulator_speaks_json(plain_environment):
 
 @pytest.mark.slow  # it starts the command in a process
 async def test_the_emulator_behaves_as_its_options_say(plain_environment):
-    """Its tokens' lifetime and rotation, its rate limit, and whether it is strict; its settings have the lifetime."""
+    """The options set lifetime, rotation, rate limit and strictness. The printed settings include the lifetime."""
     options = ["--rotation", "reusable", "--lifetime", "40s", "--rate-limit", "4/1d", "--strict"]
     async with started_command("emulator", "--json", *options) as process:
         settings = json.loads(await process.stdout.readline())
@@ -426,7 +426,7 @@ def test_a_rate_is_a_number_of_requests_and_a_length_of_time(text, meant):
 
 @pytest.mark.parametrize("text", ["", "5", "5/", "5/0s", "-1/1s", "5/1y", "5 / 1s", "1.5/1s"])
 def test_a_rate_that_is_none_is_refused(text):
-    """With an example of one."""
+    """The error has examples of rates."""
     result = run("emulator", "--rate-limit", text)
     assert result.exit_code == 2
     assert "write 100/10s or 5/1m" in result.stderr

@@ -110,7 +110,7 @@ def test_an_embed_token_needs_no_credentials(service):
 
 @pytest.mark.parametrize("by", ["option", "variable"])
 def test_an_embed_token_may_be_asked_for_elsewhere(service, by):
-    """Not at the space, where nothing listens."""
+    """Nothing listens at the space."""
     option = ["--embed-origin", service.space] if by == "option" else []
     variable = {} if by == "option" else {"SIGNALWIRE_TOKENS_EMBED_ORIGIN": f"{service.space} \n"}
     result = run("embed", service.click_to_call, *option, SIGNALWIRE_SPACE="127.0.0.1:1", **variable)
@@ -118,7 +118,7 @@ def test_an_embed_token_may_be_asked_for_elsewhere(service, by):
 
 
 def test_an_embed_origin_that_cannot_be_right_is_named(service):
-    """By its variable, together with all others."""
+    """The error names its variable, together with those of all other wrong settings."""
     result = run("embed", "c2t_1", "--embed-origin", "http://example.com", SIGNALWIRE_SPACE="a b")
     assert result.exit_code == 3
     assert result.stderr.startswith("Error: SIGNALWIRE_SPACE must be ")

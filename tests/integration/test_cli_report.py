@@ -108,7 +108,7 @@ async def test_what_is_not_published_is_observed(rotation, name, value):
 
 @in_loop_time
 async def test_headers_about_limits_are_reported_by_name_with_numbers(space):
-    """Those that change say so; in the loop's time, a period doesn't get shorter while it is asked."""
+    """A number that changes is reported as "varies". In the loop's time, the rest of a period stays the same."""
     space.rate_limit = RateLimit(500)
     seen = observed_in(await reports.examine(space))
     assert seen["rate_limit_headers"] == {
@@ -180,7 +180,7 @@ async def test_a_fact_that_cannot_be_observed_is_null_with_a_reason(space, opera
     ],
 )
 async def test_a_page_s_form_and_links_are_reported(space, body, form, links):
-    """By the names of the links alone."""
+    """Only the names of the links are reported."""
     space.fail(Raw(body), operation="subscriber_addresses")
     seen = observed_in(await reports.examine(space))
     assert (seen["page_form"], seen["page_links"]) == (form, links)
@@ -237,7 +237,7 @@ async def test_a_pause_that_is_asked_for_is_a_fact(space, fault, observed):
 
 @in_loop_time
 async def test_a_failed_refresh_stops_the_examination(space):
-    """Without a second pair, nothing can be said of reuse."""
+    """Without a second pair, reuse can't be observed."""
     space.fail(Status(422), operation="refresh_subscriber_token")
     async with space.client(retries=0) as client:
         with pytest.raises(ValidationFailed, match="refresh_subscriber_token"):
@@ -260,7 +260,7 @@ async def test_differences_are_findings_and_others_are_not(space):
 
 @in_loop_time
 async def test_a_stopped_examination_says_at_which_request(space):
-    """With the kind of error, without its text."""
+    """It reports the kind of error, and not its text."""
     space.fail(Status(503), operation="create_invite_token")
     report = Report()
     found = await findings_of(report, space)
@@ -273,7 +273,7 @@ REPEATED = f"{NAMED}, {NAMED.upper()}, alicia-perez, Alicia%20Perez"
 
 
 def quote_everything(emulator):
-    """Let each refusal repeat what was sent, and return the secrets that the emulator sends and gets."""
+    """Make each refusal repeat what was sent. Return the set that collects secrets which were sent and received."""
     handle, seen = emulator._service.handle, set()
 
     def quoting(call):
@@ -322,7 +322,7 @@ def test_a_report_needs_a_reference():
 
 @pytest.mark.parametrize("name", ["missing/report.json", "", ".", "link"])
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sent(service, tmp_path, monkeypatch, name):
-    """Nor is anything announced."""
+    """No announcement is printed, either."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("nowhere")
     result = run("doctor", "--report", name, "--reference", "alice", **settings_of(service))
@@ -360,7 +360,7 @@ def test_what_is_written_half_is_not_left_behind(service, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_what_will_be_sent_is_announced_and_a_report_is_left_if_it_stops(service, tmp_path, is_json):
-    """The report is its owner's alone to read."""
+    """Only its owner can read the report."""
     file = tmp_path / "report.json"
     file.write_text("an earlier one")
     service.fail(Status(429, retry_after=7), operation="create_subscriber_token")

@@ -66,7 +66,7 @@ async def test_many_requests_that_meet_a_rotation_all_go_through(emulator):
 
 
 async def test_a_code_about_a_token_asks_for_the_secret_again(emulator):
-    """Where only the project's credentials were sent, whatever the status."""
+    """If only the project's credentials were sent, the code is about them, whatever the status."""
     current = [emulator.api_token]
     async with client_with(emulator, lambda: current[0]) as client:
         await client.create_subscriber_token("alice")

@@ -51,7 +51,7 @@ def hinting(status, body=b"{}"):
 
 
 async def test_an_observer_sees_each_hint_about_the_rate_limit(caplog):
-    """Of successes and errors, of each attempt, and of no answer that has none."""
+    """Successes and errors of each attempt are included. An answer without a hint shows none."""
     onlooker, other, seen = Onlooker(HINT), Onlooker(), []
     onlooker.hinted = lambda *what: seen.append(what)
     async with unruly_server() as server, TokenClient(server.space, "project", "hush", timeout=HANG) as client:

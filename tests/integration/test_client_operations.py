@@ -119,7 +119,7 @@ async def test_what_is_issued_is_live(emulator, client):
 
 
 async def test_a_field_that_is_newer_than_the_client_is_sent_as_extra(emulator, client):
-    """A strict emulator refuses it, as the published description has it; another one accepts it."""
+    """A strict emulator refuses it, since the published description doesn't have it. Others accept it."""
     with pytest.raises(ValidationFailed, match="new_field"):
         await client.create_subscriber_token(ALICE, extra={"new_field": 1})
     emulator.strict = False
@@ -424,7 +424,7 @@ async def test_the_lifetime_of_a_space_s_tokens_comes_from_the_environment(monke
 
 
 async def test_the_embed_origin_comes_from_the_environment(monkeypatch):
-    """What is passed as `embed_origin` goes before it."""
+    """The argument `embed_origin` takes precedence."""
     monkeypatch.setenv("SIGNALWIRE_SPACE", "acme")
     async with TokenClient.from_env() as client:
         assert client.embed_origin == client.origin == "https://acme.signalwire.com"
@@ -503,7 +503,7 @@ async def test_a_client_closes_the_connections_to_both_origins(spaces):
 
 
 async def test_a_client_that_only_asked_the_embed_origin_is_to_be_closed_too(spaces):
-    """If it isn't, it says so."""
+    """If it isn't, there is a warning."""
     client = asking_both(spaces)
     await client.create_embed_token(spaces[0].click_to_call)
     http = client._embeds[1]._http

@@ -162,7 +162,7 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
 
 @pytest.mark.parametrize("is_borrowed", [False, True])
 async def test_an_embed_origin_gets_what_it_needs_and_no_more(is_borrowed):
-    """Neither the project's credentials nor a borrowed session's cookies and headers; its own host. (P38)"""
+    """It gets neither the project's credentials nor a borrowed session's cookies and headers. (P38)"""
     answer = GOOD.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sticky=1; Path=/\r\n\r\n", 1)
     async with (
         listener() as (space, at_space),
@@ -196,7 +196,7 @@ async def test_a_session_with_cookies_for_the_embed_origin_is_refused():
 
 
 async def test_a_connection_to_the_embed_origin_that_fails_is_named(reserved_port):
-    """And not the space."""
+    """The error doesn't name the space."""
     with pytest.raises(ConnectionFailed, match=f"cannot connect to http://127.0.0.1:{reserved_port}:"):
         await embed("acme", embed_origin=f"127.0.0.1:{reserved_port}", timeout=HANG)
 

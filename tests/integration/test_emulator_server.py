@@ -101,7 +101,7 @@ async def test_an_escaped_slash_is_not_a_slash(http, emulator):
 
 
 async def test_two_authorization_headers_are_refused(http, emulator):
-    """A proxy that adds one of its own is found out; the journal has the reason."""
+    """So a proxy that adds one of its own is found out. The journal has the reason."""
     twice = [*basic(emulator).items(), ("Authorization", "Bearer x")]
     async with http.post(TOKENS, json={"reference": "alice"}, headers=CIMultiDict(twice)) as response:
         assert (response.status, await response.json()) == (400, {"error": "Bad Request"})
@@ -109,7 +109,7 @@ async def test_two_authorization_headers_are_refused(http, emulator):
 
 
 async def test_a_rate_limit_can_be_set_at_any_time(http, emulator):
-    """Its headers come with every answer, and above it the answer is a 429 that says when to come back."""
+    """Every answer has its headers. Above the limit, the answer is a 429 with `Retry-After`."""
     assert emulator.rate_limit is None
     emulator.rate_limit = RateLimit(1, 60)
     for status in (200, 429):
@@ -140,7 +140,7 @@ async def test_both_kinds_of_click_to_call_tokens_are_accepted(emulator, client)
 
 
 async def test_strictness_can_be_set_at_any_time(emulator, client):
-    """A field that isn't published is refused only as long as it is on."""
+    """A field that isn't published is refused only while the emulator is strict."""
     for strict in (False, True):
         emulator.strict = strict
         assert emulator.strict is strict

@@ -81,7 +81,7 @@ def backend():
 
 
 async def test_what_answers_say_about_the_rate_limit_is_shown(backend):
-    """By server, the newest; a number that is missing changes nothing."""
+    """Each server has the newest numbers. A missing number changes nothing."""
     server = {"server.address": "acme.signalwire.com", "server.port": 443}
     assert backend.points("signalwire.rate_limit.limit") == []
     for hint in (RateLimitHint(limit=13_800, remaining=9), RateLimitHint(remaining=7), RateLimitHint(limit=100)):

@@ -207,7 +207,7 @@ class Terminal:
         self._process.stdin.flush()
 
     def interrupt(self):
-        """Type Ctrl-C until the command ends: one that comes just before Python blocks is noticed with the next."""
+        """Type Ctrl-C until the command ends. If one comes just before Python blocks, only the next one is noticed."""
         while self._process.poll() is None:
             with suppress(BrokenPipeError):
                 self.type("\x03")

@@ -1,8 +1,8 @@
 """Check what every emulator in a test accepts and answers against docs/reference/openapi.yaml.
 
 A breach fails the running test, whatever called the emulator. A message names the member and the rule, never a value:
-that may be a secret. A test that breaks the contract on purpose has the mark `breaks_contract`, with its reason. An
-emulator that was told to refuse with other statuses or codes may do so.
+that may be a secret. A test that breaks the contract on purpose has the mark `breaks_contract`, with its reason. If a
+test sets other statuses or codes for refusals, an emulator may use them.
 """
 
 import json
@@ -19,13 +19,13 @@ BAD_REQUEST = 400
 
 
 def deviates(service):
-    """Return whether an emulator was told to refuse requests with other statuses or codes, as some space does."""
+    """Return whether other statuses or codes of refusals were set for an emulator, as some space may have them."""
     rotation, usual = service.history.rotation, Rotation()
     return bool(service._statuses) or (rotation.status, rotation.code) != (usual.status, usual.code)
 
 
 def find_breaches(call, reply, *, strict):
-    """Return what of an emulator's call and reply breaks the description; what isn't strict may accept any request."""
+    """Return how a call and its reply break the description. If not strict, an emulator may accept any request."""
     operation = operation_of(call.method, call.path)
     name = operation or "no operation"
     validator = reply_validator(operation, reply.status)
@@ -48,7 +48,7 @@ def broken_rules(what, validator, value):
 
 
 def describe(error):
-    """Return which rule is broken, and where; names of members, and no value."""
+    """Return which rule is broken, and where, by names of members and without values."""
     place = ".".join(map(str, error.instance_path)) or "the whole"
     rule, facts = error.kind.name, error.kind.as_dict()
     if rule == "additionalProperties":
@@ -90,7 +90,7 @@ class ContractCheck:
         return (yield from self.watch(item))
 
     def watch(self, item, *, is_call=False):
-        """Fail a part of a test in which the contract was broken; if it fails by itself, only add what was broken."""
+        """Fail a part of a test in which the contract was broken. If it fails by itself, add the breaches as a note."""
         try:
             result = yield
         except BaseException as error:
@@ -106,7 +106,7 @@ class ContractCheck:
         return result
 
     def take(self):
-        """Return what was broken since the last call, each once; an empty text if nothing was."""
+        """Return the breaches since the last call as a text, each once, or an empty text."""
         breaches, self.breaches = self.breaches, []
         if not breaches:
             return ""

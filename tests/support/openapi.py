@@ -33,7 +33,7 @@ FORMATS = {"jwt": lambda text: TOKEN.fullmatch(text) is not None}
 
 
 def resolve(node, document=DOCUMENT):
-    """Return what a node refers to, with what stands beside the reference; a node without a reference as it is."""
+    """Return what a node refers to, together with its other members. Return a node without a reference as it is."""
     if "$ref" not in node:
         return node
     target = document
@@ -75,7 +75,10 @@ def request_validator(operation):
 
 @cache
 def reply_validator(operation, status):
-    """Return the validator of replies with a status, to no operation too; None if the description doesn't have it."""
+    """Return the validator of replies with a status, or None if the description doesn't have it.
+
+    An `operation` of None stands for requests that are for no operation.
+    """
     responses = ELSEWHERE if operation is None else DESCRIBED[operation][2]["responses"]
     response = responses.get(str(status))
     return None if response is None else make_validator(content_schema(response))

@@ -14,7 +14,7 @@ WORDS = ("description", "title", "$comment", "examples", "example")  # they stat
 
 
 def schema_tree(schema, document=DOCUMENT):
-    """Return a schema's facts. An array's are those of its items, whose type says that they are in an array."""
+    """Return a schema's facts. An array has those of its items, with a type such as "array of string"."""
     schema = dict(resolve(schema, document))
     if schema.get("additionalProperties") is False:
         del schema["additionalProperties"]
@@ -79,7 +79,7 @@ def published():
 
 
 def differences(theirs, ours, where=""):
-    """Yield where two trees differ, with what is published and what is described; None for what is absent."""
+    """Yield each place where two trees differ, with what is published and what is described. None means absent."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in {**theirs, **ours}:
             yield from differences(theirs.get(key), ours.get(key), where + key)
@@ -88,7 +88,7 @@ def differences(theirs, ours, where=""):
 
 
 def short(tree):
-    """Return a fact; for a part that the other description lacks, its type."""
+    """Return a fact, or the type of a part that the other description lacks."""
     return tree.get(" type", "described") if isinstance(tree, dict) else tree
 
 

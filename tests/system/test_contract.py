@@ -44,7 +44,7 @@ def test_the_description_is_a_valid_one():
 @schema.parametrize()
 @settings(max_examples=60, deadline=None)
 def test_the_emulator_answers_as_described(case, service):
-    """Whatever the request is: with a described status and body, and with success only if the request is valid."""
+    """Each answer has a described status and body. Only a valid request succeeds."""
     emulator, pair = service
     headers = {}
     scheme = security_of(case.operation.definition.raw)
@@ -60,7 +60,7 @@ def test_the_emulator_answers_as_described(case, service):
 
 
 def checks_to_leave_out(case):
-    """Return the checks that demand of the service what the description doesn't."""
+    """Return the checks that demand more of the service than the description does."""
     checks = [schemathesis.checks.unsupported_method]  # a method that isn't described is not found: there is no 405
     if isinstance(case.body, dict) and KNOWN_TO_THE_SERVICE & case.body.keys():
         checks.append(schemathesis.checks.positive_data_acceptance)

@@ -116,7 +116,7 @@ def report():
 @live
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_fact_is_as_signalwire_publishes_it(report, name):
-    """One that isn't published passes if it can be observed; one that can't be is skipped."""
+    """A fact that isn't published passes if it can be observed. A fact that can't be observed is skipped."""
     fact = next(fact for fact in report.facts if fact.name == name)
     if fact.difference is not None:
         pytest.fail(of_difference(name, *fact.difference).seen)
@@ -150,7 +150,7 @@ def run_on_an_emulator(rotation, *, has_click_to_call=True):
 
 
 def test_they_find_what_differs_on_emulators_of_each_rotation(plain_environment):
-    """The documented command finds and runs all of them; without a click-to-call token, it skips one and says why.
+    """The documented command finds and runs all of them. Without a click-to-call token, it skips one with the reason.
 
     Each run waits 12 seconds, so they run side by side.
     """

@@ -1,4 +1,4 @@
-"""How what a space does is compared with what SignalWire publishes, and what a report has of it."""
+"""Facts compare what a space does with what SignalWire publishes. A report holds them, without private texts."""
 
 import json
 import re
@@ -42,12 +42,12 @@ PROBLEM = answered(422, ["invalid_parameter"], ["address_id"], ["Address is inva
     ],
 )
 def test_a_fact_agrees_with_what_is_published_or_does_not(name, value, agrees):
-    """Where nothing is published, neither is the case."""
+    """If nothing is published, it does neither."""
     assert observed(name, value).agrees is agrees
 
 
 def test_what_was_not_observed_has_a_reason_and_no_verdict():
-    """What is published of it is there all the same."""
+    """The published value is there nevertheless."""
     fact = unobserved("lifetime_guest", "not visible")
     assert (fact.published, fact.observed, fact.agrees, fact.reason) == (7200, None, None, "not visible")
     assert fact.difference is None
@@ -94,7 +94,7 @@ def test_a_header_about_a_limit_is_reported_as_a_number(values, found):
 
 @pytest.mark.parametrize(("headers", "at"), [({}, 100.0), ({"Date": "Thu, 01 Jan 1970 00:01:30 GMT"}, 90.0)])
 def test_time_is_the_service_s_if_it_says_which_time_it_is(headers, at):
-    """Or else this machine's."""
+    """Otherwise, it is this machine's."""
     answer = Answer(status=200, headers=headers, body=b"", sent=100.0, lifetimes=Lifetimes())
     assert Outcome(answer).at == at
 
@@ -131,7 +131,7 @@ def test_texts_are_scrubbed(text, scrubbed):
 
 
 def test_without_private_words_forms_are_scrubbed():
-    """A project may have no id that is known."""
+    """A client may have no project id."""
     assert scrubber([None, ""])("bob@example.org is bob") == "*** is bob"
 
 
@@ -143,7 +143,7 @@ def test_no_uuid_outlives_scrubbing(id_, before, after):
 
 
 def test_a_report_has_a_fact_for_each_question():
-    """Those that weren't reached say so."""
+    """Facts that weren't reached have that as their reason."""
     report = Report()
     report.add(observed("lifetime_fresh", 3600))
     written = json.loads(json.dumps(report.to_json(datetime(2026, 11, 28, tzinfo=UTC).timestamp())))
@@ -161,7 +161,7 @@ def test_a_report_has_a_fact_for_each_question():
 
 
 def test_a_report_s_summary_counts_its_facts():
-    """Each of them is of one sort."""
+    """Each fact is counted once."""
     report = Report(stopped=None)
     for fact in (observed("lifetime_fresh", 3600), observed("reuse_later", "refused"), observed("retry_after", False)):
         report.add(fact)

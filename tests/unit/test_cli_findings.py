@@ -116,7 +116,7 @@ def test_a_life_is_to_be_as_long_as_the_client_reckons(life, verdict):
 
 
 def test_a_difference_names_both_sides():
-    """It is worth a look, and not wrong."""
+    """It is a warning, not a failure."""
     finding = of_difference("lifetime_fresh", "7200", "3600")
     assert finding.verdict is Verdict.WARNING
     assert finding.seen == "SignalWire publishes 7200, this space 3600"

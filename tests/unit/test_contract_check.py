@@ -70,7 +70,7 @@ def test_a_reply_that_is_not_described_is_a_breach(reply, breach):
     ],
 )
 def test_a_request_that_is_not_described_is_a_breach_if_it_is_accepted(fields, breach):
-    """By a strict emulator; another one may accept more."""
+    """An emulator that isn't strict may accept more."""
     call = attrs.evolve(ISSUE, body=json.dumps({"reference": "alice", **fields}).encode())
     assert find_breaches(call, Reply(200, PAIR), strict=True) == [breach]
     assert find_breaches(call, Reply(200, PAIR), strict=False) == []
@@ -93,7 +93,7 @@ class Item:
 
 
 def run(check, item, *breaches, error=None):
-    """Run the check around a test in which the contract is broken."""
+    """Run the check around a test with these breaches."""
     around = check.pytest_runtest_call(item)
     next(around)
     check.breaches += breaches
@@ -102,7 +102,7 @@ def run(check, item, *breaches, error=None):
 
 
 def test_a_breach_fails_the_running_test_alone():
-    """And each is shown once."""
+    """Each breach is shown once."""
     check = ContractCheck()
     with pytest.raises(pytest.fail.Exception) as caught:
         run(check, Item(), "b", "a", "b")
@@ -120,7 +120,7 @@ def test_a_test_that_fails_shows_its_own_failure_first():
 
 
 def test_a_mark_allows_a_breach_and_demands_one():
-    """So no mark outlives its reason."""
+    """A mark without a breach fails the test."""
     check, item = ContractCheck(), Item("breaks_contract")
     run(check, item, "a")
     with pytest.raises(pytest.fail.Exception, match="remove its mark"):
@@ -129,7 +129,7 @@ def test_a_mark_allows_a_breach_and_demands_one():
 
 @pytest.mark.breaks_contract("to show that the emulators of all tests are checked")
 async def test_every_emulator_is_checked(request):
-    """On a socket, too."""
+    """Emulators on a socket are included."""
     assert request.config.pluginmanager.has_plugin("contract_check")
     async with Emulator() as emulator, emulator.client(retries=0) as client:
         emulator._service._handlers["create_embed_token"] = lambda _: Reply(201, {"token": SAT, "pin": SECRET})

@@ -327,7 +327,7 @@ def test_a_used_refresh_token_is_what_the_rotation_says(time, rotation, at_once,
     ],
 )
 def test_a_rotation_says_how_a_used_refresh_token_is_refused(time, status, code, body):
-    """By a status, and by a code or none."""
+    """It sets the status, and the code if there is one."""
     service = make(time, Rotation(status=status, code=code))
     token = issue(service)["refresh_token"]
     refresh(service, token)
@@ -337,7 +337,7 @@ def test_a_rotation_says_how_a_used_refresh_token_is_refused(time, status, code,
 
 
 def test_a_refresh_revokes_the_access_token_if_the_rotation_says_so(time):
-    """Only the one that it replaces; otherwise each is accepted until it expires."""
+    """Only the replaced token is revoked. Without such a rotation, all are accepted until they expire."""
     for revokes in (False, True):
         service = make(time, Rotation(refresh_revokes_access=revokes))
         first, other = issue(service), issue(service)
@@ -351,7 +351,7 @@ def test_a_refresh_revokes_the_access_token_if_the_rotation_says_so(time):
 @pytest.mark.parametrize("access", [False, True])
 @pytest.mark.parametrize("refreshing", [False, True])
 def test_an_issue_revokes_earlier_tokens_if_the_rotation_says_so(time, access, refreshing):
-    """Those of the same subscriber, whether they were refreshed since or not; guests' and other subscribers' stay."""
+    """Tokens of the same subscriber are revoked, refreshed ones included. Others stay valid."""
     service = make(time, Rotation(issue_revokes_access=access, issue_revokes_refresh=refreshing))
     first, other = issue(service), issue(service, reference="bob")
     guest = post(service, GUESTS, {"allowed_addresses": [service.add_address("room")]}).body
@@ -409,12 +409,12 @@ def test_info_tells_the_claims_that_a_token_hides(service, time):
     ],
 )
 def test_a_guest_s_addresses_are_the_project_s(service, addresses, expected):
-    """They must be known; one problem is named once, however many addresses have it."""
+    """Unknown addresses are refused. Several with the same problem are one problem."""
     assert complaints(post(service, GUESTS, {"allowed_addresses": addresses})) == [("allowed_addresses", expected)]
 
 
 def test_a_guest_may_be_given_up_to_ten_addresses(service):
-    """None and a repeated one are accepted, as the published schema has it; eleven aren't."""
+    """No address and a repeated one are accepted, as in the published schema. Eleven aren't."""
     ids = [service.add_address(f"room-{number}") for number in range(11)]
     for accepted in (ids[:10], [], [ids[0], ids[0].upper()]):
         assert post(service, GUESTS, {"allowed_addresses": accepted}).status == 201
@@ -431,7 +431,7 @@ def test_a_guest_s_ch_stands_in_the_header_of_both_tokens(service):
 
 
 def test_what_is_not_published_is_refused_if_strict(time):
-    """Members of a body that aren't listed, and other regions; otherwise both are accepted."""
+    """Unlisted members of a body and other regions are refused only if strict."""
     bodies = [(TOKENS, {"reference": "a", "region": "eu", "new": 1}), (GUESTS, {"allowed_addresses": [], "ch": "x"})]
     for path, body in bodies:
         assert post(make(time, strict=False), path, body).status in (200, 201)
@@ -468,7 +468,7 @@ def test_problems_have_the_published_form(service):
 
 
 def test_a_problem_s_status_can_be_chosen_by_its_code(time):
-    """SignalWire doesn't publish it; all others have 422."""
+    """SignalWire doesn't publish these statuses. The default is 422."""
     service = make(time, statuses={MISSING: 400})
     assert complaints(post(service, TOKENS, {}), 400) == [("reference", MISSING)]
     assert complaints(refresh(service, "x")) == [("refresh_token", "invalid_token_format")]
@@ -482,7 +482,7 @@ def test_two_authorization_headers_are_a_bad_request(service):
 
 
 def test_requests_above_the_rate_limit_are_throttled(time):
-    """Only those that write count; each answer says what is left, and the next period begins from nothing."""
+    """Only POST requests count here. Each answer reports how many are left, and the next period starts at zero."""
     service = make(time, rate_limit=RateLimit(2, 10))
 
     def seen(reply):
@@ -503,7 +503,7 @@ def test_requests_above_the_rate_limit_are_throttled(time):
 
 
 def test_without_a_rate_limit_nothing_is_said_about_one(service):
-    """Neither is a request refused."""
+    """No answer has headers about it."""
     assert post(service, TOKENS, {"reference": "a"}).headers == {}
 
 

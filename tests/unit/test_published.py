@@ -19,7 +19,7 @@ ABSENT = object()
 
 
 def test_the_description_lists_every_difference_from_the_published_one():
-    """With what is published, what is described, and why; it lists nothing that agrees."""
+    """Each entry has what is published, what is described, and why. Nothing that agrees is listed."""
     assert_documented("x-differences of docs/reference/openapi.yaml", listed_differences(), all_differences())
     for entry in DOCUMENT["x-differences"]:
         assert set(entry) == {"where", "published", "here", "because"}

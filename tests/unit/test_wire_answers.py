@@ -381,7 +381,7 @@ def test_every_published_code_is_known():
     ids=lambda value: getattr(value, "operation", ""),
 )
 def test_a_code_about_a_token_is_about_the_one_that_was_sent(request_, kind, code):
-    """It is at fault in a request's body; as credentials, it isn't accepted."""
+    """A token in the body makes the request invalid. A token sent as credentials isn't accepted."""
     for status in (400, 401, 403, 404, 422, 500):
         assert type(read(request_, coded(code), status)) is kind
 

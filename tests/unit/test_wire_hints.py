@@ -1,4 +1,4 @@
-"""What answers say about the rate limit is read with care, and decides nothing."""
+"""What answers report about the rate limit is read with care, and no decision depends on it."""
 
 import pickle
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ def with_headers(*headers):
 
 
 def test_what_an_answer_says_about_the_rate_limit_is_read():
-    """The names of headers have no case."""
+    """The case of the headers' names doesn't matter."""
     hint = wire.read_hint(with_headers(("x-ratelimit-limit", "13800"), (REMAINING, " 0 "), ("X-RATELIMIT-RESET", "7")))
     assert hint == RateLimitHint(limit=13_800, remaining=0, reset_at=MOMENT + timedelta(seconds=7))
 
@@ -83,7 +83,7 @@ def test_a_repeated_header_is_left_out(name):
     ],
 )
 def test_a_reset_is_seconds_from_now_or_unix_seconds(value, moment):
-    """By its size; what is neither is left out."""
+    """Its size decides. A value that is neither is left out."""
     assert hint_of(X_RateLimit_Limit="1", X_RateLimit_Reset=value) == RateLimitHint(limit=1, reset_at=moment)
 
 
@@ -107,7 +107,7 @@ def test_no_header_makes_reading_it_fail(headers):
 
 @pytest.mark.parametrize(("status", "kind"), [(422, ValidationFailed), (500, ServerError)])
 def test_an_error_has_what_its_answer_says(status, kind):
-    """Also after it was pickled; without such headers, it has nothing."""
+    """It keeps that if it is pickled. Without such headers, it has nothing."""
     error = read(ISSUE, b"", status, X_RateLimit_Limit="13800", X_RateLimit_Remaining="3")
     assert type(error) is kind
     assert error.rate_limit == RateLimitHint(limit=13_800, remaining=3)

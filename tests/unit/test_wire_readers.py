@@ -173,7 +173,7 @@ def refresh_of(seconds):
 
 @pytest.mark.parametrize("seconds", [361, 900, 7500, 86400])
 def test_a_refreshed_pair_has_the_standard_lifetimes(seconds):
-    """Whatever `expire_at` the pair had that it replaces."""
+    """The lifetime of the replaced pair doesn't matter."""
     pair = read(refresh_of(seconds), PAIR)
     assert (lives(pair.token), lives(pair.refresh_token)) == (7200, 7500)
 
@@ -186,7 +186,7 @@ def test_a_pair_refreshed_by_a_string_has_the_standard_lifetimes():
 
 @pytest.mark.parametrize("seconds", [0, 30, 330, 360])
 def test_a_pair_that_replaces_an_unbound_one_lives_for_a_minute_again(seconds):
-    """It may have the scope `sat:refresh` without a fingerprint, as the pair that it replaces."""
+    """Both may have the scope `sat:refresh` without a fingerprint."""
     pair = read(refresh_of(seconds), PAIR)
     assert (lives(pair.token), lives(pair.refresh_token)) == (60, 360)
 

@@ -182,7 +182,7 @@ def test_an_embed_origin_is_a_host_or_an_origin(embed_origin, expected):
     ],
 )
 def test_an_embed_origin_that_could_mislead_is_refused(embed_origin):
-    """As a space is; the error doesn't quote what may be a password."""
+    """The error doesn't quote it, since it may hold a password."""
     with pytest.raises(InvalidRequest, match=r"embed_origin must be") as caught:
         check(embed_origin=embed_origin)
     assert [problem.attribute for problem in caught.value.problems] == ["embed_origin"]

@@ -9,7 +9,7 @@ from support.reports import REPORTS, read_report, settings_from
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
 async def test_a_session_keeps_a_valid_token_on_a_reported_space(clock, path):
-    """Also if an answer is lost, and if its refresh token is revoked."""
+    """Even if an answer is lost, or the refresh token is revoked."""
     async with Emulator(clock=clock, **{"strict": True, **settings_from(read_report(path))}) as emulator:
         half = emulator.lifetimes.access.total_seconds() / 2
         async with emulator.client() as client, SubscriberSession(client, "alice") as session:

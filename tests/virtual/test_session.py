@@ -384,7 +384,7 @@ async def test_an_invitation_that_is_refused_for_its_token_is_made_with_a_new_on
 @pytest.mark.parametrize("attribute", [{}, {"attribute": None}], ids=["absent", "null"])
 @pytest.mark.parametrize("code", ["token_expired", "token_invalid"])
 async def test_an_invitation_whose_token_a_code_names_is_made_with_a_new_one(emulator, clock, session, code, attribute):
-    """Whatever the status."""
+    """The code decides, whatever the status."""
     address = emulator.add_address("lobby")
     await clock.advance(1)
     body = json.dumps({"errors": [{"code": code, "message": "no", **attribute}]}).encode()

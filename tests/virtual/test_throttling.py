@@ -66,7 +66,7 @@ async def times_of_requests(headers, seed):
 
 
 class Observed:
-    """Looks on, so that hints of successes are read, too."""
+    """An observer, so that hints of successes are read, too."""
 
     def asking(self, operation, origin):
         return nullcontext()
@@ -79,7 +79,7 @@ class Observed:
 
 
 async def test_a_hint_about_the_rate_limit_changes_no_request_of_a_fleet():
-    """Neither when it is sent, nor how many are sent at a time."""
+    """Requests are sent at the same times, and as many at a time."""
     plain, hinted = await times_of_requests({}, 7), await times_of_requests(HINTS, 7)
     assert len(plain[0]) > 12
     assert plain == hinted
