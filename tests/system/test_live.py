@@ -130,7 +130,8 @@ def run_live(**settings):
     """Run the documented command, `pytest -m live`; return how many tests had each outcome, and what it printed."""
     command = [Path(sys.executable).with_name("pytest"), "-m", "live"]
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment = {**unmeasured, "PYTEST_ADDOPTS": "-p no:cacheprovider", **settings}
+    # Outside CI, pytest cuts the lines of its summary off at the terminal's width.
+    environment = {**unmeasured, "COLUMNS": "500", "PYTEST_ADDOPTS": "-p no:cacheprovider", **settings}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     counts = re.findall(r"(\d+) (\w+)", result.stdout.splitlines()[-1].partition(" in ")[0])
     outcomes = {outcome: int(count) for count, outcome in counts if outcome != "deselected"}
