@@ -38,7 +38,9 @@ MOST = 20  # items of an answer that are reported
 SERVER_ERROR = 500
 CHANNEL = "us-central"
 TOO_MANY = 11  # addresses of a guest
-LIMIT_HEADER = re.compile(r"[a-z0-9-]*(?:rate|limit|quota)[a-z0-9-]*", re.ASCII)
+# Of short words and numbers, so that a name can't hold anything private.
+PART = r"(?:[a-z]{1,12}|[0-9]{1,5}[a-z]?)"
+LIMIT_HEADER = re.compile(rf"(?:{PART}-)*(?:rate|ratelimit|limit|quota)(?:-{PART})*", re.ASCII)
 NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
 # How often each operation is asked, at most.
 PLAN: Mapping[str, int] = {
@@ -122,7 +124,7 @@ class Asker:
         self.has_retry_after = bool(self.has_retry_after) or answer.header("retry-after") != ""
         for name, value in answer.headers.items():
             if LIMIT_HEADER.fullmatch(name.lower()):
-                self.limits.setdefault(self.scrub(name.lower()), set()).add(value)
+                self.limits.setdefault(name.lower(), set()).add(value)
 
     async def demand(self, request: wire.Request[Any]) -> Outcome:
         """Send a request once, and return what it led to, or raise the refusal."""

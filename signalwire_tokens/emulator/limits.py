@@ -20,15 +20,19 @@ class RateLimit:
     """How many POST, PUT and PATCH requests are accepted in each period of `seconds`; the defaults are SignalWire's."""
 
     requests: int = attrs.field(default=13_800, validator=attrs.validators.ge(0))
-    seconds: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    seconds: float = attrs.field(default=10.0, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
 
 
 class Meter:
     """Counts requests in consecutive periods. Without a limit, it accepts all and sends no headers."""
 
     def __init__(self, limit: RateLimit | None, now: Callable[[], float]) -> None:
-        self.limit: RateLimit | None = limit
         self._now = now
+        self.begin(limit)
+
+    def begin(self, limit: RateLimit | None) -> None:
+        """Begin a period with a limit, or with none."""
+        self.limit: RateLimit | None = limit
         self._until = -math.inf
         self._count = 0
 

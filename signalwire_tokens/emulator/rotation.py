@@ -89,7 +89,8 @@ class History:
     def is_spent(self, refresh: Claims) -> bool:
         """Return whether a refresh token is refused because of its first use."""
         first_use = self._used.get(refresh.id)
-        return first_use is not None and self._now() >= first_use[0] + self.rotation.reuse_for
+        # The clock may have been set back since.
+        return first_use is not None and max(0.0, self._now() - first_use[0]) >= self.rotation.reuse_for
 
     def is_revoked(self, claims: Claims) -> bool:
         """Return whether a token is refused before it expires, for a reason other than its own use."""

@@ -250,7 +250,7 @@ class Emulator:
 
     @rate_limit.setter
     def rate_limit(self, limit: RateLimit | None) -> None:
-        self._service.meter.limit = limit
+        self._service.meter.begin(limit)
 
     @property
     def strict(self) -> bool:

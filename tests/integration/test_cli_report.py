@@ -120,6 +120,16 @@ async def test_headers_about_limits_are_reported_by_name_with_numbers(space):
 
 
 @in_loop_time
+async def test_headers_about_something_else_are_not_reported(space):
+    """A part of the name must be about a limit, since other numbers may be private; another may be a number."""
+    headers = {"X-RateLimit-Limit-10s": "13800", "X-Integrated-Account": "8123456", "X-Generated-At": "7"}
+    handle = space._service.handle
+    space._service.handle = lambda call: attrs.evolve(handle(call), headers=headers)
+    seen = observed_in(await reports.examine(space))
+    assert seen["rate_limit_headers"] == {"x-ratelimit-limit-10s": 13800}
+
+
+@in_loop_time
 async def test_each_request_is_announced_and_sent_once(space):
     """Also those that are refused."""
     await reports.examine(space)

@@ -1,5 +1,6 @@
 """The emulator on its socket: what its users see of it, and everything that can happen on the way."""
 
+import math
 import ssl
 from contextlib import AsyncExitStack, nullcontext
 from datetime import timedelta
@@ -119,13 +120,15 @@ async def test_a_rate_limit_can_be_set_at_any_time(http, emulator):
         assert headers["X-RateLimit-Reset"] == headers.get("Retry-After", "60")
     emulator.advance(60)
     assert (await ask(http, emulator))[0] == 200
+    emulator.rate_limit = RateLimit(1, 60)  # which begins a period
+    assert (await ask(http, emulator))[0] == 200
     emulator.rate_limit = None
     answered, headers, _ = await ask(http, emulator)
     assert answered == 200
     assert not [name for name in headers if "RateLimit" in name]
 
 
-@pytest.mark.parametrize("limit", [(-1, 10), (1, 0)])
+@pytest.mark.parametrize("limit", [(-1, 10), (1, 0), (1, math.inf)])
 def test_a_rate_limit_that_cannot_be_is_refused(limit):
     """Fewer than no requests, or a period of no time."""
     with pytest.raises(ValueError, match="must be"):

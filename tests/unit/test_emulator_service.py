@@ -348,6 +348,18 @@ def test_a_refresh_revokes_the_access_token_if_the_rotation_says_so(time):
         assert service.accepts(other["token"])
 
 
+@pytest.mark.parametrize(
+    ("rotation", "status"), [("single-use", 422), ("reusable", 201), ("grace", 201), ("family", 422)]
+)
+def test_a_clock_that_is_set_back_changes_nothing_for_a_used_refresh_token(time, rotation, status):
+    """It is accepted or refused as at the moment of its first use."""
+    service = make(time, rotation)
+    token = issue(service)["refresh_token"]
+    refresh(service, token)
+    time.now -= 30
+    assert refresh(service, token).status == status
+
+
 @pytest.mark.parametrize("access", [False, True])
 @pytest.mark.parametrize("refreshing", [False, True])
 def test_an_issue_revokes_earlier_tokens_if_the_rotation_says_so(time, access, refreshing):
