@@ -10,6 +10,7 @@ import pytest
 
 from signalwire_tokens import TimedOut, TokenClient, UnexpectedResponse
 from signalwire_tokens.client import connector
+from support.streams import close, serving
 from support.unruly_server import TIMEOUT, answer_for, response, unruly_server
 from support.waiting import HANG, eventually
 
@@ -240,29 +241,23 @@ async def test_a_tunnel_through_a_proxy_is_used_again(server, context):
 @asynccontextmanager
 async def tunnels():
     """Run a proxy that opens a tunnel for each CONNECT."""
-    opened, running, writers = [], [], []
+    opened = []
 
     async def pipe(reader, writer):
-        writers.append(writer)
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 writer.write(data)
-        writer.close()
+        await close(writer)
 
     async def serve(reader, writer):
-        running.append(asyncio.current_task())
         target = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
         opened.append(target)
         far_reader, far_writer = await asyncio.open_connection(*target.split(":"))
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with listener:
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", opened
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.gather(*running)
+    async with serving(serve) as port:
+        yield f"http://127.0.0.1:{port}", opened
 
 
 class Transport:

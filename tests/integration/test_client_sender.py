@@ -28,6 +28,7 @@ from signalwire_tokens import (
     wire,
 )
 from signalwire_tokens.emulator import Emulator
+from support.streams import serving
 from support.waiting import HANG
 
 pytestmark = pytest.mark.usefixtures("loop_time")
@@ -43,21 +44,15 @@ async def listener(answer=GOOD):
     requests = []
 
     async def serve(reader, writer):
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
-            body = await reader.readexactly(int(headers.get("Content-Length", 0)))
-            requests.append(
-                (head.decode().split(" ")[:2], {name.lower(): text for name, text in headers.items()}, body)
-            )
-            writer.write(answer)
-            await writer.drain()
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+        body = await reader.readexactly(int(headers.get("Content-Length", 0)))
+        requests.append((head.decode().split(" ")[:2], {name.lower(): text for name, text in headers.items()}, body))
+        writer.write(answer)
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+    async with serving(serve) as port:
+        yield f"127.0.0.1:{port}", requests
 
 
 async def embed(space, **options):

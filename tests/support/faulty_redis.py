@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 
+from support.streams import close, serving
+
 
 class Proxy:
     """Stands between a store and its server, and does what it is told to what passes.
@@ -66,6 +68,7 @@ class Proxy:
             pass
         finally:
             writer.transport.abort()
+            await close(writer)
             self._writers.discard(writer)
             self._pipes.discard(task)
 
@@ -82,6 +85,7 @@ class Proxy:
                 await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             back.transport.abort()
+            await close(back)
             self._writers.discard(back)
 
     async def _forth(self, reader, writer):
@@ -107,23 +111,14 @@ class Proxy:
 
 @contextlib.asynccontextmanager
 async def nonsense(answer):
-    """Give the URL of a server that is none: whatever it is asked, it answers so."""
-    writers = set()
+    """Yield the URL of a server that answers everything with the same bytes."""
 
     async def serve(reader, writer):
-        writers.add(writer)
-        with contextlib.suppress(OSError):
-            while await reader.read(65536):
-                writer.write(answer)
+        while await reader.read(65536):
+            writer.write(answer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await server.wait_closed()
+    async with serving(serve) as port:
+        yield f"redis://127.0.0.1:{port}/0"
 
 
 def wait_no_longer_than(seconds, store):

@@ -12,6 +12,7 @@ import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
 
+from support.streams import serving
 from support.waiting import HANG, eventually
 
 HEAD = "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -127,11 +128,7 @@ class UnrulyServer:
     async def _serve(self, reader, writer):
         link = Link(self, reader, writer)
         self.links.append(link)
-        try:
-            with suppress(ConnectionError, ssl.SSLError):
-                await link.serve()
-        finally:
-            writer.close()
+        await link.serve()
 
     @property
     def requests(self):
@@ -142,8 +139,7 @@ class UnrulyServer:
 async def unruly_server(context=None):
     """Run the server; with a server's TLS context, it speaks TLS."""
     unruly = UnrulyServer(context)
-    server = await asyncio.start_server(unruly._serve, "127.0.0.1", 0)
-    async with server:
+    async with serving(unruly._serve) as port:
         scheme = "http" if context is None else "https"
-        unruly.space = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        unruly.space = f"{scheme}://127.0.0.1:{port}"
         yield unruly
