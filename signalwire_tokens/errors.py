@@ -68,7 +68,6 @@ __all__ = [
 
 
 MOST_SHOWN = 20
-TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 429, 503
 
 
 @attrs.frozen(kw_only=True)
@@ -268,9 +267,14 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_throttle(error: BaseException) -> bool:
-    """Return whether SignalWire did nothing and wants to be left alone: the one rule for what counts as throttling."""
-    if not isinstance(error, ApiError):
-        return False
-    if error.retry_after is not None and (error.status == SERVICE_UNAVAILABLE or isinstance(error, TemporarilyRefused)):
-        return True
-    return isinstance(error, RateLimited) or error.status == TOO_MANY_REQUESTS
+    """Return whether SignalWire did nothing and wants to be left alone: the one rule for what counts as throttling.
+
+    An answer with a code about a token, the subscriber or the request isn't a throttle, whatever its status.
+    """
+    match error:
+        case RateLimited() | TemporarilyRefused(status=429):
+            return True
+        case TemporarilyRefused() | ServerError(status=503):
+            return error.retry_after is not None
+        case _:
+            return False

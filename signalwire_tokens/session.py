@@ -145,7 +145,7 @@ class SubscriberSession(Asking):
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
         """Return a token that invites its holder to an address, in the subscriber's name.
 
-        After a 401, the session's token is renewed and the request repeated once, by the rule of
+        If SignalWire refuses the session's token, the session renews it and repeats the request once, by the rule of
         `report_unauthorized`.
         """
         await self.token()

@@ -1,4 +1,4 @@
-"""What `signalwire-tokens doctor` makes of what it sees: verdicts, and how to mend what is wrong."""
+"""What `signalwire-tokens doctor` concludes from what it sees: verdicts, and what to do about them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from signalwire_tokens.errors import (
     RateLimited,
     ServerError,
     SignalWireTokenError,
+    TemporarilyRefused,
     TransportError,
     Unauthorized,
     ValidationFailed,
 )
+from signalwire_tokens.wire import About, about
 
 from .command import plain
 from .telling import span
@@ -70,18 +72,22 @@ def of_failure(check: str, error: SignalWireTokenError) -> Finding:
 
 
 def remedy_for(error: SignalWireTokenError) -> str:
-    """Say how to mend what an error is about."""
+    """Return what to do about an error."""
     match error:
         case ConfigurationError() | InvalidRequest() | ValidationFailed():
-            return "mend what is named"
+            return "correct what is named"
         case Unauthorized():
             return "project id and API token must be of one project, in this space; the token may have been revoked"
+        case Forbidden() if about(error.errors) is About.SUBSCRIBER:
+            return "look at the subscriber, who may have expired or been removed"
         case Forbidden():
-            return "give the API token one of the scopes Voice, Messaging, Fax or Video, or renew an expired subscriber"
-        case RateLimited() | ServerError() | TransportError():
-            return "the service is at fault, or the way to it: try again later"
+            return "give the API token one of the scopes Voice, Messaging, Fax or Video"
+        case RateLimited() | TemporarilyRefused():
+            return "SignalWire asks for a pause: try again later, and look at the limits of the account"
+        case ServerError() | TransportError():
+            return "SignalWire has failed, or the network on the way to it: try again later"
         case _:
-            return "see what the space's name leads to: something else than the service may have answered"
+            return "see what the space's name leads to: something other than SignalWire may have answered"
 
 
 def of_names(host: str, found: Sequence[str] | Exception) -> Finding:
@@ -158,7 +164,7 @@ def of_life(check: str, life: timedelta | None, expected: timedelta) -> Finding:
         return Finding(check, Verdict.SKIPPED, "the service does not say when the token ends")
     seen = f"the service says that it lives {span(life.total_seconds())}"
     if abs((life - expected).total_seconds()) <= RIGHT:
-        return Finding(check, Verdict.WELL, f"{seen}, as was reckoned")
+        return Finding(check, Verdict.WELL, f"{seen}, as expected")
     remedy = "set SIGNALWIRE_TOKENS_LIFETIME, or pass TokenClient(lifetimes=Lifetimes.of(…)), as the service says"
     return Finding(check, Verdict.WRONG, f"{seen}, and not {span(expected.total_seconds())}", remedy)
 

@@ -59,7 +59,7 @@ class ProjectCredentials:
         return self._header
 
     async def changed(self, refused: Secret[str], operation: str) -> bool:
-        """After a 401, tell whether there is another API token than the one that was refused."""
+        """Return whether there is another API token than the one that SignalWire refused."""
         if not callable(self._api_token.value):
             return False
         self._refused = self._refused or self._header is refused

@@ -65,9 +65,9 @@ class TokenClient:
     """Issue tokens, and look up what they are for.
 
     `space` is a space's name, its host or its origin. Without `project_id` and `api_token`, the operations that need
-    neither still work. `api_token` may be a function, sync or async, that returns the current one: it is asked again
-    after a 401. `timeout` bounds a whole call, retries included. `embed_origin` is the host or origin that
-    `create_embed_token` asks instead of the space, such as `https://embeds.signalwire.com`.
+    neither still work. `api_token` may be a function, sync or async, that returns the current one: it is called again
+    if SignalWire refuses the one before. `timeout` bounds a whole call, retries included. `embed_origin` is the host or
+    origin that `create_embed_token` asks instead of the space, such as `https://embeds.signalwire.com`.
 
     An `aiohttp.ClientSession` given as `http` is used and never closed. The client's own session reuses a connection
     only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves no connection
@@ -442,7 +442,7 @@ class TokenClient:
                 assert_never(request.auth)
 
     async def _may_ask_again(self, request: wire.Request[T], trip: Trip) -> bool:
-        """After a 401, tell whether the project has another API token by now."""
+        """Return whether the project has another API token than the one that SignalWire refused."""
         if request.auth is not wire.Auth.PROJECT or trip.authorization is None:
             return False
         return await self._credentials.changed(trip.authorization, request.operation)

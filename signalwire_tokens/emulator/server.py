@@ -30,7 +30,7 @@ from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, S
 from .gateway import Connection, Gateway
 from .replies import answer, begin, flood, hang_up, http_date, is_open_to_browsers, preflight, status_of
 from .rotation import ROTATIONS, Rotation
-from .service import Service
+from .service import LARGEST_PAGE, Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -102,10 +102,11 @@ class Emulator:
     that `advance` moves. `rotation` says what happens to tokens that were refreshed or replaced, which SignalWire
     doesn't publish: one of `ROTATIONS` by name, or a `Rotation`.
 
-    `strict` refuses what SignalWire's published description doesn't have: members of a body that aren't listed, and
-    regions other than "us-central". `rate_limit` refuses requests above a rate and sends `X-RateLimit-*` headers. You
-    can set both at any time. `statuses` has the statuses of problems by their code, such as `{"token_expired": 401}`;
-    all others have 422.
+    `strict` refuses what SignalWire's published description doesn't have: members of a body and parameters of a query
+    that aren't listed, and regions other than "us-central". `rate_limit` refuses requests above a rate and sends
+    `X-RateLimit-*` headers. You can set both at any time. `statuses` has the statuses of wrong requests by the code of
+    their first problem, such as `{"token_expired": 401}`; the others have 422. The status of a used refresh token is
+    the rotation's.
 
     `channel` is the host that tokens name for realtime connections, and `{port}` in it is the emulator's own port:
     under TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the
@@ -129,8 +130,8 @@ class Emulator:
         statuses: Mapping[str, int] | None = None,
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
-        if page_size < 1 or port not in range(65536):
-            raise ValueError("page_size must be 1 or more, and port one of 0 to 65535")
+        if page_size not in range(1, LARGEST_PAGE + 1) or port not in range(65536):
+            raise ValueError(f"page_size must be one of 1 to {LARGEST_PAGE}, and port one of 0 to 65535")
         self.journal: list[Entry] = []
         self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._clock = ServiceClock(SYSTEM if clock is None else clock)

@@ -39,6 +39,8 @@ PROFILE = (
 )
 DEVICE_LIFE = 900  # seconds, unless more or less is asked for
 LARGEST_PAGE = 1000
+LARGEST_NUMBER = 2**31 - 1
+PAGE_PARAMETERS = frozenset({"page_number", "page_size", "page_token"})
 ASSETS = "https://example.com/assets"  # of addresses; nothing is there
 TOKEN_PARTS = (3, 5)  # of a signed token, and of an encrypted one
 
@@ -164,6 +166,9 @@ class Service:
         operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)
+        known = PAGE_PARAMETERS if operation == "subscriber_addresses" else frozenset[str]()
+        if self.strict and call.query.keys() - known:
+            return failure(400, "the query has parameters that aren't described")
         try:
             return self._handlers[operation](call)
         except RefusedError as refused:
@@ -328,8 +333,8 @@ class Service:
         if not any(one.id == id_ for one in self._subscribers.values()):
             return failure(404)
         mine = [address for owner, address in self._addresses.values() if owner == id_]
-        number = number_of(call, "page_number")
-        size = number_of(call, "page_size", most=LARGEST_PAGE) or self._page_size
+        number = number_of(call, "page_number", 0, LARGEST_NUMBER, default=0)
+        size = number_of(call, "page_size", 1, LARGEST_PAGE, default=self._page_size)
         token = f"PA{uuid5(UUID(id_), str(size))}"
         if call.query.get("page_token", token) != token or (number > 0 and "page_token" not in call.query):
             return failure(404, "the page token is missing, or of another list")
@@ -417,8 +422,11 @@ class Service:
         )
 
 
-def number_of(call: Call, name: str, *, most: int = 999_999) -> int:
-    """Return a whole number in a query, or 0 if it is absent, something else or too large."""
-    text = call.query.get(name, "")
-    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else 0
-    return number if number <= most else 0
+def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> int:
+    """Return a whole number in a query, or the default if it is absent. Raise an error if it is out of bounds."""
+    text = call.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
+        raise RefusedError(failure(400, f"{name} isn't a number from {least} to {most}"))
+    return int(text)

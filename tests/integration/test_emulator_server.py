@@ -316,7 +316,7 @@ async def test_an_emulator_runs_once_at_a_time():
             await client.create_subscriber_token("alice")
 
 
-@pytest.mark.parametrize("wrong", [{"page_size": 0}, {"port": -1}, {"port": 65536}])
+@pytest.mark.parametrize("wrong", [{"page_size": 0}, {"page_size": 1001}, {"port": -1}, {"port": 65536}])
 def test_settings_that_cannot_be_are_refused(wrong):
     """Before anything is opened."""
     with pytest.raises(ValueError, match="page_size must be"):

@@ -13,7 +13,7 @@ import pytest
 from signalwire_tokens.emulator.calls import operation_of
 from signalwire_tokens.emulator.rotation import Rotation
 from signalwire_tokens.emulator.service import Service
-from support.openapi import reply_validator, request_validator
+from support.openapi import parameters_of, parameters_validator, reply_validator, request_validator
 
 BAD_REQUEST = 400
 
@@ -32,8 +32,12 @@ def find_breaches(call, reply, *, strict):
     if validator is None:
         return [f"{name}: a reply has the status {reply.status}, which isn't described"]
     breaches = broken_rules(f"{name}: a reply with status {reply.status}", validator, reply.body)
-    if strict and reply.status < BAD_REQUEST and (validator := request_validator(operation)) is not None:
-        breaches += broken_rules(f"{name}: a request that was accepted", validator, json.loads(call.body))
+    if strict and reply.status < BAD_REQUEST:
+        parts = [(parameters_validator(operation), parameters_of(operation, call.path, call.query))]
+        if (validator := request_validator(operation)) is not None:
+            parts.append((validator, json.loads(call.body)))
+        for validator, value in parts:
+            breaches += broken_rules(f"{name}: a request that was accepted", validator, value)
     return breaches
 
 

@@ -67,6 +67,30 @@ def make_validator(schema):
 
 
 @cache
+def parameters_validator(operation):
+    """Return the validator of an operation's parameters in its path and query, as `parameters_of` returns them."""
+    parameters = [resolve(one) for one in DESCRIBED[operation][2].get("parameters", ())]
+    return make_validator(
+        {
+            "properties": {one["name"]: one["schema"] for one in parameters},
+            "required": [one["name"] for one in parameters if one.get("required")],
+            "additionalProperties": False,
+        }
+    )
+
+
+def parameters_of(operation, path, query):
+    """Return the parameters of a request, with those that are described as numbers as numbers."""
+    form = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", DESCRIBED[operation][1])
+    found = {**query, **re.fullmatch(form, path).groupdict()}
+    for one in DESCRIBED[operation][2].get("parameters", ()):
+        text = found.get(one["name"], "")
+        if one["schema"].get("type") == "integer" and re.fullmatch("-?[0-9]+", text):
+            found[one["name"]] = int(text)
+    return found
+
+
+@cache
 def request_validator(operation):
     """Return the validator of an operation's bodies; None if it has none."""
     schema = body_schema(DESCRIBED[operation][2])

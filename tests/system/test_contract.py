@@ -52,7 +52,8 @@ def test_the_emulator_answers_as_described(case, service):
         headers["Authorization"] = basic(emulator)
     if scheme == "subscriber":
         headers["Authorization"] = f"Bearer {pair.token.value}"
-    if case.path_parameters and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE:
+    path = next((part for place, part in case.meta.components.items() if place.value == "path"), None)
+    if path is not None and path.mode is schemathesis.GenerationMode.POSITIVE:
         case.path_parameters["id"] = str(pair.subscriber_id)  # no other is found
     case.call_and_validate(
         base_url=f"http://{emulator.space}", headers=headers, timeout=HANG, excluded_checks=checks_to_leave_out(case)

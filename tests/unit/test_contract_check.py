@@ -76,6 +76,25 @@ def test_a_request_that_is_not_described_is_a_breach_if_it_is_accepted(fields, b
     assert find_breaches(call, Reply(200, PAIR), strict=False) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "rule"),
+    [
+        (ID, {"page_size": "0"}, "breaks the rule minimum of page_size"),
+        (ID, {"page_number": "x"}, "breaks the rule type of page_number"),
+        ("1", {"page_size": "50", "page_token": "7"}, "breaks the rule format of id"),
+        (ID, {"page": SECRET}, "has members in the whole that aren't described: page"),
+    ],
+)
+def test_a_parameter_that_is_not_described_is_a_breach_if_the_request_is_accepted(path, query, rule):
+    """In the path or in the query."""
+    path = f"/api/fabric/resources/subscribers/{path}/addresses"
+    page = Reply(200, {"data": [], "links": {"self": "https://a/", "first": "https://a/"}})
+    call = Call(method="GET", path=path, query=query)
+    breach = f"subscriber_addresses: a request that was accepted {rule}"
+    assert find_breaches(call, page, strict=True) == [breach]
+    assert find_breaches(call, page, strict=False) == []
+
+
 def test_an_answer_to_no_operation_is_a_refusal():
     """Any other status is a breach."""
     breach = "no operation: a reply has the status 200, which isn't described"

@@ -93,6 +93,8 @@ def test_one_function_says_what_is_transient(kind):
         (errors.TemporarilyRefused("422", status=422, retry_after=9.0), True),
         (errors.TemporarilyRefused("429", status=429), True),
         (errors.TemporarilyRefused("503", status=503, retry_after=9.0), True),
+        (errors.ValidationFailed("a code about the request", status=429, retry_after=9.0), False),
+        (errors.Unauthorized("a code about the token", status=503, retry_after=9.0), False),
         (errors.TimedOut("late"), False),
     ],
 )
