@@ -13,7 +13,6 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
-from signalwire_tokens.emulator import Emulator
 from support.cli_runner import served
 from support.contract import ContractCheck
 from support.eager_tasks import eager_tasks, require_eager_tasks
@@ -36,9 +35,6 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
         output_size = 0
 
     aioresponses.core.ClientResponse = Response
-
-# In the tests, the emulator refuses whatever SignalWire's published description doesn't have.
-Emulator.__init__.__kwdefaults__["strict"] = True
 
 SYSTEM = Path(__file__).parent / "system"
 FOREIGN = ("CLICOLOR_FORCE", "FORCE_COLOR", "NOTIFY_SOCKET")

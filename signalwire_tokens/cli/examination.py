@@ -334,13 +334,13 @@ async def see_refresh_tokens(asker: Asker) -> AsyncGenerator[Fact, None]:
     """Present what isn't a refresh token of this project."""
     subscriber: TokenPair = (await asker.issue()).value
     tokens = {
-        "refresh_malformed_token": "not-a-token",
-        "refresh_foreign_token": made_up("Refresh"),
-        "refresh_access_token": subscriber.token.value,
+        "refresh_malformed_token": Secret("not-a-token"),
+        "refresh_foreign_token": Secret(made_up("Refresh")),
+        "refresh_access_token": Secret(subscriber.token.value),
     }
     for name, token in tokens.items():
         base = wire.refresh_subscriber_token(Secret("unused"))
-        yield await asker.answer_to(name, with_body(base, {"refresh_token": token}, Secret(token)))
+        yield await asker.answer_to(name, with_body(base, {"refresh_token": token.value}, token))
     yield unobserved("refresh_expired_token", "not asked: a refresh token would have to expire first")
 
 

@@ -1,5 +1,6 @@
 """Reports of the doctor, made from emulators: facts, what is sent for them, and that no secret is in them."""
 
+import itertools
 import json
 import os
 import re
@@ -11,23 +12,26 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from signalwire_tokens import Lifetimes, ValidationFailed
+from signalwire_tokens import Lifetimes, ServerError, ValidationFailed
 from signalwire_tokens.cli.doctor import CHECKS, examine, fill
 from signalwire_tokens.cli.examination import PLAN, examine_service
 from signalwire_tokens.cli.facts import QUESTIONS
 from signalwire_tokens.cli.report import Report
 from signalwire_tokens.cli.settings import Settings
 from signalwire_tokens.emulator import HTML, ROTATIONS, Emulator, RateLimit, Raw, Redirect, Reset, Rotation, Status
+from signalwire_tokens.emulator.calls import failure
 from support import reports
 from support.cli_runner import run, served, stoppable
 from support.loop_time import LoopClock
 from support.processes import settings_of
-from support.reports import REFERENCE, differences_in, observed_in, settings_from
+from support.reports import REFERENCE, ageing, differences_in, observed_in, settings_from
+from support.traceback_text import frames_shown
 
 # The examination waits 12 seconds, which pass at once.
 in_loop_time = pytest.mark.usefixtures("loop_time")
 
 HALF_AN_HOUR = timedelta(minutes=30)
+REUSE = 6  # the request that presents a used refresh token at once
 VALIDATION = ("missing_parameter", "invalid_parameters", "invite_unknown_address")
 
 
@@ -104,6 +108,26 @@ async def test_what_is_not_published_is_observed(rotation, name, value):
     async with Emulator(clock=LoopClock(), rotation=rotation, strict=True) as emulator:
         seen = observed_in(await reports.examine(emulator))
     assert seen[name] == value
+
+
+@in_loop_time
+async def test_the_first_refusal_of_a_used_refresh_token_is_reported(space):
+    """Though a later one looks different."""
+    answer_at(space, REUSE, failure(400, code="token_expired"))
+    seen = observed_in(await reports.examine(space))
+    assert (seen["reuse_refusal"]["status"], seen["reuse_refusal"]["codes"]) == (400, ["token_expired"])
+    assert (seen["reuse_at_once"], seen["reuse_later"]) == ("refused", "refused")
+
+
+@in_loop_time
+async def test_expiry_times_are_asked_for_by_signalwire_s_clock(space):
+    """Here, this machine's clock is an hour behind."""
+    report = Report()
+    space.advance(3600)
+    async with space.client(retries=0, clock=LoopClock()) as client:
+        _ = [finding async for finding in fill(report, client, REFERENCE)]
+    seen = observed_in(report.to_json(0))
+    assert (report.stopped, seen["lifetime_expire_at"], seen["lifetime_fresh"]) == (None, 600, 7200)
 
 
 @in_loop_time
@@ -205,7 +229,13 @@ async def findings_of(report, emulator, reference=REFERENCE):
 
 
 THROTTLE = Status(429, retry_after=7)
-FINAL = [Status(500), Status(422, code="cannot_process"), HTML, Redirect("http://example.com")]
+FINAL = [
+    Status(500),
+    Status(500, code="invalid_parameter"),
+    Status(422, code="cannot_process"),
+    HTML,
+    Redirect("http://example.com"),
+]
 STOPS = [
     *((operation, fault) for operation in PLAN for fault in (THROTTLE, Status(503))),
     *(("subscriber_info", fault) for fault in FINAL),
@@ -279,6 +309,7 @@ async def test_a_stopped_examination_says_at_which_request(space):
 
 
 NAMED = "Alicia Perez"  # a reference that looks like nothing but words
+UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 REPEATED = f"{NAMED}, {NAMED.upper()}, alicia-perez, Alicia%20Perez"
 
 
@@ -321,6 +352,32 @@ async def test_no_secret_is_in_the_report_or_the_output(space, fault):
     assert not re.search("alicia|perez", written, re.IGNORECASE)
     for secret in (space.api_token, "eyJ"):
         assert secret not in output
+
+
+def answer_at(emulator, number, instead):
+    """Give the request of this number another answer."""
+    handle, count = emulator._service.handle, itertools.count(1)
+
+    def failing(call):
+        reply = handle(call)
+        return instead if next(count) == number else reply
+
+    emulator._service.handle = failing
+
+
+@in_loop_time
+@pytest.mark.parametrize("number", range(1, sum(PLAN.values()), 3))
+async def test_no_secret_is_in_the_frames_of_an_examination_that_failed(space, number):
+    """Each part of it fails at some request. (P37)"""
+    answer_at(space, number, failure(503))
+    seen = quote_everything(space)
+    async with space.client(retries=0) as client:
+        with pytest.raises(ServerError) as caught:
+            _ = [fact async for fact in examine_service(client, NAMED)]
+    shown = frames_shown(caught.value)
+    assert NAMED in shown
+    secrets = [space.api_token, *(one for one in seen if not UUID.fullmatch(one))]
+    assert not [secret for secret in secrets if secret in shown]
 
 
 def test_a_report_needs_a_reference():
@@ -442,7 +499,7 @@ def test_interrupted_it_writes_what_it_has(tmp_path, plain_environment, number):
 def test_the_command_writes_a_complete_report(tmp_path, plain_environment):
     """A difference isn't a failure, and the last line sums up."""
     file = tmp_path / "report.json"
-    with served(rotation="grace") as emulator:
+    with ageing(rotation="grace") as emulator:
         result = run("doctor", "--report", file, "--reference", "alice", **settings_of(emulator))
         counted = Counter(entry.operation for entry in emulator.journal)
     assert result.exit_code == 0

@@ -39,6 +39,7 @@ from signalwire_tokens.emulator import (
 )
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire import basic_authorization
+from support import contract
 
 pytestmark = pytest.mark.usefixtures("loop_time")
 
@@ -140,6 +141,12 @@ async def test_both_kinds_of_click_to_call_tokens_are_accepted(emulator, client)
     for prefix in ("c2c_", "c2t_"):
         token = emulator.click_to_call.replace("c2c_", prefix)
         assert emulator.accepts(await client.create_embed_token(token))
+
+
+async def test_by_default_a_field_that_is_not_published_is_accepted():
+    """It may be newer than the library."""
+    async with Emulator(**contract.DEFAULTS) as emulator, emulator.client() as client:
+        await client.create_subscriber_token("alice", extra={"new_field": 1})
 
 
 async def test_strictness_can_be_set_at_any_time(emulator, client):

@@ -10,12 +10,14 @@ from functools import wraps
 
 import pytest
 
+from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.emulator.calls import operation_of
 from signalwire_tokens.emulator.rotation import Rotation
 from signalwire_tokens.emulator.service import Service
 from support.openapi import parameters_of, parameters_validator, reply_validator, request_validator
 
 BAD_REQUEST = 400
+DEFAULTS = {**Emulator.__init__.__kwdefaults__}
 
 
 def deviates(service):
@@ -69,7 +71,8 @@ class ContractCheck:
         self.breaches = []
 
     def install(self):
-        """Check each call from now on."""
+        """Check each call from now on, and make emulators strict unless a test wants another."""
+        Emulator.__init__.__kwdefaults__["strict"] = True
         handle = Service.handle
 
         @wraps(handle)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from contextlib import contextmanager
 from datetime import timedelta
 
 import attrs
@@ -9,7 +11,9 @@ import attrs
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.cli.examination import A_WHILE, examine_service
 from signalwire_tokens.cli.report import FORMAT, Report
+from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import RateLimit, Rotation
+from support.cli_runner import served
 from support.paths import TESTS
 
 REPORTS = sorted((TESTS / "support" / "reports").glob("*.json"))
@@ -30,6 +34,27 @@ async def examine(emulator):
         async for fact in examine_service(client, REFERENCE):
             report.add(fact)
     return report.to_json(emulator.now().timestamp())
+
+
+@contextmanager
+def ageing(**options):
+    """Run an emulator on another thread whose time passes only when a refresh token is used again, by 12 seconds.
+
+    So an examination has the same results on a machine of any speed.
+    """
+    with served(clock=VirtualClock(wall=time.time()), **options) as emulator:
+        history, used = emulator._service.history, set()
+        accept = history.accept
+
+        def accept_and_age(refresh):
+            is_accepted = accept(refresh)
+            if refresh.id in used:
+                emulator.advance(A_WHILE)
+            used.add(refresh.id)
+            return is_accepted
+
+        history.accept = accept_and_age
+        yield emulator
 
 
 def observed_in(report):

@@ -24,6 +24,7 @@ from signalwire_tokens.emulator import Status
 from support.cli_runner import served
 from support.paths import ROOT
 from support.processes import last_lines, settings_of
+from support.reports import ageing
 from support.waiting import HANG
 
 SETTINGS = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN")
@@ -145,7 +146,7 @@ REUSED = 'SignalWire publishes "refused", this space "accepted"'
 
 
 def run_on_an_emulator(rotation, *, has_click_to_call=True):
-    with served(rotation=rotation, strict=True) as emulator:
+    with ageing(rotation=rotation) as emulator:
         click_to_call = {"SIGNALWIRE_CLICK_TO_CALL": emulator.click_to_call} if has_click_to_call else {}
         return run_live(**settings_of(emulator, **click_to_call))
 

@@ -14,7 +14,7 @@ from joserfc.jwk import OctKey, RSAKey
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.emulator.calls import Call
 from signalwire_tokens.emulator.possession import Holders, UnprovenError
-from signalwire_tokens.emulator.rotation import ROTATIONS
+from signalwire_tokens.emulator.rotation import ROTATIONS, Rotation
 from signalwire_tokens.emulator.service import Service
 from support.dpop_proofs import REGISTRY, digest, make_proof
 
@@ -32,12 +32,12 @@ UNBOUND = timedelta(seconds=60)
 class Device:
     """The service, and somebody who holds a key."""
 
-    def __init__(self):
+    def __init__(self, rotation=ROTATIONS["single-use"]):
         self.now = NOW
         self.service = Service(
             now=lambda: self.now,
             lifetimes=Lifetimes(unbound=UNBOUND),
-            rotation=ROTATIONS["single-use"],
+            rotation=rotation,
             channel=None,
             page_size=50,
             project_id="project",
@@ -88,6 +88,14 @@ def test_a_token_is_exchanged_and_refreshed(device):
     device.now += 150
     assert device.refresh(first.body["token"]).reason == "the token has expired"
     assert device.refresh(second.body["token"]).status == 201
+
+
+def test_a_bound_token_is_not_taken_for_a_replaced_one():
+    """It comes from an access token, whose place in the pair it doesn't take."""
+    device = Device(Rotation(refresh_revokes_access=True))
+    bound = device.exchange(device.issue()).body["token"]
+    assert device.info(bound).status == 200
+    assert device.refresh(bound).status == 201
 
 
 def test_information_on_a_bound_token_tells_the_binding(device):
