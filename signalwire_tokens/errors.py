@@ -82,6 +82,8 @@ class Problem:
 
     def __str__(self) -> str:
         about = self.attribute or ""
+        if self.message.startswith(f"{about} "):
+            about = ""
         if about:  # our own messages continue the name, SignalWire's are sentences
             about += ": " if self.message[:1].isupper() else " "
         return f"{about}{self.message} ({self.code})"

@@ -122,6 +122,7 @@ QUESTIONS: Mapping[str, Question] = {
     "lifetime_guest": Question(7200),
     "lifetime_invite": Question(7200),
     "lifetime_embed": Question(),
+    "lifetime_refresh_token": Question(7500),
     "status_create_subscriber_token": Question(200),
     "status_refresh_subscriber_token": Question(201),
     "status_create_guest_token": Question(201),

@@ -10,7 +10,7 @@ import attrs
 
 from .validation import describe
 
-__all__ = ["OPERATIONS", "Call", "RefusedError", "Reply", "failure", "operation_of"]
+__all__ = ["OPERATIONS", "UNPROCESSABLE", "Call", "RefusedError", "Reply", "failure", "operation_of"]
 
 Json = dict[str, Any]
 

@@ -29,9 +29,9 @@ class Rotation:
     `ROTATIONS` has four rotations that other services use, by name.
     """
 
-    reuse_for: float = 0.0
+    reuse_for: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
     reuse_revokes: bool = False
-    status: int = 422
+    status: int = attrs.field(default=422, validator=[attrs.validators.ge(400), attrs.validators.lt(600)])
     code: str | None = "token_invalid"
     refresh_revokes_access: bool = False
     issue_revokes_access: bool = False

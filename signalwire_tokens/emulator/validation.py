@@ -73,8 +73,9 @@ class Validator:
 
     def check_names(self) -> None:
         """Add a problem for each member that no method has asked for, if strict."""
-        for name in self._body.keys() - self._known if self._strict else ():
-            self.reject(name, "is not a known parameter")
+        for name in self._body if self._strict else ():
+            if name not in self._known:
+                self.reject(name, "is not a known parameter")
 
     def value(self, name: str) -> object:
         """Return a member; None if it is absent."""

@@ -141,7 +141,7 @@ def run_live(**settings):
 
 
 OPERATIONS = 5  # tests of them
-HIDDEN = 4  # facts that can't be observed on an emulator
+HIDDEN = 5  # facts that can't be observed on an emulator
 REUSED = 'SignalWire publishes "refused", this space "accepted"'
 
 

@@ -117,6 +117,7 @@ PRIVATE = ("acme.signalwire.com", "acme", "0f0f", None, *variants("Alice Smith@e
         ("eyJhbGciOiJkaXIi..x.y.z", "***"),
         ("c2c_abc and c2t_def", "*** and ***"),
         ("from 192.0.2.1:8080", "from ***"),
+        ("from 2001:db8::1, ::1 and [fe80::a:b]:443", "from ***, *** and [***]:443"),
         ("PT0123456789abcdef", "***"),
         ("QWxhZGRpbjpPcGVuU2VzYW1l", "***"),
         ("must be greater than 1893456000", "must be greater than ***"),

@@ -1,6 +1,7 @@
 """The service without a network: as strict as the real one, and never more lenient than our own client would like."""
 
 import json
+import math
 import secrets
 from base64 import b64encode
 from datetime import timedelta
@@ -336,6 +337,13 @@ def test_a_rotation_says_how_a_used_refresh_token_is_refused(time, status, code,
     assert body == (reply.body if code is None else {"errors": complaints(reply, status)})
 
 
+@pytest.mark.parametrize("wrong", [{"reuse_for": -1.0}, {"reuse_for": math.nan}, {"status": 200}, {"status": 600}])
+def test_a_rotation_that_cannot_be_is_refused(wrong):
+    """A used token is refused with an error status, after no less than no time."""
+    with pytest.raises(ValueError, match="must be"):
+        Rotation(**wrong)
+
+
 def test_a_refresh_revokes_the_access_token_if_the_rotation_says_so(time):
     """Only the replaced token is revoked. Without such a rotation, all are accepted until they expire."""
     for revokes in (False, True):
@@ -452,6 +460,13 @@ def test_what_is_not_published_is_refused_if_strict(time):
         [("ch", INVALID)],
     ]
     assert complaints(post(make(time), EMBEDS, {"token": C2C, "new": None}, None)) == [("new", INVALID)]
+
+
+def test_problems_of_unknown_members_come_in_the_order_of_the_body(time):
+    """The same request has the same answer in each process."""
+    names = ["zeta", "alpha", "mu", "beta", "omega"]
+    reply = post(make(time), TOKENS, {"reference": "a", **dict.fromkeys(names, 1)})
+    assert [problem["attribute"] for problem in reply.body["errors"]] == names
 
 
 def test_problems_have_the_published_form(service):

@@ -30,11 +30,13 @@ def test_an_error_says_all_it_knows():
         errors.Problem(code="invalid_parameter", message="must be a UUID", attribute="address_id"),
         errors.Problem(code="unknown", message="is odd"),
         errors.Problem(code="token_expired", message="Token has expired.", attribute="refresh_token"),
+        errors.Problem(code="missing_required_parameter", message="token is required", attribute="token"),
     )
     error = errors.ApiError("refused", operation="op", errors=problems, retry_after=2.5, request_id="abc")
     assert str(error) == (
         "op: refused: address_id must be a UUID (invalid_parameter); is odd (unknown); "
-        "refresh_token: Token has expired. (token_expired); retry after 2.5 s [request id abc]"
+        "refresh_token: Token has expired. (token_expired); "
+        "token is required (missing_required_parameter); retry after 2.5 s [request id abc]"
     )
     assert str(errors.SignalWireTokenError("plain")) == "plain"
 
