@@ -82,9 +82,9 @@ class Problem:
 
     def __str__(self) -> str:
         about = self.attribute or ""
-        if self.message.startswith(f"{about} "):
+        if self.message.startswith(f"{about} "):  # as some of SignalWire's do
             about = ""
-        if about:  # our own messages continue the name, SignalWire's are sentences
+        elif about:  # our own messages continue the name, SignalWire's are sentences
             about += ": " if self.message[:1].isupper() else " "
         return f"{about}{self.message} ({self.code})"
 
@@ -218,7 +218,10 @@ class ValidationFailed(ApiError):
 
 
 class RateLimited(ApiError):
-    """429, or the code `rate_limit_exceeded`: too many requests. `retry_after` is the wait in seconds, if known."""
+    """Too many requests: the code `rate_limit_exceeded`, or 429 without another known code.
+
+    `retry_after` is the wait in seconds, if known.
+    """
 
 
 class TemporarilyRefused(ApiError):
@@ -271,7 +274,8 @@ def is_transient(error: BaseException) -> bool:
 def is_throttle(error: BaseException) -> bool:
     """Return whether SignalWire did nothing and wants to be left alone: the one rule for what counts as throttling.
 
-    An answer with a code about a token, the subscriber or the request isn't a throttle, whatever its status.
+    If a code about a token, the subscriber or the request decides which error it is, it isn't a throttle, whatever its
+    status.
     """
     match error:
         case RateLimited() | TemporarilyRefused(status=429):

@@ -207,7 +207,7 @@ def steady(values: set[str]) -> int | str:
 
 
 async def see_refreshing(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Yield what comes of refreshing a pair, and of using its refresh token again: at once, and later."""
+    """Yield facts about refreshing a pair, and about using its refresh token again: at once, and later."""
     yield unobserved("lifetime_refresh_token", "not visible: nothing shows when a refresh token expires")
     issued = await asker.issue()
     first: TokenPair = issued.value
@@ -242,7 +242,7 @@ def revoked(name: str, now: Outcome, before: Outcome) -> Fact:
 
 
 async def see_issuing(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Yield what comes of an expiry time in the request, and what an issue does to an earlier pair."""
+    """Yield facts about expiry times in requests, and about what an issue does to an earlier pair."""
     until = int(asker.now) + SHORT
     short = await asker.issue(expire_at=until)
     yield life("lifetime_expire_at", await asker.inform(short.value.token), short.at, asked=until)
@@ -259,7 +259,7 @@ async def see_issuing(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 
 async def see_addresses(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Yield how a page of addresses looks, and what comes of requests for tokens to the first of them."""
+    """Yield facts about the subscriber's addresses, and about tokens to the first of them."""
     subscriber: TokenPair = (await asker.issue()).value
     origin = asker.client.origin
     page = await asker.ask(wire.subscriber_addresses(subscriber.subscriber_id or uuid4(), origin=origin))
@@ -291,7 +291,7 @@ def page_of(answer: wire.Answer) -> tuple[str, list[str]]:
 
 
 async def see_guests(asker: Asker, address: UUID | None, _: Token) -> AsyncGenerator[Fact, None]:
-    """Yield what comes of requests for guests' tokens."""
+    """Yield facts about guests' tokens."""
     names = ("status_create_guest_token", "guest_ch", "lifetime_guest", "guest_repeated_address")
     base = wire.create_guest_token([uuid4()], now=asker.now)
     if address is None:
@@ -316,7 +316,7 @@ async def see_guests(asker: Asker, address: UUID | None, _: Token) -> AsyncGener
 
 
 async def see_invites(asker: Asker, address: UUID | None, token: Token) -> AsyncGenerator[Fact, None]:
-    """Yield what comes of requests for an invitee's token, in the subscriber's name."""
+    """Yield facts about an invitee's token, issued in the subscriber's name."""
     describe = partial(wire.create_invite_token, subscriber_token=Secret(token.value), now=asker.now)
     names = ("status_create_invite_token", "lifetime_invite")
     if address is None:
@@ -332,7 +332,7 @@ async def see_invites(asker: Asker, address: UUID | None, token: Token) -> Async
 
 
 async def see_refresh_tokens(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Yield how texts are refused that aren't refresh tokens of this project."""
+    """Yield facts about refused refresh tokens."""
     subscriber: TokenPair = (await asker.issue()).value
     tokens = {
         "refresh_malformed_token": Secret("not-a-token"),
@@ -346,7 +346,7 @@ async def see_refresh_tokens(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 
 async def see_bodies(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Yield how bodies are refused that have something wrong with them."""
+    """Yield facts about refused bodies."""
     reference = json.dumps(asker.reference)
     bodies = {
         "missing_parameter": "{}",
@@ -364,7 +364,7 @@ async def see_bodies(asker: Asker) -> AsyncGenerator[Fact, None]:
 
 
 async def see_credentials(asker: Asker) -> AsyncGenerator[Fact, None]:
-    """Yield how made-up credentials and a made-up subscriber are refused."""
+    """Yield facts about refused credentials and an unknown subscriber."""
     basic = wire.basic_authorization(asker.client.project_id or "", Secret(f"PT{token_hex(24)}"))
     secret = Secret(basic.value.partition(" ")[2])
     base = with_body(wire.refresh_subscriber_token(Secret("unused")), {"refresh_token": "not-a-token"}, secret)

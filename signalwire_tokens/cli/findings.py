@@ -75,7 +75,7 @@ def remedy_for(error: SignalWireTokenError) -> str:
     """Return what to do about an error."""
     match error:
         case ConfigurationError() | InvalidRequest() | ValidationFailed():
-            return "correct what is named"
+            return "fix what the error names"
         case Unauthorized():
             return "project id and API token must be of one project, in this space; the token may have been revoked"
         case Forbidden() if about(error.errors) is About.SUBSCRIBER:
@@ -83,7 +83,7 @@ def remedy_for(error: SignalWireTokenError) -> str:
         case Forbidden():
             return "give the API token one of the scopes Voice, Messaging, Fax or Video"
         case RateLimited() | TemporarilyRefused():
-            return "SignalWire asks for a pause: try again later, and look at the limits of the account"
+            return "SignalWire can't do this now: try again later, and look at the limits of your account if it goes on"
         case ServerError() | TransportError():
             return "SignalWire has failed, or the network on the way to it: try again later"
         case _:

@@ -21,8 +21,8 @@ FORMS = re.compile(
     r"|\S+@\S+"  # an e-mail address
     r"|\beyJ[A-Za-z0-9_.-]*"  # a compact token
     r"|\bc2[ct]_\S+"  # a click-to-call token
+    r"|(?<![g-zG-Z_])(?:[0-9a-fA-F]{0,4}:){2,}(?:\d+(?:\.\d+){3}|[0-9a-fA-F]{0,4})"  # an address of IPv6, or a time
     r"|\b\d+\.\d+\.\d+\.\d+(?::\d+)?"
-    r"|(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"  # an address of IPv6, or a time
     r"|\b[\w-]+(?:\.[\w-]+)*\.signalwire\.com(?::\d+)?"
     rf"|(?<!{RUN})(?={RUN}*\d){RUN}{{8,}}"
     rf"|(?<!{RUN})(?={RUN}*[a-z])(?={RUN}*[A-Z]){RUN}{{16,}}",

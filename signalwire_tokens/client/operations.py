@@ -66,7 +66,7 @@ class TokenClient:
 
     `space` is a space's name, its host or its origin. Without `project_id` and `api_token`, the operations that need
     neither still work. `api_token` may be a function, sync or async, that returns the current one: it is called again
-    if SignalWire refuses the one before. `timeout` bounds a whole call, retries included. `embed_origin` is the host or
+    after `Unauthorized`. `timeout` bounds a whole call, retries included. `embed_origin` is the host or
     origin that `create_embed_token` asks instead of the space, such as `https://embeds.signalwire.com`.
 
     An `aiohttp.ClientSession` given as `http` is used and never closed. The client's own session reuses a connection

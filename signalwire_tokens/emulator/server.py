@@ -102,11 +102,11 @@ class Emulator:
     that `advance` moves. `rotation` says what happens to tokens that were refreshed or replaced, which SignalWire
     doesn't publish: one of `ROTATIONS` by name, or a `Rotation`.
 
-    `strict` refuses what SignalWire's published description doesn't have: members of a body and parameters of a query
-    that aren't listed, and regions other than "us-central". `rate_limit` refuses requests above a rate and sends
+    `strict` also refuses unknown members of a body, unknown parameters of a query, and regions other than "us-central",
+    which SignalWire doesn't publish. `rate_limit` refuses requests above a rate and sends
     `X-RateLimit-*` headers. You can set both at any time. `statuses` has the statuses of wrong requests by the code of
-    their first problem, such as `{"token_expired": 401}`; the others have 422. The status of a used refresh token is
-    the rotation's.
+    their first problem, such as `{"token_expired": 401}`; the others have 422. Used and revoked
+    refresh tokens have the status of the rotation.
 
     `channel` is the host that tokens name for realtime connections, and `{port}` in it is the emulator's own port:
     under TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the

@@ -166,8 +166,7 @@ class Service:
         operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)
-        known = PAGE_PARAMETERS if operation == "subscriber_addresses" else frozenset[str]()
-        if self.strict and call.query.keys() - known:
+        if self.strict and call.query.keys() - (PAGE_PARAMETERS if operation == "subscriber_addresses" else set[str]()):
             return failure(400, "the query has parameters that aren't described")
         try:
             return self._handlers[operation](call)
@@ -423,7 +422,7 @@ class Service:
 
 
 def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> int:
-    """Return a whole number in a query, or the default if it is absent. Raise an error if it is out of bounds."""
+    """Return a number in a query, or the default if it is absent. Raise `RefusedError` if it isn't one in the range."""
     text = call.query.get(name)
     if text is None:
         return default

@@ -180,7 +180,7 @@ def failure_of(error: SignalWireTokenError, way: Present | Reissue) -> Failure:
     """Return what an error means for the renewal: by the codes of the answer first, then by its kind.
 
     A refresh sends nothing but a token, so a code about the request means that token. After a code about the
-    subscriber, the token is of no use either, and the answer to an issue decides about the subscriber.
+    subscriber, that token is of no use, either: only the answer to an issue decides about the subscriber.
     """
     if is_throttle(error):
         return Throttled(error)

@@ -52,7 +52,7 @@ def test_missing_settings_are_a_finding():
     result = run("doctor")
     assert result.exit_code == 1
     assert re.match(r"wrong +settings +not set: SIGNALWIRE_SPACE", result.stdout)
-    assert "correct what is named" in result.stdout
+    assert "fix what the error names" in result.stdout
     assert result.stderr == "Error: 1 thing is wrong\n"
 
 

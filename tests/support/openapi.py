@@ -69,7 +69,7 @@ def make_validator(schema):
 @cache
 def parameters_validator(operation):
     """Return the validator of an operation's parameters in its path and query, as `parameters_of` returns them."""
-    parameters = [resolve(one) for one in DESCRIBED[operation][2].get("parameters", ())]
+    parameters = DESCRIBED[operation][2].get("parameters", ())
     return make_validator(
         {
             "properties": {one["name"]: one["schema"] for one in parameters},
@@ -82,7 +82,9 @@ def parameters_validator(operation):
 def parameters_of(operation, path, query):
     """Return the parameters of a request, with those that are described as numbers as numbers."""
     form = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", DESCRIBED[operation][1])
-    found = {**query, **re.fullmatch(form, path).groupdict()}
+    found = re.fullmatch(form, path).groupdict()
+    assert found.keys().isdisjoint(query), "a parameter in the path is in the query, too"
+    found |= query
     for one in DESCRIBED[operation][2].get("parameters", ()):
         text = found.get(one["name"], "")
         if one["schema"].get("type") == "integer" and re.fullmatch("-?[0-9]+", text):

@@ -38,9 +38,9 @@ async def examine(emulator):
 
 @contextmanager
 def ageing(**options):
-    """Run an emulator on another thread whose time passes only when a refresh token is used again, by 12 seconds.
+    """Yield an emulator on another thread. Its clock advances by 12 seconds each time a refresh token is used again.
 
-    So an examination has the same results on a machine of any speed.
+    It stands still otherwise, so an examination has the same results on a machine of any speed.
     """
     with served(clock=VirtualClock(wall=time.time()), **options) as emulator:
         history, used = emulator._service.history, set()

@@ -5,10 +5,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 async def close(writer):
-    """Close a connection, and read the error that it may have ended with.
-
-    asyncio reports an error that nothing has read if the garbage collector comes to it before its connection.
-    """
+    """Close a connection and retrieve its error. Otherwise, asyncio may report the error as never retrieved."""
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
@@ -27,7 +24,9 @@ async def serving(serve):
         await close(writer)
 
     async with await asyncio.start_server(run, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.gather(*running)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+            await asyncio.gather(*running)

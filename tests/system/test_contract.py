@@ -1,6 +1,7 @@
 """The emulator answers as the service's description says, whatever it is asked."""
 
 import asyncio
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from hypothesis import settings
@@ -9,11 +10,12 @@ from signalwire_tokens import wire
 from signalwire_tokens.models import Secret
 from support.cli_runner import served
 from support.needs import NEEDS_ALL
-from support.openapi import DOCUMENT, PATH, security_of
+from support.openapi import DOCUMENT, PATH, parameters_of, parameters_validator, security_of
 from support.waiting import HANG
 
 # Only the group `all` brings this package. Without the group, the skip says what to install; CI fails instead.
 schemathesis = pytest.importorskip("schemathesis", reason=NEEDS_ALL)
+requests = pytest.importorskip("requests", reason=NEEDS_ALL)
 
 
 async def issue(emulator):
@@ -52,12 +54,17 @@ def test_the_emulator_answers_as_described(case, service):
         headers["Authorization"] = basic(emulator)
     if scheme == "subscriber":
         headers["Authorization"] = f"Bearer {pair.token.value}"
-    path = next((part for place, part in case.meta.components.items() if place.value == "path"), None)
-    if path is not None and path.mode is schemathesis.GenerationMode.POSITIVE:
+    if has_valid_path(case):
         case.path_parameters["id"] = str(pair.subscriber_id)  # no other is found
     case.call_and_validate(
         base_url=f"http://{emulator.space}", headers=headers, timeout=HANG, excluded_checks=checks_to_leave_out(case)
     )
+
+
+def has_valid_path(case):
+    """Return whether the path has parameters, which are as described."""
+    mode = next((part.mode for place, part in case.meta.components.items() if place.value == "path"), None)
+    return mode is schemathesis.GenerationMode.POSITIVE
 
 
 def checks_to_leave_out(case):
@@ -65,7 +72,17 @@ def checks_to_leave_out(case):
     checks = [schemathesis.checks.unsupported_method]  # a method that isn't described is not found: there is no 405
     if isinstance(case.body, dict) and KNOWN_TO_THE_SERVICE & case.body.keys():
         checks.append(schemathesis.checks.positive_data_acceptance)
+    if has_valid_path(case) and has_valid_query(case):
+        checks.append(schemathesis.checks.negative_data_rejection)
     return checks
+
+
+def has_valid_query(case):
+    """Return whether the query is as described once it is written: an empty list vanishes, for example."""
+    sent = urlsplit(requests.Request(**case.as_transport_kwargs(base_url="http://localhost")).prepare().url)
+    query = dict(parse_qsl(sent.query, keep_blank_values=True))
+    operation = case.operation.definition.raw["operationId"]
+    return parameters_validator(operation).is_valid(parameters_of(operation, sent.path, query))
 
 
 def basic(emulator):

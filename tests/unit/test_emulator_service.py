@@ -339,7 +339,7 @@ def test_a_rotation_says_how_a_used_refresh_token_is_refused(time, status, code,
 
 @pytest.mark.parametrize("wrong", [{"reuse_for": -1.0}, {"reuse_for": math.nan}, {"status": 200}, {"status": 600}])
 def test_a_rotation_that_cannot_be_is_refused(wrong):
-    """A used token is refused with an error status, after no less than no time."""
+    """`reuse_for` can't be negative, and `status` is an error's."""
     with pytest.raises(ValueError, match="must be"):
         Rotation(**wrong)
 
