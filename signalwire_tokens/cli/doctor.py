@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from collections import Counter
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -15,7 +15,8 @@ import attrs
 import click
 from yarl import URL
 
-from signalwire_tokens.errors import ApiError, NotFound, SignalWireTokenError
+from signalwire_tokens import wire
+from signalwire_tokens.errors import ApiError, SignalWireTokenError, is_transient
 
 from .command import Command, plain, say_json, written
 from .examination import PLAN, examine_service
@@ -32,7 +33,7 @@ from .findings import (
     of_names,
 )
 from .report import Report, ReportFile
-from .settings import Settings, credentialed
+from .settings import Settings, examining
 from .signals import on_stop
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ COLORS = {Verdict.WELL: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red"
     help="Find out, with tokens for --reference, what SignalWire doesn't publish, and write it to FILE; - is standard "
     "output.",
 )
-@credentialed
+@examining
 def doctor(*, settings: Settings, reference: str | None, report: str | None, as_json: bool) -> None:
     """Find out what is wrong with the settings, the network or the credentials, and how to fix it.
 
@@ -68,6 +69,8 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
     """
     if report is not None and reference is None:
         raise click.UsageError("--report needs a --reference to issue tokens for")
+    if reference is not None:
+        wire.create_subscriber_token(reference, now=time.time())  # raises an error if it can't be one
     file = None if report is None else ReportFile(report)
     is_aside = file is not None and file.is_output  # then findings are written to standard error
     if file is not None:
@@ -97,9 +100,10 @@ def announcement(reference: str) -> str:
     requests = "\n".join(f"  {count:>2} {operation}" for operation, count in counts.items())
     return (
         f"The examination sends at most {counts.total()} requests, one at a time:\n{requests}\n"
-        f"It issues tokens for {reference}, and many of its requests are wrong on purpose. Earlier tokens of this\n"
-        f"subscriber may be revoked, so use a reference that no live session uses. It may wait up to a quarter of a\n"
-        f"minute. No refused request is sent again."
+        f"It issues tokens for {reference}, who is created if new, and for guests and\n"
+        f"an invitee to the first address of this subscriber. Many of its requests are wrong on purpose, with made-up\n"
+        f"tokens and credentials. Earlier tokens of this subscriber may be revoked, so use a reference that no live\n"
+        f"session uses. It may wait up to a quarter of a minute. No refused request is sent again."
     )
 
 
@@ -248,10 +252,10 @@ async def time_answers(client: TokenClient) -> Finding:
     for _ in range(SAMPLES):
         start = time.perf_counter()
         try:
-            with suppress(NotFound):
-                _ = [one async for one in client.subscriber_addresses(uuid4())]
+            _ = [one async for one in client.subscriber_addresses(uuid4())]
         except SignalWireTokenError as error:
-            return of_failure("latency", error)
+            if not isinstance(error, ApiError) or is_transient(error):  # any other refusal is an answer
+                return of_failure("latency", error)
         seconds.append(time.perf_counter() - start)
     return of_latency(seconds)
 

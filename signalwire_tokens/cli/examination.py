@@ -17,9 +17,8 @@ import attrs
 from signalwire_tokens import wire
 from signalwire_tokens.errors import ApiError, SignalWireTokenError, is_transient
 from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
-from signalwire_tokens.wire.codes import ABOUT
 
-from .facts import Fact, answered, observed, rounded, unobserved
+from .facts import PUBLISHED, Fact, answered, observed, rounded, unobserved
 from .scrubbing import scrubber, variants
 
 if TYPE_CHECKING:
@@ -38,10 +37,14 @@ MOST = 20  # items of an answer that are reported
 SERVER_ERROR = 500
 CHANNEL = "us-central"
 TOO_MANY = 11  # addresses of a guest
-# Of short words and numbers, so that a name can't hold anything private.
-PART = r"(?:[a-z]{1,12}|[0-9]{1,5}[a-z]?)"
-LIMIT_HEADER = re.compile(rf"(?:{PART}-)*(?:rate|ratelimit|limit|quota)(?:-{PART})*", re.ASCII)
-NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
+# Of these words alone, so that a name can't hold anything private.
+LIMIT_WORDS = (
+    "account api burst calls concurrency count current day hour limit limits max minute period policy project quota "
+    "rate ratelimit remaining request requests reset retry second seconds signalwire space sw usage used user window x"
+)
+PART = rf"(?:{LIMIT_WORDS.replace(' ', '|')}|[0-9]{{1,5}}[smhd]?)"
+LIMIT_HEADER = re.compile(rf"(?=.*(?:rate|limit|quota))(?:{PART}-)*{PART}", re.ASCII)
+NUMBER = re.compile(r"[0-9]{1,7}", re.ASCII)
 # How often each operation is asked, at most.
 PLAN: Mapping[str, int] = {
     "create_subscriber_token": 12,
@@ -91,9 +94,10 @@ class Asker:
     def __init__(self, client: TokenClient, reference: str) -> None:
         self.client = client
         self.reference = reference
-        place = urlsplit(client.origin)
-        words = (client.project_id, place.netloc, place.hostname, (place.hostname or "").partition(".")[0])
-        self.scrub: Callable[[object], str] = scrubber({*words, *variants(reference)})
+        words = {client.project_id, *variants(reference)}
+        for place in (urlsplit(client.origin), urlsplit(client.embed_origin)):
+            words |= {place.netloc, place.hostname, (place.hostname or "").partition(".")[0]}
+        self.scrub: Callable[[object], str] = scrubber(words, known=PUBLISHED)
         self.limits: dict[str, set[str]] = {}  # the values of each header that is about a limit
         self.has_retry_after: bool | None = None  # before any answer
         self._ahead = 0.0  # seconds that this machine's clock is ahead of the service's
@@ -162,7 +166,7 @@ class Asker:
         errors = () if outcome.refusal is None else outcome.refusal.errors[:MOST]
         return answered(
             outcome.status,
-            [one.code if one.code in ABOUT else self.scrub(one.code) for one in errors],
+            [self.scrub(one.code) for one in errors],
             [self.scrub(one.attribute or "") for one in errors],
             [self.scrub(one.message) for one in errors],
         )
@@ -199,7 +203,7 @@ async def examine_service(client: TokenClient, reference: str) -> AsyncGenerator
 
 
 def steady(values: set[str]) -> int | str:
-    """Return the number that a header always had, or a text if there is none."""
+    """Return the number that a header always had, or a text if there is none or it is too long to be a limit."""
     if len(values) > 1:
         return "varies"
     (value,) = values

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
 
-__all__ = ["QUESTIONS", "Fact", "answered", "observed", "rounded", "unobserved"]
+from signalwire_tokens.wire.codes import ABOUT
+
+__all__ = ["PUBLISHED", "QUESTIONS", "Fact", "answered", "observed", "rounded", "unobserved"]
 
 NOT_PUBLISHED = None
 STEP = 5  # seconds to which lifetimes are rounded: dates and expiry times have whole seconds, and both may be off
@@ -154,3 +156,18 @@ QUESTIONS: Mapping[str, Question] = {
     "rate_limit_headers": Question(),
     "retry_after": Question(),
 }
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Yield each text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from texts_in([*cast("Mapping[str, object]", value).values()])
+    elif isinstance(value, list):
+        for one in cast("list[object]", value):
+            yield from texts_in(one)
+
+
+# Whatever may stand in a report though it is a private word, too.
+PUBLISHED = frozenset({*texts_in([one.published for one in QUESTIONS.values()]), *ALL_LINKS, *ABOUT})

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import timedelta
 
-__all__ = ["Settings", "credentialed", "duration", "for_embeds", "located", "read_credential", "token_fields"]
+__all__ = [
+    "Settings",
+    "credentialed",
+    "duration",
+    "examining",
+    "for_embeds",
+    "located",
+    "read_credential",
+    "token_fields",
+]
 
 Option: TypeAlias = "Callable[[Callable[..., None]], Callable[..., None]]"
 SPACE: tuple[Option, ...] = (
@@ -48,7 +57,8 @@ EMBEDS: Option = click.option(
     "--embed-origin",
     envvar=EMBED_ORIGIN,
     metavar="ORIGIN",
-    help=f"Where to ask instead of the space, such as https://embeds.signalwire.com.  [{EMBED_ORIGIN}]",
+    help="Where to ask for embed tokens instead of the space, such as https://embeds.signalwire.com.  "
+    f"[{EMBED_ORIGIN}]",
 )
 # Not a password, which would stand on the command line, nor what has no form there.
 FIELDS = tuple(name for name in TokenFields.__annotations__ if name not in ("password", "extra"))
@@ -149,6 +159,11 @@ def for_embeds(command: Callable[..., None]) -> Callable[..., None]:
 def credentialed(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the settings of one that needs the project's credentials."""
     return gather((*SPACE, *PROJECT), command, needs_project=True)
+
+
+def examining(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the settings of one that examines a space."""
+    return gather((*SPACE, *PROJECT, EMBEDS), command, needs_project=True)
 
 
 def gather(options: Iterable[Option], command: Callable[..., None], *, needs_project: bool) -> Callable[..., None]:

@@ -135,6 +135,31 @@ def test_a_place_that_takes_anything_is_not_the_service(service):
     assert verdicts(result)["credentials"] == "wrong"
 
 
+def test_it_takes_the_embed_origin_from_the_environment(service):
+    """It names the variable if that is wrong."""
+    result = run("doctor", **settings_of(service, SIGNALWIRE_TOKENS_EMBED_ORIGIN="a b"))
+    assert "SIGNALWIRE_TOKENS_EMBED_ORIGIN must be" in result.stdout
+
+
+def test_any_refusal_of_an_unknown_subscriber_is_an_answer(service):
+    """Its code, as any other, says that SignalWire has answered."""
+    service.fail(Status(404, code="invalid_parameter"), operation="subscriber_addresses", times=None)
+    result = run("doctor", "--json", **settings_of(service))
+    assert result.exit_code == 0
+    assert verdicts(result)["latency"] == "ok"
+
+
+@pytest.mark.parametrize("reference", ["", " ", "ab\udcff"])
+@pytest.mark.parametrize("options", [[], ["--report", "-"]])
+def test_a_reference_that_cannot_be_is_refused_before_anything_is_sent(service, reference, options):
+    """With the reason."""
+    result = run("doctor", "--reference", reference, *options, **settings_of(service))
+    assert result.exit_code == 5
+    assert "reference" in result.stderr
+    assert "The examination sends" not in result.stderr
+    assert not service.journal
+
+
 def test_what_goes_wrong_later_is_told_where_it_does(service):
     """While answers are timed, and while a token is tried out."""
     service.fail(Status(500), operation="subscriber_addresses")

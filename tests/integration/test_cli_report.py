@@ -145,12 +145,21 @@ async def test_headers_about_limits_are_reported_by_name_with_numbers(space):
 
 @in_loop_time
 async def test_headers_about_something_else_are_not_reported(space):
-    """A part of the name must be about a limit, since other numbers may be private; another may be a number."""
+    """A name must consist of words about limits, and of numbers: others may be private."""
     headers = {"X-RateLimit-Limit-10s": "13800", "X-Integrated-Account": "8123456", "X-Generated-At": "7"}
+    headers |= {"X-RateLimit-Alice": "7", "X-Localhost-RateLimit": "5", "X-Quota-Bob": "1"}
     handle = space._service.handle
     space._service.handle = lambda call: attrs.evolve(handle(call), headers=headers)
     seen = observed_in(await reports.examine(space))
     assert seen["rate_limit_headers"] == {"x-ratelimit-limit-10s": 13800}
+
+
+@in_loop_time
+@pytest.mark.parametrize("reference", ["address", "self", "us-central", "token", "x"])
+async def test_a_reference_that_is_a_word_of_signalwire_s_makes_no_difference(space, reference):
+    """Texts that SignalWire publishes stay in the report."""
+    report = await reports.examine(space, reference)
+    assert differences_in(report) == set()
 
 
 @in_loop_time

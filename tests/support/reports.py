@@ -10,9 +10,11 @@ import attrs
 
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.cli.examination import A_WHILE, examine_service
+from signalwire_tokens.cli.facts import STEP
 from signalwire_tokens.cli.report import FORMAT, Report
 from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import RateLimit, Rotation
+from signalwire_tokens.wire.codes import ABOUT
 from support.cli_runner import served
 from support.paths import TESTS
 
@@ -24,14 +26,15 @@ def read_report(path):
     """Return the report in a file."""
     report = json.loads(path.read_text())
     assert report["format"] == FORMAT
+    assert report["complete"], f"{path.name} is incomplete: {report['stopped']}"
     return report
 
 
-async def examine(emulator):
+async def examine(emulator, reference=REFERENCE):
     """Return the report of an emulator, as it is written."""
     report = Report(stopped=None)
     async with emulator.client(retries=0) as client:
-        async for fact in examine_service(client, REFERENCE):
+        async for fact in examine_service(client, reference):
             report.add(fact)
     return report.to_json(emulator.now().timestamp())
 
@@ -86,7 +89,7 @@ def rotation_from(seen):
     else:
         reuse_for = math.inf if seen["reuse_later"] == "accepted" else A_WHILE - 2
     refusal = seen["reuse_refusal"]
-    how = {} if refusal is None else {"status": refusal["status"], "code": next(iter(refusal["codes"]), None)}
+    how = {} if refusal is None else {"status": refusal["status"], "code": code_of(refusal)}
     return Rotation(
         reuse_for=reuse_for,
         reuse_revokes=seen["reuse_successor"] == "revoked",
@@ -99,12 +102,21 @@ def rotation_from(seen):
 
 def lifetimes_from(seen):
     usual = Lifetimes()
-    lifetimes = Lifetimes.of(timedelta(seconds=seen["lifetime_fresh"] or usual.access.total_seconds()))
-    unbound = seen["lifetime_unbound"]
-    return lifetimes if unbound is None else attrs.evolve(lifetimes, unbound=timedelta(seconds=unbound))
+    fresh, unbound = (
+        usual if seen[name] is None else timedelta(seconds=max(STEP, seen[name]))  # it was rounded
+        for name, usual in (("lifetime_fresh", usual.access), ("lifetime_unbound", usual.unbound))
+    )
+    return attrs.evolve(Lifetimes.of(fresh), unbound=unbound)
 
 
 def statuses_from(seen):
     """Return the statuses of codes that came as the first of an answer's problems."""
     answers = [answer for answer in seen.values() if isinstance(answer, dict) and answer.get("codes")]
-    return {answer["codes"][0]: answer["status"] for answer in answers if answer is not seen["reuse_refusal"]}
+    statuses = {code_of(answer): answer["status"] for answer in answers if answer is not seen["reuse_refusal"]}
+    statuses.pop(None, None)
+    return statuses
+
+
+def code_of(answer):
+    """Return the code of an answer's first problem, if SignalWire publishes it."""
+    return next((code for code in answer["codes"][:1] if code in ABOUT), None)
