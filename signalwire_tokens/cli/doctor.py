@@ -116,11 +116,18 @@ def collect_into(file: ReportFile, settings: Settings, reference: str | None, ta
         report.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         raise
     finally:
-        file.write(report, time.time())
+        take(write(file, report))
+
+
+def write(file: ReportFile, report: Report) -> Finding:
+    """Write a report, unless nothing was observed: an earlier report may be there."""
+    if report.is_empty:
+        return Finding("report", Verdict.SKIPPED, f"not written, because {report.stopped}")
+    file.write(report, time.time())
     is_complete = report.stopped is None  # else another finding says what is wrong
     verdict = Verdict.WELL if is_complete else Verdict.WARNING
     end = "" if is_complete else f"; incomplete, because {report.stopped}"
-    take(Finding("report", verdict, f"written to {file}: {report.summary}{end}"))
+    return Finding("report", verdict, f"written to {file}: {report.summary}{end}")
 
 
 def collect(settings: Settings, reference: str | None, report: Report | None, take: Callable[[Finding], None]) -> None:
@@ -180,7 +187,10 @@ async def examine(
             yield finding
         if any(finding.verdict is Verdict.WRONG for finding in findings):
             return
-        yield await time_answers(client)
+        finding = await time_answers(client)
+        yield finding
+        if report is not None and finding.verdict is Verdict.WRONG:
+            return  # SignalWire throttles or fails
         if reference is None:
             remedy = "--reference REF issues one, which creates that subscriber if new"
             yield Finding("issue", Verdict.SKIPPED, "no token was issued", remedy)

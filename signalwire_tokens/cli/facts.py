@@ -65,10 +65,10 @@ def unobserved(name: str, reason: str) -> Fact:
 def answered(
     status: int, codes: Sequence[str] = (), attributes: Sequence[str] = (), texts: Sequence[str] = ()
 ) -> dict[str, object]:
-    """Return how an answer looks: its status, the form of its body, and each item of its `errors`."""
+    """Return how an answer looks: its status, whether its body lists errors, and each of them."""
     if status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
         return {"status": status, "body": "success"}
-    body = "errors" if codes else "plain"
+    body = "errors" if codes else "other"
     found = {"status": status, "body": body, "codes": [*codes], "attributes": [*attributes], "texts": [*texts]}
     return {**found, "items": len(codes)} if codes else found
 
@@ -97,8 +97,8 @@ def example(code: str, **more: object) -> Question:
 
 
 def plain(status: int) -> Question:
-    """Return the question whether a request is refused with this status and SignalWire's plain body."""
-    return Question({"status": status, "body": "plain"}, includes)
+    """Return the question whether a request is refused with this status and a body that lists no errors."""
+    return Question({"status": status, "body": "other"}, includes)
 
 
 def has_links(_: object, seen: Sequence[str]) -> bool:

@@ -43,6 +43,11 @@ class Report:
         return [self._facts.get(name) or unobserved(name, NOT_REACHED) for name in QUESTIONS]
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was observed."""
+        return all(fact.reason is not None for fact in self.facts)
+
+    @property
     def summary(self) -> str:
         """How many facts there are of each sort."""
         facts = self.facts

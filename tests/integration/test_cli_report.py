@@ -111,6 +111,16 @@ async def test_what_is_not_published_is_observed(rotation, name, value):
 
 
 @in_loop_time
+async def test_reuse_is_not_observed_if_tokens_expire_too_soon():
+    """A refusal wouldn't show whether the token was used or has expired."""
+    lifetimes = Lifetimes.of(timedelta(seconds=5))
+    async with Emulator(clock=LoopClock(), lifetimes=lifetimes, rotation="reusable") as emulator:
+        seen = observed_in(await reports.examine(emulator))
+    assert (seen["reuse_at_once"], seen["reuse_later"], seen["reuse_successor"]) == ("accepted", None, None)
+    assert seen["reuse_refusal"] is None
+
+
+@in_loop_time
 async def test_the_first_refusal_of_a_used_refresh_token_is_reported(space):
     """Though a later one looks different."""
     answer_at(space, REUSE, failure(400, code="token_expired"))
@@ -472,16 +482,20 @@ def test_a_report_on_standard_output_has_it_for_itself(service, is_json):
     assert "written to standard output" in result.stderr
 
 
-def test_a_check_that_fails_leaves_a_report_without_facts(service, tmp_path):
-    """Nothing was issued."""
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [("refresh_subscriber_token", Status(401)), ("subscriber_addresses", THROTTLE), ("subscriber_addresses", HTML)],
+)
+def test_a_check_that_fails_leaves_an_earlier_report_as_it_is(service, tmp_path, operation, fault):
+    """Nothing more is sent, and nothing is issued."""
     file = tmp_path / "report.json"
-    service.fail(Status(401), times=None)
+    file.write_text("an earlier one")
+    service.fail(fault, operation=operation, times=None)
     result = run("doctor", "--report", file, "--reference", "alice", **settings_of(service))
     assert result.exit_code == 1
-    report = json.loads(file.read_text())
-    assert report["stopped"] == "a check before it failed"
-    assert not any(fact["observed"] for fact in report["facts"])
-    assert [entry.operation for entry in service.journal] == ["refresh_subscriber_token"]
+    assert file.read_text() == "an earlier one"
+    assert "not written, because a check before it failed" in result.stdout
+    assert service.journal[-1].operation == operation
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -502,6 +516,7 @@ def test_interrupted_it_writes_what_it_has(tmp_path, plain_environment, number):
     assert (report["complete"], report["stopped"]) == (False, "interrupted")
     assert observed_in(report)["lifetime_fresh"] == 7200
     assert operations.count("refresh_subscriber_token") == 3
+    assert f"written to {file}" in result.stdout
 
 
 @pytest.mark.slow  # it waits 12 seconds of real time

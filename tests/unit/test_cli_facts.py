@@ -61,7 +61,7 @@ def test_what_was_not_observed_has_a_reason_and_no_verdict():
         (
             "embed_made_up_token",
             answered(404),
-            ('{"status": 403, "body": "plain"}', '{"status": 404, "body": "plain"}'),
+            ('{"status": 403, "body": "other"}', '{"status": 404, "body": "other"}'),
         ),
     ],
 )
