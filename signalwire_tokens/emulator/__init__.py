@@ -3,7 +3,7 @@
 `service` is the service without a network. `calls` has its requests and replies, `strict_json` and `validation` check
 bodies, `rotation` decides which tokens are still accepted, `limits` counts requests, `sealing` makes tokens, and
 `possession` verifies proofs of a key. `faults` is what can happen on the way, and `replies` how that looks in HTTP.
-Realtime clients connect to `gateway`, and `server` puts it all on a socket.
+Realtime clients connect to `gateway`, `http_server` keeps requests out of logs, and `server` puts it all on a socket.
 """
 
 from .faults import EMPTY, HTML, Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate

@@ -28,6 +28,7 @@ from signalwire_tokens.models import Lifetimes, Token
 from .calls import OPERATIONS, Call, Reply, failure, operation_of
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection, Gateway
+from .http_server import Server
 from .replies import answer, begin, flood, hang_up, http_date, is_open_to_browsers, preflight, status_of
 from .rotation import ROTATIONS, Rotation
 from .service import LARGEST_PAGE, Service
@@ -46,7 +47,6 @@ HOST = "127.0.0.1"
 BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # where browsers look for a channel on this machine
 NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
 NOT_DONE = failure(500)
-LARGEST_LINE = 128 * 1024  # aiohttp logs what it finds too long, and that may be an Authorization header
 
 
 @attrs.frozen(kw_only=True)
@@ -333,10 +333,7 @@ class Emulator:
 
     async def _listen(self) -> None:
         self._closing.clear()
-        runner = web.ServerRunner(
-            web.Server(self._serve, access_log=None, max_line_size=LARGEST_LINE, max_field_size=LARGEST_LINE),
-            handle_signals=False,
-        )
+        runner = web.ServerRunner(Server(self._serve, self._answer), handle_signals=False)
         self._server.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()
@@ -393,6 +390,10 @@ class Emulator:
         """Wait so long, or until the emulator closes."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
+
+    def _answer(self, request: web.BaseRequest, reply: Reply) -> web.Response:
+        """Return a reply as HTTP, at the emulator's time."""
+        return answer(request, reply, self._clock.wall())
 
     async def _respond(self, request: web.BaseRequest, reply: Reply, fault: Fault | None) -> web.StreamResponse:
         """Give a reply, in the way that a fault has it."""
