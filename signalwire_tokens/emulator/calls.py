@@ -45,7 +45,7 @@ class Call:
     path: str
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     authorization: str | None = attrs.field(default=None, repr=False)
-    is_ambiguous: bool = False  # it came with more than one Authorization header
+    flaw: str | None = None  # of its form, for which it is refused whatever it asks
     content_type: str = "application/json"
     body: bytes = attrs.field(default=b"", repr=False)
 

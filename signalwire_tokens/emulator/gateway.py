@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .sealing import Claims
     from .service import Service
 
-__all__ = ["Connection", "Gateway"]
+__all__ = ["Connection", "Gateway", "is_handshake", "is_right_handshake"]
 
 Json = dict[str, Any]
 
@@ -95,6 +95,21 @@ class Gateway:
         finally:
             self.lines.discard(line)
         return socket
+
+
+def is_handshake(request: web.BaseRequest) -> bool:
+    """Return whether a request asks for a realtime connection."""
+    return request.rel_url.raw_path == "/" and request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def is_right_handshake(request: web.BaseRequest) -> bool:
+    """Return whether a realtime connection can be made. The gateway knows no subprotocol."""
+    if request.method != "GET" or "Sec-WebSocket-Protocol" in request.headers:
+        return False
+    try:
+        return web.WebSocketResponse().can_prepare(request).ok
+    except ValueError:  # from a key that isn't ASCII
+        return False
 
 
 class Line:

@@ -1,4 +1,4 @@
-"""aiohttp's server, without what it logs and answers by itself.
+"""aiohttp's server, without what it logs and answers by itself, and what is wrong with the form of a request.
 
 aiohttp logs a request that it can't parse and repeats it in the answer, with any credentials in it.
 """
@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from .calls import Reply, failure
+from .calls import Call, Reply, failure
+from .gateway import is_handshake, is_right_handshake
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Server"]
+__all__ = ["Server", "read_call"]
 
 LARGEST_LINE = 128 * 1024  # of a header, which a long token fits in
-OPTIONS: dict[str, Any] = {"access_log": None, "max_line_size": LARGEST_LINE, "max_field_size": LARGEST_LINE}
+OPTIONS: dict[str, Any] = {
+    "access_log": None,
+    "auto_decompress": False,
+    "max_line_size": LARGEST_LINE,
+    "max_field_size": LARGEST_LINE,
+}
 # These aren't errors of the emulator: the client sent what isn't HTTP, or has disconnected.
 FAULTS_OF_CLIENTS = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 
@@ -64,7 +70,7 @@ class RequestHandler(web.RequestHandler):
         log_failure(exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has already begun")
-        response = self._answer(request, failure(400 if isinstance(exc, HttpProcessingError) else 500))
+        response = self._answer(request, failure(400 if isinstance(exc, FAULTS_OF_CLIENTS) else 500))
         response.force_close()
         return response
 
@@ -81,3 +87,35 @@ def log_failure(error: BaseException | None) -> None:
     elif error is not None and not isinstance(error, FAULTS_OF_CLIENTS):
         place = "".join(traceback.format_tb(error.__traceback__))
         logger.error("the emulator failed with %s:\n%s", type(error).__name__, place)
+
+
+async def read_call(request: web.BaseRequest) -> Call:
+    """Return a request as the service takes it."""
+    body, flaw = b"", find_flaw(request)
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        flaw = "the body is larger than 1 MiB"
+    return Call(
+        method=request.method,
+        path=request.rel_url.raw_path,  # as it was sent: an escaped slash isn't one
+        query=dict(request.query),
+        authorization=request.headers.get("Authorization"),
+        flaw=flaw,
+        content_type=request.headers.get("Content-Type", ""),
+        body=body,
+    )
+
+
+def find_flaw(request: web.BaseRequest) -> str | None:
+    """Return what is wrong with the form of a request, apart from its body; None if nothing is."""
+    headers = request.headers
+    if len(headers.getall("Authorization", [])) > 1:
+        return "more than one Authorization header"
+    if any(value.lower() != "identity" for value in headers.getall("Content-Encoding", [])):
+        return "the body has a Content-Encoding"
+    if len(request.query) > len(set(request.query)):
+        return "a parameter of the query is repeated"
+    if is_handshake(request) and not is_right_handshake(request):
+        return "the handshake of a WebSocket is wrong"
+    return None

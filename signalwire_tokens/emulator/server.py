@@ -25,10 +25,10 @@ from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.models import Lifetimes, Token
 
-from .calls import OPERATIONS, Call, Reply, failure, operation_of
+from .calls import OPERATIONS, Reply, failure, operation_of
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
-from .gateway import Connection, Gateway
-from .http_server import Server
+from .gateway import Connection, Gateway, is_handshake
+from .http_server import Server, read_call
 from .replies import answer, begin, flood, hang_up, http_date, is_open_to_browsers, preflight, status_of
 from .rotation import ROTATIONS, Rotation
 from .service import LARGEST_PAGE, Service
@@ -349,20 +349,12 @@ class Emulator:
         await self._server.aclose()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.rel_url.raw_path  # as it was sent: an escaped slash isn't one
-        if request.method == "OPTIONS" and is_open_to_browsers(path):
-            return preflight()
-        if path == "/" and request.headers.get("Upgrade", "").lower() == "websocket":
-            return await self._gateway.serve(request)
-        call = Call(
-            method=request.method,
-            path=path,
-            query=dict(request.query),
-            authorization=request.headers.get("Authorization"),
-            is_ambiguous=len(request.headers.getall("Authorization", [])) > 1,
-            content_type=request.headers.get("Content-Type", ""),
-            body=await request.read(),
-        )
+        call = await read_call(request)
+        if call.flaw is None:
+            if call.method == "OPTIONS" and is_open_to_browsers(call.path):
+                return preflight()
+            if is_handshake(request):
+                return await self._gateway.serve(request)
         operation = operation_of(call.method, call.path)
         fault = self._next_fault(operation)
         if isinstance(fault, Delay):

@@ -161,8 +161,8 @@ class Service:
         return attrs.evolve(reply, headers=headers) if headers else reply
 
     def _answer(self, call: Call) -> Reply:
-        if call.is_ambiguous:
-            return failure(400, "more than one Authorization header")
+        if call.flaw is not None:
+            return failure(400, call.flaw)
         operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)

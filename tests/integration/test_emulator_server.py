@@ -1,6 +1,7 @@
 """The emulator on its socket: what its users see of it, and everything that can happen on the way."""
 
 import asyncio
+import gzip
 import math
 import ssl
 from contextlib import AsyncExitStack, nullcontext
@@ -349,6 +350,8 @@ async def test_a_refusal_by_fault_has_the_service_s_form(emulator, client):
 
 BAD_REQUEST = (400, "application/json", b'{"error": "Bad Request"}')
 SECRET = b"hunter2"
+ISSUE = "create_subscriber_token"
+GREETING = {"method": b"GET", "target": b"/", "body": b""}
 
 
 @pytest.mark.parametrize(
@@ -393,6 +396,64 @@ async def test_a_request_that_cannot_be_read_appears_neither_in_the_answer_nor_i
     assert (caplog.text, emulator.journal) == ("", [])
 
 
+TOO_LARGE = "the body is larger than 1 MiB"
+COMPRESSED = "the body has a Content-Encoding"
+HANDSHAKE = "the handshake of a WebSocket is wrong"
+UPGRADE = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13")
+KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+
+
+@pytest.mark.parametrize(
+    ("sent", "operation", "reason"),
+    [
+        (raw_http.request(b"Content-Encoding: gzip", body=b"xxxx"), ISSUE, COMPRESSED),
+        (raw_http.request(b"Content-Encoding: gzip", body=gzip.compress(b"{}")), ISSUE, COMPRESSED),
+        (raw_http.request(b"Content-Encoding: deflate", body=b"xxxx"), ISSUE, COMPRESSED),
+        (raw_http.request(b"Content-Encoding: br"), ISSUE, COMPRESSED),
+        (raw_http.request(b"Content-Encoding: zstd"), ISSUE, COMPRESSED),
+        (raw_http.request(b"Content-Encoding: identity", b"Content-Encoding: gzip"), ISSUE, COMPRESSED),
+        (raw_http.request(body=b" " * (2**20 + 1)), ISSUE, TOO_LARGE),
+        (raw_http.request(target=b"/x?a=1&a=2"), None, "a parameter of the query is repeated"),
+        (raw_http.request(*UPGRADE, b"Sec-WebSocket-Key: %b" % SECRET, **GREETING), None, HANDSHAKE),
+        (raw_http.request(*UPGRADE, b"Sec-WebSocket-Key: \xff", **GREETING), None, HANDSHAKE),
+        (raw_http.request(*UPGRADE, **GREETING), None, HANDSHAKE),
+        (raw_http.request(*UPGRADE, KEY, **{**GREETING, "method": b"POST"}), None, HANDSHAKE),
+        (raw_http.request(*UPGRADE, KEY, b"Sec-WebSocket-Protocol: %b" % SECRET, **GREETING), None, HANDSHAKE),
+    ],
+    ids=[
+        "gzip that isn't",
+        "gzip",
+        "deflate that isn't",
+        "br",
+        "zstd",
+        "identity and gzip",
+        "too large",
+        "repeated parameter",
+        "wrong key",
+        "key that isn't ASCII",
+        "no key",
+        "handshake with POST",
+        "subprotocol",
+    ],
+)
+async def test_a_request_of_a_wrong_form_is_refused_and_journalled(emulator, caplog, sent, operation, reason):
+    """The answer is SignalWire's plain one."""
+    assert await raw_http.send(emulator, sent) == BAD_REQUEST
+    assert [(entry.operation, entry.status, entry.reason) for entry in emulator.journal] == [(operation, 400, reason)]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("headers", [(), (b"Content-Encoding: identity",)])
+async def test_a_body_that_is_not_compressed_is_read(emulator, headers):
+    """`identity` is the name of no compression."""
+    authorization = b"Authorization: %b" % basic(emulator)["Authorization"].encode()
+    status, _, _ = await raw_http.send(
+        emulator,
+        raw_http.request(b"Content-Type: application/json", authorization, *headers, body=b'{"reference": "a"}'),
+    )
+    assert status == 200
+
+
 async def test_a_body_that_breaks_off_appears_in_no_log(caplog):
     """A client that disconnects isn't an error of the emulator."""
     caplog.set_level("DEBUG")
@@ -418,6 +479,16 @@ async def test_an_error_of_the_emulator_is_logged_by_its_kind_and_place(caplog):
     (record,) = [record for record in caplog.records if record.name == "signalwire_tokens.emulator"]
     assert record.getMessage().startswith("the emulator failed with LookupError:\n")
     assert "in refuse_to_watch" in record.getMessage()
+    assert "hunter2" not in caplog.text
+
+
+async def test_an_answer_that_cannot_be_sent_is_logged_by_kind_and_place(emulator, caplog):
+    """The emulator's user asked for it."""
+    emulator.fail(Raw(b"hunter2", content_type="a\nb"))
+    with pytest.raises(asyncio.IncompleteReadError):
+        await raw_http.send(emulator, raw_http.request())
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the emulator failed with ValueError:\n")
     assert "hunter2" not in caplog.text
 
 

@@ -20,16 +20,11 @@ def chunked(body, target=TOKENS):
     return b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%b" % (target, body)
 
 
-async def send(emulator, *parts):
-    """Send bytes, each part when the emulator has read the one before, and return the answer's status, type and body.
-
-    It needs the fixture `loop_time`, by whose clock no time passes while the emulator has bytes to read.
-    """
+async def send(emulator, data):
+    """Send bytes, and return the status, the type and the body of the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", emulator.port)
     try:
-        for part in parts:
-            writer.write(part)
-            await asyncio.sleep(0.01)
+        writer.write(data)
         async with asyncio.timeout(HANG):
             head = await reader.readuntil(b"\r\n\r\n")
             status, _, fields = head.partition(b"\r\n")

@@ -200,7 +200,14 @@ def test_what_is_required_is_missed(service, body):
     assert complaints(post(service, TOKENS, body)) == [("reference", MISSING)]
 
 
-@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+    ],
+)
 def test_what_is_not_declared_to_be_json_is_not_read(service, content_type):
     """As little as the service would."""
     raw = b'{"reference": "alice"}'
@@ -501,10 +508,10 @@ def test_a_problem_s_status_can_be_chosen_by_its_code(time):
     assert complaints(refresh(service, "x")) == [("refresh_token", "invalid_token_format")]
 
 
-def test_two_authorization_headers_are_a_bad_request(service):
-    """Even if the first is right, and if none is needed."""
+def test_a_request_of_a_wrong_form_is_a_bad_request(service):
+    """Even if its credentials are right, and if none are needed."""
     for path in (TOKENS, EMBEDS):
-        call = Call(method="POST", path=path, authorization=BASIC, is_ambiguous=True, body=b'{"reference": "a"}')
+        call = Call(method="POST", path=path, authorization=BASIC, flaw="of a test", body=b'{"reference": "a"}')
         assert service.handle(call).status == 400
 
 
