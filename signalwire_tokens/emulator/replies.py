@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from .calls import OPERATIONS
 from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ CORS = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP",
     "Access-Control-Max-Age": "600",
 }
-OPEN_TO_BROWSERS = ("/api/fabric/subscriber/", "/api/fabric/embeds/tokens")
+OPEN_TO_BROWSERS = (
+    "create_invite_token",
+    "create_embed_token",
+    "create_device_token",
+    "refresh_device_token",
+    "subscriber_info",
+)
 
 
 def is_open_to_browsers(path: str) -> bool:
-    """Tell whether the service lets pages of other origins ask."""
-    return path.startswith(OPEN_TO_BROWSERS)
+    """Return whether pages of other origins may send requests to a path."""
+    return any(OPERATIONS[name][1].fullmatch(path) for name in OPEN_TO_BROWSERS)
 
 
 def preflight() -> web.Response:

@@ -42,6 +42,7 @@ LARGEST_PAGE = 1000
 LARGEST_NUMBER = 2**31 - 1
 PAGE_PARAMETERS = frozenset({"page_number", "page_size", "page_token"})
 ASSETS = "https://example.com/assets"  # of addresses; nothing is there
+CHARSET = re.compile(r"""\bcharset\s*=\s*["']?([^"';\s]*)""")  # among the parameters of a Content-Type
 TOKEN_PARTS = (3, 5)  # of a signed token, and of an encrypted one
 
 
@@ -364,7 +365,7 @@ class Service:
         return claims
 
     def _validator(self, call: Call) -> Validator:
-        if call.content_type.partition(";")[0].strip().lower() != "application/json":
+        if not is_json(call.content_type):
             return Validator(None)  # a body that isn't declared to be JSON isn't read
         try:
             return Validator(read_json(call.body), strict=self.strict)
@@ -419,6 +420,12 @@ class Service:
             channel=claims.channel,
             line=claims.line,
         )
+
+
+def is_json(content_type: str) -> bool:
+    """Return whether a body is declared to be JSON in UTF-8."""
+    kind, _, parameters = content_type.lower().partition(";")
+    return kind.strip() == "application/json" and set(CHARSET.findall(parameters)) <= {"utf-8"}
 
 
 def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> int:

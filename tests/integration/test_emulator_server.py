@@ -544,9 +544,10 @@ async def test_browsers_may_ask_where_the_service_lets_them(emulator, http):
             assert response.status == 204
             assert response.headers["Access-Control-Allow-Origin"] == "*"
             assert "Content-Length" not in response.headers
-    async with http.options(TOKENS) as response:
-        assert response.status == 404
-        assert "Access-Control-Allow-Origin" not in response.headers
+    for path in (TOKENS, "/api/fabric/embeds/tokensxyz", "/api/fabric/subscriber/", "/api/fabric/subscriber/info/x"):
+        async with http.options(path) as response:
+            assert response.status == 404
+            assert "Access-Control-Allow-Origin" not in response.headers
     async with http.get("/api/fabric/subscriber/info") as response:
         assert response.status == 401
         assert response.headers["Access-Control-Allow-Origin"] == "*"

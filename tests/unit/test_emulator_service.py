@@ -206,6 +206,10 @@ def test_what_is_required_is_missed(service, body):
         "",
         "text/plain",
         "application/x-www-form-urlencoded",
+        "application/json; charset=utf-16",
+        'application/json;charset = "latin-1"',
+        "application/json; charset=",
+        "application/json; charset=utf-8; Charset=UTF-16",
     ],
 )
 def test_what_is_not_declared_to_be_json_is_not_read(service, content_type):
@@ -214,6 +218,7 @@ def test_what_is_not_declared_to_be_json_is_not_read(service, content_type):
     call = Call(method="POST", path=TOKENS, authorization=BASIC, body=raw, content_type=content_type)
     assert complaints(service.handle(call)) == [("reference", MISSING)]
     assert service.handle(attrs.evolve(call, content_type="Application/JSON; charset=utf-8")).status == 200
+    assert service.handle(attrs.evolve(call, content_type='application/json;Charset="UTF-8"')).status == 200
 
 
 def test_a_subscriber_s_problems_come_all_at_once(service):
