@@ -3,6 +3,7 @@
 `service` is the service without a network. `calls` has its requests and replies, `strict_json` and `validation` check
 bodies, `rotation` decides which tokens are still accepted, `limits` counts requests, `sealing` makes tokens, and
 `possession` verifies proofs of a key. `faults` is what can happen on the way, and `replies` how that looks in HTTP.
+`arguments` checks numbers that users choose.
 Realtime clients connect to `gateway`, `http_server` keeps requests out of logs, and `server` puts it all on a socket.
 """
 

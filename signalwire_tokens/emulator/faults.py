@@ -6,9 +6,13 @@ an answer that was.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import attrs
+from attrs.validators import ge, lt
+
+from .arguments import whole
 
 __all__ = [
     "EMPTY",
@@ -28,13 +32,14 @@ __all__ = [
 
 @attrs.frozen
 class Status:
-    """Answer with an error status.
+    """Answer with a status, which is usually that of an error.
 
     `retry_after` is sent as `Retry-After`: a number as seconds, or as a date with `as_date`; a string as it is.
-    `code` is the code of the one item in the answer's `errors`, such as `rate_limit_exceeded`.
+    `code` is the code of the one item in the answer's `errors`, such as `rate_limit_exceeded`. Without it, the answer
+    is the plain one of the status, except that 422 has the code `invalid_parameter`.
     """
 
-    status: int
+    status: int = attrs.field(validator=[whole, ge(200), lt(600)])
     retry_after: float | str | None = attrs.field(default=None, kw_only=True)
     as_date: bool = attrs.field(default=False, kw_only=True)
     code: str | None = attrs.field(default=None, kw_only=True)
@@ -45,7 +50,7 @@ class Status:
 class Delay:
     """Answer truly, but later."""
 
-    seconds: float
+    seconds: float = attrs.field(validator=[ge(0.0), lt(math.inf)])
     applied: ClassVar[bool] = True
 
 
@@ -76,7 +81,7 @@ class Raw:
     """Answer with any bytes at all, as a proxy might."""
 
     body: bytes
-    status: int = attrs.field(default=200, kw_only=True)
+    status: int = attrs.field(default=200, kw_only=True, validator=[whole, ge(200), lt(600)])
     content_type: str = attrs.field(default="application/json", kw_only=True)
     applied: bool = attrs.field(default=False, kw_only=True)
 
@@ -89,7 +94,7 @@ EMPTY = Raw(b"", status=201)
 class Huge:
     """Answer with success and a body of so many bytes."""
 
-    size: int = 100 * 1024 * 1024
+    size: int = attrs.field(default=100 * 1024 * 1024, validator=[whole, ge(0)])
     applied: ClassVar[bool] = False
 
 
@@ -98,7 +103,7 @@ class Redirect:
     """Point elsewhere."""
 
     location: str
-    status: int = attrs.field(default=307, kw_only=True)
+    status: int = attrs.field(default=307, kw_only=True, validator=[whole, ge(300), lt(400)])
     applied: ClassVar[bool] = False
 
 

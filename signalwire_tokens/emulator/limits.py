@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from signalwire_tokens.wire.hints import LONGEST_WINDOW
+
+from .arguments import whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -17,10 +21,14 @@ LIMITED_METHODS = ("POST", "PUT", "PATCH")
 
 @attrs.frozen
 class RateLimit:
-    """How many POST, PUT and PATCH requests are accepted in each period of `seconds`; the defaults are SignalWire's."""
+    """How many POST, PUT and PATCH requests are accepted in each period of `seconds`, which are at most 366 days.
 
-    requests: int = attrs.field(default=13_800, validator=attrs.validators.ge(0))
-    seconds: float = attrs.field(default=10.0, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
+    The defaults are SignalWire's. Requests with other methods don't count and are never refused. Requests that fail or
+    are refused count like others.
+    """
+
+    requests: int = attrs.field(default=13_800, validator=[whole, attrs.validators.ge(0)])
+    seconds: float = attrs.field(default=10.0, validator=[attrs.validators.gt(0), attrs.validators.le(LONGEST_WINDOW)])
 
 
 class Meter:
@@ -31,7 +39,9 @@ class Meter:
         self.begin(limit)
 
     def begin(self, limit: RateLimit | None) -> None:
-        """Begin a period with a limit, or with none."""
+        """Begin a period with a limit, or with none. Raise a `TypeError` for what is neither."""
+        if not isinstance(limit, RateLimit | None):
+            raise TypeError("rate_limit must be a RateLimit or None, such as RateLimit(100, 10)")
         self.limit: RateLimit | None = limit
         self._until = -math.inf
         self._count = 0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from .arguments import whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -31,7 +33,7 @@ class Rotation:
 
     reuse_for: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
     reuse_revokes: bool = False
-    status: int = attrs.field(default=422, validator=[attrs.validators.ge(400), attrs.validators.lt(600)])
+    status: int = attrs.field(default=422, validator=[whole, attrs.validators.ge(400), attrs.validators.lt(600)])
     code: str | None = "token_invalid"
     refresh_revokes_access: bool = False
     issue_revokes_access: bool = False

@@ -25,6 +25,7 @@ from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.models import Lifetimes, Token
 
+from .arguments import check_whole
 from .calls import OPERATIONS, Reply, failure, operation_of
 from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection, Gateway, is_handshake
@@ -103,10 +104,10 @@ class Emulator:
     doesn't publish: one of `ROTATIONS` by name, or a `Rotation`.
 
     `strict` also refuses unknown members of a body, unknown parameters of a query, and regions other than "us-central",
-    which SignalWire doesn't publish. `rate_limit` refuses requests above a rate and sends
-    `X-RateLimit-*` headers. You can set both at any time. `statuses` has the statuses of wrong requests by the code of
-    their first problem, such as `{"token_expired": 401}`; the others have 422. Used and revoked
-    refresh tokens have the status of the rotation.
+    which SignalWire doesn't publish. `rate_limit` refuses POST, PUT and PATCH requests above a rate and sends
+    `X-RateLimit-*` headers. You can set both at any time. `statuses` has the statuses (400 to 599) of wrong requests by
+    the code of their first problem, such as `{"token_expired": 401}`; the others have 422. Used and revoked refresh
+    tokens have the status of the rotation.
 
     `channel` is the host that tokens name for realtime connections, and `{port}` in it is the emulator's own port:
     under TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the
@@ -130,6 +131,8 @@ class Emulator:
         statuses: Mapping[str, int] | None = None,
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
+        for name, number in (("page_size", page_size), ("port", port)):
+            check_whole(name, number)
         if page_size not in range(1, LARGEST_PAGE + 1) or port not in range(65536):
             raise ValueError(f"page_size must be one of 1 to {LARGEST_PAGE}, and port one of 0 to 65535")
         self.journal: list[Entry] = []
@@ -312,8 +315,10 @@ class Emulator:
             raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
         if not isinstance(fault, get_args(Fault)):
             raise TypeError("fault must be one of signalwire_tokens.emulator's faults, such as Status(503)")
-        if times is not None and times < 1:
-            raise ValueError("times must be 1 or more, or None: until heal()")
+        if times is not None:
+            check_whole("times", times)
+            if times < 1:
+                raise ValueError("times must be 1 or more, or None: until heal()")
         self._faults.append(Armed(fault=fault, operation=operation, left=times))
 
     def heal(self) -> None:

@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import attrs
 
+from .arguments import check_statuses
 from .calls import OPERATIONS, UNPROCESSABLE, Call, RefusedError, Reply, failure, operation_of
 from .limits import Meter, RateLimit
 from .possession import REFRESHABLE, Holders, UnprovenError
@@ -84,7 +85,7 @@ class Service:
         self.click_to_call: set[str] = set()
         self._now = now
         self._lifetimes = lifetimes
-        self._statuses = {} if statuses is None else statuses
+        self._statuses = {} if statuses is None else check_statuses(statuses)
         self.strict: bool = strict
         self.meter: Meter = Meter(rate_limit, now)
         self.history: History = History(rotation, now)

@@ -33,6 +33,7 @@ from signalwire_tokens.emulator import (
     Raw,
     Redirect,
     Reset,
+    Rotation,
     SkewDate,
     Stall,
     Status,
@@ -132,11 +133,68 @@ async def test_a_rate_limit_can_be_set_at_any_time(http, emulator):
     assert not [name for name in headers if "RateLimit" in name]
 
 
-@pytest.mark.parametrize("limit", [(-1, 10), (1, 0), (1, math.inf)])
-def test_a_rate_limit_that_cannot_be_is_refused(limit):
-    """Fewer than no requests, or a period of no time."""
-    with pytest.raises(ValueError, match="must be"):
-        RateLimit(*limit)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(RateLimit, -1), "'requests' must be"),
+        (partial(RateLimit, 1, 0), "'seconds' must be"),
+        (partial(RateLimit, 1, math.inf), "'seconds' must be"),
+        (partial(RateLimit, 1, 366 * 86400 + 1), "'seconds' must be"),
+        (partial(Rotation, status=399), "'status' must be"),
+        (partial(Status, 100), "'status' must be"),
+        (partial(Status, 600), "'status' must be"),
+        (partial(Raw, b"", status=199), "'status' must be"),
+        (partial(Redirect, "/x", status=200), "'status' must be"),
+        (partial(Huge, -1), "'size' must be"),
+        (partial(Delay, -1), "'seconds' must be"),
+        (partial(Delay, math.inf), "'seconds' must be"),
+        (partial(Emulator, statuses={"token_invalid": 99}), "statuses must be from 400 to 599"),
+        (partial(Emulator, statuses={"token_invalid": 200}), "statuses must be from 400 to 599"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(make, message):
+    """At once, and not by the request that meets it."""
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("wrong", [True, 422.0, "422", None])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (RateLimit, "requests must be a whole number"),
+        (lambda wrong: Rotation(status=wrong), "status must be a whole number"),
+        (Status, "status must be a whole number"),
+        (lambda wrong: Raw(b"", status=wrong), "status must be a whole number"),
+        (lambda wrong: Redirect("/x", status=wrong), "status must be a whole number"),
+        (Huge, "size must be a whole number"),
+        (lambda wrong: Emulator(statuses={"token_invalid": wrong}), "statuses must map codes to whole numbers"),
+        (lambda wrong: Emulator(page_size=wrong), "page_size must be a whole number"),
+        (lambda wrong: Emulator(port=wrong), "port must be a whole number"),
+    ],
+    ids=["RateLimit", "Rotation", "Status", "Raw", "Redirect", "Huge", "statuses", "page_size", "port"],
+)
+def test_what_is_not_a_whole_number_is_refused(make, message, wrong):
+    """True and 422.0 would pass a comparison."""
+    with pytest.raises(TypeError, match=message):
+        make(wrong)
+
+
+@pytest.mark.parametrize("statuses", [[1], {1: 422}, "token_invalid"])
+def test_statuses_that_are_not_a_mapping_of_texts_are_refused(statuses):
+    """The keys are codes."""
+    with pytest.raises(TypeError, match="statuses must map codes to whole numbers"):
+        Emulator(statuses=statuses)
+
+
+def test_what_is_not_a_rate_limit_is_refused():
+    """When the emulator is made, and when the limit is set."""
+    emulator = Emulator()
+    with pytest.raises(TypeError, match="rate_limit must be a RateLimit or None"):
+        emulator.rate_limit = 5
+    with pytest.raises(TypeError, match="rate_limit must be a RateLimit or None"):
+        Emulator(rate_limit=5)
+    assert emulator.rate_limit is None
 
 
 async def test_both_kinds_of_click_to_call_tokens_are_accepted(emulator, client):
@@ -311,6 +369,9 @@ async def test_faults_are_met_in_order_by_those_they_are_for(emulator, client):
         emulator.fail(Status(500), operation="create")
     with pytest.raises(ValueError, match="times must be"):
         emulator.fail(Status(500), times=0)
+    for wrong in (1.5, True):
+        with pytest.raises(TypeError, match="times must be a whole number"):
+            emulator.fail(Status(500), times=wrong)
     for wrong in ("x", None, Status):
         with pytest.raises(TypeError, match="fault must be one of"):
             emulator.fail(wrong)
