@@ -48,6 +48,7 @@ HOST = "127.0.0.1"
 BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # where browsers look for a channel on this machine
 NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
 NOT_DONE = failure(500)
+LAST_WORD = 1.0  # seconds that a request gets to end when the emulator closes
 
 
 @attrs.frozen(kw_only=True)
@@ -338,7 +339,8 @@ class Emulator:
 
     async def _listen(self) -> None:
         self._closing.clear()
-        runner = web.ServerRunner(Server(self._serve, self._answer), handle_signals=False)
+        server = Server(self._serve, self._answer)
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=LAST_WORD)
         self._server.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()

@@ -204,6 +204,18 @@ async def test_both_kinds_of_click_to_call_tokens_are_accepted(emulator, client)
         assert emulator.accepts(await client.create_embed_token(token))
 
 
+async def test_half_a_request_does_not_keep_the_emulator_from_closing():
+    """It gets a second."""
+    async with Emulator() as emulator:
+        _, writer = await asyncio.open_connection("127.0.0.1", emulator.port)
+        writer.write(b"POST /api/fabric/embeds/tokens HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        async with emulator.client() as client:
+            await client.create_subscriber_token("alice")  # by then, the half has arrived
+        started = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - started <= 2
+    await close(writer)
+
+
 async def test_by_default_a_field_that_is_not_published_is_accepted():
     """It may be newer than the library."""
     async with Emulator(**contract.DEFAULTS) as emulator, emulator.client() as client:
