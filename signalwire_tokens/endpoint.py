@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
 from . import wire
 from .errors import ConfigurationError, SignalWireTokenError, UnexpectedResponse
 from .keeper import Asking
-from .models import Secret, TokenPair
+from .models import Secret, TokenPair, life_of
 from .policy import Misconfigured, NotYet, Outcome, Present, RefreshPolicy, Reissue, Renewed, Spent
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class EndpointSession(Asking):
         if not isinstance(outcome, Renewed):
             return outcome
         token = outcome.pair.token
-        until = outcome.asked + (token.expires_at - token.issued_at).total_seconds()
-        is_other = token.value != self._value
-        fault = find_fault(until, now=self._now(), access_until=self._access_until, is_other=is_other)
+        until = outcome.asked + life_of(token)
+        is_other = token.value != self._lifecycle.value
+        fault = find_fault(until, now=self._now(), access_until=self._lifecycle.access_until, is_other=is_other)
         return outcome if fault is None else NotYet(UnexpectedResponse(fault, operation="fetch_token"))
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:  # noqa: ARG002 - there is one way to ask

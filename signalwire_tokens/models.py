@@ -34,6 +34,11 @@ class Secret(Generic[T]):
         raise TypeError("a secret is neither pickled nor copied, nor is what holds one")
 
 
+def life_of(token: Token) -> float:
+    """Return how long a token is valid in all, in seconds."""
+    return (token.expires_at - token.issued_at).total_seconds()
+
+
 def digest_of(text: str) -> str:
     """Name a text that must not be shown: by the first 8 hex digits of its SHA-256."""
     return sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]

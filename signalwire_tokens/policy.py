@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import TypeAlias, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 import attrs
 
@@ -21,6 +21,7 @@ from .models import TokenPair
 from .throttle import LONGEST_THROTTLE
 
 __all__ = [
+    "NO_QUIET",
     "ROUNDING",
     "Ambiguous",
     "Denied",
@@ -31,6 +32,7 @@ __all__ = [
     "NotYet",
     "Outcome",
     "Present",
+    "Quiet",
     "RefreshPolicy",
     "Reissue",
     "Renewed",
@@ -146,47 +148,54 @@ class Expire(Timed):
 
 
 Step: TypeAlias = Present | Reissue | Expire
+Quiet: TypeAlias = tuple[float, float]  # when SignalWire asked to be left alone, and until when
+NO_QUIET: Quiet = (NEVER, NEVER)
 
 
-@attrs.frozen(kw_only=True)
-class Situation:
-    """All that the next step depends on.
+class Situation(Protocol):
+    """What the policy decides by: the record of a kept token, as `lifecycle` has it.
 
-    `life` is how long the access token lives from its issue to its end; `access_until` is -inf where there is no token
-    yet. `draw` is uniform in 0 to 1, and drawn anew after each attempt. `tried` is when the last attempt ended,
-    `replays` how often the refresh token was presented with an unknown result. `wanted` is since when a caller waits.
-    SignalWire asked at `throttled_at` to be left alone until `throttled_until`. A forced renewal is allowed from
-    `not_before` on. `kept` is False for a token that is too short-lived to be kept.
+    `life` is how long the access token is valid in all. `access_until` is -inf if there was no token yet. `presentable`
+    and `reissuable` say which ways to renew are open. `draw` is uniform in 0 to 1, and new after each attempt. `tried`
+    is when the last attempt ended. `wanted` is since when a caller waits, and `pressed` since when the token is to be
+    renewed whatever was planned. A forced renewal is allowed from `not_before` on.
     """
 
     life: float
     due: float
     access_until: float
-    refresh_until: float
     presentable: bool
     reissuable: bool
-    draw: float = 0.5
-    failure: Failure | None = None
-    failures: int = 0
-    replays: int = 0
-    tried: float = NEVER
-    throttled_at: float = NEVER
-    throttled_until: float = NEVER
-    not_before: float = NEVER
-    wanted: float = math.inf
-    kept: bool = True
+    draw: float
+    tried: float
+    not_before: float
+    wanted: float
+    pressed: float
 
     @property
-    def starting(self) -> bool:
-        """Tell whether there was no token yet."""
-        return self.access_until == NEVER
+    def refresh_until(self) -> float:
+        """When the refresh token expires."""
+        ...
 
     @property
-    def way_ends(self) -> float:
-        """Tell when trying stops making sense."""
-        if self.reissuable:
-            return math.inf
-        return self.refresh_until if self.presentable else NEVER
+    def failure(self) -> Failure | None:
+        """What the last attempt failed with."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """How many attempts failed in a row."""
+        ...
+
+    @property
+    def replays(self) -> int:
+        """How often the refresh token was presented with an unknown result."""
+        ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether the current token is long-lived enough to be kept."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -370,39 +379,44 @@ class RefreshPolicy:
             return SessionState.URGENT
         return SessionState.FRESH if now < due else SessionState.DUE
 
-    def next_step(self, situation: Situation) -> Step:
-        """Say what is to be done next, and when."""
-        at = self._earliest(situation)
-        if at < situation.way_ends:
+    def next_step(self, situation: Situation, quiet: Quiet) -> Step:
+        """Return what to do next, and when, while SignalWire wants to be left alone as `quiet` says."""
+        at = self._earliest(situation, quiet)
+        if at < way_ends(situation):
             return self.way(situation, at)
         return Expire(situation.access_until)
 
     def way(self, situation: Situation, at: float) -> Step:
-        """Say what could be done at a time."""
+        """Return what could be done at a time."""
         if situation.presentable and at < situation.refresh_until:
             return Present(at)
         if situation.reissuable:
             return Reissue(at)
         return Expire(situation.access_until)
 
-    def _earliest(self, situation: Situation) -> float:
-        """Say when the next attempt may be: it does not move until something happens."""
-        at = situation.due if situation.failure is None else situation.tried + self._pause(situation)
+    def _earliest(self, situation: Situation, quiet: Quiet) -> float:
+        """Return when the next attempt may be: it does not move until something happens."""
+        is_pressed = situation.pressed < math.inf
+        failure = None if is_pressed else situation.failure
+        if failure is None:
+            at = min(situation.due, situation.pressed)
+        else:
+            at = situation.tried + self._pause(situation, failure)
         left = situation.access_until - situation.tried
-        is_early = self.is_early(situation.failure, left=left, life=situation.life)
-        if not (is_early or isinstance(situation.failure, Misconfigured | Denied)):  # asking sooner does not help
+        is_early = self.is_early(failure, left=left, life=situation.life)
+        if not (is_early or isinstance(failure, Misconfigured | Denied)):  # asking sooner does not help
             at = min(at, situation.wanted)
         at = max(at, situation.tried + self.floor_for(situation.life))
-        if at < situation.throttled_until:
-            at = max(at, self._throttle_end(situation, at))
+        if at < quiet[1]:
+            at = max(at, self._throttle_end(situation, quiet, at))
         return max(at, situation.not_before)
 
-    def _pause(self, situation: Situation) -> float:
-        """Say how long to wait after a failure."""
+    def _pause(self, situation: Situation, failure: Failure) -> float:
+        """Return how long to wait after a failure."""
         pace, left = self._pace(situation.life), situation.access_until - situation.tried
-        late = left <= 0 and not situation.starting
-        match situation.failure:
-            case None | Spent():
+        late = left <= 0 and situation.access_until != NEVER  # with a first token to come, it isn't late
+        match failure:
+            case Spent():
                 pause = 0.0
             case Misconfigured() | Denied() if not late:
                 pause = pace * between(self.misconfigured_from, self.misconfigured_to, situation.draw)
@@ -422,17 +436,17 @@ class RefreshPolicy:
                 longest = min(self.late_to if late else self.backoff_to, doubled)
                 pause = pace * between(shortest, longest, situation.draw)
             case _:
-                assert_never(situation.failure)
-        horizon = situation.way_ends - situation.tried
+                assert_never(failure)
+        horizon = way_ends(situation) - situation.tried
         if left > 0 and situation.kept:
             horizon = min(horizon, left)
         return min(pause, horizon * self.backoff_share)
 
-    def _throttle_end(self, situation: Situation, at: float) -> float:
+    def _throttle_end(self, situation: Situation, quiet: Quiet, at: float) -> float:
         """Return when a session may ask SignalWire again after a throttle."""
-        horizon, left = situation.way_ends - at, situation.access_until - at
+        horizon, left = way_ends(situation) - at, situation.access_until - at
         longest = at + max(0.0, min(horizon, left) if left > 0 else horizon) * self.throttle_share
-        asked, until, life, draw = situation.throttled_at, situation.throttled_until, situation.life, situation.draw
+        (asked, until), life, draw = quiet, situation.life, situation.draw
         end = until + self._throttle_spread(asked, until, life) * draw
         return min(longest, end if left > 0 else self.throttle_end(asked=asked, until=until, life=life, draw=draw))
 
@@ -458,6 +472,13 @@ class RefreshPolicy:
     def _sound(self, life: float) -> float:
         """Take a life for no shorter than any that is kept: one of nothing must not mean pauses of nothing."""
         return max(life, self.min_life)
+
+
+def way_ends(situation: Situation) -> float:
+    """Return when trying stops making sense."""
+    if situation.reissuable:
+        return math.inf
+    return situation.refresh_until if situation.presentable else NEVER
 
 
 def between(low: float, high: float, draw: float) -> float:

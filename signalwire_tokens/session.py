@@ -169,7 +169,7 @@ class SubscriberSession(Asking):
     def _begin(self) -> None:
         """Take up a pair from elsewhere, unless a store may hold its successor."""
         if isinstance(self._subject, TokenPair) and self._share is None:
-            self._adopt(self._subject, asked=self._brought_at(self._subject))
+            self._lifecycle.begin_with(self._subject, self._brought_at(self._subject), self._now())
 
     def _issue(self, now: float | None = None) -> wire.Request[TokenPair]:
         return wire.create_subscriber_token(
@@ -199,11 +199,11 @@ class SubscriberSession(Asking):
         )
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
-        replaced = pair or self._pair
+        replaced = pair or self._lifecycle.pair
         if isinstance(way, Reissue) or pair is None:
             answer = await self._ask_to_issue(replaced, limit)
         else:
-            request = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, set(self._seen))
+            request = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, set(self._lifecycle.seen))
             answer = await self.client.send(request, retries=0, limit=limit)
         self._first = NOTHING
         if answer.subscriber_id is None and replaced is not None:
@@ -212,7 +212,7 @@ class SubscriberSession(Asking):
 
     async def _ask_to_issue(self, replaced: TokenPair | None, limit: float | None) -> TokenPair:
         """Return a new pair; ask a second time where the first answer may be a mistake."""
-        request, began, seen = self._issue(), self._now(), set(self._seen)
+        request, began, seen = self._issue(), self._now(), set(self._lifecycle.seen)
         try:
             return await self.client.send(wire.replacing(request, replaced, seen), retries=0, limit=limit)
         except (ValidationFailed, UnexpectedResponse) as error:

@@ -102,7 +102,7 @@ class DeviceSession(Asking):
         """Describe how a bound token becomes the next one."""
         proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self._service_time()))
         request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
-        return wire.replacing(request, pair, set(self._seen))
+        return wire.replacing(request, pair, set(self._lifecycle.seen))
 
     async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
         token: Bearer

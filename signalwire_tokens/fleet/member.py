@@ -6,12 +6,11 @@ import copy
 import math
 from typing import TYPE_CHECKING, ClassVar, cast
 
-import attrs
-
 from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalWireTokenError, TokenUnavailable
 from signalwire_tokens.keeper import CHECKED_EVERY
+from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.models import Secret
-from signalwire_tokens.policy import Denied, NotSent
+from signalwire_tokens.policy import NO_QUIET, Denied, NotSent
 from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
     from signalwire_tokens.keeper.events import Callback
+    from signalwire_tokens.lifecycle import Adopted
     from signalwire_tokens.models import TokenPair
-    from signalwire_tokens.policy import Outcome, Present, RefreshPolicy, Reissue, Renewed, Situation
+    from signalwire_tokens.policy import Outcome, Present, Quiet, RefreshPolicy, Reissue
     from signalwire_tokens.session import TokenFields
     from signalwire_tokens.stores import TokenStore
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetSession", "Household"]
 
-NEVER = -math.inf
 BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
 
 
@@ -54,7 +53,7 @@ class FleetSession(SubscriberSession):
     """A session that renews in its turn."""
 
     _another: ClassVar[str] = "get it from an open fleet again"
-    __slots__ = ("_asked_at", "_household", "_is_looking", "_looked", "_pressed_at", "reference")
+    __slots__ = ("_asked_at", "_household", "_is_looking", "_looked", "reference")
 
     def __init__(
         self,
@@ -70,7 +69,6 @@ class FleetSession(SubscriberSession):
         self._household: Household = household
         self.reference: str = reference
         self._asked_at: float = self._now()
-        self._pressed_at: float = math.inf  # since when it is to be renewed, whatever was planned
         self._looked = self._is_looking = False
 
     def open(self) -> None:
@@ -123,30 +121,31 @@ class FleetSession(SubscriberSession):
     def let_go(self) -> None:
         """Close the session without waiting for what is under way."""
         self.leave()
-        self._ending = True
         self.shut()
+        self._lifecycle.end()
         self._silence()
         self._end()
 
     def deadline(self) -> float:
         """Say when a renewal comes too late."""
-        return self._policy.deadline(
-            access_until=self._access_until, life=self._life, awaited=self._wanted < math.inf, now=self._now()
+        cycle = self._lifecycle
+        return cycle.policy.deadline(
+            access_until=cycle.access_until, life=cycle.life, awaited=cycle.wanted < math.inf, now=self._now()
         )
 
     def has_failed(self) -> bool:
         """Tell whether the last attempt failed, and nobody has forgiven that."""
-        return self._failure is not None and self._pressed_at == math.inf
+        return self._lifecycle.failing is not None and self._lifecycle.pressed == math.inf
 
     def forgive(self) -> None:
         """Try again at once: what has failed was the service's fault, and it is back."""
-        self._pressed_at = self._now()
+        self._lifecycle.press(self._now())
         self._plan()
 
     def look(self) -> None:
         """Begin to look into the store, and tell the governor when that is done."""
         share = self._share
-        if share is None or self._closing:
+        if share is None or self._is_shut:
             self._has_looked()
             return
         share.heard = True
@@ -160,7 +159,7 @@ class FleetSession(SubscriberSession):
 
     def wake(self, timer: Timer) -> None:
         """Do what is due; nothing for a session that nobody asks for."""
-        if self._dead:
+        if self._lifecycle.phase is Phase.EXPIRED:
             self.let_go()
         elif not self._is_idle():
             try:
@@ -169,7 +168,7 @@ class FleetSession(SubscriberSession):
                 if self._flight is None:  # it may have entered, and then something raised
                     self._abandon()
         elif self._left() > 0:
-            timer.set(self, self._access_until)
+            timer.set(self, self._lifecycle.access_until)
         else:
             self.let_go()
 
@@ -198,15 +197,15 @@ class FleetSession(SubscriberSession):
 
     def _force(self, step: Present | Reissue, timer: Timer) -> None:  # noqa: ARG002 - it is chosen anew when it begins
         """Renew in turn, but as soon as may be."""
-        self._not_before = NEVER
         self._look_first()
-        self.forgive()
+        self._lifecycle.press(self._now(), is_forced=True)
+        self._plan()
 
     def _is_renewing(self) -> bool:
         """Tell whether a renewal is under way, or has been forced and is to come."""
         if super()._is_renewing():
             return True
-        is_to_come = self._pressed_at < math.inf and not self._closing and not self._dead
+        is_to_come = self._lifecycle.pressed < math.inf and self._lifecycle.phase is Phase.OPEN
         return is_to_come and not self._is_hopeless(self._policy.patience)
 
     def _is_idle(self) -> bool:
@@ -215,44 +214,32 @@ class FleetSession(SubscriberSession):
         A session that waits for its first turn isn't idle. A session that SignalWire refused before its first token
         becomes idle after five minutes at most.
         """
-        if self._listeners or self._waiters or (self._generation == 0 and self._failure is None):
+        cycle = self._lifecycle
+        if self._listeners or self._waiters or (cycle.generation == 0 and cycle.failing is None):
             return False
         longest = self._household.idle_after
-        if self._generation == 0 and isinstance(self._failure, Denied):
-            longest = min(longest, self._policy.lapse_for(self._life))
+        if cycle.generation == 0 and isinstance(cycle.failure, Denied):
+            longest = min(longest, cycle.policy.lapse_for(cycle.life))
         return self._now() - self._asked_at > longest
 
     @property
-    def _throttled(self) -> tuple[float, float]:
-        return NEVER, NEVER  # the governor leaves SignalWire alone for the whole fleet
+    def _throttled(self) -> Quiet:
+        return NO_QUIET  # the governor leaves SignalWire alone for the whole fleet
 
     def _may_renew(self) -> bool:
         return self._household.governor.pause() <= 0
 
-    def _situation(self) -> Situation:
-        situation = super()._situation()
-        if self._pressed_at == math.inf:
-            return situation
-        return attrs.evolve(situation, due=min(situation.due, self._pressed_at), failure=None)
-
-    def _adopt(self, pair: TokenPair, *, asked: float) -> None:
-        if self._generation == 0:
+    def _adopted(self, adopted: Adopted) -> None:
+        super()._adopted(adopted)
+        self._looked = False
+        if adopted.left is None:
             self._asked_at = self._now()
-        super()._adopt(pair, asked=asked)
-        self._pressed_at, self._looked = math.inf, False
-
-    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
-        super()._rotate(renewed, way)
-        if self._generation == 1:
             self._tell("started")
 
     def _may_depart(self) -> bool:
         """Enter, once it is known that the store has nothing for a session without a token."""
         self._look_first()
-        if self._is_looking or not self._household.governor.enter(self):
-            return False
-        self._pressed_at = math.inf
-        return True
+        return not self._is_looking and self._household.governor.enter(self)
 
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
         self._household.governor.note_request(self)
@@ -279,7 +266,7 @@ class FleetSession(SubscriberSession):
         if self._is_looking:
             return 0.0
         is_waiting = governor.is_waiting(self)
-        own = self._policy.next_step(self._situation()).at - self._now() if is_waiting else super()._pause()
+        own = self._next_step().at - self._now() if is_waiting else super()._pause()
         return max(0.0, own, governor.pause())
 
     def _is_hopeless(self, seconds: float) -> bool:
@@ -294,15 +281,16 @@ class FleetSession(SubscriberSession):
         return governor.is_shut_to(self) or has_fault or super()._is_hopeless(seconds)
 
     def _fault(self) -> SignalWireTokenError | None:
-        own = None if self._pressed_at < math.inf else super()._fault()
-        return own or (self._household.governor.fault if self._left() <= 0 and not self._dead else None)
+        own = None if self._lifecycle.pressed < math.inf else super()._fault()
+        is_expired = self._lifecycle.phase is Phase.EXPIRED
+        return own or (self._household.governor.fault if self._left() <= 0 and not is_expired else None)
 
     def _die(self, timer: Timer) -> None:
         """Give up, and be forgotten after a while: whoever asks then begins anew."""
         self._household.governor.forget(self)
         super()._die(timer)
-        if self._dead:
-            timer.set(self, self._now() + self._policy.lapse_for(self._life))
+        if self._lifecycle.phase is Phase.EXPIRED:
+            timer.set(self, self._now() + self._policy.lapse_for(self._lifecycle.life))
 
     def _told(self) -> set[asyncio.Task[None]]:
         return super()._told() - self._household.closers

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from signalwire_tokens.clock import Clock, Timer
+    from signalwire_tokens.lifecycle import Adopted
     from signalwire_tokens.models import Secret, TokenPair
+    from signalwire_tokens.policy import Quiet
 
     from .share import Share
 
@@ -146,7 +148,7 @@ class Asking(Keeper):
         return self._now() - max(0.0, self._clock.wall() - pair.token.issued_at.timestamp())
 
     @property
-    def _throttled(self) -> tuple[float, float]:
+    def _throttled(self) -> Quiet:
         throttle, apart = self.client.throttle, self._apart()
         return throttle.asked_at + apart, throttle.until + apart
 
@@ -156,8 +158,8 @@ class Asking(Keeper):
 
     def throttle_lifted(self) -> None:
         """Plan the next attempt without the throttle: within a second, so that not all sessions come at once."""
-        if self._timer is not None and self._is_at_rest:
-            self._timer.set(self, self._now() + self._draw * LIFT_SPREAD)
+        if self._timer is not None and self._lifecycle.is_at_rest:
+            self._timer.set(self, self._now() + self._lifecycle.draw * LIFT_SPREAD)
 
     def _plan(self) -> None:
         super()._plan()
@@ -168,12 +170,13 @@ class Asking(Keeper):
         """Tell how far the session's clock is ahead of the client's, if that is another."""
         return 0.0 if self._clock is self.client.clock else self._now() - self.client.clock.now()
 
-    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
-        is_first, left = self._generation == 0, max(0.0, self._left())
-        super()._rotate(renewed, way)
-        for observer in () if is_first else self.client.observers:
+    def _adopted(self, adopted: Adopted) -> None:
+        super()._adopted(adopted)
+        if adopted.left is None:
+            return
+        for observer in self.client.observers:
             with tolerate():
-                observer.renewed(left)
+                observer.renewed(adopted.left)
 
 
 def failure_of(error: SignalWireTokenError, way: Present | Reissue) -> Failure:

@@ -18,6 +18,7 @@ from signalwire_tokens.errors import (
     SignalWireTokenError,
     TokenUnavailable,
 )
+from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.policy import Denied, Expire, Misconfigured, Present, Reissue, SessionState, Spent
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKED_EVERY", "Keeper"]
 
-NEVER = -math.inf
 CHECKED_EVERY = 1.0  # seconds for which `token()` doesn't check its process and event loop again
 LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
 
@@ -56,60 +56,58 @@ class Keeper(Sharing):
         than the policy's `patience`; a token that is still live is returned rather than none. Raises `TokenUnavailable`
         where there is no live one at this moment, `SessionExpired` where there will be none any more.
         """
-        if min_ttl is None and self._now() < self._fresh_until:
-            return self._value
+        cycle = self._lifecycle
+        if min_ttl is None and self._now() < cycle.fresh_until:
+            return cycle.value
         return await self._live_token(min_ttl)
 
     @property
     def pair(self) -> TokenPair:
         """The pair at hand."""
-        if self._pair is None:
+        pair = self._lifecycle.pair
+        if pair is None:
             raise SessionClosed(f"session {self._label} has no pair yet: open it with `async with` or `start()`")
-        return self._pair
+        return pair
 
     @property
     def state(self) -> SessionState:
         """How the session stands."""
-        if self._timer is None or self._closing:
-            return SessionState.CLOSED
-        if self._dead:
-            return SessionState.DEAD
-        return self._policy.state(due=self._due, access_until=self._access_until, life=self._life, now=self._now())
+        return self._lifecycle.state(self._now())
 
     @property
     def runway(self) -> timedelta:
         """How long the token at hand is live for."""
-        return timedelta(seconds=max(0.0, min(self._access_until - self._now(), timedelta.max.total_seconds() / 2)))
+        return timedelta(seconds=max(0.0, min(self._left(), timedelta.max.total_seconds() / 2)))
 
     @property
     def longest_ttl(self) -> float:
         """The most that can be asked for as `min_ttl`, in seconds: no more is left of every token."""
-        return self._policy.longest_ttl(self._life)
+        return self._policy.longest_ttl(self._lifecycle.life)
 
     @property
     def next_refresh_at(self) -> datetime | None:
         """When the next renewal is planned; None if none is."""
-        if self._timer is None or self._closing or self._dead:
+        if self._lifecycle.phase is not Phase.OPEN:
             return None
-        if self._flight is None and isinstance(self._policy.next_step(self._situation()), Expire):
+        if self._flight is None and isinstance(self._next_step(), Expire):
             return None
         return moment_in(self._clock, 0.0 if self._flight is not None else self._pause())
 
     @property
     def generation(self) -> int:
         """How many pairs the session has had, the one at hand included."""
-        return self._generation
+        return self._lifecycle.generation
 
     async def rotations(self) -> AsyncIterator[TokenPair]:
         """Iterate over the pairs as they come, beginning with the one at hand.
 
         Who is slow gets the latest only. It ends when the session is closed, and raises `SessionExpired` if it dies.
         """
-        seen = 0
-        while not self._closing:
+        seen, cycle = 0, self._lifecycle
+        while cycle.phase < Phase.SHUT:
             self._check()
-            if self._generation != seen:
-                seen = self._generation
+            if cycle.generation != seen:
+                seen = cycle.generation
                 yield self.pair
             else:
                 await self._changed()
@@ -134,16 +132,16 @@ class Keeper(Sharing):
 
     async def refresh(self) -> TokenPair:
         """Renew now, whatever the policy says, or join the renewal that is under way; return the new pair."""
-        timer = self._check()
-        generation = self._generation
+        timer, cycle = self._check(), self._lifecycle
+        generation = cycle.generation
         if self._flight is None:
-            step = self._policy.way(self._situation(), self._now())
+            step = cycle.way(self._now())
             if isinstance(step, Expire):
                 raise SessionExpired(f"session {self._label} has no way to renew") from self.last_error
             self._force(step, timer)
         while self._is_renewing():
             await self._changed()
-        if self._generation == generation:
+        if cycle.generation == generation:
             self._check()
             raise self._unavailable("could not be renewed now") from self._reason
         return self.pair
@@ -159,14 +157,11 @@ class Keeper(Sharing):
     def invalidate(self, token: str | Token) -> None:
         """Learn that the service refused a token: it is not handed out again, and renewed. Any other is ignored."""
         self._check()
-        now = self._now()
-        if (token.value if isinstance(token, Token) else token) != self._value or self._access_until <= now:
+        cycle, now = self._lifecycle, self._now()
+        if value_of(token) != cycle.value or cycle.left(now) <= 0:
             return
-        logger.warning("session %s generation %d: the token was refused", self._label, self._generation)
-        self._doubt_lifetimes("access token", self._access_until)
-        self._access_until, self._fresh_until, self._due = now, NEVER, now
-        self._not_before = self._forced + self._policy.forced_interval(self._life)
-        self._forced = max(now, self._not_before)
+        logger.warning("session %s generation %d: the token was refused", self._label, cycle.generation)
+        self._carry_out(cycle.invalidate(now))
         self._plan()
         self._notify()
 
@@ -178,18 +173,19 @@ class Keeper(Sharing):
         `SessionExpired` or `SessionClosed` if there will be no next token.
         """
         self._check()
-        is_current = (token.value if isinstance(token, Token) else token) == self._value and self._left() > 0
-        may_force = self._now() >= self._forced + self._policy.forced_interval(self._life) and self._may_renew()
-        if is_current and not may_force:
+        cycle, now = self._lifecycle, self._now()
+        is_current = value_of(token) == cycle.value and cycle.left(now) > 0
+        if is_current and not (cycle.may_force(now) and self._may_renew()):
             return False
         self.invalidate(token)
         return True
 
     async def start(self) -> Self:
         """Open the session: return when there is a live token. `async with` does it for you."""
-        if self._closing:
+        phase = self._lifecycle.phase
+        if phase >= Phase.SHUT:
             raise SessionClosed(f"session {self._label} was closed: {self._another}")
-        if self._timer is not None:
+        if phase is not Phase.NEW:
             raise SessionError(f"session {self._label} is open already")
         self._timer = timer_of(self._clock)
         try:
@@ -198,30 +194,31 @@ class Keeper(Sharing):
         except BaseException:
             await self.aclose()
             raise
-        self._fresh_until = NEVER  # the next call may come from another event loop
+        self._lifecycle.check_next()  # which may come from another event loop
         self._tell("started")
         return self
 
     def _open(self) -> None:
         """Begin to keep a pair."""
-        self._due = self._now()
+        self._lifecycle.open(self._now())
         self._begin()
         self._begin_sharing()
         self._plan()
 
     async def aclose(self) -> None:
         """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        cycle = self._lifecycle
         if self._timer is None:
-            self._closing = self._closed = True
+            cycle.close()
             return
         self._check_place(self._timer)
-        if self._ending:
-            while not self._closed:
+        if cycle.phase >= Phase.ENDING:
+            while cycle.phase is not Phase.CLOSED:
                 await self._changed()
             await self._drain()
             return
-        self._ending = True
         self._shut(self._timer)
+        cycle.end()
         try:
             await self._drain()
             await self._end_sharing()
@@ -238,7 +235,7 @@ class Keeper(Sharing):
 
     def _shut(self, timer: Timer) -> None:
         """Give no token any more, and begin no renewal."""
-        self._closing, self._fresh_until = True, NEVER
+        self._lifecycle.shut()
         timer.unset(self)
         self._notify()
 
@@ -246,13 +243,14 @@ class Keeper(Sharing):
         """Be closed."""
         self._stop_sharing()
         self._tell("closed")
-        self._closed = True
+        self._lifecycle.close()
         self._notify()
 
     async def wait_closed(self) -> None:
         """Return when the session is closed; raise `SessionExpired` if it dies."""
-        while not self._closed:
-            if not self._closing:
+        cycle = self._lifecycle
+        while cycle.phase is not Phase.CLOSED:
+            if cycle.phase < Phase.SHUT:
                 self._check()
             await self._changed()
 
@@ -265,12 +263,12 @@ class Keeper(Sharing):
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._label} {self.state.value}, generation {self._generation}>"
+        return f"<{type(self).__name__} {self._label} {self.state.value}, generation {self.generation}>"
 
     def __del__(self) -> None:
         # The constructor may have refused what it was given.
         timer = getattr(self, "_timer", None)
-        if timer is not None and not self._closed and timer.process == os.getpid():
+        if timer is not None and self._lifecycle.phase is not Phase.CLOSED and timer.process == os.getpid():
             self._stop_sharing()
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
@@ -290,9 +288,10 @@ class Keeper(Sharing):
         if self._timer is None:
             raise SessionClosed(f"session {self._label} is not open: use `async with`, or await its start()")
         self._check_place(self._timer)
-        if self._closing:
+        phase = self._lifecycle.phase
+        if phase >= Phase.SHUT:
             raise SessionClosed(f"session {self._label} was closed: {self._another}")
-        if self._dead:
+        if phase is Phase.EXPIRED:
             message = f"session {self._label} has expired, and there is no way left to renew it"
             raise SessionExpired(message) from self.last_error
         return self._timer
@@ -313,34 +312,35 @@ class Keeper(Sharing):
 
     def _fault(self) -> SignalWireTokenError | None:
         """Find what has kept the session from a first token and will not pass by itself."""
-        unused = self._generation == 0 and isinstance(self._failure, Spent)
-        return self.last_error if unused or isinstance(self._failure, Misconfigured | Denied) else None
+        cycle = self._lifecycle
+        unused = cycle.generation == 0 and isinstance(cycle.failure, Spent)
+        return self.last_error if unused or isinstance(cycle.failure, Misconfigured | Denied) else None
 
     async def _live_token(self, min_ttl: float | None) -> str:
         """Return a live token, after a renewal where that is called for."""
-        timer = self._check()
-        reserve, patience = self._reserve(min_ttl), self._policy.patience
-        left, tried, now = self._left(), self._tried, self._now()
-        is_fresh = min_ttl is None and now < self._due
+        timer, cycle = self._check(), self._lifecycle
+        reserve, patience = self._reserve(min_ttl), cycle.policy.patience
+        left, tried, now = self._left(), cycle.tried, self._now()
+        is_fresh = min_ttl is None and now < cycle.due
         if left > 0 and (left >= reserve or is_fresh):
             timer.look(now)
-            self._fresh_until = min(self._due, now + CHECKED_EVERY)
-            return self._value
+            cycle.check_until(now + CHECKED_EVERY)
+            return cycle.value
         if left > 0:
             # A renewal that fails ends the wait: what is at hand is better than nothing.
-            await self._wait(min(patience, left / 2), timer, lambda: self._tried != tried)
+            await self._wait(min(patience, left / 2), timer, lambda: cycle.tried != tried)
         if self._left() <= 0:
             await self._wait(patience, timer, lambda: self._left() > 0)
         self._check()
         if self._left() > 0:
-            return self._value
+            return cycle.value
         await asyncio.sleep(0)  # whoever asks again and again must not keep the renewal from its turn
         raise self._unavailable("has no live token at this moment") from self._reason
 
     def _unavailable(self, what: str) -> TokenUnavailable:
         # Whoever asks again sooner than the session can try asks in vain.
-        pause = max(self._pause(), self._policy.floor_for(self._life))
-        has_way = pause < math.inf and not isinstance(self._policy.next_step(self._situation()), Expire)
+        pause = max(self._pause(), self._policy.floor_for(self._lifecycle.life))
+        has_way = pause < math.inf and not isinstance(self._next_step(), Expire)
         return TokenUnavailable(f"session {self._label} {what}", retry_after=pause if has_way else None)
 
     def _pause(self) -> float:
@@ -364,7 +364,7 @@ class Keeper(Sharing):
     def _reserve(self, min_ttl: object) -> float:
         """Check how much life a caller wants."""
         if min_ttl is None:
-            return self._policy.reserve(self._life)
+            return self._policy.reserve(self._lifecycle.life)
         longest = self.longest_ttl
         if isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float) or not 0 <= min_ttl <= longest:
             raise ValueError(
@@ -376,14 +376,13 @@ class Keeper(Sharing):
         """Tell whether waiting so long cannot help."""
         if self._flight is not None:
             return False
-        if isinstance(self._failure, Misconfigured | Denied) and self._left() <= 0:
+        if isinstance(self._lifecycle.failure, Misconfigured | Denied) and self._left() <= 0:
             return self._pause() > 0  # something has to change first
         return self._pause() > seconds
 
     def _hasten(self, timer: Timer) -> None:
         """Bring the next attempt forward, since somebody waits for it."""
-        if self._wanted == math.inf:
-            self._wanted = self._now()
+        if self._lifecycle.want(self._now()):
             self._plan()
         timer.look(self._now())
 
@@ -411,3 +410,8 @@ class Keeper(Sharing):
                 for task in tasks if end else ():
                     task.cancel()
                 await asyncio.wait(tasks, timeout=LAST_WORD)
+
+
+def value_of(token: str | Token) -> str:
+    """Return the text of a token."""
+    return token.value if isinstance(token, Token) else token

@@ -19,6 +19,8 @@ from weakref import WeakMethod
 import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError, StoreError
+from signalwire_tokens.lifecycle import Phase
+from signalwire_tokens.models import life_of
 from signalwire_tokens.policy import (
     Denied,
     Misconfigured,
@@ -30,7 +32,6 @@ from signalwire_tokens.policy import (
     Spent,
     Throttled,
 )
-from signalwire_tokens.stores.records import life_of
 
 from .events import is_cancelled
 from .renewing import Renewing
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from signalwire_tokens.clock import Clock, Timer
+    from signalwire_tokens.lifecycle import Adopted
     from signalwire_tokens.models import TokenPair
     from signalwire_tokens.policy import RefreshPolicy
     from signalwire_tokens.stores import Record
@@ -80,7 +82,7 @@ class Sharing(Renewing):
     async def _renew(self, step: Present | Reissue) -> Landing:
         share = self._share
         if share is None:
-            return step, await self._ask(step, self._pair, None)
+            return step, await self._ask(step, self._lifecycle.pair, None)
         try:
             return await self._renew_shared(share, step)
         except StoreError as error:
@@ -89,9 +91,9 @@ class Sharing(Renewing):
 
     async def _renew_shared(self, share: Share, step: Present | Reissue) -> Landing:
         """Renew as the only one who does, or adopt what another has renewed."""
-        ttl = self._policy.lease_for(self._life)
+        ttl = self._policy.lease_for(self._lifecycle.life)
         give_up = self._now() + 2 * ttl
-        while self._now() < give_up and not self._closing:
+        while self._now() < give_up and not self._is_shut:
             found = self._better(await self._read(share))
             if found is not None:
                 return Present(step.at), found
@@ -100,9 +102,9 @@ class Sharing(Renewing):
                 landing = await self._renew_leased(share, step, taken + ttl / 2) if held else None
             if landing is not None:
                 return landing
-            await self._clock.sleep(self._policy.poll_for(self._life))
+            await self._clock.sleep(self._policy.poll_for(self._lifecycle.life))
         failure = complaint(share, "others have been renewing for too long")
-        if self._closing or not self._reissuable:
+        if self._is_shut or not self._lifecycle.reissuable:
             return step, NotSent(failure)
         raise failure
 
@@ -113,7 +115,7 @@ class Sharing(Renewing):
         found = self._better(sight)
         if found is not None:
             return Present(step.at), found
-        if held is None and self._pair is None and share.brought is not None:
+        if held is None and self._lifecycle.pair is None and share.brought is not None:
             brought = Renewed(share.brought, self._brought_at(share.brought))
             adopted = await self._commit(share, brought, sight, None)
             share.brought = None if adopted.saved else share.brought
@@ -121,16 +123,16 @@ class Sharing(Renewing):
         way, plain = self._choose(share, step, sight)
         mark = None
         if isinstance(way, Present) and plain is not None:
-            if plain.presenting not in (None, share.mark) and self._left() > self._policy.reserve(self._life):
+            if plain.presenting not in (None, share.mark) and self._left() > self._policy.reserve(self._lifecycle.life):
                 return way, NotSent(complaint(share, "another may be presenting the refresh token"))
             mark = attrs.evolve(plain, presenting=uuid4().hex)
             share.mark = mark.presenting
             if not await self._save(share, mark, None if held is None else held.digest):
                 return None
-        if self._now() > latest or self._closing:
+        if self._now() > latest or self._is_shut:
             outcome: Outcome = NotSent(complaint(share, "no time was left for a request"))
         else:
-            limit = self._policy.lease_for(self._life) / 2
+            limit = self._policy.lease_for(self._lifecycle.life) / 2
             outcome = await self._ask_dated(share, way, None if plain is None else plain.pair, limit)
         if isinstance(outcome, Renewed):
             replaces = mark or held
@@ -149,15 +151,15 @@ class Sharing(Renewing):
 
     async def _renew_alone(self, share: Share, step: Present | Reissue, error: StoreError) -> Landing:
         """Renew without the store, once it cannot be put off: with a pair of one's own rather than the shared one."""
-        may_have_successor = self._pair is not None and self._pair is share.brought
-        if self._left() > self._policy.reserve(self._life) or self._closing or may_have_successor:
+        may_have_successor = self._lifecycle.pair is not None and self._lifecycle.pair is share.brought
+        if self._left() > self._policy.reserve(self._lifecycle.life) or self._is_shut or may_have_successor:
             return step, NotSent(error)
-        way = Reissue(step.at) if self._reissuable else step
+        way = Reissue(step.at) if self._lifecycle.reissuable else step
         outcome: Outcome
-        if self._pair is None and share.brought is not None:
+        if self._lifecycle.pair is None and share.brought is not None:
             outcome = Renewed(share.brought, self._brought_at(share.brought))
         else:
-            outcome = await self._ask_dated(share, way, self._pair, None)
+            outcome = await self._ask_dated(share, way, self._lifecycle.pair, None)
         if isinstance(outcome, Renewed):
             self._note_unsaved(error)
             outcome = attrs.evolve(outcome, saved=False)
@@ -180,11 +182,11 @@ class Sharing(Renewing):
 
     def _choose(self, share: Share, step: Present | Reissue, sight: Sight) -> tuple[Present | Reissue, Record | None]:
         """Say whether to present a refresh token, and which: none that may be used up, where a pair can be issued."""
-        held, pair = sight.reading.record, self._pair
-        asked = None if pair is None else self._asked_for(pair)
+        held, pair = sight.reading.record, self._lifecycle.pair
+        asked = None if pair is None else self._lifecycle.asked
         mine = None if pair is None or asked is None else sight.record(pair, asked, share.ahead)
         known = holds(held, pair)
-        may_issue = self._reissuable and (pair is not None or share.brought is None)
+        may_issue = self._lifecycle.reissuable and (pair is not None or share.brought is None)
         is_behind = asked is not None and not known and pair is not share.brought and sight.is_older(asked)
         if held is None or is_behind:
             doubtful, best = True, mine  # the store has lost something
@@ -192,7 +194,7 @@ class Sharing(Renewing):
             refused = known and isinstance(step, Reissue)
             ended = sight.latest is not None and held.until <= sight.reading.at
             doubtful, best = held.presenting is not None or refused or ended, held
-        if not self._presents or best is None or (doubtful and may_issue):
+        if not self._lifecycle.presents or best is None or (doubtful and may_issue):
             return Reissue(step.at), None
         return Present(step.at), best
 
@@ -214,10 +216,10 @@ class Sharing(Renewing):
     def _better(self, sight: Sight) -> Renewed | None:
         """Find a pair that is live, and longer than the one at hand."""
         record, asked = sight.reading.record, sight.asked
-        if record is None or asked is None or record.pair.token.value == self._value:
+        if record is None or asked is None or record.pair.token.value == self._lifecycle.value:
             return None
         until = asked + life_of(record.pair.token)
-        if until <= max(self._now(), self._access_until):
+        if until <= max(self._now(), self._lifecycle.access_until):
             return None
         return Renewed(self._redated(record.pair, asked), asked)
 
@@ -230,10 +232,6 @@ class Sharing(Renewing):
             for half in (pair.token, pair.refresh_token)
         )
         return attrs.evolve(pair, token=token, refresh_token=refresh_token)
-
-    def _asked_for(self, pair: TokenPair) -> float:
-        """Tell when the pair at hand was asked for; its access token may have been invalidated since."""
-        return self._refresh_until - life_of(pair.refresh_token)
 
     async def _read(self, share: Share) -> Sight:
         before, ahead = self._now(), self._wall_ahead()
@@ -267,7 +265,7 @@ class Sharing(Renewing):
 
     async def _use(self, share: Share, call: Callable[[], Awaitable[T]]) -> T:
         """Ask the store, and wait for as long as a store gets; whatever goes wrong is a `StoreError`."""
-        limit = self._policy.store_limit(self._life)
+        limit = self._policy.store_limit(self._lifecycle.life)
         try:
             async with asyncio.timeout(limit):
                 return await call()
@@ -296,21 +294,21 @@ class Sharing(Renewing):
         with suppress(StoreError):
             sight = await self._read(share)
             held, asked = sight.reading.record, sight.asked
-            is_other = not holds(held, self._pair)
+            is_other = not holds(held, self._lifecycle.pair)
             if held is not None and asked is not None and is_other and held.until > sight.reading.at:
                 return step, Renewed(self._redated(held.pair, asked), asked)
         return step, Spent(error)
 
-    def _rotate(self, renewed: Renewed, way: Present | Reissue) -> None:
-        super()._rotate(renewed, way)
-        share, timer = self._share, self._timer
+    def _adopted(self, adopted: Adopted) -> None:
+        share, timer, renewed = self._share, self._timer, adopted.renewed
         if share is not None:
             share.looked, share.ahead = False, self._ahead_of(share, renewed.pair)
-            if timer is not None and not renewed.saved and not self._closed and is_over(share.saving):
+            is_closed = self._lifecycle.phase is Phase.CLOSED
+            if timer is not None and not renewed.saved and not is_closed and is_over(share.saving):
                 share.saving = timer.begin(self._save_in_the_end(share), f"save {self._label}")
 
     def _note_unsaved(self, error: StoreError) -> None:
-        logger.warning("session %s generation %d: not saved, %s", self._label, self._generation, error)
+        logger.warning("session %s generation %d: not saved, %s", self._label, self._lifecycle.generation, error)
         self._tell("persist_failed", error)
 
     def _begin_sharing(self) -> None:
@@ -332,7 +330,7 @@ class Sharing(Renewing):
             return
         is_unsaved = not is_over(share.saving)
         share.stop()
-        await share.stopped(self._policy.store_limit(self._life))
+        await share.stopped(self._policy.store_limit(self._lifecycle.life))
         if is_unsaved:
             try:
                 await self._reconcile(share)
@@ -342,7 +340,12 @@ class Sharing(Renewing):
     def _heard(self) -> None:
         """Look into the store, since somebody has renewed."""
         share, timer = self._share, self._timer
-        if share is not None and timer is not None and self._is_at_rest and timer.loop is asyncio.get_running_loop():
+        if (
+            share is not None
+            and timer is not None
+            and self._lifecycle.is_at_rest
+            and timer.loop is asyncio.get_running_loop()
+        ):
             share.heard = True
             if is_over(share.looking):
                 share.looking = timer.begin(self._look(share), f"look for {self._label}")
@@ -355,18 +358,19 @@ class Sharing(Renewing):
 
     def _take(self, found: Renewed | None) -> None:
         """Adopt a pair from the store outside a renewal."""
-        if found is not None and self._is_at_rest:
-            self._rotate(found, Present(self._now()))
+        if found is not None and self._lifecycle.is_at_rest:
+            now = self._now()
+            self._carry_out(self._lifecycle.adopt(found, Present(now), now))
             self._plan()
             self._notify()
 
     @property
-    def _is_at_rest(self) -> bool:
-        return self._flight is None and not self._closing and not self._dead
+    def _is_shut(self) -> bool:
+        return self._lifecycle.phase >= Phase.SHUT
 
     async def _save_in_the_end(self, share: Share) -> None:
         """Save the pair at hand behind its users, until that is done or there is another."""
-        pause, longest = self._policy.store_pauses(self._life)
+        pause, longest = self._policy.store_pauses(self._lifecycle.life)
         while True:
             await self._clock.sleep(pause)
             pause = min(longest, 2 * pause)
@@ -377,16 +381,16 @@ class Sharing(Renewing):
     async def _reconcile(self, share: Share) -> None:
         """Let the store hold the later of two pairs: its own, or the one at hand."""
         sight = await self._read(share)
-        held, pair, latest = sight.reading.record, self._pair, sight.latest
+        held, pair, latest = sight.reading.record, self._lifecycle.pair, sight.latest
         if pair is None or holds(held, pair):
             return
         found = self._better(sight)
-        if found is not None or (latest is not None and latest >= self._asked_for(pair)):
+        if found is not None or (latest is not None and latest >= self._lifecycle.asked):
             self._take(found)
             return
         if held is not None and pair is share.brought:
             return  # a successor, whatever the clocks say
-        mine = sight.record(pair, self._asked_for(pair), share.ahead)
+        mine = sight.record(pair, self._lifecycle.asked, share.ahead)
         if not await self._save(share, mine, None if held is None else held.digest):
             raise complaint(share, "somebody else has just saved another pair")
         share.brought = None

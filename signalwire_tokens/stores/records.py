@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.models import Token, TokenPair, life_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,11 +78,6 @@ class Reading:
         if self.record is None or self.wall is None or age is None:
             return 0.0
         return self.wall - self.record.asked_wall - age
-
-
-def life_of(token: Token) -> float:
-    """Tell how many seconds a token lives."""
-    return (token.expires_at - token.issued_at).total_seconds()
 
 
 def key_of(parts: Iterable[str | None]) -> str:

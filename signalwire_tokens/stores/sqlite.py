@@ -14,10 +14,10 @@ from uuid import uuid4
 
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.errors import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.models import Secret, life_of
 
 from .moments import Moment, is_same_boot, passed, timeline
-from .records import Reading, Record, life_of
+from .records import Reading, Record
 from .sealing import Sealer
 
 if TYPE_CHECKING:

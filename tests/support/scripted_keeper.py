@@ -62,7 +62,7 @@ class Scripted(Keeper):
 
     def _begin(self):
         if self.held is not None and self._share is None:
-            self._adopt(self.held, asked=self._brought_at(self.held))
+            self._lifecycle.begin_with(self.held, self._brought_at(self.held), self._now())
 
     def _brought_at(self, pair):
         return self._now() - self.held_for

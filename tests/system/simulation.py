@@ -191,10 +191,10 @@ class World:
 
     def note_success(self, session):
         """A session gets a pair: reckon how long it had no live token, and whether it had to have one."""
-        dead = self.clock.now() - session._access_until if session.generation else 0.0
+        dead = self.clock.now() - session._lifecycle.access_until if session.generation else 0.0
         if dead > 0:
             self.dead += dead
-            slept = self.woke > session._due  # and notices within half a minute, or when it is asked
+            slept = self.woke > session._lifecycle.due  # and notices within half a minute, or when it is asked
             # Where an outage ends less than the floor before the token does, the next attempt comes that much too late:
             # whoever asks then is kept waiting for it, and not refused.
             if dead > POLICY.floor and not (slept or session in self.recovering or self.is_excused(session)):

@@ -328,7 +328,7 @@ async def test_a_function_that_will_not_end_does_not_stop_the_session(emulator, 
     patient = RefreshPolicy(patience=600)
     session = DeviceSession(emulator.space, bring, KEY, clock=clock, timeout=0.5, policy=patient)
     starting = asyncio.create_task(session.start())
-    while session._failures < 3:
+    while session._lifecycle.failures < 3:
         await clock.advance(1)
     assert len(asked) == 1
     ends.set()

@@ -81,16 +81,16 @@ async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens
     for number in count(1):
         client, _ = make_client(clock)
         async with opened(client) as session:
-            await clock.advance(session._due - clock.now() - 1)
+            await clock.advance(session._lifecycle.due - clock.now() - 1)
             with Fault(number) as fault:
-                while session._generation == 1 and fault.where is None:
+                while session._lifecycle.generation == 1 and fault.where is None:
                     with suppress(MemoryError):  # of an alarm, which a real loop logs
                         await clock.advance(60)
             if fault.where is None:
                 break
             lines.append(fault.where)
             for _ in range(2):
-                generation, rest = session.generation, session._access_until - clock.now()
+                generation, rest = session.generation, session._lifecycle.access_until - clock.now()
                 await clock.advance(rest - 10)
                 assert session.generation > generation, fault.where
                 assert session.state is SessionState.FRESH, fault.where

@@ -627,7 +627,7 @@ async def test_one_that_is_asked_for_now_and_then_does_not_lapse(clock, line):
         assert session.generation > 12
         assert len(line.sent) == session.generation
         await session.token()
-        assert session._fresh_until > clock.now()
+        assert session._lifecycle.fresh_until > clock.now()
 
 
 async def test_one_that_is_asked_for_while_it_lapses_is_renewed(clock, line):

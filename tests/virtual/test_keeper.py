@@ -741,7 +741,7 @@ async def test_closing_that_is_cancelled_has_closed_all_the_same(clock):
     assert closing[0].cancelled()
     landed.set()
     await refresh
-    assert session._closed
+    await session.wait_closed()
 
 
 async def test_a_start_that_fails_for_now_is_told_as_token_tells_it(clock):
@@ -851,7 +851,7 @@ async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock)
             await asyncio.to_thread(asyncio.run, session.token())
         await session.token()
         clock.suspend(0.9)
-        assert session._now() < session._fresh_until
+        assert session._now() < session._lifecycle.fresh_until
 
 
 async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock):

@@ -215,14 +215,14 @@ async def test_a_slow_answer_makes_a_pair_no_younger(share, store, clock):
 
     store.moods["load"] = store.after["load"] = take_time
     async with share() as session:
-        asked = session._access_until - LIFE
+        asked = session._lifecycle.access_until - LIFE
         store.heal()
         assert asked <= (await held(store)).asked_at
     store.moods["load"] = store.after["load"] = take_time
     async with share() as session:
         await session.refresh()
         store.heal()
-        assert (await held(store)).asked_at <= session._access_until - LIFE
+        assert (await held(store)).asked_at <= session._lifecycle.access_until - LIFE
 
 
 async def test_a_pair_that_is_due_is_served_and_renewed_behind(share, store, clock):
@@ -688,7 +688,7 @@ async def test_who_cannot_issue_presents_its_own_where_the_store_has_lost_it(sha
             await session.refresh()
         assert session.presented == [first.refresh_token.value]
         assert (await held(store)).presenting is not None
-        assert (await held(store)).asked_at == pytest.approx(session._access_until - LIFE)
+        assert (await held(store)).asked_at == pytest.approx(session._lifecycle.access_until - LIFE)
 
 
 async def test_a_store_that_lost_everything_gets_a_new_pair(share, store, clock):

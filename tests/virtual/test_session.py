@@ -438,7 +438,7 @@ async def test_short_lives_rotate():
 
 async def test_a_session_of_another_loop_says_so(emulator, session):
     """Instead of breaking in the middle of things."""
-    session._fresh_until = float("-inf")
+    session._lifecycle.fresh_until = float("-inf")
 
     async def elsewhere():
         with pytest.raises(SessionError, match="event loop"):

@@ -1,0 +1,453 @@
+"""All state of one kept token. Everything that changes it is in this module: events come in, effects go out.
+
+It does no I/O, reads no clock and draws no random numbers: callers pass `now`, in seconds by one clock, and `draw`,
+from 0 to 1. The policy decides by this record itself: nothing is copied.
+
+::
+
+    NEW ── open ──> OPEN ── expire ──> EXPIRED
+     └───────────────┴── shut ────────────┴──> SHUT ── end ──> ENDING ── close ──> CLOSED
+
+Events are `open`, `begin` and `land` (of a renewal), `lose` (a renewal whose result couldn't be taken in), `adopt` (a
+pair that was found at rest), `begin_with` (a pair from elsewhere), `invalidate`, `clock_leaped`, `want` (a caller
+waits), `press` (renew, whatever was planned), `check_until` and `check_next` (when `token()` checks again), `expire`,
+`shut`, `end` and `close`. A pair that lands after `shut` is adopted like any other.
+
+Effects are `Emit` (an event to subscribers), `Adopted`, `Failed`, `Refused` (a token was refused long before its
+expiry) and `SubscriberChanged`. No event returns a schedule: `next_step` answers what to do next, and when, for as long
+as SignalWire wants to be left alone at that time.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from enum import IntEnum
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import attrs
+
+from .errors import UnexpectedResponse
+from .models import life_of
+from .policy import (
+    ROUNDING,
+    Ambiguous,
+    Denied,
+    Failure,
+    NotSent,
+    Present,
+    Reissue,
+    Renewed,
+    SessionState,
+    Spent,
+)
+from .wire import TOKEN_EXPIRED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .errors import SignalWireTokenError
+    from .models import Token, TokenPair
+    from .policy import Outcome, Quiet, RefreshPolicy, Step
+
+__all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Phase", "Refused", "SubscriberChanged"]
+
+NEVER = -math.inf
+MOST_SEEN = 4  # access tokens whose repetition is noticed, the current one included
+
+EventKind: TypeAlias = Literal[
+    "started",
+    "rotated",
+    "reissued",
+    "subscriber_changed",
+    "degraded",
+    "recovered",
+    "persist_failed",
+    "dead",
+    "closed",
+]
+
+
+class Phase(IntEnum):
+    """How far a session has come."""
+
+    NEW = 0
+    OPEN = 1
+    EXPIRED = 2  # no way to renew is left
+    SHUT = 3  # it returns no token, and begins no renewal
+    ENDING = 4
+    CLOSED = 5
+
+
+@attrs.frozen
+class Emit:
+    """Emit an event to the subscribers. Without an `error`, the event has the last one."""
+
+    kind: EventKind
+
+
+@attrs.frozen
+class Adopted:
+    """There is a new pair. `left` is how long the token before was still valid; None for a first one."""
+
+    renewed: Renewed
+    left: float | None
+
+
+@attrs.frozen
+class Failed:
+    """An attempt failed. It is news if the session was well before."""
+
+    failure: Failure
+    is_news: bool
+
+
+@attrs.frozen
+class Refused:
+    """A token was refused so many seconds before its calculated expiry."""
+
+    what: str
+    left: float
+
+
+@attrs.frozen
+class SubscriberChanged:
+    """The pair names another subscriber than the one before."""
+
+
+Effect: TypeAlias = Emit | Adopted | Failed | Refused | SubscriberChanged
+
+
+class Failing:
+    """What is known of attempts that failed since the last success.
+
+    `count` is how many failed in a row, `replays` how often the refresh token was presented with an unknown result.
+    `is_degraded` says whether an event has reported it. `is_short` says whether the current token is too short-lived to
+    be kept.
+    """
+
+    __slots__ = ("count", "failure", "is_degraded", "is_short", "replays")
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure: Failure = failure
+        self.count: int = 0
+        self.replays: int = 0
+        self.is_degraded: bool = False
+        self.is_short: bool = False
+
+
+class Lifecycle:
+    """The record of one kept token, and the only writer of it.
+
+    `presents` and `reissues` are the ways there are to renew, `presentable` and `reissuable` those that are open. With
+    `keeps_all`, no token is too short-lived to be kept. `fresh_until` is until when callers get `value` without any
+    further check. `wanted` is since when a caller waits, `pressed` since when the token is to be renewed whatever was
+    planned, and `not_before` when a forced renewal is allowed.
+    """
+
+    __slots__ = (
+        "access_until",
+        "asked",
+        "draw",
+        "due",
+        "failing",
+        "flying",
+        "forced",
+        "fresh_until",
+        "generation",
+        "keeps_all",
+        "label",
+        "life",
+        "not_before",
+        "pair",
+        "phase",
+        "policy",
+        "presentable",
+        "presents",
+        "pressed",
+        "reissuable",
+        "reissues",
+        "seen",
+        "tried",
+        "value",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        policy: RefreshPolicy,
+        *,
+        label: str,
+        life: float,
+        draw: float,
+        presents: bool = True,
+        reissues: bool = True,
+        keeps_all: bool = False,
+    ) -> None:
+        self.policy: RefreshPolicy = policy
+        self.label: str = label
+        self.presents: bool = presents
+        self.reissues: bool = reissues
+        self.keeps_all: bool = keeps_all
+        self.phase: Phase = Phase.NEW
+        self.pair: TokenPair | None = None
+        self.value: str = ""
+        self.seen: tuple[int, ...] = ()  # hashes of the last access tokens
+        self.generation: int = 0
+        self.life: float = life
+        self.fresh_until: float = NEVER
+        self.asked: float = NEVER
+        self.due: float = NEVER
+        self.access_until: float = NEVER
+        self.presentable: bool = False
+        self.reissuable: bool = True  # a first pair is always issued
+        self.flying: Present | Reissue | None = None
+        self.failing: Failing | None = None
+        self.tried: float = NEVER
+        self.draw: float = draw
+        self.wanted: float = math.inf
+        self.pressed: float = math.inf
+        self.forced: float = NEVER
+        self.not_before: float = NEVER
+
+    # What the policy reads besides.
+
+    @property
+    def refresh_until(self) -> float:
+        """When the refresh token expires."""
+        return NEVER if self.pair is None else self.asked + life_of(self.pair.refresh_token)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the last attempt failed with."""
+        return None if self.failing is None else self.failing.failure
+
+    @property
+    def failures(self) -> int:
+        """How many attempts failed in a row."""
+        return 0 if self.failing is None else self.failing.count
+
+    @property
+    def replays(self) -> int:
+        """How often the refresh token was presented with an unknown result."""
+        return 0 if self.failing is None else self.failing.replays
+
+    @property
+    def kept(self) -> bool:
+        """Whether the current token is long-lived enough to be kept."""
+        return self.failing is None or not self.failing.is_short
+
+    # Questions.
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether a renewal may begin: the session is open, and none is under way."""
+        return self.phase is Phase.OPEN and self.flying is None
+
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """What the last attempt failed with; None if it succeeded."""
+        return None if self.failing is None else self.failing.failure.error
+
+    def left(self, now: float) -> float:
+        """Return how long the current token is still valid."""
+        return self.access_until - now
+
+    def state(self, now: float) -> SessionState:
+        """Return how the session stands."""
+        if self.phase is Phase.OPEN:
+            return self.policy.state(due=self.due, access_until=self.access_until, life=self.life, now=now)
+        return SessionState.DEAD if self.phase is Phase.EXPIRED else SessionState.CLOSED
+
+    def next_step(self, quiet: Quiet) -> Step:
+        """Return what to do next, and when, while SignalWire wants to be left alone as `quiet` says."""
+        return self.policy.next_step(self, quiet)
+
+    def way(self, now: float) -> Step:
+        """Return what could be done now."""
+        return self.policy.way(self, now)
+
+    def may_force(self, now: float) -> bool:
+        """Return whether `invalidate` would have the token renewed at once."""
+        return now >= self.forced + self.policy.forced_interval(self.life)
+
+    def keeps(self, life: float) -> bool:
+        """Return whether tokens that are valid for so long are kept."""
+        return self.keeps_all or self.policy.keeps(life)
+
+    # Events.
+
+    def open(self, now: float) -> None:
+        """Begin to keep a token."""
+        self.phase, self.due = Phase.OPEN, now
+
+    def begin_with(self, pair: TokenPair, asked: float, now: float) -> None:
+        """Begin with a pair from elsewhere."""
+        self._take(pair, asked, now)
+
+    def begin(self, step: Present | Reissue) -> None:
+        """Begin a renewal. Callers that come later aren't served by it, if it fails."""
+        self.wanted = self.pressed = math.inf
+        self.flying = step
+
+    def land(self, step: Present | Reissue, outcome: Outcome, now: float, draw: float) -> Sequence[Effect]:
+        """End a renewal. `step` is the one that was taken."""
+        self.flying = None
+        self.tried, self.draw = now, draw
+        return self.adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
+
+    def lose(self, step: Present | Reissue, failure: Failure | None, now: float) -> Sequence[Effect]:
+        """End a renewal whose result couldn't be taken in. Without a `failure`, its pair was adopted nevertheless."""
+        self.flying = None
+        return () if failure is None else self._fail(failure, step, now)
+
+    def adopt(self, renewed: Renewed, step: Present | Reissue, now: float) -> Sequence[Effect]:
+        """Make a new pair the current one."""
+        pair, before, left = renewed.pair, self.pair, self.left(now)
+        is_short = not self._take(pair, renewed.asked, now)
+        effects: list[Effect] = []
+        failing = self.failing
+        if failing is not None and self.generation == 1:
+            failing.is_degraded = False  # no event has reported what went wrong before
+        life = life_of(pair.token)
+        if self.keeps(life):
+            self.failing = None
+        else:
+            message = f"session {self.label} was given a token that lives {life:g} s"
+            effects.extend(self._fail(NotSent(UnexpectedResponse(message)), step, now, is_short=is_short))
+        effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
+        if self.generation > 1:
+            effects.append(Emit("rotated" if isinstance(step, Present) else "reissued"))
+        known = None if before is None else before.subscriber_id
+        if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
+            effects += [SubscriberChanged(), Emit("subscriber_changed")]
+        if self.failing is None and failing is not None and failing.is_degraded:
+            effects.append(Emit("recovered"))
+        return effects
+
+    def invalidate(self, now: float) -> Sequence[Effect]:
+        """Return the current token to no caller any more, and have it renewed as soon as that may be forced."""
+        effects = self._doubt("access token", self.access_until, now)
+        self.access_until, self.fresh_until, self.due = now, NEVER, now
+        self.not_before = self.forced + self.policy.forced_interval(self.life)
+        self.forced = max(now, self.not_before)
+        return effects
+
+    def clock_leaped(self, seconds: float, now: float) -> bool:
+        """Renew soon if the wall clock has leaped, since nothing shows how old the token is. Return whether it has."""
+        if seconds <= self.policy.leap or self.pair is None:
+            return False
+        self.due = min(self.due, self.policy.due_after_leap(now=now, life=self.life, draw=self.draw))
+        return True
+
+    def want(self, now: float) -> bool:
+        """Bring the next attempt forward for a caller that waits. Return whether it is the first one."""
+        is_first = self.wanted == math.inf
+        if is_first:
+            self.wanted = now
+        return is_first
+
+    def press(self, now: float, *, is_forced: bool = False) -> None:
+        """Renew now, whatever was planned."""
+        self.pressed = now
+        if is_forced:
+            self.not_before = NEVER
+
+    def check_until(self, until: float) -> None:
+        """Return the token to callers without any further check for a while."""
+        if self.phase is Phase.OPEN:
+            self.fresh_until = min(self.due, until)
+
+    def check_next(self) -> None:
+        """Check the next call."""
+        self.fresh_until = NEVER
+
+    def expire(self) -> None:
+        """Give up, because there is no way left to renew."""
+        self.phase, self.fresh_until = Phase.EXPIRED, NEVER
+
+    def shut(self) -> None:
+        """Return no token any more, and begin no renewal."""
+        self.phase, self.fresh_until = max(self.phase, Phase.SHUT), NEVER
+
+    def end(self) -> None:
+        """Wait for what is under way."""
+        self.phase = max(self.phase, Phase.ENDING)
+
+    def close(self) -> None:
+        """Be closed."""
+        self.phase, self.fresh_until = Phase.CLOSED, NEVER
+
+    # How the record changes.
+
+    def _take(self, pair: TokenPair, asked: float, now: float) -> bool:
+        """Make a pair the current one, and return whether its token is kept.
+
+        If the new access token expires sooner than the current one, that stays. An exception between two of these lines
+        leaves a token in use that is valid for longer than is assumed.
+        """
+        life = life_of(pair.token)
+        access_until, due = asked + life, self.policy.due(asked=asked, life=life, draw=self.draw)
+        seen, is_kept = (*self.seen[1 - MOST_SEEN :], hash(pair.token.value)), self.keeps(life)
+        if self.pair is not None and self.access_until > max(now, access_until + ROUNDING):
+            is_kept = True
+            life = self.life
+            pair = attrs.evolve(pair, token=redated(self.pair.token, pair.token, self.access_until - asked))
+            access_until = self.access_until
+        self.pair, self.value = pair, pair.token.value
+        self.access_until, self.asked = access_until, asked
+        self.life = life if is_kept else self.life  # one of nothing would mean pauses of next to nothing
+        self.seen = seen
+        if self.failing is not None:
+            self.failing.replays, self.failing.is_short = 0, not is_kept
+        self.presentable, self.reissuable = self.presents, self.reissues
+        self.not_before, self.wanted, self.pressed = NEVER, math.inf, math.inf
+        self.due = due
+        self.generation += 1
+        self.fresh_until = NEVER
+        return is_kept
+
+    def _fail(
+        self, failure: Failure, step: Present | Reissue, now: float, *, is_short: bool | None = None
+    ) -> Sequence[Effect]:
+        """Note why there is no new pair, and which way it has closed."""
+        failing = self.failing = self.failing or Failing(failure)
+        failing.failure = failure
+        failing.count += 1
+        if is_short is not None:
+            failing.is_short = is_short
+        match failure, step:
+            case Spent(), Reissue():
+                self.reissuable = False
+            case Spent(), Present():
+                self.presentable = False
+            case Ambiguous() | Denied(), Present() if self.reissuable:
+                self.presentable = False  # it may be used up, or refused again
+            case Ambiguous(), Present():
+                failing.replays += 1
+            case _:
+                pass
+        effects: list[Effect] = []
+        is_early = self.policy.is_early(failure, left=self.left(now), life=self.life)
+        if is_early:  # nothing is wrong with what was asked
+            failing.count = 0
+            if failing.is_degraded:
+                failing.is_degraded = False
+                effects.append(Emit("recovered"))
+        is_news = not (is_early or failing.is_degraded)
+        failing.is_degraded = failing.is_degraded or is_news
+        effects.append(Failed(failure, is_news))
+        if isinstance(step, Present) and any(one.code == TOKEN_EXPIRED for one in failure.error.errors):
+            effects += self._doubt("refresh token", self.refresh_until, now)
+        if is_news and self.generation > 0:
+            effects.append(Emit("degraded"))
+        return effects
+
+    def _doubt(self, what: str, until: float, now: float) -> list[Effect]:
+        left = until - now
+        return [Refused(what, left)] if left > self.policy.reserve(self.life) else []
+
+
+def redated(token: Token, later: Token, left: float) -> Token:
+    """Return a token as one that was issued with a later one, and expires in so many seconds."""
+    return attrs.evolve(token, issued_at=later.issued_at, expires_at=later.issued_at + timedelta(seconds=left))
