@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from . import wire
+from .client import CallerFunction, make_client, report_renewal
 from .errors import ConfigurationError, SignalWireTokenError, UnexpectedResponse
-from .keeper import Asking
+from .keeper import Keeper, attempt, failure_of
 from .models import Secret, TokenPair, life_of
-from .policy import Misconfigured, NotYet, Outcome, Present, RefreshPolicy, Reissue, Renewed, Spent
+from .policy import Misconfigured, NotYet, Renewed, Spent
 
 if TYPE_CHECKING:
-    from .client import ClientSettings
-    from .policy import Failure
+    from .client import ClientSettings, TokenClient
+    from .keeper import RenewalRequest
+    from .policy import Failure, Outcome, Present, RefreshPolicy, Reissue
 
 __all__ = ["EndpointSession"]
 
@@ -22,7 +25,7 @@ NOTHING: Headers = {}
 ROUNDING = 1.0  # second, which is what a `Date` tells
 
 
-class EndpointSession(Asking):
+class EndpointSession(Keeper):
     """A token that an application's backend gives out, kept alive by asking for the next one in time.
 
     `url` is asked by POST, with an empty JSON object, and answers `{"token", "expiry_at"}`, in milliseconds since the
@@ -33,9 +36,7 @@ class EndpointSession(Asking):
     makes with them, and closes; its origin is the backend's.
     """
 
-    __slots__ = ("_auth", "_headers", "_path")
-    _owns_client: ClassVar[bool] = True
-    _has_least_life: ClassVar[bool] = False  # the backend has kept its token for a while already, and gives no other
+    __slots__ = ("client",)
 
     def __init__(
         self,
@@ -53,41 +54,56 @@ class EndpointSession(Asking):
         if hook.value is not None and not callable(hook.value):
             raise ConfigurationError("auth must be a function that returns headers")
         origin, path = wire.check_endpoint(place, given)
-        self._make_client(Secret(origin), options)
+        client = make_client("EndpointSession", Secret(origin), options)
+        self.client: TokenClient = client
+        function = None if hook.value is None else CallerFunction(hook, "auth")
+        super().__init__(
+            EndpointRenewal(client, path, Secret(dict(given.value)), function),
+            label=f"of {client.origin}",
+            life=client.lifetimes.access,
+            clock=client.clock,
+            policy=policy,
+            presents=False,
+            keeps_all=True,  # the backend has kept its token for a while already, and gives no other
+            throttle=(client.throttle, client.clock),
+        )
+
+
+class EndpointRenewal:
+    """Asks an application's backend for its token, with these headers and those that a function returns."""
+
+    def __init__(
+        self, client: TokenClient, path: Secret[str], headers: Secret[Headers], function: CallerFunction | None
+    ) -> None:
+        self._client = client
+        self.adopted = partial(report_renewal, client)
+        self.aclose = client.aclose
         self._path = path
-        self._headers: Secret[Headers] = Secret(dict(given.value))
-        self._auth: Secret[Any] = hook
-        self._keep(self.client.lifetimes.access, policy, self.client.clock, presents=False, reissues=True)
+        self._headers = headers
+        self._function = function
 
-    @property
-    def longest_ttl(self) -> float:
-        """The most that can be asked for as `min_ttl`, in seconds. How much is left of a token, the backend decides."""
-        return max(super().longest_ttl, self._policy.longest_ttl(self.client.lifetimes.access.total_seconds()))
-
-    @property
-    def _label(self) -> str:
-        return f"of {self.client.origin}"
-
-    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
-        outcome = await super()._ask(way, pair, limit)
+    async def renew(self, request: RenewalRequest) -> Outcome:
+        """Return the backend's token, or why there is none."""
+        outcome = await attempt(self._ask(request.timeout), request, partial(meaning_of, step=request.step))
         if not isinstance(outcome, Renewed):
             return outcome
-        token = outcome.pair.token
-        until = outcome.asked + life_of(token)
-        is_other = token.value != self._lifecycle.value
-        fault = find_fault(until, now=self._now(), access_until=self._lifecycle.access_until, is_other=is_other)
+        token, current = outcome.pair.token, request.current
+        until, now = outcome.asked + life_of(token), self._client.clock.now()
+        is_other = token.value != current.value
+        fault = find_fault(until, now=now, access_until=current.access_until, is_other=is_other)
         return outcome if fault is None else NotYet(UnexpectedResponse(fault, operation="fetch_token"))
 
-    async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:  # noqa: ARG002 - there is one way to ask
-        headers = self._headers
-        if self._auth.value is not None:
-            headers = wire.add_headers(headers, await self._ask_caller(self._auth, "auth"))
-        return await self.client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
+    async def _ask(self, limit: float | None) -> TokenPair:
+        headers, client = self._headers, self._client
+        if self._function is not None:
+            headers = wire.add_headers(headers, await self._function.call(client.clock, client.timeout))
+        return await client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
 
-    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
-        """Say what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
-        meaning = super()._meaning_of(error, way)
-        return Misconfigured(error) if isinstance(meaning, Spent) else meaning
+
+def meaning_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
+    """Return what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
+    meaning = failure_of(error, step)
+    return Misconfigured(error) if isinstance(meaning, Spent) else meaning
 
 
 def find_fault(until: float, *, now: float, access_until: float, is_other: bool) -> str | None:

@@ -140,9 +140,9 @@ class Lifecycle:
     """The record of one kept token, and the only writer of it.
 
     `presents` and `reissues` are the ways there are to renew, `presentable` and `reissuable` those that are open. With
-    `keeps_all`, no token is too short-lived to be kept. `fresh_until` is until when callers get `value` without any
-    further check. `wanted` is since when a caller waits, `pressed` since when the token is to be renewed whatever was
-    planned, and `not_before` when a forced renewal is allowed.
+    `keeps_all`, no token is too short-lived to be kept, and `usual_life` is what they usually live. `fresh_until` is
+    until when callers get `value` without any further check. `wanted` is since when a caller waits, `pressed` since
+    when the token is to be renewed whatever was planned, and `not_before` when a forced renewal is allowed.
     """
 
     __slots__ = (
@@ -155,7 +155,6 @@ class Lifecycle:
         "forced",
         "fresh_until",
         "generation",
-        "keeps_all",
         "label",
         "life",
         "not_before",
@@ -169,6 +168,7 @@ class Lifecycle:
         "reissues",
         "seen",
         "tried",
+        "usual_life",
         "value",
         "wanted",
     )
@@ -188,7 +188,7 @@ class Lifecycle:
         self.label: str = label
         self.presents: bool = presents
         self.reissues: bool = reissues
-        self.keeps_all: bool = keeps_all
+        self.usual_life: float = life if keeps_all else 0.0
         self.phase: Phase = Phase.NEW
         self.pair: TokenPair | None = None
         self.value: str = ""
@@ -267,13 +267,18 @@ class Lifecycle:
         """Return what could be done now."""
         return self.policy.way(self, now)
 
+    @property
+    def longest_ttl(self) -> float:
+        """The longest rest of their life that all tokens have when they are new."""
+        return self.policy.longest_ttl(max(self.life, self.usual_life))
+
     def may_force(self, now: float) -> bool:
         """Return whether `invalidate` would have the token renewed at once."""
         return now >= self.forced + self.policy.forced_interval(self.life)
 
     def keeps(self, life: float) -> bool:
         """Return whether tokens that are valid for so long are kept."""
-        return self.keeps_all or self.policy.keeps(life)
+        return self.usual_life > 0 or self.policy.keeps(life)
 
     # Events.
 
@@ -355,8 +360,7 @@ class Lifecycle:
 
     def check_until(self, until: float) -> None:
         """Return the token to callers without any further check for a while."""
-        if self.phase is Phase.OPEN:
-            self.fresh_until = min(self.due, until)
+        self.fresh_until = min(self.due, until)
 
     def check_next(self) -> None:
         """Check the next call."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import attrs
 
 from . import wire
+from .client import report_renewal
 from .errors import (
     ConfigurationError,
     InvalidRequest,
@@ -18,9 +20,9 @@ from .errors import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from .keeper import Asking, Share
+from .keeper import Keeper, Share, attempt, failure_of
 from .models import KINDS, Secret, Token, TokenPair, digest_of, is_misplaced
-from .policy import ROUNDING, Denied, Present, RefreshPolicy, Reissue, Spent
+from .policy import ROUNDING, Denied, Reissue, Spent
 from .stores import key_of
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 
     from .client import TokenClient
     from .clock import Clock
-    from .policy import Failure
+    from .keeper import RenewalRequest
+    from .policy import Failure, Outcome, Present, RefreshPolicy
     from .stores import TokenStore
 
-__all__ = ["SHAPING", "SubscriberSession", "TokenFields", "label_of"]
+__all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "label_of"]
 
 NOTHING: Mapping[str, Any] = {}
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
@@ -57,7 +60,7 @@ class TokenFields(TypedDict, total=False):
     extra: Mapping[str, object] | None
 
 
-class SubscriberSession(Asking):
+class SubscriberSession(Keeper):
     """A subscriber's token, kept alive: while the session is open, `await session.token()` gives a live one.
 
     A pair is issued when the session is opened, and refreshed in the background from then on. Where its refresh token
@@ -72,12 +75,8 @@ class SubscriberSession(Asking):
     `fingerprint`, `scope`, `region` and `extra` shape the token, and are sent with each.
     """
 
-    __slots__ = ("_first", "_lifetime", "_shape", "_subject")
-    _lifetime: timedelta | None
-    _shape: Mapping[str, Any]
-    _first: Mapping[str, Any]
-    client: TokenClient
-    _subject: str | TokenPair
+    __slots__ = ("client",)
+    _renewal: SubscriberRenewal
 
     def __init__(
         self,
@@ -91,32 +90,32 @@ class SubscriberSession(Asking):
         clock: Clock | None = None,
         **token_fields: Unpack[TokenFields],
     ) -> None:
-        fields = {
-            name: Secret(value) if name in ("password", "extra") else value
-            for name, value in token_fields.items()
-            if value is not None
-        }
-        unknown = token_fields.keys() - TokenFields.__annotations__.keys()
+        fields = masked(token_fields)
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
-        if unknown:
-            raise TypeError(f"SubscriberSession got an unexpected keyword argument {min(unknown)!r}")
         if lifetime is not None and not isinstance(lifetime, timedelta):
             raise ConfigurationError("lifetime must be a timedelta")
         if lifetime is not None and not reissue:
             raise ConfigurationError("a session with a lifetime renews by issuing anew: it needs reissue=True")
-        self._lifetime = lifetime
-        self._shape = {name: value for name, value in fields.items() if name in SHAPING} or NOTHING
-        self._first = {name: value for name, value in fields.items() if name not in SHAPING} or NOTHING
+        renewal = SubscriberRenewal(client, reference, lifetime=lifetime, fields=fields)
+        renewal.describe_issue()  # refuses what is wrong with the arguments now, and not when it is too late
         life = client.lifetimes.access
         if lifetime is not None:
             life = lifetime
         elif "scope" in fields and "fingerprint" not in fields:
             life = min(life, client.lifetimes.unbound)
-        self.client, self._subject = client, reference
-        self._issue()  # refuses what is wrong with the arguments now, and not when it is too late
         window = client.lifetimes.refresh - client.lifetimes.access
-        share = None if store is None else Share(store, self._key(), longest=(life, life + window))
-        self._keep(life, policy, clock, share, presents=lifetime is None, reissues=reissue)
+        self.client: TokenClient = client
+        super().__init__(
+            renewal,
+            label=label_of(reference),
+            life=life,
+            clock=client.clock if clock is None else clock,
+            policy=policy,
+            presents=lifetime is None,
+            reissues=reissue,
+            throttle=(client.throttle, client.clock),
+            share=None if store is None else Share(store, renewal.key, longest=(life, life + window)),
+        )
 
     @classmethod
     def from_pair(
@@ -133,13 +132,21 @@ class SubscriberSession(Asking):
         In a `store`, its successors are kept under this very pair: begin with the same one after a restart.
         """
         refuse_swapped(pair)
-        life = pair.token.expires_at - pair.token.issued_at
-        session = cls.__new__(cls)
-        session.client, session._subject = client, pair  # noqa: SLF001 - in place of its constructor
         kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         longest = client.lifetimes.access, client.lifetimes.refresh
-        share = None if store is None else Share(store, key_of(kept_as), brought=pair, longest=longest)
-        session._keep(life, policy, clock, share, presents=True, reissues=False)  # noqa: SLF001 - its own
+        session = cls.__new__(cls)
+        session.client = client
+        super(SubscriberSession, session).__init__(
+            SubscriberRenewal(client),
+            label=f"of {pair.subscriber_id or 'a pair from elsewhere'}",
+            life=pair.token.expires_at - pair.token.issued_at,
+            clock=client.clock if clock is None else clock,
+            policy=policy,
+            reissues=False,
+            throttle=(client.throttle, client.clock),
+            brought=pair,
+            share=None if store is None else Share(store, key_of(kept_as), longest=longest),
+        )
         return session
 
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
@@ -160,35 +167,41 @@ class SubscriberSession(Asking):
             address_id, subscriber_token=self.pair.token, expires_at=expires_at
         )
 
+
+class SubscriberRenewal:
+    """Issues and refreshes a subscriber's pairs. Without a `reference`, it only refreshes."""
+
+    __slots__ = ("_first", "_lifetime", "_reference", "_shape", "client")
+
+    def __init__(
+        self,
+        client: TokenClient,
+        reference: str = "",
+        *,
+        lifetime: timedelta | None = None,
+        fields: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        self.client: TokenClient = client
+        self._reference = reference
+        self._lifetime = lifetime
+        self._shape = {name: value for name, value in fields.items() if name in SHAPING} or NOTHING
+        self._first = {name: value for name, value in fields.items() if name not in SHAPING} or NOTHING
+
     @property
-    def _label(self) -> str:
-        if isinstance(self._subject, str):
-            return label_of(self._subject)
-        return f"of {self._subject.subscriber_id or 'a pair from elsewhere'}"
+    def fields(self) -> Mapping[str, Any]:
+        """The fields that the next issue sends."""
+        return {**self._shape, **self._first}
 
-    def _begin(self) -> None:
-        """Take up a pair from elsewhere, unless a store may hold its successor."""
-        if isinstance(self._subject, TokenPair) and self._share is None:
-            self._lifecycle.begin_with(self._subject, self._brought_at(self._subject), self._now())
-
-    def _issue(self, now: float | None = None) -> wire.Request[TokenPair]:
-        return wire.create_subscriber_token(
-            cast("str", self._subject),
-            now=self.client.clock.wall() if now is None else now,
-            expire_at=self._lifetime,
-            **self._shape,
-            **self._first,
-        )
-
-    def _key(self) -> str:
-        """Name what this session's pair is for: whoever wants the same shares it."""
+    @property
+    def key(self) -> str:
+        """What names the pair in a store: all sessions that want the same share it."""
         shape, lifetime = self._shape, self._lifetime
         application, extra = shape.get("application_id"), shape.get("extra")
         return key_of(
             (
                 self.client.origin,
                 self.client.project_id,
-                cast("str", self._subject),
+                self._reference,
                 None if application is None else str(application).lower(),
                 shape.get("scope"),
                 shape.get("fingerprint"),
@@ -198,21 +211,41 @@ class SubscriberSession(Asking):
             )
         )
 
-    async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
-        replaced = pair or self._lifecycle.pair
-        if isinstance(way, Reissue) or pair is None:
-            answer = await self._ask_to_issue(replaced, limit)
+    def describe_issue(self, now: float | None = None) -> wire.Request[TokenPair]:
+        """Return the request for a new pair."""
+        return wire.create_subscriber_token(
+            self._reference,
+            now=self.client.clock.wall() if now is None else now,
+            expire_at=self._lifetime,
+            **self._shape,
+            **self._first,
+        )
+
+    async def renew(self, request: RenewalRequest) -> Outcome:
+        """Return a new pair, or why there is none."""
+        return await attempt(self._ask(request), request, partial(self._meaning_of, step=request.step))
+
+    def adopted(self, left: float) -> None:
+        """Report that a token was replaced that was still valid for so many seconds."""
+        report_renewal(self.client, left)
+
+    async def _ask(self, request: RenewalRequest) -> TokenPair:
+        pair, seen = request.pair, set(request.current.seen)
+        replaced = pair or request.current.pair
+        if isinstance(request.step, Reissue) or pair is None:
+            answer = await self._issue(replaced, seen, request.timeout)
         else:
-            request = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, set(self._lifecycle.seen))
-            answer = await self.client.send(request, retries=0, limit=limit)
+            refresh = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, seen)
+            answer = await self.client.send(refresh, retries=0, limit=request.timeout)
         self._first = NOTHING
         if answer.subscriber_id is None and replaced is not None:
             answer = attrs.evolve(answer, subscriber_id=replaced.subscriber_id)
         return answer
 
-    async def _ask_to_issue(self, replaced: TokenPair | None, limit: float | None) -> TokenPair:
+    async def _issue(self, replaced: TokenPair | None, seen: set[int], limit: float | None) -> TokenPair:
         """Return a new pair; ask a second time where the first answer may be a mistake."""
-        request, began, seen = self._issue(), self._now(), set(self._lifecycle.seen)
+        request, clock = self.describe_issue(), self.client.clock
+        began = clock.now()
         try:
             return await self.client.send(wire.replacing(request, replaced, seen), retries=0, limit=limit)
         except (ValidationFailed, UnexpectedResponse) as error:
@@ -222,13 +255,13 @@ class SubscriberSession(Asking):
             there = refused.server_time
             if there is None or not self._is_off(there) or not self._may_be_about_lifetime(refused):
                 raise refused
-            request = self._issue(there)
+            request = self.describe_issue(there)
         elif other is None:
             raise refused
         # An answer with another subscriber belongs to another request, unless two answers name that one, with different
         # tokens: then the subscriber was created again.
         request = wire.replacing(request, replaced, seen, or_of=other)
-        left = (self.client.timeout if limit is None else limit) - (self._now() - began)
+        left = (self.client.timeout if limit is None else limit) - (clock.now() - began)
         return await self.client.send(request, retries=0, limit=left)
 
     def _is_off(self, server_time: float) -> bool:
@@ -241,12 +274,26 @@ class SubscriberSession(Asking):
         attributes = {one.attribute for one in error.errors} or {None}
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
 
-    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
+    def _meaning_of(self, error: SignalWireTokenError, step: Present | Reissue) -> Failure:
         """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
-        meaning = super()._meaning_of(error, way)
-        if isinstance(meaning, Spent) and isinstance(way, Reissue) and isinstance(error, ValidationFailed):
+        meaning = failure_of(error, step)
+        if isinstance(meaning, Spent) and isinstance(step, Reissue) and isinstance(error, ValidationFailed):
             return Denied(error) if self._may_be_about_lifetime(error) else meaning
         return meaning
+
+
+def masked(token_fields: TokenFields) -> Mapping[str, Any]:
+    """Return the fields that are given, with those that are secret in a `Secret`; raise an error for unknown ones."""
+    unknown = token_fields.keys() - TokenFields.__annotations__.keys()
+    if unknown:
+        names = min(unknown)
+        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in a frame; it is a dict
+        raise TypeError(f"SubscriberSession got an unexpected keyword argument {names!r}")
+    return {
+        name: Secret(value) if name in ("password", "extra") else value
+        for name, value in token_fields.items()
+        if value is not None
+    }
 
 
 def as_sent(extra: Secret[Any]) -> str:

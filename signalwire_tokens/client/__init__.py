@@ -1,14 +1,23 @@
 """`TokenClient`: sends what `wire` describes through aiohttp, and decides nothing.
 
-`operations` is the client as its users see it, `credentials` the project's own, `sender` one request over HTTP;
+`operations` is the client as its users see it, `credentials` the project's own, `functions` those that callers give
+for other credentials, `sender` one request over HTTP;
 `environment` reads settings from variables, and `observing` is who looks on.
 
 No frame of these modules has a credential in a local variable while something below it can fail: secret arguments are
 masked first, headers are written where they are passed, and errors are raised when nothing of aiohttp's is left.
 """
 
-from .credentials import ask_caller
-from .observing import Observer, tolerate
-from .operations import ClientSettings, TokenClient, trusting
+from .functions import CallerFunction
+from .observing import Observer, report_renewal
+from .operations import ClientSettings, TokenClient, make_client, trusting
 
-__all__ = ["ClientSettings", "Observer", "TokenClient", "ask_caller", "tolerate", "trusting"]
+__all__ = [
+    "CallerFunction",
+    "ClientSettings",
+    "Observer",
+    "TokenClient",
+    "make_client",
+    "report_renewal",
+    "trusting",
+]

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.errors import RateLimitHint
 
-__all__ = ["Observer", "look_on", "show_hint", "tolerate"]
+    from .operations import TokenClient
+
+__all__ = ["Observer", "look_on", "report_renewal", "show_hint"]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
@@ -40,6 +42,13 @@ def tolerate() -> Iterator[None]:
         yield
     except Exception:  # whatever it is: an observer is anybody's code
         logger.exception("an observer failed")
+
+
+def report_renewal(client: TokenClient, left: float) -> None:
+    """Report to a client's observers that a token was renewed that was still valid for so many seconds."""
+    for observer in client.observers:
+        with tolerate():
+            observer.renewed(left)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from .observing import Observer
 
-__all__ = ["ClientSettings", "TokenClient", "trusting"]
+__all__ = ["ClientSettings", "TokenClient", "make_client", "trusting"]
 
 T = TypeVar("T")
 ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -446,6 +446,14 @@ class TokenClient:
         if request.auth is not wire.Auth.PROJECT or trip.authorization is None:
             return False
         return await self._credentials.changed(trip.authorization, request.operation)
+
+
+def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings]) -> TokenClient:
+    """Return the client of a session of this kind, which closes it."""
+    unknown = settings.value.keys() - ClientSettings.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"{kind} got an unexpected keyword argument {min(unknown)!r}")
+    return TokenClient(place.value, **settings.value)
 
 
 def credentials_of(trip: Trip) -> tuple[Secret[str], ...]:

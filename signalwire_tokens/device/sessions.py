@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from signalwire_tokens import wire
+from signalwire_tokens.client import CallerFunction, make_client, report_renewal
 from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
-from signalwire_tokens.keeper import Asking
+from signalwire_tokens.keeper import Keeper, attempt, failure_of
 from signalwire_tokens.models import SatClaims, Secret, Token
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Reissue, Spent
 
 from .key import DeviceKey
 
 if TYPE_CHECKING:
-    from signalwire_tokens.client import ClientSettings
+    from signalwire_tokens.client import ClientSettings, TokenClient
+    from signalwire_tokens.keeper import RenewalRequest
     from signalwire_tokens.models import TokenPair
-    from signalwire_tokens.policy import Failure, Present, RefreshPolicy
+    from signalwire_tokens.policy import Failure, Outcome, RefreshPolicy
 
 __all__ = ["DeviceSession"]
 
@@ -35,7 +37,7 @@ UNKNOWN = (
 QUARTER_OF_AN_HOUR = timedelta(minutes=15)
 
 
-class DeviceSession(Asking):
+class DeviceSession(Keeper):
     """A token that is bound to a device's key, kept alive without the project's credentials.
 
     `token` is an access token that a backend had issued with `scope="sat:refresh"` and this key's fingerprint. The
@@ -47,8 +49,8 @@ class DeviceSession(Asking):
     makes with them, and closes.
     """
 
-    __slots__ = ("_epoch", "_lifetime", "_source", "key")
-    _owns_client: ClassVar[bool] = True
+    __slots__ = ("client", "key")
+    _renewal: DeviceRenewal
 
     def __init__(
         self,
@@ -67,74 +69,97 @@ class DeviceSession(Asking):
             raise ConfigurationError("key must be a DeviceKey: DeviceKey.generate() makes one")
         if not isinstance(lifetime, timedelta):
             raise ConfigurationError("lifetime must be a timedelta")
-        self._make_client(place, options)
-        self.key: DeviceKey = held.value
-        self._lifetime = lifetime
-        self._source = source
-        self._epoch: float | None = None  # when the session's clock began, by the service's, if that is known
+        client = make_client("DeviceSession", place, options)
         # Refuses what is wrong with the arguments now, and not when it is too late.
         first = Secret("later") if callable(source.value) else masked(source)
         wire.create_device_token(first, proof=Secret("later"), lifetime=lifetime)
-        self._keep(lifetime, policy, self.client.clock, presents=True, reissues=True)
+        self.client: TokenClient = client
+        self.key: DeviceKey = held.value
+        super().__init__(
+            DeviceRenewal(client, self.key, source, lifetime),
+            label=f"of key #{self.key.fingerprint[:8]}",
+            life=lifetime,
+            clock=client.clock,
+            policy=policy,
+            throttle=(client.throttle, client.clock),
+        )
 
     def proof(self, method: str, uri: str) -> str:
         """Prove to have the key, for one request with the token at hand, whatever this machine's clock says."""
-        return self.key.proof(method, uri, self.pair.token, now=self._service_time())
+        return self.key.proof(method, uri, self.pair.token, now=self._renewal.service_time())
 
     def rpc_proof(self, method: str) -> str:
         """Prove to have the key, for one call over a realtime connection, whatever this machine's clock says."""
-        return self.key.rpc_proof(method, now=self._service_time())
+        return self.key.rpc_proof(method, now=self._renewal.service_time())
 
-    @property
-    def _label(self) -> str:
-        return f"of key #{self.key.fingerprint[:8]}"
 
-    def _service_time(self) -> float:
-        return self._clock.wall() if self._epoch is None else self._epoch + self._now()
+class DeviceRenewal:
+    """Exchanges a token for one that is bound to a key, and refreshes that one."""
+
+    def __init__(self, client: TokenClient, key: DeviceKey, source: Secret[Any], lifetime: timedelta) -> None:
+        self._client = client
+        self.adopted = partial(report_renewal, client)
+        self.aclose = client.aclose
+        self._key = key
+        self._source = source
+        self._function = CallerFunction(source, "token") if callable(source.value) else None
+        self._lifetime = lifetime
+        self._epoch: float | None = None  # when the session's clock began, by the service's, if that is known
+
+    def service_time(self) -> float:
+        """Return the time by SignalWire's clock, as far as it is known."""
+        clock = self._client.clock
+        return clock.wall() if self._epoch is None else self._epoch + clock.now()
+
+    async def renew(self, request: RenewalRequest) -> Outcome:
+        """Return a token that is bound to the key, or why there is none."""
+        return await attempt(self._ask(request), request, partial(self._meaning_of, request=request))
 
     def _exchange(self, token: Bearer) -> wire.Request[TokenPair]:
         """Describe how a token becomes one that is bound to the key."""
         # The path alone, as the service's own client has it: what else the service would take is not known.
-        proof = Secret(self.key.proof("POST", wire.DEVICE_EXCHANGE, now=self._service_time()))
+        proof = Secret(self._key.proof("POST", wire.DEVICE_EXCHANGE, now=self.service_time()))
         return wire.create_device_token(token, proof=proof, lifetime=self._lifetime)
 
-    def _refresh(self, pair: TokenPair) -> wire.Request[TokenPair]:
+    def _refresh(self, pair: TokenPair, seen: set[int]) -> wire.Request[TokenPair]:
         """Describe how a bound token becomes the next one."""
-        proof = Secret(self.key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self._service_time()))
+        proof = Secret(self._key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self.service_time()))
         request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
-        return wire.replacing(request, pair, set(self._lifecycle.seen))
+        return wire.replacing(request, pair, seen)
 
-    async def _request(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> TokenPair:
+    async def _ask(self, request: RenewalRequest) -> TokenPair:
         token: Bearer
-        if pair is None or isinstance(way, Reissue):
+        client, pair = self._client, request.pair
+        if pair is None or isinstance(request.step, Reissue):
             token = await self._fetch()
             describe = partial(self._exchange, token)
         else:
             token = pair.refresh_token  # the newest, which is the access token too, unless that expires later
-            describe = partial(self._refresh, pair)
+            describe = partial(self._refresh, pair, set(request.current.seen))
         try:
-            bound = await self.client.send(describe(), retries=0, limit=limit)
+            bound = await client.send(describe(), retries=0, limit=request.timeout)
         except Unauthorized as error:
             bound = await self._ask_once_more(describe, token, error.with_traceback(None))
         if self._epoch is None:  # the proof was in time: from now on, this machine's clock may be set to whatever
-            self._epoch = self._clock.wall() - self._now()
+            self._epoch = client.clock.wall() - client.clock.now()
         return bound
 
     async def _ask_once_more(
         self, describe: Callable[[], wire.Request[TokenPair]], token: Bearer, refused: Unauthorized
     ) -> TokenPair:
         """Ask with a proof by the service's clock, and find out what is wrong where that is refused, too."""
+        client = self._client
         if refused.server_time is not None:
-            self._epoch = refused.server_time - self._now()
+            self._epoch = refused.server_time - client.clock.now()
         try:
-            return await self.client.send(describe(), retries=0)
+            return await client.send(describe(), retries=0)
         except Unauthorized as error:
             refused = error.with_traceback(None)
         if wire.about(refused.errors) is wire.About.TOKEN:
             raise refused  # its code names what is wrong
         fault = await self._find_fault(token)
         raise Unauthorized(
-            UNKNOWN if fault is None else f"{NOT_ACCEPTED} and fingerprint={self.key.fingerprint!r}",
+            UNKNOWN if fault is None else f"{NOT_ACCEPTED} and fingerprint={self._key.fingerprint!r}",
             operation=refused.operation,
             status=refused.status,
             errors=() if fault is None else (Problem(code="invalid_parameter", attribute="token", message=fault),),
@@ -142,34 +167,35 @@ class DeviceSession(Asking):
         )
 
     async def _fetch(self) -> Bearer:
-        """Find the token that is to be exchanged: as it was given, or by asking for it."""
-        if not callable(self._source.value):
+        """Return the token that is to be exchanged: as it was given, or what the function returns."""
+        if self._function is None:
             return masked(self._source)
-        return masked(await self._ask_caller(self._source, "token"))
+        return masked(await self._function.call(self._client.clock, self._client.timeout))
 
     async def _find_fault(self, token: Bearer) -> str | None:
         """Ask what a token is that was refused twice; say what is wrong with it, if that is known."""
         try:
-            info = await self.client.send(wire.subscriber_info(token), retries=0)
+            info = await self._client.send(wire.subscriber_info(token), retries=0)
         except Unauthorized:
             return "has expired or was withdrawn, or is of another space"
         except RateLimited:
             raise
         except SignalWireTokenError:
             return None
-        return find_fault(info.sat_claims, self.key.fingerprint)
+        return find_fault(info.sat_claims, self._key.fingerprint)
 
-    def _meaning_of(self, error: SignalWireTokenError, way: Present | Reissue) -> Failure:
-        """Say what an error means.
+    def _meaning_of(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
+        """Return what an error means.
 
         A token whose proof is refused twice is refused for good, and a bound one is good to its end, whatever became of
         an answer. What is exchanged may be better the next time: where a function brings it, where nothing is known to
         be wrong with it, and as long as there is time to see.
         """
         is_refused = isinstance(error, Unauthorized) and error.operation in (EXCHANGE, REFRESH)
-        meaning = Spent(error) if is_refused else super()._meaning_of(error, way)
-        may_change = callable(self._source.value) or not error.errors or self._left() > 0
-        if isinstance(meaning, Spent) and isinstance(way, Reissue) and may_change:
+        meaning = Spent(error) if is_refused else failure_of(error, request.step)
+        is_valid = request.current.left(self._client.clock.now()) > 0
+        may_change = self._function is not None or not error.errors or is_valid
+        if isinstance(meaning, Spent) and isinstance(request.step, Reissue) and may_change:
             return Misconfigured(error)
         return NotSent(error) if isinstance(meaning, Ambiguous) else meaning
 

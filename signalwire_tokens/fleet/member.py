@@ -10,7 +10,7 @@ from signalwire_tokens.errors import ConfigurationError, SessionExpired, SignalW
 from signalwire_tokens.keeper import CHECKED_EVERY
 from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.models import Secret
-from signalwire_tokens.policy import NO_QUIET, Denied, NotSent
+from signalwire_tokens.policy import Denied, NotSent
 from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.keeper.events import Callback
     from signalwire_tokens.lifecycle import Adopted
     from signalwire_tokens.models import TokenPair
-    from signalwire_tokens.policy import Outcome, Present, Quiet, RefreshPolicy, Reissue
+    from signalwire_tokens.policy import Outcome, Present, RefreshPolicy, Reissue
     from signalwire_tokens.session import TokenFields
     from signalwire_tokens.stores import TokenStore
 
@@ -66,6 +66,7 @@ class FleetSession(SubscriberSession):
         fields: Secret[TokenFields],
     ) -> None:
         super().__init__(client, reference, policy=policy, store=store, **fields.value)
+        self._throttle = None  # the governor leaves SignalWire alone for the whole fleet
         self._household: Household = household
         self.reference: str = reference
         self._asked_at: float = self._now()
@@ -88,7 +89,7 @@ class FleetSession(SubscriberSession):
 
     def refuse_other(self, other: FleetSession) -> None:
         """Refuse to stand for a session that would have another kind of token."""
-        if self._key() != other._key():
+        if self._renewal.key != other._renewal.key:
             raise ConfigurationError(
                 f"session {self._label} is open with other fields that shape its token: discard it, and open it anew"
             )
@@ -222,10 +223,6 @@ class FleetSession(SubscriberSession):
             longest = min(longest, cycle.policy.lapse_for(cycle.life))
         return self._now() - self._asked_at > longest
 
-    @property
-    def _throttled(self) -> Quiet:
-        return NO_QUIET  # the governor leaves SignalWire alone for the whole fleet
-
     def _may_renew(self) -> bool:
         return self._household.governor.pause() <= 0
 
@@ -300,7 +297,7 @@ class FleetSession(SubscriberSession):
         household = self._household
         if household.members.get(self.reference) is self:
             del household.members[self.reference]
-            fields = {**self._shape, **self._first}
+            fields = self._renewal.fields
             if fields:
                 plain = {name: value.value if isinstance(value, Secret) else value for name, value in fields.items()}
                 household.fields[self.reference] = Secret(cast("TokenFields", plain))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import contextmanager, suppress
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 from weakref import ref
 
@@ -23,11 +23,13 @@ from opentelemetry.trace import SpanKind, StatusCode, TracerProvider
 
 from signalwire_tokens._version import __version__
 from signalwire_tokens.client import Observer, TokenClient
+from signalwire_tokens.device import DeviceSession
+from signalwire_tokens.endpoint import EndpointSession
 from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
 from signalwire_tokens.fleet import SessionFleet
-from signalwire_tokens.keeper import Asking
 from signalwire_tokens.origins import USUAL_PORTS
 from signalwire_tokens.policy import SessionState
+from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,6 +44,7 @@ SCOPE = "signalwire_tokens"
 REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
 ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+Session: TypeAlias = SubscriberSession | DeviceSession | EndpointSession
 RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
 
 
@@ -93,7 +96,7 @@ class Telemetry(Observer):
             unit="{request}",
             description="Requests that are left in the window, as the last answer reported.",
         )
-        self._watched: tuple[ref[Asking | SessionFleet], ...] = ()
+        self._watched: tuple[ref[Session | SessionFleet], ...] = ()
         meter.create_observable_up_down_counter(
             "signalwire.sessions",
             callbacks=[self._count_sessions],
@@ -101,11 +104,11 @@ class Telemetry(Observer):
             description="Sessions that are watched, by state.",
         )
 
-    def watch(self, watched: TokenClient | Asking | SessionFleet) -> None:
+    def watch(self, watched: TokenClient | Session | SessionFleet) -> None:
         """Measure a client's operations; or those of a session or a fleet, and how these stand as well."""
-        if not isinstance(watched, TokenClient | Asking | SessionFleet):
+        if not isinstance(watched, TokenClient | Session | SessionFleet):
             raise TypeError("what can be watched is a TokenClient, a session or a SessionFleet")
-        if isinstance(watched, Asking | SessionFleet):
+        if isinstance(watched, Session | SessionFleet):
             standing = {one for one in self._watched if one() is not None}
             self._watched = tuple(standing | {ref(watched)})
         client = watched if isinstance(watched, TokenClient) else watched.client
@@ -163,7 +166,7 @@ class Telemetry(Observer):
         counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
         for one in self._watched:
             watched = one()
-            if isinstance(watched, Asking):
+            if isinstance(watched, Session):
                 counts[watched.state] += 1
             elif watched is not None:
                 with suppress(SessionClosed):  # not open yet, or no longer

@@ -1,11 +1,21 @@
-"""The one loop that keeps a credential alive, and how it tells what happens to it.
+"""The one loop that keeps a token valid, and the events that it emits.
 
-It does not know how a credential is renewed; `asking` is what those have in common who ask through a client.
+It doesn't know how a token is renewed: a `Renewal` does.
 """
 
-from .asking import Asking, failure_of
 from .events import EventKind, SessionEvent
 from .keeping import CHECKED_EVERY, Keeper
+from .renewal import Renewal, RenewalRequest, attempt, failure_of
 from .share import Share
 
-__all__ = ["CHECKED_EVERY", "Asking", "EventKind", "Keeper", "SessionEvent", "Share", "failure_of"]
+__all__ = [
+    "CHECKED_EVERY",
+    "EventKind",
+    "Keeper",
+    "Renewal",
+    "RenewalRequest",
+    "SessionEvent",
+    "Share",
+    "attempt",
+    "failure_of",
+]

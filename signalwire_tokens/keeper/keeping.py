@@ -82,7 +82,7 @@ class Keeper(Sharing):
     @property
     def longest_ttl(self) -> float:
         """The most that can be asked for as `min_ttl`, in seconds: no more is left of every token."""
-        return self._policy.longest_ttl(self._lifecycle.life)
+        return self._lifecycle.longest_ttl
 
     @property
     def next_refresh_at(self) -> datetime | None:
@@ -201,17 +201,28 @@ class Keeper(Sharing):
     def _open(self) -> None:
         """Begin to keep a pair."""
         self._lifecycle.open(self._now())
-        self._begin()
+        if self._brought is not None:
+            self._lifecycle.begin_with(self._brought, self._brought_at(self._brought), self._now())
+            self._brought = None
         self._begin_sharing()
         self._plan()
 
     async def aclose(self) -> None:
         """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        if self._timer is not None:
+            self._check_place(self._timer)
+        try:
+            await self._close()
+        finally:
+            close = getattr(self._renewal, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _close(self) -> None:
         cycle = self._lifecycle
         if self._timer is None:
             cycle.close()
             return
-        self._check_place(self._timer)
         if cycle.phase >= Phase.ENDING:
             while cycle.phase is not Phase.CLOSED:
                 await self._changed()

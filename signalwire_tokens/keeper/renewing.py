@@ -11,55 +11,96 @@ import math
 import random
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, Required, TypeAlias, TypedDict
 
 from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Lifecycle, Phase, Refused, SubscriberChanged
-from signalwire_tokens.policy import Ambiguous, Expire, Outcome, Present, RefreshPolicy, Reissue
+from signalwire_tokens.policy import NO_QUIET, Ambiguous, Expire, Outcome, Present, RefreshPolicy, Reissue
 
 from .events import Listener, SessionEvent
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
+    from datetime import timedelta
 
     from signalwire_tokens.clock import Clock, Timer
     from signalwire_tokens.lifecycle import Effect, EventKind
     from signalwire_tokens.models import TokenPair
     from signalwire_tokens.policy import Quiet, Step
+    from signalwire_tokens.throttle import Throttle
 
-__all__ = ["Landing", "Renewing", "Turn"]
+    from .renewal import Renewal
 
+__all__ = ["Landing", "Renewing", "Settings", "Turn"]
+
+DEFAULT_POLICY = RefreshPolicy()
+LIFT_SPREAD = 1.0  # seconds
 Landing: TypeAlias = tuple[Present | Reissue, Outcome]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 
-class Renewing(ABC):
-    """Renew a pair when it is due, in a way that a subclass knows, and tell what happens."""
+class Settings(TypedDict, total=False):
+    """What a session is made with, besides its renewal and its store."""
 
-    _has_least_life: ClassVar[bool] = True  # whether tokens may be too short-lived to be kept
+    label: Required[str]
+    life: Required[timedelta]
+    clock: Required[Clock]
+    policy: RefreshPolicy | None
+    presents: bool
+    reissues: bool
+    keeps_all: bool
+    throttle: tuple[Throttle, Clock] | None
+    brought: TokenPair | None
+
+
+class Renewing(ABC):
+    """Renew a pair when it is due, and emit events."""
+
     __slots__ = (
         "__weakref__",
+        "_brought",
         "_clock",
         "_flight",
         "_lifecycle",
         "_listeners",
         "_now",
+        "_renewal",
+        "_throttle",
         "_timer",
         "_waiters",
         "wakes_at",
     )
 
-    def __init__(self, *, policy: RefreshPolicy, clock: Clock, life: float, presents: bool, reissues: bool) -> None:
+    def __init__(
+        self,
+        renewal: Renewal,
+        *,
+        label: str,
+        life: timedelta,
+        clock: Clock,
+        policy: RefreshPolicy | None = None,
+        presents: bool = True,
+        reissues: bool = True,
+        keeps_all: bool = False,
+        throttle: tuple[Throttle, Clock] | None = None,
+        brought: TokenPair | None = None,
+    ) -> None:
+        policy, seconds = DEFAULT_POLICY if policy is None else policy, life.total_seconds()
+        if not keeps_all:
+            policy.check_life(seconds)
+        self._renewal: Renewal = renewal
         self._clock, self._now = clock, clock.now
+        self._throttle = throttle
+        self._brought = brought
         self._lifecycle: Lifecycle = Lifecycle(
             policy,
-            label=self._label,
-            life=life,
+            label=label,
+            life=seconds,
             draw=draw(),
             presents=presents,
             reissues=reissues,
-            keeps_all=not self._has_least_life,
+            keeps_all=keeps_all,
         )
         self.wakes_at: float = math.inf
         self._flight: asyncio.Task[Landing] | None = None
@@ -76,13 +117,13 @@ class Renewing(ABC):
     async def _renew(self, step: Present | Reissue) -> Landing:
         """Renew in one attempt, and say which way was gone and what came of it."""
 
-    def _begin(self) -> None:  # noqa: B027 - most begin with nothing
-        """Take up what there is at the start: a pair from elsewhere, or nothing."""
+    def _brought_at(self, pair: TokenPair) -> float:
+        """Return when a pair from elsewhere was asked for. Only the wall clock shows that."""
+        return self._now() - max(0.0, self._clock.wall() - pair.token.issued_at.timestamp())
 
     @property
-    @abstractmethod
     def _label(self) -> str:
-        """What names this session where anybody may read it."""
+        return self._lifecycle.label
 
     @property
     def _policy(self) -> RefreshPolicy:
@@ -91,16 +132,26 @@ class Renewing(ABC):
     @property
     def _reason(self) -> SignalWireTokenError | None:
         """Why there is no token, as far as that is known."""
-        return self.last_error
+        throttled = self._throttle
+        return self.last_error or (None if throttled is None or self._may_renew() else throttled[0].error)
 
     def _may_renew(self) -> bool:
         """Return whether a renewal could begin now."""
         return self._throttled[1] <= self._now()
 
     @property
-    @abstractmethod
     def _throttled(self) -> Quiet:
         """When SignalWire asked to be left alone, and until when."""
+        if self._throttle is None:
+            return NO_QUIET
+        throttle, clock = self._throttle
+        apart = 0.0 if clock is self._clock else self._now() - clock.now()
+        return throttle.asked_at + apart, throttle.until + apart
+
+    def throttle_lifted(self) -> None:
+        """Plan the next attempt without the throttle: within a second, so that not all sessions come at once."""
+        if self._timer is not None and self._lifecycle.is_at_rest:
+            self._timer.set(self, self._now() + self._lifecycle.draw * LIFT_SPREAD)
 
     def _next_step(self) -> Step:
         """Return what to do next, and when."""
@@ -140,6 +191,8 @@ class Renewing(ABC):
             self._die(self._timer)
         else:
             self._timer.set(self, step.at)
+        if self._throttle is not None and self._throttled[1] > self._now():
+            self._throttle[0].watch(self)
 
     def _depart(self, renewal: Coroutine[Any, Any, Landing], step: Present | Reissue, timer: Timer) -> None:
         """Renew, in a task that nobody but the event loop's end cancels."""
@@ -222,8 +275,11 @@ class Renewing(ABC):
                 case SubscriberChanged():
                     logger.warning("session %s generation %d: another subscriber than before", label, generation)
 
-    def _adopted(self, adopted: Adopted) -> None:  # noqa: B027 - most have nothing to note
+    def _adopted(self, adopted: Adopted) -> None:
         """Note that there is a new pair."""
+        report = getattr(self._renewal, "adopted", None)
+        if report is not None and adopted.left is not None:
+            report(adopted.left)
 
     def _die(self, timer: Timer) -> None:
         """Give up for good."""

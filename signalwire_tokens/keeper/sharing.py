@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import abstractmethod
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 from uuid import uuid4
 from weakref import WeakMethod
 
@@ -34,19 +33,20 @@ from signalwire_tokens.policy import (
 )
 
 from .events import is_cancelled
+from .renewal import RenewalRequest
 from .renewing import Renewing
 from .share import Share, Sight, complaint, holds, is_over, is_sound, logged, shortened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from signalwire_tokens.clock import Clock, Timer
+    from signalwire_tokens.clock import Timer
     from signalwire_tokens.lifecycle import Adopted
     from signalwire_tokens.models import TokenPair
-    from signalwire_tokens.policy import RefreshPolicy
     from signalwire_tokens.stores import Record
 
-    from .renewing import Landing
+    from .renewal import Renewal
+    from .renewing import Landing, Settings
 
 __all__ = ["Sharing"]
 
@@ -60,24 +60,21 @@ class Sharing(Renewing):
 
     __slots__ = ("_share",)
 
-    def __init__(
-        self, *, policy: RefreshPolicy, clock: Clock, life: float, presents: bool, reissues: bool, share: Share | None
-    ) -> None:
-        super().__init__(policy=policy, clock=clock, life=life, presents=presents, reissues=reissues)
+    def __init__(self, renewal: Renewal, *, share: Share | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__(renewal, **settings)
         self._share = share
+        if share is not None:
+            share.brought, self._brought = self._brought, None
 
     @property
     def store_key(self) -> str | None:
         """The key under which the store keeps the session's pair; None without a store."""
         return None if self._share is None else self._share.key
 
-    @abstractmethod
     async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
-        """Ask for a pair, with the refresh token of `pair` or anew, within so many seconds; say what came of it."""
-
-    @abstractmethod
-    def _brought_at(self, pair: TokenPair) -> float:
-        """Say when a pair from elsewhere was asked for, by the session's clock."""
+        """Return what came of asking for a pair, with the refresh token of `pair` or without."""
+        request = RenewalRequest(step=way, pair=pair, current=self._lifecycle, asked=self._now(), timeout=limit)
+        return await self._renewal.renew(request)
 
     async def _renew(self, step: Present | Reissue) -> Landing:
         share = self._share
@@ -300,6 +297,7 @@ class Sharing(Renewing):
         return step, Spent(error)
 
     def _adopted(self, adopted: Adopted) -> None:
+        super()._adopted(adopted)
         share, timer, renewed = self._share, self._timer, adopted.renewed
         if share is not None:
             share.looked, share.ahead = False, self._ahead_of(share, renewed.pair)

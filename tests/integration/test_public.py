@@ -86,5 +86,4 @@ def test_the_three_sessions_share_one_loop():
             assert seen.setdefault(tuple(lines[start : start + 6]), name) == name, lines[start]
     assert len(seen) > 200
     for kind in (signalwire_tokens.SubscriberSession, signalwire_tokens.EndpointSession, device.DeviceSession):
-        assert kind._renew is signalwire_tokens.SubscriberSession._renew
         assert kind.token is signalwire_tokens.SubscriberSession.token

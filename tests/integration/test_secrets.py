@@ -291,7 +291,7 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
         emulator._service.api_token = API_TOKEN
         async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock) as client:
             session = SubscriberSession(client, "alice", password=PASSWORD, extra={"pin": EXTRA})
-            everything += [repr(session), repr(session._first), repr(session._shape)]
+            everything += [repr(session), repr(session._renewal.fields)]
             session.subscribe(lambda event: everything.append(repr(event)))
             async with session:
                 secrets = [session.pair.token.value, session.pair.refresh_token.value]

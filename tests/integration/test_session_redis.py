@@ -511,7 +511,7 @@ async def test_clocks_need_not_agree(emulator, client, store, peer, skew):
         for asks, hears in ((right, wrong), (wrong, right), (right, wrong)):
             began = SYSTEM.now()
             token = (await asks.refresh()).token.value
-            await eventually(lambda hears=hears, token=token: hears._value == token)
+            await eventually(lambda hears=hears, token=token: hears.pair.token.value == token)
             assert await hears.token() == token
             assert emulator.accepts(token)
             for one in (asks, hears):
@@ -754,7 +754,7 @@ async def test_a_refresh_that_was_turned_away_leaves_no_mark(emulator, client, s
             await session.refresh()
         assert await is_saved(peer, session)
         async with session_of(client, peer) as other:
-            await eventually(lambda: other._value == session._value)
+            await eventually(lambda: other.pair.token.value == session.pair.token.value)
             await other.refresh()
     assert set(operations(emulator)[1:]) == {REFRESH}
 
@@ -841,7 +841,7 @@ async def test_a_token_that_one_replica_found_refused_is_replaced_for_all(emulat
         first.invalidate(refused)
         token = await first.token()
         assert token != refused
-        await eventually(lambda: second._value == token)
+        await eventually(lambda: second.pair.token.value == token)
         second.invalidate(refused)
         assert await second.token() == token
         assert emulator.accepts(token)

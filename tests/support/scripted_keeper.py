@@ -4,7 +4,9 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from signalwire_tokens import RateLimited, RefreshPolicy, SignalWireTokenError
+import attrs
+
+from signalwire_tokens import RateLimited, SignalWireTokenError
 from signalwire_tokens.keeper import Keeper
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Present, Renewed, Spent, Throttled
@@ -44,49 +46,69 @@ async def start_badly(session, clock):
     return starting
 
 
-class Scripted(Keeper):
-    """Renews as its script says, an outcome for each attempt, and with success once that is at an end.
+class Script:
+    """Renews as it is written, an outcome for each attempt, and with success once it is at an end.
 
-    Before an outcome may stand an event to wait for, or seconds to take; in its place an exception to raise.
+    Before an outcome may stand an event to wait for, seconds to take, or a function to call; in its place an exception
+    to raise.
     """
 
-    def __init__(
-        self, clock, *script, life=LIFE, policy=None, presents=True, reissues=True, held=None, held_for=0, share=None
-    ):
-        super().__init__(
-            policy=policy or RefreshPolicy(), clock=clock, life=life, presents=presents, reissues=reissues, share=share
-        )
-        self.script, self.life, self.held, self.held_for = list(script), life, held, held_for
+    def __init__(self, clock, outcomes, life):
+        self.clock, self.outcomes, self.life = clock, list(outcomes), life
         self.attempts, self.steps, self.presented = [], [], []
         self.throttle = Throttle()
 
-    def _begin(self):
-        if self.held is not None and self._share is None:
-            self._lifecycle.begin_with(self.held, self._brought_at(self.held), self._now())
-
-    def _brought_at(self, pair):
-        return self._now() - self.held_for
-
-    @property
-    def _label(self):
-        return "#scripted"
-
-    @property
-    def _throttled(self):
-        return self.throttle.asked_at, self.throttle.until
-
-    async def _ask(self, step, pair, limit):
-        asked = self._now()
-        self.attempts.append(asked)
-        self.steps.append(type(step).__name__)
-        if isinstance(step, Present):
-            self.presented.append(pair.refresh_token.value)
-        outcome = self.script.pop(0) if self.script else None
-        while isinstance(outcome, asyncio.Event | int):
-            await (outcome.wait() if isinstance(outcome, asyncio.Event) else self._clock.sleep(outcome))
-            outcome = self.script.pop(0) if self.script else None
+    async def renew(self, request):
+        self.attempts.append(request.asked)
+        self.steps.append(type(request.step).__name__)
+        if isinstance(request.step, Present):
+            self.presented.append(request.pair.refresh_token.value)
+        outcome = self.next()
+        while isinstance(outcome, asyncio.Event | int) or callable(outcome):
+            if isinstance(outcome, asyncio.Event):
+                await outcome.wait()
+            elif callable(outcome):
+                outcome()
+            else:
+                await self.clock.sleep(outcome)
+            outcome = self.next()
         if isinstance(outcome, BaseException):
             raise outcome
         if isinstance(outcome, Throttled):
-            self.throttle.note(outcome.error, sent=asked, now=self._now())
-        return Renewed(make_pair(self.life), asked) if outcome is None else outcome
+            self.throttle.note(outcome.error, sent=request.asked, now=self.clock.now())
+        return Renewed(make_pair(self.life), request.asked) if outcome is None else outcome
+
+    def next(self):
+        return self.outcomes.pop(0) if self.outcomes else None
+
+
+class Scripted(Keeper):
+    """A session that renews by a `Script`, and shows what that notes."""
+
+    def __init__(self, clock, *outcomes, life=LIFE, held=None, held_for=0, **settings):
+        script = self.script = Script(clock, outcomes, life)
+        brought = held and issued_at(held, clock.wall() - held_for)
+        super().__init__(
+            script,
+            label="#scripted",
+            life=timedelta(seconds=life),
+            clock=clock,
+            throttle=(script.throttle, clock),
+            brought=brought,
+            **settings,
+        )
+
+    def __getattr__(self, name):
+        if name in ("attempts", "steps", "presented", "throttle"):
+            return getattr(self.script, name)
+        raise AttributeError(name)
+
+
+def issued_at(pair, time):
+    """Return a pair that was issued at a time of the wall clock."""
+    moment = datetime.fromtimestamp(time, UTC)
+    halves = {
+        name: attrs.evolve(half, issued_at=moment, expires_at=moment + (half.expires_at - half.issued_at))
+        for name, half in (("token", pair.token), ("refresh_token", pair.refresh_token))
+    }
+    return attrs.evolve(pair, **halves)

@@ -539,13 +539,13 @@ async def test_a_small_step_of_the_wall_clock_means_nothing(clock):
 async def test_a_token_that_is_born_nearly_dead_does_not_make_a_hot_loop(clock):
     """It is taken, counts as a failure, and the pace slows down. (P22)"""
     async with Scripted(clock) as session:
-        session.life = 0.001
+        session.script.life = 0.001
         await clock.advance(LIFE)
         assert isinstance(session.last_error, SignalWireTokenError)
         assert len(session.attempts) < 2000
         pauses = [later - sooner for sooner, later in zip(session.attempts[1:], session.attempts[2:], strict=False)]
         assert min(pauses) >= 30 / 200 - 1e-6
-        session.life = LIFE
+        session.script.life = LIFE
         await clock.advance(60)
         assert (session.state, session.last_error) == (SessionState.FRESH, None)
 
@@ -717,13 +717,11 @@ async def test_a_renewal_sees_nothing_of_whoever_asked_for_it(clock):
     """It outlives them, and their context is not its own."""
     seen = []
 
-    class Seeing(Scripted):
-        async def _ask(self, step, pair, limit):
-            seen.append(PLACE.get())
-            return await super()._ask(step, pair, limit)
+    def look():
+        seen.append(PLACE.get())
 
     PLACE.set("a request")
-    async with Seeing(clock) as session:
+    async with Scripted(clock, look, None, look) as session:
         await session.refresh()
     assert seen == ["nowhere", "nowhere"]
 
@@ -869,11 +867,11 @@ async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock
 async def test_a_fresh_token_is_returned_at_once_though_it_is_too_short_lived_to_be_kept(clock):
     """With less than 30 seconds left of it, a call doesn't wait for a renewal that isn't due."""
     session = Scripted(clock)
-    session.life = 12.0
+    session.script.life = 12.0
     async with session:
         await clock.advance(1)
         attempts = len(session.attempts)
-        session.script.append(answered := asyncio.Event())
+        session.script.outcomes.append(answered := asyncio.Event())
         await asyncio.wait_for(session.token(), 1)
         assert len(session.attempts) == attempts
         answered.set()

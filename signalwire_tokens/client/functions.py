@@ -1,0 +1,52 @@
+"""A caller's function that a session calls for a credential."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from signalwire_tokens.clock import timer_of
+from signalwire_tokens.errors import SignalWireTokenError, TimedOut, TransportError
+
+from .credentials import ask_caller
+
+if TYPE_CHECKING:
+    from signalwire_tokens.clock import Clock
+    from signalwire_tokens.models import Secret
+
+__all__ = ["CallerFunction"]
+
+
+class CallerFunction:
+    """A function, sync or async, that a caller has given as `name`.
+
+    It runs in a task of its own, since it may refuse to end. It isn't called again until it has.
+    """
+
+    def __init__(self, function: Secret[Any], name: str) -> None:
+        self._function = function
+        self._name = name
+        self._task: asyncio.Task[tuple[Secret[Any], Exception | None]] | None = None
+
+    async def call(self, clock: Clock, limit: float) -> Secret[Any]:
+        """Return what the function returns, within so many seconds. What it raises becomes an error that may pass."""
+        task = self._task
+        if task is None or task.done():
+            task = timer_of(clock).begin(ask_caller(self._function), f"call {self._name}")
+        self._task = task
+        try:
+            await asyncio.wait([task], timeout=limit)
+        finally:
+            task.cancel()
+        if not task.done():
+            raise TimedOut(f"the function given as {self._name} has not answered within {limit:g} s", sent=False)
+        self._task = None
+        if task.cancelled():
+            raise TransportError(f"the function given as {self._name} was cancelled from within", sent=False)
+        answer, failure = task.result()
+        if isinstance(failure, SignalWireTokenError):
+            raise failure
+        if failure is not None:
+            what = type(failure).__name__
+            raise TransportError(f"the function given as {self._name} raised {what}", sent=False) from failure
+        return answer
