@@ -1,0 +1,112 @@
+"""The shape of the package: how deep classes inherit, and how large objects and modules are. It may only shrink.
+
+`pytest -s tests/unit/test_shape.py` prints the figures.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+
+import attrs
+import pytest
+
+import signalwire_tokens
+from support.paths import PACKAGE
+
+CORE = (
+    "lifecycle.py",
+    "policy.py",
+    "session.py",
+    "endpoint.py",
+    "device/sessions.py",
+    *(f"{folder}/{path.name}" for folder in ("keeper", "fleet") for path in sorted((PACKAGE / folder).glob("*.py"))),
+)
+# Attributes that hold a setting and never change don't count, nor do values.
+SETTINGS = {"policy", "presents", "reissues", "usual_life", "label"}
+MOST = {
+    "levels of inheritance": 5,
+    "private methods overridden in another file": 18,
+    "attributes of an object": 23,
+    "lines of a module of the core": 486,
+    "lines of the core": 4298,
+}
+
+
+@cache
+def classes():
+    """Return the classes of the package, except errors, with the syntax tree of each."""
+    found = {}
+    for module in pkgutil.walk_packages(signalwire_tokens.__path__, "signalwire_tokens."):
+        if module.name.endswith("__main__"):
+            continue
+        loaded = importlib.import_module(module.name)
+        tree = ast.parse(inspect.getsource(loaded))
+        nodes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        for name, kind in vars(loaded).items():
+            is_own = inspect.isclass(kind) and kind.__module__ == module.name and name in nodes
+            if is_own and not issubclass(kind, BaseException):
+                found[kind] = nodes[name]
+    return found
+
+
+def lineage(kind):
+    """Return a class and its ancestors in the package, those of protocols aside."""
+    return [one for one in kind.__mro__ if one in classes() and not getattr(one, "_is_protocol", False)]
+
+
+def methods_of(kind):
+    return {node.name for node in classes()[kind].body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def attributes_of(kind):
+    """Return the names that the methods of a class assign to on `self`, and its slots and annotated fields."""
+    tree = classes()[kind]
+    names = {
+        node.target.id for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    names |= set(getattr(kind, "__slots__", ())) - {"__weakref__"}
+    for node in ast.walk(tree):
+        is_own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        if is_own and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return names
+
+
+def overridden(kind):
+    """Return the private methods that a class takes from an ancestor in another file, and defines again."""
+    private = {name for name in methods_of(kind) if name.startswith("_") and not name.endswith("__")}
+    others = [one for one in lineage(kind)[1:] if one.__module__ != kind.__module__]
+    return {f"{kind.__name__}.{name}" for name in private if any(name in methods_of(one) for one in others)}
+
+
+def lines_of(name):
+    return len((PACKAGE / name).read_text().splitlines())
+
+
+def figures():
+    """Return each figure, with what it is of."""
+    depth = {kind.__name__: len(lineage(kind)) for kind in classes()}
+    sizes = {
+        kind.__name__: len(set().union(*map(attributes_of, lineage(kind))) - SETTINGS)
+        for kind in classes()
+        if not attrs.has(kind)
+    }
+    lines = {name: lines_of(name) for name in CORE}
+    again = sorted(set().union(*map(overridden, classes())))
+    return {
+        "levels of inheritance": (max(depth.values()), max(depth, key=depth.get)),
+        "private methods overridden in another file": (len(again), ", ".join(again)),
+        "attributes of an object": (max(sizes.values()), max(sizes, key=sizes.get)),
+        "lines of a module of the core": (max(lines.values()), max(lines, key=lines.get)),
+        "lines of the core": (sum(lines.values()), f"{len(lines)} modules"),
+    }
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_the_shape_does_not_grow(name):
+    """A figure that has become smaller is the new limit."""
+    value, of = figures()[name]
+    print(f"{name}: {value} ({of})")  # noqa: T201 - `pytest -s` shows it
+    assert value == MOST[name], of
