@@ -1,21 +1,21 @@
-"""Issue SignalWire subscriber tokens with asyncio, and keep them alive.
+"""Issue SignalWire subscriber tokens with asyncio, and keep them valid.
 
-The package is a house of floors; every module imports only from floors below its own:
+Each module imports only from layers below its own:
 
-0. `errors`: everything that can go wrong, one tree
-1. `models`: the values handed out: `Token`, `TokenPair`, `Address`, `SubscriberInfo`; `origins`: where things are
-2. `wire`: the service's operations as data, and what its answers mean; `policy`: when to renew, and how; `handoff`:
-   what a browser may ask of a backend, and what it is told
-3. `clock`: time, as an argument, and the timer that wakes whoever has a deadline
-4. `client`: `TokenClient`, which sends what `wire` describes and decides nothing; `stores`: where pairs are kept, to
-   outlive a process and to be shared (`stores.redis` is imported by path)
-5. `keeper`: what keeps a credential alive, and does not know how it is renewed
-6. `session`: `SubscriberSession`, which renews through the project's credentials; `device`: `DeviceSession`, which does
-   with a key of its own (imported by path); `endpoint`: `EndpointSession`, which does from an application's backend
-7. `fleet`: `SessionFleet`, many sessions and one governor
-8. `integrations`: where tokens are used, a module for each framework; `emulator`: the service itself on loopback; both
-   imported by path
-9. `testing`: for the suites of users, imported by path; `cli`: the command `signalwire-tokens`
+0. `errors`: one tree of errors
+1. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: what an origin is; `throttle`: how long
+   SignalWire is left alone
+2. `wire`: SignalWire's operations as data, and what its answers mean; `policy`: when to renew, and how
+3. `lifecycle`: all state of one kept token
+4. `clock`: time as an argument, and one timer for all sessions of an event loop
+5. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs are kept (`stores.redis` is
+   imported by path)
+6. `keeper`: keeps a token valid, without knowing how it is renewed
+7. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
+   with a key of its own (imported by path); `endpoint`: `EndpointSession`, which renews from an application's backend
+8. `fleet`: `SessionFleet`, many sessions behind one governor
+9. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
+10. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
 """
 
 from ._version import __version__

@@ -1,7 +1,8 @@
 """Where tokens are used: a module for each framework, named after it, and imported by path where it is installed.
 
-`aiohttp` and `httpx` sign requests as a subscriber; `web` (aiohttp's server) and `asgi` are what a browser's SDK asks
-for its token, and both of them do what `backend` says; `opentelemetry` tells how all of it is doing.
+`aiohttp` and `httpx` sign requests as a subscriber. `web` (for aiohttp's server) and `asgi` answer browsers that ask
+for a token: `backend` does what both have in common, by the rules in `token_rules`. `opentelemetry` measures clients,
+sessions and fleets.
 """
 
 __all__: list[str] = []

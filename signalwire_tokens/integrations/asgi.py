@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 from multidict import CIMultiDict
 
-from signalwire_tokens import handoff
-
+from . import token_rules
 from .backend import Backend, Visit
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Request:
     """
 
     scope: MutableMapping[str, Any] = attrs.field(repr=False)
-    headers: handoff.Headers = attrs.field(repr=False)
+    headers: token_rules.Headers = attrs.field(repr=False)
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -61,7 +60,7 @@ class Request:
 class Handler:
     """A part of the backend as an ASGI application of its own."""
 
-    def __init__(self, answer: Callable[[Visit[Request]], Awaitable[handoff.Answer]]) -> None:
+    def __init__(self, answer: Callable[[Visit[Request]], Awaitable[token_rules.Answer]]) -> None:
         self._answer = answer
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -69,7 +68,7 @@ class Handler:
         if scope["type"] != "http":
             raise ValueError(f"this is an endpoint for HTTP, and not for {scope['type']}")
         headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-        asked = handoff.read_request(scope["method"], headers)
+        asked = token_rules.read_request(scope["method"], headers)
         try:
             answer = await self._answer(
                 Visit(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_body(receive))
@@ -116,14 +115,14 @@ class TokenBackend(Backend[Request]):
         async with self._open():
             yield
 
-    async def _look(self, visit: Visit[Request]) -> handoff.Answer:
+    async def _look(self, visit: Visit[Request]) -> token_rules.Answer:
         return self._tell_health(visit.asked.method)
 
 
 async def read_body(receive: Receive) -> bytes:
     """Read a body, and no more of it than it may have."""
     body, more = bytearray(), True
-    while more and len(body) <= handoff.LARGEST_BODY:
+    while more and len(body) <= token_rules.LARGEST_BODY:
         message = await receive()
         if message["type"] != "http.request":
             raise GoneError

@@ -1,4 +1,4 @@
-"""What a backend does for its browsers, whatever the framework: `handoff` decides, and a fleet has the tokens."""
+"""What a backend does for its browsers, whatever the framework: `token_rules` decides, and a fleet has the tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 import attrs
 
-from signalwire_tokens import handoff, wire
+from signalwire_tokens import wire
 from signalwire_tokens.errors import (
     ConfigurationError,
     SessionClosed,
@@ -19,6 +19,8 @@ from signalwire_tokens.errors import (
 )
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
 from signalwire_tokens.session import label_of
+
+from . import token_rules
 
 if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
@@ -40,10 +42,10 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.backend")
 
 @attrs.frozen
 class Visit(Generic[R]):
-    """A request, as the framework has it and as `handoff` reads it, and how to read its body."""
+    """A request, as the framework has it and as `token_rules` reads it, and how to read its body."""
 
     request: R
-    asked: handoff.Asked
+    asked: token_rules.Asked
     read: Callable[[], Awaitable[bytes]]
 
 
@@ -71,10 +73,10 @@ class Backend(Generic[R]):
         self._source: FleetSource = fleet
         self._fleet: SessionFleet | None = fleet if isinstance(fleet, SessionFleet) else None
         self._identify = identify
-        self._rules = handoff.Rules(
+        self._rules = token_rules.Rules(
             allowed_origins=allowed_origins, public_origin=public_origin, fingerprints=fingerprints
         )
-        self._limit = handoff.IssueLimit(issues_per_minute)
+        self._limit = token_rules.IssueLimit(issues_per_minute)
 
     @property
     def fleet(self) -> SessionFleet:
@@ -96,30 +98,30 @@ class Backend(Generic[R]):
             if not isinstance(fleet, SessionFleet):
                 raise ConfigurationError("what opens the fleet must give a SessionFleet")
             self._fleet, self._snapshot = fleet, None
-            self._limit = handoff.IssueLimit(self._limit.most)  # the clock may be another one
+            self._limit = token_rules.IssueLimit(self._limit.most)  # the clock may be another one
             try:
                 yield
             finally:
                 self._fleet = None
 
-    async def _hand_out(self, visit: Visit[R]) -> handoff.Answer:
+    async def _hand_out(self, visit: Visit[R]) -> token_rules.Answer:
         """Answer with the token of whoever asks."""
         return await self._admit(visit, self._give)
 
-    async def _log_out(self, visit: Visit[R]) -> handoff.Answer:
+    async def _log_out(self, visit: Visit[R]) -> token_rules.Answer:
         """Keep the token of whoever asks alive no longer."""
         return await self._admit(visit, self._discard)
 
-    def _tell_health(self, method: str) -> handoff.Answer:
+    def _tell_health(self, method: str) -> token_rules.Answer:
         """Answer how the fleet stands, without naming anybody."""
-        asked = handoff.Asked(method, {})  # anybody may look, but no page of another origin
-        return handoff.finish(handoff.admit_look(method) or self._answer_health(), asked, self._rules)
+        asked = token_rules.Asked(method, {})  # anybody may look, but no page of another origin
+        return token_rules.finish(token_rules.admit_look(method) or self._answer_health(), asked, self._rules)
 
-    def _answer_health(self) -> handoff.Answer:
+    def _answer_health(self) -> token_rules.Answer:
         try:
-            return handoff.answer_with(describe(self._look_at(self.fleet)))
+            return token_rules.answer_with(describe(self._look_at(self.fleet)))
         except (ConfigurationError, SessionClosed):
-            return handoff.refuse(NOT_NOW, "The fleet is not open.")
+            return token_rules.refuse(NOT_NOW, "The fleet is not open.")
 
     def _look_at(self, fleet: SessionFleet) -> FleetSnapshot:
         now = fleet.client.clock.now()
@@ -128,37 +130,37 @@ class Backend(Generic[R]):
         return self._snapshot
 
     async def _admit(
-        self, visit: Visit[R], go_on: Callable[[str, handoff.Wish], Awaitable[handoff.Answer]]
-    ) -> handoff.Answer:
+        self, visit: Visit[R], go_on: Callable[[str, token_rules.Wish], Awaitable[token_rules.Answer]]
+    ) -> token_rules.Answer:
         """Let the application's own pages go on, once it is known who asks, and for what."""
-        answer = handoff.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
+        answer = token_rules.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
         if answer.status in CLIENT_ERRORS:
             logger.debug("a request of the origin %.200r: %d", visit.asked.headers.get("origin"), answer.status)
-        return handoff.finish(answer, visit.asked, self._rules)
+        return token_rules.finish(answer, visit.asked, self._rules)
 
     async def _hear(
-        self, visit: Visit[R], go_on: Callable[[str, handoff.Wish], Awaitable[handoff.Answer]]
-    ) -> handoff.Answer:
+        self, visit: Visit[R], go_on: Callable[[str, token_rules.Wish], Awaitable[token_rules.Answer]]
+    ) -> token_rules.Answer:
         found = self._identify(visit.request)
         reference = await found if inspect.isawaitable(found) else found
         if reference is None:
-            return handoff.refuse(401, "Sign in first.")
+            return token_rules.refuse(401, "Sign in first.")
         if not isinstance(reference, str):
             raise TypeError(
                 f"identify must return a subscriber's reference or None, and not a {type(reference).__name__}"
             )
-        wish = handoff.read_wish(await visit.read(), self._rules)
-        if isinstance(wish, handoff.Answer):
+        wish = token_rules.read_wish(await visit.read(), self._rules)
+        if isinstance(wish, token_rules.Answer):
             return wish
         try:
             return await go_on(reference, wish)
         except SignalWireTokenError as error:
-            answer = handoff.answer_for(error)
+            answer = token_rules.answer_for(error)
             level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet has told of an outage
             logger.log(level, "no token for a browser of %s: %s", label_of(reference), error)
             return answer
 
-    async def _give(self, reference: str, wish: handoff.Wish) -> handoff.Answer:
+    async def _give(self, reference: str, wish: token_rules.Wish) -> token_rules.Answer:
         fleet = self.fleet
         if wish.fingerprint is not None:
             return await self._bind(fleet.client, reference, wish.fingerprint)
@@ -169,10 +171,10 @@ class Backend(Generic[R]):
         # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
         return give(session.pair.token, fleet.client.clock.wall() + session.runway.total_seconds())
 
-    async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> handoff.Answer:
+    async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.Answer:
         """Answer with a new token that a device's key binds, asked for once; never too many at a time."""
         now = client.clock.now()
-        pause = handoff.pause_before_binding(client.throttle, now=now, under_way=self._binding)
+        pause = token_rules.pause_before_binding(client.throttle, now=now, under_way=self._binding)
         if pause is not None:
             throttled = client.throttle.left(now) > 0
             reason = "SignalWire asked to be left alone" if throttled else "too many are being issued"
@@ -189,19 +191,19 @@ class Backend(Generic[R]):
             self._binding -= 1
         return give(pair.token, pair.token.expires_at.timestamp())
 
-    def _count(self, client: TokenClient, reference: str) -> handoff.Answer | None:
+    def _count(self, client: TokenClient, reference: str) -> token_rules.Answer | None:
         """Count a token that is issued for a reference, or return the refusal if it has had too many."""
         pause = self._limit.take(reference, now=client.clock.now())
-        return None if pause is None else handoff.ask_later(429, "Too many new tokens: ask again later.", pause)
+        return None if pause is None else token_rules.ask_later(429, "Too many new tokens: ask again later.", pause)
 
-    async def _discard(self, reference: str, _: handoff.Wish) -> handoff.Answer:
+    async def _discard(self, reference: str, _: token_rules.Wish) -> token_rules.Answer:
         await self.fleet.discard(reference)
-        return handoff.Answer(status=204)
+        return token_rules.Answer(status=204)
 
 
-def give(token: Token, ends: float) -> handoff.Answer:
+def give(token: Token, ends: float) -> token_rules.Answer:
     """Answer with a token, and when it ends: in milliseconds, as pages reckon."""
-    return handoff.answer_with({"token": token.value, "expiry_at": int(ends * 1000)})
+    return token_rules.answer_with({"token": token.value, "expiry_at": int(ends * 1000)})
 
 
 def describe(snapshot: FleetSnapshot) -> dict[str, object]:

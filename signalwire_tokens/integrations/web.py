@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from signalwire_tokens import handoff
-
+from . import token_rules
 from .backend import Backend, Visit
 
 if TYPE_CHECKING:
@@ -64,15 +63,15 @@ def read(request: web.Request) -> Visit[web.Request]:
             return await request.read()  # the application may have read it, and this is what aiohttp kept of it
         body = bytearray()
         try:
-            while len(body) <= handoff.LARGEST_BODY and (chunk := await content.readany()):
+            while len(body) <= token_rules.LARGEST_BODY and (chunk := await content.readany()):
                 body += chunk
         except (ConnectionError, web.RequestPayloadError):
             return b""  # what breaks off is no JSON; whoever has hung up does not hear so
         return bytes(body)
 
-    return Visit(request, handoff.read_request(request.method, request.headers.items()), read_body)
+    return Visit(request, token_rules.read_request(request.method, request.headers.items()), read_body)
 
 
-def write(answer: handoff.Answer) -> web.Response:
+def write(answer: token_rules.Answer) -> web.Response:
     """Give an answer the framework's form."""
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)

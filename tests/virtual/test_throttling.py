@@ -15,11 +15,11 @@ from signalwire_tokens import (
     SessionFleet,
     SubscriberSession,
     TokenUnavailable,
-    handoff,
 )
 from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.errors import is_throttle
+from signalwire_tokens.integrations import token_rules
 from signalwire_tokens.integrations.backend import Backend, Visit
 from signalwire_tokens.throttle import Throttle
 from support.fake_transport import make_client
@@ -124,7 +124,7 @@ class Endpoint:
         async def read():
             return self.asks_for.encode()
 
-        asked = handoff.read_request("POST", [("Content-Type", "application/json")])
+        asked = token_rules.read_request("POST", [("Content-Type", "application/json")])
         answer = await self.backend._hand_out(Visit(None, asked, read))
         if answer.status == 503:
             raise TokenUnavailable("503", retry_after=float(answer.headers["Retry-After"]))

@@ -21,7 +21,7 @@ from signalwire_tokens import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from signalwire_tokens.handoff import (
+from signalwire_tokens.integrations.token_rules import (
     Answer,
     IssueLimit,
     Rules,

@@ -1,8 +1,7 @@
-"""What a browser may ask of a backend, and what it is told: requests in, answers out, and no framework between.
+"""The rules of the token endpoint that browsers ask: requests in, answers out, without a framework and without I/O.
 
-A page must not be able to fetch the token of whoever looks at it, unless it is the application's own. Browsers say
-where a request comes from, in `Origin` and `Sec-Fetch-Site`, which no page can forge; and what is declared to be JSON,
-no page of another origin can send unasked.
+Only the application's own pages may fetch a user's token. Browsers report where a request comes from, in `Origin` and
+`Sec-Fetch-Site`, which no page can forge. A page of another origin can't send JSON without a preflight.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TypeAlias, cast
 
 import attrs
 
-from .errors import (
+from signalwire_tokens.errors import (
     ConfigurationError,
     InvalidRequest,
     SessionClosed,
@@ -25,8 +24,8 @@ from .errors import (
     UnexpectedResponse,
     is_transient,
 )
-from .origins import check_origins
-from .throttle import LONGEST_THROTTLE, Throttle
+from signalwire_tokens.origins import check_origins
+from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 __all__ = [
     "LARGEST_BODY",
