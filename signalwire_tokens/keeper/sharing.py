@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar, Unpack
 from uuid import uuid4
 from weakref import WeakMethod
@@ -19,7 +18,6 @@ import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError, StoreError
 from signalwire_tokens.lifecycle import Phase
-from signalwire_tokens.models import life_of
 from signalwire_tokens.policy import (
     Denied,
     Misconfigured,
@@ -35,7 +33,8 @@ from signalwire_tokens.policy import (
 from .events import is_cancelled
 from .renewal import RenewalRequest
 from .renewing import Renewing
-from .share import Share, Sight, complaint, holds, is_over, is_sound, logged, shortened
+from .share import Share, complaint, is_over, logged
+from .sharing_rules import Sight, choose, find_better, find_other, holds, is_sound, shortened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -117,7 +116,7 @@ class Sharing(Renewing):
             adopted = await self._commit(share, brought, sight, None)
             share.brought = None if adopted.saved else share.brought
             return Present(step.at), adopted
-        way, plain = self._choose(share, step, sight)
+        way, plain = choose(sight, self._lifecycle, step, brought=share.brought, ahead=share.ahead)
         mark = None
         if isinstance(way, Present) and plain is not None:
             if plain.presenting not in (None, share.mark) and self._left() > self._policy.reserve(self._lifecycle.life):
@@ -177,24 +176,6 @@ class Sharing(Renewing):
         answer, ahead = share.answer
         return ahead if pair is answer else self._wall_ahead()
 
-    def _choose(self, share: Share, step: Present | Reissue, sight: Sight) -> tuple[Present | Reissue, Record | None]:
-        """Say whether to present a refresh token, and which: none that may be used up, where a pair can be issued."""
-        held, pair = sight.reading.record, self._lifecycle.pair
-        asked = None if pair is None else self._lifecycle.asked
-        mine = None if pair is None or asked is None else sight.record(pair, asked, share.ahead)
-        known = holds(held, pair)
-        may_issue = self._lifecycle.reissuable and (pair is not None or share.brought is None)
-        is_behind = asked is not None and not known and pair is not share.brought and sight.is_older(asked)
-        if held is None or is_behind:
-            doubtful, best = True, mine  # the store has lost something
-        else:
-            refused = known and isinstance(step, Reissue)
-            ended = sight.latest is not None and held.until <= sight.reading.at
-            doubtful, best = held.presenting is not None or refused or ended, held
-        if not self._lifecycle.presents or best is None or (doubtful and may_issue):
-            return Reissue(step.at), None
-        return Present(step.at), best
-
     async def _commit(self, share: Share, renewed: Renewed, sight: Sight, replaces: str | None) -> Renewed:
         """Save a new pair; where another was faster, take that."""
         try:
@@ -211,24 +192,7 @@ class Sharing(Renewing):
         return attrs.evolve(renewed, saved=False)
 
     def _better(self, sight: Sight) -> Renewed | None:
-        """Find a pair that is live, and longer than the one at hand."""
-        record, asked = sight.reading.record, sight.asked
-        if record is None or asked is None or record.pair.token.value == self._lifecycle.value:
-            return None
-        until = asked + life_of(record.pair.token)
-        if until <= max(self._now(), self._lifecycle.access_until):
-            return None
-        return Renewed(self._redated(record.pair, asked), asked)
-
-    def _redated(self, pair: TokenPair, asked: float) -> TokenPair:
-        """Say by this machine's wall clock when a pair from the store began and will end."""
-        age = timedelta(seconds=self._now() - asked)
-        issued_at = datetime.fromtimestamp(self._clock.wall(), UTC) - age
-        token, refresh_token = (
-            attrs.evolve(half, issued_at=issued_at, expires_at=issued_at + timedelta(seconds=life_of(half)))
-            for half in (pair.token, pair.refresh_token)
-        )
-        return attrs.evolve(pair, token=token, refresh_token=refresh_token)
+        return find_better(sight, self._lifecycle, now=self._now(), wall=self._clock.wall())
 
     async def _read(self, share: Share) -> Sight:
         before, ahead = self._now(), self._wall_ahead()
@@ -290,10 +254,9 @@ class Sharing(Renewing):
         error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
         with suppress(StoreError):
             sight = await self._read(share)
-            held, asked = sight.reading.record, sight.asked
-            is_other = not holds(held, self._lifecycle.pair)
-            if held is not None and asked is not None and is_other and held.until > sight.reading.at:
-                return step, Renewed(self._redated(held.pair, asked), asked)
+            found = find_other(sight, self._lifecycle, now=self._now(), wall=self._clock.wall())
+            if found is not None:
+                return step, found
         return step, Spent(error)
 
     def _adopted(self, adopted: Adopted) -> None:
