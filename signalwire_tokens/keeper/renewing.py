@@ -11,7 +11,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, Required, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Required, TypeAlias, TypedDict, assert_never
 
 from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Lifecycle, Phase, Refused, SubscriberChanged
@@ -274,6 +274,8 @@ class Renewing(ABC):
                     )
                 case SubscriberChanged():
                     logger.warning("session %s generation %d: another subscriber than before", label, generation)
+                case _:
+                    assert_never(effect)
 
     def _adopted(self, adopted: Adopted) -> None:
         """Note that there is a new pair."""

@@ -30,7 +30,7 @@ MOST = {
     "private methods overridden in another file": 18,
     "attributes of an object": 23,
     "lines of a module of the core": 486,
-    "lines of the core": 4346,
+    "lines of the core": 4348,
 }
 
 
