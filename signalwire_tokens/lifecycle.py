@@ -81,7 +81,7 @@ class Phase(IntEnum):
 
 @attrs.frozen
 class Emit:
-    """Emit an event to the subscribers. Without an `error`, the event has the last one."""
+    """Emit an event with the last error to the subscribers."""
 
     kind: EventKind
 
@@ -122,7 +122,8 @@ class Failing:
     """What is known of attempts that failed since the last success.
 
     `count` is how many failed in a row, `replays` how often the refresh token was presented with an unknown result.
-    `is_degraded` says whether an event has reported it. `is_short` says whether the current token is too short-lived to
+    `is_degraded` says whether the failure was reported: by an event or, before
+    the first pair, only in the log. `is_short` says whether the current token is too short-lived to
     be kept.
     """
 
@@ -140,9 +141,10 @@ class Lifecycle:
     """The record of one kept token, and the only writer of it.
 
     `presents` and `reissues` are the ways there are to renew, `presentable` and `reissuable` those that are open. With
-    `keeps_all`, no token is too short-lived to be kept, and `usual_life` is what they usually live. `fresh_until` is
-    until when callers get `value` without any further check. `wanted` is since when a caller waits, `pressed` since
-    when the token is to be renewed whatever was planned, and `not_before` when a forced renewal is allowed.
+    `keeps_all`, no token is too short-lived to be kept, and `usual_life` is what they usually live; else it is 0.
+    `fresh_until` is until when callers get `value` without any further check. `wanted` is since when a caller waits,
+    `pressed` since when the token is to be renewed whatever was planned, and `not_before` when a forced renewal is
+    allowed.
     """
 
     __slots__ = (
@@ -269,7 +271,7 @@ class Lifecycle:
 
     @property
     def longest_ttl(self) -> float:
-        """The longest rest of their life that all tokens have when they are new."""
+        """The longest `min_ttl` that callers can ask for, in seconds."""
         return self.policy.longest_ttl(max(self.life, self.usual_life))
 
     def may_force(self, now: float) -> bool:
@@ -368,7 +370,7 @@ class Lifecycle:
 
     def expire(self) -> None:
         """Give up, because there is no way left to renew."""
-        self.phase, self.fresh_until = Phase.EXPIRED, NEVER
+        self.phase, self.fresh_until = max(self.phase, Phase.EXPIRED), NEVER
 
     def shut(self) -> None:
         """Return no token any more, and begin no renewal."""

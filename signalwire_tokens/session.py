@@ -132,7 +132,6 @@ class SubscriberSession(Keeper):
         In a `store`, its successors are kept under this very pair: begin with the same one after a restart.
         """
         refuse_swapped(pair)
-        kept_as = ("pair", client.origin, client.project_id, pair.refresh_token.value)
         longest = client.lifetimes.access, client.lifetimes.refresh
         session = cls.__new__(cls)
         session.client = client
@@ -145,7 +144,11 @@ class SubscriberSession(Keeper):
             reissues=False,
             throttle=(client.throttle, client.clock),
             brought=pair,
-            share=None if store is None else Share(store, key_of(kept_as), longest=longest),
+            share=None
+            if store is None
+            else Share(
+                store, key_of(("pair", client.origin, client.project_id, pair.refresh_token.value)), longest=longest
+            ),
         )
         return session
 
@@ -169,7 +172,10 @@ class SubscriberSession(Keeper):
 
 
 class SubscriberRenewal:
-    """Issues and refreshes a subscriber's pairs. Without a `reference`, it only refreshes."""
+    """Issues and refreshes a subscriber's pairs.
+
+    Without a `reference`, it can only refresh: use it with `reissues=False`.
+    """
 
     __slots__ = ("_first", "_lifetime", "_reference", "_shape", "client")
 
@@ -286,9 +292,9 @@ def masked(token_fields: TokenFields) -> Mapping[str, Any]:
     """Return the fields that are given, with those that are secret in a `Secret`; raise an error for unknown ones."""
     unknown = token_fields.keys() - TokenFields.__annotations__.keys()
     if unknown:
-        names = min(unknown)
+        name = min(unknown)
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in a frame; it is a dict
-        raise TypeError(f"SubscriberSession got an unexpected keyword argument {names!r}")
+        raise TypeError(f"SubscriberSession got an unexpected keyword argument {name!r}")
     return {
         name: Secret(value) if name in ("password", "extra") else value
         for name, value in token_fields.items()

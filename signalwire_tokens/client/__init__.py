@@ -1,8 +1,8 @@
 """`TokenClient`: sends what `wire` describes through aiohttp, and decides nothing.
 
-`operations` is the client as its users see it, `credentials` the project's own, `functions` those that callers give
-for other credentials, `sender` one request over HTTP;
-`environment` reads settings from variables, and `observing` is who looks on.
+`operations` is the client as its users see it. `credentials` are the project's own, and `functions` calls those that
+callers give for other credentials. `sender` sends one request over HTTP. `environment` reads settings from variables.
+`observing` is how observers follow the client.
 
 No frame of these modules has a credential in a local variable while something below it can fail: secret arguments are
 masked first, headers are written where they are passed, and errors are raised when nothing of aiohttp's is left.

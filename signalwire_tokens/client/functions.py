@@ -20,7 +20,8 @@ __all__ = ["CallerFunction"]
 class CallerFunction:
     """A function, sync or async, that a caller has given as `name`.
 
-    It runs in a task of its own, since it may refuse to end. It isn't called again until it has.
+    It runs in a task of its own, since it may refuse to end. It isn't called again until that task has
+    ended.
     """
 
     def __init__(self, function: Secret[Any], name: str) -> None:

@@ -449,7 +449,7 @@ class TokenClient:
 
 
 def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings]) -> TokenClient:
-    """Return the client of a session of this kind, which closes it."""
+    """Return a new client. The session of this kind that owns it closes it."""
     unknown = settings.value.keys() - ClientSettings.__annotations__.keys()
     if unknown:
         raise TypeError(f"{kind} got an unexpected keyword argument {min(unknown)!r}")

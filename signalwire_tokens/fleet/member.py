@@ -223,6 +223,10 @@ class FleetSession(SubscriberSession):
             longest = min(longest, cycle.policy.lapse_for(cycle.life))
         return self._now() - self._asked_at > longest
 
+    @property
+    def _reason(self) -> SignalWireTokenError | None:
+        return super()._reason or (None if self._may_renew() else self.client.throttle.error)
+
     def _may_renew(self) -> bool:
         return self._household.governor.pause() <= 0
 

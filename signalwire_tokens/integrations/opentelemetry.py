@@ -23,20 +23,23 @@ from opentelemetry.trace import SpanKind, StatusCode, TracerProvider
 
 from signalwire_tokens._version import __version__
 from signalwire_tokens.client import Observer, TokenClient
-from signalwire_tokens.device import DeviceSession
-from signalwire_tokens.endpoint import EndpointSession
 from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
 from signalwire_tokens.fleet import SessionFleet
+from signalwire_tokens.keeper import Keeper
 from signalwire_tokens.origins import USUAL_PORTS
 from signalwire_tokens.policy import SessionState
-from signalwire_tokens.session import SubscriberSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from opentelemetry.trace import Span
 
+    from signalwire_tokens.device import DeviceSession
+    from signalwire_tokens.endpoint import EndpointSession
     from signalwire_tokens.errors import RateLimitHint
+    from signalwire_tokens.session import SubscriberSession
+
+    Session: TypeAlias = SubscriberSession | DeviceSession | EndpointSession
 
 __all__ = ["Telemetry"]
 
@@ -44,7 +47,6 @@ SCOPE = "signalwire_tokens"
 REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
 ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-Session: TypeAlias = SubscriberSession | DeviceSession | EndpointSession
 RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
 
 
@@ -106,9 +108,9 @@ class Telemetry(Observer):
 
     def watch(self, watched: TokenClient | Session | SessionFleet) -> None:
         """Measure a client's operations; or those of a session or a fleet, and how these stand as well."""
-        if not isinstance(watched, TokenClient | Session | SessionFleet):
+        if not isinstance(watched, TokenClient | Keeper | SessionFleet):
             raise TypeError("what can be watched is a TokenClient, a session or a SessionFleet")
-        if isinstance(watched, Session | SessionFleet):
+        if isinstance(watched, Keeper | SessionFleet):
             standing = {one for one in self._watched if one() is not None}
             self._watched = tuple(standing | {ref(watched)})
         client = watched if isinstance(watched, TokenClient) else watched.client
@@ -166,7 +168,7 @@ class Telemetry(Observer):
         counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
         for one in self._watched:
             watched = one()
-            if isinstance(watched, Session):
+            if isinstance(watched, Keeper):
                 counts[watched.state] += 1
             elif watched is not None:
                 with suppress(SessionClosed):  # not open yet, or no longer

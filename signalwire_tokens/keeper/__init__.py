@@ -5,11 +5,12 @@ It doesn't know how a token is renewed: a `Renewal` does.
 
 from .events import EventKind, SessionEvent
 from .keeping import CHECKED_EVERY, Keeper
-from .renewal import Renewal, RenewalRequest, attempt, failure_of
+from .renewal import Current, Renewal, RenewalRequest, attempt, failure_of
 from .share import Share
 
 __all__ = [
     "CHECKED_EVERY",
+    "Current",
     "EventKind",
     "Keeper",
     "Renewal",

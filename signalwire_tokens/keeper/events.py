@@ -8,29 +8,18 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError
+from signalwire_tokens.lifecycle import EventKind
 from signalwire_tokens.models import TokenPair
 
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Timer
 
 __all__ = ["Callback", "EventKind", "Listener", "SessionEvent", "is_cancelled"]
-
-EventKind: TypeAlias = Literal[
-    "started",
-    "rotated",
-    "reissued",
-    "subscriber_changed",
-    "degraded",
-    "recovered",
-    "persist_failed",
-    "dead",
-    "closed",
-]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 

@@ -81,7 +81,7 @@ class Keeper(Sharing):
 
     @property
     def longest_ttl(self) -> float:
-        """The most that can be asked for as `min_ttl`, in seconds: no more is left of every token."""
+        """The most that callers can ask for as `min_ttl`, in seconds. A backend may have less left of its tokens."""
         return self._lifecycle.longest_ttl
 
     @property

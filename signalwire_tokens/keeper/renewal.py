@@ -74,7 +74,7 @@ class RenewalRequest:
     """What a `Renewal` is asked for.
 
     `step` says whether to present the refresh token of `pair`, or to issue a new pair. `asked` is the time, by the
-    session's clock. The answer must come within `timeout` seconds, if that isn't None.
+    session's clock. The renewal must answer within `timeout` seconds, if that isn't None.
     """
 
     step: Present | Reissue
@@ -88,7 +88,7 @@ class Renewal(Protocol):
     """Brings the next pair of a session.
 
     It may also have `adopted(left)`, which is called when a new pair has replaced one that was still valid for so many
-    seconds, and `aclose()`, which is awaited when the session has closed.
+    seconds, and `aclose()`, which is awaited at the end of the session's own.
     """
 
     async def renew(self, request: RenewalRequest) -> Outcome:

@@ -281,7 +281,10 @@ class Renewing(ABC):
         """Note that there is a new pair."""
         report = getattr(self._renewal, "adopted", None)
         if report is not None and adopted.left is not None:
-            report(adopted.left)
+            try:
+                report(adopted.left)
+            except Exception:  # whatever it is: a renewal may be a caller's code
+                logger.exception("session %s: a renewal failed to note a new pair", self._label)
 
     def _die(self, timer: Timer) -> None:
         """Give up for good."""

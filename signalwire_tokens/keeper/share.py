@@ -51,15 +51,13 @@ class Share:
         "unwatch",
     )
 
-    def __init__(
-        self, store: TokenStore, key: str, brought: TokenPair | None = None, longest: Lives = UNBOUNDED
-    ) -> None:
+    def __init__(self, store: TokenStore, key: str, longest: Lives = UNBOUNDED) -> None:
         if isinstance(store, type) or not all(callable(getattr(store, name, None)) for name in METHODS):
             raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
         self.store: TokenStore = store
         self.name: str = repr(store)
         self.key: str = key
-        self.brought: TokenPair | None = brought
+        self.brought: TokenPair | None = None
         self.longest: Lives = longest
         self.ahead: float = 0.0
         self.answer: tuple[TokenPair | None, float] = (None, 0.0)

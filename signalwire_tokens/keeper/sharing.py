@@ -260,13 +260,13 @@ class Sharing(Renewing):
         return step, Spent(error)
 
     def _adopted(self, adopted: Adopted) -> None:
-        super()._adopted(adopted)
         share, timer, renewed = self._share, self._timer, adopted.renewed
         if share is not None:
             share.looked, share.ahead = False, self._ahead_of(share, renewed.pair)
             is_closed = self._lifecycle.phase is Phase.CLOSED
             if timer is not None and not renewed.saved and not is_closed and is_over(share.saving):
                 share.saving = timer.begin(self._save_in_the_end(share), f"save {self._label}")
+        super()._adopted(adopted)
 
     def _note_unsaved(self, error: StoreError) -> None:
         logger.warning("session %s generation %d: not saved, %s", self._label, self._lifecycle.generation, error)

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -320,3 +322,10 @@ async def test_sessions_without_the_project_s_secret_are_measured_too(emulator, 
     assert backend.counts("signalwire.tokens.refreshed", OPERATION) == {("refresh_device_token",): 1}
     measured = {point.attributes[OPERATION] for point in backend.points("signalwire.tokens.operation.duration")}
     assert measured == {"create_device_token", "refresh_device_token", "fetch_token"}
+
+
+def test_it_needs_no_cryptography():
+    """Its extra doesn't bring that: only a session with a device's key needs it."""
+    code = "import sys; sys.modules['cryptography'] = None; import signalwire_tokens.integrations.opentelemetry"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

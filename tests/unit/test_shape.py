@@ -27,10 +27,10 @@ CORE = (
 SETTINGS = {"policy", "presents", "reissues", "usual_life", "label"}
 MOST = {
     "levels of inheritance": 5,
-    "private methods overridden in another file": 18,
+    "private methods overridden in another file": 19,
     "attributes of an object": 23,
     "lines of a module of the core": 486,
-    "lines of the core": 4348,
+    "lines of the core": 4351,
 }
 
 

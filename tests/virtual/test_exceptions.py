@@ -18,7 +18,9 @@ from support.fake_transport import make_client
 
 LIFE = 7200.0
 PACKAGE = Path(signalwire_tokens.__file__).parent
-FILES = tuple(str(PACKAGE / name) for name in ("keeper", "clock/timer.py", "policy.py", "session.py", "fleet"))
+FILES = tuple(
+    str(PACKAGE / name) for name in ("keeper", "lifecycle.py", "clock/timer.py", "policy.py", "session.py", "fleet")
+)
 
 
 class Fault:

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from signalwire_tokens import RefreshPolicy, SessionState
+from signalwire_tokens import RefreshPolicy, SessionState, TokenUnavailable
 from support.scripted_keeper import LIFE, NOT_SENT, SPENT, Scripted
 
 PLACE = ContextVar("PLACE", default="nowhere")
@@ -308,3 +308,20 @@ async def test_what_cannot_be_called_back_is_refused(clock):
     async with Scripted(clock) as keeper:
         with pytest.raises(TypeError, match="callback"):
             keeper.subscribe("x")
+
+
+async def test_a_renewal_that_cannot_note_a_new_pair_loses_no_event(clock, caplog):
+    """The subscribers receive them all."""
+
+    def fail(_):
+        raise ValueError("hush")
+
+    told = []
+    async with Scripted(clock, None, NOT_SENT) as session:
+        session.script.adopted = fail
+        session.subscribe(lambda event: told.append(event.kind))
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        await session.refresh()
+    assert told == ["degraded", "rotated", "recovered", "closed"]
+    assert "a renewal failed to note a new pair" in caplog.text

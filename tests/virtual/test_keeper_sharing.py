@@ -96,7 +96,7 @@ def share(clock, store):
     """Make sessions that share one pair."""
 
     def make(*script, held=None, **more):
-        return Scripted(clock, *script, share=Share(store, KEY, brought=held), held=held, **more)
+        return Scripted(clock, *script, share=Share(store, KEY), held=held, **more)
 
     return make
 

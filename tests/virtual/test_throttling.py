@@ -357,3 +357,17 @@ def test_a_second_throttle_replaces_the_first_if_it_is_news(sent, seconds, until
     throttle.note(throttled(seconds), sent=sent, now=12.0)
     assert (throttle.asked_at, throttle.until) == (12.0, until)
     assert throttle.left(12.0, longest=MINUTE) == min(MINUTE, until - 12.0)
+
+
+async def test_a_refresh_in_a_fleet_that_a_throttle_prevents_has_it_as_its_cause(clock):
+    """The token is still valid, and the session itself hasn't failed."""
+    client, _ = make_client(clock)
+    async with SessionFleet(client) as fleet:
+        await fleet.token("alice")
+        now = clock.now()
+        client.throttle.note(throttled(3600.0), sent=now, now=now)
+        refresh = asyncio.create_task(fleet.session("alice").refresh())
+        await clock.advance(3)
+        with pytest.raises(TokenUnavailable) as caught:
+            await refresh
+    assert caught.value.cause is client.throttle.error
