@@ -381,7 +381,7 @@ class Lifecycle:
         self.phase = max(self.phase, Phase.ENDING)
 
     def close(self) -> None:
-        """Be closed."""
+        """End, with no token and no renewal any more."""
         self.phase, self.fresh_until = Phase.CLOSED, NEVER
 
     # How the record changes.

@@ -167,7 +167,7 @@ class DeviceRenewal:
         )
 
     async def _fetch(self) -> Bearer:
-        """Return the token that is to be exchanged: as it was given, or what the function returns."""
+        """Return the token to exchange: as it was given, or what the function returns."""
         if self._function is None:
             return masked(self._source)
         return masked(await self._function.call(self._client.clock, self._client.timeout))

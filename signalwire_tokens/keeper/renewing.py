@@ -348,7 +348,7 @@ def resolve(future: asyncio.Future[None]) -> None:
 
 def draw() -> float:
     """Return a random number from 0 to 1: it spreads load and keeps no secret."""
-    return random.random()  # noqa: S311
+    return random.random()  # noqa: S311 - as it says
 
 
 def outcome_of(flight: asyncio.Task[Landing], step: Present | Reissue) -> Landing:
