@@ -76,8 +76,8 @@ class EndpointRenewal:
         self, client: TokenClient, path: Secret[str], headers: Secret[Headers], function: CallerFunction | None
     ) -> None:
         self._client = client
-        self.adopted = partial(report_renewal, client)
-        self.aclose = client.aclose
+        self.adopted: Callable[[float], None] = partial(report_renewal, client)
+        self.aclose: Callable[[], Awaitable[None]] = client.aclose
         self._path = path
         self._headers = headers
         self._function = function

@@ -98,8 +98,8 @@ class DeviceRenewal:
 
     def __init__(self, client: TokenClient, key: DeviceKey, source: Secret[Any], lifetime: timedelta) -> None:
         self._client = client
-        self.adopted = partial(report_renewal, client)
-        self.aclose = client.aclose
+        self.adopted: Callable[[float], None] = partial(report_renewal, client)
+        self.aclose: Callable[[], Awaitable[None]] = client.aclose
         self._key = key
         self._source = source
         self._function = CallerFunction(source, "token") if callable(source.value) else None
