@@ -16,7 +16,7 @@ from .policy import Misconfigured, NotYet, Renewed, Spent
 if TYPE_CHECKING:
     from .client import ClientSettings, TokenClient
     from .keeper import RenewalRequest
-    from .policy import Failure, Outcome, Present, RefreshPolicy, Reissue
+    from .policy import Failure, Outcome, RefreshPolicy
 
 __all__ = ["EndpointSession"]
 
@@ -84,7 +84,7 @@ class EndpointRenewal:
 
     async def renew(self, request: RenewalRequest) -> Outcome:
         """Return the backend's token, or why there is none."""
-        outcome = await attempt(self._ask(request.timeout), request, partial(meaning_of, step=request.step))
+        outcome = await attempt(self._ask(request.timeout), request, meaning_of)
         if not isinstance(outcome, Renewed):
             return outcome
         token, current = outcome.pair.token, request.current
@@ -100,9 +100,9 @@ class EndpointRenewal:
         return await client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
 
 
-def meaning_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
+def meaning_of(error: SignalWireTokenError, request: RenewalRequest) -> Failure:
     """Return what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
-    meaning = failure_of(error, step)
+    meaning = failure_of(error, request.step)
     return Misconfigured(error) if isinstance(meaning, Spent) else meaning
 
 

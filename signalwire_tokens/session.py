@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import attrs
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from .client import TokenClient
     from .clock import Clock
     from .keeper import RenewalRequest
-    from .policy import Failure, Outcome, Present, RefreshPolicy
+    from .policy import Failure, Outcome, RefreshPolicy
     from .stores import TokenStore
 
 __all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "label_of"]
@@ -229,7 +228,7 @@ class SubscriberRenewal:
 
     async def renew(self, request: RenewalRequest) -> Outcome:
         """Return a new pair, or why there is none."""
-        return await attempt(self._ask(request), request, partial(self._meaning_of, step=request.step))
+        return await attempt(self._ask(request), request, self._meaning_of)
 
     def adopted(self, left: float) -> None:
         """Report that a token was replaced that was still valid for so many seconds."""
@@ -280,10 +279,10 @@ class SubscriberRenewal:
         attributes = {one.attribute for one in error.errors} or {None}
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
 
-    def _meaning_of(self, error: SignalWireTokenError, step: Present | Reissue) -> Failure:
+    def _meaning_of(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
         """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
-        meaning = failure_of(error, step)
-        if isinstance(meaning, Spent) and isinstance(step, Reissue) and isinstance(error, ValidationFailed):
+        meaning = failure_of(error, request.step)
+        if isinstance(meaning, Spent) and isinstance(request.step, Reissue) and isinstance(error, ValidationFailed):
             return Denied(error) if self._may_be_about_lifetime(error) else meaning
         return meaning
 

@@ -113,7 +113,7 @@ class DeviceRenewal:
 
     async def renew(self, request: RenewalRequest) -> Outcome:
         """Return a token that is bound to the key, or why there is none."""
-        return await attempt(self._ask(request), request, partial(self._meaning_of, request=request))
+        return await attempt(self._ask(request), request, self._meaning_of)
 
     def _exchange(self, token: Bearer) -> wire.Request[TokenPair]:
         """Describe how a token becomes one that is bound to the key."""

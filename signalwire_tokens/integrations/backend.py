@@ -114,7 +114,7 @@ class Backend(Generic[R]):
 
     def _tell_health(self, method: str) -> token_rules.Answer:
         """Answer how the fleet stands, without naming anybody."""
-        asked = token_rules.Asked(method, {})  # anybody may look, but no page of another origin
+        asked = token_rules.Asked(method, {})  # without the request's headers: no page of another origin gets CORS
         return token_rules.finish(token_rules.admit_look(method) or self._answer_health(), asked, self._rules)
 
     def _answer_health(self) -> token_rules.Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 
@@ -96,14 +96,15 @@ class Renewal(Protocol):
         ...
 
 
-async def attempt(
-    answer: Awaitable[TokenPair], request: RenewalRequest, meaning: Callable[[SignalWireTokenError], Failure]
-) -> Outcome:
+Meaning: TypeAlias = "Callable[[SignalWireTokenError, RenewalRequest], Failure]"
+
+
+async def attempt(answer: Awaitable[TokenPair], request: RenewalRequest, meaning: Meaning) -> Outcome:
     """Return what came of asking for a pair; `meaning` turns an error into a failure."""
     try:
         return Renewed(await answer, request.asked)
     except SignalWireTokenError as error:
-        return meaning(error.with_traceback(None))
+        return meaning(error.with_traceback(None), request)
 
 
 def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
