@@ -5,17 +5,18 @@ Each module imports only from layers below its own:
 0. `errors`: one tree of errors
 1. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: what an origin is; `throttle`: how long
    SignalWire is left alone
-2. `wire`: SignalWire's operations as data, and what its answers mean; `policy`: when to renew, and how
-3. `lifecycle`: all state of one kept token
-4. `clock`: time as an argument, and one timer for all sessions of an event loop
-5. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs are kept (`stores.redis` is
+2. `outcomes`: what a renewal is asked for, and what it can answer
+3. `wire`: SignalWire's operations as data, and what its answers mean; `policy`: when to renew, and how
+4. `lifecycle`: all state of one kept token
+5. `clock`: time as an argument, and one timer for all sessions of an event loop
+6. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs are kept (`stores.redis` is
    imported by path)
-6. `keeper`: keeps a token valid, without knowing how it is renewed
-7. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
+7. `keeper`: `TokenSession`, which keeps a token valid without knowing how it is renewed
+8. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
    with a key of its own (imported by path); `endpoint`: `EndpointSession`, which renews from an application's backend
-8. `fleet`: `SessionFleet`, many sessions behind one governor
-9. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
-10. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
+9. `fleet`: `SessionFleet`, many sessions behind one governor
+10. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
+11. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
 """
 
 from ._version import __version__
@@ -49,8 +50,9 @@ from .errors import (
     is_transient,
 )
 from .fleet import BreakerState, FleetSnapshot, SessionFleet
-from .keeper import EventKind, SessionEvent
+from .keeper import EventKind, Renewal, RenewalRequest, SessionEvent, TokenSession
 from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
+from .outcomes import Renewed
 from .policy import RefreshPolicy, SessionState
 from .session import SubscriberSession, TokenFields
 from .stores import MemoryStore, SqliteStore, TokenStore, new_sealing_key
@@ -76,6 +78,9 @@ __all__ = [
     "RateLimitHint",
     "RateLimited",
     "RefreshPolicy",
+    "Renewal",
+    "RenewalRequest",
+    "Renewed",
     "SatClaims",
     "ServerError",
     "SessionClosed",
@@ -96,6 +101,7 @@ __all__ = [
     "TokenClient",
     "TokenFields",
     "TokenPair",
+    "TokenSession",
     "TokenStore",
     "TokenUnavailable",
     "TransportError",

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from . import wire
 from .client import CallerFunction, make_client, report_renewal
-from .errors import ConfigurationError, SignalWireTokenError, UnexpectedResponse
-from .keeper import Keeper, attempt, failure_of
-from .models import Secret, TokenPair, life_of
-from .policy import Misconfigured, NotYet, Renewed, Spent
+from .errors import ConfigurationError, SignalWireTokenError
+from .keeper import TokenSession, failure_of
+from .models import Secret
+from .outcomes import Misconfigured, Renewed, Spent
 
 if TYPE_CHECKING:
     from .client import ClientSettings, TokenClient
     from .keeper import RenewalRequest
-    from .policy import Failure, Outcome, RefreshPolicy
+    from .outcomes import Failure
+    from .policy import RefreshPolicy
 
 __all__ = ["EndpointSession"]
 
 Headers: TypeAlias = Mapping[str, str]
 NOTHING: Headers = {}
-ROUNDING = 1.0  # second, which is what a `Date` tells
 
 
-class EndpointSession(Keeper):
+class EndpointSession(TokenSession):
     """A token that an application's backend gives out, kept alive by asking for the next one in time.
 
     `url` is asked by POST, with an empty JSON object, and answers `{"token", "expiry_at"}`, in milliseconds since the
@@ -59,12 +59,9 @@ class EndpointSession(Keeper):
         function = None if hook.value is None else CallerFunction(hook, "auth")
         super().__init__(
             EndpointRenewal(client, path, Secret(dict(given.value)), function),
-            label=f"of {client.origin}",
-            life=client.lifetimes.access,
-            clock=client.clock,
+            lifetime=client.lifetimes.access,
             policy=policy,
-            presents=False,
-            keeps_all=True,  # the backend has kept its token for a while already, and gives no other
+            clock=client.clock,
             throttle=(client.throttle, client.clock),
         )
 
@@ -76,40 +73,21 @@ class EndpointRenewal:
         self, client: TokenClient, path: Secret[str], headers: Secret[Headers], function: CallerFunction | None
     ) -> None:
         self._client = client
+        self.label: str = f"of {client.origin}"
         self.adopted: Callable[[float], None] = partial(report_renewal, client)
         self.aclose: Callable[[], Awaitable[None]] = client.aclose
         self._path = path
         self._headers = headers
         self._function = function
 
-    async def renew(self, request: RenewalRequest) -> Outcome:
-        """Return the backend's token, or why there is none."""
-        outcome = await attempt(self._ask(request.timeout), request, meaning_of)
-        if not isinstance(outcome, Renewed):
-            return outcome
-        token, current = outcome.pair.token, request.current
-        until, now = outcome.asked + life_of(token), self._client.clock.now()
-        is_other = token.value != current.value
-        fault = find_fault(until, now=now, access_until=current.access_until, is_other=is_other)
-        return outcome if fault is None else NotYet(UnexpectedResponse(fault, operation="fetch_token"))
-
-    async def _ask(self, limit: float | None) -> TokenPair:
+    async def renew(self, request: RenewalRequest) -> Renewed:
+        """Return the backend's token."""
         headers, client = self._headers, self._client
         if self._function is not None:
             headers = wire.add_headers(headers, await self._function.call(client.clock, client.timeout))
-        return await client.send(wire.fetch_token(self._path, headers), retries=0, limit=limit)
+        return Renewed(await client.send(wire.fetch_token(self._path, headers), retries=0, limit=request.timeout))
 
-
-def meaning_of(error: SignalWireTokenError, request: RenewalRequest) -> Failure:
-    """Return what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
-    meaning = failure_of(error, request.step)
-    return Misconfigured(error) if isinstance(meaning, Spent) else meaning
-
-
-def find_fault(until: float, *, now: float, access_until: float, is_other: bool) -> str | None:
-    """Say why a backend's token is not to take the place of the one at hand, which ends at `access_until`."""
-    if until <= now:
-        return "the backend's token has ended, by its expiry_at and by the time that the backend tells"
-    if not is_other or until <= access_until + ROUNDING:
-        return "the backend has no later token yet"
-    return None
+    def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
+        """Return what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
+        meaning = failure_of(error, request.step)
+        return Misconfigured(error) if isinstance(meaning, Spent) else meaning

@@ -5,17 +5,16 @@ from 0 to 1. The policy decides by this record itself: nothing is copied.
 
 ::
 
-    NEW ── open ──> OPEN ── expire ──> EXPIRED
-     └───────────────┴── shut ────────────┴──> SHUT ── end ──> ENDING ── close ──> CLOSED
+    NEW ── open ──> OPEN ──> EXPIRED
+     └───────────────┴──────────┴──> SHUT ──> ENDING ──> CLOSED
 
-Events are `open`, `begin` and `land` (of a renewal), `lose` (a renewal whose result couldn't be taken in), `adopt` (a
-pair that was found at rest), `begin_with` (a pair from elsewhere), `invalidate`, `clock_leaped`, `want` (a caller
-waits), `press` (renew, whatever was planned), `check_until` and `check_next` (when `token()` checks again), `expire`,
-`shut`, `end` and `close`. A pair that lands after `shut` is adopted like any other.
+Events are `open`, `begin_with` (a pair from elsewhere), `begin` (a renewal or a look), `land`, `lose` (a renewal whose
+result couldn't be taken in), `adopt` (a pair that was found at rest), `invalidate`, `clock_leaped`, `want` (a caller
+waits), `press` (renew, whatever was planned), `check_until` and `check_next` (when `token()` checks again), and
+`advance` (to a later phase). A pair that lands after the session was shut is adopted like any other.
 
-Effects are `Emit` (an event to subscribers), `Adopted`, `Failed`, `Refused` (a token was refused long before its
-expiry) and `SubscriberChanged`. No event returns a schedule: `next_step` answers what to do next, and when, for as long
-as SignalWire wants to be left alone at that time.
+Effects are `Emit` (an event to subscribers), `Adopted`, `Failed` and `Warn`. No event returns a schedule: `next_step`
+answers what to do next, and when, for as long as SignalWire wants to be left alone at that time.
 """
 
 from __future__ import annotations
@@ -27,30 +26,19 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
-from .errors import UnexpectedResponse
-from .models import life_of
-from .policy import (
-    ROUNDING,
-    Ambiguous,
-    Denied,
-    Failure,
-    NotSent,
-    Present,
-    Reissue,
-    Renewed,
-    SessionState,
-    Spent,
-)
+from .errors import SignalWireTokenError, UnexpectedResponse
+from .models import Token, TokenPair, life_of
+from .outcomes import Ambiguous, Denied, Failure, Look, NotSent, Present, Reissue, Renewed, Spent
+from .policy import ROUNDING, Failing, RefreshPolicy, SessionState, way_ends
 from .wire import TOKEN_EXPIRED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .errors import SignalWireTokenError
-    from .models import Token, TokenPair
-    from .policy import Outcome, Quiet, RefreshPolicy, Step
+    from .outcomes import Outcome, Step
+    from .policy import Quiet
 
-__all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Phase", "Refused", "SubscriberChanged"]
+__all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Phase", "Warn"]
 
 NEVER = -math.inf
 MOST_SEEN = 4  # access tokens whose repetition is noticed, the current one included
@@ -103,116 +91,56 @@ class Failed:
 
 
 @attrs.frozen
-class Refused:
-    """A token was refused so many seconds before its calculated expiry."""
+class Warn:
+    """Log a warning."""
 
     what: str
-    left: float
 
 
-@attrs.frozen
-class SubscriberChanged:
-    """The pair names another subscriber than the one before."""
+Effect: TypeAlias = Emit | Adopted | Failed | Warn
+REFUSED = (
+    "the {what} was refused {left:.0f} s before its calculated expiry. It was used or revoked elsewhere, or tokens "
+    "have a shorter lifetime than assumed: see SIGNALWIRE_TOKENS_LIFETIME"
+)
 
 
-Effect: TypeAlias = Emit | Adopted | Failed | Refused | SubscriberChanged
-
-
-class Failing:
-    """What is known of attempts that failed since the last success.
-
-    `count` is how many failed in a row, `replays` how often the refresh token was presented with an unknown result.
-    `is_degraded` says whether the failure was reported: by an event or, before
-    the first pair, only in the log. `is_short` says whether the current token is too short-lived to
-    be kept.
-    """
-
-    __slots__ = ("count", "failure", "is_degraded", "is_short", "replays")
-
-    def __init__(self, failure: Failure) -> None:
-        self.failure: Failure = failure
-        self.count: int = 0
-        self.replays: int = 0
-        self.is_degraded: bool = False
-        self.is_short: bool = False
-
-
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class Lifecycle:
     """The record of one kept token, and the only writer of it.
 
-    `presents` and `reissues` are the ways there are to renew, `presentable` and `reissuable` those that are open. With
-    `keeps_all`, no token is too short-lived to be kept, and `usual_life` is what they usually live; else it is 0.
-    `fresh_until` is until when callers get `value` without any further check. `wanted` is since when a caller waits,
-    `pressed` since when the token is to be renewed whatever was planned, and `not_before` when a forced renewal is
-    allowed.
+    `presents` and `reissues` are the ways there are to renew, `presentable` and `reissuable` those that are open. A
+    first pair is always issued. If `usual_life` isn't 0, no token is too short-lived to be kept. `earlier` has the
+    hashes of the last access tokens before the current one. `fresh_until` is until when callers get `value` without any
+    further check. `wanted` is since when a caller waits, `pressed` since when the token is to be renewed whatever was
+    planned, and `not_before` when a forced renewal is allowed.
     """
 
-    __slots__ = (
-        "access_until",
-        "asked",
-        "draw",
-        "due",
-        "failing",
-        "flying",
-        "forced",
-        "fresh_until",
-        "generation",
-        "label",
-        "life",
-        "not_before",
-        "pair",
-        "phase",
-        "policy",
-        "presentable",
-        "presents",
-        "pressed",
-        "reissuable",
-        "reissues",
-        "seen",
-        "tried",
-        "usual_life",
-        "value",
-        "wanted",
-    )
+    policy: RefreshPolicy
+    life: float = attrs.field(kw_only=True)
+    draw: float = attrs.field(kw_only=True)
+    presents: bool = True
+    reissues: bool = True
+    usual_life: float = 0.0
+    phase: Phase = Phase.NEW
+    pair: TokenPair | None = None
+    value: str = attrs.field(default="", repr=False)  # pretty printers of tracebacks ask each field
+    earlier: tuple[int, ...] = ()
+    generation: int = 0
+    fresh_until: float = NEVER
+    asked: float = NEVER
+    due: float = NEVER
+    access_until: float = NEVER
+    presentable: bool = False
+    reissuable: bool = True
+    flying: Present | Reissue | Look | None = None
+    failing: Failing | None = None
+    tried: float = NEVER
+    wanted: float = math.inf
+    pressed: float = math.inf
+    forced: float = NEVER
+    not_before: float = NEVER
 
-    def __init__(
-        self,
-        policy: RefreshPolicy,
-        *,
-        label: str,
-        life: float,
-        draw: float,
-        presents: bool = True,
-        reissues: bool = True,
-        keeps_all: bool = False,
-    ) -> None:
-        self.policy: RefreshPolicy = policy
-        self.label: str = label
-        self.presents: bool = presents
-        self.reissues: bool = reissues
-        self.usual_life: float = life if keeps_all else 0.0
-        self.phase: Phase = Phase.NEW
-        self.pair: TokenPair | None = None
-        self.value: str = ""
-        self.seen: tuple[int, ...] = ()  # hashes of the last access tokens
-        self.generation: int = 0
-        self.life: float = life
-        self.fresh_until: float = NEVER
-        self.asked: float = NEVER
-        self.due: float = NEVER
-        self.access_until: float = NEVER
-        self.presentable: bool = False
-        self.reissuable: bool = True  # a first pair is always issued
-        self.flying: Present | Reissue | None = None
-        self.failing: Failing | None = None
-        self.tried: float = NEVER
-        self.draw: float = draw
-        self.wanted: float = math.inf
-        self.pressed: float = math.inf
-        self.forced: float = NEVER
-        self.not_before: float = NEVER
-
-    # What the policy reads besides.
+    # Questions.
 
     @property
     def refresh_until(self) -> float:
@@ -220,26 +148,14 @@ class Lifecycle:
         return NEVER if self.pair is None else self.asked + life_of(self.pair.refresh_token)
 
     @property
+    def seen(self) -> tuple[int, ...]:
+        """The hashes of the last access tokens."""
+        return (*self.earlier, hash(self.value))
+
+    @property
     def failure(self) -> Failure | None:
         """What the last attempt failed with."""
         return None if self.failing is None else self.failing.failure
-
-    @property
-    def failures(self) -> int:
-        """How many attempts failed in a row."""
-        return 0 if self.failing is None else self.failing.count
-
-    @property
-    def replays(self) -> int:
-        """How often the refresh token was presented with an unknown result."""
-        return 0 if self.failing is None else self.failing.replays
-
-    @property
-    def kept(self) -> bool:
-        """Whether the current token is long-lived enough to be kept."""
-        return self.failing is None or not self.failing.is_short
-
-    # Questions.
 
     @property
     def is_at_rest(self) -> bool:
@@ -292,14 +208,23 @@ class Lifecycle:
         """Begin with a pair from elsewhere."""
         self._take(pair, asked, now)
 
-    def begin(self, step: Present | Reissue) -> None:
-        """Begin a renewal. Callers that come later aren't served by it, if it fails."""
-        self.wanted = self.pressed = math.inf
+    def begin(self, step: Present | Reissue | Look) -> None:
+        """Begin a renewal, or look for a pair elsewhere. Callers that come later aren't served by it, if it fails."""
+        if not isinstance(step, Look):
+            self.wanted = self.pressed = math.inf
         self.flying = step
 
-    def land(self, step: Present | Reissue, outcome: Outcome, now: float, draw: float) -> Sequence[Effect]:
-        """End a renewal. `step` is the one that was taken."""
+    def land(self, step: Present | Reissue, outcome: Outcome | None, now: float, draw: float) -> Sequence[Effect]:
+        """End what was begun. `step` is the one that was taken; without an outcome, a look has found nothing.
+
+        That means something only for a token that has expired and can't be renewed.
+        """
         self.flying = None
+        if outcome is None:
+            if max(self.access_until, way_ends(self)) > now:
+                return ()
+            error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
+            outcome = Spent(error)
         self.tried, self.draw = now, draw
         return self.adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
@@ -320,14 +245,14 @@ class Lifecycle:
         if self.keeps(life):
             self.failing = None
         else:
-            message = f"session {self.label} was given a token that lives {life:g} s"
-            effects.extend(self._fail(NotSent(UnexpectedResponse(message)), step, now, is_short=is_short))
+            error = UnexpectedResponse(f"the token that was given lives {life:g} s")
+            effects.extend(self._fail(NotSent(error), step, now, is_short=is_short))
         effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
         if self.generation > 1:
             effects.append(Emit("rotated" if isinstance(step, Present) else "reissued"))
         known = None if before is None else before.subscriber_id
         if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
-            effects += [SubscriberChanged(), Emit("subscriber_changed")]
+            effects += [Warn("another subscriber than before"), Emit("subscriber_changed")]
         if self.failing is None and failing is not None and failing.is_degraded:
             effects.append(Emit("recovered"))
         return effects
@@ -368,21 +293,9 @@ class Lifecycle:
         """Check the next call."""
         self.fresh_until = NEVER
 
-    def expire(self) -> None:
-        """Give up, because there is no way left to renew."""
-        self.phase, self.fresh_until = max(self.phase, Phase.EXPIRED), NEVER
-
-    def shut(self) -> None:
-        """Return no token any more, and begin no renewal."""
-        self.phase, self.fresh_until = max(self.phase, Phase.SHUT), NEVER
-
-    def end(self) -> None:
-        """Wait for what is under way."""
-        self.phase = max(self.phase, Phase.ENDING)
-
-    def close(self) -> None:
-        """End, with no token and no renewal any more."""
-        self.phase, self.fresh_until = Phase.CLOSED, NEVER
+    def advance(self, phase: Phase) -> None:
+        """Come to a later phase, from which on no token is returned without a check, or none at all."""
+        self.phase, self.fresh_until = max(self.phase, phase), NEVER
 
     # How the record changes.
 
@@ -394,16 +307,16 @@ class Lifecycle:
         """
         life = life_of(pair.token)
         access_until, due = asked + life, self.policy.due(asked=asked, life=life, draw=self.draw)
-        seen, is_kept = (*self.seen[1 - MOST_SEEN :], hash(pair.token.value)), self.keeps(life)
+        is_kept, replaced = self.keeps(life), self.value
         if self.pair is not None and self.access_until > max(now, access_until + ROUNDING):
-            is_kept = True
-            life = self.life
+            is_kept, life, replaced = True, self.life, pair.token.value
             pair = attrs.evolve(pair, token=redated(self.pair.token, pair.token, self.access_until - asked))
             access_until = self.access_until
+        earlier = (*self.earlier[2 - MOST_SEEN :], hash(replaced)) if replaced else ()
         self.pair, self.value = pair, pair.token.value
         self.access_until, self.asked = access_until, asked
         self.life = life if is_kept else self.life  # one of nothing would mean pauses of next to nothing
-        self.seen = seen
+        self.earlier = earlier
         if self.failing is not None:
             self.failing.replays, self.failing.is_short = 0, not is_kept
         self.presentable, self.reissuable = self.presents, self.reissues
@@ -450,8 +363,9 @@ class Lifecycle:
         return effects
 
     def _doubt(self, what: str, until: float, now: float) -> list[Effect]:
+        """Warn of a token that was refused long before its expiry."""
         left = until - now
-        return [Refused(what, left)] if left > self.policy.reserve(self.life) else []
+        return [Warn(REFUSED.format(what=what, left=left))] if left > self.policy.reserve(self.life) else []
 
 
 def redated(token: Token, later: Token, left: float) -> Token:

@@ -1,11 +1,7 @@
 """When to renew, and how: from a pair's times, what failed so far and a random draw, the next step.
 
 It reads no clock, does no I/O and draws nothing by itself. All times are seconds by one clock, which is the caller's.
-
-A way to renew answers `Renewed`, or one of the failures: `NotSent` (it did nothing), `Ambiguous` (it may have done
-something), `Throttled` (turned away), `Spent` (refused for good), `Misconfigured` (the settings are at fault) or
-`Denied` (SignalWire refuses this session). The policy knows only these, and of those that did nothing the one that came
-too early, `NotYet`. It answers a step: `Present` the refresh token, `Reissue` the pair, or `Expire`.
+It answers a step: `Present` the refresh token, `Reissue` the pair, or `Expire`.
 """
 
 from __future__ import annotations
@@ -16,32 +12,24 @@ from typing import Protocol, TypeAlias, assert_never
 
 import attrs
 
-from .errors import ConfigurationError, SignalWireTokenError
-from .models import TokenPair
+from .errors import ConfigurationError
+from .outcomes import (
+    Ambiguous,
+    Denied,
+    Expire,
+    Failure,
+    Misconfigured,
+    NotSent,
+    NotYet,
+    Present,
+    Reissue,
+    Spent,
+    Step,
+    Throttled,
+)
 from .throttle import LONGEST_THROTTLE
 
-__all__ = [
-    "NO_QUIET",
-    "ROUNDING",
-    "Ambiguous",
-    "Denied",
-    "Expire",
-    "Failure",
-    "Misconfigured",
-    "NotSent",
-    "NotYet",
-    "Outcome",
-    "Present",
-    "Quiet",
-    "RefreshPolicy",
-    "Reissue",
-    "Renewed",
-    "SessionState",
-    "Situation",
-    "Spent",
-    "Step",
-    "Throttled",
-]
+__all__ = ["NO_QUIET", "ROUNDING", "Failing", "Quiet", "RefreshPolicy", "SessionState", "Situation"]
 
 NEVER = -math.inf
 MOST_DOUBLINGS = 10
@@ -59,97 +47,24 @@ class SessionState(Enum):
     CLOSED = "closed"  # not open: not yet, or no longer
 
 
-# Subclasses need no decorator of their own, and a class of attrs' is not free to import.
-@attrs.frozen
-class Answered:
-    """What came of an attempt that failed."""
-
-    error: SignalWireTokenError
-
-
-class NotSent(Answered):
-    """It never left: the same again is safe."""
-
-    __slots__ = ()
-
-
-class NotYet(NotSent):
-    """It did nothing, since there is no later token yet: no fault of anybody's, unless the one at hand is ending."""
-
-    __slots__ = ()
-
-
-class Ambiguous(Answered):
-    """Nobody knows what it did: a refresh token that was sent may be used up."""
-
-    __slots__ = ()
-
-
-class Throttled(Answered):
-    """It was turned away before anything was done."""
-
-    __slots__ = ()
-
-
-class Spent(Answered):
-    """It was refused, and would be again."""
-
-    __slots__ = ()
-
-
-class Misconfigured(Answered):
-    """The settings are at fault: no session of the project gets a token until someone corrects them."""
-
-    __slots__ = ()
-
-
-class Denied(Answered):
-    """SignalWire refuses this session alone, until something changes there."""
-
-    __slots__ = ()
-
-
-@attrs.frozen
-class Renewed:
-    """A new pair, when it was asked for, and whether the store has it, if there is one."""
-
-    pair: TokenPair
-    asked: float
-    saved: bool = True
-
-
-Failure: TypeAlias = NotSent | Ambiguous | Throttled | Spent | Misconfigured | Denied
-Outcome: TypeAlias = Renewed | Failure
-
-
-@attrs.frozen
-class Timed:
-    """Something to be done, and when."""
-
-    at: float
-
-
-class Present(Timed):
-    """Exchange the refresh token for a new pair."""
-
-    __slots__ = ()
-
-
-class Reissue(Timed):
-    """Issue a pair anew."""
-
-    __slots__ = ()
-
-
-class Expire(Timed):
-    """Give up: there is no way left, and the token has come to its end."""
-
-    __slots__ = ()
-
-
-Step: TypeAlias = Present | Reissue | Expire
 Quiet: TypeAlias = tuple[float, float]  # when SignalWire asked to be left alone, and until when
 NO_QUIET: Quiet = (NEVER, NEVER)
+
+
+@attrs.define(eq=False)
+class Failing:
+    """What is known of attempts that failed since the last success.
+
+    `count` is how many failed in a row, `replays` how often the refresh token was presented with an unknown result.
+    `is_degraded` says whether the failure was reported: by an event or, before the first pair, only in the log.
+    `is_short` says whether the current token is too short-lived to be kept.
+    """
+
+    failure: Failure
+    count: int = 0
+    replays: int = 0
+    is_degraded: bool = False
+    is_short: bool = False
 
 
 class Situation(Protocol):
@@ -172,29 +87,11 @@ class Situation(Protocol):
     wanted: float
     pressed: float
 
+    failing: Failing | None
+
     @property
     def refresh_until(self) -> float:
         """When the refresh token expires."""
-        ...
-
-    @property
-    def failure(self) -> Failure | None:
-        """What the last attempt failed with."""
-        ...
-
-    @property
-    def failures(self) -> int:
-        """How many attempts failed in a row."""
-        ...
-
-    @property
-    def replays(self) -> int:
-        """How often the refresh token was presented with an unknown result."""
-        ...
-
-    @property
-    def kept(self) -> bool:
-        """Whether the current token is long-lived enough to be kept."""
         ...
 
 
@@ -269,29 +166,15 @@ class RefreshPolicy:
     """Once it is back, a fleet comes back to its full rate within this; scaled."""
 
     def __attrs_post_init__(self) -> None:
-        for field in attrs.fields(RefreshPolicy):
-            value = getattr(self, field.name)
+        for name in (field.name for field in attrs.fields(RefreshPolicy)):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigurationError(f"{field.name} must be a positive number")
-        for low, high in (
-            ("due_from", "due_to"),
-            ("backoff_from", "backoff_to"),
-            ("late_from", "late_to"),
-            ("misconfigured_from", "misconfigured_to"),
-        ):
-            if getattr(self, low) > getattr(self, high):
-                raise ConfigurationError(f"{low} must not be more than {high}")
-        for name in (
-            "due_to",
-            "min_ttl_share",
-            "floor_share",
-            "backoff_share",
-            "throttle_share",
-            "forced_share",
-            "lease_share",
-        ):
-            if getattr(self, name) >= 1:
+                raise ConfigurationError(f"{name} must be a positive number")
+            if value >= 1 and (name.endswith("_share") or name == "due_to"):
                 raise ConfigurationError(f"{name} must be a share, less than 1")
+        for name in ("due", "backoff", "late", "misconfigured"):
+            if getattr(self, f"{name}_from") > getattr(self, f"{name}_to"):
+                raise ConfigurationError(f"{name}_from must not be more than {name}_to")
         if self.min_ttl_share > self.longest_ttl(1.0):
             raise ConfigurationError("min_ttl_share must not be more than 1 - due_to: a fresh token must suffice")
 
@@ -396,12 +279,12 @@ class RefreshPolicy:
 
     def _earliest(self, situation: Situation, quiet: Quiet) -> float:
         """Return when the next attempt may be: it does not move until something happens."""
-        is_pressed = situation.pressed < math.inf
-        failure = None if is_pressed else situation.failure
-        if failure is None:
+        failing = situation.failing if situation.pressed == math.inf else None
+        failure = None if failing is None else failing.failure
+        if failing is None:
             at = min(situation.due, situation.pressed)
         else:
-            at = situation.tried + self._pause(situation, failure)
+            at = situation.tried + self._pause(situation, failing)
         left = situation.access_until - situation.tried
         is_early = self.is_early(failure, left=left, life=situation.life)
         if not (is_early or isinstance(failure, Misconfigured | Denied)):  # asking sooner does not help
@@ -411,8 +294,9 @@ class RefreshPolicy:
             at = max(at, self._throttle_end(situation, quiet, at))
         return max(at, situation.not_before)
 
-    def _pause(self, situation: Situation, failure: Failure) -> float:
+    def _pause(self, situation: Situation, failing: Failing) -> float:
         """Return how long to wait after a failure."""
+        failure, doublings = failing.failure, 2.0 ** min(failing.count, MOST_DOUBLINGS)
         pace, left = self._pace(situation.life), situation.access_until - situation.tried
         late = left <= 0 and situation.access_until != NEVER  # with a first token to come, it isn't late
         match failure:
@@ -420,7 +304,7 @@ class RefreshPolicy:
                 pause = 0.0
             case Misconfigured() | Denied() if not late:
                 pause = pace * between(self.misconfigured_from, self.misconfigured_to, situation.draw)
-            case Ambiguous() if situation.replays == 1:
+            case Ambiguous() if failing.replays == 1:
                 pause = pace * between(self.backoff_from, 2 * self.backoff_from, situation.draw)
             case NotYet() if left > 0:
                 longest = min(self.misconfigured_to, left * self.backoff_share)
@@ -428,17 +312,17 @@ class RefreshPolicy:
             case Misconfigured():
                 pause = pace * between(self.late_from, self.late_to, situation.draw)
             case Denied():
-                longest = min(self.misconfigured_to, self.late_to * 2.0 ** min(situation.failures, MOST_DOUBLINGS))
+                longest = min(self.misconfigured_to, self.late_to * doublings)
                 pause = pace * between(longest / 2, longest, situation.draw)
-            case NotSent() | Ambiguous() | Throttled():
-                doubled = self.backoff_from * 2.0 ** min(situation.failures, MOST_DOUBLINGS)
+            case NotSent() | NotYet() | Ambiguous() | Throttled():
+                doubled = self.backoff_from * doublings
                 shortest = min(self.late_from, doubled / 2) if late else self.backoff_from
                 longest = min(self.late_to if late else self.backoff_to, doubled)
                 pause = pace * between(shortest, longest, situation.draw)
             case _:
                 assert_never(failure)
         horizon = way_ends(situation) - situation.tried
-        if left > 0 and situation.kept:
+        if left > 0 and not failing.is_short:
             horizon = min(horizon, left)
         return min(pause, horizon * self.backoff_share)
 

@@ -19,9 +19,10 @@ from .errors import (
     UnexpectedResponse,
     ValidationFailed,
 )
-from .keeper import Keeper, Share, attempt, failure_of
+from .keeper import TokenSession, failure_of
 from .models import KINDS, Secret, Token, TokenPair, digest_of, is_misplaced
-from .policy import ROUNDING, Denied, Reissue, Spent
+from .outcomes import Denied, Reissue, Renewed, Spent
+from .policy import ROUNDING
 from .stores import key_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from .client import TokenClient
     from .clock import Clock
     from .keeper import RenewalRequest
-    from .policy import Failure, Outcome, RefreshPolicy
+    from .outcomes import Failure
+    from .policy import RefreshPolicy
     from .stores import TokenStore
 
 __all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "label_of"]
@@ -59,7 +61,7 @@ class TokenFields(TypedDict, total=False):
     extra: Mapping[str, object] | None
 
 
-class SubscriberSession(Keeper):
+class SubscriberSession(TokenSession):
     """A subscriber's token, kept alive: while the session is open, `await session.token()` gives a live one.
 
     A pair is issued when the session is opened, and refreshed in the background from then on. Where its refresh token
@@ -75,7 +77,6 @@ class SubscriberSession(Keeper):
     """
 
     __slots__ = ("client",)
-    _renewal: SubscriberRenewal
 
     def __init__(
         self,
@@ -106,14 +107,16 @@ class SubscriberSession(Keeper):
         self.client: TokenClient = client
         super().__init__(
             renewal,
-            label=label_of(reference),
-            life=life,
-            clock=client.clock if clock is None else clock,
+            lifetime=life,
             policy=policy,
+            store=store,
+            store_key="" if store is None else renewal.key,
+            clock=client.clock if clock is None else clock,
             presents=lifetime is None,
             reissues=reissue,
+            keeps_all=False,
             throttle=(client.throttle, client.clock),
-            share=None if store is None else Share(store, renewal.key, longest=(life, life + window)),
+            longest=(life, life + window),
         )
 
     @classmethod
@@ -131,23 +134,21 @@ class SubscriberSession(Keeper):
         In a `store`, its successors are kept under this very pair: begin with the same one after a restart.
         """
         refuse_swapped(pair)
-        longest = client.lifetimes.access, client.lifetimes.refresh
         session = cls.__new__(cls)
         session.client = client
         super(SubscriberSession, session).__init__(
-            SubscriberRenewal(client),
-            label=f"of {pair.subscriber_id or 'a pair from elsewhere'}",
-            life=pair.token.expires_at - pair.token.issued_at,
-            clock=client.clock if clock is None else clock,
+            SubscriberRenewal(client, label=f"of {pair.subscriber_id or 'a pair from elsewhere'}"),
+            lifetime=pair.token.expires_at - pair.token.issued_at,
             policy=policy,
+            pair=pair,
+            store=store,
+            store_key=key_of(("pair", client.origin, client.project_id, pair.refresh_token.value)),
+            clock=client.clock if clock is None else clock,
+            presents=True,
             reissues=False,
+            keeps_all=False,
             throttle=(client.throttle, client.clock),
-            brought=pair,
-            share=None
-            if store is None
-            else Share(
-                store, key_of(("pair", client.origin, client.project_id, pair.refresh_token.value)), longest=longest
-            ),
+            longest=(client.lifetimes.access, client.lifetimes.refresh),
         )
         return session
 
@@ -176,7 +177,7 @@ class SubscriberRenewal:
     Without a `reference`, it can only refresh: use it with `reissues=False`.
     """
 
-    __slots__ = ("_first", "_lifetime", "_reference", "_shape", "client")
+    __slots__ = ("_first", "_label", "_lifetime", "_shape", "client", "reference")
 
     def __init__(
         self,
@@ -185,12 +186,19 @@ class SubscriberRenewal:
         *,
         lifetime: timedelta | None = None,
         fields: Mapping[str, Any] = NOTHING,
+        label: str | None = None,
     ) -> None:
         self.client: TokenClient = client
-        self._reference = reference
+        self.reference: str = reference
+        self._label = label
         self._lifetime = lifetime
         self._shape = {name: value for name, value in fields.items() if name in SHAPING} or NOTHING
         self._first = {name: value for name, value in fields.items() if name not in SHAPING} or NOTHING
+
+    @property
+    def label(self) -> str:
+        """How the session is named in logs and errors: by no reference."""
+        return self._label or label_of(self.reference)
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -206,7 +214,7 @@ class SubscriberRenewal:
             (
                 self.client.origin,
                 self.client.project_id,
-                self._reference,
+                self.reference,
                 None if application is None else str(application).lower(),
                 shape.get("scope"),
                 shape.get("fingerprint"),
@@ -219,22 +227,15 @@ class SubscriberRenewal:
     def describe_issue(self, now: float | None = None) -> wire.Request[TokenPair]:
         """Return the request for a new pair."""
         return wire.create_subscriber_token(
-            self._reference,
+            self.reference,
             now=self.client.clock.wall() if now is None else now,
             expire_at=self._lifetime,
             **self._shape,
             **self._first,
         )
 
-    async def renew(self, request: RenewalRequest) -> Outcome:
-        """Return a new pair, or why there is none."""
-        return await attempt(self._ask(request), request, self._meaning_of)
-
-    def adopted(self, left: float) -> None:
-        """Report that a token was replaced that was still valid for so many seconds."""
-        report_renewal(self.client, left)
-
-    async def _ask(self, request: RenewalRequest) -> TokenPair:
+    async def renew(self, request: RenewalRequest) -> Renewed:
+        """Return a new pair."""
         pair, seen = request.pair, set(request.current.seen)
         replaced = pair or request.current.pair
         if isinstance(request.step, Reissue) or pair is None:
@@ -245,7 +246,18 @@ class SubscriberRenewal:
         self._first = NOTHING
         if answer.subscriber_id is None and replaced is not None:
             answer = attrs.evolve(answer, subscriber_id=replaced.subscriber_id)
-        return answer
+        return Renewed(answer)
+
+    def adopted(self, left: float) -> None:
+        """Report that a token was replaced that was still valid for so many seconds."""
+        report_renewal(self.client, left)
+
+    def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
+        """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
+        meaning = failure_of(error, request.step)
+        if isinstance(meaning, Spent) and isinstance(request.step, Reissue) and isinstance(error, ValidationFailed):
+            return Denied(error) if self._may_be_about_lifetime(error) else meaning
+        return meaning
 
     async def _issue(self, replaced: TokenPair | None, seen: set[int], limit: float | None) -> TokenPair:
         """Return a new pair; ask a second time where the first answer may be a mistake."""
@@ -278,13 +290,6 @@ class SubscriberRenewal:
         may_be_off = error.server_time is None or self._is_off(error.server_time)
         attributes = {one.attribute for one in error.errors} or {None}
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
-
-    def _meaning_of(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
-        """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
-        meaning = failure_of(error, request.step)
-        if isinstance(meaning, Spent) and isinstance(request.step, Reissue) and isinstance(error, ValidationFailed):
-            return Denied(error) if self._may_be_about_lifetime(error) else meaning
-        return meaning
 
 
 def masked(token_fields: TokenFields) -> Mapping[str, Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 from signalwire_tokens import wire
 from signalwire_tokens.client import CallerFunction, make_client, report_renewal
 from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
-from signalwire_tokens.keeper import Keeper, attempt, failure_of
+from signalwire_tokens.keeper import TokenSession, failure_of
 from signalwire_tokens.models import SatClaims, Secret, Token
-from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Reissue, Spent
+from signalwire_tokens.outcomes import Ambiguous, Misconfigured, NotSent, Reissue, Renewed, Spent
 
 from .key import DeviceKey
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from signalwire_tokens.client import ClientSettings, TokenClient
     from signalwire_tokens.keeper import RenewalRequest
     from signalwire_tokens.models import TokenPair
-    from signalwire_tokens.policy import Failure, Outcome, RefreshPolicy
+    from signalwire_tokens.outcomes import Failure
+    from signalwire_tokens.policy import RefreshPolicy
 
 __all__ = ["DeviceSession"]
 
@@ -37,7 +38,7 @@ UNKNOWN = (
 QUARTER_OF_AN_HOUR = timedelta(minutes=15)
 
 
-class DeviceSession(Keeper):
+class DeviceSession(TokenSession):
     """A token that is bound to a device's key, kept alive without the project's credentials.
 
     `token` is an access token that a backend had issued with `scope="sat:refresh"` and this key's fingerprint. The
@@ -49,8 +50,7 @@ class DeviceSession(Keeper):
     makes with them, and closes.
     """
 
-    __slots__ = ("client", "key")
-    _renewal: DeviceRenewal
+    __slots__ = ("_renewal", "client", "key")
 
     def __init__(
         self,
@@ -75,12 +75,14 @@ class DeviceSession(Keeper):
         wire.create_device_token(first, proof=Secret("later"), lifetime=lifetime)
         self.client: TokenClient = client
         self.key: DeviceKey = held.value
+        self._renewal: DeviceRenewal = DeviceRenewal(client, self.key, source, lifetime)
         super().__init__(
-            DeviceRenewal(client, self.key, source, lifetime),
-            label=f"of key #{self.key.fingerprint[:8]}",
-            life=lifetime,
-            clock=client.clock,
+            self._renewal,
+            lifetime=lifetime,
             policy=policy,
+            clock=client.clock,
+            presents=True,
+            keeps_all=False,
             throttle=(client.throttle, client.clock),
         )
 
@@ -98,6 +100,7 @@ class DeviceRenewal:
 
     def __init__(self, client: TokenClient, key: DeviceKey, source: Secret[Any], lifetime: timedelta) -> None:
         self._client = client
+        self.label: str = f"of key #{key.fingerprint[:8]}"
         self.adopted: Callable[[float], None] = partial(report_renewal, client)
         self.aclose: Callable[[], Awaitable[None]] = client.aclose
         self._key = key
@@ -111,10 +114,6 @@ class DeviceRenewal:
         clock = self._client.clock
         return clock.wall() if self._epoch is None else self._epoch + clock.now()
 
-    async def renew(self, request: RenewalRequest) -> Outcome:
-        """Return a token that is bound to the key, or why there is none."""
-        return await attempt(self._ask(request), request, self._meaning_of)
-
     def _exchange(self, token: Bearer) -> wire.Request[TokenPair]:
         """Describe how a token becomes one that is bound to the key."""
         # The path alone, as the service's own client has it: what else the service would take is not known.
@@ -127,7 +126,8 @@ class DeviceRenewal:
         request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
         return wire.replacing(request, pair, seen)
 
-    async def _ask(self, request: RenewalRequest) -> TokenPair:
+    async def renew(self, request: RenewalRequest) -> Renewed:
+        """Return a token that is bound to the key."""
         token: Bearer
         client, pair = self._client, request.pair
         if pair is None or isinstance(request.step, Reissue):
@@ -142,7 +142,7 @@ class DeviceRenewal:
             bound = await self._ask_once_more(describe, token, error.with_traceback(None))
         if self._epoch is None:  # the proof was in time: from now on, this machine's clock may be set to whatever
             self._epoch = client.clock.wall() - client.clock.now()
-        return bound
+        return Renewed(bound)
 
     async def _ask_once_more(
         self, describe: Callable[[], wire.Request[TokenPair]], token: Bearer, refused: Unauthorized
@@ -184,7 +184,7 @@ class DeviceRenewal:
             return None
         return find_fault(info.sat_claims, self._key.fingerprint)
 
-    def _meaning_of(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
+    def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
         """Return what an error means.
 
         A token whose proof is refused twice is refused for good, and a bound one is good to its end, whatever became of

@@ -1,7 +1,7 @@
 """Many sessions, one governor: who may renew when, so that neither the service nor anybody's token suffers.
 
-`sessions` is the fleet as its users see it, `member` a session of its, `governor` who lets them go in turn, and
-`breaker` what is known of the service's health.
+`sessions` is the fleet as its users see it, `context` what its sessions share, `governor` lets them renew in turn,
+`queue` is who waits for that, and `breaker` what is known of the service's health.
 """
 
 from .breaker import BreakerState

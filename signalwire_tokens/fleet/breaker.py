@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from signalwire_tokens.policy import Misconfigured
+import attrs
 
-if TYPE_CHECKING:
-    from signalwire_tokens.policy import Failure
+from signalwire_tokens.outcomes import Failure, Misconfigured
 
 __all__ = ["Breaker", "BreakerState"]
 
@@ -25,6 +23,7 @@ class BreakerState(Enum):
     RAMPING = "ramping"  # back: the rate grows
 
 
+@attrs.define(eq=False)
 class Breaker:
     """Open when the service is down, and closed little by little when it is back.
 
@@ -32,15 +31,14 @@ class Breaker:
     often, says nothing of the service. `failure` is the last one, and `at_fault` tells whether each was the settings'.
     """
 
-    def __init__(self) -> None:
-        self.failed: set[int] = set()
-        self.failure: Failure | None = None
-        self.at_fault: bool = False
-        self.failed_probes: int = 0
-        self.is_open: bool = False
-        self.probing: bool = False
-        self.probe_at: float = NEVER
-        self.back_at: float = NEVER
+    failed: set[int] = attrs.Factory(set)
+    failure: Failure | None = None
+    at_fault: bool = False
+    failed_probes: int = 0
+    is_open: bool = False
+    probing: bool = False
+    probe_at: float = NEVER
+    back_at: float = NEVER
 
     def state(self, now: float, ramp: float) -> BreakerState:
         """Say how the service is taken to be."""

@@ -18,13 +18,14 @@ import attrs
 from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
+from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
 from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import RefreshPolicy, SessionState
 from signalwire_tokens.session import SHAPING, SubscriberSession, TokenFields
 
 from .breaker import BreakerState
+from .context import FleetContext, renewal_of
 from .governor import Governor
-from .member import FleetSession, Household
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -66,7 +67,7 @@ class SessionFleet:
     was given. `reference in fleet` is true while a session is open for that subscriber.
     """
 
-    _household: Household | None = None
+    _context: FleetContext | None = None
     _closing = False
 
     def __init__(
@@ -85,8 +86,9 @@ class SessionFleet:
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
         self._concurrency: int = concurrency
         self._rate: float = rate
-        self._members: dict[str, FleetSession] = {}
-        self._idle_after: float = math.inf if idle_after is None else idle_after.total_seconds()
+        self._sessions: dict[str, SubscriberSession] = {}
+        idle = math.inf if idle_after is None else idle_after.total_seconds()
+        self._idle_after: float = idle + CHECKED_EVERY  # for which `token()` may return without asking
         # Refuses now what no session could be opened with, and not when the first one is asked for.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
 
@@ -97,12 +99,12 @@ class SessionFleet:
         there is no live token at this moment, and at once where the service is down; what will not pass by itself, such
         as a reference that the service refuses, is raised as it is.
         """
-        member = self._members.get(reference)
-        return self._first_token(reference, min_ttl) if member is None else member.token(min_ttl)
+        session = self._sessions.get(reference)
+        return self._first_token(reference, min_ttl) if session is None else session.token(min_ttl)
 
     def __contains__(self, reference: str) -> bool:
         """Return whether a session is open for a subscriber."""
-        return reference in self._members
+        return reference in self._sessions
 
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
@@ -115,33 +117,38 @@ class SessionFleet:
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
         if unknown:
             raise TypeError(f"SessionFleet.session got an unexpected keyword argument {min(unknown)!r}")
-        member = self._members.get(reference)
-        if member is None:
+        session = self._sessions.get(reference)
+        if session is None:
             return self._open(reference, fields)
+        engine = engine_of(session)
         if fields.value:
-            other = self._make(reference, fields)  # refuses fields that are wrong
-            if has_shape(fields):
-                member.refuse_other(other)
-        member.ask()
-        return member
+            other = engine_of(self._make(reference, fields))  # refuses fields that are wrong
+            if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
+                raise ConfigurationError(
+                    f"session {engine.label} is open with other fields that shape its token: discard it, and "
+                    "open it anew"
+                )
+        engine.owner.used(engine)
+        return session
 
     async def discard(self, reference: str) -> None:
         """Close a subscriber's session, if there is one, and forget its fields. What a store holds stays there.
 
         Callers that wait for its token get `SessionClosed`. Callers that ask from now on get another session.
         """
-        household = self._opened()
-        self._check_place(household)
+        context = self._opened()
+        self._check_place(context)
         if not isinstance(reference, str):
             raise TypeError("reference must be a string")
-        member = self._members.get(reference)
-        if member is not None:
-            member.leave()
-        household.fields.pop(reference, None)
+        session = self._sessions.get(reference)
+        earlier = [one for one, name in context.leaving.items() if name == reference]
         until = asyncio.get_running_loop().time() + self._policy.drain
-        earlier = [one for one in household.leaving if one.reference == reference and one is not member]
-        if member is not None:
-            await member.aclose()
+        if session is not None:
+            engine = engine_of(session)
+            engine.owner.left(engine)
+        context.fields.pop(reference, None)
+        if session is not None:
+            await session.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 for one in earlier:  # whose renewals are still under way
@@ -151,13 +158,13 @@ class SessionFleet:
         """Look at all sessions: a hundred thousand take a tenth of a second or two."""
         governor = self._opened().governor
         states, errors, due = Counter[SessionState](), Counter[str](), math.inf
-        for member in tuple(self._members.values()):  # whoever exports metrics may look from another thread
-            state, error = member.state, member.last_error
+        for session in tuple(self._sessions.values()):  # whoever exports metrics may look from another thread
+            state, error = session.state, session.last_error
             states[state] += 1
             if error is not None:
                 errors[type(error).__name__] += 1
             if state is not SessionState.DEAD:
-                due = min(due, member.wakes_at)
+                due = min(due, engine_of(session).wakes_at)
         pause = 0.0 if governor.waiting else max(0.0, due - self.client.clock.now())
         return FleetSnapshot(
             sessions={state: states[state] for state in SessionState},
@@ -173,43 +180,43 @@ class SessionFleet:
         """Open the fleet. `async with` does it for you."""
         if self._closing:
             raise SessionClosed("the fleet was closed: make another one")
-        if self._household is not None:
+        if self._context is not None:
             raise SessionError("the fleet is open already")
         timer = timer_of(self.client.clock)
         governor = Governor(self.client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
-        self._household = Household(governor, self._members, self._idle_after)
+        self._context = FleetContext(governor, self._sessions, self._idle_after)
         return self
 
     async def aclose(self) -> None:
         """Close all sessions. Renewals under way are not cancelled, but waited for, up to the policy's `drain`."""
-        household = self._household
-        if household is not None:
-            self._check_place(household)
+        context = self._context
+        if context is not None:
+            self._check_place(context)
         self._closing = True
-        if household is None:
+        if context is None:
             return
-        household.governor.close()
+        context.governor.close()
         closer = asyncio.current_task()
-        household.closers.add(closer)
+        context.closers.add(closer)
         try:
             async with asyncio.timeout(self._policy.drain):
-                await self._close_all(household)
+                await self._close_all(context)
         except TimeoutError:
             logger.warning("%r was closed before all that was under way had ended", self)
         finally:
-            for member in list(self._members.values()):  # somebody wants this to end
-                member.let_go()
-            household.closers.discard(closer)
-            household.fields.clear()
+            for session in list(self._sessions.values()):  # somebody wants this to end
+                drop(engine_of(session))
+            context.closers.discard(closer)
+            context.fields.clear()
 
-    async def _close_all(self, household: Household) -> None:
+    async def _close_all(self, context: FleetContext) -> None:
         """Tell all who wait for a token, and then let end what is under way, at so many sessions at a time."""
-        members = list(self._members.values())
-        for number, member in enumerate(members):
-            member.shut()
+        sessions = list(self._sessions.values())
+        for number, session in enumerate(sessions):
+            shut(engine_of(session))
             if number % MOST_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        left = iter((*members, *household.leaving))
+        left = iter((*sessions, *context.leaving))
         await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
 
     async def __aenter__(self) -> Self:
@@ -221,13 +228,13 @@ class SessionFleet:
         await self.aclose()
 
     def __repr__(self) -> str:
-        household = self._household
-        state = "not open" if household is None or self._closing else f"{len(self._members)} sessions"
+        context = self._context
+        state = "not open" if context is None or self._closing else f"{len(self._sessions)} sessions"
         return f"<SessionFleet {self.client.origin} {state}>"
 
     def __del__(self) -> None:
-        household = self._household
-        if household is not None and not self._closing and household.governor.timer.process == os.getpid():
+        context = self._context
+        if context is not None and not self._closing and context.governor.timer.process == os.getpid():
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -235,40 +242,41 @@ class SessionFleet:
                 source=self,
             )
 
-    def _opened(self) -> Household:
+    def _opened(self) -> FleetContext:
         """Refuse to be used where the fleet does not live, before it does, and after."""
         if self._closing:
             raise SessionClosed("the fleet was closed: make another one")
-        if self._household is None:
+        if self._context is None:
             raise SessionClosed("the fleet is not open: use `async with`, or await its start()")
-        return self._household
+        return self._context
 
-    def _check_place(self, household: Household) -> None:
+    def _check_place(self, context: FleetContext) -> None:
         """Raise `SessionError` in another process, or on another event loop, than the fleet's."""
-        misuse = household.governor.timer.find_misuse()
+        misuse = context.governor.timer.find_misuse()
         if misuse is not None:
             raise SessionError(f"the fleet {misuse}")
 
     async def _first_token(self, reference: str, min_ttl: float | None) -> str:
-        member = self._members.get(reference) or self._open(reference, Secret[TokenFields]({}))
-        return await member.token(min_ttl)
+        session = self._sessions.get(reference) or self._open(reference, Secret[TokenFields]({}))
+        return await session.token(min_ttl)
 
-    def _make(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
-        return FleetSession(
-            self._opened(), self.client, reference, policy=self._policy, store=self._store, fields=fields
-        )
+    def _make(self, reference: str, fields: Secret[TokenFields]) -> SubscriberSession:
+        return SubscriberSession(self.client, reference, policy=self._policy, store=self._store, **fields.value)
 
-    def _open(self, reference: str, fields: Secret[TokenFields]) -> FleetSession:
+    def _open(self, reference: str, fields: Secret[TokenFields]) -> SubscriberSession:
         """Return a new open session. It has the fields of the last one for this reference, unless `fields` shape it."""
-        household = self._opened()
-        last = household.fields.get(reference)
+        context = self._opened()
+        self._check_place(context)
+        last = context.fields.get(reference)
         if last is not None and not has_shape(fields):
             fields = Secret(cast("TokenFields", {**last.value, **fields.value}))
-        member = self._make(reference, fields)
-        member.open()
-        self._members[reference] = member
-        household.fields.pop(reference, None)
-        return member
+        session = self._make(reference, fields)
+        engine, governor = engine_of(session), context.governor
+        engine.gate, engine.owner, engine.used_at = governor, context, engine.now()
+        self._sessions[reference] = session
+        engine.open(governor.timer)
+        context.fields.pop(reference, None)
+        return session
 
 
 def has_shape(fields: Secret[TokenFields]) -> bool:
@@ -276,10 +284,10 @@ def has_shape(fields: Secret[TokenFields]) -> bool:
     return not fields.value.keys().isdisjoint(SHAPING)
 
 
-async def close_some(members: Iterator[FleetSession]) -> None:
+async def close_some(sessions: Iterator[SubscriberSession]) -> None:
     """Close one session after another; others do so, too."""
-    for member in members:
-        await member.aclose()
+    for session in sessions:
+        await session.aclose()
         await asyncio.sleep(0)
 
 

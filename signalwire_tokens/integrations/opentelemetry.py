@@ -25,7 +25,7 @@ from signalwire_tokens._version import __version__
 from signalwire_tokens.client import Observer, TokenClient
 from signalwire_tokens.errors import SessionClosed, SignalWireTokenError
 from signalwire_tokens.fleet import SessionFleet
-from signalwire_tokens.keeper import Keeper
+from signalwire_tokens.keeper import TokenSession
 from signalwire_tokens.origins import USUAL_PORTS
 from signalwire_tokens.policy import SessionState
 
@@ -108,9 +108,9 @@ class Telemetry(Observer):
 
     def watch(self, watched: TokenClient | Session | SessionFleet) -> None:
         """Measure a client's operations; or those of a session or a fleet, and how these stand as well."""
-        if not isinstance(watched, TokenClient | Keeper | SessionFleet):
+        if not isinstance(watched, TokenClient | TokenSession | SessionFleet):
             raise TypeError("what can be watched is a TokenClient, a session or a SessionFleet")
-        if isinstance(watched, Keeper | SessionFleet):
+        if isinstance(watched, TokenSession | SessionFleet):
             standing = {one for one in self._watched if one() is not None}
             self._watched = tuple(standing | {ref(watched)})
         client = watched if isinstance(watched, TokenClient) else watched.client
@@ -168,7 +168,7 @@ class Telemetry(Observer):
         counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
         for one in self._watched:
             watched = one()
-            if isinstance(watched, Keeper):
+            if isinstance(watched, TokenSession):
                 counts[watched.state] += 1
             elif watched is not None:
                 with suppress(SessionClosed):  # not open yet, or no longer

@@ -1,22 +1,30 @@
 """The one loop that keeps a token valid, and the events that it emits.
 
-It doesn't know how a token is renewed: a `Renewal` does.
+`TokenSession` is what users see of it. It doesn't know how a token is renewed: a `Renewal` does.
 """
 
+from .closing import drop, shut
+from .engine import Engine
 from .events import EventKind, SessionEvent
-from .keeping import CHECKED_EVERY, Keeper
-from .renewal import Current, Renewal, RenewalRequest, attempt, failure_of
-from .share import Share
+from .gate import Gate, Outlook, Owner
+from .renewal import Current, Renewal, RenewalRequest, failure_of
+from .session import TokenSession, engine_of
+from .waiters import CHECKED_EVERY
 
 __all__ = [
     "CHECKED_EVERY",
     "Current",
+    "Engine",
     "EventKind",
-    "Keeper",
+    "Gate",
+    "Outlook",
+    "Owner",
     "Renewal",
     "RenewalRequest",
     "SessionEvent",
-    "Share",
-    "attempt",
+    "TokenSession",
+    "drop",
+    "engine_of",
     "failure_of",
+    "shut",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -19,12 +19,13 @@ from signalwire_tokens.errors import (
     ValidationFailed,
     is_throttle,
 )
-from signalwire_tokens.models import TokenPair
-from signalwire_tokens.policy import (
+from signalwire_tokens.models import TokenPair, life_of
+from signalwire_tokens.outcomes import (
     Ambiguous,
     Denied,
     Misconfigured,
     NotSent,
+    NotYet,
     Present,
     Reissue,
     Renewed,
@@ -34,34 +35,27 @@ from signalwire_tokens.policy import (
 from signalwire_tokens.wire import About, about
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from signalwire_tokens.clock import Clock
+    from signalwire_tokens.outcomes import Failure, Outcome
 
-    from signalwire_tokens.policy import Failure, Outcome
+__all__ = ["Current", "Renewal", "RenewalRequest", "asked_at", "failure_of", "only_later"]
 
-__all__ = ["Current", "Renewal", "RenewalRequest", "attempt", "failure_of"]
+ROUNDING = 1.0  # second, which is what a `Date` tells
 
 
 class Current(Protocol):
-    """How the session stands while a renewal is under way: a live view, to read only."""
+    """How the session stands while a renewal is under way: a live view, to read only.
+
+    `value` is the text of the current access token, which expires at `access_until`.
+    """
+
+    pair: TokenPair | None
+    value: str
+    access_until: float
 
     @property
-    def pair(self) -> TokenPair | None:
-        """The current pair."""
-        ...
-
-    @property
-    def value(self) -> str:
-        """The text of the current access token."""
-        ...
-
-    @property
-    def seen(self) -> Sequence[int]:
+    def seen(self) -> tuple[int, ...]:
         """The hashes of the last access tokens."""
-        ...
-
-    @property
-    def access_until(self) -> float:
-        """When the current access token expires."""
         ...
 
     def left(self, now: float) -> float:
@@ -87,28 +81,33 @@ class RenewalRequest:
 class Renewal(Protocol):
     """Brings the next pair of a session.
 
-    It may also have `adopted(left)`, which is called when a new pair has replaced one that was still valid for so many
-    seconds, and `aclose()`, which is awaited at the end of the session's own.
+    It may also have `label`, which names the session in logs and errors; `meaning(error, request)`, which returns the
+    failure that a `SignalWireTokenError` of `renew()` is; `adopted(left)`, which is called when a new pair has replaced
+    one that was still valid for so many seconds; and `aclose()`, which is awaited at the end of the session's own.
     """
 
     async def renew(self, request: RenewalRequest) -> Outcome:
-        """Return a new pair, or why there is none."""
+        """Return a new pair, or why there is none; or raise an error."""
         ...
 
 
-Meaning: TypeAlias = "Callable[[SignalWireTokenError, RenewalRequest], Failure]"
+def asked_at(pair: TokenPair, clock: Clock) -> float:
+    """Return when a pair from elsewhere was asked for. Only the wall clock shows that."""
+    return clock.now() - max(0.0, clock.wall() - pair.token.issued_at.timestamp())
 
 
-async def attempt(answer: Awaitable[TokenPair], request: RenewalRequest, meaning: Meaning) -> Outcome:
-    """Return what came of asking for a pair; `meaning` turns an error into a failure."""
-    try:
-        return Renewed(await answer, request.asked)
-    except SignalWireTokenError as error:
-        return meaning(error.with_traceback(None), request)
+def only_later(renewed: Renewed, current: Current, now: float) -> Outcome:
+    """Return a pair if its token is another than the current one and expires later."""
+    token, until = renewed.pair.token, renewed.asked + life_of(renewed.pair.token)
+    if until <= now:
+        return NotYet(UnexpectedResponse("the token that was given has expired already: check both machines' clocks"))
+    if token.value == current.value or until <= current.access_until + ROUNDING:
+        return NotYet(UnexpectedResponse("there is no later token yet"))
+    return renewed
 
 
 def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
-    """Return what an error means for the renewal: by the codes of the answer first, then by its kind.
+    """Return what an error means for a renewal: by the codes of the answer first, then by its kind.
 
     A refresh sends nothing but a token, so a code about the request means that token. After a code about the
     subscriber, that token is of no use, either: only the answer to an issue decides about the subscriber.

@@ -12,30 +12,21 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from signalwire_tokens.models import LONGEST_LIFE, life_of
-from signalwire_tokens.policy import Present, Reissue, Renewed
+from signalwire_tokens.outcomes import Present, Reissue, Renewed
 from signalwire_tokens.stores.records import Reading, Record
 
 if TYPE_CHECKING:
     from signalwire_tokens.lifecycle import Lifecycle
     from signalwire_tokens.models import TokenPair
 
-__all__ = [
-    "UNBOUNDED",
-    "Lives",
-    "Sight",
-    "choose",
-    "find_better",
-    "find_other",
-    "holds",
-    "is_sound",
-    "shortened",
-]
+__all__ = ["UNBOUNDED", "Lives", "Sight", "choose", "find_better", "find_other", "holds", "is_sound", "shortened"]
 
 Lives: TypeAlias = tuple[timedelta, timedelta]  # of an access token, and of its refresh token
 UNBOUNDED: Lives = (LONGEST_LIFE, LONGEST_LIFE)
 UNKNOWN = "unknown"  # the timeline of no store: the age of such a record's pair is unknown
 
 
+@attrs.frozen(eq=False)
 class Sight:
     """A reading, and between which moments of the session's clock it was taken.
 
@@ -43,17 +34,12 @@ class Sight:
     more than `leap` seconds means that a virtual machine may have been paused, so the pair's age is unknown.
     """
 
-    __slots__ = ("after", "before", "gained", "leap", "reading", "wall")
-
-    def __init__(
-        self, reading: Reading, *, before: float, after: float, wall: float, gained: float, leap: float
-    ) -> None:
-        self.reading: Reading = reading
-        self.before: float = before
-        self.after: float = after
-        self.wall: float = wall
-        self.gained: float = gained
-        self.leap: float = leap
+    reading: Reading
+    before: float = attrs.field(kw_only=True)
+    after: float = attrs.field(kw_only=True)
+    wall: float = attrs.field(kw_only=True)
+    gained: float = attrs.field(kw_only=True)
+    leap: float = attrs.field(kw_only=True)
 
     @property
     def asked(self) -> float | None:

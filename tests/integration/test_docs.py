@@ -11,7 +11,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 from signalwire_tokens import RefreshPolicy, new_sealing_key
 from signalwire_tokens.cli import cli
-from signalwire_tokens.keeper import renewing
+from signalwire_tokens.keeper import session
 from signalwire_tokens.stores.redis import RedisStore
 from support.documented import assert_documented
 from support.paths import PACKAGE, ROOT
@@ -32,7 +32,7 @@ SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
 def longer_timeouts(monkeypatch):
     """Raise the default timeouts of stores: on a busy machine, one second is too short."""
     monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", HANG)
-    monkeypatch.setattr(renewing, "DEFAULT_POLICY", RefreshPolicy(store_patience=HANG, lease=2 * HANG))
+    monkeypatch.setattr(session, "DEFAULT_POLICY", RefreshPolicy(store_patience=HANG, lease=2 * HANG))
 
 
 @pytest.mark.parametrize(

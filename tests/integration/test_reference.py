@@ -39,6 +39,7 @@ from signalwire_tokens import (
     device,
     emulator,
     errors,
+    outcomes,
     stores,
     testing,
 )
@@ -129,7 +130,8 @@ def test_the_overview_lists_the_public_names_by_module():
         "is_transient",
     }  # which the page doesn't list
     assert_listed("signalwire_tokens/__init__.py", own & derived, derived)
-    names = {one: one.__all__ for one in (device, emulator, testing, aiohttp, httpx, web, asgi, opentelemetry)}
+    modules = (device, emulator, outcomes, testing, aiohttp, httpx, web, asgi, opentelemetry)
+    names = {one: one.__all__ for one in modules}
     names[signalwire_tokens] = own - derived - {"__version__"}
     names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
     listed = [f"{code(module)[0]}.{name}" for _, module, cell in table(PAGES["api"]) for name in code(cell)]

@@ -32,6 +32,7 @@ from signalwire_tokens.emulator import (
     Status,
     Truncate,
 )
+from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.models import Secret
 from support.traceback_text import frames_shown
 
@@ -291,7 +292,7 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
         emulator._service.api_token = API_TOKEN
         async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock) as client:
             session = SubscriberSession(client, "alice", password=PASSWORD, extra={"pin": EXTRA})
-            everything += [repr(session), repr(session._renewal.fields)]
+            everything += [repr(session), repr(engine_of(session).renewal.fields)]
             session.subscribe(lambda event: everything.append(repr(event)))
             async with session:
                 secrets = [session.pair.token.value, session.pair.refresh_token.value]

@@ -200,7 +200,7 @@ def operations(emulator):
 
 
 def key_of_pair(session):
-    return session._share.key
+    return session.store_key
 
 
 async def is_saved(store, session):
@@ -857,13 +857,19 @@ async def test_a_token_that_was_refused_is_not_taken_from_the_store_again(emulat
         session.invalidate(refused)
         with pytest.raises(TokenUnavailable):
             await session.token()
-        looked = session._share.looking
+        load, looks = store.load, []
+
+        async def look(*args):
+            looks.append(await load(*args))
+            return looks[-1]
+
+        store.load = look
         record = (await peer.load(key)).record
 
         async def news_was_looked_at():
             """Save again and again: a session that is just trying to renew ignores news."""
             assert await peer.save(key, attrs.evolve(record, presenting=None), record.digest)
-            return session._share.looking is not looked and session._share.looking.done()
+            return looks
 
         await eventually(news_was_looked_at)
         assert session.generation == 1

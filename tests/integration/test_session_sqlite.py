@@ -338,7 +338,7 @@ async def test_a_file_that_begins_to_fail_is_lived_with_and_what_came_of_it_is_k
         query(file.path, "UPDATE records SET sealed = ?", *record)
 
         async def saved():
-            held = (await store.load(session._share.key)).record
+            held = (await store.load(session.store_key)).record
             return held.pair.token.value == session.pair.token.value
 
         await eventually(saved, clock)
@@ -508,7 +508,7 @@ async def test_a_lease_of_a_process_that_died_is_waited_for(emulator, clock, cli
     """The pair comes when the lease has ended, and not before."""
     async with file.open() as store, file.open() as dead:
         session = session_of(client, store)
-        lease = dead.lease(session._share.key, 5.0)
+        lease = dead.lease(session.store_key, 5.0)
         assert await lease.__aenter__()
         starting, began = asyncio.ensure_future(session.start()), clock.now()
         await eventually(starting.done, clock)
@@ -523,7 +523,7 @@ async def test_a_lease_of_a_process_that_died_is_waited_for(emulator, clock, cli
 async def test_a_process_that_died_with_its_request_under_way_is_followed_by_a_new_issue(emulator, clock, client, file):
     """Its mark says that the refresh token may be used up: it is not sent again."""
     async with kept(client, file) as session:
-        key = session._share.key
+        key = session.store_key
     async with file.open() as store:
         held = (await store.load(key)).record
         assert await store.save(key, attrs.evolve(held, presenting="a process that died"), held.digest)

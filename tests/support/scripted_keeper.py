@@ -6,10 +6,10 @@ from itertools import count
 
 import attrs
 
-from signalwire_tokens import RateLimited, SignalWireTokenError
-from signalwire_tokens.keeper import Keeper
+from signalwire_tokens import RateLimited, SignalWireTokenError, TokenSession
+from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.policy import Ambiguous, Misconfigured, NotSent, Present, Renewed, Spent, Throttled
+from signalwire_tokens.outcomes import Ambiguous, Misconfigured, NotSent, Present, Renewed, Spent, Throttled
 from signalwire_tokens.throttle import Throttle
 
 LIFE, WINDOW = 7200.0, 300.0
@@ -53,6 +53,8 @@ class Script:
     to raise.
     """
 
+    label = "#scripted"
+
     def __init__(self, clock, outcomes, life):
         self.clock, self.outcomes, self.life = clock, list(outcomes), life
         self.attempts, self.steps, self.presented = [], [], []
@@ -82,7 +84,7 @@ class Script:
         return self.outcomes.pop(0) if self.outcomes else None
 
 
-class Scripted(Keeper):
+class Scripted(TokenSession):
     """A session that renews by a `Script`, and shows what that notes."""
 
     def __init__(self, clock, *outcomes, life=LIFE, held=None, held_for=0, **settings):
@@ -90,17 +92,18 @@ class Scripted(Keeper):
         brought = held and issued_at(held, clock.wall() - held_for)
         super().__init__(
             script,
-            label="#scripted",
-            life=timedelta(seconds=life),
+            lifetime=timedelta(seconds=life),
+            pair=brought,
             clock=clock,
             throttle=(script.throttle, clock),
-            brought=brought,
-            **settings,
+            **{"presents": True, "keeps_all": False, **settings},
         )
 
     def __getattr__(self, name):
         if name in ("attempts", "steps", "presented", "throttle"):
             return getattr(self.script, name)
+        if name in ("cycle", "shared"):
+            return getattr(engine_of(self), name)
         raise AttributeError(name)
 
 

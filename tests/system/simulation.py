@@ -29,6 +29,7 @@ from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator.calls import Call, failure
 from signalwire_tokens.emulator.rotation import ROTATIONS
 from signalwire_tokens.emulator.service import Service
+from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.models import Secret
 
 EPOCH = 1_900_000_000.0
@@ -191,10 +192,10 @@ class World:
 
     def note_success(self, session):
         """A session gets a pair: reckon how long it had no live token, and whether it had to have one."""
-        dead = self.clock.now() - session._lifecycle.access_until if session.generation else 0.0
+        dead = self.clock.now() - engine_of(session).cycle.access_until if session.generation else 0.0
         if dead > 0:
             self.dead += dead
-            slept = self.woke > session._lifecycle.due  # and notices within half a minute, or when it is asked
+            slept = self.woke > engine_of(session).cycle.due  # and notices within half a minute, or when it is asked
             # Where an outage ends less than the floor before the token does, the next attempt comes that much too late:
             # whoever asks then is kept waiting for it, and not refused.
             if dead > POLICY.floor and not (slept or session in self.recovering or self.is_excused(session)):
@@ -299,7 +300,7 @@ class World:
         for number in range(self.count):
             session = SubscriberSession(self.client, f"user-{number}@example.com")
             self.sessions.append(session)
-            name = f"signalwire-tokens: renew {session._label}"
+            name = f"signalwire-tokens: renew {engine_of(session).label}"
             self.sessions_by_task[name] = session
         starting = [asyncio.create_task(session.start()) for session in self.sessions]
         await self.clock.advance(60)

@@ -12,14 +12,13 @@ from itertools import count, product
 import pytest
 
 from signalwire_tokens import RefreshPolicy, SessionState, SignalWireTokenError
-from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Failing, Lifecycle, Phase
+from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Lifecycle, Phase
 from signalwire_tokens.models import Token, TokenPair, life_of
-from signalwire_tokens.policy import (
-    NO_QUIET,
-    ROUNDING,
+from signalwire_tokens.outcomes import (
     Ambiguous,
     Denied,
     Expire,
+    Look,
     Misconfigured,
     NotSent,
     NotYet,
@@ -29,6 +28,7 @@ from signalwire_tokens.policy import (
     Spent,
     Throttled,
 )
+from signalwire_tokens.policy import NO_QUIET, ROUNDING, Failing
 
 LIFE, WINDOW, NOW = 7200.0, 300.0, 100_000.0
 POLICY = RefreshPolicy()
@@ -52,7 +52,7 @@ def make_pair(life=LIFE):
 
 def make(phase, ways, age, step, failure=None):
     """Return a record in a state."""
-    cycle = Lifecycle(POLICY, label="#", life=LIFE, draw=0.5)
+    cycle = Lifecycle(POLICY, life=LIFE, draw=0.5)
     cycle.open(NOW - LIFE)
     if AGES[age] is not None:
         cycle.begin_with(make_pair(), NOW - AGES[age], NOW - AGES[age])
@@ -68,6 +68,10 @@ def states(*, phases=Phase, steps=STEPS, failures=(None, *FAILURES)):
     """Yield each state by its name, with a record in it."""
     for state in product(phases, WAYS, AGES, steps, failures):
         yield state, make(*state)
+
+
+def failures_of(cycle):
+    return 0 if cycle.failing is None else cycle.failing.count
 
 
 def check(name, cycle, before):
@@ -88,9 +92,9 @@ EVENTS = {
     "press": lambda cycle: cycle.press(NOW),
     "check_until": lambda cycle: cycle.check_until(NOW + 1),
     "check_next": lambda cycle: cycle.check_next(),
-    "shut": lambda cycle: cycle.shut(),
-    "end": lambda cycle: cycle.end(),
-    "close": lambda cycle: cycle.close(),
+    "shut": lambda cycle: cycle.advance(Phase.SHUT),
+    "end": lambda cycle: cycle.advance(Phase.ENDING),
+    "close": lambda cycle: cycle.advance(Phase.CLOSED),
 }
 
 
@@ -119,7 +123,7 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
     kinds = Counter(dict.fromkeys(expected_kinds.get(type(failure).__name__, ("open",)), 0))
     for name, cycle in states(steps=(Present, Reissue)):
         step, before, ways = cycle.flying, cycle.phase, (cycle.presentable, cycle.reissuable)
-        pair, count = cycle.pair, cycle.failures
+        pair, count = cycle.pair, failures_of(cycle)
         effects = cycle.land(step, failure, NOW, 0.5)
         check(name, cycle, before)
         presents = isinstance(step, Present)
@@ -132,7 +136,7 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
         assert cycle.last_error is ERROR, name
         is_early = POLICY.is_early(failure, left=cycle.left(NOW), life=LIFE)
         assert [one.is_news for one in effects if isinstance(one, Failed)] == [not is_early], name
-        assert cycle.failures == (0 if is_early else count + 1), name
+        assert failures_of(cycle) == (0 if is_early else count + 1), name
         assert cycle.flying is None, name
     print(dict(kinds))  # noqa: T201 - `pytest -s` shows it
     assert all(kinds.values())
@@ -181,7 +185,7 @@ def test_a_token_that_is_too_short_lived_counts_as_a_failure():
         cycle.land(cycle.flying, Renewed(make_pair(1.0), NOW), NOW, 0.5)
         assert cycle.life == LIFE, name
         assert isinstance(cycle.failure, NotSent), name
-        assert cycle.kept is stays, name
+        assert cycle.failing.is_short is not stays, name
 
 
 def test_the_next_step_uses_a_way_that_is_open():
@@ -201,6 +205,31 @@ def test_the_next_step_uses_a_way_that_is_open():
             assert step.at >= cycle.tried + POLICY.floor_for(LIFE), name
     print({kind.__name__: number for kind, number in kinds.items()})  # noqa: T201 - `pytest -s` shows it
     assert all(kinds.values())
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_a_look_that_finds_nothing_means_something_only_for_a_token_that_is_lost(is_found):
+    """Then the session has no way left. Otherwise the record is as before."""
+    kinds = Counter({"lost": 0, "as before": 0})
+    for name, cycle in states(steps=[None], failures=[None]):
+        before, ways = cycle.phase, (cycle.presentable, cycle.reissuable)
+        cycle.want(NOW)
+        cycle.begin(Look(NOW))
+        assert not cycle.is_at_rest, name
+        assert cycle.wanted == NOW, name
+        pair = make_pair()
+        effects = cycle.land(Present(NOW), Renewed(pair, NOW) if is_found else None, NOW, 0.5)
+        check(name, cycle, before)
+        assert cycle.flying is None, name
+        if is_found:
+            assert cycle.pair.refresh_token is pair.refresh_token, name
+            continue
+        is_lost = cycle.access_until <= NOW and not (ways[1] or (ways[0] and cycle.refresh_until > NOW))
+        kinds["lost" if is_lost else "as before"] += 1
+        assert isinstance(cycle.failure, Spent) is is_lost, name
+        assert bool(effects) is is_lost, name
+    print(dict(kinds))  # noqa: T201 - `pytest -s` shows it
+    assert is_found or all(kinds.values())
 
 
 def test_a_lost_result_ends_the_renewal():

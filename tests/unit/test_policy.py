@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from signalwire_tokens import ConfigurationError, RefreshPolicy, SessionState, SignalWireTokenError
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.policy import (
+from signalwire_tokens.outcomes import (
     Ambiguous,
     Expire,
     Misconfigured,
@@ -22,10 +22,12 @@ from signalwire_tokens.policy import (
     Spent,
     Throttled,
 )
+from signalwire_tokens.policy import Failing
 
 LIFE, WINDOW = 7200.0, 300.0
 POLICY = RefreshPolicy()
 ERROR = SignalWireTokenError("because")
+FAILING = {"failure", "failures", "replays", "is_short"}
 FAILURES = [NotSent, NotYet, Ambiguous, Throttled, Spent, Misconfigured]
 
 
@@ -39,7 +41,9 @@ def situation(*, life=LIFE, **more):
         "presentable": True,
         "reissuable": True,
     }
-    return Situation(**{**given, **more})
+    failed = {"count" if name == "failures" else name: more.pop(name) for name in FAILING & more.keys()}
+    failing = Failing(**failed) if failed.get("failure") else None
+    return Situation(**{**given, "failing": failing, **more})
 
 
 @attrs.frozen(kw_only=True)
@@ -53,14 +57,11 @@ class Situation:
     presentable: bool
     reissuable: bool
     draw: float = 0.5
-    failure: object = None
-    failures: int = 0
-    replays: int = 0
+    failing: Failing | None = None
     tried: float = -math.inf
     not_before: float = -math.inf
     wanted: float = math.inf
     pressed: float = math.inf
-    kept: bool = True
     throttled_at: float = -math.inf
     throttled_until: float = -math.inf
 
@@ -316,11 +317,13 @@ situations = st.builds(
     failure=st.sampled_from([None, *FAILURES]),
     failures=st.integers(1, 5000),
     replays=st.integers(0, 3),
+    is_short=st.booleans(),
     draw=st.floats(0, 1),
     presentable=st.booleans(),
     reissuable=st.booleans(),
     throttle=st.one_of(st.just((-math.inf, 0.0)), st.tuples(times, times)),
     wanted=st.one_of(st.just(math.inf), times),
+    pressed=st.one_of(st.just(math.inf), times),
 )
 
 
@@ -334,7 +337,7 @@ def test_the_next_step_is_bounded(case):
         return
     floor = min(POLICY.floor, life * POLICY.floor_share)
     assert step.at >= case.tried + floor - 1e-9
-    start = max(case.tried, case.due) if case.failure is None else case.tried
+    start = max(case.tried, case.due) if case.failing is None else case.tried
     quiet = max(life * POLICY.throttle_share, POLICY.throttle_late) + POLICY.throttle_spread
     assert step.at <= max(start + POLICY.misconfigured_to, case.throttled_at) + quiet
     if isinstance(step, Present):
@@ -346,7 +349,7 @@ def test_a_retry_comes_before_the_end_where_the_floor_lets_it(case):
     """While the token lives, a failure is followed by a try within its life."""
     left = case.access_until - case.tried
     step = next_step(case)
-    if case.failure is not None and not isinstance(step, Expire) and left > 10:
+    if case.failing is not None and not isinstance(step, Expire) and left > 10:
         assert step.at < case.access_until
 
 
@@ -386,8 +389,7 @@ def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, reissuable, life):
             presented = isinstance(step, Present)
             case = attrs.evolve(
                 case,
-                failure=outcome(ERROR),
-                failures=case.failures + 1,
+                failing=Failing(outcome(ERROR), count=(0 if case.failing is None else case.failing.count) + 1),
                 tried=now,
                 presentable=case.presentable and not (presented and (outcome is Spent or outcome is Ambiguous)),
                 reissuable=case.reissuable and not (outcome is Spent and not presented),

@@ -17,6 +17,7 @@ from support.paths import PACKAGE
 
 CORE = (
     "lifecycle.py",
+    "outcomes.py",
     "policy.py",
     "session.py",
     "endpoint.py",
@@ -24,13 +25,13 @@ CORE = (
     *(f"{folder}/{path.name}" for folder in ("keeper", "fleet") for path in sorted((PACKAGE / folder).glob("*.py"))),
 )
 # Attributes that hold a setting and never change don't count, nor do values.
-SETTINGS = {"policy", "presents", "reissues", "usual_life", "label"}
+SETTINGS = {"policy", "presents", "reissues", "usual_life", "label", "_policy", "_life", "_concurrency", "_interval"}
 MOST = {
-    "levels of inheritance": 5,
-    "private methods overridden in another file": 19,
-    "attributes of an object": 23,
-    "lines of a module of the core": 486,
-    "lines of the core": 4351,
+    "levels of inheritance": 2,
+    "private methods overridden in another file": 0,
+    "attributes of an object": 20,
+    "lines of a module of the core": 390,
+    "lines of the core": 4344,
 }
 
 
@@ -74,6 +75,11 @@ def attributes_of(kind):
     return names
 
 
+def is_value(kind):
+    """Return whether nothing changes the objects of a class."""
+    return attrs.has(kind) and kind.__setattr__ is not object.__setattr__
+
+
 def overridden(kind):
     """Return the private methods that a class takes from an ancestor in another file, and defines again."""
     private = {name for name in methods_of(kind) if name.startswith("_") and not name.endswith("__")}
@@ -91,7 +97,7 @@ def figures():
     sizes = {
         kind.__name__: len(set().union(*map(attributes_of, lineage(kind))) - SETTINGS)
         for kind in classes()
-        if not attrs.has(kind)
+        if not is_value(kind)
     }
     lines = {name: lines_of(name) for name in CORE}
     again = sorted(set().union(*map(overridden, classes())))

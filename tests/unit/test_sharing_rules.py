@@ -15,7 +15,7 @@ from signalwire_tokens import RefreshPolicy, SignalWireTokenError
 from signalwire_tokens.keeper.sharing_rules import Sight, choose, find_better, find_other, holds
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.policy import Present, Reissue, Spent
+from signalwire_tokens.outcomes import Present, Reissue, Spent
 from signalwire_tokens.stores.records import Reading, Record
 
 LIFE, WINDOW = 7200.0, 300.0
@@ -59,7 +59,7 @@ class Case:
 
     def __init__(self, stored, mark, held, is_brought, step, presents, reissues):  # noqa: PLR0917 - a case's columns
         self.stored, self.mark, self.held = STORED[stored], mark, HELD[held]
-        self.cycle = Lifecycle(RefreshPolicy(), label="#", life=LIFE, draw=0.5, presents=presents, reissues=reissues)
+        self.cycle = Lifecycle(RefreshPolicy(), life=LIFE, draw=0.5, presents=presents, reissues=reissues)
         self.cycle.open(NOW - LIFE)
         if self.held is not None:
             self.cycle.begin_with(self.held[0], NOW - self.held[1], NOW)

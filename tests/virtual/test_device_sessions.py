@@ -29,6 +29,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Raw, Reset, Status, Truncate
+from signalwire_tokens.keeper import engine_of
 from support.dpop_proofs import digest, open_proof
 from support.gateway_client import call_in
 from support.scripted_keeper import start_badly
@@ -328,7 +329,7 @@ async def test_a_function_that_will_not_end_does_not_stop_the_session(emulator, 
     patient = RefreshPolicy(patience=600)
     session = DeviceSession(emulator.space, bring, KEY, clock=clock, timeout=0.5, policy=patient)
     starting = asyncio.create_task(session.start())
-    while session._lifecycle.failures < 3:
+    while (failing := engine_of(session).cycle.failing) is None or failing.count < 3:
         await clock.advance(1)
     assert len(asked) == 1
     ends.set()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import signalwire_tokens
-from signalwire_tokens import RateLimited, SessionFleet, SessionState, SubscriberSession
-from signalwire_tokens.policy import Throttled
+from signalwire_tokens import MemoryStore, RateLimited, SessionFleet, SessionState, SubscriberSession
+from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.outcomes import Throttled
 from support.fake_transport import make_client
 
 LIFE = 7200.0
@@ -56,17 +57,30 @@ async def alone(client):
 
 
 @asynccontextmanager
-async def in_a_fleet(client):
-    async with SessionFleet(client) as fleet:
+async def with_a_store(client):
+    store = MemoryStore(clock=client.clock)
+    async with SubscriberSession(client, "alice", store=store) as session:
+        yield session
+
+
+@asynccontextmanager
+async def in_a_fleet(client, **settings):
+    async with SessionFleet(client, **settings) as fleet:
         await fleet.token("alice")
         yield fleet.session("alice")
         assert fleet.snapshot().in_flight == 0
 
 
 @asynccontextmanager
+async def in_a_fleet_with_a_store(client):
+    async with in_a_fleet(client, store=MemoryStore(clock=client.clock)) as session:
+        yield session
+
+
+@asynccontextmanager
 async def as_a_probe(client):
     async with in_a_fleet(client) as session, SessionFleet(client, rate=math.inf) as other:
-        breaker = other._household.governor.breaker  # of all fleets of the client
+        breaker = other._context.governor.breaker  # of all fleets of the client
         breaker.fail(0, Throttled(RateLimited("429")), limit=0, was_probe=False)
         yield session
         assert await other.token("newcomer")
@@ -75,7 +89,9 @@ async def as_a_probe(client):
 # A coroutine that was made and not begun, since the next line raised.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited")
 @pytest.mark.slow
-@pytest.mark.parametrize("opened", [alone, in_a_fleet, as_a_probe], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "opened", [alone, with_a_store, in_a_fleet, in_a_fleet_with_a_store, as_a_probe], ids=lambda kind: kind.__name__
+)
 async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens(clock, opened):
     """At each of them in turn: it has the next token before the last one expires, and the one after that. (P7)"""
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # it logs what a callback raises
@@ -83,18 +99,44 @@ async def test_an_exception_at_any_line_of_a_renewal_leaves_a_session_its_tokens
     for number in count(1):
         client, _ = make_client(clock)
         async with opened(client) as session:
-            await clock.advance(session._lifecycle.due - clock.now() - 1)
+            cycle = engine_of(session).cycle
+            await clock.advance(cycle.due - clock.now() - 1)
             with Fault(number) as fault:
-                while session._lifecycle.generation == 1 and fault.where is None:
+                while cycle.generation == 1 and fault.where is None:
                     with suppress(MemoryError):  # of an alarm, which a real loop logs
                         await clock.advance(60)
             if fault.where is None:
                 break
             lines.append(fault.where)
             for _ in range(2):
-                generation, rest = session.generation, session._lifecycle.access_until - clock.now()
+                generation, rest = session.generation, cycle.access_until - clock.now()
                 await clock.advance(rest - 10)
                 assert session.generation > generation, fault.where
                 assert session.state is SessionState.FRESH, fault.where
     assert len(lines) > 100
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited")
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", [with_a_store, in_a_fleet_with_a_store], ids=lambda kind: kind.__name__)
+async def test_an_exception_at_any_line_of_a_look_leaves_a_session_its_tokens(clock, opened):
+    """Whether the look was to begin, was under way, or had ended. (P7)"""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    lines = []
+    for number in count(1):
+        client, _ = make_client(clock)
+        async with opened(client) as session:
+            with Fault(number) as fault, suppress(MemoryError):
+                engine_of(session).heard()
+                await clock.advance(1)
+            for _ in range(2):
+                generation = session.generation
+                await clock.advance(engine_of(session).cycle.access_until - clock.now() - 10)
+                assert session.generation > generation, fault.where
+                assert session.state is SessionState.FRESH, fault.where
+            if fault.where is None:
+                break
+            lines.append(fault.where)
+    assert len(lines) > 60
     gc.collect()

@@ -11,7 +11,7 @@ import pytest
 from signalwire_tokens import BreakerState, RefreshPolicy, StoreError
 from signalwire_tokens.clock import timer_of
 from signalwire_tokens.fleet.governor import MOST_AT_ONCE, Governor
-from signalwire_tokens.policy import NotSent, Renewed
+from signalwire_tokens.outcomes import NotSent, Renewed
 from support.fake_transport import make_client, most_in_a_second
 from support.scripted_keeper import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
 
@@ -40,12 +40,15 @@ class Entrant:
 
     def leave(self):
         if self.asks:
-            self.governor.note_request(self)
+            self.governor.asks(self)
         self.needs = False
-        self.governor.leave(self, self.outcome or Renewed(make_pair(), self.governor.timer.clock.now()))
+        self.governor.ended(self, self.outcome or Renewed(make_pair(), self.governor.timer.clock.now()))
 
     def deadline(self):
         return self.at
+
+    def left(self):
+        return 0.0
 
     def has_failed(self):
         return self.failed
@@ -53,13 +56,13 @@ class Entrant:
     def look(self):
         self.looking = True
 
-    def forgive(self):
+    def press(self):
         self.forgiven += 1
         if self.retries:
             self.needs = True
             self.governor.timer.set(self, self.governor.timer.clock.now())
 
-    def look_again(self):
+    def notify(self):
         self.looked += 1
 
 
@@ -354,10 +357,10 @@ async def test_looking_into_the_store_needs_no_turn(clock):
     await crowd.fail()
     lookers = [Entrant(crowd.governor, "looks") for _ in range(5)]
     for entrant in lookers:
-        crowd.governor.let_look(entrant)
+        crowd.governor.look(entrant)
     await clock.advance(0)
     assert [entrant.looking for entrant in lookers] == [True] * 3 + [False] * 2
-    crowd.governor.has_looked()
+    crowd.governor.ended(lookers[0], None)
     await clock.advance(0)
     assert [entrant.looking for entrant in lookers] == [True] * 4 + [False]
     crowd.governor.close()
@@ -389,7 +392,7 @@ async def test_it_is_shut_after_two_probes_in_vain_and_says_so(crowd, clock):
         await clock.advance(0.1)
     assert crowd.governor.is_shut()
     assert third.looked == 1
-    assert crowd.governor.is_waiting(third)
+    assert crowd.governor.outlook(third).is_waiting
     await clock.advance(20)
     assert not crowd.governor.is_shut()
     assert crowd.governor.pause() == 0
@@ -397,9 +400,9 @@ async def test_it_is_shut_after_two_probes_in_vain_and_says_so(crowd, clock):
 
 async def test_settings_that_are_at_fault_shut_it_at_once(crowd):
     """Waiting does not mend them."""
-    await crowd.fail(10, MISCONFIGURED)
+    (one, *_) = await crowd.fail(10, MISCONFIGURED)
     assert crowd.governor.is_shut()
-    assert crowd.governor.fault is MISCONFIGURED.error
+    assert crowd.governor.outlook(one).fault is MISCONFIGURED.error
 
 
 async def test_those_who_need_nothing_make_way_for_one_who_does(crowd, clock):

@@ -33,6 +33,7 @@ from signalwire_tokens import (
     ValidationFailed,
 )
 from signalwire_tokens.emulator import Emulator, Status
+from signalwire_tokens.keeper import engine_of
 from support.fake_transport import make_client, most_in_a_second, settle
 from support.loop_time import LoopClock
 
@@ -167,8 +168,8 @@ async def test_a_fleet_that_was_closed_keeps_no_fields(line):
     """A password may be among them."""
     async with SessionFleet(line.client) as fleet:
         fleet.session("alice", region="us-central", password="secret")
-        household = fleet._household
-    assert household.fields == {}
+        context = fleet._context
+    assert context.fields == {}
 
 
 @pytest.mark.parametrize("call", ["open", "new", "subscribe", "rotations"])
@@ -178,7 +179,7 @@ async def test_a_fleet_belongs_to_one_event_loop(clock, line, call, has_loop):
     async with SessionFleet(line.client, idle_after=timedelta(minutes=5)) as fleet:
         alice = fleet.session("alice")
         await clock.advance(0.9 * LIFE)  # it is due, and idle
-        alarm = alice._timer._alarm
+        alarm = engine_of(alice).timer._alarm
 
         def use():
             with pytest.raises(SessionError, match="call_soon_threadsafe"):
@@ -193,7 +194,7 @@ async def test_a_fleet_belongs_to_one_event_loop(clock, line, call, has_loop):
             use()
 
         await (asyncio.to_thread(asyncio.run, elsewhere()) if has_loop else asyncio.to_thread(use))
-        assert alice._timer._alarm is alarm
+        assert engine_of(alice).timer._alarm is alarm
 
 
 async def test_fields_that_do_not_shape_the_token_change_nothing_of_its_shape(clock, line):
@@ -627,7 +628,7 @@ async def test_one_that_is_asked_for_now_and_then_does_not_lapse(clock, line):
         assert session.generation > 12
         assert len(line.sent) == session.generation
         await session.token()
-        assert session._lifecycle.fresh_until > clock.now()
+        assert engine_of(session).cycle.fresh_until > clock.now()
 
 
 async def test_one_that_is_asked_for_while_it_lapses_is_renewed(clock, line):
@@ -687,7 +688,7 @@ async def test_one_that_was_refused_before_its_first_token_is_kept_for_as_long_a
         assert fleet.session("alice") is session
         await clock.advance(900)
         assert session.state is SessionState.CLOSED
-        assert list(fleet._members) == ["bob"]
+        assert list(fleet._sessions) == ["bob"]
         del line.refused["alice"]
         assert await fleet.token("alice")
 
@@ -704,7 +705,7 @@ async def test_one_whose_subscriber_has_left_closes(clock, line):
         unsubscribe = fleet.session("alice").subscribe(receive_one)
         await clock.advance(2 * LIFE)
         assert events == ["started"]
-        assert fleet._members == {}
+        assert fleet._sessions == {}
 
 
 @pytest.mark.parametrize("listen", ["subscribe", "rotations"])

@@ -19,8 +19,9 @@ from signalwire_tokens import (
     TokenUnavailable,
 )
 from signalwire_tokens.clock import SYSTEM
-from signalwire_tokens.keeper.renewing import Turn
-from signalwire_tokens.policy import Spent
+from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.keeper.waiters import WaitDeadline, Waiters
+from signalwire_tokens.outcomes import Renewed, Spent
 from support.scripted_keeper import (
     AMBIGUOUS,
     LIFE,
@@ -88,7 +89,7 @@ async def test_a_fresh_token_takes_no_lock_and_no_task(clock):
             with pytest.raises(StopIteration):
                 call.send(None)
         assert asyncio.all_tasks() == tasks
-        assert session._waiters is None
+        assert engine_of(session).waiters is None
 
 
 async def test_a_due_token_is_given_at_once_while_the_refresh_runs_behind(clock):
@@ -573,7 +574,7 @@ async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, cap
 async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_nothing(clock):
     """Nothing is planned any more."""
     under_way = asyncio.Event()
-    async with Scripted(clock, None, under_way, "nonsense") as session:
+    async with Scripted(clock, None, under_way, Renewed("no pair", 0.0)) as session:
         refresh = asyncio.create_task(session.refresh())
         await asyncio.sleep(0)
         closing = asyncio.create_task(session.aclose())
@@ -583,12 +584,12 @@ async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_noth
         await closing
         with pytest.raises(SessionClosed):
             await refresh
-    assert session.wakes_at == math.inf
+    assert engine_of(session).wakes_at == math.inf
 
 
 async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
     """The session plans its next attempt, and does not present a refresh token that may be used up. (P7)"""
-    async with Scripted(clock, None, "nonsense") as session:
+    async with Scripted(clock, None, Renewed("no pair", 0.0)) as session:
         await clock.advance(LIFE * 0.8 + 60)
         assert session.steps == ["Reissue", "Present", "Reissue"]
         assert session.generation == 2
@@ -608,11 +609,11 @@ async def test_a_renewal_that_is_cancelled_before_its_first_step_is_one_that_fai
     """Nothing waits for it for ever."""
     async with Scripted(clock) as session:
         refresh = asyncio.create_task(session.refresh())
-        if session._flight is None:  # an eager task has begun it already
+        if engine_of(session).flight is None:  # an eager task has begun it already
             await asyncio.sleep(0)
-        session._flight.cancel()
+        engine_of(session).flight.cancel()
         assert isinstance(await outcome(refresh), TokenUnavailable)
-        assert session._flight is None
+        assert engine_of(session).flight is None
 
 
 async def test_rotations_begin_with_the_pair_at_hand(clock):
@@ -692,11 +693,11 @@ def test_a_wait_can_end_twice():
     """By what it waited for, and by its time being up, in one turn of the event loop."""
 
     async def end_twice():
-        turn = Turn()
-        turn.end()
-        turn.end()
-        await turn.future
-        return turn.over
+        waiters, deadline = Waiters(), WaitDeadline()
+        asyncio.get_running_loop().call_soon(waiters.wake)
+        asyncio.get_running_loop().call_soon(deadline.end)
+        await waiters.wait(deadline)
+        return deadline.is_over
 
     assert asyncio.run(end_twice())
 
@@ -849,7 +850,7 @@ async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock)
             await asyncio.to_thread(asyncio.run, session.token())
         await session.token()
         clock.suspend(0.9)
-        assert session._now() < session._lifecycle.fresh_until
+        assert clock.now() < engine_of(session).cycle.fresh_until
 
 
 async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock):
@@ -892,10 +893,10 @@ def test_a_session_of_an_event_loop_that_is_closed_is_refused(held):
 async def test_a_session_belongs_to_one_process(clock):
     """After a fork, the child's is another."""
     async with Scripted(clock) as session:
-        session._timer.process += 1
+        engine_of(session).timer.process += 1
         with pytest.raises(SessionError, match="after a fork"):
             await session.refresh()
-        session._timer.process -= 1
+        engine_of(session).timer.process -= 1
         reading, writing = os.pipe()
         clock.suspend(LIFE)
         child = os.fork()

@@ -18,7 +18,7 @@ from signalwire_tokens import (
     StoreError,
     TokenUnavailable,
 )
-from signalwire_tokens.keeper import Share
+from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.stores import Reading, Record
 from signalwire_tokens.testing import VirtualClock
 from support.scripted_keeper import (
@@ -96,7 +96,7 @@ def share(clock, store):
     """Make sessions that share one pair."""
 
     def make(*script, held=None, **more):
-        return Scripted(clock, *script, share=Share(store, KEY), held=held, **more)
+        return Scripted(clock, *script, store=store, store_key=KEY, held=held, **more)
 
     return make
 
@@ -137,7 +137,7 @@ async def settle():
 
 async def saved(clock, session):
     """Let time pass until the session has nothing left to save: what hangs does so by the machine's time."""
-    while not session._share.saving.done():
+    while not session.shared.saving.done():
         await clock.advance(10)
         await asyncio.sleep(0.001)
 
@@ -215,14 +215,14 @@ async def test_a_slow_answer_makes_a_pair_no_younger(share, store, clock):
 
     store.moods["load"] = store.after["load"] = take_time
     async with share() as session:
-        asked = session._lifecycle.access_until - LIFE
+        asked = session.cycle.access_until - LIFE
         store.heal()
         assert asked <= (await held(store)).asked_at
     store.moods["load"] = store.after["load"] = take_time
     async with share() as session:
         await session.refresh()
         store.heal()
-        assert (await held(store)).asked_at <= session._lifecycle.access_until - LIFE
+        assert (await held(store)).asked_at <= session.cycle.access_until - LIFE
 
 
 async def test_a_pair_that_is_due_is_served_and_renewed_behind(share, store, clock):
@@ -297,7 +297,7 @@ async def test_a_pair_that_a_distant_store_kept_through_a_pause_is_as_old_as_it_
     pair = await put(store, clock)
     pause(clock, 1800)
     store.paused = 1800
-    async with Scripted(clock, share=Share(store, KEY)) as session:
+    async with Scripted(clock, store=store, store_key=KEY) as session:
         assert session.steps == []
         assert session.pair.token.value == pair.token.value
         assert session.runway.total_seconds() == LIFE - 1800
@@ -315,7 +315,7 @@ async def test_a_pair_that_has_ended_is_not_presented_after_a_pause(share, store
 async def test_a_pause_while_the_store_answers_leaves_the_age_of_its_pair_unknown(clock, kind):
     """The reading was taken before the pause, and is looked at after it."""
     store = kind(clock)
-    async with Scripted(clock, share=Share(store, KEY)) as session:
+    async with Scripted(clock, store=store, store_key=KEY) as session:
         clock.suspend(1)
         other = await put(store, clock)
 
@@ -323,7 +323,7 @@ async def test_a_pause_while_the_store_answers_leaves_the_age_of_its_pair_unknow
             pause(clock, 36000)
 
         store.after["load"] = take_long
-        session._heard()
+        engine_of(session).heard()
         await settle()
         assert session.pair.token.value != other.token.value
 
@@ -333,13 +333,13 @@ async def test_a_pair_that_is_saved_after_a_pause_is_of_unknown_age(clock, kind)
     """It was asked for before the pause, which the session's clock doesn't count."""
     store = kind(clock)
     store.moods["save"] = DOWN
-    async with Scripted(clock, share=Share(store, KEY)) as session:
+    async with Scripted(clock, store=store, store_key=KEY) as session:
         pair = session.pair
         pause(clock, 36000)
         store.paused = 36000
         store.heal()
     assert (await held(store)).pair.token.value == pair.token.value
-    async with Scripted(clock, share=Share(store, KEY)) as session:
+    async with Scripted(clock, store=store, store_key=KEY) as session:
         assert session.presented == [pair.refresh_token.value]
 
 
@@ -359,14 +359,14 @@ async def test_pauses_before_and_after_a_pair_is_saved_add_up(share, store, cloc
 async def test_a_pair_that_came_through_a_pause_is_not_taken_for_fresh(clock, kind, step):
     """It was asked for before the pause: its age is unknown by a clock that stopped, and known by a server's."""
     store, answered = kind(clock), asyncio.Event()
-    session = Scripted(clock, answered, share=Share(store, KEY))
+    session = Scripted(clock, answered, store=store, store_key=KEY)
     starting = asyncio.ensure_future(session.start())
     await settle()
     pause(clock, 36000)
     store.paused = 36000
     answered.set()
     await starting
-    async with Scripted(clock, share=Share(store, KEY)) as other:
+    async with Scripted(clock, store=store, store_key=KEY) as other:
         assert other.steps == [step]
     await session.aclose()
 
@@ -376,11 +376,46 @@ async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one_after_a_p
     store.moods["save"] = DOWN
     async with share() as session:
         clock.suspend(1)
+        store.moods["load"] = DOWN  # so that it doesn't see at once what was saved
         later = await put(store, clock)
+        await settle()
         pause(clock, 36000)
         store.heal()
         await saved(clock, session)
         assert (await held(store)).pair.token.value == later.token.value
+
+
+async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one(share, store, clock):
+    """Even if the session could not look when that was saved."""
+    store.moods["save"] = DOWN
+    async with share() as session:
+        clock.suspend(1)
+        store.moods["load"] = DOWN
+        later = await put(store, clock)
+        await settle()
+        store.heal()
+        told = events_of(session)
+        await saved(clock, session)
+        assert session.pair.token.value == later.token.value
+        assert (await held(store)).pair.token.value == later.token.value
+        assert kinds(told) == ["rotated"]
+
+
+async def test_a_later_pair_that_is_found_during_a_renewal_is_left_to_that(share, store, clock):
+    """The renewal saves its own, which is later still."""
+    store.moods["save"] = DOWN
+    async with share(None, answered := asyncio.Event(), None) as session:
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        clock.suspend(1)
+        await put(store, clock, age=0.5)
+        store.heal()
+        await saved(clock, session)
+        assert session.generation == 1
+        answered.set()
+        await renewal
+        assert session.steps == ["Reissue", "Reissue"]
+        assert (await held(store)).pair.token.value == session.pair.token.value
 
 
 async def test_of_two_who_are_due_one_renews(share, store, clock):
@@ -688,7 +723,7 @@ async def test_who_cannot_issue_presents_its_own_where_the_store_has_lost_it(sha
             await session.refresh()
         assert session.presented == [first.refresh_token.value]
         assert (await held(store)).presenting is not None
-        assert (await held(store)).asked_at == pytest.approx(session._lifecycle.access_until - LIFE)
+        assert (await held(store)).asked_at == pytest.approx(session.cycle.access_until - LIFE)
 
 
 async def test_a_store_that_lost_everything_gets_a_new_pair(share, store, clock):
@@ -724,9 +759,9 @@ async def test_a_later_pair_is_saved_in_its_place(share, store, clock):
         store.moods["save"] = DOWN
         clock.suspend(1)
         await session.refresh()
-        first = session._share.saving
+        first = session.shared.saving
         await session.refresh()
-        assert session._share.saving is first
+        assert session.shared.saving is first
         store.heal()
         await clock.advance(120)
         assert (await held(store)).pair.token.value == session.pair.token.value
@@ -835,14 +870,17 @@ async def test_who_is_renewing_or_closed_does_not_look(share, store, clock):
     async with share(None, answered := asyncio.Event(), None) as session:
         renewal = asyncio.ensure_future(session.refresh())
         await settle()
-        session._heard()
-        assert session._share.looking is None
+        loads = store.calls.count("load")
+        engine_of(session).heard()
+        await settle()
+        assert store.calls.count("load") == loads
         answered.set()
         await renewal
-        store.moods["load"] = "hang"
-        session._heard()
-        assert session._share.looking is not None
-    session._heard()
+        loads = store.calls.count("load")
+        engine_of(session).heard()
+        await settle()
+        assert store.calls.count("load") == loads + 1
+    engine_of(session).heard()
     assert store._watchers._callbacks == {}
 
 
@@ -859,28 +897,27 @@ async def test_a_session_that_is_closed_has_done_with_the_store(share, store):
 
     async with share() as session:
         store.moods["load"] = end_slowly
-        session._heard()
+        engine_of(session).heard()
         await settle()
     assert ended == ["load"]
 
 
-async def test_a_look_that_comes_back_during_a_renewal_changes_nothing(share, store, clock):
-    """The renewal has the last word."""
-    async with share(None, answered := asyncio.Event(), None) as session:
+async def test_a_renewal_begins_after_a_look(share, store, clock):
+    """It reads the store itself, and finds what has been saved since the look read it."""
+    async with share() as session:
         found = asyncio.Event()
         store.after["load"] = found.wait
-        session._heard()
+        engine_of(session).heard()
         await settle()
         store.heal()
         renewal = asyncio.ensure_future(session.refresh())
         await settle()
         clock.suspend(1)
         other = await put(store, clock)
+        assert session.generation == 1
         found.set()
-        await settle()
-        assert session.pair.token.value != other.token.value
-        answered.set()
-        await renewal
+        assert (await renewal).token.value == other.token.value
+        assert session.steps == ["Reissue"]
 
 
 async def test_a_session_that_is_dropped_is_forgotten_by_the_store(share, store, clock):
@@ -900,12 +937,12 @@ def test_a_session_that_outlives_its_event_loop_warns_once(recwarn, monkeypatch)
     async def leave_open():
         clock = VirtualClock()
         store = Moody(clock)
-        session = Scripted(clock, share=Share(store, KEY))
+        session = Scripted(clock, store=store, store_key=KEY)
         sessions.append(await session.start())
         store.moods["load"] = "hang"
-        session._heard()
+        engine_of(session).heard()
         await settle()
-        assert not session._share.looking.done()
+        assert not engine_of(session).flight.done()
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave_open())

@@ -38,7 +38,7 @@ def recorder(monkeypatch):
     for owner, method, name in (
         (MemoryStore, "save", "saved"),
         (Listener, "emit", "emitted"),
-        (Governor, "leave", "gate left"),
+        (Governor, "ended", "gate left"),
         (Timer, "set", "planned"),
     ):
         monkeypatch.setattr(owner, method, recorder.wrap(getattr(owner, method), name))

@@ -36,9 +36,9 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.clock import SYSTEM, VirtualClock
 from signalwire_tokens.emulator import EMPTY, HTML, ROTATIONS, Emulator, Raw, Redirect, Reset, Status, Truncate
-from signalwire_tokens.keeper import failure_of
+from signalwire_tokens.keeper import engine_of, failure_of
 from signalwire_tokens.models import TokenPair
-from signalwire_tokens.policy import Ambiguous, Denied, Misconfigured, NotSent, Present, Reissue, Spent, Throttled
+from signalwire_tokens.outcomes import Ambiguous, Denied, Misconfigured, NotSent, Present, Reissue, Spent, Throttled
 from support.loop_time import LoopClock
 from support.waiting import eventually
 from support.wire_samples import REFRESH as REFRESH_TOKEN
@@ -337,6 +337,11 @@ async def test_a_quiet_that_one_session_was_asked_for_holds_for_all_of_its_clien
         assert operations(emulator) == [ISSUE, ISSUE, REFRESH, REFRESH, REFRESH]
 
 
+def quiet_of(session):
+    """Return until when a session leaves SignalWire alone."""
+    return engine_of(session).gate.quiet(engine_of(session))[1]
+
+
 async def test_a_quiet_is_told_between_sessions_of_different_clocks(emulator, clock, client):
     """Each reckons it by its own."""
     other = VirtualClock()
@@ -346,7 +351,7 @@ async def test_a_quiet_is_told_between_sessions_of_different_clocks(emulator, cl
             emulator.fail(Status(429, retry_after=5900))
             with pytest.raises(TokenUnavailable):
                 await first.refresh()
-            assert second._throttled[1] - second._now() == pytest.approx(5900)
+            assert quiet_of(second) - engine_of(second).now() == pytest.approx(5900)
             await clock.advance(5901)
             await other.advance(5901)
 
@@ -417,7 +422,7 @@ async def test_an_emulator_that_is_advanced_looks_like_a_suspended_machine():
 async def test_a_clock_of_its_own_can_be_given(emulator, client):
     """In place of the client's."""
     async with SubscriberSession(client, "alice", clock=SYSTEM) as session:
-        assert session._clock is SYSTEM
+        assert engine_of(session).clock is SYSTEM
 
 
 async def test_short_lives_rotate():
@@ -438,7 +443,7 @@ async def test_short_lives_rotate():
 
 async def test_a_session_of_another_loop_says_so(emulator, session):
     """Instead of breaking in the middle of things."""
-    session._lifecycle.fresh_until = float("-inf")
+    engine_of(session).cycle.fresh_until = float("-inf")
 
     async def elsewhere():
         with pytest.raises(SessionError, match="event loop"):

@@ -103,7 +103,7 @@ class Fleet:
         self.fleet, self.stack = SessionFleet(client), stack
 
     async def __call__(self):
-        if self.fleet._household is None:
+        if self.fleet._context is None:
             await self.stack.enter_async_context(self.fleet)
         return await self.fleet.token("alice")
 
@@ -118,7 +118,7 @@ class Endpoint:
         self.backend = Backend(self.fleet, identify=lambda _: "alice", fingerprints=True)
 
     async def __call__(self):
-        if self.fleet._household is None:
+        if self.fleet._context is None:
             await self.stack.enter_async_context(self.fleet)
 
         async def read():

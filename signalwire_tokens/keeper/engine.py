@@ -1,0 +1,390 @@
+"""The engine of a session: it renews its token when that is due, in one task, and carries out what follows.
+
+The lifecycle holds all state of the token, and the policy says when it is due. The timer and the governor of a fleet
+hold engines; users hold a `TokenSession`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+
+import attrs
+
+from signalwire_tokens.clock import Clock, Timer
+from signalwire_tokens.errors import SessionError, SignalWireTokenError
+from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Lifecycle, Phase, Warn
+from signalwire_tokens.models import TokenPair
+from signalwire_tokens.outcomes import Ambiguous, Answered, Expire, Look, NotSent, Outcome, Present, Reissue, Renewed
+
+from .events import Listener, SessionEvent
+from .gate import ALONE, Gate, Owner
+from .renewal import Renewal, RenewalRequest, asked_at, failure_of, only_later
+from .shared import RenewalResult, SharedRenewal
+from .waiters import Waiters
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from signalwire_tokens.lifecycle import Effect, EventKind
+    from signalwire_tokens.outcomes import Step
+
+    from .waiters import WaitDeadline
+
+__all__ = ["Engine"]
+
+LIFT_SPREAD = 1.0  # seconds
+Flight: TypeAlias = "asyncio.Task[RenewalResult]"
+BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+@attrs.define(eq=False, repr=False)
+class Engine:
+    """Renews a token when that is due, and emits events.
+
+    `gate` decides who may renew when, `owner` is what the session belongs to, `shared` renews if there is a store, and
+    `brought` is a pair to begin with. `used_at` is when somebody asked for a session of a fleet. `flight` is the one
+    task that renews, or looks into the store.
+    """
+
+    renewal: Renewal
+    cycle: Lifecycle
+    clock: Clock
+    gate: Gate
+    shared: SharedRenewal | None
+    brought: TokenPair | None
+    owner: Owner = ALONE
+    used_at: float = -math.inf
+    wakes_at: float = math.inf
+    flight: Flight | None = None
+    timer: Timer | None = None
+    waiters: Waiters | None = None
+    listeners: tuple[Listener, ...] = ()
+    now: Callable[[], float] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.clock.now, takes_self=True)
+    )
+
+    # Questions.
+
+    @property
+    def label(self) -> str:
+        """How the session is named in logs and errors."""
+        return getattr(self.renewal, "label", "of a source of its own")
+
+    def left(self) -> float:
+        """Return how long the current token is still valid."""
+        return self.cycle.left(self.now())
+
+    def opened(self) -> Timer:
+        """Return the timer, which an engine has from `open()` on."""
+        assert self.timer is not None  # noqa: S101 - nobody asks before
+        return self.timer
+
+    def check_place(self) -> None:
+        """Raise `SessionError` in another process, or on another event loop, than the session's."""
+        misuse = None if self.timer is None else self.timer.find_misuse()
+        if misuse is not None:
+            raise SessionError(f"session {self.label} {misuse}")
+
+    # What a fleet's governor asks and tells.
+
+    def deadline(self) -> float:
+        """Return when a renewal comes too late."""
+        cycle, is_awaited = self.cycle, self.cycle.wanted < math.inf
+        return cycle.policy.deadline(
+            access_until=cycle.access_until, life=cycle.life, awaited=is_awaited, now=self.now()
+        )
+
+    def has_failed(self) -> bool:
+        """Return whether the last attempt failed, and the session wasn't told to try again."""
+        return self.cycle.failing is not None and self.cycle.pressed == math.inf
+
+    def press(self, *, is_forced: bool = False) -> None:
+        """Renew as soon as it may, whatever was planned or has failed."""
+        self.cycle.press(self.now(), is_forced=is_forced)
+        self.plan()
+
+    def throttle_lifted(self) -> None:
+        """Plan the next attempt without the throttle: within a second, so that not all sessions come at once."""
+        if self.timer is not None and self.cycle.is_at_rest:
+            self.timer.set(self, self.now() + self.cycle.draw * LIFT_SPREAD)
+
+    # The plan.
+
+    def open(self, timer: Timer) -> None:
+        """Begin to keep a token."""
+        self.timer = timer
+        self.cycle.open(self.now())
+        if self.brought is not None:
+            self.cycle.begin_with(self.brought, asked_at(self.brought, self.clock), self.now())
+            self.brought = None
+        if self.shared is not None:
+            self.shared.watch(self.heard)
+        self.plan()
+
+    def plan(self) -> None:
+        """Have the timer call when the next step is due."""
+        if self.timer is not None and self.cycle.is_at_rest:
+            self._follow(self.cycle.next_step(self.gate.quiet(self)), self.timer)
+
+    def wake(self, timer: Timer) -> None:
+        """Do what is due."""
+        cycle = self.cycle
+        if self.owner.defers(self) or not cycle.is_at_rest:
+            return
+        step = cycle.next_step(self.gate.quiet(self))
+        if step.at <= self.now() and not isinstance(step, Expire):
+            step = cycle.way(self.now())  # the machine may have slept since the step was planned
+        self._follow(step, timer, may_begin=True)
+
+    def _follow(self, step: Step, timer: Timer, *, may_begin: bool = False) -> None:
+        """Do a step whose time has come, or have the timer call at that time."""
+        now = self.now()
+        is_over = isinstance(step, Expire) and step.at <= now
+        if self._must_look(now, is_over=is_over):
+            self.gate.look(self)
+            self.cycle.begin(Look(now))  # even if it is put off
+            timer.unset(self)
+        elif is_over:
+            self._expire(timer)
+        elif may_begin and step.at <= now and not isinstance(step, Expire):
+            self._enter(step)
+        else:
+            timer.set(self, step.at)
+
+    def _enter(self, step: Present | Reissue) -> None:
+        """Renew, if that may begin; if not, whoever forbids it wakes the session again."""
+        try:
+            if self.gate.enter(self):
+                self.begin(step)
+        finally:
+            if self.flight is None:  # it may have entered, and then something raised
+                self.gate.ended(self, BROKEN)
+
+    def _must_look(self, now: float, *, is_over: bool) -> bool:
+        """Return whether to look into the store first: on news, or once for a token that has expired."""
+        shared = self.shared
+        if shared is None:
+            return False
+        is_late = is_over or (self.gate.looks_first and self.cycle.left(now) <= 0)
+        return shared.heard or (is_late and not shared.looked)
+
+    def note_leap(self, seconds: float, now: float) -> None:
+        """Renew soon when the wall clock has leapt: nobody knows how old the token is."""
+        if self.cycle.clock_leaped(seconds, now):
+            self.plan()
+
+    def heard(self) -> None:
+        """Look into the store, since somebody has renewed."""
+        if self.shared is not None and self.cycle.is_at_rest and self.opened().loop is asyncio.get_running_loop():
+            self.shared.heard = True
+            self.plan()
+
+    def _expire(self, timer: Timer) -> None:
+        """Give up for good."""
+        timer.unset(self)
+        self.cycle.advance(Phase.EXPIRED)
+        logger.error("session %s generation %d: no way left to renew", self.label, self.cycle.generation)
+        self.tell("dead")
+        self.owner.expired(self)
+        self.notify()
+
+    # A renewal.
+
+    def begin(self, step: Present | Reissue) -> None:
+        """Renew now."""
+        self._depart(self._renew(step), step, "renew")
+
+    def look(self) -> None:
+        """Look for a pair that another process has saved, if the session is open."""
+        try:
+            if self.shared is not None and self.flight is None and self.cycle.phase is Phase.OPEN:
+                self._depart(self._look(self.shared), Look(self.now()), "look for")
+        finally:
+            if self.flight is None:
+                self._carry_out(self.cycle.lose(Present(self.now()), None, self.now()))
+                self.gate.ended(self, None)
+                self.plan()
+
+    def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Present | Reissue | Look, what: str) -> None:
+        """Begin a task that nobody but the event loop's end cancels."""
+        timer, cycle = self.opened(), self.cycle
+        timer.unset(self)
+        way = Present(step.at) if isinstance(step, Look) else step
+        land = partial(self._land, way, cycle.pair, self._wall_ahead())
+        flight = timer.begin(work, f"{what} {self.label}")
+        flight.add_done_callback(land)
+        cycle.begin(step)
+        self.flight = flight
+
+    async def _renew(self, step: Present | Reissue) -> RenewalResult:
+        if self.shared is not None:
+            return await self.shared.renew(step, self._ask)
+        return step, await self._ask(step, self.cycle.pair, None)
+
+    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
+        """Return what came of asking for a pair."""
+        self.gate.asks(self)
+        request = RenewalRequest(step=way, pair=pair, current=self.cycle, asked=self.now(), timeout=limit)
+        try:
+            outcome = await self.renewal.renew(request)
+        except SignalWireTokenError as error:
+            meaning, error = getattr(self.renewal, "meaning", None), error.with_traceback(None)
+            return failure_of(error, way) if meaning is None else meaning(error, request)
+        if not isinstance(outcome, Renewed | Answered):
+            what = f"renew() returned {type(outcome).__name__}: it must return Renewed or a failure"
+            return Ambiguous(SignalWireTokenError(what))
+        if isinstance(outcome, Renewed):
+            if outcome.asked == math.inf:
+                outcome = attrs.evolve(outcome, asked=request.asked)
+            if self.cycle.usual_life:
+                return only_later(outcome, self.cycle, self.now())
+        return outcome
+
+    async def _look(self, shared: SharedRenewal) -> RenewalResult:
+        cycle, now = self.cycle, self.now()
+        shared.heard = False
+        shared.looked = shared.looked or cycle.left(now) <= 0
+        is_last = isinstance(cycle.way(now), Expire) and cycle.left(now) <= 0
+        return Present(now), await shared.look(is_last=is_last)
+
+    def _land(self, step: Present | Reissue, pair: TokenPair | None, wall_ahead: float, flight: Flight) -> None:
+        """Publish what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
+        try:
+            self._conclude(step, wall_ahead, flight)
+        except Exception as error:  # whatever it is: the session must not stay without a plan
+            cycle = self.cycle
+            logger.exception("session %s generation %d: a result could not be taken in", self.label, cycle.generation)
+            self.flight = None
+            self.gate.ended(self, BROKEN)
+            failure = None
+            if cycle.pair is pair:  # the refresh token may be used up
+                what = f"the result of a renewal could not be taken in: {type(error).__name__}"
+                failure = Ambiguous(SignalWireTokenError(what))
+            self._carry_out(cycle.lose(step, failure, self.now()))
+            if cycle.phase is Phase.OPEN:
+                self.opened().set(self, self.now() + cycle.policy.floor_for(cycle.life))
+            self.notify()
+
+    def _conclude(self, step: Present | Reissue, wall_ahead: float, flight: Flight) -> None:
+        """Publish an outcome, plan what follows, and wake the callers that wait."""
+        self.flight = None
+        way, outcome = result_of(flight, step)
+        try:
+            try:
+                if isinstance(outcome, Renewed) and outcome.unsaved is not None:
+                    self._carry_out([Warn(f"not saved, {outcome.unsaved}")])
+                    self.tell("persist_failed", outcome.unsaved)
+                self._carry_out(self.cycle.land(way, outcome, self.now(), draw()))
+            finally:
+                self.gate.ended(self, outcome)
+        finally:
+            # A leap of the wall clock in the meantime was reported to sessions at rest only.
+            self.note_leap(self._wall_ahead() - wall_ahead, self.now())
+            self.plan()
+            self.notify()
+
+    def take(self, found: Renewed) -> None:
+        """Adopt a pair from the store outside of a renewal."""
+        if self.cycle.is_at_rest:
+            now = self.now()
+            self._carry_out(self.cycle.adopt(found, Present(now), now))
+            self.plan()
+            self.notify()
+
+    def _wall_ahead(self) -> float:
+        return self.clock.wall() - self.now()
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """Log and emit what an event of the lifecycle led to."""
+        label, generation = self.label, self.cycle.generation
+        for effect in effects:
+            match effect:
+                case Emit(kind):
+                    self.tell(kind)
+                case Adopted():
+                    logger.info("session %s generation %d: renewed, %r", label, generation, effect.renewed.pair.token)
+                    self._adopted(effect)
+                case Failed(failure, is_news):
+                    level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt
+                    logger.log(level, "session %s generation %d: %s", label, generation, failure.error)
+                case Warn(what):
+                    logger.warning("session %s generation %d: %s", label, generation, what)
+                case _:
+                    assert_never(effect)
+
+    def _adopted(self, adopted: Adopted) -> None:
+        """Save a new pair that isn't saved yet, and report it."""
+        shared = self.shared
+        if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
+            shared.saving = self.opened().begin(shared.save_later(self.take), f"save {self.label}")
+        report = getattr(self.renewal, "adopted", None)
+        if report is not None and adopted.left is not None:
+            try:
+                report(adopted.left)
+            except Exception:  # whatever it is: a renewal may be a caller's code
+                logger.exception("session %s: a renewal failed to note a new pair", self.label)
+        self.owner.adopted(self, is_first=adopted.left is None)
+
+    # Those who wait and listen.
+
+    def invalidate(self) -> None:
+        """Return the current token to nobody any more, and renew it."""
+        self._carry_out(self.cycle.invalidate(self.now()))
+        self.plan()
+        self.notify()
+
+    def hasten(self) -> None:
+        """Bring the next attempt forward, since somebody waits for it."""
+        if self.cycle.want(self.now()):
+            self.plan()
+        self.opened().look(self.now())
+        self.gate.wanted(self)
+
+    async def changed(self, deadline: WaitDeadline | None = None) -> None:
+        """Wait until something happens, or the deadline is over."""
+        if self.waiters is None:
+            self.waiters = Waiters()
+        await self.waiters.wait(deadline)
+
+    def notify(self) -> None:
+        """Let all who wait look again."""
+        waiters, self.waiters = self.waiters, None
+        if waiters is not None:
+            waiters.wake()
+
+    def tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
+        """Emit an event to the subscribers. It never raises, because its callers have more to do."""
+        cycle = self.cycle
+        if self.timer is None or (cycle.phase is Phase.CLOSED and kind != "closed"):
+            return
+        for listener in self.listeners:
+            try:
+                why = None if kind == "recovered" else error or cycle.last_error
+                event = SessionEvent(kind=kind, generation=cycle.generation, pair=cycle.pair, error=why)
+                listener.emit(event, self.timer)
+            except Exception:  # whatever it is, such as a MemoryError
+                logger.exception("session %s: the event %r could not be emitted", self.label, kind)
+
+
+def draw() -> float:
+    """Return a random number from 0 to 1: it spreads load and keeps no secret."""
+    return random.random()  # noqa: S311 - as it says
+
+
+def result_of(flight: Flight, step: Present | Reissue) -> RenewalResult:
+    """Return what a task came to, or a failure if it said nothing."""
+    if flight.cancelled():
+        return step, Ambiguous(SignalWireTokenError("the renewal was cancelled from outside"))
+    error = flight.exception()
+    if error is not None:
+        logger.error("a renewal failed with %s", type(error).__name__)
+        return step, Ambiguous(SignalWireTokenError(f"the renewal failed with {type(error).__name__}"))
+    return flight.result()

@@ -1,0 +1,150 @@
+"""What stands around a session: who may renew when, and what the session belongs to.
+
+A session of its own has an `OpenGate` and is `ALONE`. Those of a fleet share a governor, and each is a member.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from signalwire_tokens.outcomes import Renewed, Throttled
+from signalwire_tokens.policy import NO_QUIET
+from signalwire_tokens.throttle import Throttle
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Collection
+
+    from signalwire_tokens.clock import Clock
+    from signalwire_tokens.errors import SignalWireTokenError
+    from signalwire_tokens.outcomes import Outcome, Present, Reissue
+    from signalwire_tokens.policy import Quiet
+
+    from .engine import Engine
+
+__all__ = ["ALONE", "Gate", "OpenGate", "Outlook", "Owner"]
+
+
+class Outlook(NamedTuple):
+    """What a session has to expect, besides what it has planned itself.
+
+    No renewal begins for the next `pause` seconds. `is_waiting` says whether the session waits for its turn, `is_shut`
+    whether it is in vain to wait for its renewal. `error` is what SignalWire last failed with, and `fault` what won't
+    pass by itself.
+    """
+
+    pause: float = 0.0
+    may_renew: bool = True
+    is_waiting: bool = False
+    is_shut: bool = False
+    error: SignalWireTokenError | None = None
+    fault: SignalWireTokenError | None = None
+
+
+CLEAR = Outlook()
+
+
+class Gate:
+    """Who may renew when. With `looks_first`, sessions without a valid token look into their store before they renew.
+
+    This one lets any session renew at any time.
+    """
+
+    looks_first = False
+
+    def quiet(self, engine: Engine) -> Quiet:  # noqa: ARG002 - it is the same for all
+        """Return when SignalWire asked to be left alone, and until when. The engine hears if that ends earlier."""
+        return NO_QUIET
+
+    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - as above
+        """Return what a session has to expect."""
+        return CLEAR
+
+    def look(self, engine: Engine) -> None:
+        """Have a session look into its store, now or later."""
+        engine.look()
+
+    def enter(self, engine: Engine) -> bool:  # noqa: ARG002 - as above
+        """Return whether a session may renew now; if not, wake it in its turn."""
+        return True
+
+    def force(self, engine: Engine, step: Present | Reissue) -> None:
+        """Have a session renew whatever is planned: now, or as soon as it may."""
+        engine.begin(step)
+
+    def asks(self, engine: Engine) -> None:
+        """Note that a renewal that entered is about to send a request; one that finds its pair in a store doesn't."""
+
+    def wanted(self, engine: Engine) -> None:
+        """Note that a caller waits for a session's token."""
+
+    def ended(self, engine: Engine, outcome: Outcome | None) -> None:
+        """Note what came of a renewal or, with None, of a look."""
+
+
+class OpenGate(Gate):
+    """Lets a session renew at any time, unless its source wants to be left alone, by a clock.
+
+    A client notes that in its `throttle`. Without one, the gate notes it from the session's own renewals.
+    """
+
+    def __init__(self, throttle: Throttle | None, clock: Clock) -> None:
+        self._notes = throttle is None
+        self._throttle = Throttle() if throttle is None else throttle
+        self._clock = clock
+
+    def quiet(self, engine: Engine) -> Quiet:
+        """Return the throttle, by the session's clock."""
+        throttle = self._throttle
+        if throttle.error is None:
+            return NO_QUIET
+        apart = 0.0 if self._clock is engine.clock else engine.now() - self._clock.now()
+        asked, until = throttle.asked_at + apart, throttle.until + apart
+        if until > engine.now():
+            throttle.watch(engine)
+        return asked, until
+
+    def outlook(self, engine: Engine) -> Outlook:
+        """Return whether a renewal could begin now: the session itself has planned for that."""
+        is_quiet = self.quiet(engine)[1] > engine.now()
+        return Outlook(may_renew=False, error=self._throttle.error) if is_quiet else super().outlook(engine)
+
+    def ended(self, engine: Engine, outcome: Outcome | None) -> None:
+        """Note what the source asked for, if nobody else does."""
+        if self._notes and isinstance(outcome, Renewed | Throttled):
+            now = engine.now()
+            self._throttle.note(outcome.error if isinstance(outcome, Throttled) else None, sent=now, now=now)
+
+
+class Owner:
+    """What a session belongs to. This one is for sessions of their own.
+
+    `another` says how to get another session, once this one is closed. With `warns`, a session that is dropped without
+    having been closed warns. With `raises_faults`, `token()` raises what won't pass by itself as it is. `closers` are
+    tasks that close the session, besides the one that does so itself.
+    """
+
+    __slots__ = ()
+    another: ClassVar[str] = "make another one"
+    warns: ClassVar[bool] = True
+    raises_faults: ClassVar[bool] = False
+    closers: Collection[asyncio.Task[None] | None] = ()
+
+    def used(self, engine: Engine) -> None:
+        """Note that somebody asks for the session."""
+
+    def defers(self, engine: Engine) -> bool:  # noqa: ARG002 - no session of its own is idle
+        """Return whether a session that is woken has nothing to do."""
+        return False
+
+    def adopted(self, engine: Engine, *, is_first: bool) -> None:
+        """Note that a session has a new pair."""
+
+    def expired(self, engine: Engine) -> None:
+        """Note that a session has no way to renew."""
+
+    def left(self, engine: Engine) -> None:
+        """Note that a session is closing."""
+
+
+ALONE = Owner()

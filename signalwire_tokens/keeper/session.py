@@ -1,0 +1,340 @@
+"""What users ask of a session, whatever keeps it alive: its token, how it stands, its beginning and its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+from signalwire_tokens.clock import SYSTEM, moment_in, timer_of
+from signalwire_tokens.errors import (
+    ConfigurationError,
+    SessionClosed,
+    SessionError,
+    SessionExpired,
+    SignalWireTokenError,
+    TokenUnavailable,
+)
+from signalwire_tokens.lifecycle import Lifecycle, Phase
+from signalwire_tokens.models import Token, TokenPair, seconds_of
+from signalwire_tokens.outcomes import Expire, Look
+from signalwire_tokens.policy import RefreshPolicy, SessionState
+
+from .closing import close, drain
+from .engine import Engine, draw
+from .events import Listener
+from .gate import OpenGate
+from .shared import SharedRenewal
+from .sharing_rules import UNBOUNDED, Lives
+from .waiters import check, fault_of, is_renewing, live_token, reason_of, time_left, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from datetime import datetime
+    from types import TracebackType
+
+    from signalwire_tokens.clock import Clock
+    from signalwire_tokens.stores import TokenStore
+    from signalwire_tokens.throttle import Throttle
+
+    from .events import Callback
+    from .renewal import Renewal
+
+__all__ = ["TokenSession", "engine_of"]
+
+DEFAULT_POLICY = RefreshPolicy()
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
+
+
+class TokenSession:
+    """A token that is kept valid: while the session is open, `await session.token()` returns a valid one.
+
+    `renewal` brings the next token; it may be your own. `lifetime` is how long its tokens usually live. `pair` is one
+    to begin with. In a `store`, the pair outlives the session under `store_key`, and is shared by all sessions with
+    that key.
+
+    A renewal that can use refresh tokens says so by `presents`. Without `reissues` it can do nothing else. Unless
+    `keeps_all` is False, a token is kept even if it lives shorter than the policy's `min_life`, and one that doesn't
+    expire later than the current token is not. `throttle` is until when SignalWire wants to be left alone, by a clock.
+    `longest` limits the lifetimes of a stored pair.
+    """
+
+    __slots__ = ("__weakref__", "_engine")
+
+    def __init__(
+        self,
+        renewal: Renewal,
+        *,
+        lifetime: timedelta,
+        policy: RefreshPolicy | None = None,
+        pair: TokenPair | None = None,
+        store: TokenStore | None = None,
+        store_key: str = "",
+        clock: Clock | None = None,
+        presents: bool = False,
+        reissues: bool = True,
+        keeps_all: bool = True,
+        throttle: tuple[Throttle, Clock] | None = None,
+        longest: Lives = UNBOUNDED,
+    ) -> None:
+        if not callable(getattr(renewal, "renew", None)):
+            raise ConfigurationError("renewal must have a method renew(request)")
+        if not isinstance(lifetime, timedelta):
+            raise ConfigurationError("lifetime must be a timedelta")
+        if store is not None and not store_key:
+            raise ConfigurationError("store_key must name the token in the store")
+        policy = DEFAULT_POLICY if policy is None else policy
+        clock = SYSTEM if clock is None else clock
+        life = seconds_of(lifetime)
+        if not keeps_all:
+            policy.check_life(life)
+        cycle = Lifecycle(
+            policy,
+            life=life,
+            draw=draw(),
+            presents=presents,
+            reissues=reissues,
+            usual_life=life if keeps_all else 0.0,
+        )
+        shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, longest, pair)
+        gate = OpenGate(None, clock) if throttle is None else OpenGate(*throttle)
+        self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
+
+    async def token(self, min_ttl: float | None = None) -> str:
+        """Return a token that is live.
+
+        It waits only where the token at hand has less than `min_ttl` seconds left (30 by default), and then no longer
+        than the policy's `patience`; a token that is still live is returned rather than none. Raises `TokenUnavailable`
+        where there is no live one at this moment, `SessionExpired` where there will be none any more.
+        """
+        engine = self._engine
+        cycle = engine.cycle
+        if min_ttl is None and engine.now() < cycle.fresh_until:
+            return cycle.value
+        return await live_token(engine, min_ttl)
+
+    @property
+    def pair(self) -> TokenPair:
+        """The current pair."""
+        pair = self._engine.cycle.pair
+        if pair is None:
+            raise SessionClosed(f"session {self._engine.label} has no pair yet: open it with `async with` or `start()`")
+        return pair
+
+    @property
+    def state(self) -> SessionState:
+        """How the session stands."""
+        return self._engine.cycle.state(self._engine.now())
+
+    @property
+    def runway(self) -> timedelta:
+        """How long the token at hand is live for."""
+        return timedelta(seconds=max(0.0, min(self._engine.left(), timedelta.max.total_seconds() / 2)))
+
+    @property
+    def longest_ttl(self) -> float:
+        """The most that callers can ask for as `min_ttl`, in seconds. A backend may have less left of its tokens."""
+        return self._engine.cycle.longest_ttl
+
+    @property
+    def next_refresh_at(self) -> datetime | None:
+        """When the next renewal is planned; None if none is."""
+        engine = self._engine
+        cycle = engine.cycle
+        if cycle.phase is not Phase.OPEN:
+            return None
+        is_begun = engine.flight is not None and not isinstance(cycle.flying, Look)
+        if not is_begun and isinstance(cycle.next_step(engine.gate.quiet(engine)), Expire):
+            return None
+        return moment_in(engine.clock, 0.0 if is_begun else time_left(engine))
+
+    @property
+    def generation(self) -> int:
+        """How many pairs the session has had, the current one included."""
+        return self._engine.cycle.generation
+
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """What the last attempt to renew failed with, or why there is none; None if it succeeded."""
+        engine = self._engine
+        return reason_of(engine) if engine.left() <= 0 else engine.cycle.last_error
+
+    @property
+    def store_key(self) -> str | None:
+        """The key under which the store keeps the session's pair; None without a store."""
+        shared = self._engine.shared
+        return None if shared is None else shared.key
+
+    async def _rotations(self) -> AsyncIterator[TokenPair]:
+        engine, seen = self._engine, 0
+        while engine.cycle.phase < Phase.SHUT:
+            check(engine)
+            if engine.cycle.generation != seen:
+                seen = engine.cycle.generation
+                yield self.pair
+            else:
+                await engine.changed()
+
+    def rotations(self) -> AsyncIterator[TokenPair]:
+        """Iterate over the pairs as they come, beginning with the current one. A task that waits counts as asking.
+
+        Who is slow gets the latest only. It ends when the session is closed, and raises `SessionExpired` if it dies.
+        """
+        self._engine.owner.used(self._engine)
+        return self._rotations()
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Call or await `callback` on every event; return a function that ends that. A subscriber counts as asking.
+
+        An exception in the callback is logged. A callback that hangs delays no other.
+        """
+        engine = self._engine
+        engine.owner.used(engine)
+        if not callable(callback):
+            raise TypeError("callback must be a function that takes a SessionEvent")
+        listener = Listener(callback)
+        engine.listeners = (*engine.listeners, listener)
+
+        def unsubscribe() -> None:
+            listener.forget(forgotten)
+
+        def forgotten() -> None:
+            engine.listeners = tuple(one for one in engine.listeners if one is not listener)
+
+        return unsubscribe
+
+    async def refresh(self) -> TokenPair:
+        """Renew now, whatever the policy says, or join the renewal that is under way; return the new pair."""
+        check(self._engine)
+        engine, cycle = self._engine, self._engine.cycle
+        generation = cycle.generation
+        while isinstance(cycle.flying, Look):
+            await engine.changed()
+        if cycle.flying is None:
+            step = cycle.way(engine.now())
+            if isinstance(step, Expire):
+                raise SessionExpired(f"session {engine.label} has no way to renew") from cycle.last_error
+            engine.gate.force(engine, step)
+        while is_renewing(engine):
+            await engine.changed()
+        if cycle.generation == generation:
+            check(engine)
+            raise unavailable(engine, "could not be renewed now")
+        return self.pair
+
+    def invalidate(self, token: str | Token) -> None:
+        """Learn that the service refused a token: it is not handed out again, and renewed. Any other is ignored."""
+        engine = self._engine
+        check(engine)
+        if self._is_current(token):
+            cycle = engine.cycle
+            logger.warning("session %s generation %d: the token was refused", engine.label, cycle.generation)
+            engine.invalidate()
+
+    def report_unauthorized(self, token: str | Token) -> bool:
+        """Invalidate a token that a request got a 401 for; return whether to repeat the request with the next token.
+
+        If no renewal may begin now, the token stays in use, and the result is False: other callers would be without a
+        token. That is so for a minute after another one was invalidated, and while SignalWire is left alone. Raises
+        `SessionExpired` or `SessionClosed` if there will be no next token.
+        """
+        engine = self._engine
+        check(engine)
+        if self._is_current(token):
+            may_renew = engine.gate.outlook(engine).may_renew
+            if not (engine.cycle.may_force(engine.now()) and may_renew):
+                return False
+        self.invalidate(token)
+        return True
+
+    def _is_current(self, token: str | Token) -> bool:
+        """Return whether callers get that token."""
+        text = token.value if isinstance(token, Token) else token
+        return text == self._engine.cycle.value and self._engine.left() > 0
+
+    async def start(self) -> Self:
+        """Open the session: return when there is a live token. `async with` does it for you."""
+        engine, cycle = self._engine, self._engine.cycle
+        if cycle.phase >= Phase.SHUT:
+            raise SessionClosed(f"session {engine.label} was closed: {engine.owner.another}")
+        if cycle.phase is not Phase.NEW:
+            raise SessionError(f"session {engine.label} is open already")
+        try:
+            engine.open(timer_of(engine.clock))
+            await self._first_token()
+        except BaseException:
+            await self.aclose()
+            raise
+        cycle.check_next()  # which may come from another event loop
+        engine.tell("started")
+        return self
+
+    async def _first_token(self) -> None:
+        """Wait for a live token; a fault that will not pass is raised as it is."""
+        engine = self._engine
+        try:
+            await live_token(engine, None)
+        except (TokenUnavailable, SessionExpired) as error:
+            await drain(engine)  # what is still under way may bring the pair
+            if engine.left() > 0:
+                return
+            fault = fault_of(engine)
+            if fault is not None:
+                raise fault from None
+            error.__cause__ = reason_of(engine)  # which may have become known by now
+            raise
+
+    async def aclose(self) -> None:
+        """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        engine = self._engine
+        engine.check_place()
+        try:
+            await close(engine)
+        finally:
+            end = getattr(engine.renewal, "aclose", None)
+            if end is not None:
+                await end()
+
+    async def wait_closed(self) -> None:
+        """Return when the session is closed; raise `SessionExpired` if it dies."""
+        engine = self._engine
+        while engine.cycle.phase is not Phase.CLOSED:
+            if engine.cycle.phase < Phase.SHUT:
+                check(engine)
+            await engine.changed()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._engine.label} {self.state.value}, generation {self.generation}>"
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)  # the constructor may have refused what it was given
+        if engine is None or engine.timer is None or engine.timer.process != os.getpid():
+            return
+        if engine.cycle.phase is Phase.CLOSED:
+            return
+        if engine.owner.warns:
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+        if engine.shared is not None:
+            engine.shared.stop()
+        engine.cycle.advance(Phase.CLOSED)  # a renewal under way lands, and nothing follows
+
+
+def engine_of(session: TokenSession) -> Engine:
+    """Return the engine of a session, for a fleet."""
+    return session._engine  # noqa: SLF001 - the one place outside of the class, beside it

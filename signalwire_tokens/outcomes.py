@@ -1,0 +1,137 @@
+"""What a renewal is asked for, and what it can answer.
+
+A renewal answers `Renewed`, or a failure: `NotSent` (it did nothing), `NotYet` (there is no later token yet),
+`Ambiguous` (it may have done something), `Throttled` (turned away), `Spent` (refused for good), `Misconfigured` (the
+settings are at fault) or `Denied` (SignalWire refuses this session). The policy and the lifecycle know only these.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Self, TypeAlias
+
+import attrs
+
+from .errors import SignalWireTokenError
+from .models import Token, TokenPair
+
+__all__ = [
+    "Ambiguous",
+    "Denied",
+    "Misconfigured",
+    "NotSent",
+    "NotYet",
+    "Present",
+    "Reissue",
+    "Renewed",
+    "Spent",
+    "Throttled",
+]
+
+
+# Subclasses need no decorator of their own, and a class of attrs' is not free to import.
+@attrs.frozen
+class Answered:
+    """What came of an attempt that failed."""
+
+    error: SignalWireTokenError
+
+
+class NotSent(Answered):
+    """It never left: the same again is safe."""
+
+    __slots__ = ()
+
+
+class NotYet(Answered):
+    """It did nothing, because there is no later token yet. That is no fault unless the current token is ending."""
+
+    __slots__ = ()
+
+
+class Ambiguous(Answered):
+    """Nobody knows what it did: a refresh token that was sent may be used up."""
+
+    __slots__ = ()
+
+
+class Throttled(Answered):
+    """It was turned away before anything was done."""
+
+    __slots__ = ()
+
+
+class Spent(Answered):
+    """It was refused, and would be again."""
+
+    __slots__ = ()
+
+
+class Misconfigured(Answered):
+    """The settings are at fault: no session of the project gets a token until someone corrects them."""
+
+    __slots__ = ()
+
+
+class Denied(Answered):
+    """SignalWire refuses this session alone, until something changes there."""
+
+    __slots__ = ()
+
+
+@attrs.frozen
+class Renewed:
+    """A new pair, and when it was asked for by the session's clock: when the renewal began, if that isn't given.
+
+    `unsaved` is why the store doesn't have it, if it doesn't.
+    """
+
+    pair: TokenPair
+    asked: float = math.inf
+    unsaved: SignalWireTokenError | None = None
+
+    @classmethod
+    def valid_for(cls, token: str, seconds: float) -> Self:
+        """Return an access token without a refresh token, which is valid for so many seconds from now."""
+        now = datetime.now(UTC)
+        lone = Token(value=token, issued_at=now, expires_at=now + timedelta(seconds=seconds))
+        return cls(TokenPair(token=lone, refresh_token=lone))
+
+
+Failure: TypeAlias = NotSent | NotYet | Ambiguous | Throttled | Spent | Misconfigured | Denied
+Outcome: TypeAlias = Renewed | Failure
+
+
+@attrs.frozen
+class Timed:
+    """Something to be done, and when."""
+
+    at: float
+
+
+class Present(Timed):
+    """Exchange the refresh token for a new pair."""
+
+    __slots__ = ()
+
+
+class Reissue(Timed):
+    """Issue a pair anew."""
+
+    __slots__ = ()
+
+
+class Look(Timed):
+    """Look whether another process has renewed the pair."""
+
+    __slots__ = ()
+
+
+class Expire(Timed):
+    """Give up: there is no way left, and the token has come to its end."""
+
+    __slots__ = ()
+
+
+Step: TypeAlias = Present | Reissue | Expire

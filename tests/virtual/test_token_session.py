@@ -1,0 +1,206 @@
+"""A token from a source of one's own, kept by `TokenSession` and a renewal of a few lines."""
+
+import asyncio
+import gc
+import logging
+from datetime import timedelta
+from weakref import ref
+
+import pytest
+
+from signalwire_tokens import (
+    ConfigurationError,
+    MemoryStore,
+    RateLimited,
+    Renewed,
+    SessionExpired,
+    SessionState,
+    SignalWireTokenError,
+    TokenSession,
+    TokenUnavailable,
+)
+from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.outcomes import NotYet, Present, Reissue, Spent
+from support.fake_transport import settle
+from support.scripted_keeper import issued_at, make_pair
+
+HOUR = 3600.0
+SECRET = "hush"
+
+
+class Source:
+    """Does what it is told, one thing for each attempt, and then issues tokens that are valid for an hour."""
+
+    def __init__(self, clock, *outcomes):
+        self.clock, self.outcomes, self.requests, self.closed = clock, list(outcomes), [], 0
+        self.left = []
+
+    async def renew(self, request):
+        self.requests.append(request)
+        outcome = self.outcomes.pop(0) if self.outcomes else Renewed.valid_for(f"token-{len(self.requests)}", HOUR)
+        if isinstance(outcome, asyncio.Event):
+            await outcome.wait()
+            return Renewed.valid_for("late", HOUR)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def adopted(self, left):
+        self.left.append(left)
+
+    async def aclose(self):
+        self.closed += 1
+
+
+def keep(clock, *outcomes, lifetime=HOUR, **settings):
+    source = Source(clock, *outcomes)
+    return source, TokenSession(source, lifetime=timedelta(seconds=lifetime), clock=clock, **settings)
+
+
+async def test_a_token_of_any_source_is_kept_valid(clock):
+    """By one request for each token, and the source is closed with the session."""
+    source, session = keep(clock)
+    async with session:
+        assert await session.token() == "token-1"
+        await clock.advance(3 * HOUR)
+        assert session.state is SessionState.FRESH
+        assert await session.token() == f"token-{len(source.requests)}"
+        assert 3 < len(source.requests) < 6
+    assert all(isinstance(request.step, Reissue) for request in source.requests)
+    assert all(0.2 * HOUR <= left <= 0.4 * HOUR for left in source.left)
+    assert source.closed == 1
+
+
+@pytest.mark.parametrize("error", [OSError(SECRET), SignalWireTokenError(SECRET), asyncio.CancelledError(SECRET)])
+async def test_whatever_a_source_raises_costs_one_attempt(clock, caplog, error):
+    """The text of a stranger's exception is shown nowhere."""
+    caplog.set_level(logging.DEBUG)
+    source, session = keep(clock)
+    async with session:
+        source.outcomes.append(error)
+        await clock.advance(0.9 * HOUR)
+        assert len(source.requests) == 3
+        assert session.state is SessionState.FRESH
+    assert (SECRET in caplog.text) is isinstance(error, SignalWireTokenError)
+
+
+async def test_the_error_of_a_source_is_the_cause_of_its_callers(clock):
+    """And what it says of the next attempt is respected."""
+    source, session = keep(clock)
+    async with session:
+        source.outcomes += [RateLimited("slow down", retry_after=40)]
+        session.invalidate(await session.token())
+        await settle()
+        await clock.advance(0.5)
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.token()
+        assert "slow down" in str(caught.value.__cause__)
+        assert 35 <= caught.value.retry_after <= 45
+        await clock.advance(35)
+        assert len(source.requests) == 2
+        await clock.advance(10)
+        assert len(source.requests) == 3
+        assert session.state is SessionState.FRESH
+
+
+@pytest.mark.parametrize("answer", [None, "token", ("token", 3600)])
+async def test_an_answer_that_is_none_is_named(clock, answer):
+    """The session goes on, since the next one may be right."""
+    source, session = keep(clock)
+    source.outcomes += [answer]
+    starting = asyncio.create_task(session.start())
+    await clock.advance(0.1)
+    assert f"renew() returned {type(answer).__name__}: it must return" in str(session.last_error)
+    await clock.advance(10)
+    assert await (await starting).token() == "token-2"
+    await session.aclose()
+
+
+async def test_the_same_token_again_is_no_later_one(clock, caplog):
+    """A file that nobody has rewritten yet: the session keeps the token, and looks again in time."""
+    source, session = keep(clock)
+    source.outcomes += [Renewed.valid_for("same", HOUR), *(Renewed.valid_for("same", HOUR / 2) for _ in range(3))]
+    async with session:
+        await clock.advance(0.95 * HOUR)
+        assert len(source.requests) >= 3
+        await clock.advance(0.06 * HOUR)
+        assert (await session.token()).startswith("token-")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_token_that_has_expired_is_not_taken(clock):
+    """An old file: the session waits for a new one."""
+    source, session = keep(clock)
+    source.outcomes += [Renewed.valid_for("old", -5)]
+    starting = asyncio.create_task(session.start())
+    await clock.advance(0.1)
+    assert "expired already" in str(session.last_error)
+    assert isinstance(engine_of(session).cycle.failure, NotYet)
+    await clock.advance(10)
+    assert await (await starting).token() == "token-2"
+    await session.aclose()
+
+
+async def test_refresh_tokens_of_a_source_are_presented(clock):
+    """And a pair to begin with is kept until it is due."""
+    first, second = issued_at(make_pair(HOUR), clock.wall()), make_pair(HOUR)
+    source, session = keep(clock, pair=first, presents=True, reissues=False)
+    source.outcomes += [Renewed(second), Spent(SignalWireTokenError("no more"))]
+    async with session:
+        assert await session.token() == first.token.value
+        await clock.advance(0.9 * HOUR)
+        assert session.pair.token.value == second.token.value
+        assert isinstance(source.requests[0].step, Present)
+        assert source.requests[0].pair == first
+        await clock.advance(2 * HOUR)
+        with pytest.raises(SessionExpired):
+            await session.token()
+
+
+async def test_processes_share_a_token_of_any_source(clock):
+    """Through a store: the second one asks nobody."""
+    store = MemoryStore(clock=clock)
+    first, one = keep(clock, store=store, store_key="mine")
+    second, other = keep(clock, store=store, store_key="mine")
+    async with one, other:
+        assert await one.token() == await other.token()
+        await clock.advance(2 * HOUR)
+        assert await one.token() == await other.token()
+    assert len(first.requests) >= 1
+    assert len(first.requests) + len(second.requests) <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"renewal": object()}, r"renew\(request\)"),
+        ({"lifetime": 3600}, "lifetime must be a timedelta"),
+        ({"store": MemoryStore()}, "store_key"),
+        ({"store": MemoryStore, "store_key": "mine"}, "store must be one"),
+    ],
+)
+def test_wrong_arguments_are_refused_when_the_session_is_made(clock, arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        TokenSession(**{"renewal": Source(clock), "lifetime": timedelta(hours=1), **arguments})
+
+
+async def test_a_session_that_is_dropped_during_a_renewal_ends_with_it(clock):
+    """It warns, the renewal lands, nothing is planned, and nothing holds it any more. (P19)"""
+    answered = asyncio.Event()
+    store = MemoryStore(clock=clock)
+    source, session = keep(clock, store=store, store_key="mine")
+    await session.start()
+    source.outcomes.append(answered)
+    engine_of(session).begin(Reissue(clock.now()))
+    await settle()
+    engine = ref(engine_of(session))
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del session
+    assert engine() is not None
+    answered.set()
+    await settle()
+    gc.collect()
+    assert engine() is None
+    assert len(source.requests) == 2
+    await clock.advance(3 * HOUR)
+    assert len(source.requests) == 2
