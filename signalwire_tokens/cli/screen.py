@@ -37,8 +37,8 @@ class Screen:
         self._view: RenderableType | None = None
         self._over = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="signalwire-tokens: screen", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="signalwire-tokens: screen", daemon=True)
+        self.thread.start()
 
     @property
     def is_live(self) -> bool:
@@ -62,7 +62,7 @@ class Screen:
         with self._changed:
             self._over = True
             self._changed.notify()
-        self._thread.join(LAST_WORD)
+        self.thread.join(LAST_WORD)
 
     def _run(self) -> None:
         console = Console(file=cast("Any", self._file), force_terminal=self._live, highlight=False, soft_wrap=True)

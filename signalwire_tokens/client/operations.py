@@ -117,7 +117,7 @@ class TokenClient:
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
         self.throttle = Throttle()
-        self._sender = Sender(self.origin, http, ssl, hidden_proxy)
+        self.sender = Sender(self.origin, http, ssl, hidden_proxy)
         self._embeds: Way | None = None  # if embed requests don't go to the space
         if self.embed_origin != self.origin:
             self._embeds = self.embed_origin, Sender(self.embed_origin, http, ssl, hidden_proxy), Throttle()
@@ -189,7 +189,7 @@ class TokenClient:
             stack.push_async_callback(self._credentials.aclose)
 
     def _senders(self) -> list[Sender]:
-        return [self._sender] if self._embeds is None else [self._sender, self._embeds[1]]
+        return [self.sender] if self._embeds is None else [self.sender, self._embeds[1]]
 
     def __del__(self) -> None:
         # The constructor may have refused what it was given.
@@ -393,11 +393,11 @@ class TokenClient:
             quiet = self._way(request)[2].left(self.clock.now(), longest=LONGEST_THROTTLE)
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left, quiet=quiet)
             failures += 1
-            if pause is None or failures > retries or self._sender.closed:
+            if pause is None or failures > retries or self.sender.closed:
                 return outcome
             logger.debug("%s; asking again in %.2f s", outcome, pause)
             await self.clock.sleep(pause)
-            if self._sender.closed:
+            if self.sender.closed:
                 return outcome
             outcome = await self._attempt(request, trip)
         return outcome
@@ -427,7 +427,7 @@ class TokenClient:
         """Return the origin that a request goes to, with the sender and the throttle for it."""
         if request.for_embeds and self._embeds is not None:
             return self._embeds
-        return self.origin, self._sender, self.throttle
+        return self.origin, self.sender, self.throttle
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
         """Write the authentication that an operation sends: its own and nothing more."""

@@ -45,7 +45,7 @@ class VirtualClock:
         self._suspended = 0.0
         self._wall_ahead = wall
         self._order = 0
-        self._alarms: list[tuple[float, int, VirtualAlarm]] = []  # by running time, then by order
+        self.alarms: list[tuple[float, int, VirtualAlarm]] = []  # by running time, then by order
         self._at_once = 0  # alarms that ring before time goes on
         self._begun: set[asyncio.Task[object]] = set()
         self._asleep: set[asyncio.Task[object] | None] = set()
@@ -66,7 +66,7 @@ class VirtualClock:
             asyncio.get_running_loop().call_soon(self._ring_at_once, alarm)
         else:
             self._order += 1
-            heappush(self._alarms, (self._running + seconds, self._order, alarm))
+            heappush(self.alarms, (self._running + seconds, self._order, alarm))
         return alarm
 
     async def sleep(self, seconds: float) -> None:
@@ -88,8 +88,8 @@ class VirtualClock:
         """Let time pass."""
         until = self._running + finite(seconds)
         await self._settle()
-        while self._alarms and self._alarms[0][0] <= until:
-            at, _, alarm = heappop(self._alarms)
+        while self.alarms and self.alarms[0][0] <= until:
+            at, _, alarm = heappop(self.alarms)
             if alarm.callback is not None:
                 self._running = max(self._running, at)
                 if self._ring(alarm):

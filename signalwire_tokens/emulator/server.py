@@ -142,7 +142,7 @@ class Emulator:
         self.tls: bool = tls
         self._port = port
         self._on_request = on_request
-        self._service = Service(
+        self.service = Service(
             now=self._clock.wall,
             lifetimes=self.lifetimes,
             rotation=rotation_of(rotation),
@@ -157,10 +157,10 @@ class Emulator:
         )
         click_to_call = draw(seed, "click to call").hex()[:32]
         self.click_to_call: str = f"c2c_{click_to_call}"
-        self._service.click_to_call |= {self.click_to_call, f"c2t_{click_to_call}"}
+        self.service.click_to_call |= {self.click_to_call, f"c2t_{click_to_call}"}
         self._channel = channel
-        self._gateway = Gateway(self._service, self._clock, self._note_call)
-        self._faults: list[Armed] = []
+        self._gateway = Gateway(self.service, self._clock, self._note_call)
+        self.faults: list[Armed] = []
         self._running = False
         self._server = AsyncExitStack()
         self._folder: TemporaryDirectory[str] | None = None
@@ -220,12 +220,12 @@ class Emulator:
     @property
     def project_id(self) -> str:
         """The project's id."""
-        return self._service.project_id
+        return self.service.project_id
 
     @property
     def api_token(self) -> str:
         """The project's API token, which is good for nothing but this emulator."""
-        return self._service.api_token
+        return self.service.api_token
 
     @property
     def ca_file(self) -> Path:
@@ -251,20 +251,20 @@ class Emulator:
     @property
     def rate_limit(self) -> RateLimit | None:
         """How many requests are accepted; None if all are."""
-        return self._service.meter.limit
+        return self.service.meter.limit
 
     @rate_limit.setter
     def rate_limit(self, limit: RateLimit | None) -> None:
-        self._service.meter.begin(limit)
+        self.service.meter.begin(limit)
 
     @property
     def strict(self) -> bool:
         """Whether what SignalWire's published description doesn't have is refused."""
-        return self._service.strict
+        return self.service.strict
 
     @strict.setter
     def strict(self, strict: bool) -> None:
-        self._service.strict = strict
+        self.service.strict = strict
 
     def client(self, *, timeout: float = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
         """Make a client for this emulator: its space, its credentials, its lifetimes and its time."""
@@ -292,20 +292,20 @@ class Emulator:
 
     def accepts(self, token: str | Token) -> bool:
         """Tell whether the service would take a token at this moment."""
-        return self._service.accepts(token.value if isinstance(token, Token) else token)
+        return self.service.accepts(token.value if isinstance(token, Token) else token)
 
     def withdraw(self, token: str | Token) -> None:
         """Refuse a token from now on, though its end has not come."""
-        self._service.withdraw(token.value if isinstance(token, Token) else token)
+        self.service.withdraw(token.value if isinstance(token, Token) else token)
 
     def add_address(self, name: str, *, subscriber_id: UUID | None = None) -> UUID:
         """Give the project, or one of its subscribers, an address to invite to; a new subscriber has one already."""
-        return UUID(self._service.add_address(name, subscriber_id=str(subscriber_id) if subscriber_id else None))
+        return UUID(self.service.add_address(name, subscriber_id=str(subscriber_id) if subscriber_id else None))
 
     def rotate_api_token(self) -> str:
         """Give the project a new API token; the old one is refused from now on."""
-        self._service.api_token = f"PT{secrets.token_hex(24)}"
-        return self._service.api_token
+        self.service.api_token = f"PT{secrets.token_hex(24)}"
+        return self.service.api_token
 
     def fail(self, fault: Fault, *, operation: str | None = None, times: int | None = 1) -> None:
         """Let the next so many requests (of one operation) meet a fault; None means until `heal`.
@@ -320,11 +320,11 @@ class Emulator:
             check_whole("times", times)
             if times < 1:
                 raise ValueError("times must be 1 or more, or None: until heal()")
-        self._faults.append(Armed(fault=fault, operation=operation, left=times))
+        self.faults.append(Armed(fault=fault, operation=operation, left=times))
 
     def heal(self) -> None:
         """Forget the faults that were not met yet."""
-        self._faults.clear()
+        self.faults.clear()
 
     @asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:
@@ -346,8 +346,8 @@ class Emulator:
         await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()
         self._running = True
         self._port = runner.addresses[0][1]
-        self._service.origin = f"http{'s' if self.tls else ''}://{HOST}:{self._port}"
-        self._service.set_channel(None if self._channel is None else self._channel.replace("{port}", str(self._port)))
+        self.service.origin = f"http{'s' if self.tls else ''}://{HOST}:{self._port}"
+        self.service.set_channel(None if self._channel is None else self._channel.replace("{port}", str(self._port)))
 
     async def _hang_up(self) -> None:
         self._closing.set()
@@ -366,7 +366,7 @@ class Emulator:
         fault = self._next_fault(operation)
         if isinstance(fault, Delay):
             await self._wait(fault.seconds)
-        reply = self._service.handle(call) if fault is None or fault.applied else NOT_DONE
+        reply = self.service.handle(call) if fault is None or fault.applied else NOT_DONE
         entry = Entry(
             operation=operation,
             auth=scheme_of(call.authorization),
@@ -426,12 +426,12 @@ class Emulator:
                 assert_never(fault)
 
     def _next_fault(self, operation: str | None) -> Fault | None:
-        for armed in self._faults:
+        for armed in self.faults:
             if armed.operation in (None, operation):
                 if armed.left is not None:
                     armed.left -= 1
                     if not armed.left:
-                        self._faults.remove(armed)
+                        self.faults.remove(armed)
                 return armed.fault
         return None
 

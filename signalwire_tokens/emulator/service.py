@@ -90,11 +90,11 @@ class Service:
         self.meter: Meter = Meter(rate_limit, now)
         self.history: History = History(rotation, now)
         self._page_size = page_size
-        self._sealer = Sealer(channel, key)
+        self.sealer = Sealer(channel, key)
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
         self.holders: Holders = Holders(now)
-        self._handlers: dict[str, Callable[[Call], Reply]] = {
+        self.handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
             "refresh_subscriber_token": self._refresh_subscriber_token,
             "create_guest_token": self._create_guest_token,
@@ -129,14 +129,14 @@ class Service:
 
     def accepts(self, token: str) -> bool:
         """Tell whether a token is a live one of this service."""
-        claims = self._sealer.open(token)
+        claims = self.sealer.open(token)
         if claims is None or claims.expires_at <= self._now() or self.history.is_revoked(claims):
             return False
         return claims.kind == "SAT" or not self.history.is_spent(claims)
 
     def authenticate(self, token: object) -> Claims:
         """Take a live access token, whoever has it; whether a key binds it is another question."""
-        claims = self._sealer.open(token) if isinstance(token, str) else None
+        claims = self.sealer.open(token) if isinstance(token, str) else None
         if claims is None or claims.kind != "SAT":
             raise UnprovenError("this is no access token of this service's")
         if claims.expires_at <= self._now():
@@ -147,11 +147,11 @@ class Service:
 
     def set_channel(self, channel: str | None) -> None:
         """Name the cluster that the holders of tokens are to connect to."""
-        self._sealer.channel = channel
+        self.sealer.channel = channel
 
     def withdraw(self, token: str) -> None:
         """Refuse a token from now on."""
-        claims = self._sealer.open(token)
+        claims = self.sealer.open(token)
         if claims is None:
             raise ValueError("this is no token of this service's")
         self.history.revoke(claims)
@@ -171,7 +171,7 @@ class Service:
         if self.strict and call.query.keys() - (PAGE_PARAMETERS if operation == "subscriber_addresses" else set[str]()):
             return failure(400, "the query has parameters that aren't described")
         try:
-            return self._handlers[operation](call)
+            return self.handlers[operation](call)
         except RefusedError as refused:
             return refused.reply
         except UnprovenError as error:
@@ -206,7 +206,7 @@ class Service:
         body = self._validator(call)
         token = body.required_string("refresh_token") or ""
         self._check(body)
-        claims = self._sealer.open(token)
+        claims = self.sealer.open(token)
         if claims is None:
             is_token = token.count(".") + 1 in TOKEN_PARTS
             body.complain("token_invalid" if is_token else "invalid_token_format", "refresh_token")
@@ -247,7 +247,7 @@ class Service:
             subscriber_id=claims.subscriber_id,
             addresses=(address or "",),
         )
-        return Reply(201, {"token": self._sealer.seal(invite)})
+        return Reply(201, {"token": self.sealer.seal(invite)})
 
     def _create_embed_token(self, call: Call) -> Reply:
         body = self._validator(call)
@@ -256,7 +256,7 @@ class Service:
         if token not in self.click_to_call:
             return failure(403)
         expires_at = self._now() + self._lifetimes.embed.total_seconds()
-        return Reply(201, {"token": self._sealer.seal(self._claims(kind="SAT", holder="embed", expires_at=expires_at))})
+        return Reply(201, {"token": self.sealer.seal(self._claims(kind="SAT", holder="embed", expires_at=expires_at))})
 
     def _subscriber_info(self, call: Call) -> Reply:
         # A key's token needs no proof here: it is here that browsers learn that it is one.
@@ -323,7 +323,7 @@ class Service:
             fingerprint=thumbprint,
             is_bound=True,
         )
-        answer = {"token": self._sealer.seal(bound), "expires_at": int(bound.expires_at), "expires_in": seconds}
+        answer = {"token": self.sealer.seal(bound), "expires_at": int(bound.expires_at), "expires_in": seconds}
         return Reply(201, answer)
 
     def _subscriber_addresses(self, call: Call) -> Reply:
@@ -407,7 +407,7 @@ class Service:
             kind="Refresh", holder=holder, expires_at=expires_at + margin, **{**more, "line": access.line}
         )
         self.history.note_pair(access, is_issued="line" not in more)
-        return {"token": self._sealer.seal(access), "refresh_token": self._sealer.seal(refresh)}
+        return {"token": self.sealer.seal(access), "refresh_token": self.sealer.seal(refresh)}
 
     def _rotate(self, claims: Claims) -> dict[str, str]:
         """Return the pair that replaces a refresh token's own."""

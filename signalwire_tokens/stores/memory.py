@@ -40,34 +40,34 @@ class MemoryStore:
 
     def __init__(self, *, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._records: dict[str, Held] = {}
+        self.records: dict[str, Held] = {}
         self._due: list[tuple[float, str]] = []  # a heap of expiry times and keys
         self._leases: dict[str, tuple[object, float]] = {}
-        self._watchers = Watchers()
+        self.watchers = Watchers()
 
     def __repr__(self) -> str:
         return "<MemoryStore>"
 
     async def load(self, key: str) -> Reading:
         """Read what is kept under a key."""
-        held = self._records.get(key)
+        held = self.records.get(key)
         return Reading(record=None if held is None else held.record, at=self._clock.now(), wall=self._clock.wall())
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
         """Keep a record in place of the one with the digest `replaces`."""
         now = self._clock.now()
         self._sweep(now)
-        held = self._records.get(key)
+        held = self.records.get(key)
         if held is not None and held.record.until > now and held.record.digest not in (replaces, record.digest):
             return False
         self._keep(key, record, record.until if held is None else min(held.due, record.until))
         if record.presenting is None:
-            self._watchers.call(key)
+            self.watchers.call(key)
         return True
 
     async def delete(self, key: str) -> None:
         """Keep nothing under a key."""
-        self._records.pop(key, None)
+        self.records.pop(key, None)
 
     @asynccontextmanager
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
@@ -85,16 +85,16 @@ class MemoryStore:
 
     def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
         """Call back when a new pair was saved."""
-        return self._watchers.add(key, callback)
+        return self.watchers.add(key, callback)
 
     def _keep(self, key: str, record: Record, due: float) -> None:
         """Keep a record, with one entry in the heap for each key."""
-        held = self._records.get(key)
-        self._records[key] = Held(record, due)
+        held = self.records.get(key)
+        self.records[key] = Held(record, due)
         if held is None or held.due != due:
             heappush(self._due, (due, key))
-        if len(self._due) > 2 * len(self._records) + SPARE:  # most entries belong to deleted or replaced records
-            self._due = [(kept.due, name) for name, kept in self._records.items()]
+        if len(self._due) > 2 * len(self.records) + SPARE:  # most entries belong to deleted or replaced records
+            self._due = [(kept.due, name) for name, kept in self.records.items()]
             heapify(self._due)
 
     def _sweep(self, now: float) -> None:
@@ -103,8 +103,8 @@ class MemoryStore:
             if not self._due or self._due[0][0] > now:
                 break
             due, key = heappop(self._due)
-            held = self._records.get(key)
+            held = self.records.get(key)
             if held is not None and held.due == due:  # otherwise it has another entry, or was deleted
-                del self._records[key]
+                del self.records[key]
                 if held.record.until > now:
                     self._keep(key, held.record, held.record.until)

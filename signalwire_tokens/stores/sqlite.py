@@ -75,8 +75,8 @@ class SqliteStore:
         self._path = Path(path)
         self._sealer = Sealer(str(self), hidden.value, plaintext=plaintext)
         self._clock = clock
-        self._worker: Worker | None = None
-        self._timeline = timeline()
+        self.worker: Worker | None = None
+        self.timeline = timeline()
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._path)!r})"
@@ -91,16 +91,16 @@ class SqliteStore:
 
     async def aclose(self) -> None:
         """Close the file. The store may be used again, which opens it anew."""
-        worker = self._worker
+        worker = self.worker
         if worker is not None and worker.process == os.getpid():  # another process's is never let go of
-            self._worker = None
+            self.worker = None
             closing = asyncio.get_running_loop().run_in_executor(worker.thread, worker.close)
             worker.thread.shutdown(wait=False)
             await closing
 
     def __del__(self) -> None:
         # The constructor may have refused what it was given.
-        worker = getattr(self, "_worker", None)
+        worker = getattr(self, "worker", None)
         if worker is not None and worker.process == os.getpid():
             with suppress(RuntimeError):  # when Python ends, there are no threads any more
                 worker.thread.submit(worker.close)
@@ -121,8 +121,8 @@ class SqliteStore:
 
         sealed, at, wall = await self._do(key, read)
         record = None if sealed is None else self._sealer.open(key, sealed.value)
-        is_ours = record is not None and is_same_boot(record.timeline, self._timeline)
-        timeline = record.timeline if record is not None and is_ours else self._timeline
+        is_ours = record is not None and is_same_boot(record.timeline, self.timeline)
+        timeline = record.timeline if record is not None and is_ours else self.timeline
         return Reading(record=record, at=at, timeline=timeline, wall=wall)
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
@@ -130,7 +130,7 @@ class SqliteStore:
         sealed = self._sealer.seal(key, record)
 
         def write(database: sqlite3.Connection) -> bool:
-            time = note_time(database, Moment(self._clock.now(), self._clock.wall(), self._timeline))
+            time = note_time(database, Moment(self._clock.now(), self._clock.wall(), self.timeline))
             until = time + life_of(record.pair.refresh_token)  # at the latest: only for sweeping
             sweep(database, time - SWEEP_AFTER)
             row = database.execute("SELECT digest FROM records WHERE key = ?", (key,)).fetchone()
@@ -153,7 +153,7 @@ class SqliteStore:
         def is_free(database: sqlite3.Connection) -> bool:
             now = self._clock.now()
             row = database.execute("SELECT until, timeline FROM leases WHERE key = ?", (key,)).fetchone()
-            return row is None or not now < row[0] <= now + longest or not is_same_boot(row[1], self._timeline)
+            return row is None or not now < row[0] <= now + longest or not is_same_boot(row[1], self.timeline)
 
         def take(database: sqlite3.Connection) -> bool:
             if not is_free(database):
@@ -162,9 +162,9 @@ class SqliteStore:
             until = now + ttl
             database.execute(
                 "DELETE FROM leases WHERE until < ? OR (until > ? AND timeline != ?)",
-                (now - LONGEST_LEASE, now + longest, self._timeline),
+                (now - LONGEST_LEASE, now + longest, self.timeline),
             )
-            database.execute("REPLACE INTO leases VALUES (?, ?, ?, ?)", (key, owner, until, self._timeline))
+            database.execute("REPLACE INTO leases VALUES (?, ?, ?, ?)", (key, owner, until, self.timeline))
             return True
 
         def give_back(database: sqlite3.Connection) -> None:
@@ -187,9 +187,9 @@ class SqliteStore:
         """Work on the file in the store's own thread, in a transaction."""
         import sqlite3  # noqa: PLC0415 - loads a library that most users do without
 
-        if self._worker is None:
-            self._worker = Worker()
-        worker = self._worker
+        if self.worker is None:
+            self.worker = Worker()
+        worker = self.worker
         if worker.process != os.getpid():
             raise StoreError(f"{self} was opened by another process: make one after the fork")
         try:

@@ -17,24 +17,24 @@ class Watchers:
     """Callbacks by key."""
 
     def __init__(self) -> None:
-        self._callbacks: dict[str, dict[object, Callable[[], object]]] = {}
+        self.callbacks: dict[str, dict[object, Callable[[], object]]] = {}
 
     def add(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
         """Remember a callback; return what forgets it."""
         watch = object()
-        self._callbacks.setdefault(key, {})[watch] = callback
+        self.callbacks.setdefault(key, {})[watch] = callback
 
         def forget() -> None:
-            mine = self._callbacks.get(key, {})
+            mine = self.callbacks.get(key, {})
             mine.pop(watch, None)
             if not mine:
-                self._callbacks.pop(key, None)
+                self.callbacks.pop(key, None)
 
         return forget
 
     def call(self, key: str) -> None:
         """Tell those who want to know of a key."""
-        for callback in tuple(self._callbacks.get(key, {}).values()):
+        for callback in tuple(self.callbacks.get(key, {}).values()):
             try:
                 callback()
             except Exception as error:  # noqa: BLE001 - it is somebody else's code

@@ -75,7 +75,7 @@ async def born_together(sessions, **figures):
     clock = VirtualClock()
     service = Service(clock)
     client = TokenClient("fleet.example", "project", "PTbenchmark", clock=clock)
-    client._sender = service
+    client.sender = service
     fleet = await SessionFleet(client, store=Nursery(clock), **figures).start()
     for number in range(sessions):
         fleet.session(f"user-{number}")

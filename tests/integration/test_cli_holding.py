@@ -175,7 +175,7 @@ async def reading_here(emulator, path):
         while True:
             content, now = content_of(path), emulator.now().timestamp()
             if content is not None and content not in ends:
-                claims = emulator._service._sealer.open(content)  # None for what is no whole token
+                claims = emulator.service.sealer.open(content)  # None for what is no whole token
                 assert claims is not None, f"this is no whole token: {content!r}"
                 ends[content] = claims.expires_at
             left = HANG if content is None else ends[content] - now
@@ -328,7 +328,7 @@ def tokens_in(found):
 
 def assert_whole(found, emulator):
     """Fail unless each content is a whole token, and expires after those before it."""
-    claims = [emulator._service._sealer.open(token) for token in tokens_in(found)]  # None for what is no whole token
+    claims = [emulator.service.sealer.open(token) for token in tokens_in(found)]  # None for what is no whole token
     assert None not in claims, "half a token was read"
     ends = [one.expires_at for one in claims]
     assert ends == sorted(ends), "an earlier token came after a later one"
@@ -398,7 +398,7 @@ async def test_a_renewal_under_way_is_not_lost_when_told_to_stop(simulated, tmp_
         await held.until("written")
         first = path.read_text()
         simulated.fail(Delay(5))
-        await come_true(lambda: not simulated._faults)
+        await come_true(lambda: not simulated.faults)
         await held.stop()
     assert sorted(held.kinds[2:]) == ["closed", "left", "reissued", "written"]
     assert held.kinds[-1] == "left"
@@ -578,7 +578,7 @@ async def test_signals_of_one_moment_are_one(emulator):
     async with holding_process("--lifetime", "20s", **settings_of(emulator)) as held:
         await held.until("started")
         emulator.fail(Delay(1))
-        await eventually(lambda: not emulator._faults)
+        await eventually(lambda: not emulator.faults)
         held.process.send_signal(signal.SIGSTOP)  # so that it gets both at once
         held.process.send_signal(signal.SIGHUP)
         held.process.send_signal(signal.SIGTERM)

@@ -231,7 +231,7 @@ async def test_a_process_that_refreshes_waits_for_its_answer_too(plain_environme
     async with started_command("refresh", stdin=PIPE, **settings_of(emulator)) as process:
         process.stdin.write(pair.refresh_token.value.encode())
         process.stdin.close()
-        await eventually(lambda: not emulator._faults)
+        await eventually(lambda: not emulator.faults)
         process.send_signal(signal.SIGTERM)
         assert await process.stderr.readline() == b"waiting for the answer, which holds the new pair\n"
         emulator._closing.set()  # which ends the delay

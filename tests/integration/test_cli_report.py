@@ -158,8 +158,8 @@ async def test_headers_about_something_else_are_not_reported(space):
     """A name must consist of words about limits, and of numbers: others may be private."""
     headers = {"X-RateLimit-Limit-10s": "13800", "X-Integrated-Account": "8123456", "X-Generated-At": "7"}
     headers |= {"X-RateLimit-Alice": "7", "X-Localhost-RateLimit": "5", "X-Quota-Bob": "1"}
-    handle = space._service.handle
-    space._service.handle = lambda call: attrs.evolve(handle(call), headers=headers)
+    handle = space.service.handle
+    space.service.handle = lambda call: attrs.evolve(handle(call), headers=headers)
     seen = observed_in(await reports.examine(space))
     assert seen["rate_limit_headers"] == {"x-ratelimit-limit-10s": 13800}
 
@@ -307,7 +307,7 @@ async def test_a_failed_refresh_stops_the_examination(space):
 @in_loop_time
 async def test_differences_are_findings_and_others_are_not(space):
     """They name both sides."""
-    space._service.history.rotation = ROTATIONS["reusable"]
+    space.service.history.rotation = ROTATIONS["reusable"]
     report = Report()
     found = await findings_of(report, space)
     assert [line for line in found if " warning " in line] == [
@@ -334,7 +334,7 @@ REPEATED = f"{NAMED}, {NAMED.upper()}, alicia-perez, Alicia%20Perez"
 
 def quote_everything(emulator):
     """Make each refusal repeat what was sent. Return the set that collects secrets which were sent and received."""
-    handle, seen = emulator._service.handle, set()
+    handle, seen = emulator.service.handle, set()
 
     def quoting(call):
         reply = handle(call)
@@ -349,7 +349,7 @@ def quote_everything(emulator):
         problem = dict.fromkeys(("type", "code", "message", "attribute", "url"), said)
         return attrs.evolve(reply, headers=headers, body={"errors": [problem], "error": said})
 
-    emulator._service.handle = quoting
+    emulator.service.handle = quoting
     return seen
 
 
@@ -375,13 +375,13 @@ async def test_no_secret_is_in_the_report_or_the_output(space, fault):
 
 def answer_at(emulator, number, instead):
     """Give the request of this number another answer."""
-    handle, count = emulator._service.handle, itertools.count(1)
+    handle, count = emulator.service.handle, itertools.count(1)
 
     def failing(call):
         reply = handle(call)
         return instead if next(count) == number else reply
 
-    emulator._service.handle = failing
+    emulator.service.handle = failing
 
 
 @in_loop_time

@@ -48,9 +48,9 @@ def test_nobody_who_does_not_read_is_waited_for(pipe, monkeypatch):
         screen.say("x" * 100)
     assert len(screen._lines) <= MOST_LINES
     screen.close()
-    assert screen._thread.is_alive()  # it waits for a reader, and nothing waits for it
+    assert screen.thread.is_alive()  # it waits for a reader, and nothing waits for it
     os.close(reading)
-    screen._thread.join(HANG)
+    screen.thread.join(HANG)
 
 
 def test_nobody_who_has_gone_is_told(pipe):
@@ -59,8 +59,8 @@ def test_nobody_who_has_gone_is_told(pipe):
     screen = Screen(writing)
     os.close(reading)
     screen.say("one")
-    screen._thread.join(HANG)
-    assert not screen._thread.is_alive()
+    screen.thread.join(HANG)
+    assert not screen.thread.is_alive()
     screen.say("two")
     screen.close()
 
@@ -110,7 +110,7 @@ def test_a_closed_output_is_none():
     screen = Screen(None, live=True)
     screen.say("one")
     screen.close()
-    assert not screen._thread.is_alive()
+    assert not screen.thread.is_alive()
 
 
 def read_all(terminal):

@@ -190,7 +190,7 @@ async def test_a_connection_whose_answer_made_no_sense_is_dropped(server, client
 async def test_a_closed_connection_gives_its_slot_back(server, own_client, call):
     """A pool of one connection serves the next request, too."""
     assert await call(own_client, "alice") == "alice"
-    own_client._sender._http.connector._limit = 1
+    own_client.sender._http.connector._limit = 1
     server.links[0].send(ALICE)
     assert await call(own_client, "bob") == "bob"
     assert server.requests == [["alice"], ["bob"]]
@@ -199,7 +199,7 @@ async def test_a_closed_connection_gives_its_slot_back(server, own_client, call)
 async def test_a_call_cancelled_while_it_connects_again_leaves_nothing(server, own_client, context):
     """The check for leaks finds no connection, and the next call gets one."""
     if context[0] is None:
-        server.context, own_client._sender._ssl = None, None
+        server.context, own_client.sender._ssl = None, None
     assert await post(own_client, "alice") == "alice"
     server.links[0].send(ALICE)
     server.shakes_hands = server.answers = False

@@ -254,7 +254,7 @@ async def test_closing_that_is_cancelled_closes_the_connections_all_the_same(emu
     await asyncio.wait([closing, call])
     assert closing.cancelled()
     assert isinstance(call.exception(), ConfigurationError)
-    assert not client._sender.leaks
+    assert not client.sender.leaks
 
 
 async def test_other_failures_ask_for_no_secret(emulator):

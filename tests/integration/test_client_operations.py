@@ -362,7 +362,7 @@ async def test_cancelling_leaves_nothing_behind(emulator, fault):
             call.cancel()
             await asyncio.wait([call])
             assert call.cancelled() or fault is None
-            http = client._sender._http
+            http = client.sender._http
             assert http is None or not http.connector._acquired
         emulator.heal()
 
@@ -556,7 +556,7 @@ async def test_an_unclosed_client_says_so(emulator):
     await client.aclose()
     client = emulator.client()
     await client.create_subscriber_token(ALICE)
-    http = client._sender._http
+    http = client.sender._http
     with pytest.warns(ResourceWarning, match="unclosed <TokenClient http://127.0.0.1"):  # noqa: PT031 - one act of two
         del client
         gc.collect()

@@ -484,7 +484,7 @@ async def test_what_is_being_renewed_is_waited_for(emulator, serve, client, tmp_
             emulator.fail(Delay(0.2), operation="refresh_subscriber_token")
             session = page.backend.fleet.session(ALICE)
             renewing = asyncio.create_task(session.refresh())
-            await eventually(lambda: not emulator._faults)  # it has been met: the refresh token is being presented
+            await eventually(lambda: not emulator.faults)  # it has been met: the refresh token is being presented
         await asyncio.wait([renewing])
         renewing.exception()
         async with serve(lambda: SessionFleet(client, store=store)) as page:

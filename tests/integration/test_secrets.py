@@ -141,7 +141,7 @@ OFTEN = ("none", "401", "lost", "stall", "echo")
 async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, everything, fault):
     """Errors, their chains and frames, values, logs and warnings are searched for marked secrets. (P37)"""
     asyncio.get_running_loop().set_debug(True)
-    emulator._service.api_token = API_TOKEN
+    emulator.service.api_token = API_TOKEN
     room = emulator.add_address("room")
     async with emulator.client() as client:
         pair = await client.create_subscriber_token("alice")
@@ -272,7 +272,7 @@ async def test_a_retry_and_a_secret_in_the_depths_show_nothing(emulator, everyth
 @pytest.mark.parametrize("steps", range(0, 40, 2))
 async def test_a_cancelled_call_shows_no_secret(emulator, everything, steps):
     """A cancellation may stop us in any frame."""
-    emulator._service.api_token = API_TOKEN
+    emulator.service.api_token = API_TOKEN
     async with TokenClient(emulator.space, emulator.project_id, API_TOKEN) as client:
         call = asyncio.create_task(client.create_subscriber_token("alice", password=PASSWORD))
         for _ in range(steps):
@@ -289,7 +289,7 @@ async def test_a_cancelled_call_shows_no_secret(emulator, everything, steps):
 async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everything, fault):
     """In its repr, its events, its errors and their frames, and in what it logs. (P37)"""
     async with Emulator(clock=clock, strict=False) as emulator:  # for `extra`
-        emulator._service.api_token = API_TOKEN
+        emulator.service.api_token = API_TOKEN
         async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock) as client:
             session = SubscriberSession(client, "alice", password=PASSWORD, extra={"pin": EXTRA})
             everything += [repr(session), repr(engine_of(session).renewal.fields)]
@@ -313,7 +313,7 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
 async def test_a_fleet_shows_no_secret_whatever_happens_to_it(clock, everything, fault):
     """Nor does it when it refuses what it is given. (P37)"""
     async with Emulator(clock=clock, strict=False) as emulator:  # for `extra`
-        emulator._service.api_token = API_TOKEN
+        emulator.service.api_token = API_TOKEN
         client = TokenClient(emulator.space, emulator.project_id, API_TOKEN, clock=clock)
         async with client, SessionFleet(client) as fleet:
             for wrong in ({"password": PASSWORD, "scope": "no"}, {"password": PASSWORD, "extra": EXTRA}):

@@ -435,7 +435,7 @@ async def test_a_dead_pair_is_issued_anew(emulator, clock, client, file):
 async def test_after_a_reboot_a_refresh_token_is_presented_before_anything_is_served(emulator, client, file):
     """Nobody knows how old the pair is; what comes of it is known again."""
     async with file.open() as store:
-        store._timeline = "an earlier start"
+        store.timeline = "an earlier start"
         async with session_of(client, store) as session:
             first = await session.token()
     for _ in range(2):
@@ -448,7 +448,7 @@ async def test_after_a_reboot_a_refresh_token_is_presented_before_anything_is_se
 async def test_after_a_reboot_that_took_too_long_a_pair_is_issued_anew(emulator, clock, client, file):
     """The refresh token is refused first, since nobody knew."""
     async with file.open() as store:
-        store._timeline = "an earlier start"
+        store.timeline = "an earlier start"
         async with session_of(client, store):
             pass
     await clock.advance(REFRESH_LIFE)

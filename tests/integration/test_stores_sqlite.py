@@ -543,7 +543,7 @@ async def test_a_lease_is_left_to_its_time_where_it_cannot_be_given_back(store, 
 async def test_leases_of_an_earlier_start_of_the_machine_are_free(store, path):
     """Whoever held them is gone; and where that is reckoned wrongly, nobody gives back what is another's."""
     async with SqliteStore(path, keys=KEY) as earlier:
-        earlier._timeline = "an earlier start"
+        earlier.timeline = "an earlier start"
         async with store.lease(BOB, TTL), earlier.lease(ALICE, TTL) as before:
             assert before
             mine = store.lease(ALICE, TTL)
@@ -570,7 +570,7 @@ async def test_a_lease_is_held_against_those_who_want_it_for_less(store, path):
 async def test_nobody_knows_how_old_a_record_of_an_earlier_start_of_the_machine_is(store, path):
     """It is there, and its refresh token may still be good."""
     async with SqliteStore(path, keys=KEY) as earlier:
-        earlier._timeline = "an earlier start"
+        earlier.timeline = "an earlier start"
         record = (await rotate(earlier, ALICE))[0]
         assert (await earlier.load(ALICE)).age is not None
     reading = await store.load(ALICE)
@@ -583,15 +583,15 @@ async def test_nobody_knows_how_old_a_record_of_an_earlier_start_of_the_machine_
 async def test_a_store_that_another_process_has_opened_is_of_no_use(store):
     """It says so, and is left alone."""
     await rotate(store, ALICE)
-    mine = store._worker.process
-    store._worker.process = mine + 1
+    mine = store.worker.process
+    store.worker.process = mine + 1
     refusal = "was opened by another process: make one after the fork"
     with pytest.raises(StoreError, match=refusal):
         await store.load(ALICE)
     await store.aclose()
     with pytest.raises(StoreError, match=refusal):
         await store.load(ALICE)
-    store._worker.process = mine
+    store.worker.process = mine
 
 
 @pytest.mark.slow  # it starts a process that loads the package, and forks
@@ -701,7 +701,7 @@ async def test_a_wrong_wall_clock_removes_no_record_that_can_be_used(path, clock
         machine = VirtualClock(right + later * (number % 2 == 0)) if restarts else clock
         machine.set_wall(right + later * (number % 2 == 0))
         async with SqliteStore(path, keys=KEY, clock=machine) as store:
-            store._timeline = f"start {number}" if restarts else store._timeline
+            store.timeline = f"start {number}" if restarts else store.timeline
             await rotate(store, BOB)
             await machine.advance(LIFE / 10)
             await rotate(store, BOB)
@@ -716,7 +716,7 @@ async def test_a_record_whose_end_no_wall_clock_shows_is_removed_all_the_same(pa
     for number in range(20):
         machine = VirtualClock()
         async with SqliteStore(path, keys=KEY, clock=machine) as store:
-            store._timeline = f"start {number}"
+            store.timeline = f"start {number}"
             await rotate(store, BOB)
             await machine.advance((LIFE + DAY) / 19)
             await rotate(store, BOB)
@@ -805,7 +805,7 @@ async def test_sqlite_is_asked_to_write_through(store):
 async def test_leases_from_before_a_restart_are_removed(store, path):
     """Also of processes that were killed, for keys that are never used again."""
     async with SqliteStore(path, keys=KEY, clock=Ahead(3 * DAY)) as earlier:
-        earlier._timeline = "an earlier start"
+        earlier.timeline = "an earlier start"
         async with earlier.lease(BOB, TTL):
             async with store.lease(ALICE, TTL) as held:
                 assert held
@@ -834,9 +834,9 @@ async def test_watching_a_file_tells_nothing(store):
 
 async def test_a_start_that_was_reckoned_a_little_differently_is_the_same(store, path):
     """For records and for leases."""
-    store._timeline = "1000"
+    store.timeline = "1000"
     async with SqliteStore(path, keys=KEY) as other:
-        other._timeline = "1001"
+        other.timeline = "1001"
         await rotate(store, ALICE)
         assert (await other.load(ALICE)).age is not None
         async with store.lease(ALICE, TTL), other.lease(ALICE, TTL) as held:
@@ -849,7 +849,7 @@ async def test_a_lease_that_was_taken_in_the_last_moment_is_busy(store, path):
     lease, taken = store.lease(ALICE, TTL), threading.Event()
     wanted = asyncio.ensure_future(lease.__aenter__())
     await asyncio.sleep(0)
-    store._worker.thread.submit(taken.wait, HANG)  # it comes after the look, and before the taking
+    store.worker.thread.submit(taken.wait, HANG)  # it comes after the look, and before the taking
     async with SqliteStore(path, keys=KEY) as other, other.lease(ALICE, TTL) as held:
         assert held
         taken.set()
@@ -897,7 +897,7 @@ async def test_a_store_that_was_not_closed_warns_and_closes_its_file(path):
     """Once it is dropped."""
     stores = [SqliteStore(path, keys=KEY)]
     await stores[0].load(ALICE)
-    thread = stores[0]._worker.thread
+    thread = stores[0].worker.thread
     thread.submit(int).result()  # until its next work, the thread holds the last, and with that the store
     with pytest.warns(ResourceWarning, match="unclosed SqliteStore"):
         stores.clear()

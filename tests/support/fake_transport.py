@@ -63,8 +63,8 @@ class Line:
 def make_client(clock, **settings):
     """Make a client whose every request goes to a `Line`."""
     client = TokenClient("fleet.example", "project", "PTtoken", clock=clock, **settings)
-    client._sender = Line(clock)
-    return client, client._sender
+    client.sender = Line(clock)
+    return client, client.sender
 
 
 def most_in_a_second(times):

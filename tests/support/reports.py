@@ -46,7 +46,7 @@ def ageing(**options):
     It stands still otherwise, so an examination has the same results on a machine of any speed.
     """
     with served(clock=VirtualClock(wall=time.time()), **options) as emulator:
-        history, used = emulator._service.history, set()
+        history, used = emulator.service.history, set()
         accept = history.accept
 
         def accept_and_age(refresh):

@@ -120,7 +120,7 @@ class World:
         self.client = TokenClient(
             "simulated.example", self.service.project_id, self.service.api_token, clock=self.clock, timeout=600
         )
-        self.client._sender = Line(self.clock, self.service, self)
+        self.client.sender = Line(self.clock, self.service, self)
         self.sessions, self.sessions_by_task = [], {}
         self.outage, self.outage_ends = None, 0.0
         self.trouble, self.failing, self.last_attempt = {}, {}, {}
@@ -291,7 +291,7 @@ class World:
         until = self.alive.get(token)
         if until is None:
             self.alive = {value: end for value, end in self.alive.items() if end > self.truth()}
-            until = self.alive[token] = self.service._sealer.open(token).expires_at
+            until = self.alive[token] = self.service.sealer.open(token).expires_at
         if until <= self.truth() and not self.is_excused(session):
             self.calls["given a dead token"] += 1
             self.broken.append(f"{self.clock.now():.0f} s: a token that died {self.truth() - until:.1f} s ago")

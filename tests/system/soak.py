@@ -126,7 +126,7 @@ async def serve(life, seed):
                     task.cancel()
                 await asyncio.wait(tasks)
                 emulator.heal()
-                emulator._service._lifetimes = lifetimes(LONG_LIFE)
+                emulator.service._lifetimes = lifetimes(LONG_LIFE)
         loop.remove_reader(sys.stdin)
         watching.cancel()
         print(json.dumps(Counter(entry.fault or "none" for entry in emulator.journal)), flush=True)
@@ -154,7 +154,7 @@ class Service:
         self._process, self._soak = process, soak
         self.settings = json.loads(process.stdout.readline())
         self.faults = None
-        self._sealer = Emulator(seed=SEED)._service._sealer
+        self._sealer = Emulator(seed=SEED).service.sealer
 
     def tell(self, command):
         self._process.stdin.write(f"{command}\n")

@@ -35,7 +35,7 @@ async def test_a_backend_that_is_told_to_end_finishes_what_it_has_begun(framewor
             assert (await ask(http, origin, "alice"))[0] == 200
             emulator.fail(Delay(HANG), operation=REFRESH)
             assert await renew(http, origin, "alice", wait=False) == 202
-            await eventually(lambda: not emulator._faults)  # it has been met: the token is being presented
+            await eventually(lambda: not emulator.faults)  # it has been met: the token is being presented
             process.send_signal(signal.SIGTERM)
             await eventually(lambda: not is_open(int(origin.rpartition(":")[2])))
             released.set()

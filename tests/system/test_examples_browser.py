@@ -200,7 +200,7 @@ async def test_a_key_in_the_browser_renews_its_token_in_place(emulator, sdk):
     async def page_of(_):
         return web.Response(text=BOUND_PAGE, content_type="text/html")
 
-    handlers = emulator._service._handlers
+    handlers = emulator.service.handlers
     for operation in ("create_device_token", "refresh_device_token"):
         handlers[operation] = understated(handlers[operation], life, told)
 

@@ -65,7 +65,7 @@ class CountingEmulator(Emulator):
         self.answers, self.issues, self.history = Counter(), Counter(), defaultdict(list)
         self._references = {}  # by the subscriber's ID
         super().__init__(on_request=self._count, **settings)
-        handlers = self._service._handlers
+        handlers = self.service.handlers
         handlers[ISSUE] = functools.partial(self._issue, handlers[ISSUE])
         handlers[REFRESH] = functools.partial(self._refresh, handlers[REFRESH])
 
@@ -81,7 +81,7 @@ class CountingEmulator(Emulator):
         return reply
 
     def _refresh(self, handle, call):
-        claims = self._service._sealer.open(json.loads(call.body)["refresh_token"])
+        claims = self.service.sealer.open(json.loads(call.body)["refresh_token"])
         self.note(self._references[claims.subscriber_id], f"refresh token {claims.id[:8]} is presented")
         return handle(call)
 
@@ -142,7 +142,7 @@ class Replicas:
         self._emulator, self._store, self._settings = emulator, store, settings
         self._running, self._programs = [], AsyncExitStack()
         self.figures = Figures()
-        self._open = functools.lru_cache(maxsize=16 * SESSIONS)(emulator._service._sealer.open)
+        self._open = functools.lru_cache(maxsize=16 * SESSIONS)(emulator.service.sealer.open)
         # A session that isn't opened tells which of the store's keys is a subscriber's.
         client = emulator.client()
         self._references = {

@@ -151,5 +151,5 @@ async def test_every_emulator_is_checked(request):
     """Emulators on a socket are included."""
     assert request.config.pluginmanager.has_plugin("contract_check")
     async with Emulator() as emulator, emulator.client(retries=0) as client:
-        emulator._service._handlers["create_embed_token"] = lambda _: Reply(201, {"token": SAT, "pin": SECRET})
+        emulator.service.handlers["create_embed_token"] = lambda _: Reply(201, {"token": SAT, "pin": SECRET})
         await client.create_embed_token(emulator.click_to_call)

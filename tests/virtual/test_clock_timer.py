@@ -81,7 +81,7 @@ async def test_one_alarm_stands_for_all_deadlines(clock, timer):
     sleepers = [Sleeper() for _ in range(1000)]
     for number, sleeper in enumerate(sleepers):
         timer.set(sleeper, 1000 - number)
-    assert sum(alarm.callback is not None for _, _, alarm in clock._alarms) == 1
+    assert sum(alarm.callback is not None for _, _, alarm in clock.alarms) == 1
     await clock.advance(1000)
     assert all(len(sleeper.woken) == 1 for sleeper in sleepers)
 
@@ -108,7 +108,7 @@ async def test_a_timer_keeps_nobody_alive_and_goes_when_nobody_is_left(clock, ti
     del sleeper
     assert gone() is None
     await clock.advance(1000)
-    assert clock._alarms == []
+    assert clock.alarms == []
 
 
 async def test_no_timer_is_left_over_when_a_loop_is_gone():

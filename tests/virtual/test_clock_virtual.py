@@ -64,7 +64,7 @@ async def test_a_sleeper_who_is_cancelled_leaves_nothing(clock):
     task.cancel()
     await asyncio.wait([task])
     await clock.advance(20)
-    assert (clock._alarms, clock._asleep) == ([], set())
+    assert (clock.alarms, clock._asleep) == ([], set())
 
 
 async def test_what_an_alarm_began_is_finished_before_time_goes_on(clock):

@@ -589,8 +589,8 @@ async def test_what_a_session_has_is_shown_nowhere(emulator, clock, mint, caplog
     token = await mint()
     session = DeviceSession(emulator.space, token.value, KEY, clock=clock)
     sent = []
-    handle = emulator._service.handle
-    emulator._service.handle = lambda call: sent.append(call) or handle(call)
+    handle = emulator.service.handle
+    emulator.service.handle = lambda call: sent.append(call) or handle(call)
     echo = Raw(json.dumps({"errors": [{"message": f"{token.value}"}]}).encode(), status=422)
     emulator.fail(echo, operation=EXCHANGE)
     with pytest.raises(ValidationFailed) as caught:
@@ -610,14 +610,14 @@ async def test_what_a_session_has_is_shown_nowhere(emulator, clock, mint, caplog
 async def test_a_session_closes_what_it_has_opened(emulator, clock, mint):
     """Its connections, also where it could not start; and it gives no token then."""
     async with DeviceSession(emulator.space, await mint(), KEY, clock=clock) as session:
-        assert session.client._sender.leaks
-    assert not session.client._sender.leaks
+        assert session.client.sender.leaks
+    assert not session.client.sender.leaks
     with pytest.raises(SessionClosed):
         await session.token()
     failed = DeviceSession(emulator.space, await mint(OTHER), KEY, clock=clock)
     with pytest.raises(Unauthorized):
         await failed.start()
-    assert not failed.client._sender.leaks
+    assert not failed.client.sender.leaks
 
 
 async def test_a_caller_s_http_session_is_used_and_not_closed(emulator, clock, mint):

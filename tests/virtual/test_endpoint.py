@@ -639,15 +639,15 @@ async def test_what_a_session_was_given_and_gets_is_shown_nowhere(clock, plain, 
 async def test_a_session_closes_what_it_has_opened(clock, plain):
     """Its connections, also where it could not start; and it gives no token then."""
     async with open_at(plain, clock) as session:
-        assert session.client._sender.leaks
-    assert not session.client._sender.leaks
+        assert session.client.sender.leaks
+    assert not session.client.sender.leaks
     with pytest.raises(SessionClosed):
         await session.token()
     plain.script = [Answer(401, {})]
     failed = open_at(plain, clock)
     with pytest.raises(Unauthorized):
         await failed.start()
-    assert not failed.client._sender.leaks
+    assert not failed.client.sender.leaks
 
 
 async def test_a_request_that_hangs_is_given_up(clock, plain):

@@ -337,7 +337,7 @@ async def test_settings_that_are_at_fault_are_told_at_once(emulator, client, clo
         errors = [await failure(task) for task in asking]
         assert {type(error) for error in errors} == {Unauthorized}
         assert len(emulator.journal) <= 10 + 32
-        emulator._service.api_token = token
+        emulator.service.api_token = token
         await clock.advance(30)
         assert fleet.snapshot().sessions[SessionState.FRESH] == 100
 

@@ -918,9 +918,9 @@ async def test_a_session_that_is_dropped_unclosed_says_so(clock):
     """When it is collected; it does not keep itself alive. (P19)"""
     with pytest.warns(ResourceWarning, match=r"unclosed <Scripted #scripted fresh.*aclose"):
         await Scripted(clock).start()
-    assert clock._alarms != []
+    assert clock.alarms != []
     await clock.advance(LIFE)
-    assert clock._alarms == []
+    assert clock.alarms == []
 
 
 async def test_a_session_tells_where_it_stands(clock):

@@ -852,14 +852,14 @@ async def test_what_is_heard_of_is_not_believed(share, store, clock):
     """Rumours make nobody renew, and a pair that lives shorter is not adopted."""
     async with share() as session:
         first = session.pair
-        store._watchers.call(KEY)
+        store.watchers.call(KEY)
         await settle()
         await put(store, clock, age=100)
-        store._watchers.call(KEY)
-        store._watchers.call(KEY)
+        store.watchers.call(KEY)
+        store.watchers.call(KEY)
         await settle()
         store.moods["load"] = DOWN
-        store._watchers.call(KEY)
+        store.watchers.call(KEY)
         await settle()
         assert session.pair == first
         assert session.steps == ["Reissue"]
@@ -881,7 +881,7 @@ async def test_who_is_renewing_or_closed_does_not_look(share, store, clock):
         await settle()
         assert store.calls.count("load") == loads + 1
     engine_of(session).heard()
-    assert store._watchers._callbacks == {}
+    assert store.watchers.callbacks == {}
 
 
 async def test_a_session_that_is_closed_has_done_with_the_store(share, store):
@@ -925,7 +925,7 @@ async def test_a_session_that_is_dropped_is_forgotten_by_the_store(share, store,
     sessions = [await share().start()]
     with pytest.warns(ResourceWarning, match="unclosed"):
         sessions.clear()
-    assert store._watchers._callbacks == {}
+    assert store.watchers.callbacks == {}
 
 
 def test_a_session_that_outlives_its_event_loop_warns_once(recwarn, monkeypatch):

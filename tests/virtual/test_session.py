@@ -166,8 +166,8 @@ async def test_a_password_and_a_profile_are_sent_with_the_first_issue_only(emula
     fields |= {"application_id": "0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001", "lifetime": timedelta(minutes=10)}
     sent = []
     emulator.strict = False  # for the new field
-    service = emulator._service.handle
-    emulator._service.handle = lambda call: sent.append(call.body) or service(call)
+    service = emulator.service.handle
+    emulator.service.handle = lambda call: sent.append(call.body) or service(call)
     async with SubscriberSession(client, "alice", **fields) as session:
         emulator.fail(Status(500), operation=ISSUE)
         await clock.advance(HOUR)

@@ -45,10 +45,10 @@ async def test_records_are_forgotten_when_their_refresh_tokens_have_ended(clock)
     await clock.advance(LIFE - 1)
     held = (await store.load("alice")).record
     await store.save("alice", await make_record(store, "alice"), held.digest)
-    assert len(store._records) == 3
+    assert len(store.records) == 3
     await clock.advance(1)
     await store.save("dave", await make_record(store, "dave"), None)
-    assert list(store._records) == ["alice", "dave"]
+    assert list(store.records) == ["alice", "dave"]
 
 
 async def test_a_long_lived_record_keeps_no_other_in_memory(clock):
@@ -59,7 +59,7 @@ async def test_a_long_lived_record_keeps_no_other_in_memory(clock):
         await store.save(str(number), await make_record(store, str(number)), None)
     await clock.advance(LIFE)
     await store.save("last", await make_record(store, "last"), None)
-    assert list(store._records) == ["long", "last"]
+    assert list(store.records) == ["long", "last"]
 
 
 async def test_a_record_that_a_shorter_lived_one_replaces_goes_when_that_expires(clock):
@@ -70,7 +70,7 @@ async def test_a_record_that_a_shorter_lived_one_replaces_goes_when_that_expires
     await store.save("alice", await make_record(store, "alice"), long.digest)
     await clock.advance(LIFE)
     await store.save("bob", await make_record(store, "bob"), None)
-    assert list(store._records) == ["bob"]
+    assert list(store.records) == ["bob"]
 
 
 @pytest.mark.parametrize("what", ["one key, later each time", "one key, sooner each time", "deleted keys"])
@@ -85,7 +85,7 @@ async def test_memory_is_bounded_by_the_records_that_are_kept(clock, what):
         assert await store.save(key, record, before.digest)
         if what == "deleted keys":
             await store.delete(key)
-    assert len(store._records) <= 1
+    assert len(store.records) <= 1
     assert len(store._due) < 2 * SPARE + 2
 
 
@@ -97,9 +97,9 @@ async def test_one_save_removes_a_bounded_number_of_records(clock):
         await store.save(key, await make_record(store, key), None)
     await clock.advance(LIFE)
     await store.save("first", await make_record(store, "first"), None)
-    assert list(store._records) == [*keys[MOST_AT_ONCE:], "first"]
+    assert list(store.records) == [*keys[MOST_AT_ONCE:], "first"]
     await store.save(keys[-1], await make_record(store, keys[-1]), None)
-    assert set(store._records) == {keys[-1], "first"}
+    assert set(store.records) == {keys[-1], "first"}
 
 
 async def test_an_expired_record_that_is_still_in_memory_prevents_no_save(clock):
@@ -123,7 +123,7 @@ async def test_the_expiry_of_a_deleted_record_removes_no_later_one(clock):
     await store.save("alice", await make_record(store, "alice"), None)
     await clock.advance(LIFE / 2)
     await store.save("bob", await make_record(store, "bob"), None)
-    assert list(store._records) == ["alice", "bob"]
+    assert list(store.records) == ["alice", "bob"]
 
 
 async def test_a_record_that_has_ended_is_in_nobody_s_way(clock):
@@ -160,7 +160,7 @@ async def test_nobody_who_watched_is_remembered_for_ever():
     await store.save("alice", await make_record(store, "alice"), None)
     assert told == ["other"]
     unwatch[1]()
-    assert store._watchers._callbacks == {}
+    assert store.watchers.callbacks == {}
 
 
 async def test_one_that_watches_may_stop_while_it_is_told():
