@@ -13,8 +13,8 @@ from typing import Self, TypeAlias
 
 import attrs
 
-from .errors import SignalWireTokenError
-from .models import Token, TokenPair
+from .errors import SignalWireTokenError, UnexpectedResponse
+from .models import LONGEST_LIFE, Token, TokenPair
 
 __all__ = [
     "Ambiguous",
@@ -94,8 +94,15 @@ class Renewed:
     @classmethod
     def valid_for(cls, token: str, seconds: float) -> Self:
         """Return an access token without a refresh token, which is valid for so many seconds from now."""
-        now = datetime.now(UTC)
-        lone = Token(value=token, issued_at=now, expires_at=now + timedelta(seconds=seconds))
+        given: tuple[object, object] = token, seconds
+        if not (isinstance(given[0], str) and given[0] and isinstance(given[1], int | float) and given[1] == given[1]):
+            raise UnexpectedResponse(
+                "the token that was given isn't a string or is empty, or its time isn't in seconds"
+            )
+        now, longest = datetime.now(UTC), LONGEST_LIFE.total_seconds()
+        lone = Token(
+            value=token, issued_at=now, expires_at=now + timedelta(seconds=max(-longest, min(seconds, longest)))
+        )
         return cls(TokenPair(token=lone, refresh_token=lone))
 
 

@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import attrs
@@ -234,7 +235,8 @@ class Engine:
         self.gate.asks(self)
         request = RenewalRequest(step=way, pair=pair, current=self.cycle, asked=self.now(), timeout=limit)
         try:
-            outcome = await self.renewal.renew(request)
+            answer = self.renewal.renew(request)
+            outcome = await answer if isawaitable(answer) else answer
         except SignalWireTokenError as error:
             meaning, error = getattr(self.renewal, "meaning", None), error.with_traceback(None)
             return failure_of(error, way) if meaning is None else meaning(error, request)
@@ -385,6 +387,5 @@ def result_of(flight: Flight, step: Present | Reissue) -> RenewalResult:
         return step, Ambiguous(SignalWireTokenError("the renewal was cancelled from outside"))
     error = flight.exception()
     if error is not None:
-        logger.error("a renewal failed with %s", type(error).__name__)
         return step, Ambiguous(SignalWireTokenError(f"the renewal failed with {type(error).__name__}"))
     return flight.result()

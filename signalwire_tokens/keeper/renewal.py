@@ -35,6 +35,8 @@ from signalwire_tokens.outcomes import (
 from signalwire_tokens.wire import About, about
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from signalwire_tokens.clock import Clock
     from signalwire_tokens.outcomes import Failure, Outcome
 
@@ -56,11 +58,9 @@ class Current(Protocol):
     @property
     def seen(self) -> tuple[int, ...]:
         """The hashes of the last access tokens."""
-        ...
 
     def left(self, now: float) -> float:
         """Return how long the current token is still valid."""
-        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -86,9 +86,8 @@ class Renewal(Protocol):
     one that was still valid for so many seconds; and `aclose()`, which is awaited at the end of the session's own.
     """
 
-    async def renew(self, request: RenewalRequest) -> Outcome:
-        """Return a new pair, or why there is none; or raise an error."""
-        ...
+    def renew(self, request: RenewalRequest) -> Outcome | Awaitable[Outcome]:
+        """Return a new pair, or why there is none; or raise an error. It is usually async."""
 
 
 def asked_at(pair: TokenPair, clock: Clock) -> float:

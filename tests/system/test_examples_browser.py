@@ -171,6 +171,18 @@ async def test_the_page_stays_connected_through_two_expiries_and_an_outage(emula
     await page.get_by_text("connected", exact=True).wait_for()
 
 
+async def test_an_older_answer_that_comes_late_replaces_no_token(page):
+    """Two requests may be under way at once, and their answers may overtake each other."""
+    await eventually(lambda: page.evaluate("credential.expiry_at > 0"))
+    kept = await page.evaluate("""async () => {
+      const before = credential.token, old = { token: "old", expiry_at: credential.expiry_at - 1 };
+      window.fetch = async () => new Response(JSON.stringify(old));
+      await getToken();
+      return credential.token === before;
+    }""")
+    assert kept
+
+
 BOUND_PAGE = """<!doctype html><link rel=icon href="data:,">
 <script>
   const random = (array) => crypto.getRandomValues(array);

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 from datetime import timedelta
 from weakref import ref
 
@@ -18,6 +19,7 @@ from signalwire_tokens import (
     SignalWireTokenError,
     TokenSession,
     TokenUnavailable,
+    UnexpectedResponse,
 )
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.outcomes import NotYet, Present, Reissue, Spent
@@ -114,6 +116,30 @@ async def test_an_answer_that_is_none_is_named(clock, answer):
     await clock.advance(10)
     assert await (await starting).token() == "token-2"
     await session.aclose()
+
+
+@pytest.mark.parametrize(("token", "seconds"), [(b"bytes", 60), ("", 60), ("text", "1"), ("token", math.nan)])
+def test_a_token_that_makes_no_sense_is_refused(token, seconds):
+    """Where the renewal returns it, so that its callers see why."""
+    with pytest.raises(UnexpectedResponse, match="is empty, or its time isn't in seconds"):
+        Renewed.valid_for(token, seconds)
+
+
+async def test_a_renewal_need_not_be_async(clock):
+    """A function that reads a variable, for example."""
+    source, session = keep(clock)
+    source.renew = lambda _: Renewed.valid_for("at once", HOUR)
+    async with session:
+        assert await session.token() == "at once"
+
+
+async def test_a_token_without_an_end_is_kept_for_years(clock):
+    """A source may say that its token never expires."""
+    source, session = keep(clock)
+    source.outcomes.append(Renewed.valid_for("for ever", math.inf))
+    async with session:
+        await clock.advance(365 * 24 * HOUR)
+        assert await session.token() == "for ever"
 
 
 async def test_the_same_token_again_is_no_later_one(clock, caplog):
