@@ -228,10 +228,10 @@ class Lifecycle:
         self.tried, self.draw = now, draw
         return self.adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
-    def lose(self, step: Present | Reissue, failure: Failure | None, now: float) -> Sequence[Effect]:
+    def lose(self, step: Present | Reissue | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
         """End a renewal whose result couldn't be taken in. Without a `failure`, its pair was adopted nevertheless."""
         self.flying = None
-        return () if failure is None else self._fail(failure, step, now)
+        return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
 
     def adopt(self, renewed: Renewed, step: Present | Reissue, now: float) -> Sequence[Effect]:
         """Make a new pair the current one."""

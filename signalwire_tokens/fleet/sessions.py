@@ -144,8 +144,7 @@ class SessionFleet:
         earlier = [one for one, name in context.leaving.items() if name == reference]
         until = asyncio.get_running_loop().time() + self._policy.drain
         if session is not None:
-            engine = engine_of(session)
-            engine.owner.left(engine)
+            context.left(engine_of(session))
         context.fields.pop(reference, None)
         if session is not None:
             await session.aclose()
@@ -273,8 +272,8 @@ class SessionFleet:
         session = self._make(reference, fields)
         engine, governor = engine_of(session), context.governor
         engine.gate, engine.owner, engine.used_at = governor, context, engine.now()
-        self._sessions[reference] = session
         engine.open(governor.timer)
+        self._sessions[reference] = session
         context.fields.pop(reference, None)
         return session
 

@@ -41,6 +41,7 @@ __all__ = ["Engine"]
 
 LIFT_SPREAD = 1.0  # seconds
 Flight: TypeAlias = "asyncio.Task[RenewalResult]"
+Begun: TypeAlias = Present | Reissue | Look
 BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -98,10 +99,9 @@ class Engine:
 
     def deadline(self) -> float:
         """Return when a renewal comes too late."""
-        cycle, is_awaited = self.cycle, self.cycle.wanted < math.inf
-        return cycle.policy.deadline(
-            access_until=cycle.access_until, life=cycle.life, awaited=is_awaited, now=self.now()
-        )
+        cycle, now = self.cycle, self.now()
+        awaited = cycle.wanted < math.inf
+        return cycle.policy.deadline(access_until=cycle.access_until, life=cycle.life, awaited=awaited, now=now)
 
     def has_failed(self) -> bool:
         """Return whether the last attempt failed, and the session wasn't told to try again."""
@@ -214,12 +214,11 @@ class Engine:
                 self.gate.ended(self, None)
                 self.plan()
 
-    def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Present | Reissue | Look, what: str) -> None:
+    def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str) -> None:
         """Begin a task that nobody but the event loop's end cancels."""
         timer, cycle = self.opened(), self.cycle
         timer.unset(self)
-        way = Present(step.at) if isinstance(step, Look) else step
-        land = partial(self._land, way, cycle.pair, self._wall_ahead())
+        land = partial(self._land, step, cycle.pair, self._wall_ahead())
         flight = timer.begin(work, f"{what} {self.label}")
         flight.add_done_callback(land)
         cycle.begin(step)
@@ -257,7 +256,7 @@ class Engine:
         is_last = isinstance(cycle.way(now), Expire) and cycle.left(now) <= 0
         return Present(now), await shared.look(is_last=is_last)
 
-    def _land(self, step: Present | Reissue, pair: TokenPair | None, wall_ahead: float, flight: Flight) -> None:
+    def _land(self, step: Begun, pair: TokenPair | None, wall_ahead: float, flight: Flight) -> None:
         """Publish what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
         try:
             self._conclude(step, wall_ahead, flight)
@@ -275,7 +274,7 @@ class Engine:
                 self.opened().set(self, self.now() + cycle.policy.floor_for(cycle.life))
             self.notify()
 
-    def _conclude(self, step: Present | Reissue, wall_ahead: float, flight: Flight) -> None:
+    def _conclude(self, step: Begun, wall_ahead: float, flight: Flight) -> None:
         """Publish an outcome, plan what follows, and wake the callers that wait."""
         self.flight = None
         way, outcome = result_of(flight, step)
@@ -381,11 +380,12 @@ def draw() -> float:
     return random.random()  # noqa: S311 - as it says
 
 
-def result_of(flight: Flight, step: Present | Reissue) -> RenewalResult:
-    """Return what a task came to, or a failure if it said nothing."""
-    if flight.cancelled():
-        return step, Ambiguous(SignalWireTokenError("the renewal was cancelled from outside"))
-    error = flight.exception()
-    if error is not None:
-        return step, Ambiguous(SignalWireTokenError(f"the renewal failed with {type(error).__name__}"))
-    return flight.result()
+def result_of(flight: Flight, step: Begun) -> RenewalResult:
+    """Return what a task came to, or a failure if it said nothing. A look that said nothing has found nothing."""
+    error = None if flight.cancelled() else flight.exception()
+    if error is None and not flight.cancelled():
+        return flight.result()
+    if isinstance(step, Look):
+        return Present(step.at), None
+    what = "was cancelled from outside" if error is None else f"failed with {type(error).__name__}"
+    return step, Ambiguous(SignalWireTokenError(f"the renewal {what}"))

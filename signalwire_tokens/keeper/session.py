@@ -213,6 +213,7 @@ class TokenSession:
         generation = cycle.generation
         while isinstance(cycle.flying, Look):
             await engine.changed()
+            check(engine)
         if cycle.flying is None:
             step = cycle.way(engine.now())
             if isinstance(step, Expire):

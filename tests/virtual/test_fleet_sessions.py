@@ -1198,3 +1198,25 @@ async def test_a_refused_reference_does_not_hold_the_breaker_open(clock, line):
         line.status = 404
         await clock.advance(60)
         assert fleet.snapshot().breaker is BreakerState.CLOSED
+
+
+async def test_a_refresh_that_waits_for_a_look_ends_with_its_session(clock, line):
+    """The look may not have had its turn yet."""
+    store = Hanging(clock=clock)
+    async with SessionFleet(line.client, store=store, concurrency=1) as fleet:
+        fleet.session("alice")
+        await settle()
+        bob = fleet.session("bob")  # whose look waits for alice's
+        refresh = asyncio.create_task(bob.refresh())
+        await settle()
+        await fleet.discard("bob")
+        await settle()
+        assert refresh.done()
+        assert isinstance(refresh.exception(), SessionClosed)
+
+
+class Hanging(MemoryStore):
+    """A store that takes long to answer."""
+
+    async def load(self, key):
+        await asyncio.Event().wait()

@@ -19,6 +19,7 @@ from signalwire_tokens import (
     TokenUnavailable,
 )
 from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.stores import Reading, Record
 from signalwire_tokens.testing import VirtualClock
 from support.scripted_keeper import (
@@ -918,6 +919,38 @@ async def test_a_renewal_begins_after_a_look(share, store, clock):
         found.set()
         assert (await renewal).token.value == other.token.value
         assert session.steps == ["Reissue"]
+
+
+async def test_a_look_that_is_cancelled_from_outside_closes_no_way(share, store):
+    """It presented no refresh token. A program that ends cancels every task."""
+    async with share() as session:
+        store.moods["load"] = "hang"
+        engine_of(session).heard()
+        await settle()
+        engine_of(session).flight.cancel()
+        store.heal()
+        await settle()
+        assert session.last_error is None
+        await session.refresh()
+        assert session.steps == ["Reissue", "Present"]
+
+
+async def test_a_result_of_a_look_that_cannot_be_taken_in_closes_no_way(share, store, clock, monkeypatch):
+    """Such as for want of memory. (P7)"""
+    async with share() as session:
+        clock.suspend(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Lifecycle, "land", out_of_memory)
+            await put(store, clock)
+            await settle()
+        assert session.last_error is None
+        await clock.advance(1)
+        await session.refresh()
+        assert "Reissue" not in session.steps[1:]
+
+
+def out_of_memory(*_):
+    raise MemoryError
 
 
 async def test_a_session_that_is_dropped_is_forgotten_by_the_store(share, store, clock):
