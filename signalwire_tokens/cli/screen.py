@@ -37,7 +37,9 @@ class Screen:
         self._view: RenderableType | None = None
         self._over = False
         self._changed = threading.Condition()
-        self.thread = threading.Thread(target=self._run, name="signalwire-tokens: screen", daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=self._run, name="signalwire-tokens: screen", daemon=True
+        )
         self.thread.start()
 
     @property

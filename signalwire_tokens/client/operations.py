@@ -117,7 +117,7 @@ class TokenClient:
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
         self.throttle = Throttle()
-        self.sender = Sender(self.origin, http, ssl, hidden_proxy)
+        self.sender: Sender = Sender(self.origin, http, ssl, hidden_proxy)
         self._embeds: Way | None = None  # if embed requests don't go to the space
         if self.embed_origin != self.origin:
             self._embeds = self.embed_origin, Sender(self.embed_origin, http, ssl, hidden_proxy), Throttle()

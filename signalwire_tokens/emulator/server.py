@@ -142,7 +142,7 @@ class Emulator:
         self.tls: bool = tls
         self._port = port
         self._on_request = on_request
-        self.service = Service(
+        self.service: Service = Service(
             now=self._clock.wall,
             lifetimes=self.lifetimes,
             rotation=rotation_of(rotation),

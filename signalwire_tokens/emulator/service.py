@@ -90,7 +90,7 @@ class Service:
         self.meter: Meter = Meter(rate_limit, now)
         self.history: History = History(rotation, now)
         self._page_size = page_size
-        self.sealer = Sealer(channel, key)
+        self.sealer: Sealer = Sealer(channel, key)
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
         self.holders: Holders = Holders(now)

@@ -43,7 +43,7 @@ class MemoryStore:
         self.records: dict[str, Held] = {}
         self._due: list[tuple[float, str]] = []  # a heap of expiry times and keys
         self._leases: dict[str, tuple[object, float]] = {}
-        self.watchers = Watchers()
+        self.watchers: Watchers = Watchers()
 
     def __repr__(self) -> str:
         return "<MemoryStore>"

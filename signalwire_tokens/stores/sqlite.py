@@ -76,7 +76,7 @@ class SqliteStore:
         self._sealer = Sealer(str(self), hidden.value, plaintext=plaintext)
         self._clock = clock
         self.worker: Worker | None = None
-        self.timeline = timeline()
+        self.timeline: str = timeline()
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._path)!r})"
