@@ -35,7 +35,7 @@ __all__ = [
 class Answered:
     """What came of an attempt that failed."""
 
-    error: SignalWireTokenError
+    error: SignalWireTokenError = attrs.field(validator=attrs.validators.instance_of(SignalWireTokenError))
 
 
 class NotSent(Answered):

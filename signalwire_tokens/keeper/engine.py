@@ -330,8 +330,8 @@ class Engine:
         if report is not None and adopted.left is not None:
             try:
                 report(adopted.left)
-            except Exception:  # whatever it is: a renewal may be a caller's code
-                logger.exception("session %s: a renewal failed to note a new pair", self.label)
+            except Exception as error:  # noqa: BLE001 - a renewal may be a caller's code, and its texts may hold a secret
+                logger.error("session %s: a new pair could not be noted: %s", self.label, type(error).__name__)  # noqa: TRY400 - as above
         self.owner.adopted(self, is_first=adopted.left is None)
 
     # Those who wait and listen.

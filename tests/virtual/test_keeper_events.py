@@ -322,4 +322,4 @@ async def test_a_renewal_that_cannot_note_a_new_pair_loses_no_event(clock, caplo
             await session.refresh()
         await session.refresh()
     assert told == ["degraded", "rotated", "recovered", "closed"]
-    assert "a renewal failed to note a new pair" in caplog.text
+    assert "a new pair could not be noted: " in caplog.text

@@ -142,6 +142,27 @@ async def test_a_token_without_an_end_is_kept_for_years(clock):
         assert await session.token() == "for ever"
 
 
+def test_a_failure_needs_an_error_of_this_package():
+    """The text of any other may hold a secret, and would be logged."""
+    with pytest.raises(TypeError, match="SignalWireTokenError"):
+        Spent(OSError(SECRET))
+
+
+async def test_what_a_source_raises_when_it_notes_a_pair_is_shown_nowhere(clock, caplog):
+    """The session goes on."""
+    source, session = keep(clock)
+
+    def fail(left):
+        raise OSError(SECRET)
+
+    source.adopted = fail
+    async with session:
+        await clock.advance(0.9 * HOUR)
+        assert await session.token() == "token-2"
+    assert "a new pair could not be noted: OSError" in caplog.text
+    assert SECRET not in caplog.text
+
+
 async def test_the_same_token_again_is_no_later_one(clock, caplog):
     """A file that nobody has rewritten yet: the session keeps the token, and looks again in time."""
     source, session = keep(clock)
