@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FleetContext", "renewal_of"]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class FleetContext(Owner):
     """What the sessions of a fleet share.
 

@@ -1215,6 +1215,13 @@ async def test_a_refresh_that_waits_for_a_look_ends_with_its_session(clock, line
         assert isinstance(refresh.exception(), SessionClosed)
 
 
+async def test_what_a_fleet_s_sessions_share_shows_no_reference(line):
+    """Frames of a traceback may hold it."""
+    async with SessionFleet(line.client) as fleet:
+        owner = engine_of(fleet.session("alice-smith")).owner
+        assert "alice-smith" not in repr(owner)
+
+
 class Hanging(MemoryStore):
     """A store that takes long to answer."""
 
