@@ -229,7 +229,7 @@ class Lifecycle:
         return self.adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
     def lose(self, step: Present | Reissue | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
-        """End a renewal whose result couldn't be taken in. Without a `failure`, its pair was adopted nevertheless."""
+        """End a renewal whose result couldn't be taken in, or a look. Without a `failure`, nothing else is known."""
         self.flying = None
         return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
 

@@ -42,14 +42,14 @@ class FleetContext(Owner):
     fields: dict[str, Secret[TokenFields]] = attrs.Factory(dict)
 
     def used(self, engine: Engine) -> None:
-        """Note that somebody asks for the session, and plan its renewal if it was idle."""
+        """Note that a caller uses the session, and plan its renewal if it was idle."""
         engine.check_place()  # planning sets the event loop's alarm
         was_idle, engine.used_at = self._is_idle(engine), engine.now()
         if was_idle:
             engine.plan()
 
     def defers(self, engine: Engine) -> bool:
-        """Close a session that has expired, or that nobody asks for once its token has expired."""
+        """Close a session that has expired, or that is idle and whose token has expired."""
         is_idle = self._is_idle(engine)
         if is_idle and engine.left() > 0:
             engine.opened().set(engine, engine.cycle.access_until)
@@ -58,13 +58,13 @@ class FleetContext(Owner):
         return is_idle or engine.cycle.phase is not Phase.OPEN
 
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
-        """Say that the session has started."""
+        """Emit the event that the session has started."""
         if is_first:
             engine.used_at = engine.cycle.tried  # which is now
             engine.tell("started")
 
     def expired(self, engine: Engine) -> None:
-        """Forget the session after a while: whoever asks then begins anew."""
+        """Close the session after a while. The next call then opens another one."""
         self.governor.forget(engine)
         engine.opened().set(engine, engine.now() + engine.cycle.policy.lapse_for(engine.cycle.life))
 

@@ -100,7 +100,7 @@ class Governor(Gate):
         )
 
     def is_shut(self, pause: float | None = None) -> bool:
-        """Return whether nobody should wait for a renewal, except the next one that asks after the service.
+        """Return whether callers wait in vain, except those of the session that probes the service next.
 
         It is down, and not for a moment only.
         """
@@ -138,8 +138,8 @@ class Governor(Gate):
             self._next_at = max(self._next_at, now - SLACK) + self._interval / self.breaker.share(now, self._ramp)
         return True
 
-    def force(self, engine: Engine, step: Present | Reissue) -> None:  # noqa: ARG002 - it is chosen anew when it begins
-        """Have a session renew in turn, but as soon as may be."""
+    def force(self, engine: Engine, step: Present | Reissue) -> None:  # noqa: ARG002 - the plan chooses the step
+        """Have a session renew in its turn, as soon as possible."""
         engine.press(is_forced=True)
 
     def wanted(self, engine: Engine) -> None:
@@ -154,7 +154,7 @@ class Governor(Gate):
             self._flights[engine] = True
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Learn what came of a renewal, or that a session has looked into the store."""
+        """Note the result of a renewal, or that a look into the store has ended."""
         if engine in self._looking:
             self._looking.discard(engine)
             self._arm(self._now())
@@ -196,7 +196,7 @@ class Governor(Gate):
             self._probe, self.breaker.probing = None, False
 
     def look(self, engine: Engine) -> None:
-        """Let a session look into the store, so many at a time: that needs neither the service nor a turn of its."""
+        """Have a session look into the store. So many look at a time, and a look takes no slot of a renewal."""
         self._to_look.append(engine)
         self._arm(self._now())
 

@@ -35,14 +35,14 @@ class Queue:
         return iter(self._places)
 
     def add(self, engine: Engine) -> None:
-        """Let a session wait, never further behind than before."""
+        """Add a session, or move it forward if it needs a renewal sooner than before."""
         deadline, before = engine.deadline(), self._places.get(engine)
         if before is None or deadline < before[0]:
             place = self._places[engine] = (deadline, next(self._order))
             heappush(self._lines[engine.has_failed()], (*place, engine))
 
     def remove(self, engine: Engine) -> None:
-        """Let a session wait no more. What is left of it in the lines is cleared in time."""
+        """Remove a session. Its entries in the lines are removed later."""
         self._places.pop(engine, None)
         if sum(map(len, self._lines)) > 2 * len(self._places) + MOST_FALLEN:
             for line in self._lines:
@@ -62,7 +62,7 @@ class Queue:
         return bool(line)
 
     def clear(self) -> None:
-        """Let nobody wait."""
+        """Remove all sessions."""
         self._places.clear()
         for line in self._lines:
             line.clear()

@@ -157,7 +157,7 @@ class SessionFleet:
         """Look at all sessions: a hundred thousand take a tenth of a second or two."""
         governor = self._opened().governor
         states, errors, due = Counter[SessionState](), Counter[str](), math.inf
-        for session in tuple(self._sessions.values()):  # whoever exports metrics may look from another thread
+        for session in tuple(self._sessions.values()):  # an exporter of metrics may call this in another thread
             state, error = session.state, session.last_error
             states[state] += 1
             if error is not None:
@@ -203,7 +203,7 @@ class SessionFleet:
         except TimeoutError:
             logger.warning("%r was closed before all that was under way had ended", self)
         finally:
-            for session in list(self._sessions.values()):  # somebody wants this to end
+            for session in list(self._sessions.values()):  # the time is up, or the closing task was cancelled
                 drop(engine_of(session))
             context.closers.discard(closer)
             context.fields.clear()

@@ -16,7 +16,7 @@ LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
 
 
 async def close(engine: Engine) -> None:
-    """Close a session. It is not cancelled what is under way, but waited for, up to the policy's `drain`."""
+    """Close a session. What is under way isn't cancelled, but waited for, up to the policy's `drain`."""
     cycle = engine.cycle
     if engine.timer is None:
         cycle.advance(Phase.CLOSED)
@@ -67,7 +67,7 @@ async def drain(engine: Engine) -> None:
 
 
 def finish(engine: Engine) -> None:
-    """Be closed."""
+    """Mark the session as closed, and tell its subscribers."""
     if engine.shared is not None:
         engine.shared.stop()
     engine.tell("closed")
@@ -88,7 +88,7 @@ def silence(engine: Engine) -> None:
 
 
 async def dismiss(tasks: set[asyncio.Task[None]]) -> None:
-    """Let subscribers finish, and end those that don't."""
+    """Wait for subscribers, and cancel those that take too long."""
     for end in (False, True):
         tasks = {task for task in tasks if not task.done()}
         if tasks:

@@ -52,7 +52,7 @@ class Engine:
     """Renews a token when that is due, and emits events.
 
     `gate` decides who may renew when, `owner` is what the session belongs to, `shared` renews if there is a store, and
-    `brought` is a pair to begin with. `used_at` is when somebody asked for a session of a fleet. `flight` is the one
+    `brought` is a pair to begin with. `used_at` is when a caller last used a session of a fleet. `flight` is the one
     task that renews, or looks into the store.
     """
 
@@ -86,7 +86,7 @@ class Engine:
 
     def opened(self) -> Timer:
         """Return the timer, which an engine has from `open()` on."""
-        assert self.timer is not None  # noqa: S101 - nobody asks before
+        assert self.timer is not None  # noqa: S101 - it is set before any of its callers can run
         return self.timer
 
     def check_place(self) -> None:
@@ -161,7 +161,7 @@ class Engine:
             timer.set(self, step.at)
 
     def _enter(self, step: Present | Reissue) -> None:
-        """Renew, if that may begin; if not, whoever forbids it wakes the session again."""
+        """Renew if the gate allows it. If not, the gate wakes the session later."""
         try:
             if self.gate.enter(self):
                 self.begin(step)
@@ -178,12 +178,12 @@ class Engine:
         return shared.heard or (is_late and not shared.looked)
 
     def note_leap(self, seconds: float, now: float) -> None:
-        """Renew soon when the wall clock has leapt: nobody knows how old the token is."""
+        """Renew soon if the wall clock has leapt, since the age of the token is unknown then."""
         if self.cycle.clock_leaped(seconds, now):
             self.plan()
 
     def heard(self) -> None:
-        """Look into the store, since somebody has renewed."""
+        """Look into the store, since another session has renewed. Without effect during a renewal or a look."""
         if self.shared is not None and self.cycle.is_at_rest and self.opened().loop is asyncio.get_running_loop():
             self.shared.heard = True
             self.plan()

@@ -1,6 +1,6 @@
 """What stands around a session: who may renew when, and what the session belongs to.
 
-A session of its own has an `OpenGate` and is `ALONE`. Those of a fleet share a governor, and each is a member.
+A session of its own has an `OpenGate` and is `ALONE`. Those of a fleet share a governor and a context.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Gate:
         """Note that a caller waits for a session's token."""
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Note what came of a renewal or, with None, of a look."""
+        """Note the result of a renewal or a look; None if a look has found nothing."""
 
 
 class OpenGate(Gate):
