@@ -9,9 +9,9 @@ from 0 to 1. The policy decides by this record itself: nothing is copied.
      └───────────────┴──────────┴──> SHUT ──> ENDING ──> CLOSED
 
 Events are `open`, `begin_with` (a pair from elsewhere), `begin` (a renewal or a look), `land`, `lose` (a renewal whose
-result couldn't be taken in), `adopt` (a pair that was found at rest), `invalidate`, `clock_leaped`, `want` (a caller
-waits), `press` (renew, whatever was planned), `check_until` and `check_next` (when `token()` checks again), and
-`advance` (to a later phase). A pair that lands after the session was shut is adopted like any other.
+result couldn't be taken in), `invalidate`, `clock_leaped`, `want` (a caller waits), `press` (renew, whatever was
+planned), `check_until` and `check_next` (when `token()` checks again), and `advance` (to a later phase). A pair that
+lands after the session was shut is adopted like any other.
 
 Effects are `Emit` (an event to subscribers), `Adopted`, `Failed` and `Warn`. No event returns a schedule: `next_step`
 answers what to do next, and when, for as long as SignalWire wants to be left alone at that time.
@@ -226,36 +226,12 @@ class Lifecycle:
             error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
             outcome = Spent(error)
         self.tried, self.draw = now, draw
-        return self.adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
+        return self._adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
     def lose(self, step: Present | Reissue | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
         """End a renewal whose result couldn't be taken in, or a look. Without a `failure`, nothing else is known."""
         self.flying = None
         return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
-
-    def adopt(self, renewed: Renewed, step: Present | Reissue, now: float) -> Sequence[Effect]:
-        """Make a new pair the current one."""
-        pair, before, left = renewed.pair, self.pair, self.left(now)
-        is_short = not self._take(pair, renewed.asked, now)
-        effects: list[Effect] = []
-        failing = self.failing
-        if failing is not None and self.generation == 1:
-            failing.is_degraded = False  # no event has reported what went wrong before
-        life = life_of(pair.token)
-        if self.keeps(life):
-            self.failing = None
-        else:
-            error = UnexpectedResponse(f"the token that was given lives {life:g} s")
-            effects.extend(self._fail(NotSent(error), step, now, is_short=is_short))
-        effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
-        if self.generation > 1:
-            effects.append(Emit("rotated" if isinstance(step, Present) else "reissued"))
-        known = None if before is None else before.subscriber_id
-        if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
-            effects += [Warn("another subscriber than before"), Emit("subscriber_changed")]
-        if self.failing is None and failing is not None and failing.is_degraded:
-            effects.append(Emit("recovered"))
-        return effects
 
     def invalidate(self, now: float) -> Sequence[Effect]:
         """Return the current token to no caller any more, and have it renewed as soon as that may be forced."""
@@ -325,6 +301,30 @@ class Lifecycle:
         self.generation += 1
         self.fresh_until = NEVER
         return is_kept
+
+    def _adopt(self, renewed: Renewed, step: Present | Reissue, now: float) -> Sequence[Effect]:
+        """Make a new pair the current one."""
+        pair, before, left = renewed.pair, self.pair, self.left(now)
+        is_short = not self._take(pair, renewed.asked, now)
+        effects: list[Effect] = []
+        failing = self.failing
+        if failing is not None and self.generation == 1:
+            failing.is_degraded = False  # no event has reported what went wrong before
+        life = life_of(pair.token)
+        if self.keeps(life):
+            self.failing = None
+        else:
+            error = UnexpectedResponse(f"the token that was given lives {life:g} s")
+            effects.extend(self._fail(NotSent(error), step, now, is_short=is_short))
+        effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
+        if self.generation > 1:
+            effects.append(Emit("rotated" if isinstance(step, Present) else "reissued"))
+        known = None if before is None else before.subscriber_id
+        if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
+            effects += [Warn("another subscriber than before"), Emit("subscriber_changed")]
+        if self.failing is None and failing is not None and failing.is_degraded:
+            effects.append(Emit("recovered"))
+        return effects
 
     def _fail(
         self, failure: Failure, step: Present | Reissue, now: float, *, is_short: bool | None = None

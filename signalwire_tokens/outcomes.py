@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-# Subclasses need no decorator of their own, and a class of attrs' is not free to import.
+# Its subclasses, and those of `Timed`, need no decorator: they have no fields of their own.
 @attrs.frozen
 class Answered:
     """What came of an attempt that failed."""
@@ -41,43 +41,29 @@ class Answered:
 class NotSent(Answered):
     """It never left: the same again is safe."""
 
-    __slots__ = ()
-
 
 class NotYet(Answered):
     """It did nothing, because there is no later token yet. That is no fault unless the current token is ending."""
-
-    __slots__ = ()
 
 
 class Ambiguous(Answered):
     """Nobody knows what it did: a refresh token that was sent may be used up."""
 
-    __slots__ = ()
-
 
 class Throttled(Answered):
     """It was turned away before anything was done."""
-
-    __slots__ = ()
 
 
 class Spent(Answered):
     """It was refused, and would be again."""
 
-    __slots__ = ()
-
 
 class Misconfigured(Answered):
     """The settings are at fault: no session of the project gets a token until someone corrects them."""
 
-    __slots__ = ()
-
 
 class Denied(Answered):
     """SignalWire refuses this session alone, until something changes there."""
-
-    __slots__ = ()
 
 
 @attrs.frozen
@@ -120,25 +106,17 @@ class Timed:
 class Present(Timed):
     """Exchange the refresh token for a new pair."""
 
-    __slots__ = ()
-
 
 class Reissue(Timed):
     """Issue a pair anew."""
-
-    __slots__ = ()
 
 
 class Look(Timed):
     """Look whether another process has renewed the pair."""
 
-    __slots__ = ()
-
 
 class Expire(Timed):
     """Give up: there is no way left, and the token has come to its end."""
-
-    __slots__ = ()
 
 
 Step: TypeAlias = Present | Reissue | Expire

@@ -68,12 +68,10 @@ class Failing:
 
 
 class Situation(Protocol):
-    """What the policy decides by: the record of a kept token, as `lifecycle` has it.
+    """What the policy decides by: the record of a kept token, which `Lifecycle` explains.
 
-    `life` is how long the access token is valid in all. `access_until` is -inf if there was no token yet. `presentable`
-    and `reissuable` say which ways to renew are open. `draw` is uniform in 0 to 1, and new after each attempt. `tried`
-    is when the last attempt ended. `wanted` is since when a caller waits, and `pressed` since when the token is to be
-    renewed whatever was planned. A forced renewal is allowed from `not_before` on.
+    `life` is how long the access token is valid in all. `access_until` is -inf if there was no token yet. `draw` is
+    uniform in 0 to 1, and new after each attempt. `tried` is when the last attempt ended.
     """
 
     life: float
@@ -86,13 +84,11 @@ class Situation(Protocol):
     not_before: float
     wanted: float
     pressed: float
-
     failing: Failing | None
 
     @property
     def refresh_until(self) -> float:
         """When the refresh token expires."""
-        ...
 
 
 @attrs.frozen(kw_only=True)

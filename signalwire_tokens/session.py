@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .policy import RefreshPolicy
     from .stores import TokenStore
 
-__all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "label_of"]
+__all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "label_of", "masked"]
 
 NOTHING: Mapping[str, Any] = {}
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
@@ -90,7 +90,7 @@ class SubscriberSession(TokenSession):
         clock: Clock | None = None,
         **token_fields: Unpack[TokenFields],
     ) -> None:
-        fields = masked(token_fields)
+        fields = {name: value for name, value in masked(token_fields).items() if value is not None}
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
         if lifetime is not None and not isinstance(lifetime, timedelta):
             raise ConfigurationError("lifetime must be a timedelta")
@@ -210,6 +210,8 @@ class SubscriberRenewal:
         """What names the pair in a store: all sessions that want the same share it."""
         shape, lifetime = self._shape, self._lifetime
         application, extra = shape.get("application_id"), shape.get("extra")
+        if extra is not None:  # JSON first makes strings of nested keys, so that they can be sorted
+            extra = json.dumps(json.loads(json.dumps(dict(extra.value))), sort_keys=True)
         return key_of(
             (
                 self.client.origin,
@@ -220,7 +222,7 @@ class SubscriberRenewal:
                 shape.get("fingerprint"),
                 shape.get("region"),
                 None if lifetime is None else str(lifetime.total_seconds()),
-                None if extra is None else as_sent(extra),
+                extra,
             )
         )
 
@@ -292,23 +294,17 @@ class SubscriberRenewal:
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
 
 
-def masked(token_fields: TokenFields) -> Mapping[str, Any]:
-    """Return the fields that are given, with those that are secret in a `Secret`; raise an error for unknown ones."""
+def masked(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mapping[str, Any]:
+    """Return the fields with those that are secret in a `Secret`; raise an error for unknown ones."""
     unknown = token_fields.keys() - TokenFields.__annotations__.keys()
     if unknown:
         name = min(unknown)
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in a frame; it is a dict
-        raise TypeError(f"SubscriberSession got an unexpected keyword argument {name!r}")
+        raise TypeError(f"{taker} got an unexpected keyword argument {name!r}")
     return {
-        name: Secret(value) if name in ("password", "extra") else value
+        name: Secret(value) if name in ("password", "extra") and not isinstance(value, Secret) else value
         for name, value in token_fields.items()
-        if value is not None
     }
-
-
-def as_sent(extra: Secret[Any]) -> str:
-    """Return `extra` as JSON with sorted keys. JSON first makes strings of nested keys, so that they can be sorted."""
-    return json.dumps(json.loads(json.dumps(dict(extra.value))), sort_keys=True)
 
 
 def label_of(reference: str) -> str:

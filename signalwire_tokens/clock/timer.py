@@ -206,7 +206,7 @@ class Timer:
     def _notify_of_leap(self, now: float) -> int:
         """Notify at most MOST_AT_ONCE sleepers of a leap of the wall clock; return how many entries were handled.
 
-        A sleeper without a deadline isn't notified: it is closed, or renews and compares the clocks afterwards.
+        A sleeper without a deadline isn't notified: it is closed, or renews or looks, and compares the clocks itself.
         """
         looked = 0
         while self._leaps and looked < MOST_AT_ONCE:

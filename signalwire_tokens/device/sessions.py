@@ -11,7 +11,7 @@ from signalwire_tokens import wire
 from signalwire_tokens.client import CallerFunction, make_client, report_renewal
 from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
 from signalwire_tokens.keeper import TokenSession, failure_of
-from signalwire_tokens.models import SatClaims, Secret, Token
+from signalwire_tokens.models import Secret, Token
 from signalwire_tokens.outcomes import Ambiguous, Misconfigured, NotSent, Reissue, Renewed, Spent
 
 from .key import DeviceKey
@@ -182,7 +182,12 @@ class DeviceRenewal:
             raise
         except SignalWireTokenError:
             return None
-        return find_fault(info.sat_claims, self._key.fingerprint)
+        claims = info.sat_claims
+        if claims is not None and SCOPE not in claims.scope:
+            return f"has no scope {SCOPE}"
+        if claims is not None and claims.fingerprint not in (None, self._key.fingerprint):
+            return "is bound to another key"
+        return None
 
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
         """Return what an error means.
@@ -203,12 +208,3 @@ class DeviceRenewal:
 def masked(given: Secret[Any]) -> Bearer:
     """Take a token as it was given; a string must not stand in any frame."""
     return given.value if isinstance(given.value, Token) else given
-
-
-def find_fault(claims: SatClaims | None, fingerprint: str) -> str | None:
-    """Say what is wrong with a token for a key, if anything that is known of it is."""
-    if claims is not None and SCOPE not in claims.scope:
-        return f"has no scope {SCOPE}"
-    if claims is not None and claims.fingerprint not in (None, fingerprint):
-        return "is bound to another key"
-    return None

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attrs
 
 from signalwire_tokens.keeper import Owner, drop, engine_of
 from signalwire_tokens.lifecycle import Phase
-from signalwire_tokens.models import Secret
 from signalwire_tokens.outcomes import Denied
-from signalwire_tokens.session import SubscriberSession, TokenFields
+from signalwire_tokens.session import SubscriberSession
 
 from .governor import Governor
 
 if TYPE_CHECKING:
     from signalwire_tokens.keeper import Engine
     from signalwire_tokens.session import SubscriberRenewal
-
 
 __all__ = ["FleetContext", "renewal_of"]
 
@@ -39,7 +38,7 @@ class FleetContext(Owner):
     idle_after: float
     leaving: dict[SubscriberSession, str] = attrs.Factory(dict)
     closers: set[asyncio.Task[None] | None] = attrs.Factory(set)
-    fields: dict[str, Secret[TokenFields]] = attrs.Factory(dict)
+    fields: dict[str, Mapping[str, Any]] = attrs.Factory(dict)
 
     def used(self, engine: Engine) -> None:
         """Note that a caller uses the session, and plan its renewal if it was idle."""
@@ -77,10 +76,8 @@ class FleetContext(Owner):
             if engine.flight is not None:
                 self.leaving[session] = renewal.reference
                 engine.flight.add_done_callback(lambda _: self.leaving.pop(session, None))
-            fields = renewal.fields
-            if fields:
-                plain = {name: value.value if isinstance(value, Secret) else value for name, value in fields.items()}
-                self.fields[renewal.reference] = Secret(cast("TokenFields", plain))
+            if renewal.fields:
+                self.fields[renewal.reference] = renewal.fields
         self.governor.forget(engine)
 
     def _is_idle(self, engine: Engine) -> bool:

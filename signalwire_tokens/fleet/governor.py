@@ -17,6 +17,8 @@ from .breaker import Breaker, BreakerState
 from .queue import Queue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
     from signalwire_tokens.errors import SignalWireTokenError
@@ -62,7 +64,7 @@ class Governor(Gate):
         self._failed: dict[Engine, Failure] = {}  # since the service last answered
         self._pardoned: set[Engine] = set()  # once, and have not succeeded since
         self._was_open = self._was_shut = self._closed = False
-        self._to_look: deque[Engine] = deque()
+        self._to_look: deque[tuple[Engine, Callable[[], None]]] = deque()
         self._looking: set[Engine] = set()
 
     @property
@@ -89,14 +91,13 @@ class Governor(Gate):
 
     def outlook(self, engine: Engine) -> Outlook:
         """Return what a session has to expect."""
-        pause, error = self.pause(), self.last_error
+        pause = self.pause()
         return Outlook(
             pause=pause,
             may_renew=pause <= 0,
             is_waiting=engine in self._queue,
             is_shut=self.is_shut(pause) and (engine.left() > 0 or engine.has_failed() or self._head() is not engine),
-            error=error,
-            fault=error if self.breaker.is_open and self.breaker.at_fault else None,
+            fault=self.last_error if self.breaker.is_open and self.breaker.at_fault else None,
         )
 
     def is_shut(self, pause: float | None = None) -> bool:
@@ -195,9 +196,9 @@ class Governor(Gate):
         if self._probe is not None:
             self._probe, self.breaker.probing = None, False
 
-    def look(self, engine: Engine) -> None:
+    def look(self, engine: Engine, begin: Callable[[], None]) -> None:
         """Have a session look into the store. So many look at a time, and a look takes no slot of a renewal."""
-        self._to_look.append(engine)
+        self._to_look.append((engine, begin))
         self._arm(self._now())
 
     def wake(self, timer: Timer) -> None:
@@ -205,16 +206,16 @@ class Governor(Gate):
         now = self._now()
         self._look_at_breaker()
         while self._to_look and len(self._looking) < self._concurrency:
-            engine = self._to_look[0]  # and stays there until it looks, whatever raises
+            engine, begin = self._to_look[0]  # and stays there until it looks, whatever raises
             self._looking.add(engine)
-            engine.look()
+            begin()
             self._to_look.popleft()
         for _ in range(MOST_AT_ONCE):
             head = self._head()
             if head is None or not self._is_free(now):
                 break
             self._call(head, timer, now)
-        if self._may_send_one_back(now):
+        if self.breaker.is_open and self._failed and self._head() is None and self._is_free(now):
             engine = next(iter(self._failed))
             del self._failed[engine]
             engine.press()
@@ -259,10 +260,6 @@ class Governor(Gate):
         self._called = engine
         timer.rouse(engine, now)
         self._called = None
-
-    def _may_send_one_back(self, now: float) -> bool:
-        """Tell whether the service is to be asked after, and all who could have been tried."""
-        return self.breaker.is_open and bool(self._failed) and self._head() is None and self._is_free(now)
 
     def _arm(self, now: float) -> None:
         """Have the timer call when there is something to do next."""

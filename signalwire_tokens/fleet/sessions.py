@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
@@ -19,9 +19,8 @@ from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
 from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
-from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import RefreshPolicy, SessionState
-from signalwire_tokens.session import SHAPING, SubscriberSession, TokenFields
+from signalwire_tokens.session import SHAPING, SubscriberSession, TokenFields, masked
 
 from .breaker import BreakerState
 from .context import FleetContext, renewal_of
@@ -112,16 +111,13 @@ class SessionFleet:
         `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If none of them shapes the token,
         the fields of the last session for this reference apply, until you `discard` it.
         """
-        fields = Secret[TokenFields](token_fields.copy())
-        unknown = token_fields.keys() - TokenFields.__annotations__.keys()
+        fields = masked(token_fields, "SessionFleet.session")
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
-        if unknown:
-            raise TypeError(f"SessionFleet.session got an unexpected keyword argument {min(unknown)!r}")
         session = self._sessions.get(reference)
         if session is None:
             return self._open(reference, fields)
         engine = engine_of(session)
-        if fields.value:
+        if fields:
             other = engine_of(self._make(reference, fields))  # refuses fields that are wrong
             if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
                 raise ConfigurationError(
@@ -256,19 +252,19 @@ class SessionFleet:
             raise SessionError(f"the fleet {misuse}")
 
     async def _first_token(self, reference: str, min_ttl: float | None) -> str:
-        session = self._sessions.get(reference) or self._open(reference, Secret[TokenFields]({}))
+        session = self._sessions.get(reference) or self._open(reference, {})
         return await session.token(min_ttl)
 
-    def _make(self, reference: str, fields: Secret[TokenFields]) -> SubscriberSession:
-        return SubscriberSession(self.client, reference, policy=self._policy, store=self._store, **fields.value)
+    def _make(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
+        return SubscriberSession(self.client, reference, policy=self._policy, store=self._store, **fields)
 
-    def _open(self, reference: str, fields: Secret[TokenFields]) -> SubscriberSession:
+    def _open(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
         """Return a new open session. It has the fields of the last one for this reference, unless `fields` shape it."""
         context = self._opened()
         self._check_place(context)
         last = context.fields.get(reference)
         if last is not None and not has_shape(fields):
-            fields = Secret(cast("TokenFields", {**last.value, **fields.value}))
+            fields = {**last, **fields}
         session = self._make(reference, fields)
         engine, governor = engine_of(session), context.governor
         engine.gate, engine.owner, engine.used_at = governor, context, engine.now()
@@ -278,9 +274,9 @@ class SessionFleet:
         return session
 
 
-def has_shape(fields: Secret[TokenFields]) -> bool:
+def has_shape(fields: Mapping[str, Any]) -> bool:
     """Return whether any of the fields shapes the token. A field that is None counts, too."""
-    return not fields.value.keys().isdisjoint(SHAPING)
+    return not fields.keys().isdisjoint(SHAPING)
 
 
 async def close_some(sessions: Iterator[SubscriberSession]) -> None:

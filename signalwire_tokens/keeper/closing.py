@@ -32,7 +32,7 @@ async def close(engine: Engine) -> None:
     try:
         await drain(engine)
         if engine.shared is not None:
-            await engine.shared.finish(engine.take)
+            await engine.shared.finish()
     except asyncio.CancelledError:
         silence(engine)
         raise

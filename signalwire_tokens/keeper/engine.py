@@ -73,6 +73,9 @@ class Engine:
         init=False, default=attrs.Factory(lambda self: self.clock.now, takes_self=True)
     )
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.label}>"
+
     # Questions.
 
     @property
@@ -83,6 +86,10 @@ class Engine:
     def left(self) -> float:
         """Return how long the current token is still valid."""
         return self.cycle.left(self.now())
+
+    def next_step(self) -> Step:
+        """Return what to do next, and when, as long as SignalWire wants what it has said last."""
+        return self.cycle.next_step(self.gate.quiet(self))
 
     def opened(self) -> Timer:
         """Return the timer, which an engine has from `open()` on."""
@@ -133,24 +140,24 @@ class Engine:
     def plan(self) -> None:
         """Have the timer call when the next step is due."""
         if self.timer is not None and self.cycle.is_at_rest:
-            self._follow(self.cycle.next_step(self.gate.quiet(self)), self.timer)
+            self._follow(self.next_step(), self.timer)
 
     def wake(self, timer: Timer) -> None:
         """Do what is due."""
         cycle = self.cycle
         if self.owner.defers(self) or not cycle.is_at_rest:
             return
-        step = cycle.next_step(self.gate.quiet(self))
+        step = self.next_step()
         if step.at <= self.now() and not isinstance(step, Expire):
             step = cycle.way(self.now())  # the machine may have slept since the step was planned
         self._follow(step, timer, may_begin=True)
 
     def _follow(self, step: Step, timer: Timer, *, may_begin: bool = False) -> None:
         """Do a step whose time has come, or have the timer call at that time."""
-        now = self.now()
+        now, shared = self.now(), self.shared
         is_over = isinstance(step, Expire) and step.at <= now
-        if self._must_look(now, is_over=is_over):
-            self.gate.look(self)
+        if shared is not None and self._must_look(shared, now, is_over=is_over):
+            self.gate.look(self, partial(self._look, shared, is_over, self._wall_ahead()))
             self.cycle.begin(Look(now))  # even if it is put off
             timer.unset(self)
         elif is_over:
@@ -158,7 +165,7 @@ class Engine:
         elif may_begin and step.at <= now and not isinstance(step, Expire):
             self._enter(step)
         else:
-            timer.set(self, step.at)
+            timer.set(self, step.at if shared is None else min(step.at, shared.looks_at))
 
     def _enter(self, step: Present | Reissue) -> None:
         """Renew if the gate allows it. If not, the gate wakes the session later."""
@@ -169,13 +176,10 @@ class Engine:
             if self.flight is None:  # it may have entered, and then something raised
                 self.gate.ended(self, BROKEN)
 
-    def _must_look(self, now: float, *, is_over: bool) -> bool:
+    def _must_look(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
         """Return whether to look into the store first: on news, or once for a token that has expired."""
-        shared = self.shared
-        if shared is None:
-            return False
         is_late = is_over or (self.gate.looks_first and self.cycle.left(now) <= 0)
-        return shared.heard or (is_late and not shared.looked)
+        return shared.looks_at <= now or (is_late and not shared.has_looked(is_last=is_over))
 
     def note_leap(self, seconds: float, now: float) -> None:
         """Renew soon if the wall clock has leapt, since the age of the token is unknown then."""
@@ -183,9 +187,11 @@ class Engine:
             self.plan()
 
     def heard(self) -> None:
-        """Look into the store, since another session has renewed. Without effect during a renewal or a look."""
-        if self.shared is not None and self.cycle.is_at_rest and self.opened().loop is asyncio.get_running_loop():
-            self.shared.heard = True
+        """Look into the store, since another session has renewed. A renewal under way reads it anyway."""
+        cycle, shared = self.cycle, self.shared
+        may_look = cycle.phase is Phase.OPEN and not isinstance(cycle.flying, Present | Reissue)
+        if shared is not None and may_look and self.opened().loop is asyncio.get_running_loop():
+            shared.heard = True
             self.plan()
 
     def _expire(self, timer: Timer) -> None:
@@ -201,28 +207,31 @@ class Engine:
 
     def begin(self, step: Present | Reissue) -> None:
         """Renew now."""
-        self._depart(self._renew(step), step, "renew")
+        self._depart(self._renew(step), step, "renew", self._wall_ahead())
 
-    def look(self) -> None:
-        """Look for a pair that another process has saved, if the session is open."""
+    def _look(self, shared: SharedRenewal, is_last: bool, wall_ahead: float) -> None:
+        """Look for a pair that another process has saved, if the session is still open."""
         try:
-            if self.shared is not None and self.flight is None and self.cycle.phase is Phase.OPEN:
-                self._depart(self._look(self.shared), Look(self.now()), "look for")
+            if self.flight is None and self.cycle.phase is Phase.OPEN:
+                self._depart(shared.look(is_last=is_last), Look(self.now()), "look for", wall_ahead)
         finally:
             if self.flight is None:
-                self._carry_out(self.cycle.lose(Present(self.now()), None, self.now()))
+                self._carry_out(self.cycle.lose(Look(self.now()), None, self.now()))
                 self.gate.ended(self, None)
-                self.plan()
+                self._plan_again()
 
-    def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str) -> None:
-        """Begin a task that nobody but the event loop's end cancels."""
+    def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
+        """Begin a task that nobody but the event loop's end cancels.
+
+        The wall clock was ahead by `wall_ahead` when the session's timer was last sure to notify it of a leap.
+        """
         timer, cycle = self.opened(), self.cycle
-        timer.unset(self)
-        land = partial(self._land, step, cycle.pair, self._wall_ahead())
+        land = partial(self._land, step, cycle.pair, wall_ahead)
         flight = timer.begin(work, f"{what} {self.label}")
         flight.add_done_callback(land)
         cycle.begin(step)
         self.flight = flight
+        timer.unset(self)
 
     async def _renew(self, step: Present | Reissue) -> RenewalResult:
         if self.shared is not None:
@@ -249,13 +258,6 @@ class Engine:
                 return only_later(outcome, self.cycle, self.now())
         return outcome
 
-    async def _look(self, shared: SharedRenewal) -> RenewalResult:
-        cycle, now = self.cycle, self.now()
-        shared.heard = False
-        shared.looked = shared.looked or cycle.left(now) <= 0
-        is_last = isinstance(cycle.way(now), Expire) and cycle.left(now) <= 0
-        return Present(now), await shared.look(is_last=is_last)
-
     def _land(self, step: Begun, pair: TokenPair | None, wall_ahead: float, flight: Flight) -> None:
         """Publish what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
         try:
@@ -270,9 +272,14 @@ class Engine:
                 what = f"the result of a renewal could not be taken in: {type(error).__name__}"
                 failure = Ambiguous(SignalWireTokenError(what))
             self._carry_out(cycle.lose(step, failure, self.now()))
-            if cycle.phase is Phase.OPEN:
-                self.opened().set(self, self.now() + cycle.policy.floor_for(cycle.life))
+            self._plan_again()
             self.notify()
+
+    def _plan_again(self) -> None:
+        """Have the timer call in a moment, after planning itself may have raised."""
+        cycle = self.cycle
+        if cycle.phase is Phase.OPEN:
+            self.opened().set(self, self.now() + cycle.policy.floor_for(cycle.life))
 
     def _conclude(self, step: Begun, wall_ahead: float, flight: Flight) -> None:
         """Publish an outcome, plan what follows, and wake the callers that wait."""
@@ -289,14 +296,6 @@ class Engine:
         finally:
             # A leap of the wall clock in the meantime was reported to sessions at rest only.
             self.note_leap(self._wall_ahead() - wall_ahead, self.now())
-            self.plan()
-            self.notify()
-
-    def take(self, found: Renewed) -> None:
-        """Adopt a pair from the store outside of a renewal."""
-        if self.cycle.is_at_rest:
-            now = self.now()
-            self._carry_out(self.cycle.adopt(found, Present(now), now))
             self.plan()
             self.notify()
 
@@ -325,7 +324,7 @@ class Engine:
         """Save a new pair that isn't saved yet, and report it."""
         shared = self.shared
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
-            shared.saving = self.opened().begin(shared.save_later(self.take), f"save {self.label}")
+            shared.saving = self.opened().begin(shared.save_later(self.heard), f"save {self.label}")
         report = getattr(self.renewal, "adopted", None)
         if report is not None and adopted.left is not None:
             try:
@@ -344,9 +343,10 @@ class Engine:
 
     def hasten(self) -> None:
         """Bring the next attempt forward, since somebody waits for it."""
-        if self.cycle.want(self.now()):
+        now, shared = self.now(), self.shared
+        if self.cycle.want(now) or (shared is not None and self._must_look(shared, now, is_over=False)):
             self.plan()
-        self.opened().look(self.now())
+        self.opened().look(now)
         self.gate.wanted(self)
 
     async def changed(self, deadline: WaitDeadline | None = None) -> None:

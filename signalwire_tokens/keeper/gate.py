@@ -13,7 +13,7 @@ from signalwire_tokens.throttle import Throttle
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from signalwire_tokens.clock import Clock
     from signalwire_tokens.errors import SignalWireTokenError
@@ -29,15 +29,13 @@ class Outlook(NamedTuple):
     """What a session has to expect, besides what it has planned itself.
 
     No renewal begins for the next `pause` seconds. `is_waiting` says whether the session waits for its turn, `is_shut`
-    whether it is in vain to wait for its renewal. `error` is what SignalWire last failed with, and `fault` what won't
-    pass by itself.
+    whether it is in vain to wait for its renewal. `fault` is what won't pass by itself.
     """
 
     pause: float = 0.0
     may_renew: bool = True
     is_waiting: bool = False
     is_shut: bool = False
-    error: SignalWireTokenError | None = None
     fault: SignalWireTokenError | None = None
 
 
@@ -52,6 +50,11 @@ class Gate:
 
     looks_first = False
 
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """What SignalWire last failed with, if that keeps sessions from renewing. Any thread may ask."""
+        return None
+
     def quiet(self, engine: Engine) -> Quiet:  # noqa: ARG002 - it is the same for all
         """Return when SignalWire asked to be left alone, and until when. The engine hears if that ends earlier."""
         return NO_QUIET
@@ -60,9 +63,9 @@ class Gate:
         """Return what a session has to expect."""
         return CLEAR
 
-    def look(self, engine: Engine) -> None:
-        """Have a session look into its store, now or later."""
-        engine.look()
+    def look(self, engine: Engine, begin: Callable[[], None]) -> None:  # noqa: ARG002 - as above
+        """Have a session look into its store, by `begin`, now or later."""
+        begin()
 
     def enter(self, engine: Engine) -> bool:  # noqa: ARG002 - as above
         """Return whether a session may renew now; if not, wake it in its turn."""
@@ -79,7 +82,7 @@ class Gate:
         """Note that a caller waits for a session's token."""
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Note the result of a renewal or a look; None if a look has found nothing."""
+        """Note the result of a renewal or a look; None if a look has found nothing or couldn't begin."""
 
 
 class OpenGate(Gate):
@@ -92,6 +95,12 @@ class OpenGate(Gate):
         self._notes = throttle is None
         self._throttle = Throttle() if throttle is None else throttle
         self._clock = clock
+        self._sent: float | None = None  # when the renewal under way asked its source
+
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """What the throttle began with, while it lasts."""
+        return self._throttle.error if self._throttle.until > self._clock.now() else None
 
     def quiet(self, engine: Engine) -> Quiet:
         """Return the throttle, by the session's clock."""
@@ -104,16 +113,20 @@ class OpenGate(Gate):
             throttle.watch(engine)
         return asked, until
 
-    def outlook(self, engine: Engine) -> Outlook:
+    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - as above
         """Return whether a renewal could begin now: the session itself has planned for that."""
-        is_quiet = self.quiet(engine)[1] > engine.now()
-        return Outlook(may_renew=False, error=self._throttle.error) if is_quiet else super().outlook(engine)
+        return Outlook(may_renew=False) if self.last_error else CLEAR
+
+    def asks(self, engine: Engine) -> None:
+        """Note when the source is asked."""
+        self._sent = engine.now()
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Note what the source asked for, if nobody else does."""
-        if self._notes and isinstance(outcome, Renewed | Throttled):
-            now = engine.now()
-            self._throttle.note(outcome.error if isinstance(outcome, Throttled) else None, sent=now, now=now)
+        """Note what the source asked for, if nobody else does. A pair from a store says nothing of the source."""
+        sent, self._sent = self._sent, None
+        if self._notes and sent is not None and isinstance(outcome, Renewed | Throttled):
+            error = outcome.error if isinstance(outcome, Throttled) else None
+            self._throttle.note(error, sent=sent, now=engine.now())
 
 
 class Owner:

@@ -28,7 +28,7 @@ from .events import Listener
 from .gate import OpenGate
 from .shared import SharedRenewal
 from .sharing_rules import UNBOUNDED, Lives
-from .waiters import check, fault_of, is_renewing, live_token, reason_of, time_left, unavailable
+from .waiters import check, fault_of, live_token, next_pair, reason_of, time_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -147,7 +147,7 @@ class TokenSession:
         if cycle.phase is not Phase.OPEN:
             return None
         is_begun = engine.flight is not None and not isinstance(cycle.flying, Look)
-        if not is_begun and isinstance(cycle.next_step(engine.gate.quiet(engine)), Expire):
+        if not is_begun and isinstance(engine.next_step(), Expire):
             return None
         return moment_in(engine.clock, 0.0 if is_begun else time_left(engine))
 
@@ -208,22 +208,7 @@ class TokenSession:
 
     async def refresh(self) -> TokenPair:
         """Renew now, whatever the policy says, or join the renewal that is under way; return the new pair."""
-        check(self._engine)
-        engine, cycle = self._engine, self._engine.cycle
-        generation = cycle.generation
-        while isinstance(cycle.flying, Look):
-            await engine.changed()
-            check(engine)
-        if cycle.flying is None:
-            step = cycle.way(engine.now())
-            if isinstance(step, Expire):
-                raise SessionExpired(f"session {engine.label} has no way to renew") from cycle.last_error
-            engine.gate.force(engine, step)
-        while is_renewing(engine):
-            await engine.changed()
-        if cycle.generation == generation:
-            check(engine)
-            raise unavailable(engine, "could not be renewed now")
+        await next_pair(self._engine)
         return self.pair
 
     def invalidate(self, token: str | Token) -> None:
@@ -332,7 +317,7 @@ class TokenSession:
                 source=self,
             )
         if engine.shared is not None:
-            engine.shared.stop()
+            engine.shared.forget()
         engine.cycle.advance(Phase.CLOSED)  # a renewal under way lands, and nothing follows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
 
     from signalwire_tokens.stores import Record
-
 
 __all__ = ["Ask", "RenewalResult", "SharedRenewal"]
 
@@ -71,8 +71,8 @@ class SharedRenewal:
     a successor. `longest` limits the lifetimes of a stored pair, which may have been stored with other settings.
     `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was asked for, and
     `answer` is the last pair that was asked for here, with the same of that. `mark` is the last mark of its own.
-    `looked` says that the session has looked for another pair since its own expired, and `heard` that there is a new
-    one that it hasn't looked at yet.
+    `heard` says that there is a new pair to look at, which is done from `rests_until` on. `looked_for` is the expiry of
+    the token for which a look was made after that, and whether it was the last look before the session expires.
     """
 
     store: TokenStore = attrs.field(repr=False)
@@ -84,8 +84,9 @@ class SharedRenewal:
     ahead: float = 0.0
     answer: tuple[TokenPair | None, float] = (None, 0.0)
     mark: str | None = None
-    looked: bool = False
     heard: bool = False
+    rests_until: float = -math.inf
+    looked_for: tuple[float, bool] = (math.inf, False)
     saving: asyncio.Task[None] | None = None
     unwatch: Callable[[], object] = nothing
 
@@ -206,44 +207,60 @@ class SharedRenewal:
 
     # Outside of renewals.
 
-    async def look(self, *, is_last: bool) -> Renewed | None:
+    @property
+    def looks_at(self) -> float:
+        """When to look at what is new."""
+        return self.rests_until if self.heard else math.inf
+
+    def has_looked(self, *, is_last: bool) -> bool:
+        """Return whether the session has looked for another pair since its own expired."""
+        expired, was_last = self.looked_for
+        return expired == self.cycle.access_until and (was_last or not is_last)
+
+    async def look(self, *, is_last: bool) -> RenewalResult:
         """Return a better pair that another process has saved; if it's the last chance, one that can be refreshed."""
+        cycle, found = self.cycle, None
+        self.heard = False
+        if cycle.left(self.clock.now()) <= 0:
+            self.looked_for = cycle.access_until, is_last
         with suppress(StoreError):
             sight = await self._read()
             find = find_other if is_last else find_better
-            return find(sight, self.cycle, now=self.clock.now(), wall=self.clock.wall())
-        return None
+            found = find(sight, cycle, now=self.clock.now(), wall=self.clock.wall())
+        now = self.clock.now()
+        self.rests_until = now + cycle.policy.poll_for(cycle.life)
+        return Present(now), found
 
     def adopted(self, renewed: Renewed) -> bool:
         """Note that there is a new current pair, and return whether it is to be saved later."""
-        self.looked, self.ahead = False, self._ahead_of(renewed.pair)
+        self.ahead = self._ahead_of(renewed.pair)
         return renewed.unsaved is not None and is_over(self.saving)
 
-    async def save_later(self, take: Callable[[Renewed], None]) -> None:
-        """Save the current pair behind its users, until that is done or there is another, which `take` gets."""
+    async def save_later(self, heard: Callable[[], None]) -> None:
+        """Save the current pair behind its users, until that is done or there is a better one, which `heard` is for."""
         pause, longest = self.cycle.policy.store_pauses(self.cycle.life)
         while True:
             await self.clock.sleep(pause)
             pause = min(longest, 2 * pause)
             with suppress(StoreError):
-                await self._reconcile(take)
+                if await self._has_better():
+                    heard()
                 return
 
-    async def _reconcile(self, take: Callable[[Renewed], None]) -> None:
-        """Let the store hold the later of two pairs: its own, or the current one."""
+    async def _has_better(self) -> bool:
+        """Return whether the store holds a better pair than the current one, which is saved if it doesn't."""
         sight = await self._read()
         held, pair, asked, latest = sight.reading.record, self.cycle.pair, self.cycle.asked, sight.latest
         if pair is None or holds(held, pair):
-            return
-        found = self._better(sight)
-        if found is not None:
-            take(found)
-            return
+            return False
+        if self._better(sight) is not None:
+            return True
         if (latest is not None and latest >= asked) or (held is not None and pair is self.brought):
-            return  # a successor, whatever the clocks say
+            return False  # a successor, whatever the clocks say
         if not await self._save(sight.record(pair, asked, self.ahead), None if held is None else held.digest):
             raise self._complaint("somebody else has just saved another pair")
         self.brought = None
+        return False
 
     def watch(self, heard: Callable[[], None]) -> None:
         """Call a method, as long as its object is in use, when somebody has saved a pair."""
@@ -251,15 +268,19 @@ class SharedRenewal:
         with logged("a store cannot be watched"):
             self.unwatch = self.store.watch(self.key, lambda: (call := method()) and call())
 
-    def stop(self) -> None:
-        """Stop watching and saving. The event loop may be closed already."""
+    def forget(self) -> None:
+        """Stop watching. What isn't saved yet still is."""
         unwatch, self.unwatch = self.unwatch, nothing
-        if self.saving is not None and not self.saving.get_loop().is_closed():
-            self.saving.cancel()
         with logged("a store failed to forget a session"):
             unwatch()
 
-    async def finish(self, take: Callable[[Renewed], None]) -> None:
+    def stop(self) -> None:
+        """Stop watching and saving. The event loop may be closed already."""
+        if self.saving is not None and not self.saving.get_loop().is_closed():
+            self.saving.cancel()
+        self.forget()
+
+    async def finish(self) -> None:
         """Let go of the store, which may be closed next; save what was not saved yet, in one last attempt."""
         saving = None if is_over(self.saving) else self.saving
         self.stop()
@@ -267,7 +288,7 @@ class SharedRenewal:
             return
         await asyncio.wait([saving], timeout=self.cycle.policy.store_limit(self.cycle.life))
         try:
-            await self._reconcile(take)
+            await self._has_better()
         except StoreError as error:
             logger.warning("a session was closed with its pair not saved: %s", error)
 
@@ -328,4 +349,8 @@ class SharedRenewal:
         raise self._complaint(reason)
 
     def _complaint(self, reason: str) -> StoreError:
-        return StoreError(f"{self.store!r}: #{self.key[:8]}: {reason}")
+        try:
+            store = repr(self.store)
+        except Exception:  # noqa: BLE001 - a store is anybody's code, and its state may be what failed
+            store = type(self.store).__name__
+        return StoreError(f"{store}: #{self.key[:8]}: {reason}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .gate import Outlook
 
-__all__ = ["WaitDeadline", "Waiters", "check", "fault_of", "live_token", "reason_of", "time_left", "unavailable"]
+__all__ = ["WaitDeadline", "Waiters", "check", "fault_of", "live_token", "next_pair", "reason_of", "time_left"]
 
 CHECKED_EVERY = 1.0  # seconds for which `token()` doesn't check its process and event loop again
 
@@ -122,6 +122,25 @@ async def wait_for_token(engine: Engine, min_ttl: float | None) -> str:
     raise unavailable(engine, "has no live token at this moment")
 
 
+async def next_pair(engine: Engine) -> None:
+    """Renew now, or join the renewal under way. A pair that a look under way brings will do, too."""
+    check(engine)
+    cycle, generation = engine.cycle, engine.cycle.generation
+    while isinstance(cycle.flying, Look):
+        await engine.changed()
+        check(engine)
+    if cycle.flying is None and cycle.generation == generation:
+        step = cycle.way(engine.now())
+        if isinstance(step, Expire):
+            raise SessionExpired(f"session {engine.label} has no way to renew") from cycle.last_error
+        engine.gate.force(engine, step)
+    while cycle.generation == generation and is_renewing(engine):
+        await engine.changed()
+    if cycle.generation == generation:
+        check(engine)
+        raise unavailable(engine, "could not be renewed now")
+
+
 def check_ttl(engine: Engine, min_ttl: object) -> float:
     """Return how much life a caller wants, or raise `ValueError`."""
     cycle = engine.cycle
@@ -177,13 +196,13 @@ def time_left(engine: Engine, outlook: Outlook | None = None) -> float:
     if isinstance(engine.cycle.flying, Look):
         return 0.0
     outlook = outlook or engine.gate.outlook(engine)
-    at = engine.cycle.next_step(engine.gate.quiet(engine)).at if outlook.is_waiting else engine.wakes_at
+    at = engine.next_step().at if outlook.is_waiting else engine.wakes_at
     return max(0.0, at - engine.now(), outlook.pause)
 
 
 def reason_of(engine: Engine) -> SignalWireTokenError | None:
     """Return why there is no token, as far as that is known."""
-    return engine.cycle.last_error or engine.gate.outlook(engine).error
+    return engine.cycle.last_error or engine.gate.last_error
 
 
 def fault_of(engine: Engine, outlook: Outlook | None = None) -> SignalWireTokenError | None:
@@ -203,7 +222,7 @@ def unavailable(engine: Engine, what: str) -> TokenUnavailable:
     cycle = engine.cycle
     # Whoever asks again sooner than the session can try asks in vain.
     pause = max(time_left(engine), cycle.policy.floor_for(cycle.life))
-    has_way = pause < math.inf and not isinstance(cycle.next_step(engine.gate.quiet(engine)), Expire)
+    has_way = pause < math.inf and not isinstance(engine.next_step(), Expire)
     error = TokenUnavailable(f"session {engine.label} {what}", retry_after=pause if has_way else None)
     error.__cause__ = reason_of(engine)
     return error

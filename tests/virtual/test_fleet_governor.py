@@ -357,7 +357,7 @@ async def test_looking_into_the_store_needs_no_turn(clock):
     await crowd.fail()
     lookers = [Entrant(crowd.governor, "looks") for _ in range(5)]
     for entrant in lookers:
-        crowd.governor.look(entrant)
+        crowd.governor.look(entrant, entrant.look)
     await clock.advance(0)
     assert [entrant.looking for entrant in lookers] == [True] * 3 + [False] * 2
     crowd.governor.ended(lookers[0], None)

@@ -19,6 +19,7 @@ from signalwire_tokens import (
     Forbidden,
     InvalidRequest,
     MemoryStore,
+    RateLimited,
     RefreshPolicy,
     ServerError,
     SessionClosed,
@@ -33,6 +34,7 @@ from signalwire_tokens import (
     ValidationFailed,
 )
 from signalwire_tokens.emulator import Emulator, Status
+from signalwire_tokens.fleet.queue import Queue
 from signalwire_tokens.keeper import engine_of
 from support.fake_transport import make_client, most_in_a_second, settle
 from support.loop_time import LoopClock
@@ -821,6 +823,62 @@ async def test_sessions_that_are_discarded_while_they_look_keep_nobody_from_look
         assert await asking
 
 
+async def test_a_caller_finds_what_the_store_has_though_another_waited_in_vain(clock, line):
+    """The first one asked while the token was still valid, and so nothing was looked for."""
+    store = MemoryStore(clock=clock)
+    store.watch = lambda *_: lambda: None
+    other, _ = make_client(clock)
+    async with SessionFleet(line.client, store=store) as fleet, SessionFleet(other, store=store) as another:
+        await fleet.token("alice")
+        await another.token("bob")  # whose number no token of alice's has
+        limited = RateLimited("slow down", retry_after=LIFE)
+        while clock.now() < LIFE - 20:
+            line.client.throttle.note(limited, sent=clock.now(), now=clock.now())
+            await clock.advance(10)
+        asking = asyncio.create_task(fleet.token("alice", 60))
+        await clock.advance(10)
+        assert asking.done()
+        another.session("alice")
+        await clock.advance(10)
+        assert await fleet.token("alice") == await another.token("alice")
+        assert len(line.sent) == 1
+
+
+async def test_a_leap_of_the_wall_clock_is_noticed_by_those_whose_look_is_put_off(clock, line):
+    """The store may be slow just then."""
+    store = MemoryStore(clock=clock)
+    async with SessionFleet(line.client, store=store, concurrency=1) as fleet:
+        sessions = [fleet.session(name) for name in ("alice", "bob")]
+        for session in sessions:
+            await session.token()
+        await clock.advance(60)
+        load, answered = store.load, asyncio.Event()
+
+        async def load_slowly(key):
+            await answered.wait()
+            return await load(key)
+
+        store.load = load_slowly
+        for session in sessions:
+            store.watchers.call(session.store_key)
+            await settle()
+        clock.set_wall(clock.wall() + LIFE - 200)
+        await clock.advance(0.5)
+        answered.set()
+        await clock.advance(120)
+        assert [session.generation for session in sessions] == [2, 2]
+
+
+async def test_who_asks_for_a_renewal_takes_what_the_store_has(clock, line):
+    """A session that has just been opened has not looked into the store yet."""
+    store = MemoryStore(clock=clock)
+    other, asked = make_client(clock)
+    async with SessionFleet(line.client, store=store) as fleet, SessionFleet(other, store=store) as another:
+        token = await fleet.token("alice")
+        assert (await another.session("alice").refresh()).token.value == token
+        assert asked.sent == []
+
+
 async def test_with_a_store_too_it_is_noticed_when_the_service_is_back(clock, line):
     """After an outage in which all tokens have ended."""
     async with SessionFleet(line.client, store=MemoryStore(clock=clock), rate=math.inf) as fleet:
@@ -1025,6 +1083,18 @@ async def failure_or_cancelled(task):
 def drop(things):
     things.clear()
     gc.collect()
+
+
+async def test_a_snapshot_leaves_the_queue_alone(clock, line, monkeypatch):
+    """Another thread may take it, while the service is down and many wait."""
+    async with SessionFleet(line.client) as fleet:
+        line.status = None
+        for number in range(100):
+            fleet.session(f"user-{number}")
+        await clock.advance(30)
+        monkeypatch.delattr(Queue, "first")
+        assert fleet.snapshot().waiting > 0
+        monkeypatch.undo()
 
 
 async def test_a_fleet_that_is_dropped_warns_once(line):

@@ -921,6 +921,111 @@ async def test_a_renewal_begins_after_a_look(share, store, clock):
         assert session.steps == ["Reissue"]
 
 
+async def test_news_that_come_during_a_look_lead_to_another(share, store, clock):
+    """The first may have read what the store held before."""
+    async with share() as session:
+        clock.suspend(10)
+        read = asyncio.Event()
+        store.after["load"] = read.wait
+        await put(store, clock)
+        await settle()
+        clock.suspend(10)
+        latest = await put(store, clock)
+        store.heal()
+        read.set()
+        await clock.advance(POLL)
+        assert session.pair.token.value == latest.token.value
+        assert session.steps == ["Reissue"]
+
+
+async def test_a_store_that_notifies_of_every_read_is_read_now_and_then(share, store, clock):
+    """And keeps no renewal from its turn."""
+    async with share() as session:
+
+        async def notify():
+            store.watchers.call(KEY)
+
+        loads = store.calls.count("load")
+        store.after["load"] = notify
+        engine_of(session).heard()
+        await clock.advance(10 * POLL)
+        assert 5 <= store.calls.count("load") - loads <= 15
+        await clock.advance(LIFE)
+        assert session.steps == ["Reissue", "Present"]
+
+
+async def test_a_look_on_news_is_not_the_last_one_before_a_session_expires(share, store, clock):
+    """The last one finds a pair whose access token has expired, as long as it can be refreshed."""
+    async with share(*[NOT_SENT] * 5000, held=make_pair(), reissues=False) as session:
+        await clock.advance(LIFE + 5)
+        engine_of(session).heard()
+        await settle()
+        clock.suspend(WINDOW + 100)
+        store.watchers.callbacks.clear()
+        other = await put(store, clock)
+        await clock.advance(60)
+        assert session.pair.token.value == other.token.value
+
+
+async def test_who_asks_for_a_renewal_is_content_with_the_pair_that_a_look_has_found(share, store, clock):
+    """Another renewal would use up its refresh token for nothing."""
+    async with share(None, NOT_SENT) as session:
+        clock.suspend(10)
+        read = asyncio.Event()
+        store.after["load"] = read.wait
+        other = await put(store, clock)
+        await settle()
+        renewal = asyncio.ensure_future(session.refresh())
+        await settle()
+        store.heal()
+        read.set()
+        assert (await renewal).token.value == other.token.value
+        assert session.steps == ["Reissue"]
+
+
+async def test_a_session_whose_look_cannot_begin_renews_in_time(share, store, clock, monkeypatch):
+    """Such as for want of memory. It tries to look again in a moment. (P7)"""
+    async with share() as session:
+        begun = []
+
+        def fail(work, _):
+            work.close()
+            begun.append(work)
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_of(session).timer, "begin", fail)
+            store.watchers.call(KEY)
+        assert len(begun) == 1
+        loads = store.calls.count("load")
+        await clock.advance(1)
+        assert store.calls.count("load") == loads + 1
+        await clock.advance(LIFE * 0.9)
+        assert session.steps == ["Reissue", "Present"]
+
+
+async def test_a_store_without_a_repr_is_named_by_its_type(share, store, clock, monkeypatch):
+    """Such as one whose state is what has failed: sessions go on without it."""
+    async with share() as session:
+        monkeypatch.setattr(Moody, "__repr__", out_of_memory)
+        store.moods["load"] = store.moods["save"] = OSError()
+        await clock.advance(LIFE)
+        assert session.steps == ["Reissue", "Reissue"]
+        assert session.state is SessionState.FRESH
+        store.heal()
+
+
+async def test_a_session_that_is_dropped_still_saves_its_pair(share, store, clock):
+    """The next one goes on from there."""
+    store.moods["save"] = DOWN
+    sessions = [await share().start()]
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        sessions.clear()
+    store.heal()
+    await clock.advance(120)
+    assert await held(store) is not None
+
+
 async def test_a_look_that_is_cancelled_from_outside_closes_no_way(share, store):
     """It presented no refresh token. A program that ends cancels every task."""
     async with share() as session:

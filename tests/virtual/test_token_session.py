@@ -7,6 +7,7 @@ import math
 from datetime import timedelta
 from weakref import ref
 
+import attrs
 import pytest
 
 from signalwire_tokens import (
@@ -33,13 +34,16 @@ SECRET = "hush"
 class Source:
     """Does what it is told, one thing for each attempt, and then issues tokens that are valid for an hour."""
 
+    name = "token"
+
     def __init__(self, clock, *outcomes):
         self.clock, self.outcomes, self.requests, self.closed = clock, list(outcomes), [], 0
         self.left = []
 
     async def renew(self, request):
         self.requests.append(request)
-        outcome = self.outcomes.pop(0) if self.outcomes else Renewed.valid_for(f"token-{len(self.requests)}", HOUR)
+        token = f"{self.name}-{len(self.requests)}"
+        outcome = self.outcomes.pop(0) if self.outcomes else Renewed.valid_for(token, HOUR)
         if isinstance(outcome, asyncio.Event):
             await outcome.wait()
             return Renewed.valid_for("late", HOUR)
@@ -209,12 +213,30 @@ async def test_processes_share_a_token_of_any_source(clock):
     store = MemoryStore(clock=clock)
     first, one = keep(clock, store=store, store_key="mine")
     second, other = keep(clock, store=store, store_key="mine")
+    second.name = "another"  # a source never gives out the same token as another one
     async with one, other:
         assert await one.token() == await other.token()
         await clock.advance(2 * HOUR)
         assert await one.token() == await other.token()
     assert len(first.requests) >= 1
     assert len(first.requests) + len(second.requests) <= 5
+
+
+async def test_a_pair_that_another_process_has_saved_lifts_no_throttle(clock):
+    """It says nothing of the source, which wants to be left alone still."""
+    store, key = MemoryStore(clock=clock), "0123456789abcdef"
+    limited = RateLimited("slow down", retry_after=3000)
+    source, session = keep(clock, Renewed(make_pair(HOUR)), *[limited] * 9, store=store, store_key=key)
+    async with session:
+        await clock.advance(0.81 * HOUR)
+        asked = len(source.requests)
+        held = (await store.load(key)).record
+        other = attrs.evolve(held, pair=make_pair(HOUR), asked_at=clock.now(), asked_wall=clock.wall())
+        assert await store.save(key, other, held.digest)
+        await settle()
+        assert await session.token() == other.pair.token.value
+        assert not session.report_unauthorized(other.pair.token)
+        assert len(source.requests) == asked > 1
 
 
 @pytest.mark.parametrize(
