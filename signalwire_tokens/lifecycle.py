@@ -8,10 +8,10 @@ from 0 to 1. The policy decides by this record itself: nothing is copied.
     NEW ── open ──> OPEN ──> EXPIRED
      └───────────────┴──────────┴──> SHUT ──> ENDING ──> CLOSED
 
-Events are `open`, `begin_with` (a pair from elsewhere), `begin` (a renewal or a look), `land`, `lose` (a renewal whose
-result couldn't be taken in), `invalidate`, `clock_leaped`, `want` (a caller waits), `press` (renew, whatever was
-planned), `check_until` and `check_next` (when `token()` checks again), and `advance` (to a later phase). A pair that
-lands after the session was shut is adopted like any other.
+Events are `open`, `begin` (a renewal or a look), `land`, `lose` (a renewal whose result couldn't be taken in),
+`invalidate`, `clock_leaped`, `want` (a caller waits), `press` (renew, whatever was planned), `check_until` (when
+`token()` checks again), and `advance` (to a later phase). A pair that lands after the session was shut is adopted like
+any other.
 
 Effects are `Emit` (an event to subscribers), `Adopted`, `Failed` and `Warn`. No event returns a schedule: `next_step`
 answers what to do next, and when, for as long as SignalWire wants to be left alone at that time.
@@ -100,8 +100,9 @@ class Warn:
 Effect: TypeAlias = Emit | Adopted | Failed | Warn
 REFUSED = (
     "the {what} was refused {left:.0f} s before its calculated expiry. It was used or revoked elsewhere, or tokens "
-    "have a shorter lifetime than assumed: see SIGNALWIRE_TOKENS_LIFETIME"
+    "have a shorter lifetime than assumed"
 )
+SEE = ": see SIGNALWIRE_TOKENS_LIFETIME"  # which is about SignalWire's own answers
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
@@ -174,7 +175,7 @@ class Lifecycle:
     def state(self, now: float) -> SessionState:
         """Return how the session stands."""
         if self.phase is Phase.OPEN:
-            return self.policy.state(due=self.due, access_until=self.access_until, life=self.life, now=now)
+            return self.policy.state(self, now)
         return SessionState.DEAD if self.phase is Phase.EXPIRED else SessionState.CLOSED
 
     def next_step(self, quiet: Quiet) -> Step:
@@ -200,13 +201,11 @@ class Lifecycle:
 
     # Events.
 
-    def open(self, now: float) -> None:
-        """Begin to keep a token."""
+    def open(self, now: float, brought: Renewed | None = None) -> None:
+        """Begin to keep a token, with a pair from elsewhere if there is one."""
         self.phase, self.due = Phase.OPEN, now
-
-    def begin_with(self, pair: TokenPair, asked: float, now: float) -> None:
-        """Begin with a pair from elsewhere."""
-        self._take(pair, asked, now)
+        if brought is not None:
+            self._take(brought.pair, brought.asked, now)
 
     def begin(self, step: Present | Reissue | Look) -> None:
         """Begin a renewal, or look for a pair elsewhere. Callers that come later aren't served by it, if it fails."""
@@ -264,10 +263,6 @@ class Lifecycle:
     def check_until(self, until: float) -> None:
         """Return the token to callers without any further check for a while."""
         self.fresh_until = min(self.due, until)
-
-    def check_next(self) -> None:
-        """Check the next call."""
-        self.fresh_until = NEVER
 
     def advance(self, phase: Phase) -> None:
         """Come to a later phase, from which on no token is returned without a check, or none at all."""
@@ -365,7 +360,9 @@ class Lifecycle:
     def _doubt(self, what: str, until: float, now: float) -> list[Effect]:
         """Warn of a token that was refused long before its expiry."""
         left = until - now
-        return [Warn(REFUSED.format(what=what, left=left))] if left > self.policy.reserve(self.life) else []
+        if left <= self.policy.reserve(self.life):
+            return []
+        return [Warn(REFUSED.format(what=what, left=left) + ("" if self.usual_life else SEE))]
 
 
 def redated(token: Token, later: Token, left: float) -> Token:

@@ -73,23 +73,41 @@ class Renewed:
     `unsaved` is why the store doesn't have it, if it doesn't.
     """
 
-    pair: TokenPair
+    pair: TokenPair = attrs.field()
     asked: float = math.inf
     unsaved: SignalWireTokenError | None = None
 
+    @pair.validator
+    def _check(self, _: object, pair: object) -> None:
+        if not isinstance(pair, TokenPair):  # and the text of a token stands in no message
+            raise TypeError(f"pair must be a TokenPair, and is {type(pair).__name__}: see Renewed.valid_for()")
+
     @classmethod
     def valid_for(cls, token: str, seconds: float) -> Self:
-        """Return an access token without a refresh token, which is valid for so many seconds from now."""
-        given: tuple[object, object] = token, seconds
-        if not (isinstance(given[0], str) and given[0] and isinstance(given[1], int | float) and given[1] == given[1]):
-            raise UnexpectedResponse(
-                "the token that was given isn't a string or is empty, or its time isn't in seconds"
-            )
+        """Return an access token without a refresh token, which is valid for so many seconds from now.
+
+        A token that never expires is valid for `math.inf` seconds.
+        """
+        fault = find_fault(token, seconds)
+        if fault is not None:
+            raise UnexpectedResponse(f"the token that was given {fault}")
         now, longest = datetime.now(UTC), LONGEST_LIFE.total_seconds()
-        lone = Token(
-            value=token, issued_at=now, expires_at=now + timedelta(seconds=max(-longest, min(seconds, longest)))
-        )
+        ends = now + timedelta(seconds=max(-longest, min(seconds, longest)))
+        lone = Token(value=token, issued_at=now, expires_at=ends)
         return cls(TokenPair(token=lone, refresh_token=lone))
+
+
+def find_fault(token: object, seconds: object) -> str | None:
+    """Return what is wrong with a token that is valid for so many seconds, without the token."""
+    if not isinstance(token, str):
+        return f"must be a string, and is {type(token).__name__}"
+    if not token or token.strip() != token or not token.isprintable():
+        return "is empty, has a line break or a control character, or has spaces around it"
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
+        return "must come with a number of seconds"
+    if LONGEST_LIFE.total_seconds() < seconds < math.inf:
+        return "would be valid for more than ten years: give the seconds from now, not a time"
+    return None
 
 
 Failure: TypeAlias = NotSent | NotYet | Ambiguous | Throttled | Spent | Misconfigured | Denied

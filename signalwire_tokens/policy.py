@@ -226,15 +226,16 @@ class RefreshPolicy:
         """Say how long to wait before saving again what could not be saved: first, and at the longest."""
         return self._pace(life) * self.backoff_from, self._pace(life) * self.backoff_to
 
-    def deadline(self, *, access_until: float, life: float, awaited: bool, now: float) -> float:
-        """Say when a renewal comes too late, where many wait for theirs.
+    def deadline(self, situation: Situation, now: float) -> float:
+        """Return when a renewal comes too late, where many wait for theirs.
 
-        A session without a live token counts as one with its last reserve, if somebody waits for it, and otherwise as
+        A session without a valid token counts as one with its last reserve, if a caller waits for it, and otherwise as
         one that is due at the latest.
         """
-        if access_until > now:
-            return access_until
-        return now + (self.reserve(life) if awaited else self.longest_ttl(life))
+        if situation.access_until > now:
+            return situation.access_until
+        is_awaited, life = situation.wanted < math.inf, situation.life
+        return now + (self.reserve(life) if is_awaited else self.longest_ttl(life))
 
     def probe_pause(self, life: float, failed: int, draw: float) -> float:
         """Say how long to wait before the service is asked again that did not answer so many probes."""
@@ -249,14 +250,14 @@ class RefreshPolicy:
         """Say for how long a fleet remembers a session that has died."""
         return self._pace(life) * self.misconfigured_from
 
-    def state(self, *, due: float, access_until: float, life: float, now: float) -> SessionState:
-        """Say how a session stands whose token has come so far."""
-        left = access_until - now
+    def state(self, situation: Situation, now: float) -> SessionState:
+        """Return how an open session stands."""
+        left = situation.access_until - now
         if left <= 0:
             return SessionState.LATE
-        if left < self.reserve(life):
+        if left < self.reserve(situation.life):
             return SessionState.URGENT
-        return SessionState.FRESH if now < due else SessionState.DUE
+        return SessionState.FRESH if now < situation.due else SessionState.DUE
 
     def next_step(self, situation: Situation, quiet: Quiet) -> Step:
         """Return what to do next, and when, while SignalWire wants to be left alone as `quiet` says."""

@@ -135,14 +135,14 @@ class SubscriberSession(TokenSession):
         """
         refuse_swapped(pair)
         session = cls.__new__(cls)
-        session.client = client
+        session.client, refresh = client, pair.refresh_token.value
         super(SubscriberSession, session).__init__(
             SubscriberRenewal(client, label=f"of {pair.subscriber_id or 'a pair from elsewhere'}"),
             lifetime=pair.token.expires_at - pair.token.issued_at,
             policy=policy,
             pair=pair,
             store=store,
-            store_key=key_of(("pair", client.origin, client.project_id, pair.refresh_token.value)),
+            store_key="" if store is None else key_of(("pair", client.origin, client.project_id, refresh)),
             clock=client.clock if clock is None else clock,
             presents=True,
             reissues=False,

@@ -36,7 +36,6 @@ from .service import LARGEST_PAGE, Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
-    from types import TracebackType
 
     from signalwire_tokens.clock import Alarm
 
@@ -184,9 +183,7 @@ class Emulator:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._close()
 
     async def _close(self) -> None:

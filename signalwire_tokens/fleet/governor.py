@@ -233,12 +233,7 @@ class Governor(Gate):
 
     def _is_free(self, now: float) -> bool:
         """Return whether a session may renew now."""
-        if self._throttle_end() > now:
-            return False
-        share = self.breaker.share(now, self._ramp)
-        if not share:
-            return not self.breaker.probing and self.breaker.probe_at <= now
-        return len(self._flights) < self._limit(share) and self._next_at <= now
+        return self._free_at(now) <= now
 
     def _throttle_end(self) -> float:
         """Return when the whole fleet asks SignalWire again after a throttle."""
@@ -246,9 +241,6 @@ class Governor(Gate):
         if until == -math.inf:
             return until
         return self._policy.throttle_end(asked=asked, until=until, life=self._life, draw=self._draw)
-
-    def _limit(self, share: float) -> float:
-        return max(1.0, self._concurrency * share)
 
     def _head(self) -> Engine | None:
         """Return who is next. While the service is down, one that fails by itself is no use for finding out."""
@@ -268,22 +260,21 @@ class Governor(Gate):
         else:
             is_needed = self._head() is not None or (self.breaker.is_open and bool(self._failed))
             at = self._free_at(now) if is_needed else math.inf
-            if is_needed and (end := self._throttle_end()) > now:
-                at = max(at, end)
+            if is_needed and self._throttle.until > now:
                 self._throttle.watch(self)
         if at < self.wakes_at:
             self.timer.set(self, at)
 
     def _free_at(self, now: float) -> float:
-        """Say when somebody may renew, as far as that is known; whoever lands brings it forward."""
+        """Return when a session may renew, as far as that is known. A renewal that ends brings it forward."""
         share = self.breaker.share(now, self._ramp)
         if share:
-            return max(now, self._next_at) if len(self._flights) < self._limit(share) else math.inf
-        if self._probe is not None:
-            return math.inf
-        if self.breaker.probing:  # another fleet is, and does not tell
-            return now + self.pause()
-        return max(now, self.breaker.probe_at)
+            at = self._next_at if len(self._flights) < max(1.0, self._concurrency * share) else math.inf
+        elif self.breaker.probing:  # if another fleet is, that doesn't tell
+            at = math.inf if self._probe is not None else now + self.pause()
+        else:
+            at = self.breaker.probe_at
+        return max(now, at, self._throttle_end())
 
     def _judge(self, engine: Engine, outcome: Outcome, *, was_probe: bool) -> None:
         """Learn from an outcome how the service is."""

@@ -28,7 +28,6 @@ from .governor import Governor
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
-    from types import TracebackType
 
     from signalwire_tokens.stores import TokenStore
 
@@ -217,9 +216,7 @@ class SessionFleet:
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from signalwire_tokens.errors import (
     TokenUnavailable,
 )
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
+from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.session import label_of
 
 from . import token_rules
@@ -167,7 +168,7 @@ class Backend(Generic[R]):
         if reference not in fleet and (refusal := self._count(fleet.client, reference)) is not None:
             return refusal
         session = fleet.session(reference)
-        await session.token(min(RUNWAY, session.longest_ttl))
+        await session.token(min(RUNWAY, engine_of(session).cycle.longest_ttl))
         # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
         return give(session.pair.token, fleet.client.clock.wall() + session.runway.total_seconds())
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from inspect import isawaitable
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.lifecycle import Phase
 
+from .events import logged
+
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["close", "drain", "drop", "shut"]
+__all__ = ["close", "close_source", "drain", "drop", "shut"]
 
 LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
 
@@ -43,6 +46,15 @@ async def close(engine: Engine) -> None:
     except asyncio.CancelledError:
         silence(engine)
         raise
+
+
+async def close_source(engine: Engine) -> None:
+    """Close what renews the token, within bounds."""
+    end = getattr(engine.renewal, "aclose", None)
+    with logged(f"session {engine.label}: its source could not be closed"):
+        async with asyncio.timeout(engine.cycle.policy.drain):
+            if end is not None and isawaitable(ended := end()):
+                await ended
 
 
 def drop(engine: Engine) -> None:

@@ -10,9 +10,11 @@ import asyncio
 import logging
 import math
 import random
+import traceback
 from collections.abc import Callable
 from functools import partial
 from inspect import isawaitable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import attrs
@@ -23,7 +25,7 @@ from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Lifecycle, Phase,
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.outcomes import Ambiguous, Answered, Expire, Look, NotSent, Outcome, Present, Reissue, Renewed
 
-from .events import Listener, SessionEvent
+from .events import Listener, SessionEvent, logged
 from .gate import ALONE, Gate, Owner
 from .renewal import Renewal, RenewalRequest, asked_at, failure_of, only_later
 from .shared import RenewalResult, SharedRenewal
@@ -106,9 +108,7 @@ class Engine:
 
     def deadline(self) -> float:
         """Return when a renewal comes too late."""
-        cycle, now = self.cycle, self.now()
-        awaited = cycle.wanted < math.inf
-        return cycle.policy.deadline(access_until=cycle.access_until, life=cycle.life, awaited=awaited, now=now)
+        return self.cycle.policy.deadline(self.cycle, self.now())
 
     def has_failed(self) -> bool:
         """Return whether the last attempt failed, and the session wasn't told to try again."""
@@ -129,10 +129,8 @@ class Engine:
     def open(self, timer: Timer) -> None:
         """Begin to keep a token."""
         self.timer = timer
-        self.cycle.open(self.now())
-        if self.brought is not None:
-            self.cycle.begin_with(self.brought, asked_at(self.brought, self.clock), self.now())
-            self.brought = None
+        pair, self.brought = self.brought, None
+        self.cycle.open(self.now(), None if pair is None else Renewed(pair, asked_at(pair, self.clock)))
         if self.shared is not None:
             self.shared.watch(self.heard)
         self.plan()
@@ -254,7 +252,7 @@ class Engine:
         if isinstance(outcome, Renewed):
             if outcome.asked == math.inf:
                 outcome = attrs.evolve(outcome, asked=request.asked)
-            if self.cycle.usual_life:
+            if self.cycle.usual_life and isinstance(way, Reissue):  # a refresh may have used its token up
                 return only_later(outcome, self.cycle, self.now())
         return outcome
 
@@ -327,10 +325,8 @@ class Engine:
             shared.saving = self.opened().begin(shared.save_later(self.heard), f"save {self.label}")
         report = getattr(self.renewal, "adopted", None)
         if report is not None and adopted.left is not None:
-            try:
+            with logged(f"session {self.label}: a new pair could not be noted"):
                 report(adopted.left)
-            except Exception as error:  # noqa: BLE001 - a renewal may be a caller's code, and its texts may hold a secret
-                logger.error("session %s: a new pair could not be noted: %s", self.label, type(error).__name__)  # noqa: TRY400 - as above
         self.owner.adopted(self, is_first=adopted.left is None)
 
     # Those who wait and listen.
@@ -387,5 +383,8 @@ def result_of(flight: Flight, step: Begun) -> RenewalResult:
         return flight.result()
     if isinstance(step, Look):
         return Present(step.at), None
-    what = "was cancelled from outside" if error is None else f"failed with {type(error).__name__}"
+    what = "was cancelled from outside"
+    if error is not None:  # its text isn't shown, since it may hold a secret
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        what = f"failed with {type(error).__name__}, {Path(frame.f_code.co_filename).name}, line {line}"
     return step, Ambiguous(SignalWireTokenError(f"the renewal {what}"))

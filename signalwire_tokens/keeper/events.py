@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +20,7 @@ from signalwire_tokens.models import TokenPair
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Timer
 
-__all__ = ["Callback", "EventKind", "Listener", "SessionEvent", "is_cancelled"]
+__all__ = ["Callback", "EventKind", "Listener", "SessionEvent", "is_cancelled", "logged"]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
@@ -85,6 +86,15 @@ class Listener:
                 if is_cancelled():
                     raise
                 logger.error("a subscriber was cancelled from within on %r", event.kind)  # noqa: TRY400 - no traceback
+
+
+@contextmanager
+def logged(what: str) -> Iterator[None]:
+    """Go on where a caller's code fails, and log that without its text, which may hold a secret."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a store and a source are anybody's code
+        logger.warning("%s: %s", what, type(error).__name__)
 
 
 def is_cancelled() -> bool:

@@ -43,10 +43,7 @@ CLEAR = Outlook()
 
 
 class Gate:
-    """Who may renew when. With `looks_first`, sessions without a valid token look into their store before they renew.
-
-    This one lets any session renew at any time.
-    """
+    """Who may renew when: here any session at any time. With `looks_first`, those without a valid token look first."""
 
     looks_first = False
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from signalwire_tokens.errors import (
+    ApiError,
     ConfigurationError,
+    InvalidRequest,
     ServerError,
+    SessionError,
     SignalWireTokenError,
     StoreError,
     TemporarilyRefused,
@@ -123,11 +126,11 @@ def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
             return Spent(error) if isinstance(step, Present) else Misconfigured(error)
         case _ if subject is About.SUBSCRIBER:
             return Spent(error) if isinstance(step, Present) else Denied(error)
-        case TransportError() | ServerError() | UnexpectedResponse():
-            return Ambiguous(error)
         case ConfigurationError() | Unauthorized():
             return Misconfigured(error)
         case ValidationFailed():
             return Spent(error)
-        case _:
+        case ApiError() | InvalidRequest() | SessionError() if not isinstance(error, ServerError):
             return Denied(error)
+        case _:
+            return Ambiguous(error)

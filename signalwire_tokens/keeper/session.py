@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from datetime import timedelta
@@ -22,7 +23,7 @@ from signalwire_tokens.models import Token, TokenPair, seconds_of
 from signalwire_tokens.outcomes import Expire, Look
 from signalwire_tokens.policy import RefreshPolicy, SessionState
 
-from .closing import close, drain
+from .closing import close, close_source, drain
 from .engine import Engine, draw
 from .events import Listener
 from .gate import OpenGate
@@ -33,7 +34,6 @@ from .waiters import check, fault_of, live_token, next_pair, reason_of, time_lef
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import datetime
-    from types import TracebackType
 
     from signalwire_tokens.clock import Clock
     from signalwire_tokens.stores import TokenStore
@@ -80,25 +80,14 @@ class TokenSession:
         throttle: tuple[Throttle, Clock] | None = None,
         longest: Lives = UNBOUNDED,
     ) -> None:
-        if not callable(getattr(renewal, "renew", None)):
-            raise ConfigurationError("renewal must have a method renew(request)")
-        if not isinstance(lifetime, timedelta):
-            raise ConfigurationError("lifetime must be a timedelta")
-        if store is not None and not store_key:
-            raise ConfigurationError("store_key must name the token in the store")
-        policy = DEFAULT_POLICY if policy is None else policy
-        clock = SYSTEM if clock is None else clock
-        life = seconds_of(lifetime)
+        check_settings(renewal, lifetime, policy, pair, has_way=presents or reissues)
+        if (store is None) != (not store_key):
+            raise ConfigurationError("store and store_key need each other: the key names the token in the store")
+        policy, clock, life = policy or DEFAULT_POLICY, clock or SYSTEM, seconds_of(lifetime)
         if not keeps_all:
             policy.check_life(life)
-        cycle = Lifecycle(
-            policy,
-            life=life,
-            draw=draw(),
-            presents=presents,
-            reissues=reissues,
-            usual_life=life if keeps_all else 0.0,
-        )
+        usual = life if keeps_all else 0.0
+        cycle = Lifecycle(policy, life=life, draw=draw(), presents=presents, reissues=reissues, usual_life=usual)
         shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, longest, pair)
         gate = OpenGate(None, clock) if throttle is None else OpenGate(*throttle)
         self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
@@ -133,11 +122,6 @@ class TokenSession:
     def runway(self) -> timedelta:
         """How long the token at hand is live for."""
         return timedelta(seconds=max(0.0, min(self._engine.left(), timedelta.max.total_seconds() / 2)))
-
-    @property
-    def longest_ttl(self) -> float:
-        """The most that callers can ask for as `min_ttl`, in seconds. A backend may have less left of its tokens."""
-        return self._engine.cycle.longest_ttl
 
     @property
     def next_refresh_at(self) -> datetime | None:
@@ -238,6 +222,8 @@ class TokenSession:
 
     def _is_current(self, token: str | Token) -> bool:
         """Return whether callers get that token."""
+        if not isinstance(token, str | Token):
+            raise TypeError(f"token must be a string or a Token, and is {type(token).__name__}")
         text = token.value if isinstance(token, Token) else token
         return text == self._engine.cycle.value and self._engine.left() > 0
 
@@ -254,7 +240,7 @@ class TokenSession:
         except BaseException:
             await self.aclose()
             raise
-        cycle.check_next()  # which may come from another event loop
+        cycle.check_until(-math.inf)  # the next call may come from another event loop
         engine.tell("started")
         return self
 
@@ -270,19 +256,20 @@ class TokenSession:
             fault = fault_of(engine)
             if fault is not None:
                 raise fault from None
-            error.__cause__ = reason_of(engine)  # which may have become known by now
+            error.__cause__ = reason_of(engine) or error.__cause__  # it may have become known by now
             raise
 
     async def aclose(self) -> None:
-        """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`."""
+        """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`.
+
+        Its source gets that time once more for its own `aclose()`. What that raises is logged.
+        """
         engine = self._engine
         engine.check_place()
         try:
             await close(engine)
         finally:
-            end = getattr(engine.renewal, "aclose", None)
-            if end is not None:
-                await end()
+            await close_source(engine)
 
     async def wait_closed(self) -> None:
         """Return when the session is closed; raise `SessionExpired` if it dies."""
@@ -295,9 +282,7 @@ class TokenSession:
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
@@ -319,6 +304,19 @@ class TokenSession:
         if engine.shared is not None:
             engine.shared.forget()
         engine.cycle.advance(Phase.CLOSED)  # a renewal under way lands, and nothing follows
+
+
+def check_settings(renewal: object, lifetime: object, policy: object, pair: object, *, has_way: bool) -> None:
+    """Refuse what no session can be made with."""
+    if isinstance(renewal, type) or not callable(getattr(renewal, "renew", None)):
+        raise ConfigurationError("renewal must be an object with a method renew(request)")
+    if not isinstance(lifetime, timedelta) or lifetime <= timedelta(0):
+        raise ConfigurationError("lifetime must be a timedelta, and longer than nothing")
+    for name, value, kind in (("policy", policy, RefreshPolicy), ("pair", pair, TokenPair)):
+        if not isinstance(value, kind | None):
+            raise ConfigurationError(f"{name} must be a {kind.__name__}")
+    if not has_way:
+        raise ConfigurationError("with neither presents nor reissues, a session has no way to renew")
 
 
 def engine_of(session: TokenSession) -> Engine:

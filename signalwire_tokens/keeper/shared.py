@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import uuid4
 from weakref import WeakMethod
@@ -25,12 +25,12 @@ from signalwire_tokens.models import TokenPair
 from signalwire_tokens.outcomes import Ambiguous, NotSent, Outcome, Present, Reissue, Renewed, Spent
 from signalwire_tokens.stores import TokenStore
 
-from .events import is_cancelled
+from .events import is_cancelled, logged
 from .renewal import asked_at
 from .sharing_rules import UNBOUNDED, Lives, Sight, choose, find_better, find_other, holds, is_sound, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from signalwire_tokens.stores import Record
 
@@ -43,20 +43,6 @@ Ask: TypeAlias = "Callable[[Present | Reissue, TokenPair | None, float | None], 
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
-
-
-@contextmanager
-def logged(what: str) -> Iterator[None]:
-    """Go on where somebody else's code fails, and log that without its text, which may hold anything."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - a store is anybody's code
-        logger.warning("%s: %s", what, type(error).__name__)
-
-
-def is_over(task: asyncio.Task[None] | None) -> bool:
-    """Return whether a task has ended, if there was one."""
-    return task is None or task.done()
 
 
 def nothing() -> None:
@@ -131,7 +117,8 @@ class SharedRenewal:
         if found is not None:
             return Present(step.at), found
         if held is None and cycle.pair is None and self.brought is not None:
-            adopted = await self._commit(self._begin_with(self.brought), sight, None)
+            renewed = Renewed(self.brought, asked_at(self.brought, self.clock))
+            adopted = await self._commit(renewed, sight, None)
             self.brought = None if adopted.unsaved is None else self.brought
             return Present(step.at), adopted
         way, plain = choose(sight, cycle, step, brought=self.brought, ahead=self.ahead)
@@ -173,7 +160,7 @@ class SharedRenewal:
             return step, NotSent(error)
         way = Reissue(step.at) if cycle.reissuable else step
         if cycle.pair is None and self.brought is not None:
-            outcome: Outcome = self._begin_with(self.brought)
+            outcome: Outcome = Renewed(self.brought, asked_at(self.brought, self.clock))
         else:
             outcome = await self._ask_dated(ask, way, cycle.pair, None)
         return way, attrs.evolve(outcome, unsaved=error) if isinstance(outcome, Renewed) else outcome
@@ -201,9 +188,6 @@ class SharedRenewal:
         except StoreError as error:
             failure = error.with_traceback(None)
         return attrs.evolve(renewed, unsaved=failure)
-
-    def _begin_with(self, brought: TokenPair) -> Renewed:
-        return Renewed(brought, asked_at(brought, self.clock))
 
     # Outside of renewals.
 
@@ -234,7 +218,7 @@ class SharedRenewal:
     def adopted(self, renewed: Renewed) -> bool:
         """Note that there is a new current pair, and return whether it is to be saved later."""
         self.ahead = self._ahead_of(renewed.pair)
-        return renewed.unsaved is not None and is_over(self.saving)
+        return renewed.unsaved is not None and (self.saving is None or self.saving.done())
 
     async def save_later(self, heard: Callable[[], None]) -> None:
         """Save the current pair behind its users, until that is done or there is a better one, which `heard` is for."""
@@ -282,9 +266,10 @@ class SharedRenewal:
 
     async def finish(self) -> None:
         """Let go of the store, which may be closed next; save what was not saved yet, in one last attempt."""
-        saving = None if is_over(self.saving) else self.saving
+        saving = self.saving
+        is_saved = saving is None or saving.done()
         self.stop()
-        if saving is None:
+        if saving is None or is_saved:
             return
         await asyncio.wait([saving], timeout=self.cycle.policy.store_limit(self.cycle.life))
         try:

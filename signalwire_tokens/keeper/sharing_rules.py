@@ -132,16 +132,12 @@ def shortened(reading: Reading, longest: Lives) -> Reading:
     if record is None:
         return reading
     pair = record.pair
-    lives = [half.expires_at - half.issued_at for half in (pair.token, pair.refresh_token)]
-    if lives[0] <= longest[0] and lives[1] <= longest[1]:
-        return reading
     token, refresh_token = (
-        attrs.evolve(half, expires_at=half.issued_at + min(life, most))
-        for half, life, most in zip((pair.token, pair.refresh_token), lives, longest, strict=True)
+        attrs.evolve(half, expires_at=min(half.expires_at, half.issued_at + most))
+        for half, most in zip((pair.token, pair.refresh_token), longest, strict=True)
     )
-    return attrs.evolve(
-        reading, record=attrs.evolve(record, pair=attrs.evolve(pair, token=token, refresh_token=refresh_token))
-    )
+    pair = attrs.evolve(pair, token=token, refresh_token=refresh_token)
+    return attrs.evolve(reading, record=attrs.evolve(record, pair=pair))
 
 
 def holds(record: Record | None, pair: TokenPair | None) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from signalwire_tokens.errors import SessionClosed, SessionExpired, SignalWireTokenError, TokenUnavailable
 from signalwire_tokens.lifecycle import Phase
-from signalwire_tokens.outcomes import Denied, Expire, Look, Misconfigured, Spent
+from signalwire_tokens.outcomes import Denied, Expire, Look, Misconfigured, Present, Reissue, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,11 +134,12 @@ async def next_pair(engine: Engine) -> None:
         if isinstance(step, Expire):
             raise SessionExpired(f"session {engine.label} has no way to renew") from cycle.last_error
         engine.gate.force(engine, step)
-    while cycle.generation == generation and is_renewing(engine):
+    while cycle.generation == generation:
+        is_to_come = cycle.pressed < math.inf and cycle.phase is Phase.OPEN
+        if engine.flight is None and (not is_to_come or is_hopeless(engine, cycle.policy.patience)):
+            check(engine)
+            raise unavailable(engine, "could not be renewed now")
         await engine.changed()
-    if cycle.generation == generation:
-        check(engine)
-        raise unavailable(engine, "could not be renewed now")
 
 
 def check_ttl(engine: Engine, min_ttl: object) -> float:
@@ -182,15 +183,6 @@ def is_hopeless(engine: Engine, seconds: float) -> bool:
     return time_left(engine, outlook) > (0 if has_to_change else seconds)
 
 
-def is_renewing(engine: Engine) -> bool:
-    """Return whether a renewal is under way, or was pressed for and is to come."""
-    if engine.flight is not None:
-        return True
-    cycle = engine.cycle
-    is_to_come = cycle.pressed < math.inf and cycle.phase is Phase.OPEN
-    return is_to_come and not is_hopeless(engine, cycle.policy.patience)
-
-
 def time_left(engine: Engine, outlook: Outlook | None = None) -> float:
     """Return how long it is until the next attempt."""
     if isinstance(engine.cycle.flying, Look):
@@ -225,4 +217,7 @@ def unavailable(engine: Engine, what: str) -> TokenUnavailable:
     has_way = pause < math.inf and not isinstance(engine.next_step(), Expire)
     error = TokenUnavailable(f"session {engine.label} {what}", retry_after=pause if has_way else None)
     error.__cause__ = reason_of(engine)
+    if error.__cause__ is None and isinstance(cycle.flying, Present | Reissue):
+        taken = engine.now() - cycle.flying.at
+        error.__cause__ = SignalWireTokenError(f"the renewal under way has taken {taken:.0f} s so far")
     return error

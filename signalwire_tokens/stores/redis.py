@@ -37,8 +37,6 @@ from .watchers import Watchers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-    from types import TracebackType
-
 __all__ = ["RedisStore"]
 
 MOST_CONNECTIONS = 64
@@ -132,9 +130,7 @@ class RedisStore:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -23,7 +23,6 @@ from .sealing import Sealer
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import AsyncIterator, Callable, Sequence
-    from types import TracebackType
 
     from signalwire_tokens.clock import Clock
 
@@ -84,9 +83,7 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

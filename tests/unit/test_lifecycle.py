@@ -53,9 +53,7 @@ def make_pair(life=LIFE):
 def make(phase, ways, age, step, failure=None):
     """Return a record in a state."""
     cycle = Lifecycle(POLICY, life=LIFE, draw=0.5)
-    cycle.open(NOW - LIFE)
-    if AGES[age] is not None:
-        cycle.begin_with(make_pair(), NOW - AGES[age], NOW - AGES[age])
+    cycle.open(NOW - LIFE, None if AGES[age] is None else Renewed(make_pair(), NOW - AGES[age]))
     cycle.phase, (cycle.presentable, cycle.reissuable) = phase, ways
     cycle.flying = None if step is None else step(NOW)
     if failure is not None:
@@ -91,7 +89,7 @@ EVENTS = {
     "want": lambda cycle: cycle.want(NOW),
     "press": lambda cycle: cycle.press(NOW),
     "check_until": lambda cycle: cycle.check_until(NOW + 1),
-    "check_next": lambda cycle: cycle.check_next(),
+    "check_next": lambda cycle: cycle.check_until(-math.inf),
     "shut": lambda cycle: cycle.advance(Phase.SHUT),
     "end": lambda cycle: cycle.advance(Phase.ENDING),
     "close": lambda cycle: cycle.advance(Phase.CLOSED),

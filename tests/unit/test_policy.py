@@ -97,9 +97,7 @@ def test_a_token_is_due_between_60_and_80_percent_of_its_life(draw, share, life)
 )
 def test_the_states_follow_from_the_times(at, state):
     """Fresh until due, due until the last half minute, urgent until the end, late from then on."""
-    assert (
-        POLICY.state(due=situation().due, access_until=situation().access_until, life=situation().life, now=at) is state
-    )
+    assert POLICY.state(situation(), at) is state
 
 
 @pytest.mark.parametrize(("life", "reserve"), [(LIFE, 30.0), (300.0, 30.0), (60.0, 6.0)])
@@ -337,7 +335,8 @@ def test_the_next_step_is_bounded(case):
         return
     floor = min(POLICY.floor, life * POLICY.floor_share)
     assert step.at >= case.tried + floor - 1e-9
-    start = max(case.tried, case.due) if case.failing is None else case.tried
+    is_planned = case.failing is None or case.pressed < math.inf  # a failure doesn't count for one that is pressed
+    start = max(case.tried, case.due) if is_planned else case.tried
     quiet = max(life * POLICY.throttle_share, POLICY.throttle_late) + POLICY.throttle_spread
     assert step.at <= max(start + POLICY.misconfigured_to, case.throttled_at) + quiet
     if isinstance(step, Present):
@@ -346,10 +345,11 @@ def test_the_next_step_is_bounded(case):
 
 @given(situations)
 def test_a_retry_comes_before_the_end_where_the_floor_lets_it(case):
-    """While the token lives, a failure is followed by a try within its life."""
+    """A failure is followed by an attempt while the token is valid, unless that is too short-lived to be kept."""
     left = case.access_until - case.tried
     step = next_step(case)
-    if case.failing is not None and not isinstance(step, Expire) and left > 10:
+    is_kept = case.failing is not None and not case.failing.is_short
+    if is_kept and not isinstance(step, Expire) and left > 10:
         assert step.at < case.access_until
 
 
@@ -394,7 +394,7 @@ def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, reissuable, life):
                 presentable=case.presentable and not (presented and (outcome is Spent or outcome is Ambiguous)),
                 reissuable=case.reissuable and not (outcome is Spent and not presented),
             )
-    assert POLICY.state(due=case.due, access_until=case.access_until, life=case.life, now=now) is SessionState.FRESH
+    assert POLICY.state(case, now) is SessionState.FRESH
 
 
 def test_outcomes_and_steps_are_values():
@@ -415,4 +415,5 @@ def test_outcomes_and_steps_are_values():
 )
 def test_what_is_waited_for_comes_before_what_is_merely_due(access_until, awaited, deadline):
     """After a live token that is about to end; what nobody waits for comes with those that are due at the latest."""
-    assert POLICY.deadline(access_until=access_until, life=7200, awaited=awaited, now=1000) == deadline
+    case = situation(access_until=access_until, life=7200, wanted=1000 if awaited else math.inf)
+    assert POLICY.deadline(case, 1000) == deadline

@@ -30,8 +30,8 @@ MOST = {
     "levels of inheritance": 2,
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
-    "lines of a module of the core": 391,
-    "lines of the core": 4349,
+    "lines of a module of the core": 390,
+    "lines of the core": 4348,
 }
 
 

@@ -15,7 +15,7 @@ from signalwire_tokens import RefreshPolicy, SignalWireTokenError
 from signalwire_tokens.keeper.sharing_rules import Sight, choose, find_better, find_other, holds
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.outcomes import Present, Reissue, Spent
+from signalwire_tokens.outcomes import Present, Reissue, Renewed, Spent
 from signalwire_tokens.stores.records import Reading, Record
 
 LIFE, WINDOW = 7200.0, 300.0
@@ -60,10 +60,8 @@ class Case:
     def __init__(self, stored, mark, held, is_brought, step, presents, reissues):  # noqa: PLR0917 - a case's columns
         self.stored, self.mark, self.held = STORED[stored], mark, HELD[held]
         self.cycle = Lifecycle(RefreshPolicy(), life=LIFE, draw=0.5, presents=presents, reissues=reissues)
-        self.cycle.open(NOW - LIFE)
-        if self.held is not None:
-            self.cycle.begin_with(self.held[0], NOW - self.held[1], NOW)
-        elif not reissues:  # a first issue was refused
+        self.cycle.open(NOW - LIFE, None if self.held is None else Renewed(self.held[0], NOW - self.held[1]))
+        if self.held is None and not reissues:  # a first issue was refused
             self.cycle.lose(Reissue(NOW), Spent(SignalWireTokenError("no")), NOW)
         self.brought = BROUGHT if is_brought else None
         self.step = step(NOW)

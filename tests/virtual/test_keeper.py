@@ -7,6 +7,7 @@ import os
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
+import attrs
 import pytest
 
 from signalwire_tokens import (
@@ -35,6 +36,7 @@ from support.scripted_keeper import (
 )
 
 HOUR = 3600.0
+NO_PAIR = Renewed(attrs.evolve(make_pair(), token=None))
 PLACE = ContextVar("PLACE", default="nowhere")
 
 
@@ -574,7 +576,7 @@ async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, cap
 async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_nothing(clock):
     """Nothing is planned any more."""
     under_way = asyncio.Event()
-    async with Scripted(clock, None, under_way, Renewed("no pair", 0.0)) as session:
+    async with Scripted(clock, None, under_way, NO_PAIR) as session:
         refresh = asyncio.create_task(session.refresh())
         await asyncio.sleep(0)
         closing = asyncio.create_task(session.aclose())
@@ -589,7 +591,7 @@ async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_noth
 
 async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
     """The session plans its next attempt, and does not present a refresh token that may be used up. (P7)"""
-    async with Scripted(clock, None, Renewed("no pair", 0.0)) as session:
+    async with Scripted(clock, None, NO_PAIR) as session:
         await clock.advance(LIFE * 0.8 + 60)
         assert session.steps == ["Reissue", "Present", "Reissue"]
         assert session.generation == 2

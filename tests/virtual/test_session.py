@@ -472,7 +472,9 @@ async def test_a_session_of_another_loop_says_so(emulator, session):
         (ApiError("", status=400), Denied),
         (TemporarilyRefused("", status=422), NotSent),
         (ConfigurationError(""), Misconfigured),
-        (SignalWireTokenError(""), Denied),
+        (InvalidRequest("", operation="refresh", errors=()), Denied),
+        (SessionError(""), Denied),
+        (SignalWireTokenError(""), Ambiguous),
     ],
     ids=lambda value: (
         f"{type(value).__name__}{getattr(value, 'sent', '')}{getattr(value, 'status', '')}"

@@ -14,6 +14,7 @@ from signalwire_tokens import (
     ConfigurationError,
     MemoryStore,
     RateLimited,
+    RefreshPolicy,
     Renewed,
     SessionExpired,
     SessionState,
@@ -122,11 +123,129 @@ async def test_an_answer_that_is_none_is_named(clock, answer):
     await session.aclose()
 
 
-@pytest.mark.parametrize(("token", "seconds"), [(b"bytes", 60), ("", 60), ("text", "1"), ("token", math.nan)])
-def test_a_token_that_makes_no_sense_is_refused(token, seconds):
-    """Where the renewal returns it, so that its callers see why."""
-    with pytest.raises(UnexpectedResponse, match="is empty, or its time isn't in seconds"):
+@pytest.mark.parametrize(
+    ("token", "seconds", "fault"),
+    [
+        (SECRET.encode(), 60, "must be a string, and is bytes"),
+        ("", 60, "is empty"),
+        (f"{SECRET}\n", 60, "has a line break"),
+        (f"{SECRET}\0", 60, "a control character"),
+        (f" {SECRET}", 60, "spaces around it"),
+        (SECRET, "1", "a number of seconds"),
+        (SECRET, True, "a number of seconds"),
+        (SECRET, math.nan, "a number of seconds"),
+        (SECRET, 1.8e9, "more than ten years: give the seconds from now"),
+    ],
+)
+def test_a_token_that_makes_no_sense_is_refused(token, seconds, fault):
+    """Where the renewal returns it, so that its callers see why, but not the token."""
+    with pytest.raises(UnexpectedResponse, match=fault) as caught:
         Renewed.valid_for(token, seconds)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_text_is_no_pair():
+    """And it is not shown, since it may be a token."""
+    with pytest.raises(TypeError, match=r"pair must be a TokenPair, and is str: see Renewed.valid_for\(\)") as caught:
+        Renewed(SECRET)
+    assert SECRET not in str(caught.value)
+
+
+async def test_an_error_of_a_source_while_a_session_starts_costs_one_attempt(clock):
+    """Even the one kind whose text is shown: nothing says that it won't pass."""
+    source, session = keep(clock, SignalWireTokenError("the vault is sealed"))
+    starting = asyncio.create_task(session.start())
+    await clock.advance(0.1)
+    assert "the vault is sealed" in str(session.last_error)
+    await clock.advance(10)
+    await starting
+    assert len(source.requests) == 2
+    await session.aclose()
+
+
+async def test_a_mistake_in_a_renewal_is_named_by_its_line(clock):
+    """Its text may hold a secret, so that is all there is to find it by."""
+    source, session = keep(clock)
+
+    def renew(_):
+        return {}[SECRET]
+
+    async with session:
+        source.renew = renew
+        session.invalidate(await session.token())
+        await clock.advance(1)
+        line = renew.__code__.co_firstlineno + 1
+        assert str(session.last_error) == f"the renewal failed with KeyError, test_token_session.py, line {line}"
+        del source.renew
+
+
+async def test_callers_learn_that_a_renewal_takes_long(clock):
+    """It has failed with nothing yet."""
+    source, session = keep(clock)
+
+    async def renew_slowly(_):
+        await clock.sleep(60)
+        return Renewed.valid_for("late", HOUR)
+
+    async with session:
+        source.renew = renew_slowly
+        session.invalidate(await session.token())
+        asking = asyncio.create_task(session.token())
+        await clock.advance(12)
+        with pytest.raises(TokenUnavailable) as caught:
+            await asking
+        assert str(caught.value.__cause__) == "the renewal under way has taken 10 s so far"
+        assert session.last_error is None
+        await clock.advance(50)
+        assert await session.token() == "late"
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_what_a_source_raises_when_it_is_closed_is_logged(clock, caplog, is_async):
+    """The error that ended the body of `async with` is the one that callers get."""
+
+    class Broken(Source):
+        def aclose(self):
+            if is_async:
+                return self.fail()
+            raise OSError(SECRET)
+
+        async def fail(self):
+            raise OSError(SECRET)
+
+    session = TokenSession(Broken(clock), lifetime=timedelta(hours=1), clock=clock)
+    with pytest.raises(ZeroDivisionError):
+        async with session:
+            raise ZeroDivisionError
+    assert "its source could not be closed: OSError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_source_that_does_not_close_is_left_behind(clock, caplog):
+    """After as long as a renewal under way gets."""
+    source, session = keep(clock, policy=RefreshPolicy(drain=0.01))
+    async with session:
+        source.aclose = asyncio.Event().wait
+    assert "its source could not be closed: TimeoutError" in caplog.text
+
+
+@pytest.mark.parametrize("token", [b"token-1", b"", None])
+async def test_only_a_token_can_be_refused(clock, token):
+    """Another type would never be equal to the current one, and so be ignored."""
+    _, session = keep(clock)
+    async with session:
+        for refuse in (session.invalidate, session.report_unauthorized):
+            with pytest.raises(TypeError, match=f"must be a string or a Token, and is {type(token).__name__}"):
+                refuse(token)
+
+
+async def test_a_refused_token_of_a_source_is_not_blamed_on_a_setting_of_signalwire_s(clock, caplog):
+    """The source says how long its tokens live."""
+    _, session = keep(clock)
+    async with session:
+        session.invalidate(await session.token())
+    assert "before its calculated expiry" in caplog.text
+    assert "SIGNALWIRE" not in caplog.text
 
 
 async def test_a_renewal_need_not_be_async(clock):
@@ -192,6 +311,20 @@ async def test_a_token_that_has_expired_is_not_taken(clock):
     await session.aclose()
 
 
+async def test_a_pair_that_was_refreshed_is_kept_though_it_ends_no_later(clock):
+    """Its refresh token is the only one that is good still."""
+    first, second, third = (make_pair(life) for life in (HOUR, HOUR / 2, HOUR))
+    source, session = keep(clock, *map(Renewed, (first, second, third)), presents=True)
+    async with session:
+        clock.suspend(1)
+        await session.refresh()
+        assert session.pair.refresh_token.value == second.refresh_token.value
+        assert await session.token() == first.token.value
+        await session.refresh()
+        assert source.requests[-1].pair.refresh_token.value == second.refresh_token.value
+        assert await session.token() == third.token.value
+
+
 async def test_refresh_tokens_of_a_source_are_presented(clock):
     """And a pair to begin with is kept until it is due."""
     first, second = issued_at(make_pair(HOUR), clock.wall()), make_pair(HOUR)
@@ -243,8 +376,14 @@ async def test_a_pair_that_another_process_has_saved_lifts_no_throttle(clock):
     ("arguments", "message"),
     [
         ({"renewal": object()}, r"renew\(request\)"),
+        ({"renewal": Source}, "renewal must be an object"),
         ({"lifetime": 3600}, "lifetime must be a timedelta"),
+        ({"lifetime": timedelta(0)}, "longer than nothing"),
+        ({"policy": {}}, "policy must be a RefreshPolicy"),
+        ({"pair": SECRET}, "pair must be a TokenPair"),
+        ({"reissues": False}, "no way to renew"),
         ({"store": MemoryStore()}, "store_key"),
+        ({"store_key": "mine"}, "store and store_key need each other"),
         ({"store": MemoryStore, "store_key": "mine"}, "store must be one"),
     ],
 )
