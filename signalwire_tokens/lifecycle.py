@@ -13,8 +13,8 @@ Events are `open`, `begin` (a renewal or a look), `land`, `lose` (a renewal whos
 `token()` checks again), and `advance` (to a later phase). A pair that lands after the session was shut is adopted like
 any other.
 
-Effects are `Emit` (an event to subscribers), `Adopted`, `Failed` and `Warn`. No event returns a schedule: `next_step`
-answers what to do next, and when, for as long as SignalWire wants to be left alone at that time.
+Effects are `Emit` (an event to subscribers), `Adopted`, `Failed` and `Warn`. No event returns a schedule: the policy's
+`next_step` answers what to do next, and when.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .outcomes import Outcome, Step
-    from .policy import Quiet
 
 __all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Phase", "Warn"]
 
@@ -177,10 +176,6 @@ class Lifecycle:
         if self.phase is Phase.OPEN:
             return self.policy.state(self, now)
         return SessionState.DEAD if self.phase is Phase.EXPIRED else SessionState.CLOSED
-
-    def next_step(self, quiet: Quiet) -> Step:
-        """Return what to do next, and when, while SignalWire wants to be left alone as `quiet` says."""
-        return self.policy.next_step(self, quiet)
 
     def way(self, now: float) -> Step:
         """Return what could be done now."""

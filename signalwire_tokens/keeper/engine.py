@@ -21,9 +21,9 @@ import attrs
 
 from signalwire_tokens.clock import Clock, Timer
 from signalwire_tokens.errors import SessionError, SignalWireTokenError
-from signalwire_tokens.lifecycle import Adopted, Emit, Failed, Lifecycle, Phase, Warn
+from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed, Lifecycle, Phase, Warn
 from signalwire_tokens.models import TokenPair
-from signalwire_tokens.outcomes import Ambiguous, Answered, Expire, Look, NotSent, Outcome, Present, Reissue, Renewed
+from signalwire_tokens.outcomes import Ambiguous, Answered, Expire, Look, NotSent, Present, Reissue, Renewed
 
 from .events import Listener, SessionEvent, logged
 from .gate import ALONE, Gate, Owner
@@ -34,8 +34,7 @@ from .waiters import Waiters
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
-    from signalwire_tokens.lifecycle import Effect, EventKind
-    from signalwire_tokens.outcomes import Step
+    from signalwire_tokens.outcomes import Outcome, Step
 
     from .waiters import WaitDeadline
 
@@ -91,7 +90,7 @@ class Engine:
 
     def next_step(self) -> Step:
         """Return what to do next, and when, as long as SignalWire wants what it has said last."""
-        return self.cycle.next_step(self.gate.quiet(self))
+        return self.cycle.policy.next_step(self.cycle, self.gate.quiet(self))
 
     def opened(self) -> Timer:
         """Return the timer, which an engine has from `open()` on."""
@@ -100,8 +99,7 @@ class Engine:
 
     def check_place(self) -> None:
         """Raise `SessionError` in another process, or on another event loop, than the session's."""
-        misuse = None if self.timer is None else self.timer.find_misuse()
-        if misuse is not None:
+        if self.timer is not None and (misuse := self.timer.find_misuse()) is not None:
             raise SessionError(f"session {self.label} {misuse}")
 
     # What a fleet's governor asks and tells.
@@ -163,7 +161,7 @@ class Engine:
         elif may_begin and step.at <= now and not isinstance(step, Expire):
             self._enter(step)
         else:
-            timer.set(self, step.at if shared is None else min(step.at, shared.looks_at))
+            timer.set(self, min(step.at, shared.rests_until) if shared is not None and shared.heard else step.at)
 
     def _enter(self, step: Present | Reissue) -> None:
         """Renew if the gate allows it. If not, the gate wakes the session later."""
@@ -176,8 +174,10 @@ class Engine:
 
     def _must_look(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
         """Return whether to look into the store first: on news, or once for a token that has expired."""
-        is_late = is_over or (self.gate.looks_first and self.cycle.left(now) <= 0)
-        return shared.looks_at <= now or (is_late and not shared.has_looked(is_last=is_over))
+        if shared.heard and shared.rests_until <= now:
+            return True
+        is_late = is_over or (self.gate.looks_first and self.cycle.access_until <= now)
+        return is_late and not shared.has_looked(is_last=is_over)
 
     def note_leap(self, seconds: float, now: float) -> None:
         """Renew soon if the wall clock has leapt, since the age of the token is unknown then."""

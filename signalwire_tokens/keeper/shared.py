@@ -191,11 +191,6 @@ class SharedRenewal:
 
     # Outside of renewals.
 
-    @property
-    def looks_at(self) -> float:
-        """When to look at what is new."""
-        return self.rests_until if self.heard else math.inf
-
     def has_looked(self, *, is_last: bool) -> bool:
         """Return whether the session has looked for another pair since its own expired."""
         expired, was_last = self.looked_for

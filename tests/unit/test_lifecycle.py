@@ -190,7 +190,7 @@ def test_the_next_step_uses_a_way_that_is_open():
     """With none, the session expires. It begins nothing before the floor after the last attempt. (P22)"""
     kinds = Counter({Present: 0, Reissue: 0, Expire: 0})
     for name, cycle in states(phases=[Phase.OPEN], steps=[None]):
-        step = cycle.next_step(NO_QUIET)
+        step = cycle.policy.next_step(cycle, NO_QUIET)
         kinds[type(step)] += 1
         if isinstance(step, Present):
             assert cycle.presentable, name
