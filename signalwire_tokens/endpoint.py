@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 from . import wire
 from .client import CallerFunction, make_client, report_renewal
 from .errors import ConfigurationError, SignalWireTokenError
-from .keeper import TokenSession, failure_of
+from .keeper import TokenSession, failure_of, only_later
 from .models import Secret
 from .outcomes import Misconfigured, Renewed, Spent
 
 if TYPE_CHECKING:
     from .client import ClientSettings, TokenClient
     from .keeper import RenewalRequest
-    from .outcomes import Failure
+    from .outcomes import Failure, Outcome
     from .policy import RefreshPolicy
 
 __all__ = ["EndpointSession"]
 
 Headers: TypeAlias = Mapping[str, str]
 NOTHING: Headers = {}
+ROUNDING = 1.0  # second, which is what a `Date` tells
 
 
 class EndpointSession(TokenSession):
@@ -80,12 +81,13 @@ class EndpointRenewal:
         self._headers = headers
         self._function = function
 
-    async def renew(self, request: RenewalRequest) -> Renewed:
-        """Return the backend's token."""
+    async def renew(self, request: RenewalRequest) -> Outcome:
+        """Return the backend's token, if it expires later than the current one."""
         headers, client = self._headers, self._client
         if self._function is not None:
             headers = wire.add_headers(headers, await self._function.call(client.clock, client.timeout))
-        return Renewed(await client.send(wire.fetch_token(self._path, headers), retries=0, limit=request.timeout))
+        pair = await client.send(wire.fetch_token(self._path, headers), retries=0, limit=request.timeout)
+        return only_later(Renewed(pair, request.asked), request.current, client.clock.now(), margin=ROUNDING)
 
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
         """Return what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""

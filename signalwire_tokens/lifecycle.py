@@ -194,6 +194,10 @@ class Lifecycle:
         """Return whether tokens that are valid for so long are kept."""
         return self.usual_life > 0 or self.policy.keeps(life)
 
+    def can_present(self, pair: TokenPair) -> bool:
+        """Return whether a pair has a refresh token to present: one of a source's own may lack it."""
+        return self.presents and (not self.usual_life or pair.refresh_token.value != pair.token.value)
+
     # Events.
 
     def open(self, now: float, brought: Renewed | None = None) -> None:
@@ -285,7 +289,7 @@ class Lifecycle:
         self.earlier = earlier
         if self.failing is not None:
             self.failing.replays, self.failing.is_short = 0, not is_kept
-        self.presentable, self.reissuable = self.presents, self.reissues
+        self.presentable, self.reissuable = self.can_present(pair), self.reissues
         self.not_before, self.wanted, self.pressed = NEVER, math.inf, math.inf
         self.due = due
         self.generation += 1

@@ -80,9 +80,15 @@ class TokenPair:
     that a backend gave.
     """
 
-    token: Token
-    refresh_token: Token
+    token: Token = attrs.field()
+    refresh_token: Token = attrs.field()
     subscriber_id: UUID | None = None
+
+    @token.validator
+    @refresh_token.validator
+    def _check(self, field: attrs.Attribute[Token], token: object) -> None:
+        if not isinstance(token, Token):  # its text stands in no message, nor in this pair's repr
+            raise TypeError(f"{field.name} must be a Token, and is {type(token).__name__}")
 
 
 # The kind that each half of a pair has, where a token's header names a kind.

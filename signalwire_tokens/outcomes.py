@@ -35,7 +35,12 @@ __all__ = [
 class Answered:
     """What came of an attempt that failed."""
 
-    error: SignalWireTokenError = attrs.field(validator=attrs.validators.instance_of(SignalWireTokenError))
+    error: SignalWireTokenError = attrs.field()
+
+    @error.validator
+    def _check(self, _: object, error: object) -> None:
+        if not isinstance(error, SignalWireTokenError):  # the text of any other may hold a secret, and stands nowhere
+            raise TypeError(f"error must be a SignalWireTokenError, and is {type(error).__name__}")
 
 
 class NotSent(Answered):
@@ -68,23 +73,28 @@ class Denied(Answered):
 
 @attrs.frozen
 class Renewed:
-    """A new pair, and when it was asked for by the session's clock: when the renewal began, if that isn't given.
+    """A new pair. Without `asked`, the times of its tokens are those of the wall clock.
 
-    `unsaved` is why the store doesn't have it, if it doesn't.
+    `asked` is when it was asked for, by the session's clock: from then on, each token is valid for as long as its times
+    are apart. `math.inf` stands for when the renewal began. `unsaved` is why the store doesn't have the pair.
     """
 
     pair: TokenPair = attrs.field()
-    asked: float = math.inf
+    asked: float = -math.inf
     unsaved: SignalWireTokenError | None = None
 
     @pair.validator
     def _check(self, _: object, pair: object) -> None:
-        if not isinstance(pair, TokenPair):  # and the text of a token stands in no message
+        if not isinstance(pair, TokenPair):  # the text of a token stands in no message
             raise TypeError(f"pair must be a TokenPair, and is {type(pair).__name__}: see Renewed.valid_for()")
+        for token in (pair.token, pair.refresh_token):
+            fault = find_fault(token.value)
+            if fault is not None:
+                raise UnexpectedResponse(f"a token that was given {fault}")
 
     @classmethod
     def valid_for(cls, token: str, seconds: float) -> Self:
-        """Return an access token without a refresh token, which is valid for so many seconds from now.
+        """Return an access token without a refresh token, which is valid for so many seconds from when `renew` began.
 
         A token that never expires is valid for `math.inf` seconds.
         """
@@ -94,16 +104,16 @@ class Renewed:
         now, longest = datetime.now(UTC), LONGEST_LIFE.total_seconds()
         ends = now + timedelta(seconds=max(-longest, min(seconds, longest)))
         lone = Token(value=token, issued_at=now, expires_at=ends)
-        return cls(TokenPair(token=lone, refresh_token=lone))
+        return cls(TokenPair(token=lone, refresh_token=lone), math.inf)
 
 
-def find_fault(token: object, seconds: object) -> str | None:
+def find_fault(token: object, seconds: object = 0) -> str | None:
     """Return what is wrong with a token that is valid for so many seconds, without the token."""
     if not isinstance(token, str):
         return f"must be a string, and is {type(token).__name__}"
     if not token or token.strip() != token or not token.isprintable():
-        return "is empty, has a line break or a control character, or has spaces around it"
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
+        return "is empty, has a line break or a character that can't be printed, or has spaces around it"
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124 - NaN
         return "must come with a number of seconds"
     if LONGEST_LIFE.total_seconds() < seconds < math.inf:
         return "would be valid for more than ten years: give the seconds from now, not a time"

@@ -1,7 +1,6 @@
 """When to renew, and how: from a pair's times, what failed so far and a random draw, the next step.
 
 It reads no clock, does no I/O and draws nothing by itself. All times are seconds by one clock, which is the caller's.
-It answers a step: `Present` the refresh token, `Reissue` the pair, or `Expire`.
 """
 
 from __future__ import annotations

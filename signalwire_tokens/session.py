@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .policy import RefreshPolicy
     from .stores import TokenStore
 
-__all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "label_of", "masked"]
+__all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "masked"]
 
 NOTHING: Mapping[str, Any] = {}
 # What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
@@ -198,7 +198,7 @@ class SubscriberRenewal:
     @property
     def label(self) -> str:
         """How the session is named in logs and errors: by no reference."""
-        return self._label or label_of(self.reference)
+        return self._label or f"#{digest_of(self.reference)}"
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -248,7 +248,7 @@ class SubscriberRenewal:
         self._first = NOTHING
         if answer.subscriber_id is None and replaced is not None:
             answer = attrs.evolve(answer, subscriber_id=replaced.subscriber_id)
-        return Renewed(answer)
+        return Renewed(answer, request.asked)
 
     def adopted(self, left: float) -> None:
         """Report that a token was replaced that was still valid for so many seconds."""
@@ -305,11 +305,6 @@ def masked(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mappi
         name: Secret(value) if name in ("password", "extra") and not isinstance(value, Secret) else value
         for name, value in token_fields.items()
     }
-
-
-def label_of(reference: str) -> str:
-    """Name a subscriber where the reference must not stand."""
-    return f"#{digest_of(reference)}"
 
 
 def refuse_swapped(pair: TokenPair) -> None:

@@ -67,8 +67,6 @@ class DeviceSession(TokenSession):
         settings.clear()  # type: ignore[attr-defined]  # a proxy's password must not stand in this frame; it is a dict
         if not isinstance(held.value, DeviceKey):
             raise ConfigurationError("key must be a DeviceKey: DeviceKey.generate() makes one")
-        if not isinstance(lifetime, timedelta):
-            raise ConfigurationError("lifetime must be a timedelta")
         client = make_client("DeviceSession", place, options)
         # Refuses what is wrong with the arguments now, and not when it is too late.
         first = Secret("later") if callable(source.value) else masked(source)
@@ -142,7 +140,7 @@ class DeviceRenewal:
             bound = await self._ask_once_more(describe, token, error.with_traceback(None))
         if self._epoch is None:  # the proof was in time: from now on, this machine's clock may be set to whatever
             self._epoch = client.clock.wall() - client.clock.now()
-        return Renewed(bound)
+        return Renewed(bound, request.asked)
 
     async def _ask_once_more(
         self, describe: Callable[[], wire.Request[TokenPair]], token: Bearer, refused: Unauthorized

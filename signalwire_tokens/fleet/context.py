@@ -31,8 +31,7 @@ class FleetContext(Owner):
     """
 
     another: ClassVar[str] = "get it from an open fleet again"
-    warns: ClassVar[bool] = False  # the fleet does
-    raises_faults: ClassVar[bool] = True
+    is_fleet: ClassVar[bool] = True
     governor: Governor
     sessions: dict[str, SubscriberSession]
     idle_after: float

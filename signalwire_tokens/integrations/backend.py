@@ -19,7 +19,7 @@ from signalwire_tokens.errors import (
 )
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
 from signalwire_tokens.keeper import engine_of
-from signalwire_tokens.session import label_of
+from signalwire_tokens.models import digest_of
 
 from . import token_rules
 
@@ -158,7 +158,7 @@ class Backend(Generic[R]):
         except SignalWireTokenError as error:
             answer = token_rules.answer_for(error)
             level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet has told of an outage
-            logger.log(level, "no token for a browser of %s: %s", label_of(reference), error)
+            logger.log(level, "no token for a browser of #%s: %s", digest_of(reference), error)
             return answer
 
     async def _give(self, reference: str, wish: token_rules.Wish) -> token_rules.Answer:

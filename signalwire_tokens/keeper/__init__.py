@@ -7,7 +7,7 @@ from .closing import drop, shut
 from .engine import Engine
 from .events import EventKind, SessionEvent
 from .gate import Gate, Outlook, Owner
-from .renewal import Current, Renewal, RenewalRequest, failure_of
+from .renewal import Current, Renewal, RenewalRequest, failure_of, only_later
 from .session import TokenSession, engine_of
 from .waiters import CHECKED_EVERY
 
@@ -26,5 +26,6 @@ __all__ = [
     "drop",
     "engine_of",
     "failure_of",
+    "only_later",
     "shut",
 ]

@@ -82,7 +82,7 @@ class Engine:
     @property
     def label(self) -> str:
         """How the session is named in logs and errors."""
-        return getattr(self.renewal, "label", "of a source of its own")
+        return getattr(self.renewal, "label", f"of {type(self.renewal).__name__}")
 
     def left(self) -> float:
         """Return how long the current token is still valid."""
@@ -219,10 +219,7 @@ class Engine:
                 self._plan_again()
 
     def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
-        """Begin a task that nobody but the event loop's end cancels.
-
-        The wall clock was ahead by `wall_ahead` when the session's timer was last sure to notify it of a leap.
-        """
+        """Begin a task that only the event loop's end cancels. `wall_ahead` is from before leaps may go unnoticed."""
         timer, cycle = self.opened(), self.cycle
         land = partial(self._land, step, cycle.pair, wall_ahead)
         flight = timer.begin(work, f"{what} {self.label}")
@@ -250,8 +247,9 @@ class Engine:
             what = f"renew() returned {type(outcome).__name__}: it must return Renewed or a failure"
             return Ambiguous(SignalWireTokenError(what))
         if isinstance(outcome, Renewed):
-            if outcome.asked == math.inf:
-                outcome = attrs.evolve(outcome, asked=request.asked)
+            if not math.isfinite(outcome.asked):
+                earliest = request.asked if outcome.asked == math.inf else asked_at(outcome.pair, self.clock)
+                outcome = attrs.evolve(outcome, asked=min(request.asked, earliest))
             if self.cycle.usual_life and isinstance(way, Reissue):  # a refresh may have used its token up
                 return only_later(outcome, self.cycle, self.now())
         return outcome

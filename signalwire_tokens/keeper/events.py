@@ -93,7 +93,9 @@ def logged(what: str) -> Iterator[None]:
     """Go on where a caller's code fails, and log that without its text, which may hold a secret."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a store and a source are anybody's code
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
+            raise
         logger.warning("%s: %s", what, type(error).__name__)
 
 

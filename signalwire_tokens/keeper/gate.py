@@ -129,15 +129,13 @@ class OpenGate(Gate):
 class Owner:
     """What a session belongs to. This one is for sessions of their own.
 
-    `another` says how to get another session, once this one is closed. With `warns`, a session that is dropped without
-    having been closed warns. With `raises_faults`, `token()` raises what won't pass by itself as it is. `closers` are
-    tasks that close the session, besides the one that does so itself.
+    `another` says how to get another session, once this one is closed. `closers` are other tasks that close it. If it
+    `is_fleet`, dropped sessions don't warn, and `token()` raises what won't pass by itself as it is.
     """
 
     __slots__ = ()
     another: ClassVar[str] = "make another one"
-    warns: ClassVar[bool] = True
-    raises_faults: ClassVar[bool] = False
+    is_fleet: ClassVar[bool] = False
     closers: Collection[asyncio.Task[None] | None] = ()
 
     def used(self, engine: Engine) -> None:

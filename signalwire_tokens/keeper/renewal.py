@@ -45,14 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Current", "Renewal", "RenewalRequest", "asked_at", "failure_of", "only_later"]
 
-ROUNDING = 1.0  # second, which is what a `Date` tells
-
 
 class Current(Protocol):
-    """How the session stands while a renewal is under way: a live view, to read only.
-
-    `value` is the text of the current access token, which expires at `access_until`.
-    """
+    """A live view of the session, to read only. The text of its token is `value`, which expires at `access_until`."""
 
     pair: TokenPair | None
     value: str
@@ -98,12 +93,12 @@ def asked_at(pair: TokenPair, clock: Clock) -> float:
     return clock.now() - max(0.0, clock.wall() - pair.token.issued_at.timestamp())
 
 
-def only_later(renewed: Renewed, current: Current, now: float) -> Outcome:
-    """Return a pair if its token is another than the current one and expires later."""
+def only_later(renewed: Renewed, current: Current, now: float, *, margin: float = 0.0) -> Outcome:
+    """Return a pair if its token is another than the current one, and doesn't expire sooner than `margin` after it."""
     token, until = renewed.pair.token, renewed.asked + life_of(renewed.pair.token)
     if until <= now:
         return NotYet(UnexpectedResponse("the token that was given has expired already: check both machines' clocks"))
-    if token.value == current.value or until <= current.access_until + ROUNDING:
+    if token.value == current.value or until < current.access_until + margin:
         return NotYet(UnexpectedResponse("there is no later token yet"))
     return renewed
 

@@ -294,7 +294,7 @@ class TokenSession:
             return
         if engine.cycle.phase is Phase.CLOSED:
             return
-        if engine.owner.warns:
+        if not engine.owner.is_fleet:  # which warns itself
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,

@@ -53,11 +53,6 @@ class Sight:
         age = self.reading.age
         return None if age is None else self.before - age
 
-    def is_older(self, asked: float) -> bool:
-        """Return whether the record's pair was asked for before that moment of the session's clock, if it is known."""
-        age = self.reading.age
-        return age is not None and self.after - age < asked
-
     def record(self, pair: TokenPair, asked: float, ahead: float) -> Record:
         """Return the record of a pair, by the store's time, or as a little older than the pair is.
 
@@ -104,14 +99,15 @@ def choose(
     mine = None if pair is None else sight.record(pair, cycle.asked, ahead)
     known = holds(held, pair)
     may_issue = cycle.reissuable and (pair is not None or brought is None)
-    is_behind = pair is not None and not known and pair is not brought and sight.is_older(cycle.asked)
+    is_older = (age := sight.reading.age) is not None and sight.after - age < cycle.asked
+    is_behind = pair is not None and not known and pair is not brought and is_older
     if held is None or is_behind:
         doubtful, best = True, mine  # the store has lost something
     else:
         refused = known and isinstance(step, Reissue)
         ended = sight.latest is not None and held.until <= sight.reading.at
         doubtful, best = held.presenting is not None or refused or ended, held
-    if not cycle.presents or best is None or (doubtful and may_issue):
+    if best is None or not cycle.can_present(best.pair) or (doubtful and may_issue):
         return Reissue(step.at), None
     return Present(step.at), best
 

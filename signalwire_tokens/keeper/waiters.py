@@ -7,7 +7,7 @@ import copy
 import math
 from typing import TYPE_CHECKING
 
-from signalwire_tokens.errors import SessionClosed, SessionExpired, SignalWireTokenError, TokenUnavailable
+from signalwire_tokens.errors import SessionClosed, SessionError, SessionExpired, SignalWireTokenError, TokenUnavailable
 from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.outcomes import Denied, Expire, Look, Misconfigured, Present, Reissue, Spent
 
@@ -93,7 +93,7 @@ async def live_token(engine: Engine, min_ttl: float | None) -> str:
     try:
         return await wait_for_token(engine, min_ttl)
     except (TokenUnavailable, SessionExpired):
-        fault = fault_of(engine) if engine.owner.raises_faults and engine.left() <= 0 else None
+        fault = fault_of(engine) if engine.owner.is_fleet and engine.left() <= 0 else None
         if fault is None:
             raise
     # A copy for each: one that was raised for somebody holds their frames.
@@ -125,6 +125,8 @@ async def wait_for_token(engine: Engine, min_ttl: float | None) -> str:
 async def next_pair(engine: Engine) -> None:
     """Renew now, or join the renewal under way. A pair that a look under way brings will do, too."""
     check(engine)
+    if engine.flight is not None and engine.flight is asyncio.current_task():
+        raise SessionError("a renewal can't wait for itself: renew() must not call the session's refresh()")
     cycle, generation = engine.cycle, engine.cycle.generation
     while isinstance(cycle.flying, Look):
         await engine.changed()
@@ -136,7 +138,8 @@ async def next_pair(engine: Engine) -> None:
         engine.gate.force(engine, step)
     while cycle.generation == generation:
         is_to_come = cycle.pressed < math.inf and cycle.phase is Phase.OPEN
-        if engine.flight is None and (not is_to_come or is_hopeless(engine, cycle.policy.patience)):
+        is_over = engine.flight is None and (not is_to_come or is_hopeless(engine, cycle.policy.patience))
+        if is_over or cycle.phase is Phase.CLOSED:
             check(engine)
             raise unavailable(engine, "could not be renewed now")
         await engine.changed()

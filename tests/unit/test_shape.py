@@ -30,7 +30,7 @@ MOST = {
     "levels of inheritance": 2,
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
-    "lines of a module of the core": 390,
+    "lines of a module of the core": 388,
     "lines of the core": 4338,
 }
 

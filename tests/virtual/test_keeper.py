@@ -36,7 +36,9 @@ from support.scripted_keeper import (
 )
 
 HOUR = 3600.0
-NO_PAIR = Renewed(attrs.evolve(make_pair(), token=None))
+PAIR = make_pair()
+NO_ZONE = attrs.evolve(PAIR.token, issued_at=PAIR.token.issued_at.replace(tzinfo=None))
+NO_PAIR = Renewed(attrs.evolve(PAIR, token=NO_ZONE), 0.0)
 PLACE = ContextVar("PLACE", default="nowhere")
 
 
@@ -712,8 +714,11 @@ async def test_closing_does_not_wait_for_ever(clock):
     await settle()
     await session.aclose()
     assert session.state is SessionState.CLOSED
+    with pytest.raises(SessionClosed):
+        await refresh
     landed.set()
-    assert await refresh is session.pair
+    await settle()
+    assert session.generation == 2
 
 
 async def test_a_renewal_sees_nothing_of_whoever_asked_for_it(clock):
@@ -740,9 +745,11 @@ async def test_closing_that_is_cancelled_has_closed_all_the_same(clock):
     closing[0].cancel()
     assert isinstance(await outcome(asyncio.gather(*closing[1:])), list)
     assert closing[0].cancelled()
+    with pytest.raises(SessionClosed):
+        await refresh
     landed.set()
-    await refresh
     await session.wait_closed()
+    await settle()
 
 
 async def test_a_start_that_fails_for_now_is_told_as_token_tells_it(clock):

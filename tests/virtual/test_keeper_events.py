@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from signalwire_tokens import RefreshPolicy, SessionState, TokenUnavailable
+from signalwire_tokens import RefreshPolicy, SessionClosed, SessionState, TokenUnavailable
 from signalwire_tokens.keeper import engine, engine_of
 from support.scripted_keeper import LIFE, NOT_SENT, SPENT, Scripted
 
@@ -263,8 +263,9 @@ async def test_closing_that_is_cancelled_ends_those_who_hang(clock):
     await settle()
     closing.cancel()
     await asyncio.wait([closing])
+    with pytest.raises(SessionClosed):
+        await refresh
     landed.set()
-    await refresh
     await settle()
     assert listeners() == []
 
@@ -278,8 +279,9 @@ async def test_nothing_is_told_after_the_end(clock):
     refresh = asyncio.create_task(session.refresh())
     await settle()
     await session.aclose()
+    with pytest.raises(SessionClosed):
+        await refresh
     landed.set()
-    await refresh
     await settle()
     assert told == ["started", "closed"]
 

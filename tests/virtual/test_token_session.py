@@ -16,9 +16,11 @@ from signalwire_tokens import (
     RateLimited,
     RefreshPolicy,
     Renewed,
+    SessionClosed,
     SessionExpired,
     SessionState,
     SignalWireTokenError,
+    TokenPair,
     TokenSession,
     TokenUnavailable,
     UnexpectedResponse,
@@ -129,11 +131,12 @@ async def test_an_answer_that_is_none_is_named(clock, answer):
         (SECRET.encode(), 60, "must be a string, and is bytes"),
         ("", 60, "is empty"),
         (f"{SECRET}\n", 60, "has a line break"),
-        (f"{SECRET}\0", 60, "a control character"),
+        (f"{SECRET}\0", 60, "can't be printed"),
         (f" {SECRET}", 60, "spaces around it"),
         (SECRET, "1", "a number of seconds"),
         (SECRET, True, "a number of seconds"),
         (SECRET, math.nan, "a number of seconds"),
+        (SECRET, 10**400, "more than ten years"),
         (SECRET, 1.8e9, "more than ten years: give the seconds from now"),
     ],
 )
@@ -144,11 +147,29 @@ def test_a_token_that_makes_no_sense_is_refused(token, seconds, fault):
     assert SECRET not in str(caught.value)
 
 
-def test_a_text_is_no_pair():
-    """And it is not shown, since it may be a token."""
-    with pytest.raises(TypeError, match=r"pair must be a TokenPair, and is str: see Renewed.valid_for\(\)") as caught:
-        Renewed(SECRET)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Renewed(SECRET), r"pair must be a TokenPair, and is str: see Renewed.valid_for\(\)"),
+        (lambda: TokenPair(token=SECRET, refresh_token=SECRET), "token must be a Token, and is str"),
+        (lambda: attrs.evolve(make_pair(), refresh_token=None), "refresh_token must be a Token, and is NoneType"),
+        (lambda: Spent(OSError(SECRET)), "error must be a SignalWireTokenError, and is OSError"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_not_shown(make, message):
+    """It may be a secret."""
+    with pytest.raises(TypeError, match=message) as caught:
+        make()
     assert SECRET not in str(caught.value)
+
+
+def test_each_token_of_a_pair_is_looked_at():
+    """As the one of `valid_for` is."""
+    pair = make_pair()
+    for name in ("token", "refresh_token"):
+        odd = attrs.evolve(pair, **{name: attrs.evolve(getattr(pair, name), value="a\nb")})
+        with pytest.raises(UnexpectedResponse, match="has a line break"):
+            Renewed(odd)
 
 
 async def test_an_error_of_a_source_while_a_session_starts_costs_one_attempt(clock):
@@ -200,24 +221,25 @@ async def test_callers_learn_that_a_renewal_takes_long(clock):
         assert await session.token() == "late"
 
 
+@pytest.mark.parametrize("error", [OSError(SECRET), asyncio.CancelledError(SECRET)])
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_what_a_source_raises_when_it_is_closed_is_logged(clock, caplog, is_async):
+async def test_what_a_source_raises_when_it_is_closed_is_logged(clock, caplog, is_async, error):
     """The error that ended the body of `async with` is the one that callers get."""
 
     class Broken(Source):
         def aclose(self):
             if is_async:
                 return self.fail()
-            raise OSError(SECRET)
+            raise error
 
         async def fail(self):
-            raise OSError(SECRET)
+            raise error
 
     session = TokenSession(Broken(clock), lifetime=timedelta(hours=1), clock=clock)
     with pytest.raises(ZeroDivisionError):
         async with session:
             raise ZeroDivisionError
-    assert "its source could not be closed: OSError" in caplog.text
+    assert f"its source could not be closed: {type(error).__name__}" in caplog.text
     assert SECRET not in caplog.text
 
 
@@ -263,12 +285,6 @@ async def test_a_token_without_an_end_is_kept_for_years(clock):
     async with session:
         await clock.advance(365 * 24 * HOUR)
         assert await session.token() == "for ever"
-
-
-def test_a_failure_needs_an_error_of_this_package():
-    """The text of any other may hold a secret, and would be logged."""
-    with pytest.raises(TypeError, match="SignalWireTokenError"):
-        Spent(OSError(SECRET))
 
 
 async def test_what_a_source_raises_when_it_notes_a_pair_is_shown_nowhere(clock, caplog):
@@ -323,6 +339,65 @@ async def test_a_pair_that_was_refreshed_is_kept_though_it_ends_no_later(clock):
         await session.refresh()
         assert source.requests[-1].pair.refresh_token.value == second.refresh_token.value
         assert await session.token() == third.token.value
+
+
+async def test_a_pair_is_as_old_as_its_times_say(clock):
+    """A source may have had it for a while."""
+    pair = issued_at(make_pair(HOUR), clock.wall() - HOUR + 60)
+    source, session = keep(clock, Renewed(pair))
+    async with session:
+        assert session.runway == timedelta(seconds=60)
+        await clock.advance(61)
+        assert await session.token() == f"token-{len(source.requests)}"
+
+
+async def test_another_token_is_taken_though_it_ends_at_the_same_time(clock):
+    """A caller who asks for a new one gets it, even at once."""
+    _, session = keep(clock)
+    async with session:
+        await session.refresh()
+        assert await session.token() == "token-2"
+
+
+async def test_a_token_without_a_refresh_token_is_not_presented(clock):
+    """Though the source may have one the next time."""
+    pair = make_pair(HOUR)
+    source, session = keep(clock, Renewed.valid_for("lone", HOUR), Renewed(pair), presents=True)
+    async with session:
+        for _ in range(2):
+            await session.refresh()
+        assert [type(request.step) for request in source.requests] == [Reissue, Reissue, Present]
+
+
+async def test_a_caller_of_refresh_gets_an_error_when_the_session_is_closed(clock):
+    """Though the renewal goes on for longer than closing waits."""
+    source, session = keep(clock, policy=RefreshPolicy(drain=0.01))
+    await session.start()
+    source.outcomes.append(answered := asyncio.Event())
+    refreshing = asyncio.create_task(session.refresh())
+    await settle()
+    await session.aclose()
+    with pytest.raises(SessionClosed):
+        await refreshing
+    answered.set()
+    await settle()
+
+
+async def test_a_renewal_that_waits_for_itself_is_told_so(clock):
+    """It would wait for ever."""
+    source, session = keep(clock)
+    renew = source.renew
+
+    async def renew_twice(request):
+        await session.refresh()
+        return await renew(request)
+
+    async with session:
+        source.renew = renew_twice
+        with pytest.raises(TokenUnavailable) as caught:
+            await session.refresh()
+        assert "can't wait for itself" in str(caught.value.__cause__)
+        source.renew = renew
 
 
 async def test_refresh_tokens_of_a_source_are_presented(clock):
