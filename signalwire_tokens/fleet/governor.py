@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from signalwire_tokens.errors import StoreError
 from signalwire_tokens.keeper import Gate, Outlook
 from signalwire_tokens.outcomes import Denied, Failure, Misconfigured, Outcome, Renewed, Spent, Throttled
+from signalwire_tokens.policy import NO_QUIET
 
 from .breaker import Breaker, BreakerState
 from .queue import Queue
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.errors import SignalWireTokenError
     from signalwire_tokens.keeper import Engine
     from signalwire_tokens.outcomes import Present, Reissue
-    from signalwire_tokens.policy import RefreshPolicy
+    from signalwire_tokens.policy import Quiet, RefreshPolicy
 
 __all__ = ["Governor"]
 
@@ -46,10 +47,10 @@ class Governor(Gate):
     def __init__(
         self, client: TokenClient, timer: Timer, *, policy: RefreshPolicy, concurrency: int, rate: float
     ) -> None:
+        super().__init__(client.throttle, client.clock)
         self.wakes_at: float = math.inf
         self.timer: Timer = timer
         self.breaker: Breaker = BREAKERS.setdefault(client, Breaker())
-        self._throttle = client.throttle
         self._draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
         self._policy = policy
         self._life = client.lifetimes.access.total_seconds()
@@ -87,7 +88,11 @@ class Governor(Gate):
         """What the service was last found to be ill with, if it has not answered since."""
         if self.breaker.failure is not None:
             return self.breaker.failure.error
-        return self._throttle.error if self._throttle_end() > self._now() else None
+        return self.throttle.error if self._throttle_end() > self._now() else None
+
+    def quiet(self, engine: Engine) -> Quiet:  # noqa: ARG002 - it is the same for all
+        """Return that no session is to wait by itself: the governor does for all of them."""
+        return NO_QUIET
 
     def outlook(self, engine: Engine) -> Outlook:
         """Return what a session has to expect."""
@@ -237,7 +242,7 @@ class Governor(Gate):
 
     def _throttle_end(self) -> float:
         """Return when the whole fleet asks SignalWire again after a throttle."""
-        asked, until = self._throttle.asked_at, self._throttle.until
+        asked, until = self.throttle.asked_at, self.throttle.until
         if until == -math.inf:
             return until
         return self._policy.throttle_end(asked=asked, until=until, life=self._life, draw=self._draw)
@@ -260,8 +265,8 @@ class Governor(Gate):
         else:
             is_needed = self._head() is not None or (self.breaker.is_open and bool(self._failed))
             at = self._free_at(now) if is_needed else math.inf
-            if is_needed and self._throttle.until > now:
-                self._throttle.watch(self)
+            if is_needed and self.throttle.until > now:
+                self.throttle.watch(self)
         if at < self.wakes_at:
             self.timer.set(self, at)
 

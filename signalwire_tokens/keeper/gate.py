@@ -1,6 +1,6 @@
 """What stands around a session: who may renew when, and what the session belongs to.
 
-A session of its own has an `OpenGate` and is `ALONE`. Those of a fleet share a governor and a context.
+A session of its own has a `Gate` and is `ALONE`. Those of a fleet share a governor and a context.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .engine import Engine
 
-__all__ = ["ALONE", "Gate", "OpenGate", "Outlook", "Owner"]
+__all__ = ["ALONE", "Gate", "Outlook", "Owner"]
 
 
 class Outlook(NamedTuple):
@@ -43,22 +43,39 @@ CLEAR = Outlook()
 
 
 class Gate:
-    """Who may renew when: here any session at any time. With `looks_first`, those without a valid token look first."""
+    """Who may renew when: here any session at any time, unless its source wants to be left alone.
+
+    A client notes that in its `throttle`, by its clock. Without one, the gate notes it from the session's own renewals.
+    With `looks_first`, sessions without a valid token look into their store before they renew.
+    """
 
     looks_first = False
+
+    def __init__(self, throttle: Throttle | None, clock: Clock) -> None:
+        self.throttle: Throttle = Throttle() if throttle is None else throttle
+        self._notes = throttle is None
+        self._clock = clock
+        self._sent: float | None = None  # when the renewal under way asked its source
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
         """What SignalWire last failed with, if that keeps sessions from renewing. Any thread may ask."""
-        return None
+        return self.throttle.error if self.throttle.until > self._clock.now() else None
 
-    def quiet(self, engine: Engine) -> Quiet:  # noqa: ARG002 - it is the same for all
-        """Return when SignalWire asked to be left alone, and until when. The engine hears if that ends earlier."""
-        return NO_QUIET
+    def quiet(self, engine: Engine) -> Quiet:
+        """Return when the source asked to be left alone, and until when. The engine hears if that ends earlier."""
+        throttle = self.throttle
+        if throttle.error is None:
+            return NO_QUIET
+        apart = 0.0 if self._clock is engine.clock else engine.now() - self._clock.now()
+        asked, until = throttle.asked_at + apart, throttle.until + apart
+        if until > engine.now():
+            throttle.watch(engine)
+        return asked, until
 
-    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - as above
-        """Return what a session has to expect."""
-        return CLEAR
+    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - there is only one
+        """Return what a session has to expect, besides what it has planned itself."""
+        return Outlook(may_renew=False) if self.last_error else CLEAR
 
     def look(self, engine: Engine, begin: Callable[[], None]) -> None:  # noqa: ARG002 - as above
         """Have a session look into its store, by `begin`, now or later."""
@@ -74,56 +91,17 @@ class Gate:
 
     def asks(self, engine: Engine) -> None:
         """Note that a renewal that entered is about to send a request; one that finds its pair in a store doesn't."""
+        self._sent = engine.now()
 
     def wanted(self, engine: Engine) -> None:
         """Note that a caller waits for a session's token."""
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
         """Note the result of a renewal or a look; None if a look has found nothing or couldn't begin."""
-
-
-class OpenGate(Gate):
-    """Lets a session renew at any time, unless its source wants to be left alone, by a clock.
-
-    A client notes that in its `throttle`. Without one, the gate notes it from the session's own renewals.
-    """
-
-    def __init__(self, throttle: Throttle | None, clock: Clock) -> None:
-        self._notes = throttle is None
-        self._throttle = Throttle() if throttle is None else throttle
-        self._clock = clock
-        self._sent: float | None = None  # when the renewal under way asked its source
-
-    @property
-    def last_error(self) -> SignalWireTokenError | None:
-        """What the throttle began with, while it lasts."""
-        return self._throttle.error if self._throttle.until > self._clock.now() else None
-
-    def quiet(self, engine: Engine) -> Quiet:
-        """Return the throttle, by the session's clock."""
-        throttle = self._throttle
-        if throttle.error is None:
-            return NO_QUIET
-        apart = 0.0 if self._clock is engine.clock else engine.now() - self._clock.now()
-        asked, until = throttle.asked_at + apart, throttle.until + apart
-        if until > engine.now():
-            throttle.watch(engine)
-        return asked, until
-
-    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - as above
-        """Return whether a renewal could begin now: the session itself has planned for that."""
-        return Outlook(may_renew=False) if self.last_error else CLEAR
-
-    def asks(self, engine: Engine) -> None:
-        """Note when the source is asked."""
-        self._sent = engine.now()
-
-    def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Note what the source asked for, if nobody else does. A pair from a store says nothing of the source."""
         sent, self._sent = self._sent, None
         if self._notes and sent is not None and isinstance(outcome, Renewed | Throttled):
             error = outcome.error if isinstance(outcome, Throttled) else None
-            self._throttle.note(error, sent=sent, now=engine.now())
+            self.throttle.note(error, sent=sent, now=engine.now())
 
 
 class Owner:

@@ -26,7 +26,7 @@ from signalwire_tokens.policy import RefreshPolicy, SessionState
 from .closing import close, close_source, drain
 from .engine import Engine, draw
 from .events import Listener
-from .gate import OpenGate
+from .gate import Gate
 from .shared import SharedRenewal
 from .sharing_rules import UNBOUNDED, Lives
 from .waiters import check, fault_of, live_token, next_pair, reason_of, time_left
@@ -89,7 +89,7 @@ class TokenSession:
         usual = life if keeps_all else 0.0
         cycle = Lifecycle(policy, life=life, draw=draw(), presents=presents, reissues=reissues, usual_life=usual)
         shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, longest, pair)
-        gate = OpenGate(None, clock) if throttle is None else OpenGate(*throttle)
+        gate = Gate(None, clock) if throttle is None else Gate(*throttle)
         self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
 
     async def token(self, min_ttl: float | None = None) -> str:

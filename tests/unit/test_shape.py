@@ -31,7 +31,7 @@ MOST = {
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
     "lines of a module of the core": 388,
-    "lines of the core": 4338,
+    "lines of the core": 4321,
 }
 
 

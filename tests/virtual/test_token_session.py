@@ -243,6 +243,19 @@ async def test_what_a_source_raises_when_it_is_closed_is_logged(clock, caplog, i
     assert SECRET not in caplog.text
 
 
+async def test_a_caller_who_is_cancelled_while_a_source_closes_is_cancelled(clock, caplog):
+    """That is no failure of the source's."""
+    source, session = keep(clock)
+    await session.start()
+    source.aclose = asyncio.Event().wait
+    closing = asyncio.create_task(session.aclose())
+    await settle()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert "could not be closed" not in caplog.text
+
+
 async def test_a_source_that_does_not_close_is_left_behind(clock, caplog):
     """After as long as a renewal under way gets."""
     source, session = keep(clock, policy=RefreshPolicy(drain=0.01))
