@@ -60,7 +60,7 @@ class Timer:
         self._fallen = 0  # about how many of those do not stand any more
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
-        self._wall_ahead = clock.wall() - clock.now()
+        self.wall_ahead: float = clock.wall() - clock.now()  # when they were last compared
         self._leaps: deque[Leap] = deque()  # with the sleepers that have yet to be notified
         self._held: set[asyncio.Task[Any]] = set()
         self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
@@ -192,21 +192,23 @@ class Timer:
             self._note_fallen(before)
             sleeper.wake(self)
         except Exception:
-            self.set(sleeper, now + LONGEST_SLICE)
+            if not now < sleeper.wakes_at < now + LONGEST_SLICE:  # it has set none itself
+                self.set(sleeper, now + LONGEST_SLICE)
             logger.exception("%r could not be woken; it is tried again", sleeper)
 
     def _watch_wall(self, now: float) -> None:
         """Record that the wall clock has gained on ours, which is the only sign of a paused virtual machine."""
         ahead = self.clock.wall() - now
-        gained = ahead - self._wall_ahead
+        gained = ahead - self.wall_ahead
         if gained > 1:
             self._leaps.append((gained, self._heap.copy()))
-        self._wall_ahead = ahead
+        self.wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
         """Notify at most MOST_AT_ONCE sleepers of a leap of the wall clock; return how many entries were handled.
 
-        A sleeper without a deadline isn't notified: it is closed, or renews or looks, and compares the clocks itself.
+        A sleeper without a deadline is notified, too, if its last one is still in the heap. If not, it has begun to
+        renew or to look, and compares the clocks itself.
         """
         looked = 0
         while self._leaps and looked < MOST_AT_ONCE:
@@ -216,7 +218,7 @@ class Timer:
                 continue
             looked += 1
             sleeper = entries[-1][2]()
-            if sleeper is not None and sleeper.wakes_at < math.inf:
+            if sleeper is not None:
                 try:
                     sleeper.note_leap(gained, now)
                 except Exception:  # whatever it is: the others must be notified

@@ -210,7 +210,9 @@ class Governor(Gate):
         """Call those whose turn it is."""
         now = self._now()
         self._look_at_breaker()
-        while self._to_look and len(self._looking) < self._concurrency:
+        for _ in range(MOST_AT_ONCE):
+            if not self._to_look or len(self._looking) >= self._concurrency:
+                break
             engine, begin = self._to_look[0]  # and stays there until it looks, whatever raises
             self._looking.add(engine)
             begin()

@@ -10,11 +10,9 @@ import asyncio
 import logging
 import math
 import random
-import traceback
 from collections.abc import Callable
 from functools import partial
 from inspect import isawaitable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import attrs
@@ -27,8 +25,8 @@ from signalwire_tokens.outcomes import Ambiguous, Answered, Expire, Look, NotSen
 
 from .events import Listener, SessionEvent, logged
 from .gate import ALONE, Gate, Owner
-from .renewal import Renewal, RenewalRequest, asked_at, failure_of, only_later
-from .shared import RenewalResult, SharedRenewal
+from .renewal import Renewal, RenewalRequest, RenewalResult, asked_at, failure_of, only_later, result_of
+from .shared import SharedRenewal
 from .waiters import Waiters
 
 if TYPE_CHECKING:
@@ -149,48 +147,57 @@ class Engine:
         self._follow(step, timer, may_begin=True)
 
     def _follow(self, step: Step, timer: Timer, *, may_begin: bool = False) -> None:
-        """Do a step whose time has come, or have the timer call at that time."""
+        """Do a step whose time has come, or have the timer call at that time. A renewal reads the store anyway."""
         now, shared = self.now(), self.shared
-        is_over = isinstance(step, Expire) and step.at <= now
-        if shared is not None and self._must_look(shared, now, is_over=is_over):
-            self.gate.look(self, partial(self._look, shared, is_over, self._wall_ahead()))
-            self.cycle.begin(Look(now))  # even if it is put off
-            timer.unset(self)
+        is_over, is_turn = isinstance(step, Expire) and step.at <= now, may_begin and step.at <= now
+        if shared is not None and self._is_lost(shared, now, is_over=is_over):
+            self._want_look(shared, timer, is_last=is_over)
         elif is_over:
             self._expire(timer)
-        elif may_begin and step.at <= now and not isinstance(step, Expire):
-            self._enter(step)
-        else:
-            timer.set(self, min(step.at, shared.rests_until) if shared is not None and shared.heard else step.at)
+        elif isinstance(step, Expire) or not (is_turn and self._enter(step)):
+            at = math.inf if is_turn else step.at  # the gate wakes it
+            looks_at = shared.rests_until if shared is not None and shared.heard else math.inf
+            if shared is not None and looks_at <= now < at:
+                self._want_look(shared, timer, is_last=False)
+            elif min(at, looks_at) < math.inf:
+                timer.set(self, min(at, looks_at))
 
-    def _enter(self, step: Present | Reissue) -> None:
-        """Renew if the gate allows it. If not, the gate wakes the session later."""
+    def _want_look(self, shared: SharedRenewal, timer: Timer, *, is_last: bool) -> None:
+        """Look into the store as soon as the gate allows it."""
+        self.gate.look(self, partial(self._look, shared, is_last, timer.wall_ahead))
+        self.cycle.begin(Look(self.now()))  # even if it is put off
+        timer.unset(self)
+
+    def _enter(self, step: Present | Reissue) -> bool:
+        """Renew if the gate allows it, and return whether it does. If not, the gate wakes the session later."""
         try:
             if self.gate.enter(self):
                 self.begin(step)
         finally:
             if self.flight is None:  # it may have entered, and then something raised
                 self.gate.ended(self, BROKEN)
+        return self.flight is not None
 
-    def _must_look(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
-        """Return whether to look into the store first: on news, or once for a token that has expired."""
-        if shared.heard and shared.rests_until <= now:
-            return True
+    def _is_lost(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
+        """Return whether to look into the store first, once for a token that has expired."""
         is_late = is_over or (self.gate.looks_first and self.cycle.access_until <= now)
         return is_late and not shared.has_looked(is_last=is_over)
 
     def note_leap(self, seconds: float, now: float) -> None:
-        """Renew soon if the wall clock has leapt, since the age of the token is unknown then."""
-        if self.cycle.clock_leaped(seconds, now):
+        """Renew soon if the wall clock has leapt, since the age of the token is unknown then.
+
+        A renewal under way compares the clocks itself when it ends.
+        """
+        if not isinstance(self.cycle.flying, Present | Reissue) and self.cycle.clock_leaped(seconds, now):
             self.plan()
 
     def heard(self) -> None:
-        """Look into the store, since another session has renewed. A renewal under way reads it anyway."""
-        cycle, shared = self.cycle, self.shared
-        may_look = cycle.phase is Phase.OPEN and not isinstance(cycle.flying, Present | Reissue)
-        if shared is not None and may_look and self.opened().loop is asyncio.get_running_loop():
+        """Look into the store, now or after what is under way, since another session has renewed."""
+        shared, is_open = self.shared, self.cycle.phase is Phase.OPEN
+        if shared is not None and is_open and self.opened().loop is asyncio.get_running_loop():
             shared.heard = True
-            self.plan()
+            if not self.owner.defers(self):
+                self.plan()
 
     def _expire(self, timer: Timer) -> None:
         """Give up for good."""
@@ -205,7 +212,7 @@ class Engine:
 
     def begin(self, step: Present | Reissue) -> None:
         """Renew now."""
-        self._depart(self._renew(step), step, "renew", self._wall_ahead())
+        self._depart(self._renew(step), step, "renew", self.opened().wall_ahead)
 
     def _look(self, shared: SharedRenewal, is_last: bool, wall_ahead: float) -> None:
         """Look for a pair that another process has saved, if the session is still open."""
@@ -219,7 +226,7 @@ class Engine:
                 self._plan_again()
 
     def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
-        """Begin a task that only the event loop's end cancels. `wall_ahead` is from before leaps may go unnoticed."""
+        """Begin a task that only the event loop's end cancels. `wall_ahead` is what the timer has last seen of it."""
         timer, cycle = self.opened(), self.cycle
         land = partial(self._land, step, cycle.pair, wall_ahead)
         flight = timer.begin(work, f"{what} {self.label}")
@@ -286,6 +293,8 @@ class Engine:
                 if isinstance(outcome, Renewed) and outcome.unsaved is not None:
                     self._carry_out([Warn(f"not saved, {outcome.unsaved}")])
                     self.tell("persist_failed", outcome.unsaved)
+                if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
+                    self.shared.heard = False  # the news are its own
                 self._carry_out(self.cycle.land(way, outcome, self.now(), draw()))
             finally:
                 self.gate.ended(self, outcome)
@@ -338,7 +347,7 @@ class Engine:
     def hasten(self) -> None:
         """Bring the next attempt forward, since somebody waits for it."""
         now, shared = self.now(), self.shared
-        if self.cycle.want(now) or (shared is not None and self._must_look(shared, now, is_over=False)):
+        if self.cycle.want(now) or (shared is not None and self._is_lost(shared, now, is_over=False)):
             self.plan()
         self.opened().look(now)
         self.gate.wanted(self)
@@ -372,17 +381,3 @@ class Engine:
 def draw() -> float:
     """Return a random number from 0 to 1: it spreads load and keeps no secret."""
     return random.random()  # noqa: S311 - as it says
-
-
-def result_of(flight: Flight, step: Begun) -> RenewalResult:
-    """Return what a task came to, or a failure if it said nothing. A look that said nothing has found nothing."""
-    error = None if flight.cancelled() else flight.exception()
-    if error is None and not flight.cancelled():
-        return flight.result()
-    if isinstance(step, Look):
-        return Present(step.at), None
-    what = "was cancelled from outside"
-    if error is not None:  # its text isn't shown, since it may hold a secret
-        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-        what = f"failed with {type(error).__name__}, {Path(frame.f_code.co_filename).name}, line {line}"
-    return step, Ambiguous(SignalWireTokenError(f"the renewal {what}"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 
@@ -26,9 +28,11 @@ from signalwire_tokens.models import TokenPair, life_of
 from signalwire_tokens.outcomes import (
     Ambiguous,
     Denied,
+    Look,
     Misconfigured,
     NotSent,
     NotYet,
+    Outcome,
     Present,
     Reissue,
     Renewed,
@@ -38,12 +42,15 @@ from signalwire_tokens.outcomes import (
 from signalwire_tokens.wire import About, about
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable
 
     from signalwire_tokens.clock import Clock
-    from signalwire_tokens.outcomes import Failure, Outcome
+    from signalwire_tokens.outcomes import Failure
 
-__all__ = ["Current", "Renewal", "RenewalRequest", "asked_at", "failure_of", "only_later"]
+__all__ = ["Current", "Renewal", "RenewalRequest", "RenewalResult", "asked_at", "failure_of", "only_later", "result_of"]
+
+RenewalResult: TypeAlias = tuple[Present | Reissue, Outcome | None]  # the way that was taken, and what came of it
 
 
 class Current(Protocol):
@@ -129,3 +136,17 @@ def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
             return Denied(error)
         case _:
             return Ambiguous(error)
+
+
+def result_of(flight: asyncio.Task[RenewalResult], step: Present | Reissue | Look) -> RenewalResult:
+    """Return what a task came to, or a failure if it said nothing. A look that said nothing has found nothing."""
+    error = None if flight.cancelled() else flight.exception()
+    if error is None and not flight.cancelled():
+        return flight.result()
+    if isinstance(step, Look):
+        return Present(step.at), None
+    what = "was cancelled from outside"
+    if error is not None:  # its text isn't shown, since it may hold a secret
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        what = f"failed with {type(error).__name__}, {Path(frame.f_code.co_filename).name}, line {line}"
+    return step, Ambiguous(SignalWireTokenError(f"the renewal {what}"))

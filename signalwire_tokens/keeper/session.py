@@ -20,7 +20,7 @@ from signalwire_tokens.errors import (
 )
 from signalwire_tokens.lifecycle import Lifecycle, Phase
 from signalwire_tokens.models import Token, TokenPair, seconds_of
-from signalwire_tokens.outcomes import Expire, Look
+from signalwire_tokens.outcomes import Expire, Present, Reissue
 from signalwire_tokens.policy import RefreshPolicy, SessionState
 
 from .closing import close, close_source, drain
@@ -29,7 +29,7 @@ from .events import Listener
 from .gate import Gate
 from .shared import SharedRenewal
 from .sharing_rules import UNBOUNDED, Lives
-from .waiters import check, fault_of, live_token, next_pair, reason_of, time_left
+from .waiters import check, fault_of, live_token, next_pair, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -126,14 +126,13 @@ class TokenSession:
     @property
     def next_refresh_at(self) -> datetime | None:
         """When the next renewal is planned; None if none is."""
-        engine = self._engine
-        cycle = engine.cycle
-        if cycle.phase is not Phase.OPEN:
+        engine, cycle = self._engine, self._engine.cycle
+        step, outlook = engine.next_step(), engine.gate.outlook(engine)
+        is_begun = isinstance(cycle.flying, Present | Reissue)
+        is_planned = cycle.flying is not None or engine.wakes_at < math.inf or outlook.is_waiting
+        if cycle.phase is not Phase.OPEN or not is_planned or (isinstance(step, Expire) and not is_begun):
             return None
-        is_begun = engine.flight is not None and not isinstance(cycle.flying, Look)
-        if not is_begun and isinstance(engine.next_step(), Expire):
-            return None
-        return moment_in(engine.clock, 0.0 if is_begun else time_left(engine))
+        return moment_in(engine.clock, 0.0 if is_begun else max(step.at - engine.now(), outlook.pause, 0.0))
 
     @property
     def generation(self) -> int:

@@ -26,7 +26,7 @@ from signalwire_tokens.outcomes import Ambiguous, NotSent, Outcome, Present, Rei
 from signalwire_tokens.stores import TokenStore
 
 from .events import is_cancelled, logged
-from .renewal import asked_at
+from .renewal import RenewalResult, asked_at
 from .sharing_rules import UNBOUNDED, Lives, Sight, choose, find_better, find_other, holds, is_sound, shortened
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.stores import Record
 
-__all__ = ["Ask", "RenewalResult", "SharedRenewal"]
+__all__ = ["Ask", "SharedRenewal"]
 
+REST_OF_STORE = 10  # times the usual pause until a store that has failed is read again
 METHODS = ("delete", "lease", "load", "save", "watch")
-RenewalResult: TypeAlias = tuple[Present | Reissue, Outcome | None]  # the way that was taken, and what came of it
 # Asks for a pair: by that way, with the refresh token of that pair, within so many seconds.
 Ask: TypeAlias = "Callable[[Present | Reissue, TokenPair | None, float | None], Awaitable[Outcome]]"
 T = TypeVar("T")
@@ -58,7 +58,8 @@ class SharedRenewal:
     `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was asked for, and
     `answer` is the last pair that was asked for here, with the same of that. `mark` is the last mark of its own.
     `heard` says that there is a new pair to look at, which is done from `rests_until` on. `looked_for` is the expiry of
-    the token for which a look was made after that, and whether it was the last look before the session expires.
+    the token for which a look was made after that, and how many of these were the last one before the session expires:
+    a second one follows if there are news.
     """
 
     store: TokenStore = attrs.field(repr=False)
@@ -72,7 +73,7 @@ class SharedRenewal:
     mark: str | None = None
     heard: bool = False
     rests_until: float = -math.inf
-    looked_for: tuple[float, bool] = (math.inf, False)
+    looked_for: tuple[float, int] = (math.inf, 0)
     saving: asyncio.Task[None] | None = None
     unwatch: Callable[[], object] = nothing
 
@@ -193,21 +194,24 @@ class SharedRenewal:
 
     def has_looked(self, *, is_last: bool) -> bool:
         """Return whether the session has looked for another pair since its own expired."""
-        expired, was_last = self.looked_for
-        return expired == self.cycle.access_until and (was_last or not is_last)
+        expired, last = self.looked_for
+        return expired == self.cycle.access_until and (not is_last or last > (1 if self.heard else 0))
 
     async def look(self, *, is_last: bool) -> RenewalResult:
         """Return a better pair that another process has saved; if it's the last chance, one that can be refreshed."""
-        cycle, found = self.cycle, None
-        self.heard = False
+        cycle, found, rest = self.cycle, None, self.cycle.policy.poll_for(self.cycle.life)
+        was_heard, self.heard = self.heard, False
         if cycle.left(self.clock.now()) <= 0:
-            self.looked_for = cycle.access_until, is_last
-        with suppress(StoreError):
+            expired, last = self.looked_for
+            self.looked_for = cycle.access_until, (last if expired == cycle.access_until else 0) + is_last
+        try:
             sight = await self._read()
             find = find_other if is_last else find_better
             found = find(sight, cycle, now=self.clock.now(), wall=self.clock.wall())
+        except StoreError:
+            self.heard, rest = self.heard or was_heard, REST_OF_STORE * rest
         now = self.clock.now()
-        self.rests_until = now + cycle.policy.poll_for(cycle.life)
+        self.rests_until = now + rest
         return Present(now), found
 
     def adopted(self, renewed: Renewed) -> bool:
@@ -217,14 +221,17 @@ class SharedRenewal:
 
     async def save_later(self, heard: Callable[[], None]) -> None:
         """Save the current pair behind its users, until that is done or there is a better one, which `heard` is for."""
-        pause, longest = self.cycle.policy.store_pauses(self.cycle.life)
-        while True:
+        cycle = self.cycle
+        pause, longest = cycle.policy.store_pauses(cycle.life)
+        while cycle.phase is not Phase.CLOSED or self.clock.now() < cycle.refresh_until:
             await self.clock.sleep(pause)
             pause = min(longest, 2 * pause)
             with suppress(StoreError):
+                pair = cycle.pair
                 if await self._has_better():
                     heard()
-                return
+                if cycle.pair is pair:
+                    return
 
     async def _has_better(self) -> bool:
         """Return whether the store holds a better pair than the current one, which is saved if it doesn't."""

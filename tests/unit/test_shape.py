@@ -30,8 +30,8 @@ MOST = {
     "levels of inheritance": 2,
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
-    "lines of a module of the core": 388,
-    "lines of the core": 4321,
+    "lines of a module of the core": 383,
+    "lines of the core": 4345,
 }
 
 

@@ -173,11 +173,11 @@ async def test_after_a_suspend_a_new_deadline_is_kept_to_the_second(clock, timer
 
 
 async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
-    """By all who have a deadline; one that loses tells nothing, and neither does a suspend."""
-    sleeper, dead = Sleeper(), Sleeper()
+    """By all who have a deadline, or had one until just now. One that loses is no leap, and neither is a suspend."""
+    sleeper, unset = Sleeper(), Sleeper()
     timer.set(sleeper, 5000)
-    timer.set(dead, 6000)
-    timer.unset(dead)
+    timer.set(unset, 6000)
+    timer.unset(unset)
     await clock.advance(60)
     clock.set_wall(clock.wall() - 86400)
     await clock.advance(60)
@@ -188,7 +188,23 @@ async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
     await clock.advance(100)
     ((seconds, _),) = sleeper.leaps
     assert seconds == pytest.approx(86400)
-    assert dead.leaps == []
+    assert len(unset.leaps) == 1
+
+
+async def test_a_sleeper_that_raises_keeps_the_deadline_it_has_set(clock, timer):
+    """It is called half a minute later only if it has set none."""
+    sleeper = Sleeper()
+
+    def fail():
+        timer.set(sleeper, clock.now() + 2)
+        raise OSError
+
+    sleeper.does = fail
+    timer.set(sleeper, 10)
+    await clock.advance(10)
+    sleeper.does = None
+    await clock.advance(2)
+    assert len(sleeper.woken) == 2
 
 
 async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, timer):

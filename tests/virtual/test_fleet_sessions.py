@@ -844,6 +844,50 @@ async def test_a_caller_finds_what_the_store_has_though_another_waited_in_vain(c
         assert len(line.sent) == 1
 
 
+async def test_who_waits_for_a_turn_takes_a_pair_that_another_process_has_saved(clock, line):
+    """Without its turn."""
+    store = MemoryStore(clock=clock)
+    other, _ = make_client(clock)
+    async with (
+        SessionFleet(line.client, store=store, concurrency=1) as fleet,
+        SessionFleet(other, store=store) as another,
+    ):
+        line.takes = 100.0
+        fleet.session("bob")
+        await clock.advance(0.5)
+        alice = fleet.session("alice")
+        await clock.advance(0.1)
+        await another.token("alice")
+        await clock.advance(1)
+        assert alice.generation == 1
+
+
+async def test_news_at_every_read_keep_no_session_from_its_turn(clock, line):
+    """Whose turn has come renews, and reads the store then."""
+
+    class Noisy(MemoryStore):
+        key = None
+
+        async def load(self, key):
+            reading = await super().load(key)
+            if key == self.key:
+                self.watchers.call(key)
+            return reading
+
+    store = Noisy(clock=clock)
+    async with SessionFleet(line.client, store=store, concurrency=1, rate=math.inf) as fleet:
+        line.takes = 1.0
+        fleet.session("bob")
+        await clock.advance(0.1)
+        store.key = SubscriberSession(line.client, "alice", store=store).store_key
+        for name in ("alice", *(f"user-{number}" for number in range(50))):
+            fleet.session(name)
+        await clock.advance(0)
+        asking = asyncio.create_task(fleet.token("alice"))
+        await clock.advance(5)
+        await asking
+
+
 async def test_a_leap_of_the_wall_clock_is_noticed_by_those_whose_look_is_put_off(clock, line):
     """The store may be slow just then."""
     store = MemoryStore(clock=clock)

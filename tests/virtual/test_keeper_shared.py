@@ -955,6 +955,100 @@ async def test_a_store_that_notifies_of_every_read_is_read_now_and_then(share, s
         assert session.steps == ["Reissue", "Present"]
 
 
+async def test_news_during_the_last_look_lead_to_another_one(share, store, clock):
+    """But not for ever, if every read makes news."""
+    async with share(reissues=False) as session:
+        clock.suspend(LIFE + WINDOW + 1)
+        read = asyncio.Event()
+        store.after["load"] = read.wait
+        asking = asyncio.ensure_future(session.token())
+        await settle()
+        other = await put(store, clock)
+        store.heal()
+        read.set()
+        assert await asking == other.token.value
+        clock.suspend(LIFE + WINDOW + 1)
+
+        async def notify():
+            store.watchers.call(KEY)
+
+        store.after["load"] = notify
+        with pytest.raises(SessionExpired):
+            await session.token()
+        assert session.state is SessionState.DEAD
+
+
+async def test_news_during_a_renewal_that_fails_are_looked_at(share, store, clock):
+    """It may have read the store before."""
+    async with share(None, 2, throttled(55)) as session:
+        session.invalidate(session.pair.token)
+        await clock.advance(1)
+        other = await put(store, clock)
+        await clock.advance(2)
+        assert await session.token() == other.token.value
+
+
+async def test_news_during_a_renewal_that_succeeds_are_its_own(share, store, clock):
+    """There is nothing to look at."""
+    async with share() as session:
+        clock.suspend(5)
+        for _ in range(2):
+            engine_of(session).heard()
+            await settle()
+        await session.refresh()
+        loads = store.calls.count("load")
+        await clock.advance(1)
+        assert store.calls.count("load") == loads
+
+
+async def test_news_that_could_not_be_looked_at_are_looked_at_again(share, store, clock):
+    """The store may have failed for a moment."""
+    async with share(None, throttled(55)) as session:
+        session.invalidate(session.pair.token)
+        await clock.advance(1)
+        store.moods["load"] = DOWN
+        other = await put(store, clock)
+        await settle()
+        store.heal()
+        await clock.advance(10 * POLL)
+        assert await session.token() == other.token.value
+
+
+async def test_looks_leave_the_next_renewal_where_it_is(share, store, clock):
+    """While one is under way, and while the next one has to wait."""
+    async with share() as session:
+        await clock.advance(10)
+        planned = session.next_refresh_at
+        read = asyncio.Event()
+        store.after["load"] = read.wait
+        for is_under_way in (True, False):
+            engine_of(session).heard()
+            await settle()
+            assert (session.cycle.flying is not None) is is_under_way
+            assert session.next_refresh_at == planned
+            store.heal()
+            read.set()
+            await settle()
+        assert session.state is SessionState.FRESH
+
+
+async def test_a_leap_before_a_look_is_noticed_though_the_timer_rings_during_it(share, store, clock):
+    """The look unsets the session's deadline."""
+    async with share() as session:
+        await clock.advance(60)
+        read = asyncio.Event()
+        store.after["load"] = read.wait
+        pause(clock, 3600)
+        engine_of(session).heard()
+        await settle()
+        async with Scripted(clock):
+            await clock.advance(1)
+        store.heal()
+        read.set()
+        await clock.advance(300)
+        assert session.steps == ["Reissue", "Present"]
+
+
 async def test_a_look_on_news_is_not_the_last_one_before_a_session_expires(share, store, clock):
     """The last one finds a pair whose access token has expired, as long as it can be refreshed."""
     async with share(*[NOT_SENT] * 5000, held=make_pair(), reissues=False) as session:
@@ -1025,6 +1119,18 @@ async def test_a_session_that_is_dropped_still_saves_its_pair(share, store, cloc
     store.heal()
     await clock.advance(120)
     assert await held(store) is not None
+
+
+async def test_a_session_that_is_dropped_saves_no_pair_that_has_expired(share, store, clock):
+    """Nothing is left of it then."""
+    store.moods["save"] = DOWN
+    sessions = [await share().start()]
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        sessions.clear()
+    await clock.advance(LIFE + WINDOW + 120)
+    calls = len(store.calls)
+    await clock.advance(LIFE)
+    assert len(store.calls) == calls
 
 
 async def test_a_look_that_is_cancelled_from_outside_closes_no_way(share, store):
