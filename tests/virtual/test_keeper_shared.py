@@ -375,7 +375,8 @@ async def test_a_pair_that_came_through_a_pause_is_not_taken_for_fresh(clock, ki
 async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one_after_a_pause(share, store, clock):
     """Both are of unknown age, and which of them is the later one is known all the same."""
     store.moods["save"] = DOWN
-    async with share() as session:
+    no_renewal = RefreshPolicy(leap_spread=1e9)  # after the leap, for as long as this test takes
+    async with share(policy=no_renewal) as session:
         clock.suspend(1)
         store.moods["load"] = DOWN  # so that it doesn't see at once what was saved
         later = await put(store, clock)
