@@ -210,8 +210,8 @@ class Governor(Gate):
         """Call those whose turn it is."""
         now = self._now()
         self._look_at_breaker()
-        for _ in range(MOST_AT_ONCE):
-            if not self._to_look or len(self._looking) >= self._concurrency:
+        for _ in range(min(MOST_AT_ONCE, len(self._to_look))):
+            if len(self._looking) >= self._concurrency:
                 break
             engine, begin = self._to_look[0]  # and stays there until it looks, whatever raises
             self._looking.add(engine)

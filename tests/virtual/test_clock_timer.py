@@ -191,6 +191,18 @@ async def test_a_wall_clock_that_gains_is_noted_once(clock, timer):
     assert len(unset.leaps) == 1
 
 
+async def test_a_leap_passes_by_sleepers_that_are_gone(clock, timer):
+    """Their deadlines are in the heap still."""
+    sleepers = [Sleeper(), Sleeper()]
+    for sleeper in sleepers:
+        timer.set(sleeper, 5000)
+    del sleepers[0], sleeper
+    gc.collect()
+    clock.set_wall(clock.wall() + 86400)
+    await clock.advance(100)
+    assert len(sleepers[0].leaps) == 1
+
+
 async def test_a_sleeper_that_raises_keeps_the_deadline_it_has_set(clock, timer):
     """It is called half a minute later only if it has set none."""
     sleeper = Sleeper()

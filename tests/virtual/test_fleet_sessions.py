@@ -844,6 +844,26 @@ async def test_a_caller_finds_what_the_store_has_though_another_waited_in_vain(c
         assert len(line.sent) == 1
 
 
+async def test_an_idle_session_takes_no_pair_that_another_process_has_saved(clock, line):
+    """It closes when its token expires, whoever else renews."""
+    store = MemoryStore(clock=clock)
+    other, _ = make_client(clock)
+    idle = timedelta(seconds=60)
+    async with (
+        SessionFleet(line.client, store=store, idle_after=idle) as fleet,
+        SessionFleet(other, store=store) as another,
+    ):
+        await fleet.token("alice")
+        alice = fleet.session("alice")
+        await another.token("bob")  # whose number no token of alice's has
+        await asyncio.gather(another.token("alice"), clock.advance(100))
+        renewal = asyncio.create_task(another.session("alice").refresh())
+        await clock.advance(1)
+        await renewal
+        await clock.advance(1)
+        assert alice.generation == 1
+
+
 async def test_who_waits_for_a_turn_takes_a_pair_that_another_process_has_saved(clock, line):
     """Without its turn."""
     store = MemoryStore(clock=clock)

@@ -979,6 +979,42 @@ async def test_news_during_the_last_look_lead_to_another_one(share, store, clock
         assert session.state is SessionState.DEAD
 
 
+async def test_a_pair_that_comes_while_the_one_before_is_saved_is_saved_too(share, store, clock):
+    """In the same task, since a renewal begins no second one."""
+    store.moods["save"] = DOWN
+    async with share() as session:
+        store.heal()
+
+        async def renew():
+            store.after.clear()
+            store.moods["save"] = DOWN
+            await session.refresh()
+            store.heal()
+
+        store.after["save"] = renew
+        await saved(clock, session)
+        assert session.generation == 2
+        assert (await held(store)).pair.token.value == session.pair.token.value
+
+
+async def test_callers_are_told_to_ask_again_soon_during_a_look(share, store, clock):
+    """It may find a pair any moment."""
+    async with share(None, throttled(55), policy=RefreshPolicy(patience=0.2)) as session:
+        session.invalidate(session.pair.token)
+        await clock.advance(1)
+        read = asyncio.Event()
+        store.after["load"] = read.wait
+        engine_of(session).heard()
+        asking = asyncio.ensure_future(session.token())
+        await settle()
+        await clock.advance(0.3)
+        with pytest.raises(TokenUnavailable) as caught:
+            await asking
+        assert caught.value.retry_after == session.cycle.policy.floor
+        store.heal()
+        read.set()
+
+
 async def test_news_during_a_renewal_that_fails_are_looked_at(share, store, clock):
     """It may have read the store before."""
     async with share(None, 2, throttled(55)) as session:
