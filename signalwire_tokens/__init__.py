@@ -13,16 +13,16 @@ Each module imports only from layers below its own:
    imported by path)
 7. `keeper`: `TokenSession`, which keeps a token valid without knowing how it is renewed
 8. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
-   with a key of its own (imported by path); `endpoint`: `EndpointSession`, which renews from an application's backend
+   with a key of its own (imported by path); `backend`: `BackendSession`, which renews from an application's backend
 9. `fleet`: `SessionFleet`, many sessions behind one governor
 10. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
 11. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
 """
 
 from ._version import __version__
+from .backend import BackendSession
 from .client import ClientSettings, TokenClient
 from .clock import Alarm, Clock, SystemClock
-from .endpoint import EndpointSession
 from .errors import (
     ApiError,
     ConfigurationError,
@@ -61,12 +61,12 @@ __all__ = [
     "Address",
     "Alarm",
     "ApiError",
+    "BackendSession",
     "BreakerState",
     "ClientSettings",
     "Clock",
     "ConfigurationError",
     "ConnectionFailed",
-    "EndpointSession",
     "EventKind",
     "FleetSnapshot",
     "Forbidden",

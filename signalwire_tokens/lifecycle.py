@@ -50,7 +50,7 @@ EventKind: TypeAlias = Literal[
     "degraded",
     "recovered",
     "persist_failed",
-    "dead",
+    "expired",
     "closed",
 ]
 
@@ -175,7 +175,7 @@ class Lifecycle:
         """Return how the session stands."""
         if self.phase is Phase.OPEN:
             return self.policy.state(self, now)
-        return SessionState.DEAD if self.phase is Phase.EXPIRED else SessionState.CLOSED
+        return SessionState.EXPIRED if self.phase is Phase.EXPIRED else SessionState.CLOSED
 
     def way(self, now: float) -> Step:
         """Return what could be done now."""
@@ -196,7 +196,7 @@ class Lifecycle:
 
     def can_present(self, pair: TokenPair) -> bool:
         """Return whether a pair has a refresh token to present: one of a source's own may lack it."""
-        return self.presents and (not self.usual_life or pair.refresh_token.value != pair.token.value)
+        return self.presents and (not self.usual_life or pair.refresh_token.value != pair.access_token.value)
 
     # Events.
 
@@ -275,15 +275,16 @@ class Lifecycle:
         If the new access token expires sooner than the current one, that stays. An exception between two of these lines
         leaves a token in use that is valid for longer than is assumed.
         """
-        life = life_of(pair.token)
+        life = life_of(pair.access_token)
         access_until, due = asked + life, self.policy.due(asked=asked, life=life, draw=self.draw)
         is_kept, replaced = self.keeps(life), self.value
         if self.pair is not None and self.access_until > max(now, access_until + ROUNDING):
-            is_kept, life, replaced = True, self.life, pair.token.value
-            pair = attrs.evolve(pair, token=redated(self.pair.token, pair.token, self.access_until - asked))
+            is_kept, life, replaced = True, self.life, pair.access_token.value
+            token = redated(self.pair.access_token, pair.access_token, self.access_until - asked)
+            pair = attrs.evolve(pair, access_token=token)
             access_until = self.access_until
         earlier = (*self.earlier[2 - MOST_SEEN :], hash(replaced)) if replaced else ()
-        self.pair, self.value = pair, pair.token.value
+        self.pair, self.value = pair, pair.access_token.value
         self.access_until, self.asked = access_until, asked
         self.life = life if is_kept else self.life  # one of nothing would mean pauses of next to nothing
         self.earlier = earlier
@@ -304,7 +305,7 @@ class Lifecycle:
         failing = self.failing
         if failing is not None and self.generation == 1:
             failing.is_degraded = False  # no event has reported what went wrong before
-        life = life_of(pair.token)
+        life = life_of(pair.access_token)
         if self.keeps(life):
             self.failing = None
         else:

@@ -80,18 +80,18 @@ class TokenPair:
     that a backend gave.
     """
 
-    token: Token = attrs.field()
+    access_token: Token = attrs.field()
     refresh_token: Token = attrs.field()
     subscriber_id: UUID | None = None
 
-    @token.validator
+    @access_token.validator
     @refresh_token.validator
     def _check(self, field: attrs.Attribute[Token], token: object) -> None:
         if not isinstance(token, Token):  # its text stands in no message, nor in this pair's repr
             raise TypeError(f"{field.name} must be a Token, and is {type(token).__name__}")
 
 
-# The kind that each half of a pair has, where a token's header names a kind.
+# The kind that each token of a pair has, by its name in SignalWire's answers, if its header names a kind.
 KINDS = {"token": "SAT", "refresh_token": "Refresh"}
 
 

@@ -87,7 +87,7 @@ class Renewed:
     def _check(self, _: object, pair: object) -> None:
         if not isinstance(pair, TokenPair):  # the text of a token stands in no message
             raise TypeError(f"pair must be a TokenPair, and is {type(pair).__name__}: see Renewed.valid_for()")
-        for token in (pair.token, pair.refresh_token):
+        for token in (pair.access_token, pair.refresh_token):
             fault = find_fault(token.value)
             if fault is not None:
                 raise UnexpectedResponse(f"a token that was given {fault}")
@@ -104,7 +104,7 @@ class Renewed:
         now, longest = datetime.now(UTC), LONGEST_LIFE.total_seconds()
         ends = now + timedelta(seconds=max(-longest, min(seconds, longest)))
         lone = Token(value=token, issued_at=now, expires_at=ends)
-        return cls(TokenPair(token=lone, refresh_token=lone), math.inf)
+        return cls(TokenPair(access_token=lone, refresh_token=lone), math.inf)
 
 
 def find_fault(token: object, seconds: object = 0) -> str | None:

@@ -38,12 +38,12 @@ ROUNDING = 2.0  # seconds by which times may differ through rounding alone: a `D
 class SessionState(Enum):
     """How a session stands."""
 
-    FRESH = "fresh"  # the token is live, and not due
-    DUE = "due"  # it is live, and to be renewed
-    URGENT = "urgent"  # it is live for a few moments more
-    LATE = "late"  # it is not live, and there is a way to renew it
-    DEAD = "dead"  # there is none
-    CLOSED = "closed"  # not open: not yet, or no longer
+    FRESH = "fresh"  # the token is valid, and not due for renewal
+    DUE = "due"  # it is valid, and due
+    EXPIRING = "expiring"  # it is valid for a few moments more
+    UNAVAILABLE = "unavailable"  # there is no valid token, but a way to get one
+    EXPIRED = "expired"  # there is no way to get one
+    CLOSED = "closed"  # the session isn't open: not yet, or not any more
 
 
 Quiet: TypeAlias = tuple[float, float]  # when SignalWire asked to be left alone, and until when
@@ -253,9 +253,9 @@ class RefreshPolicy:
         """Return how an open session stands."""
         left = situation.access_until - now
         if left <= 0:
-            return SessionState.LATE
+            return SessionState.UNAVAILABLE
         if left < self.reserve(situation.life):
-            return SessionState.URGENT
+            return SessionState.EXPIRING
         return SessionState.FRESH if now < situation.due else SessionState.DUE
 
     def next_step(self, situation: Situation, quiet: Quiet) -> Step:

@@ -138,7 +138,7 @@ class SubscriberSession(TokenSession):
         session.client, refresh = client, pair.refresh_token.value
         super(SubscriberSession, session).__init__(
             SubscriberRenewal(client, label=f"of {pair.subscriber_id or 'a pair from elsewhere'}"),
-            lifetime=pair.token.expires_at - pair.token.issued_at,
+            lifetime=pair.access_token.expires_at - pair.access_token.issued_at,
             policy=policy,
             pair=pair,
             store=store,
@@ -159,7 +159,7 @@ class SubscriberSession(TokenSession):
         `report_unauthorized`.
         """
         await self.token()
-        token = self.pair.token
+        token = self.pair.access_token
         try:
             return await self.client.create_invite_token(address_id, subscriber_token=token, expires_at=expires_at)
         except Unauthorized:
@@ -167,7 +167,7 @@ class SubscriberSession(TokenSession):
                 raise
         await self.token()
         return await self.client.create_invite_token(
-            address_id, subscriber_token=self.pair.token, expires_at=expires_at
+            address_id, subscriber_token=self.pair.access_token, expires_at=expires_at
         )
 
 
@@ -311,12 +311,11 @@ def refuse_swapped(pair: TokenPair) -> None:
     """Refuse a pair whose halves are not what they stand for."""
     if not isinstance(pair, TokenPair):
         raise ConfigurationError("what is to be kept alive must be a TokenPair")
+    halves = (("access_token", "token", pair.access_token), ("refresh_token", "refresh_token", pair.refresh_token))
     problems = [
-        Problem(
-            code="invalid_parameter", attribute=name, message=f"must be a {wanted} token, and is a {token.kind} one"
-        )
-        for (name, wanted), token in zip(KINDS.items(), (pair.token, pair.refresh_token), strict=True)
-        if is_misplaced(name, token.kind)
+        Problem(code="invalid_parameter", attribute=name, message=f"must be a {KINDS[half]} token, not {token.kind}")
+        for name, half, token in halves
+        if is_misplaced(half, token.kind)
     ]
     if problems:
         raise InvalidRequest("this pair cannot be kept alive", operation="from_pair", errors=tuple(problems))

@@ -138,8 +138,8 @@ def forbid_skips(report):
 
 
 @pytest.fixture
-def clock(virtual_clock):
-    return virtual_clock
+def clock(signalwire_clock):
+    return signalwire_clock
 
 
 @pytest.fixture

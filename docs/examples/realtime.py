@@ -30,7 +30,8 @@ class Line:
         id_ = str(next(self.numbers))
         self.answers[id_] = asyncio.get_running_loop().create_future()
         await self.socket.send_json({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
-        message = await asyncio.wait_for(self.answers[id_], 10)
+        async with asyncio.timeout(10):  # wait_for() could lose a cancellation that comes with the answer, before 3.12
+            message = await self.answers[id_]
         if "error" in message:
             raise RefusedError(message["error"].get("code"), message["error"].get("message"))
         return message["result"]
@@ -60,8 +61,8 @@ class Line:
         project = result["authorization"]["project_id"]
         await self.call("subscriber.online")
         async for pair in session.rotations():  # which begins with the pair at hand
-            if pair.token.value != token:
-                token = pair.token.value
+            if pair.access_token.value != token:
+                token = pair.access_token.value
                 await self.call("signalwire.reauthenticate", authentication={"project": project, "jwt_token": token})
 
 
@@ -85,7 +86,7 @@ async def stay_connected(session, on_event=lambda _: None, url=None, ssl=True):
             began = time.monotonic()
             try:
                 await session.token()
-                gateway = url or f"wss://{session.pair.token.channel or 'puc.signalwire.com'}/"
+                gateway = url or f"wss://{session.pair.access_token.channel or 'puc.signalwire.com'}/"
                 async with http.ws_connect(gateway, heartbeat=30, ssl=ssl) as socket:
                     await converse(Line(socket, on_event), session)
             except SessionClosed:

@@ -64,10 +64,10 @@ async def show_kinds(console: Console, clock: Clock) -> None:
         console.print(f"An emulator of SignalWire's token service runs at {emulator.space} until this ends.")
 
         def show(purpose: str, issued: TokenPair | Token) -> None:
-            entry = emulator.journal[-1]
+            entry = emulator.requests[-1]
             console.print(f"\n[bold]{entry.operation}[/] sent {authentication(entry.auth)}")
             console.print(f"  {purpose}")
-            for token in (issued.token, issued.refresh_token) if isinstance(issued, TokenPair) else (issued,):
+            for token in (issued.access_token, issued.refresh_token) if isinstance(issued, TokenPair) else (issued,):
                 console.print(f"  {describe(token, emulator.now())}")
 
         pair = await client.create_subscriber_token("alice@example.com", first_name="Alice")
@@ -76,22 +76,22 @@ async def show_kinds(console: Console, clock: Clock) -> None:
         renewed = await client.refresh_subscriber_token(pair.refresh_token)
         show("the same subscriber's next pair; the refresh token that paid for it is used up", renewed)
 
-        info = await client.subscriber_info(renewed.token)
+        info = await client.subscriber_info(renewed.access_token)
         address = info.fabric_addresses[0]
         guest = await client.create_guest_token([address.id])
         show(f"for a guest, who may reach {address.name} and nothing else", guest)
 
-        invite = await client.create_invite_token(address.id, subscriber_token=renewed.token)
+        invite = await client.create_invite_token(address.id, subscriber_token=renewed.access_token)
         show(f"for whomever {info.first_name} invites to {address.name}", invite)
 
         embed = await client.create_embed_token(emulator.click_to_call)
         show("for a visitor of a web page, for the page's public click-to-call token", embed)
 
-        console.print(f"\n{len(emulator.journal)} requests were sent. Tokens are shown by digest, never in the clear.")
+        console.print(f"\n{len(emulator.requests)} requests were sent. Tokens are shown by digest, never in the clear.")
 
 
 def authentication(kind: str | None) -> str:
-    """Say what an operation sent, as the emulator's journal has it."""
+    """Return what an operation sent, by the emulator's requests."""
     return {
         "Basic": "Basic: the project's id and API token",
         "Bearer": "Bearer: the subscriber's access token",

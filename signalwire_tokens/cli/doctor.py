@@ -287,12 +287,13 @@ async def try_out(client: TokenClient, reference: str, ahead: timedelta) -> Asyn
 
 def told(pair: TokenPair) -> str:
     """Name a pair's access token."""
-    return f"{pair.token.kind or 'token'} #{pair.token.digest}, live until {written(pair.token.expires_at)}"
+    token = pair.access_token
+    return f"{token.kind or 'token'} #{token.digest}, live until {written(token.expires_at)}"
 
 
 async def life_of(client: TokenClient, pair: TokenPair, ahead: timedelta) -> timedelta | None:
     """Ask the service how long an access token lives, by the service's clock."""
-    claims = (await client.subscriber_info(pair.token)).sat_claims
+    claims = (await client.subscriber_info(pair.access_token)).sat_claims
     if claims is None or claims.expires_at is None:
         return None
-    return claims.expires_at - (pair.token.issued_at - ahead)
+    return claims.expires_at - (pair.access_token.issued_at - ahead)

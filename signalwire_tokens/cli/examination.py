@@ -216,15 +216,15 @@ async def see_refreshing(asker: Asker) -> AsyncGenerator[Fact, None]:
     issued = await asker.issue()
     first: TokenPair = issued.value
     yield observed("status_create_subscriber_token", issued.status)
-    seen = await asker.inform(first.token)
+    seen = await asker.inform(first.access_token)
     yield observed("status_subscriber_info", seen.status)
     fresh = life("lifetime_fresh", seen, issued.at)
     yield fresh
     renewed = await asker.renew(first)
     second: TokenPair = renewed.value
     yield observed("status_refresh_subscriber_token", renewed.status)
-    yield life("lifetime_refreshed", await asker.inform(second.token), renewed.at)
-    yield revoked("refresh_revokes_access", await asker.inform(first.token), seen)
+    yield life("lifetime_refreshed", await asker.inform(second.access_token), renewed.at)
+    yield revoked("refresh_revokes_access", await asker.inform(first.access_token), seen)
     again = await asker.refresh(first.refresh_token)
     yield observed("reuse_at_once", again.verdict)
     await asker.client.clock.sleep(A_WHILE)
@@ -255,17 +255,17 @@ async def see_issuing(asker: Asker) -> AsyncGenerator[Fact, None]:
     """Yield facts about expiry times in requests, and about what an issue does to an earlier pair."""
     until = int(asker.now) + SHORT
     short = await asker.issue(expire_at=until)
-    yield life("lifetime_expire_at", await asker.inform(short.value.token), short.at, asked=until)
+    yield life("lifetime_expire_at", await asker.inform(short.value.access_token), short.at, asked=until)
     renewed = await asker.renew(short.value)
     earlier: TokenPair = renewed.value
-    seen = await asker.inform(earlier.token)
+    seen = await asker.inform(earlier.access_token)
     yield life("lifetime_expire_at_refreshed", seen, renewed.at)
     await asker.issue()
-    yield revoked("issue_revokes_access", await asker.inform(earlier.token), seen)
+    yield revoked("issue_revokes_access", await asker.inform(earlier.access_token), seen)
     outcome = await asker.refresh(earlier.refresh_token)
     yield observed("issue_revokes_refresh", outcome.refusal is not None)
     unbound = await asker.issue(expire_at=int(asker.now) + SHORT, scope="sat:refresh")
-    yield life("lifetime_unbound", await asker.inform(unbound.value.token), unbound.at)
+    yield life("lifetime_unbound", await asker.inform(unbound.value.access_token), unbound.at)
 
 
 async def see_addresses(asker: Asker) -> AsyncGenerator[Fact, None]:
@@ -284,7 +284,7 @@ async def see_addresses(asker: Asker) -> AsyncGenerator[Fact, None]:
         yield observed("page_form", form)
         yield observed("page_links", [asker.scrub(name) for name in links])
     for see in (see_guests, see_invites):
-        async with aclosing(see(asker, addresses[0].id if addresses else None, subscriber.token)) as facts:
+        async with aclosing(see(asker, addresses[0].id if addresses else None, subscriber.access_token)) as facts:
             async for fact in facts:
                 yield fact
     yield await asker.answer_to("embed_made_up_token", wire.create_embed_token(Secret(f"c2c_{token_hex(16)}")))
@@ -313,7 +313,7 @@ async def see_guests(asker: Asker, address: UUID | None, _: Token) -> AsyncGener
             for name in names[:-1]:
                 yield unobserved(name, f"create_guest_token answered {outcome.status}")
         else:
-            guest: Token = outcome.value.token
+            guest: Token = outcome.value.access_token
             yield observed("status_create_guest_token", outcome.status)
             yield observed("guest_ch", asker.scrub(guest.channel or ""))
             yield life("lifetime_guest", await asker.inform(guest), outcome.at)
@@ -347,7 +347,7 @@ async def see_refresh_tokens(asker: Asker) -> AsyncGenerator[Fact, None]:
     tokens = {
         "refresh_malformed_token": Secret("not-a-token"),
         "refresh_foreign_token": Secret(made_up("Refresh")),
-        "refresh_access_token": Secret(subscriber.token.value),
+        "refresh_access_token": Secret(subscriber.access_token.value),
     }
     for name, token in tokens.items():
         base = wire.refresh_subscriber_token(Secret("unused"))

@@ -65,7 +65,9 @@ class Feed:
             over = self._over
             self._news.clear()
             session = self._session
-            token, left = (None, 0.0) if session is None else (session.pair.token, session.runway.total_seconds())
+            token, left = (
+                (None, 0.0) if session is None else (session.pair.access_token, session.expires_in.total_seconds())
+            )
             if await self._put(token if left > SLIVER else None, left):
                 self.shown.set()
             if not over:

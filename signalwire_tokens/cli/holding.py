@@ -138,7 +138,7 @@ async def keep(client: TokenClient, wanted: Wanted, outlets: list[Outlet], telle
         session = await begin(partial(make, client, store, wanted, teller), teller, stop)
         if session is not None:
             await serve(session, feeds, stop, screen)
-            token = session.pair.token
+            token = session.pair.access_token
             told = f"token #{token.digest} is good until {written(token.expires_at)}"
             stack.callback(teller.note, "left", told, digest=token.digest, expires_at=token.expires_at)
             stack.push_async_callback(finish, feeds)

@@ -91,7 +91,7 @@ def invite(*, settings: Settings, address: str, reference: str, lifetime: timede
 
     async def issue(client: TokenClient) -> Token:
         pair = await client.create_subscriber_token(reference)
-        return await client.create_invite_token(address, subscriber_token=pair.token, expires_at=lifetime)
+        return await client.create_invite_token(address, subscriber_token=pair.access_token, expires_at=lifetime)
 
     show(ask_service(settings, issue), as_json=as_json)
 
@@ -146,7 +146,7 @@ def show(issued: TokenPair | Token, *, whole: bool = False, as_json: bool) -> No
     """Print a token for programs, and what is known of it for people."""
     if sys.stdout is None:
         raise click.ClickException("standard output is closed, and the token would be lost")
-    token = issued.token if isinstance(issued, TokenPair) else issued
+    token = issued.access_token if isinstance(issued, TokenPair) else issued
     if as_json or whole:
         say_json(facts_of(issued, whole=whole))
         return
@@ -162,7 +162,7 @@ def show(issued: TokenPair | Token, *, whole: bool = False, as_json: bool) -> No
 
 def facts_of(issued: TokenPair | Token, *, whole: bool) -> dict[str, Any]:
     """Say what is known of an access token, itself included; of a whole pair, the same of its refresh token."""
-    token = issued.token if isinstance(issued, TokenPair) else issued
+    token = issued.access_token if isinstance(issued, TokenPair) else issued
     facts: dict[str, Any] = {
         "token": token.value,
         "kind": token.kind,

@@ -48,7 +48,7 @@ class Teller:
 
     def tell(self, event: SessionEvent) -> None:
         """Tell of a session's event."""
-        token = event.pair.token if event.pair else None
+        token = event.pair.access_token if event.pair else None
         if token is None and event.kind == "closed":
             return  # one that was never open
         error = None if event.error is None else plain(str(event.error))
@@ -68,7 +68,7 @@ class Standing:
     """How a session stands at a moment: what can be drawn elsewhere than where it lives."""
 
     state: str
-    runway: float
+    expires_in: float
     life: float
     generation: int
     pause: float | None
@@ -77,11 +77,11 @@ class Standing:
 
 def standing_of(session: SubscriberSession) -> Standing:
     """Return how a session stands, by the clock that it shares with its client."""
-    due, token = session.next_refresh_at, session.pair.token if session.generation else None
+    due, token = session.next_refresh_at, session.pair.access_token if session.generation else None
     now = session.client.clock.wall()
     return Standing(
         state=session.state.value,
-        runway=session.runway.total_seconds(),
+        expires_in=session.expires_in.total_seconds(),
         life=(token.expires_at - token.issued_at).total_seconds() if token else 1.0,
         generation=session.generation,
         pause=None if due is None else max(0.0, due.timestamp() - now),
@@ -92,9 +92,9 @@ def standing_of(session: SubscriberSession) -> Standing:
 def draw(standing: Standing) -> RenderableType:
     """Draw how a session stands."""
     table = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=standing.life, completed=standing.runway, width=40)
+    bar = ProgressBar(total=standing.life, completed=standing.expires_in, width=40)
     table.add_row("state", standing.state)
-    table.add_row("runway", bar, span(standing.runway))
+    table.add_row("expires in", bar, span(standing.expires_in))
     table.add_row("generation", str(standing.generation))
     table.add_row("next refresh", "none" if standing.pause is None else f"in {span(standing.pause)}")
     table.add_row("last error", Text(standing.error or "none"))  # what the service said is no markup

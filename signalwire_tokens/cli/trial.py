@@ -67,7 +67,7 @@ async def hold(console: Console, *, seconds: float = 16.0, burst: float = 0.5, c
             drawing = look_on(session, partial(live.update, refresh=True), every=FRAME)
             stack.push_async_callback(end, asyncio.create_task(drawing))
         longest_gap = await watch(emulator, session, clock.now() + seconds, clock)
-        held = Held(rotations=session.generation - 1, requests=len(emulator.journal), longest_gap=longest_gap)
+        held = Held(rotations=session.generation - 1, requests=len(emulator.requests), longest_gap=longest_gap)
     console.print(
         f"{held.rotations} rotations with {held.requests} requests; "
         f"longest moment without a live token: {held.longest_gap:.2g} s"
@@ -80,7 +80,7 @@ async def watch(emulator: Emulator, session: SubscriberSession, until: float, cl
     longest, good, asking = 0.0, clock.now(), ask(session)
     try:
         while (now := clock.now()) < until:
-            is_good = emulator.accepts(session.pair.token)
+            is_good = emulator.accepts(session.pair.access_token)
             if asking.done():
                 is_good = is_good and asking.exception() is None and emulator.accepts(asking.result())
                 asking = ask(session)
@@ -108,7 +108,7 @@ async def go_wrong(emulator: Emulator, session: SubscriberSession, teller: Telle
     emulator.fail(Status(503), times=None)
     await degraded.wait()
     await clock.sleep(burst)
-    emulator.heal()
+    emulator.clear_faults()
     teller.say("the service is well again")
     await reach(session, 3)
     teller.say("the next answer will be lost, after the refresh token was used up")

@@ -30,7 +30,7 @@ class Observer(Protocol):
         """Note what an answer reports about the account's rate limit. Not every answer does."""
         ...
 
-    def renewed(self, runway: float) -> None:
+    def renewed(self, left: float) -> None:
         """Learn that a session got its next pair, with so many seconds left of the one before."""
         ...
 

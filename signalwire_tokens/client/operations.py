@@ -53,7 +53,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 class ClientSettings(TypedDict, total=False):
     """How a `TokenClient` talks: what a session takes, too, that makes one for itself."""
 
-    http: aiohttp.ClientSession | None
+    http_session: aiohttp.ClientSession | None
     ssl: tls.SSLContext | None
     proxy: str | None
     timeout: float
@@ -68,10 +68,10 @@ class TokenClient:
     after `Unauthorized`. `timeout` bounds a whole call, retries included. `embed_origin` is the host or
     origin that `create_embed_token` asks instead of the space, such as `https://embeds.signalwire.com`.
 
-    An `aiohttp.ClientSession` given as `http` is used and never closed. The client's own session reuses a connection
-    only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves no connection
-    in the pool of a given session. It can't check a connection that your app left there: if your app calls the same
-    space through that session, a stray answer to your app may be returned to the client.
+    An `aiohttp.ClientSession` given as `http_session` is used and never closed. The client's own session reuses a
+    connection only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves no
+    connection in the pool of a given session. It can't check a connection that your app left there: if your app calls
+    the same space through that session, a stray answer to your app may be returned to the client.
     """
 
     origin: str = "not set up"
@@ -89,7 +89,7 @@ class TokenClient:
         api_token: ApiToken | None = None,
         *,
         embed_origin: str | None = None,
-        http: aiohttp.ClientSession | None = None,
+        http_session: aiohttp.ClientSession | None = None,
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
         timeout: float = 10.0,
@@ -116,17 +116,17 @@ class TokenClient:
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
         self.throttle = Throttle()
-        self.sender: Sender = Sender(self.origin, http, ssl, hidden_proxy)
+        self.sender: Sender = Sender(self.origin, http_session, ssl, hidden_proxy)
         self._embeds: Way | None = None  # if embed requests don't go to the space
         if self.embed_origin != self.origin:
-            self._embeds = self.embed_origin, Sender(self.embed_origin, http, ssl, hidden_proxy), Throttle()
+            self._embeds = self.embed_origin, Sender(self.embed_origin, http_session, ssl, hidden_proxy), Throttle()
 
     @classmethod
     def from_env(
         cls,
         *,
         embed_origin: str | None = None,
-        http: aiohttp.ClientSession | None = None,
+        http_session: aiohttp.ClientSession | None = None,
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
         timeout: float = 10.0,
@@ -157,7 +157,7 @@ class TokenClient:
             environment.project_id(),
             environment.api_token(),
             embed_origin=embeds_place.value,
-            http=http,
+            http_session=http_session,
             ssl=trusting(ca_file) if ssl is None and ca_file else ssl,
             proxy=hidden_proxy.value,
             timeout=timeout,

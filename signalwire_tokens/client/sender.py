@@ -85,7 +85,7 @@ class Sender:
         self._closed = False
         if http is not None:
             if not isinstance(http, aiohttp.ClientSession):
-                raise ConfigurationError("http must be an aiohttp.ClientSession")
+                raise ConfigurationError("http_session must be an aiohttp.ClientSession")
             refuse_additions(http, origin)
             self._http = http
 

@@ -46,8 +46,8 @@ class DeviceSession(TokenSession):
     Where the bound token has come to its end or is refused, the first one is exchanged again, as long as that is good;
     given as a function, sync or async, it is asked for anew each time, and so the session never ends by itself.
 
-    `http`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the session
-    makes with them, and closes.
+    `http_session`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the
+    session makes with them, and closes.
     """
 
     __slots__ = ("_renewal", "client", "key")
@@ -86,7 +86,7 @@ class DeviceSession(TokenSession):
 
     def proof(self, method: str, uri: str) -> str:
         """Prove to have the key, for one request with the token at hand, whatever this machine's clock says."""
-        return self.key.proof(method, uri, self.pair.token, now=self._renewal.service_time())
+        return self.key.proof(method, uri, self.pair.access_token, now=self._renewal.service_time())
 
     def rpc_proof(self, method: str) -> str:
         """Prove to have the key, for one call over a realtime connection, whatever this machine's clock says."""

@@ -135,7 +135,7 @@ class Emulator:
             check_whole(name, number)
         if page_size not in range(1, LARGEST_PAGE + 1) or port not in range(65536):
             raise ValueError(f"page_size must be one of 1 to {LARGEST_PAGE}, and port one of 0 to 65535")
-        self.journal: list[Entry] = []
+        self.requests: list[Entry] = []
         self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._clock = ServiceClock(SYSTEM if clock is None else clock)
         self.tls: bool = tls
@@ -291,9 +291,9 @@ class Emulator:
         """Tell whether the service would take a token at this moment."""
         return self.service.accepts(token.value if isinstance(token, Token) else token)
 
-    def withdraw(self, token: str | Token) -> None:
+    def revoke(self, token: str | Token) -> None:
         """Refuse a token from now on, though its end has not come."""
-        self.service.withdraw(token.value if isinstance(token, Token) else token)
+        self.service.revoke(token.value if isinstance(token, Token) else token)
 
     def add_address(self, name: str, *, subscriber_id: UUID | None = None) -> UUID:
         """Give the project, or one of its subscribers, an address to invite to; a new subscriber has one already."""
@@ -305,7 +305,7 @@ class Emulator:
         return self.service.api_token
 
     def fail(self, fault: Fault, *, operation: str | None = None, times: int | None = 1) -> None:
-        """Let the next so many requests (of one operation) meet a fault; None means until `heal`.
+        """Let the next so many requests (of one operation) meet a fault; None means until `clear_faults`.
 
         Faults are met in the order in which they were asked for.
         """
@@ -316,10 +316,10 @@ class Emulator:
         if times is not None:
             check_whole("times", times)
             if times < 1:
-                raise ValueError("times must be 1 or more, or None: until heal()")
+                raise ValueError("times must be 1 or more, or None: until clear_faults()")
         self.faults.append(Armed(fault=fault, operation=operation, left=times))
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         """Forget the faults that were not met yet."""
         self.faults.clear()
 
@@ -372,14 +372,14 @@ class Emulator:
             fault=None if fault is None else type(fault).__name__,
             reason=reply.reason,
         )
-        self.journal.append(entry)
+        self.requests.append(entry)
         self._on_request(entry)
         return await self._respond(request, reply, fault)
 
     def _note_call(self, method: str, status: int, reason: str | None) -> None:
         """Remember that a realtime connection has said who it is."""
         entry = Entry(operation=method, auth="JWT", status=status, at=self.now(), reason=reason)
-        self.journal.append(entry)
+        self.requests.append(entry)
         self._on_request(entry)
 
     async def _wait(self, seconds: float | None) -> None:

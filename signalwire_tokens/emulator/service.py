@@ -149,7 +149,7 @@ class Service:
         """Name the cluster that the holders of tokens are to connect to."""
         self.sealer.channel = channel
 
-    def withdraw(self, token: str) -> None:
+    def revoke(self, token: str) -> None:
         """Refuse a token from now on."""
         claims = self.sealer.open(token)
         if claims is None:

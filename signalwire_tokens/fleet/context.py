@@ -34,7 +34,7 @@ class FleetContext(Owner):
     is_fleet: ClassVar[bool] = True
     governor: Governor
     sessions: dict[str, SubscriberSession]
-    idle_after: float
+    idle_timeout: float
     leaving: dict[SubscriberSession, str] = attrs.Factory(dict)
     closers: set[asyncio.Task[None] | None] = attrs.Factory(set)
     fields: dict[str, Mapping[str, Any]] = attrs.Factory(dict)
@@ -88,7 +88,7 @@ class FleetContext(Owner):
         cycle = engine.cycle
         if engine.listeners or engine.waiters or (cycle.generation == 0 and cycle.failing is None):
             return False
-        longest = self.idle_after
+        longest = self.idle_timeout
         if cycle.generation == 0 and isinstance(cycle.failure, Denied):
             longest = min(longest, cycle.policy.lapse_for(cycle.life))
         return engine.now() - engine.used_at > longest

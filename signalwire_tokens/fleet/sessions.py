@@ -59,10 +59,10 @@ class FleetSnapshot:
 class SessionFleet:
     """Many subscribers' tokens, kept alive together: `await fleet.token(reference)` gives a live one.
 
-    A session is opened for a subscriber who is asked for, and kept until it is discarded, or until nobody has asked for
-    it for `idle_after`. At most `concurrency` sessions renew at a time, and `rate` begin to in a second, first
-    those whose tokens end soonest. While the service is down, one at a time asks after it. `client` is the one that it
-    was given. `reference in fleet` is true while a session is open for that subscriber.
+    A session is opened for a subscriber who is asked for. It stays open until `close_session()`, or until no caller has
+    asked for it for `idle_timeout`. At most `max_concurrency` sessions renew at a time, and `max_rate` begin to in a
+    second, first those whose tokens expire soonest. While the service is down, one at a time asks after it. `client` is
+    the one that it was given. `reference in fleet` is true while a session is open for that subscriber.
     """
 
     _context: FleetContext | None = None
@@ -74,18 +74,18 @@ class SessionFleet:
         *,
         store: TokenStore | None = None,
         policy: RefreshPolicy | None = None,
-        concurrency: int = 32,
-        rate: float = 150.0,
-        idle_after: timedelta | None = None,
+        max_concurrency: int = 32,
+        max_rate: float = 150.0,
+        idle_timeout: timedelta | None = None,
     ) -> None:
-        check_settings(client, policy, concurrency, rate, idle_after)
+        check_settings(client, policy, max_concurrency, max_rate, idle_timeout)
         self.client: TokenClient = client
         self._store: TokenStore | None = store
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
-        self._concurrency: int = concurrency
-        self._rate: float = rate
+        self._concurrency: int = max_concurrency
+        self._rate: float = max_rate
         self._sessions: dict[str, SubscriberSession] = {}
-        idle = math.inf if idle_after is None else idle_after.total_seconds()
+        idle = math.inf if idle_timeout is None else idle_timeout.total_seconds()
         self._idle_after: float = idle + CHECKED_EVERY  # for which `token()` may return without asking
         # Refuses now what no session could be opened with, and not when the first one is asked for.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
@@ -108,7 +108,7 @@ class SessionFleet:
         """Return a subscriber's session, opened if it was not: it gets its token in the background.
 
         `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If none of them shapes the token,
-        the fields of the last session for this reference apply, until you `discard` it.
+        the fields of the last session for this reference apply, until you call `close_session()`.
         """
         fields = masked(token_fields, "SessionFleet.session")
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
@@ -120,13 +120,13 @@ class SessionFleet:
             other = engine_of(self._make(reference, fields))  # refuses fields that are wrong
             if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
                 raise ConfigurationError(
-                    f"session {engine.label} is open with other fields that shape its token: discard it, and "
+                    f"session {engine.label} is open with other fields that shape its token: close_session() it, and "
                     "open it anew"
                 )
         engine.owner.used(engine)
         return session
 
-    async def discard(self, reference: str) -> None:
+    async def close_session(self, reference: str) -> None:
         """Close a subscriber's session, if there is one, and forget its fields. What a store holds stays there.
 
         Callers that wait for its token get `SessionClosed`. Callers that ask from now on get another session.
@@ -157,7 +157,7 @@ class SessionFleet:
             states[state] += 1
             if error is not None:
                 errors[type(error).__name__] += 1
-            if state is not SessionState.DEAD:
+            if state is not SessionState.EXPIRED:
                 due = min(due, engine_of(session).wakes_at)
         pause = 0.0 if governor.waiting else max(0.0, due - self.client.clock.now())
         return FleetSnapshot(
@@ -283,15 +283,15 @@ async def close_some(sessions: Iterator[SubscriberSession]) -> None:
         await asyncio.sleep(0)
 
 
-def check_settings(client: object, policy: object, concurrency: object, rate: object, idle_after: object) -> None:
+def check_settings(client: object, policy: object, concurrency: object, rate: object, idle_timeout: object) -> None:
     """Refuse what a fleet cannot be made with."""
     if not isinstance(client, TokenClient):
         raise ConfigurationError("a fleet needs a TokenClient")
     if policy is not None and not isinstance(policy, RefreshPolicy):
         raise ConfigurationError("policy must be a RefreshPolicy")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ConfigurationError("concurrency must be a whole number, and 1 or more")
+        raise ConfigurationError("max_concurrency must be a whole number, and 1 or more")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-        raise ConfigurationError("rate must be a positive number of renewals a second")
-    if idle_after is not None and (not isinstance(idle_after, timedelta) or idle_after <= timedelta(0)):
-        raise ConfigurationError("idle_after must be a timedelta, and longer than nothing")
+        raise ConfigurationError("max_rate must be a positive number of renewals a second")
+    if idle_timeout is not None and (not isinstance(idle_timeout, timedelta) or idle_timeout <= timedelta(0)):
+        raise ConfigurationError("idle_timeout must be a timedelta, and longer than nothing")

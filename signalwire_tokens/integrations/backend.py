@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "FleetSource", "Identity", "Visit"]
 
-RUNWAY = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
+LEAST_LEFT = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
 LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
 
 CLIENT_ERRORS, NOT_NOW = range(400, 500), 503
@@ -168,9 +168,9 @@ class Backend(Generic[R]):
         if reference not in fleet and (refusal := self._count(fleet.client, reference)) is not None:
             return refusal
         session = fleet.session(reference)
-        await session.token(min(RUNWAY, engine_of(session).cycle.longest_ttl))
+        await session.token(min(LEAST_LEFT, engine_of(session).cycle.longest_ttl))
         # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
-        return give(session.pair.token, fleet.client.clock.wall() + session.runway.total_seconds())
+        return give(session.pair.access_token, fleet.client.clock.wall() + session.expires_in.total_seconds())
 
     async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.Answer:
         """Answer with a new token that a device's key binds, asked for once; never too many at a time."""
@@ -190,7 +190,7 @@ class Backend(Generic[R]):
             pair = await client.send(request, retries=0)
         finally:
             self._binding -= 1
-        return give(pair.token, pair.token.expires_at.timestamp())
+        return give(pair.access_token, pair.access_token.expires_at.timestamp())
 
     def _count(self, client: TokenClient, reference: str) -> token_rules.Answer | None:
         """Count a token that is issued for a reference, or return the refusal if it has had too many."""
@@ -198,7 +198,7 @@ class Backend(Generic[R]):
         return None if pause is None else token_rules.ask_later(429, "Too many new tokens: ask again later.", pause)
 
     async def _discard(self, reference: str, _: token_rules.Wish) -> token_rules.Answer:
-        await self.fleet.discard(reference)
+        await self.fleet.close_session(reference)
         return token_rules.Answer(status=204)
 
 

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from signalwire_tokens.backend import BackendSession
     from signalwire_tokens.device import DeviceSession
-    from signalwire_tokens.endpoint import EndpointSession
     from signalwire_tokens.errors import RateLimitHint
     from signalwire_tokens.session import SubscriberSession
 
-    Session: TypeAlias = SubscriberSession | DeviceSession | EndpointSession
+    Session: TypeAlias = SubscriberSession | DeviceSession | BackendSession
 
 __all__ = ["Telemetry"]
 
@@ -82,8 +82,8 @@ class Telemetry(Observer):
             description="How long operations take, repeated attempts included.",
             explicit_bucket_boundaries_advisory=DURATIONS,
         )
-        self._runway = meter.create_histogram(
-            "signalwire.sessions.runway",
+        self._left = meter.create_histogram(
+            "signalwire.sessions.time_left",
             unit="s",
             description="How long a token was still live for when its session got the next one.",
             explicit_bucket_boundaries_advisory=RUNWAYS,
@@ -159,9 +159,9 @@ class Telemetry(Observer):
         if hint.remaining is not None:
             self._remaining.set(hint.remaining, server)
 
-    def renewed(self, runway: float) -> None:
+    def renewed(self, left: float) -> None:
         """Learn that a session got its next pair."""
-        self._runway.record(runway)
+        self._left.record(left)
 
     def _count_sessions(self, _: CallbackOptions) -> Iterable[Observation]:
         """Count what is watched by state; exporters ask from threads of their own."""

@@ -39,7 +39,7 @@ class Signer:
     async def token(self) -> Token:
         """Return a live token, as a value that frames can hold."""
         await self._session.token()
-        return self._session.pair.token
+        return self._session.pair.access_token
 
     def refuse(self, token: Token) -> bool:
         """Report a 401 for a token; return whether to repeat the request with the next one."""

@@ -204,7 +204,7 @@ class Engine:
         timer.unset(self)
         self.cycle.advance(Phase.EXPIRED)
         logger.error("session %s generation %d: no way left to renew", self.label, self.cycle.generation)
-        self.tell("dead")
+        self.tell("expired")
         self.owner.expired(self)
         self.notify()
 
@@ -315,7 +315,6 @@ class Engine:
                 case Emit(kind):
                     self.tell(kind)
                 case Adopted():
-                    logger.info("session %s generation %d: renewed, %r", label, generation, effect.renewed.pair.token)
                     self._adopted(effect)
                 case Failed(failure, is_news):
                     level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt
@@ -327,7 +326,8 @@ class Engine:
 
     def _adopted(self, adopted: Adopted) -> None:
         """Save a new pair that isn't saved yet, and report it."""
-        shared = self.shared
+        shared, token = self.shared, adopted.renewed.pair.access_token
+        logger.info("session %s generation %d: renewed, %r", self.label, self.cycle.generation, token)
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
             shared.saving = self.opened().begin(shared.save_later(self.heard), f"save {self.label}")
         report = getattr(self.renewal, "adopted", None)

@@ -97,12 +97,12 @@ class Renewal(Protocol):
 
 def asked_at(pair: TokenPair, clock: Clock) -> float:
     """Return when a pair from elsewhere was asked for. Only the wall clock shows that."""
-    return clock.now() - max(0.0, clock.wall() - pair.token.issued_at.timestamp())
+    return clock.now() - max(0.0, clock.wall() - pair.access_token.issued_at.timestamp())
 
 
 def only_later(renewed: Renewed, current: Current, now: float, *, margin: float = 0.0) -> Outcome:
     """Return a pair if its token is another than the current one, and doesn't expire sooner than `margin` after it."""
-    token, until = renewed.pair.token, renewed.asked + life_of(renewed.pair.token)
+    token, until = renewed.pair.access_token, renewed.asked + life_of(renewed.pair.access_token)
     if until <= now:
         return NotYet(UnexpectedResponse("the token that was given has expired already: check both machines' clocks"))
     if token.value == current.value or until < current.access_until + margin:

@@ -119,7 +119,7 @@ class TokenSession:
         return self._engine.cycle.state(self._engine.now())
 
     @property
-    def runway(self) -> timedelta:
+    def expires_in(self) -> timedelta:
         """How long the token at hand is live for."""
         return timedelta(seconds=max(0.0, min(self._engine.left(), timedelta.max.total_seconds() / 2)))
 

@@ -71,9 +71,9 @@ class Sight:
 def find_better(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
     """Return the stored pair, if its token is valid and expires later than the current one."""
     record, asked = sight.reading.record, sight.asked
-    if record is None or asked is None or record.pair.token.value == cycle.value:
+    if record is None or asked is None or record.pair.access_token.value == cycle.value:
         return None
-    if asked + life_of(record.pair.token) <= max(now, cycle.access_until):
+    if asked + life_of(record.pair.access_token) <= max(now, cycle.access_until):
         return None
     return Renewed(redated(record.pair, asked, now=now, wall=wall), asked)
 
@@ -117,9 +117,9 @@ def redated(pair: TokenPair, asked: float, *, now: float, wall: float) -> TokenP
     issued_at = datetime.fromtimestamp(wall, UTC) - timedelta(seconds=now - asked)
     token, refresh_token = (
         attrs.evolve(half, issued_at=issued_at, expires_at=issued_at + timedelta(seconds=life_of(half)))
-        for half in (pair.token, pair.refresh_token)
+        for half in (pair.access_token, pair.refresh_token)
     )
-    return attrs.evolve(pair, token=token, refresh_token=refresh_token)
+    return attrs.evolve(pair, access_token=token, refresh_token=refresh_token)
 
 
 def shortened(reading: Reading, longest: Lives) -> Reading:
@@ -130,9 +130,9 @@ def shortened(reading: Reading, longest: Lives) -> Reading:
     pair = record.pair
     token, refresh_token = (
         attrs.evolve(half, expires_at=min(half.expires_at, half.issued_at + most))
-        for half, most in zip((pair.token, pair.refresh_token), longest, strict=True)
+        for half, most in zip((pair.access_token, pair.refresh_token), longest, strict=True)
     )
-    pair = attrs.evolve(pair, token=token, refresh_token=refresh_token)
+    pair = attrs.evolve(pair, access_token=token, refresh_token=refresh_token)
     return attrs.evolve(reading, record=attrs.evolve(record, pair=pair))
 
 

@@ -90,7 +90,7 @@ def encode(record: Record) -> bytes:
     """Return a record as bytes. They don't hold when its tokens were issued, but when the pair was asked for."""
     halves = [
         {"value": token.value, "life": life_of(token), "kind": token.kind, "channel": token.channel}
-        for token in (record.pair.token, record.pair.refresh_token)
+        for token in (record.pair.access_token, record.pair.refresh_token)
     ]
     subscriber_id = record.pair.subscriber_id
     return json.dumps(
@@ -112,7 +112,7 @@ def decode(written: bytes) -> Record:
         token, refresh_token = (read_token(half) for half in content["pair"])
         subscriber_id = content["subscriber_id"]
         pair = TokenPair(
-            token=token,
+            access_token=token,
             refresh_token=refresh_token,
             subscriber_id=None if subscriber_id is None else UUID(subscriber_id),
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.emulator import Emulator
 
-__all__ = ["StoreConformance", "VirtualClock", "signalwire_emulator", "virtual_clock"]
+__all__ = ["StoreConformance", "VirtualClock", "signalwire_clock", "signalwire_emulator"]
 
 if find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture as asynchronous
@@ -29,16 +29,16 @@ else:
 
 
 @pytest.fixture
-def virtual_clock() -> VirtualClock:
-    """Give a clock that moves only in `await virtual_clock.advance(seconds)`."""
+def signalwire_clock() -> VirtualClock:
+    """Give a clock that moves only in `await signalwire_clock.advance(seconds)`."""
     return VirtualClock()
 
 
 @asynchronous
 async def signalwire_emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
-    """Run an emulator of the service, in virtual time where the test has `virtual_clock` too."""
+    """Run an emulator of the service, in virtual time where the test has `signalwire_clock` too."""
     from signalwire_tokens.emulator import Emulator  # noqa: PLC0415 - its packages are an extra, and pytest loads this module everywhere
 
-    clock = request.getfixturevalue("virtual_clock") if "virtual_clock" in request.fixturenames else None
+    clock = request.getfixturevalue("signalwire_clock") if "signalwire_clock" in request.fixturenames else None
     async with Emulator(clock=clock) as emulator:
         yield emulator

@@ -44,7 +44,7 @@ def make_pair() -> TokenPair:
         Token(value=f"{kind}-{number}", issued_at=now, expires_at=now + life, kind=kind, channel="puc.signalwire.com")
         for kind, life in (("SAT", timedelta(hours=2)), ("Refresh", timedelta(hours=2, minutes=5)))
     )
-    return TokenPair(token=token, refresh_token=refresh_token, subscriber_id=UUID(int=number))
+    return TokenPair(access_token=token, refresh_token=refresh_token, subscriber_id=UUID(int=number))
 
 
 async def make_record(store: TokenStore, key: str, age: float = 0.0) -> Record:
@@ -62,7 +62,7 @@ def held(reading: Reading) -> Record:
 
 def lives(pair: TokenPair) -> list[timedelta]:
     """Tell how long both halves live; when that began is not for a store to know."""
-    return [half.expires_at - half.issued_at for half in (pair.token, pair.refresh_token)]
+    return [half.expires_at - half.issued_at for half in (pair.access_token, pair.refresh_token)]
 
 
 def in_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
@@ -121,7 +121,7 @@ class StoreConformance:
             assert (read.asked_at, read.asked_wall) == (record.asked_at, record.asked_wall)
             assert read.pair.subscriber_id == record.pair.subscriber_id
             assert lives(read.pair) == lives(record.pair)
-            for half in ("token", "refresh_token"):
+            for half in ("access_token", "refresh_token"):
                 mine, theirs = getattr(read.pair, half), getattr(record.pair, half)
                 assert (mine.value, mine.kind, mine.channel) == (theirs.value, theirs.kind, theirs.channel)
 

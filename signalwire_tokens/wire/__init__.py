@@ -1,15 +1,15 @@
 """The service's operations as data: requests out; (status, headers, body) in, a model or an error out.
 
 Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
-`requests` describes each operation, and `endpoint` what an application's backend is asked; `answers` tells success from
+`requests` describes each operation, and `backend` what an application's backend is asked; `answers` tells success from
 refusal, `codes` what a refusal is about, and `readers` what a success holds; `hints` reads what both report about the
 rate limit; `header` reads what a token says openly, and `lifetimes` how long tokens live by the settings. `exchange` is
 what a request and an answer are.
 """
 
 from .answers import pause_before_retry, read
+from .backend import add_headers, check_endpoint, fetch_token
 from .codes import TOKEN_EXPIRED, About, about
-from .endpoint import add_headers, check_endpoint, fetch_token
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
 from .hints import read_hint

@@ -90,7 +90,7 @@ def read_pair(
     if token.value == refresh_token.value:
         raise BrokenError("with one token for both halves of a pair")
     return TokenPair(
-        token=token,
+        access_token=token,
         refresh_token=refresh_token,
         subscriber_id=UUID(id_) if isinstance(id_, str) and UUID_FORM.fullmatch(id_) else None,
     )
@@ -143,7 +143,7 @@ def time_to(answer: Answer, end: float) -> timedelta:
 def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
     """Read a token that nothing else comes with: where it is presented for the next one, it stands for itself."""
     token = make_token(answer, data, "token", answer.issued_at, min(span, LONGEST_LIFE))
-    return TokenPair(token=token, refresh_token=token)
+    return TokenPair(access_token=token, refresh_token=token)
 
 
 def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:

@@ -38,9 +38,9 @@ def read_successor(
 ) -> TokenPair:
     """Return the new pair of an answer."""
     pair = request.read(answer)
-    if pair.token.value == replaced.token.value or hash(pair.token.value) in seen:
+    if pair.access_token.value == replaced.access_token.value or hash(pair.access_token.value) in seen:
         raise BrokenError("with a token that was answered before")
     if replaced.subscriber_id is not None and pair.subscriber_id not in accepted:
-        seen.add(hash(pair.token.value))
+        seen.add(hash(pair.access_token.value))
         raise BrokenError("for another subscriber", subscriber_id=pair.subscriber_id)
     return pair

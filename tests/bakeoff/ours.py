@@ -30,7 +30,7 @@ class Watched:
     """An emulator, as a probe looks at it."""
 
     def __init__(self, emulator):
-        self._emulator, self._begun = emulator, len(emulator.journal)
+        self._emulator, self._begun = emulator, len(emulator.requests)
         self.accepts = emulator.accepts
 
     @property
@@ -48,7 +48,7 @@ class Watched:
         self._emulator.fail(FAULTS[fault], times=times)
 
     def _entries(self):
-        return self._emulator.journal[self._begun :]
+        return self._emulator.requests[self._begun :]
 
 
 async def with_project(client, **settings):

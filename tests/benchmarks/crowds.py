@@ -59,7 +59,7 @@ async def crowd(port, *, total, chunk, idle):
             async with http.post(url, json={"reference": "alice@example.com"}, headers=AUTHORIZATION) as response:
                 return await response.json()
 
-        async with SessionFleet(client, rate=math.inf, concurrency=AT_A_TIME, policy=PATIENT) as fleet:
+        async with SessionFleet(client, max_rate=math.inf, max_concurrency=AT_A_TIME, policy=PATIENT) as fleet:
             await rate(lambda: client.create_subscriber_token("alice@example.com"), AT_A_TIME, 2 * chunk)
             await rate(bare, AT_A_TIME, 2 * chunk)
             at_rest = [await share_of_processor(idle)]
@@ -76,7 +76,7 @@ async def crowd(port, *, total, chunk, idle):
             assert fleet.snapshot().sessions[SessionState.FRESH] == total
             at_rest.append(await share_of_processor(idle))
             pair = fleet.session("user-0@example.com").pair
-            tokens = sys.getsizeof(pair.token.value) + sys.getsizeof(pair.refresh_token.value)
+            tokens = sys.getsizeof(pair.access_token.value) + sys.getsizeof(pair.refresh_token.value)
             looking = time.perf_counter()
             fleet.snapshot()
             looking = time.perf_counter() - looking

@@ -63,7 +63,7 @@ class Nursery(MemoryStore):
             Token(value=value, issued_at=now, expires_at=now + timedelta(seconds=life))
             for value, life in (("access-0", LIFE), ("refresh-0", LIFE + 5 * MINUTE))
         ]
-        pair = TokenPair(token=halves[0], refresh_token=halves[1])
+        pair = TokenPair(access_token=halves[0], refresh_token=halves[1])
         self.first = Record(pair=pair, asked_at=clock.now(), asked_wall=clock.wall())
 
     async def load(self, key):
@@ -87,16 +87,16 @@ async def born_together(sessions, **figures):
 
 async def eight_hours(sessions, rate):
     """Let them live for eight hours; count the refreshes of the busiest second."""
-    clock, service, fleet = await born_together(sessions, rate=rate)
+    clock, service, fleet = await born_together(sessions, max_rate=rate)
     await clock.advance(8 * HOUR)
-    late = fleet.snapshot().sessions[SessionState.LATE]
+    late = fleet.snapshot().sessions[SessionState.UNAVAILABLE]
     await fleet.aclose()
     return service.busiest(), service.number, late
 
 
 async def outage(sessions, rate):
     """Take the service away for twenty minutes; count what lapses, what it is asked then, and how long that takes."""
-    clock, service, fleet = await born_together(sessions, rate=rate)
+    clock, service, fleet = await born_together(sessions, max_rate=rate)
     await clock.advance(OUTAGE_BEGINS)
     service.down, begun = True, clock.now()
     await clock.advance(OUTAGE)
@@ -106,7 +106,7 @@ async def outage(sessions, rate):
     while clock.now() < back + LIFE / 3:
         await clock.advance(10)
         counts = fleet.snapshot()
-        lapsed = max(lapsed, counts.sessions[SessionState.LATE])
+        lapsed = max(lapsed, counts.sessions[SessionState.UNAVAILABLE])
         if not fresh_after and not counts.waiting:
             fresh_after = clock.now() - back
     await fleet.aclose()

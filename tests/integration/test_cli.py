@@ -125,11 +125,11 @@ async def test_a_demo_that_is_cancelled_leaves_nothing_behind(clock):
 
 
 async def test_on_a_terminal_the_session_is_drawn_as_it_stands(clock):
-    """Its state, its runway, its generation, the next refresh and the last error."""
+    """Its state, how long its token is valid, its generation, the next refresh and the last error."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     await in_virtual_time(clock, hold(console, seconds=0.3, clock=clock))
     drawn = console.file.getvalue()
-    for word in ("fresh", "runway", "━", "generation", "last error"):
+    for word in ("fresh", "expires in", "━", "generation", "last error"):
         assert word in drawn
     assert re.search(r"next refresh  in [2-3]\.[0-9] s", drawn)
 
@@ -346,9 +346,9 @@ async def test_the_emulator_s_tokens_live_as_long_as_told_and_its_settings_say_s
         use_settings(await printed_by(server, capsys, 6), monkeypatch)
         async with TokenClient.from_env(timeout=HANG) as client:
             pair = await client.create_subscriber_token("alice")
-            info = await client.subscriber_info(pair.token)
+            info = await client.subscriber_info(pair.access_token)
             assert client.lifetimes == lifetimes
-            life = info.sat_claims.expires_at - pair.token.issued_at
+            life = info.sat_claims.expires_at - pair.access_token.issued_at
             assert lifetimes.access - timedelta(seconds=1) <= life < timedelta(hours=1)
 
 
@@ -413,9 +413,9 @@ async def test_the_emulator_behaves_as_its_options_say(plain_environment):
                 await client.create_subscriber_token("alice", extra={"new_field": 1})
             with pytest.raises(RateLimited) as caught:
                 await client.create_subscriber_token("alice")
-            claims = (await client.subscriber_info(pair.token)).sat_claims
+            claims = (await client.subscriber_info(pair.access_token)).sat_claims
     assert caught.value.retry_after > 3600
-    assert claims.expires_at - pair.token.issued_at < timedelta(minutes=1)
+    assert claims.expires_at - pair.access_token.issued_at < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("text", "meant"), [("5/1s", RateLimit(5, 1)), ("100/2m", RateLimit(100, 120))])

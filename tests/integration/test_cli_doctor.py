@@ -32,8 +32,8 @@ def test_where_all_is_well_it_says_so_and_issues_nothing(service, way):
         *(("ok", check) for check in ("settings", "dns", "tls", "clock", "credentials", "scope", "latency")),
         ("skipped", "issue"),
     ]
-    assert {entry.operation for entry in service.journal} == {"refresh_subscriber_token", "subscriber_addresses"}
-    assert all(entry.status in (422, 404) for entry in service.journal)
+    assert {entry.operation for entry in service.requests} == {"refresh_subscriber_token", "subscriber_addresses"}
+    assert all(entry.status in (422, 404) for entry in service.requests)
     assert service.api_token not in result.stdout
 
 
@@ -157,7 +157,7 @@ def test_a_reference_that_cannot_be_is_refused_before_anything_is_sent(service, 
     assert result.exit_code == 5
     assert "reference" in result.stderr
     assert "The examination sends" not in result.stderr
-    assert not service.journal
+    assert not service.requests
 
 
 def test_what_goes_wrong_later_is_told_where_it_does(service):

@@ -273,7 +273,7 @@ async def test_a_reader_of_the_file_finds_a_live_token_at_every_moment(simulated
         simulated.fail(Status(503), times=None)
         await held.until("removed")
         await come_true(lambda: found[-1] is None)  # the outage is longer than a token's life
-        simulated.heal()
+        simulated.clear_faults()
         await held.until("written")
         await held.until("reissued")
         await held.stop()
@@ -293,7 +293,7 @@ async def test_another_process_reads_the_file_ten_thousand_times(emulator, tmp_p
         await eventually(lambda: len(tokens_in(found)) >= 3)
         emulator.fail(Status(503), times=None)
         await eventually(lambda: found[-1] is None)
-        emulator.heal()
+        emulator.clear_faults()
         await eventually(lambda: found[-1] is not None)
         await eventually(lambda: len(tokens_in(found)) >= 5)
         code, err = await held.stop()
@@ -585,7 +585,7 @@ async def test_signals_of_one_moment_are_one(emulator):
         held.process.send_signal(signal.SIGCONT)
         code, _ = await held.end()
     assert code == 0
-    assert [entry.status for entry in emulator.journal] == [200, 200]  # the renewal, too, was answered
+    assert [entry.status for entry in emulator.requests] == [200, 200]  # the renewal, too, was answered
 
 
 async def test_a_service_that_is_away_at_the_start_is_waited_for(simulated, tmp_path):
@@ -599,7 +599,7 @@ async def test_a_service_that_is_away_at_the_start_is_waited_for(simulated, tmp_
         waiting = await held.until("waiting")
         assert "503" in waiting["error"]
         assert waiting["retry_after"] > 0
-        simulated.heal()
+        simulated.clear_faults()
         await held.until("written")
         assert simulated.accepts(path.read_text())
         await held.stop()
@@ -613,7 +613,7 @@ async def test_a_service_that_asks_for_years_is_asked_again_within_a_minute(simu
     async with holding(simulated, path=path) as held:
         await held.until("written")
         assert simulated.accepts(path.read_text())
-        first, second = simulated.journal
+        first, second = simulated.requests
         assert (second.at - first.at).total_seconds() <= 61
         await held.stop()
 
@@ -624,7 +624,7 @@ async def test_it_can_be_told_to_stop_before_it_has_begun(simulated, when):
     simulated.fail(Status(503), times=None)
     async with holding(simulated) as held:
         if when == "opening":
-            await come_true(lambda: simulated.journal)
+            await come_true(lambda: simulated.requests)
         else:
             while "retry_after" not in await held.until("waiting"):
                 pass  # it says first why it takes so long
@@ -650,7 +650,7 @@ async def test_a_session_that_dies_takes_the_command_and_the_file_with_it(simula
         with pytest.raises(SessionExpired) as caught:
             await held.task
     assert exit_of(caught.value) == 7
-    assert {"dead", "removed", "closed"} <= {*held.kinds}
+    assert {"expired", "removed", "closed"} <= {*held.kinds}
     assert not path.exists()
 
 
@@ -674,7 +674,7 @@ async def test_with_a_store_a_restart_asks_the_service_for_nothing(emulator, tmp
         async with holding(emulator, store=f"sqlite:{tmp_path}/tokens.db") as held:
             await held.until("started")
             await held.stop()
-    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token"]
+    assert [entry.operation for entry in emulator.requests] == ["create_subscriber_token"]
 
 
 @pytest.mark.slow  # it starts the command in a process, twice, and a server
@@ -689,7 +689,7 @@ async def test_a_store_on_redis_may_have_a_password_in_the_environment(emulator,
                 await held.until("started")
                 code, err = await held.stop()
                 assert (code, err) == (0, "")
-    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token"]
+    assert [entry.operation for entry in emulator.requests] == ["create_subscriber_token"]
     assert "hush" not in json.dumps(held.events)
 
 
@@ -767,7 +767,7 @@ def test_a_store_that_cannot_be_is_refused(service, url, key, said):
     assert result.exit_code == (1 if url.startswith("sqlite:/") else 3)
     assert said in result.stderr
     assert "hush" not in result.stderr
-    assert not service.journal
+    assert not service.requests
 
 
 def test_a_store_whose_package_is_missing_names_it(service, monkeypatch):
@@ -784,7 +784,7 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_issued(service, tmp
     result = run("hold", "alice", "--write", tmp_path / "none" / "token", **settings_of(service))
     assert result.exit_code == 1
     assert "No such file or directory" in result.stderr
-    assert not service.journal
+    assert not service.requests
 
 
 @pytest.mark.parametrize("content", ["call Alice back\n", ""], ids=["a note", "empty"])
@@ -798,7 +798,7 @@ def test_a_file_that_holds_something_else_is_refused_before_anything_is_asked(se
     assert result.exit_code == 1
     assert f"{notes} cannot be written: it holds something other than an access token" in result.stderr
     assert notes.read_text() == content
-    assert not service.journal
+    assert not service.requests
 
 
 def test_a_token_that_another_command_wrote_stays_if_there_is_no_new_one(service, tmp_path, capfd):

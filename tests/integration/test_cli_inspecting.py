@@ -41,7 +41,7 @@ def issue_pair(service):
 )
 def test_an_encrypted_token_tells_its_kind_and_not_its_end(service, way):
     """And why: nothing is sent, and no space is needed."""
-    pair, requests = issue_pair(service), len(service.journal)
+    pair, requests = issue_pair(service), len(service.requests)
     text = way("inspect", stdin=pair["token"]).stdout
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert lines["kind"] == "SAT"
@@ -53,7 +53,7 @@ def test_an_encrypted_token_tells_its_kind_and_not_its_end(service, way):
         "it is encrypted, so only SignalWire can read when it expires; an access token usually lives two hours"
     )
     assert pair["token"] not in text
-    assert len(service.journal) == requests
+    assert len(service.requests) == requests
 
 
 def test_a_refresh_token_is_told_apart(service):
@@ -172,7 +172,7 @@ def test_the_service_is_asked_where_that_is_wanted(service):
     (address,) = told["addresses"]
     text = run("inspect", "--ask", stdin=given, SIGNALWIRE_SPACE=service.space).stdout
     assert f"addresses    {address['id']}  alice-example-com  subscriber\n" in text
-    assert service.journal[-1].auth == "Bearer"
+    assert service.requests[-1].auth == "Bearer"
 
 
 def test_a_dead_token_is_refused_by_the_service(service):
@@ -186,13 +186,13 @@ def test_a_dead_token_is_refused_by_the_service(service):
 
 def test_a_refresh_token_cannot_be_asked_about(service):
     """To present it is to use it up."""
-    pair, requests = issue_pair(service), len(service.journal)
+    pair, requests = issue_pair(service), len(service.requests)
     result = run("inspect", "--ask", stdin=pair["refresh_token"], SIGNALWIRE_SPACE=service.space)
     assert (result.exit_code, result.stderr) == (
         1,
         "Error: the service cannot be asked about a refresh token without using it up\n",
     )
-    assert len(service.journal) == requests
+    assert len(service.requests) == requests
 
 
 def test_a_service_that_says_nothing_of_claims_leaves_the_end_unknown():

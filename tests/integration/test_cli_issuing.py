@@ -85,14 +85,14 @@ def test_arguments_are_refused_in_the_services_words(service):
     assert result.exit_code == 5
     assert "allowed_addresses[0] must be a UUID" in result.stderr
     assert "allowed_addresses[1] must be a UUID" in result.stderr
-    assert not service.journal
+    assert not service.requests
 
 
 def test_an_invitation_is_sent_in_a_subscriber_s_name(service):
     """With that subscriber's token, and not the project's."""
     result = run("invite", address_of(service), "--as", "alice@example.com", **settings_of(service))
     assert service.accepts(result.stdout.strip())
-    assert [(entry.operation, entry.auth) for entry in service.journal[-2:]] == [
+    assert [(entry.operation, entry.auth) for entry in service.requests[-2:]] == [
         ("create_subscriber_token", "Basic"),
         ("create_invite_token", "Bearer"),
     ]
@@ -103,7 +103,7 @@ def test_an_embed_token_needs_no_credentials(service):
     """And gets none."""
     result = run("embed", service.click_to_call, SIGNALWIRE_SPACE=service.space, SIGNALWIRE_API_TOKEN="PThush")
     assert service.accepts(result.stdout.strip())
-    assert service.journal[-1].auth is None
+    assert service.requests[-1].auth is None
     told = json.loads(run("embed", service.click_to_call, "--json", SIGNALWIRE_SPACE=service.space).stdout)
     assert told["kind"] == "SAT"
 
@@ -123,7 +123,7 @@ def test_an_embed_origin_that_cannot_be_right_is_named(service):
     assert result.exit_code == 3
     assert result.stderr.startswith("Error: SIGNALWIRE_SPACE must be ")
     assert "; SIGNALWIRE_TOKENS_EMBED_ORIGIN must be reached by https" in result.stderr
-    assert not service.journal
+    assert not service.requests
 
 
 @pytest.mark.parametrize("form", ["alone", "pair"])
@@ -147,7 +147,7 @@ def test_what_is_no_token_is_not_sent_and_not_quoted(service, given, form):
     """It may be half of one."""
     result = run("refresh", *form, stdin=given, **settings_of(service))
     assert result.exit_code == 2
-    assert not service.journal
+    assert not service.requests
     assert "hush" not in result.stderr
     if form:
         assert json.loads(result.stderr)["error"]["type"] == "UsageError"
@@ -180,7 +180,7 @@ def test_a_closed_standard_input_is_named(service, monkeypatch, command):
     monkeypatch.setattr(issuing.sys, "stdin", None)
     with pytest.raises(click.UsageError, match="standard input is closed: it must hold a token"):
         cli.main(command, standalone_mode=False, prog_name="signalwire-tokens")
-    assert not service.journal
+    assert not service.requests
 
 
 @pytest.mark.slow  # it starts the command in a process

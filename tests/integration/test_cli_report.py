@@ -176,7 +176,7 @@ async def test_a_reference_that_is_a_word_of_signalwire_s_makes_no_difference(sp
 async def test_each_request_is_announced_and_sent_once(space):
     """Also those that are refused."""
     await reports.examine(space)
-    assert Counter(entry.operation for entry in space.journal) == Counter(PLAN)
+    assert Counter(entry.operation for entry in space.requests) == Counter(PLAN)
     assert sum(PLAN.values()) < 50
 
 
@@ -276,8 +276,8 @@ async def test_throttling_and_failures_stop_the_examination(space, operation, fa
         findings = [finding async for finding in fill(report, client, REFERENCE)]
     assert findings[-1].seen.startswith(f"{operation}: ")
     assert report.stopped.startswith(f"{operation} failed: ")
-    assert [entry.operation for entry in space.journal if entry.fault] == [operation]
-    assert space.journal[-1].fault
+    assert [entry.operation for entry in space.requests if entry.fault] == [operation]
+    assert space.requests[-1].fault
     found = {fact.name for fact in report.facts if fact.observed is not None}
     assert ("reuse_at_once" in found) is (operation not in FIRST)
     assert "unknown_subscriber" not in found
@@ -301,7 +301,7 @@ async def test_a_failed_refresh_stops_the_examination(space):
     async with space.client(retries=0) as client:
         with pytest.raises(ValidationFailed, match="refresh_subscriber_token"):
             _ = [fact async for fact in examine_service(client, REFERENCE)]
-    assert space.journal[-1].operation == "refresh_subscriber_token"
+    assert space.requests[-1].operation == "refresh_subscriber_token"
 
 
 @in_loop_time
@@ -415,7 +415,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sent(servic
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
     assert "requests" not in result.stderr
-    assert not service.journal
+    assert not service.requests
     assert [one.name for one in tmp_path.iterdir()] == ["link"]
 
 
@@ -465,7 +465,7 @@ def test_what_will_be_sent_is_announced_and_a_report_is_left_if_it_stops(service
     )
     assert observed_in(report)["retry_after"] is True
     assert len(report["facts"]) == len(QUESTIONS)
-    assert len([entry for entry in service.journal if entry.operation == "create_subscriber_token"]) == 1
+    assert len([entry for entry in service.requests if entry.operation == "create_subscriber_token"]) == 1
     last = json.loads(result.stdout)["findings"][-1]["seen"] if is_json else result.stdout.splitlines()[-1]
     assert "written to" in last
     assert "incomplete, because create_subscriber_token failed" in last
@@ -495,7 +495,7 @@ def test_a_check_that_fails_leaves_an_earlier_report_as_it_is(service, tmp_path,
     assert result.exit_code == 1
     assert file.read_text() == "an earlier one"
     assert "not written, because a check before it failed" in result.stdout
-    assert service.journal[-1].operation == operation
+    assert service.requests[-1].operation == operation
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -525,7 +525,7 @@ def test_the_command_writes_a_complete_report(tmp_path, plain_environment):
     file = tmp_path / "report.json"
     with ageing(rotation="grace") as emulator:
         result = run("doctor", "--report", file, "--reference", "alice", **settings_of(emulator))
-        counted = Counter(entry.operation for entry in emulator.journal)
+        counted = Counter(entry.operation for entry in emulator.requests)
     assert result.exit_code == 0
     assert counted == Counter(PLAN) + Counter(CHECKS)
     report = json.loads(file.read_text())

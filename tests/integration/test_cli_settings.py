@@ -69,7 +69,7 @@ def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, sai
         file.write_text(content)
     result = run("subscriber", "alice", "--api-token-file", file, **settings_of(service))
     assert (result.exit_code, result.stderr) == (3, f"Error: {file} {said}\n")
-    assert not service.journal
+    assert not service.requests
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_on_a_terminal_what_is_missing_is_asked_for_and_the_secret_is_not_shown(
     token = re.search(r"eyJ[\w.\-]+", shown.replace("\r\n", ""))[0]
     assert "SAT #" in shown
     assert token.startswith("eyJ")
-    assert service.journal[-1].status == 200
+    assert service.requests[-1].status == 200
 
 
 @pytest.mark.slow  # it starts the command on a terminal

@@ -38,7 +38,7 @@ async def own(space, ssl):
 @asynccontextmanager
 async def borrowed(space, ssl):
     async with aiohttp.ClientSession() as http:
-        yield TokenClient(space, "project", "hush", http=http, ssl=ssl, timeout=HANG, retries=0)
+        yield TokenClient(space, "project", "hush", http_session=http, ssl=ssl, timeout=HANG, retries=0)
 
 
 @pytest.fixture(params=[own, borrowed])
@@ -55,7 +55,7 @@ async def own_client(server, context):
 
 async def post(client, name):
     """Issue a pair, and return for whom it is."""
-    return (await client.create_subscriber_token(name)).token.value.removeprefix("access-")
+    return (await client.create_subscriber_token(name)).access_token.value.removeprefix("access-")
 
 
 async def get(client, name):

@@ -35,7 +35,7 @@ async def test_a_rotated_secret_needs_no_restart(emulator, is_async):
         current[0] = emulator.rotate_api_token()
         await client.refresh_subscriber_token(pair.refresh_token)
         assert len(asked) == 2
-    assert [entry.status for entry in emulator.journal] == [200, 200, 401, 201]
+    assert [entry.status for entry in emulator.requests] == [200, 200, 401, 201]
 
 
 async def test_a_secret_that_did_not_change_is_not_tried_again(emulator):
@@ -43,7 +43,7 @@ async def test_a_secret_that_did_not_change_is_not_tried_again(emulator):
     async with client_with(emulator, lambda: "wrong") as client:
         with pytest.raises(Unauthorized):
             await client.create_subscriber_token("alice")
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_a_secret_that_is_wrong_twice_is_given_up(emulator):
@@ -52,7 +52,7 @@ async def test_a_secret_that_is_wrong_twice_is_given_up(emulator):
     async with client_with(emulator, lambda: next(secrets)) as client:
         with pytest.raises(Unauthorized):
             await client.create_subscriber_token("alice")
-    assert len(emulator.journal) == 2
+    assert len(emulator.requests) == 2
 
 
 async def test_many_requests_that_meet_a_rotation_all_go_through(emulator):
@@ -73,7 +73,7 @@ async def test_a_code_about_a_token_asks_for_the_secret_again(emulator):
         current[0] = emulator.rotate_api_token()
         emulator.fail(Status(422, code="token_invalid"))
         await client.create_subscriber_token("alice")
-    assert [entry.status for entry in emulator.journal] == [200, 422, 200]
+    assert [entry.status for entry in emulator.requests] == [200, 422, 200]
 
 
 async def test_a_code_about_a_refresh_token_asks_for_no_secret(emulator):
@@ -92,7 +92,7 @@ async def test_a_fixed_secret_is_not_asked_for(emulator):
     async with client_with(emulator, "wrong") as client:
         with pytest.raises(Unauthorized):
             await client.create_subscriber_token("alice")
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_a_401_to_a_subscriber_s_token_does_not_touch_the_project_s(emulator, client):
@@ -102,7 +102,7 @@ async def test_a_401_to_a_subscriber_s_token_does_not_touch_the_project_s(emulat
     asked = []
     async with client_with(emulator, lambda: asked.append(1)) as other:
         with pytest.raises(Unauthorized):
-            await other.subscriber_info(pair.token)
+            await other.subscriber_info(pair.access_token)
     assert asked == []
 
 
@@ -112,7 +112,7 @@ async def test_what_a_function_returns_is_checked(emulator, value):
     async with client_with(emulator, lambda: value) as client:
         with pytest.raises(ConfigurationError, match="must return visible ASCII"):
             await client.create_subscriber_token("alice")
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_a_function_that_raises_is_named(emulator):
@@ -130,7 +130,7 @@ async def test_a_function_that_raises_is_named(emulator):
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.__traceback__ is None
     assert caught.value.__cause__.__cause__.__traceback__ is None
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_a_function_that_hangs_meets_the_timeout(emulator):

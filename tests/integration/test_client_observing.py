@@ -37,7 +37,7 @@ class Onlooker:
     def hinted(self, operation, origin, hint):
         self._note(hint)
 
-    def renewed(self, runway):
+    def renewed(self, left):
         self._note("renewed")
 
 

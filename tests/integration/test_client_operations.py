@@ -81,13 +81,13 @@ async def test_every_operation_sends_its_own_authentication_and_nothing_more(emu
     """The journal of the service: the API token never travels with an embed or an invite."""
     pair = await client.create_subscriber_token(ALICE)
     pair = await client.refresh_subscriber_token(pair.refresh_token)
-    info = await client.subscriber_info(pair.token)
+    info = await client.subscriber_info(pair.access_token)
     addresses = [address async for address in client.subscriber_addresses(info.id)]
     assert addresses == list(info.fabric_addresses)
     await client.create_guest_token([addresses[0].id])
-    await client.create_invite_token(addresses[0].id, subscriber_token=pair.token)
+    await client.create_invite_token(addresses[0].id, subscriber_token=pair.access_token)
     await client.create_embed_token(emulator.click_to_call)
-    assert [(entry.operation, entry.auth, entry.status) for entry in emulator.journal] == [
+    assert [(entry.operation, entry.auth, entry.status) for entry in emulator.requests] == [
         ("create_subscriber_token", "Basic", 200),
         ("refresh_subscriber_token", "Basic", 201),
         ("subscriber_info", "Bearer", 200),
@@ -101,7 +101,7 @@ async def test_every_operation_sends_its_own_authentication_and_nothing_more(emu
 async def test_what_is_issued_is_live(emulator, client):
     """Every token, by whichever operation it came; tokens are taken as strings and as values."""
     pair = await client.create_subscriber_token(ALICE, first_name="Alice", scope="sat:refresh")
-    info = await client.subscriber_info(pair.token.value)
+    info = await client.subscriber_info(pair.access_token.value)
     assert (info.id, info.email, info.first_name) == (pair.subscriber_id, ALICE, "Alice")
     assert info.sat_claims.scope == ("sat:refresh",)
     room = emulator.add_address("room")
@@ -109,11 +109,19 @@ async def test_what_is_issued_is_live(emulator, client):
         {room}, expire_at=timedelta(minutes=5), region="us-central", ch="us-central"
     )
     invite = await client.create_invite_token(
-        str(room), subscriber_token=pair.token.value, expires_at=timedelta(minutes=1)
+        str(room), subscriber_token=pair.access_token.value, expires_at=timedelta(minutes=1)
     )
     embed = await client.create_embed_token(emulator.click_to_call)
     renewed = await client.refresh_subscriber_token(pair.refresh_token.value)
-    for token in (pair.token, guest.token, guest.refresh_token, invite, embed, renewed.token, renewed.refresh_token):
+    for token in (
+        pair.access_token,
+        guest.access_token,
+        guest.refresh_token,
+        invite,
+        embed,
+        renewed.access_token,
+        renewed.refresh_token,
+    ):
         assert emulator.accepts(token)
     assert not emulator.accepts(pair.refresh_token)
 
@@ -127,21 +135,21 @@ async def test_a_field_that_is_newer_than_the_client_is_sent_as_extra(emulator, 
     await client.create_guest_token([emulator.add_address("room")], region="x", ch="y", extra={"new_field": 1})
 
 
-async def test_an_end_that_is_shown_is_the_end(virtual_clock, emulator, client):
+async def test_an_end_that_is_shown_is_the_end(signalwire_clock, emulator, client):
     """What a token says of its life is never more than what the service grants."""
     for until in (None, timedelta(minutes=10)):
         pair = await client.create_subscriber_token(ALICE, expire_at=until)
-        emulator.advance((pair.token.expires_at - emulator.now()).total_seconds() - 0.01)
-        assert emulator.accepts(pair.token)
+        emulator.advance((pair.access_token.expires_at - emulator.now()).total_seconds() - 0.01)
+        assert emulator.accepts(pair.access_token)
         emulator.advance(1.02 if until else 0.02)
-        assert not emulator.accepts(pair.token)
+        assert not emulator.accepts(pair.access_token)
 
 
-async def test_a_clock_that_lags_behind_the_service_s_is_made_up_for(virtual_clock, emulator, client):
+async def test_a_clock_that_lags_behind_the_service_s_is_made_up_for(signalwire_clock, emulator, client):
     """The service's `Date` is ahead by a minute, so the token's end is taken to be a minute nearer."""
     emulator.fail(SkewDate(60))
     pair = await client.create_subscriber_token(ALICE, expire_at=timedelta(minutes=10))
-    assert 538 <= (pair.token.expires_at - pair.token.issued_at).total_seconds() <= 541
+    assert 538 <= (pair.access_token.expires_at - pair.access_token.issued_at).total_seconds() <= 541
 
 
 async def test_nothing_is_sent_of_a_wrong_request(emulator, client):
@@ -158,7 +166,7 @@ async def test_nothing_is_sent_of_a_wrong_request(emulator, client):
             await attempt
     with pytest.raises(InvalidRequest):
         client.subscriber_addresses("x")
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_pages_are_followed_to_the_end():
@@ -169,10 +177,10 @@ async def test_pages_are_followed_to_the_end():
             emulator.add_address(f"room-{number}", subscriber_id=pair.subscriber_id)
         names = [address.name async for address in client.subscriber_addresses(pair.subscriber_id)]
         assert names == ["alice-example-com", "room-0", "room-1", "room-2", "room-3"]
-        assert len(emulator.journal) == 4
+        assert len(emulator.requests) == 4
         async for _ in client.subscriber_addresses(pair.subscriber_id):
             break
-        assert len(emulator.journal) == 5
+        assert len(emulator.requests) == 5
 
 
 async def test_the_service_s_refusals_are_typed(emulator, client):
@@ -206,8 +214,8 @@ async def test_what_needs_no_project_works_without_one(emulator, client, project
     room = emulator.add_address("room")
     async with TokenClient(emulator.space, project_id, api_token) as bare:
         await bare.create_embed_token(emulator.click_to_call)
-        await bare.create_invite_token(room, subscriber_token=pair.token)
-        await bare.subscriber_info(pair.token)
+        await bare.create_invite_token(room, subscriber_token=pair.access_token)
+        await bare.subscriber_info(pair.access_token)
         with pytest.raises(ConfigurationError) as caught:
             await bare.create_subscriber_token(ALICE)
     assert str(caught.value) == f"create_subscriber_token: {needs}"
@@ -235,7 +243,7 @@ async def test_an_environment_without_a_project_is_named_by_the_first_operation_
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     async with TokenClient.from_env(clock=client.clock) as bare:
-        await bare.subscriber_info(pair.token)
+        await bare.subscriber_info(pair.access_token)
         with pytest.raises(ConfigurationError) as caught:
             await bare.refresh_subscriber_token(pair.refresh_token)
     reason = f"needs the environment {names}: not set when TokenClient.from_env() was called"
@@ -251,15 +259,15 @@ async def test_what_may_pass_is_tried_again(emulator, patient, clock, fault):
     """Three times more, with pauses that the service may set."""
     emulator.fail(fault, times=3)
     pair = await patient.create_subscriber_token(ALICE)
-    assert emulator.accepts(pair.token)
-    assert len(emulator.journal) == 4
+    assert emulator.accepts(pair.access_token)
+    assert len(emulator.requests) == 4
     assert len(clock.slept) == 3
     throttled = fault == Status(429)  # for a second, since it does not say for how long
     assert all(throttled <= pause <= 1 + throttled for pause in clock.slept) or clock.slept == [2, 2, 2]
     emulator.fail(fault, times=4)
     with pytest.raises((ServerError, RateLimited, ConnectionFailed)):
         await patient.create_subscriber_token(ALICE)
-    assert len(emulator.journal) == 8
+    assert len(emulator.requests) == 8
 
 
 @pytest.mark.parametrize(
@@ -285,7 +293,7 @@ async def test_a_refresh_is_never_repeated_after_an_ambiguous_answer(emulator, p
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of whichever kind
         await patient.refresh_subscriber_token(pair.refresh_token)
     assert getattr(caught.value, "sent", None) is not False
-    assert len(emulator.journal) == 1 + requests
+    assert len(emulator.requests) == 1 + requests
 
 
 async def test_a_refresh_is_repeated_while_nothing_leaves(emulator, clock):
@@ -364,17 +372,17 @@ async def test_cancelling_leaves_nothing_behind(emulator, fault):
             assert call.cancelled() or fault is None
             http = client.sender._http
             assert http is None or not http.connector._acquired
-        emulator.heal()
+        emulator.clear_faults()
 
 
-async def test_a_life_is_counted_from_when_the_request_was_sent(virtual_clock):
+async def test_a_life_is_counted_from_when_the_request_was_sent(signalwire_clock):
     """However long the answer takes."""
-    slow = Emulator(clock=virtual_clock, on_request=lambda _: slow.advance(30))
+    slow = Emulator(clock=signalwire_clock, on_request=lambda _: slow.advance(30))
     async with slow as emulator, emulator.client() as client:
         before = emulator.now()
         pair = await client.create_subscriber_token(ALICE)
         assert (emulator.now() - before).total_seconds() == 30
-    assert pair.token.issued_at == before
+    assert pair.access_token.issued_at == before
 
 
 async def test_one_request_may_ask_for_fewer_tries(emulator, patient):
@@ -382,7 +390,7 @@ async def test_one_request_may_ask_for_fewer_tries(emulator, patient):
     emulator.fail(Status(500), times=None)
     with pytest.raises(ServerError):
         await patient.send(wire.create_embed_token(wire.mask("c2c_x")), retries=0)
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_tls_is_verified():
@@ -458,15 +466,15 @@ async def test_embed_requests_go_to_the_embed_origin_and_all_others_to_the_space
     async with asking_both(spaces) as client:
         pair = await client.create_subscriber_token(ALICE)
         await client.refresh_subscriber_token(pair.refresh_token)
-        info = await client.subscriber_info(pair.token)
+        info = await client.subscriber_info(pair.access_token)
         guest = await client.create_embed_token(space.click_to_call)
         addresses = [address.id async for address in client.subscriber_addresses(info.id)]
         await client.create_guest_token(addresses)
-        await client.create_invite_token(addresses[0], subscriber_token=pair.token)
+        await client.create_invite_token(addresses[0], subscriber_token=pair.access_token)
     assert space.accepts(guest)
-    assert [(entry.operation, entry.auth) for entry in embeds.journal] == [("create_embed_token", None)]
-    assert "create_embed_token" not in [entry.operation for entry in space.journal]
-    assert len(space.journal) == 6
+    assert [(entry.operation, entry.auth) for entry in embeds.requests] == [("create_embed_token", None)]
+    assert "create_embed_token" not in [entry.operation for entry in space.requests]
+    assert len(space.requests) == 6
 
 
 async def test_a_throttle_of_the_embed_origin_is_its_own(spaces, clock):
@@ -586,7 +594,7 @@ async def test_closing_in_the_middle_of_a_call_ends_it_with_its_own_failure():
         with pytest.raises(ConnectionFailed) as caught:
             await call
     assert caught.value.sent is None
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_closing_during_a_pause_ends_a_call_with_what_went_before(emulator):
@@ -636,9 +644,9 @@ async def test_a_log_tells_what_happened(emulator, patient, caplog):
 async def test_a_caller_s_session_is_used_and_left_open(emulator):
     """The caller opened it, so the caller closes it."""
     async with aiohttp.ClientSession() as http:
-        async with TokenClient(emulator.space, emulator.project_id, emulator.api_token, http=http) as client:
+        async with TokenClient(emulator.space, emulator.project_id, emulator.api_token, http_session=http) as client:
             await client.create_subscriber_token(ALICE)
         assert not http.closed
-        late = TokenClient(emulator.space, emulator.project_id, emulator.api_token, http=http)
+        late = TokenClient(emulator.space, emulator.project_id, emulator.api_token, http_session=http)
     with pytest.raises(ConfigurationError, match="was closed"):
         await late.create_subscriber_token(ALICE)

@@ -79,7 +79,7 @@ async def test_a_request_without_a_body_has_no_headers_of_one(is_borrowed):
     async with (
         listener(answer) as (space, requests),
         aiohttp.ClientSession() as http,
-        TokenClient(space, retries=0, http=http if is_borrowed else None) as client,
+        TokenClient(space, retries=0, http_session=http if is_borrowed else None) as client,
     ):
         await client.subscriber_info("hush")
     ((line, headers, body),) = requests
@@ -104,8 +104,8 @@ async def test_our_own_session_takes_nothing_from_its_surroundings(monkeypatch, 
 
 def test_what_is_no_session_is_refused():
     """By its name."""
-    with pytest.raises(ConfigurationError, match=r"http must be an aiohttp\.ClientSession"):
-        TokenClient("acme", http=object())
+    with pytest.raises(ConfigurationError, match=r"http_session must be an aiohttp\.ClientSession"):
+        TokenClient("acme", http_session=object())
 
 
 @pytest.mark.parametrize(("space", "options"), [("localhost:8080", {}), ("acme", {"embed_origin": "localhost:8080"})])
@@ -139,7 +139,7 @@ async def test_what_a_caller_s_session_puts_in_is_taken_out():
             raise_for_status=True,
         ) as http,
     ):
-        client = TokenClient(space, "project", "hush", http=http)
+        client = TokenClient(space, "project", "hush", http_session=http)
         await client.create_embed_token("c2c_x")
         http.headers["Authorization"] = "Basic bGVhaw=="
         await client.create_embed_token("c2c_x")
@@ -167,7 +167,7 @@ async def test_an_embed_origin_gets_what_it_needs_and_no_more(is_borrowed):
             cookie_jar=aiohttp.CookieJar(unsafe=True),
         ) as http,
     ):
-        settings = {"embed_origin": place, "http": http if is_borrowed else None, "timeout": HANG, "retries": 0}
+        settings = {"embed_origin": place, "http_session": http if is_borrowed else None, "timeout": HANG, "retries": 0}
         async with TokenClient(space, "project", "hush", **settings) as client:
             await client.create_embed_token("c2t_x")
             http.headers["Authorization"] = "Basic bGVhaw=="
@@ -185,9 +185,9 @@ async def test_a_session_with_cookies_for_the_embed_origin_is_refused():
     """The error names the origin."""
     async with aiohttp.ClientSession() as http:
         http.cookie_jar.update_cookies({"leak": "1"}, URL("https://embeds.signalwire.com"))
-        TokenClient("acme", http=http)
+        TokenClient("acme", http_session=http)
         with pytest.raises(ConfigurationError, match=r"adds cookies for https://embeds\.signalwire\.com to"):
-            TokenClient("acme", http=http, embed_origin="embeds.signalwire.com")
+            TokenClient("acme", http_session=http, embed_origin="embeds.signalwire.com")
 
 
 async def test_a_connection_to_the_embed_origin_that_fails_is_named(reserved_port):
@@ -212,7 +212,7 @@ async def test_a_session_with_credentials_of_its_own_is_refused(adds, options):
     """They would travel with operations that must carry others, or none."""
     async with aiohttp.ClientSession(**options) as http:
         with pytest.raises(ConfigurationError, match=adds):
-            TokenClient("acme", http=http)
+            TokenClient("acme", http_session=http)
 
 
 async def test_a_session_with_basic_auth_is_refused():
@@ -222,7 +222,7 @@ async def test_a_session_with_basic_auth_is_refused():
         http = aiohttp.ClientSession(auth=aiohttp.BasicAuth("leak", "leak"))
     async with http:
         with pytest.raises(ConfigurationError, match="auth"):
-            TokenClient("acme", http=http)
+            TokenClient("acme", http_session=http)
 
 
 def lax():
@@ -247,13 +247,15 @@ async def test_a_session_that_does_not_verify_is_made_to():
     async with Emulator(tls=True) as emulator:
         asyncio.get_running_loop().set_exception_handler(lambda _, __: None)  # the server's side of a refusal
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as http:
-            client = TokenClient(emulator.space, http=http, retries=0)
+            client = TokenClient(emulator.space, http_session=http, retries=0)
             for _ in range(2):
                 with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
                     await client.create_embed_token(emulator.click_to_call)
             trusting = ssl.create_default_context(cafile=emulator.ca_file)
-            await TokenClient(emulator.space, http=http, ssl=trusting).create_embed_token(emulator.click_to_call)
-            client = TokenClient("acme", embed_origin=emulator.space, http=http, retries=0)
+            await TokenClient(emulator.space, http_session=http, ssl=trusting).create_embed_token(
+                emulator.click_to_call
+            )
+            client = TokenClient("acme", embed_origin=emulator.space, http_session=http, retries=0)
             with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
                 await client.create_embed_token(emulator.click_to_call)
 
@@ -346,7 +348,7 @@ async def test_a_compressed_answer_is_never_decompressed(status, kind, is_borrow
         aiohttp.ClientSession() as http,
     ):
         with least_memory(), pytest.raises(kind):
-            await embed(space, http=http if is_borrowed else None)
+            await embed(space, http_session=http if is_borrowed else None)
 
 
 async def test_a_small_compressed_answer_is_refused_too():

@@ -37,19 +37,19 @@ async def pair(client):
 
 
 def calls(emulator):
-    return [(entry.operation, entry.auth, entry.status) for entry in emulator.journal if entry.auth == "JWT"]
+    return [(entry.operation, entry.auth, entry.status) for entry in emulator.requests if entry.auth == "JWT"]
 
 
 @pytest.mark.usefixtures("clock")
 async def test_a_live_token_connects(emulator, caller, pair):
     """And is told what it allows."""
-    result = (await caller.connect(pair.token.value))["result"]
+    result = (await caller.connect(pair.access_token.value))["result"]
     assert result.keys() == {"identity", "protocol", "authorization", "ice_servers"}
     authorization = result["authorization"]
     assert authorization["project_id"] == emulator.project_id
     subscriber = authorization["fabric_subscriber"]
     assert subscriber["subscriber_id"] == str(pair.subscriber_id)
-    assert subscriber["expires_at"] == int(pair.token.expires_at.timestamp())
+    assert subscriber["expires_at"] == int(pair.access_token.expires_at.timestamp())
     assert subscriber.keys() == {"version", "expires_at", "subscriber_id", "application_id", "project_id", "space_id"}
     (connection,) = emulator.connections
     assert connection.subscriber_id == pair.subscriber_id
@@ -60,7 +60,7 @@ async def test_a_live_token_connects(emulator, caller, pair):
 async def test_guests_connect_as_well(emulator, caller, client):
     """They are nobody's subscriber."""
     guest = await client.create_guest_token([emulator.add_address("room")])
-    result = (await caller.connect(guest.token.value))["result"]
+    result = (await caller.connect(guest.access_token.value))["result"]
     assert result["authorization"]["fabric_subscriber"]["subscriber_id"] is None
     assert emulator.connections[0].subscriber_id is None
 
@@ -72,9 +72,9 @@ async def make_bad(kind, client, pair):
             return pair.refresh_token.value
         case "bound":
             bound = await client.create_subscriber_token(ALICE, fingerprint="A" * 43, scope="sat:refresh")
-            return bound.token.value
+            return bound.access_token.value
         case "short-lived":
-            return (await client.create_subscriber_token(ALICE, expire_at=timedelta(seconds=60))).token.value
+            return (await client.create_subscriber_token(ALICE, expire_at=timedelta(seconds=60))).access_token.value
     return kind
 
 
@@ -93,8 +93,8 @@ async def test_a_bad_token_ends_the_connection(emulator, clock, client, pair, ki
 
 async def test_a_token_that_was_withdrawn_connects_nobody(emulator, caller, pair):
     """Though its end has not come."""
-    emulator.withdraw(pair.token)
-    assert (await caller.connect(pair.token.value))["error"]["code"] == -32002
+    emulator.revoke(pair.access_token)
+    assert (await caller.connect(pair.access_token.value))["error"]["code"] == -32002
 
 
 async def test_no_authentication_at_all_ends_the_connection(caller):
@@ -106,14 +106,14 @@ async def test_no_authentication_at_all_ends_the_connection(caller):
 @pytest.mark.parametrize("version", [None, 4, {}, {"major": 3}, {"major": "4"}], ids=repr)
 async def test_another_version_is_not_spoken(caller, pair, version):
     """The gateway has one."""
-    answer = await caller.connect(pair.token.value, version=version)
+    answer = await caller.connect(pair.access_token.value, version=version)
     assert answer["error"]["code"] == -32602
     assert (await caller.next()).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_a_connection_ends_with_its_token(emulator, clock, caller, pair):
     """An error, and a close; not sooner."""
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     await caller.settle()
     clock.suspend(LIFE - 20)
     await clock.advance(16)
@@ -129,22 +129,22 @@ async def test_a_connection_ends_when_time_is_moved_past_its_token(pair):
     async with Emulator() as emulator, emulator.client() as client:
         pair = await client.create_subscriber_token(ALICE)
         async with call_in(emulator) as caller:
-            await caller.connect(pair.token.value)
+            await caller.connect(pair.access_token.value)
             emulator.advance(LIFE + 1)
             assert (await caller.hear_the_end())["error"]["code"] == -32002
 
 
 async def test_a_fresh_token_is_taken_in_place(emulator, clock, caller, client, pair):
     """The connection then lives as long as that."""
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     await caller.settle()
     clock.suspend(LIFE / 2)
     await caller.settle()
     fresh = await client.refresh_subscriber_token(pair.refresh_token)
-    assert "result" in await caller.reauthenticate(fresh.token.value)
+    assert "result" in await caller.reauthenticate(fresh.access_token.value)
     (connection,) = emulator.connections
     assert connection.reauthenticated == 1
-    assert connection.expires_at > pair.token.expires_at + timedelta(hours=0.9)
+    assert connection.expires_at > pair.access_token.expires_at + timedelta(hours=0.9)
     clock.suspend(LIFE * 0.7)
     await caller.settle()
     assert calls(emulator)[-1] == ("signalwire.reauthenticate", "JWT", 200)
@@ -153,14 +153,14 @@ async def test_a_fresh_token_is_taken_in_place(emulator, clock, caller, client, 
 @pytest.mark.parametrize("kind", ["bad", "somebody else's", "another project's"])
 async def test_what_is_not_ones_own_fresh_token_ends_the_connection(emulator, caller, client, pair, kind):
     """As on connecting."""
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     match kind:
         case "bad":
             answer = await caller.reauthenticate("a.b.c.d.e")
         case "somebody else's":
-            answer = await caller.reauthenticate((await client.create_subscriber_token("bob")).token.value)
+            answer = await caller.reauthenticate((await client.create_subscriber_token("bob")).access_token.value)
         case _:
-            answer = await caller.reauthenticate(pair.token.value, project="another")
+            answer = await caller.reauthenticate(pair.access_token.value, project="another")
     assert answer["error"]["code"] in (-32002, -32602)
     while (message := await caller.next()).type is aiohttp.WSMsgType.TEXT:
         assert "ping" in message.data
@@ -172,8 +172,8 @@ async def test_nothing_is_answered_before_connecting_but_pings(caller, pair):
     for method in ("subscriber.online", "signalwire.reauthenticate"):
         assert (await caller.call(method))["error"]["code"] == -32002
     assert (await caller.call("signalwire.ping", timestamp=1))["result"]["timestamp"] > 0
-    assert "result" in await caller.connect(pair.token.value)
-    assert (await caller.connect(pair.token.value))["error"]["code"] == -32600
+    assert "result" in await caller.connect(pair.access_token.value)
+    assert (await caller.connect(pair.access_token.value))["error"]["code"] == -32600
     assert (await caller.call("verto.invite"))["error"]["code"] == -32601
 
 
@@ -187,7 +187,7 @@ async def test_whoever_does_not_connect_is_not_waited_for(clock, emulator, calle
 async def test_pings_are_sent_and_must_be_answered(emulator, clock, caller, pair):
     """At once, and every fifteen seconds."""
     caller.answers_pings = False
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     for _ in range(3):
         ping = await caller.hear()
         assert ping["method"] == "signalwire.ping"
@@ -209,7 +209,7 @@ async def test_a_ping_carries_a_time(caller, timestamp):
 
 async def test_a_client_says_whether_it_takes_calls(emulator, caller, pair):
     """It is authenticated either way."""
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     await caller.call("subscriber.online")
     assert emulator.connections[0].is_online
     await caller.call("subscriber.offline")
@@ -249,7 +249,7 @@ async def test_what_is_no_text_ends_the_connection(caller):
 
 async def test_connections_are_cut_when_the_emulator_is_unreachable(emulator, caller, pair):
     """As everything else is."""
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     async with emulator.unreachable():
         while (message := await caller.next()).type is aiohttp.WSMsgType.TEXT:
             pass
@@ -266,7 +266,7 @@ async def test_tokens_lead_to_the_channel(channel, written):
     async with Emulator(channel=channel) as emulator, emulator.client() as client:
         pair = await client.create_subscriber_token(ALICE)
         expected = written and written.replace("{port}", str(emulator.port))
-        assert read_header(pair.token.value).channel == pair.token.channel == expected
+        assert read_header(pair.access_token.value).channel == pair.access_token.channel == expected
 
 
 async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
@@ -282,7 +282,7 @@ async def test_the_gateway_speaks_tls_where_the_api_does(tmp_path):
                 aiohttp.ClientSession() as http,
                 http.ws_connect(emulator.gateway, ssl=context, server_hostname=name) as socket,
             ):
-                assert "result" in await Caller(socket, emulator.project_id).connect(pair.token.value)
+                assert "result" in await Caller(socket, emulator.project_id).connect(pair.access_token.value)
 
 
 @pytest.mark.slow  # the operating system takes a second until it buffers no more
@@ -292,7 +292,7 @@ async def test_whoever_does_not_listen_is_cut_off(emulator, pair):
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     writer.write(f"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
-    params = {"version": {"major": 4}, "authentication": {"jwt_token": pair.token.value}}
+    params = {"version": {"major": 4}, "authentication": {"jwt_token": pair.access_token.value}}
     writer.write(frame({"jsonrpc": "2.0", "id": "1", "method": "signalwire.connect", "params": params}))
     await eventually(lambda: emulator.connections)
     flood = frame({"jsonrpc": "2.0", "id": "x" * 60000, "method": "signalwire.ping", "params": {"timestamp": 1}})
@@ -312,7 +312,7 @@ def frame(message):
 async def test_whoever_hung_up_at_once_can_be_cut_off(emulator, caller, pair):
     """And everybody else with them."""
     emulator._gateway.lines.add(Line(emulator._gateway, caller.socket, None))
-    await caller.connect(pair.token.value)
+    await caller.connect(pair.access_token.value)
     emulator._gateway.cut()
     await eventually(lambda: emulator.connections == ())
 
@@ -328,19 +328,19 @@ async def test_without_tls_there_is_no_certificate(emulator, name):
 async def test_only_a_token_of_its_own_is_withdrawn(emulator, token):
     """Anything else is a mistake of the test's."""
     with pytest.raises(ValueError, match="no token"):
-        emulator.withdraw(token)
+        emulator.revoke(token)
 
 
 async def test_a_bound_token_connects_with_a_proof_of_its_key(emulator, caller, client):
     """For that call, once; and what the connection is allowed says so."""
     pair = await client.create_subscriber_token(ALICE, fingerprint=KEY.thumbprint(), scope="sat:refresh")
     proof = make_proof(KEY, rpc="request", mth="signalwire.connect")
-    authorization = (await caller.connect(pair.token.value, dpop_token=proof))["result"]["authorization"]
+    authorization = (await caller.connect(pair.access_token.value, dpop_token=proof))["result"]["authorization"]
     assert authorization["cnf"] == {"jkt": KEY.thumbprint()}
     assert authorization["scope"] == ["sat:refresh"]
-    refused = await caller.reauthenticate(pair.token.value, dpop_token=proof)
+    refused = await caller.reauthenticate(pair.access_token.value, dpop_token=proof)
     assert refused["error"]["code"] == NOT_AUTHENTICATED
-    assert [entry.reason for entry in emulator.journal if entry.reason] == ["the proof's mth is for something else"]
+    assert [entry.reason for entry in emulator.requests if entry.reason] == ["the proof's mth is for something else"]
 
 
 @pytest.mark.parametrize(
@@ -359,15 +359,15 @@ async def test_a_bound_token_without_a_proof_that_holds_ends_the_connection(emul
     pair = await client.create_subscriber_token(ALICE, fingerprint=KEY.thumbprint(), scope="sat:refresh")
     whole = {"key": KEY, "rpc": "request", "mth": "signalwire.connect", **(claims or {})}
     proof = None if claims is None else make_proof(**whole)
-    refused = await caller.connect(pair.token.value, dpop_token=proof)
+    refused = await caller.connect(pair.access_token.value, dpop_token=proof)
     assert refused["error"] == {"code": NOT_AUTHENTICATED, "message": "authentication failed"}
     assert (await caller.next()).type is aiohttp.WSMsgType.CLOSE
-    assert emulator.journal[-1].reason == reason
+    assert emulator.requests[-1].reason == reason
 
 
 async def test_a_proof_that_comes_with_an_ordinary_token_is_verified_all_the_same(emulator, caller, pair):
     """Browsers send one wherever they have a key; it binds nothing."""
     proof = make_proof(KEY, rpc="request", mth="signalwire.connect")
-    assert "cnf" not in (await caller.connect(pair.token.value, dpop_token=proof))["result"]["authorization"]
-    refused = await caller.reauthenticate(pair.token.value, dpop_token="hush")
+    assert "cnf" not in (await caller.connect(pair.access_token.value, dpop_token=proof))["result"]["authorization"]
+    refused = await caller.reauthenticate(pair.access_token.value, dpop_token="hush")
     assert refused["error"]["code"] == NOT_AUTHENTICATED

@@ -73,7 +73,7 @@ async def test_it_serves_what_its_client_needs(emulator):
     async with TokenClient(emulator.space, emulator.project_id, emulator.api_token) as client:
         assert emulator.accepts(await client.create_embed_token(emulator.click_to_call))
     assert repr(emulator) == f"<Emulator {emulator.space}>"
-    assert emulator.api_token not in repr(emulator) + repr(emulator.journal)
+    assert emulator.api_token not in repr(emulator) + repr(emulator.requests)
 
 
 async def test_an_emulator_that_does_not_run_has_no_address():
@@ -111,7 +111,7 @@ async def test_two_authorization_headers_are_refused(http, emulator):
     twice = [*basic(emulator).items(), ("Authorization", "Bearer x")]
     async with http.post(TOKENS, json={"reference": "alice"}, headers=CIMultiDict(twice)) as response:
         assert (response.status, await response.json()) == (400, {"error": "Bad Request"})
-    assert emulator.journal[-1].reason == "more than one Authorization header"
+    assert emulator.requests[-1].reason == "more than one Authorization header"
 
 
 async def test_a_rate_limit_can_be_set_at_any_time(http, emulator):
@@ -249,13 +249,13 @@ async def test_time_passes_when_told_to(clock):
     short = Lifetimes(access=timedelta(seconds=4), refresh=timedelta(seconds=6), embed=timedelta(seconds=2))
     async with Emulator(lifetimes=short, clock=clock) as emulator, emulator.client() as client:
         pair = await client.create_subscriber_token("alice")
-        assert pair.token.expires_at - pair.token.issued_at == short.access
+        assert pair.access_token.expires_at - pair.access_token.issued_at == short.access
         emulator.advance(4)
-        assert not emulator.accepts(pair.token)
+        assert not emulator.accepts(pair.access_token)
         assert emulator.accepts(pair.refresh_token)
         renewed = await client.refresh_subscriber_token(pair.refresh_token)
-        assert renewed.token.issued_at - pair.token.issued_at >= timedelta(seconds=4)
-        assert emulator.journal[-1].at - emulator.journal[0].at >= timedelta(seconds=4)
+        assert renewed.access_token.issued_at - pair.access_token.issued_at >= timedelta(seconds=4)
+        assert emulator.requests[-1].at - emulator.requests[0].at >= timedelta(seconds=4)
 
 
 @pytest.mark.parametrize("rotation", [*ROTATIONS, *ROTATIONS.values()])
@@ -296,7 +296,7 @@ async def test_a_fault_may_be_an_answer(emulator, http, fault, status, body):
     found, headers, content = await ask(http, emulator)
     assert (found, content) == (status, body)
     assert headers.get("Location") == getattr(fault, "location", None)
-    assert [(entry.status, entry.fault) for entry in emulator.journal] == [(status, type(fault).__name__)]
+    assert [(entry.status, entry.fault) for entry in emulator.requests] == [(status, type(fault).__name__)]
     assert (await ask(http, emulator))[0] == 200
 
 
@@ -375,7 +375,7 @@ async def test_faults_are_met_in_order_by_those_they_are_for(emulator, client):
             await client.create_embed_token(emulator.click_to_call)
         with pytest.raises(NotFound):
             await client.create_subscriber_token("alice")
-    emulator.heal()
+    emulator.clear_faults()
     await client.create_subscriber_token("alice")
     with pytest.raises(ValueError, match="operation must be one of"):
         emulator.fail(Status(500), operation="create")
@@ -466,7 +466,7 @@ async def test_a_request_that_cannot_be_read_appears_neither_in_the_answer_nor_i
     """aiohttp would log what it can't parse, and repeat it in the answer."""
     caplog.set_level("DEBUG")
     assert await raw_http.send(emulator, sent) == BAD_REQUEST
-    assert (caplog.text, emulator.journal) == ("", [])
+    assert (caplog.text, emulator.requests) == ("", [])
 
 
 TOO_LARGE = "the body is larger than 1 MiB"
@@ -512,7 +512,7 @@ KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
 async def test_a_request_of_a_wrong_form_is_refused_and_journalled(emulator, caplog, sent, operation, reason):
     """The answer is SignalWire's plain one."""
     assert await raw_http.send(emulator, sent) == BAD_REQUEST
-    assert [(entry.operation, entry.status, entry.reason) for entry in emulator.journal] == [(operation, 400, reason)]
+    assert [(entry.operation, entry.status, entry.reason) for entry in emulator.requests] == [(operation, 400, reason)]
     assert caplog.text == ""
 
 
@@ -536,7 +536,7 @@ async def test_a_body_that_breaks_off_appears_in_no_log(caplog):
         writer.write_eof()
         assert await reader.read() == b""
         await close(writer)
-    assert (caplog.text, emulator.journal) == ("", [])
+    assert (caplog.text, emulator.requests) == ("", [])
 
 
 def refuse_to_watch(entry):
@@ -630,7 +630,7 @@ async def test_the_journal_remembers_what_is_no_operation(emulator, http):
     """With the kind of authentication, however it was written, and without its value."""
     async with http.get("/secret-path", headers={"Authorization": "Digest hush"}) as response:
         assert response.status == 404
-    (entry,) = emulator.journal
+    (entry,) = emulator.requests
     assert (entry.operation, entry.auth, entry.status) == (None, "other", 404)
     assert "hush" not in repr(entry)
 
@@ -640,15 +640,15 @@ async def test_requests_can_be_watched_as_they_come():
     seen = []
     async with Emulator(on_request=seen.append) as emulator, emulator.client() as client:
         await client.create_embed_token(emulator.click_to_call)
-        assert seen == emulator.journal
+        assert seen == emulator.requests
 
 
 async def test_a_credential_without_its_scheme_is_not_remembered(emulator, client):
     """Whoever forgets the word Bearer has sent a token where a word is expected."""
     pair = await client.create_subscriber_token("alice")
-    async with aiohttp.ClientSession(headers={"Authorization": pair.token.value}) as http:
+    async with aiohttp.ClientSession(headers={"Authorization": pair.access_token.value}) as http:
         await http.get(f"http://{emulator.space}/api/fabric/subscriber/info")
-    assert emulator.journal[-1].auth == "other"
+    assert emulator.requests[-1].auth == "other"
 
 
 async def test_what_is_unreachable_cannot_be_made_so_again(emulator):
@@ -677,11 +677,11 @@ async def test_an_emulator_of_the_same_seed_is_the_same_space():
         settings = (first.project_id, first.api_token, first.click_to_call)
     async with Emulator(seed="a") as second, second.client() as client:
         assert (second.project_id, second.api_token, second.click_to_call) == settings
-        assert second.accepts(pair.token)
+        assert second.accepts(pair.access_token)
         with pytest.raises(NotFound):  # it knows nobody yet
-            await client.subscriber_info(pair.token)
+            await client.subscriber_info(pair.access_token)
         renewed = await client.create_subscriber_token("alice@example.com")
-        assert renewed.subscriber_id == pair.subscriber_id == (await client.subscriber_info(pair.token)).id
+        assert renewed.subscriber_id == pair.subscriber_id == (await client.subscriber_info(pair.access_token)).id
         await client.refresh_subscriber_token(pair.refresh_token)
 
 
@@ -690,7 +690,7 @@ async def test_any_other_emulator_is_another_space(seed):
     """Without a seed, each is its own."""
     async with Emulator(seed=seed) as emulator, Emulator(seed=seed and "a") as other, other.client() as client:
         pair = await client.create_subscriber_token("alice@example.com")
-        assert not emulator.accepts(pair.token)
+        assert not emulator.accepts(pair.access_token)
         assert emulator.project_id != other.project_id
         assert emulator.api_token != other.api_token
         assert emulator.click_to_call != other.click_to_call

@@ -37,7 +37,7 @@ def stay_connected():
 
 
 def calls(emulator):
-    return [(entry.operation, entry.status) for entry in emulator.journal if entry.auth == "JWT"]
+    return [(entry.operation, entry.status) for entry in emulator.requests if entry.auth == "JWT"]
 
 
 async def test_it_stays_connected_through_twenty_rotations_and_a_drop(emulator, session, stay_connected):
@@ -66,7 +66,7 @@ async def test_it_stays_connected_through_twenty_rotations_and_a_drop(emulator, 
 
 async def test_a_token_that_is_refused_is_replaced(emulator, session, stay_connected):
     """It was withdrawn, though it would live for long."""
-    emulator.withdraw(session.pair.token)
+    emulator.revoke(session.pair.access_token)
     task = asyncio.create_task(stay_connected(session, url=emulator.gateway))
     await eventually(lambda: emulator.connections)
     assert session.generation == 2
@@ -159,7 +159,7 @@ async def test_no_message_ends_it(session, stay_connected, odd, caplog):
     assert not task.done()
     assert {one["method"] for one in connects} == {"signalwire.connect"}
     assert session.generation == 1, "the token was not at fault"
-    assert session.pair.token.value not in caplog.text
+    assert session.pair.access_token.value not in caplog.text
     task.cancel()
     await asyncio.wait([task])
     await runner.cleanup()

@@ -35,14 +35,14 @@ async def http(session, api):
 
 def refuse(emulator, session):
     """Have the service take a session's token no more, which the session does not know."""
-    emulator.withdraw(session.pair.token)
+    emulator.revoke(session.pair.access_token)
 
 
 async def test_a_request_is_signed_with_the_sessions_token(session, api, http):
     """As the subscriber, with no header of the caller's."""
     async with http.get(f"{api.origin}/me") as response:
         assert response.status == 200
-    assert api.tokens == [session.pair.token.value]
+    assert api.tokens == [session.pair.access_token.value]
 
 
 async def test_the_space_of_the_session_is_signed_for_where_nothing_else_is_said(session, emulator):
@@ -67,17 +67,17 @@ async def test_a_websocket_is_signed_too(session, api, http):
     """It begins as a request, to the same origin by another name."""
     async with http.ws_connect(api.origin.replace("http", "ws")) as socket:
         await socket.receive()
-    assert api.tokens == [session.pair.token.value]
+    assert api.tokens == [session.pair.access_token.value]
 
 
 @pytest.mark.parametrize("body", [None, b"bytes", "text", {"form": "field"}], ids=str)
 async def test_a_refused_token_is_replaced_and_the_request_repeated(emulator, session, api, http, body):
     """Once, with the same body, and whoever asked does not notice."""
-    first = session.pair.token.value
+    first = session.pair.access_token.value
     refuse(emulator, session)
     async with http.post(f"{api.origin}/me", data=body) as response:
         assert response.status == 200
-    assert api.tokens == [first, session.pair.token.value]
+    assert api.tokens == [first, session.pair.access_token.value]
     assert len({asked.body for asked in api.asked}) == 1
     assert session.generation == 2
 
@@ -153,13 +153,13 @@ async def test_whoever_repeats_a_request_does_so_with_the_token_of_then(emulator
         response = await handler(request)
         response.release()
         await session.refresh()
-        emulator.withdraw(api.tokens[0])
+        emulator.revoke(api.tokens[0])
         return await handler(request)
 
     sign = authorize(session, origins=[api.origin])
     async with aiohttp.ClientSession(middlewares=(repeat, sign)) as http, http.get(f"{api.origin}/me") as response:
         assert response.status == 200
-    assert api.tokens[1] == session.pair.token.value != api.tokens[0]
+    assert api.tokens[1] == session.pair.access_token.value != api.tokens[0]
 
 
 async def test_an_error_does_not_show_the_token(session, api, http):
@@ -239,7 +239,7 @@ async def test_a_token_does_not_go_from_https_to_http(emulator, session, tls):
         http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"}, ssl=trusting) as response,
     ):
         assert response.status == 401
-    assert api.tokens == [session.pair.token.value]
+    assert api.tokens == [session.pair.access_token.value]
     assert plain.tokens == [None]
 
 

@@ -35,7 +35,7 @@ async def test_whoever_hangs_up_is_answered_nothing(emulator, client):
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
     async with backend.lifespan():
         await backend.token(scope, receive, send_nothing)
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 @pytest.mark.parametrize(

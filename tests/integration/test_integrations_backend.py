@@ -75,7 +75,7 @@ async def test_whoever_is_not_signed_in_is_told_so(emulator, page):
     assert told.status == 401
     assert told.headers["Content-Type"] == "application/problem+json"
     assert told.json["status"] == 401
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_an_application_may_take_its_time_to_find_out_who_asks(serve, open_fleet):
@@ -95,7 +95,7 @@ async def test_who_asks_is_a_string_or_nobody(emulator, serve, open_fleet):
     async with serve(open_fleet, identify=lambda _: 5) as page:
         told = await page.ask()
     assert (told.status, told.json) == (500, None)
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_pages_of_strangers_get_nothing(emulator, page, headers, status):
     told = await page.ask(**headers)
     assert told.status == status
     assert told.headers.get("Access-Control-Allow-Origin") == (FRIEND if headers.get("Origin") == FRIEND else None)
-    assert bool(emulator.journal) is (status == 200)
+    assert bool(emulator.requests) is (status == 200)
 
 
 async def test_an_allowed_origin_may_ask_whether_it_may_ask(page):
@@ -180,7 +180,7 @@ async def test_what_cannot_be_read_is_a_problem(emulator, page, data, status):
     told = await page.ask(data=data)
     assert told.status == status
     assert told.headers["Content-Type"] == "application/problem+json"
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_a_body_without_an_announced_length_is_read_no_further_than_it_may_go(page):
@@ -214,14 +214,14 @@ async def test_the_service_is_not_asked_for_bound_tokens_when_it_wants_to_be_lef
         told = await page.ask(data=json.dumps({"fingerprint": THUMBPRINT}))
         assert told.status == 503
         assert 28 <= int(told.headers["Retry-After"]) <= 30
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_a_service_that_is_down_is_asked_once_for_each_bound_token(emulator, page):
     """Browsers ask again by themselves."""
     emulator.fail(Status(503), times=None)
     assert (await page.ask(data=json.dumps({"fingerprint": THUMBPRINT}))).status == 503
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_not_everybody_is_bound_at_once(emulator, page):
@@ -253,7 +253,7 @@ async def test_a_user_has_only_so_many_tokens_issued_in_a_minute(clock, limited)
     """Of many requests at once, the rest are refused until the time that the refusal names."""
     answers = await asyncio.gather(*(bind(limited) for _ in range(20)))
     assert Counter(answer.status for answer in answers) == {200: 2, 429: 18}
-    assert len(limited.emulator.journal) == 2
+    assert len(limited.emulator.requests) == 2
     refused = next(answer for answer in answers if answer.status == 429)
     assert (refused.headers["Retry-After"], refused.headers["Content-Type"]) == ("30", "application/problem+json")
     await clock.advance(29)
@@ -278,14 +278,14 @@ async def test_signing_out_and_in_again_is_limited_too(clock, limited):
         statuses.append(((await limited.ask()).status, (await limited.ask("/logout")).status))
         await clock.advance(1)  # the fleet begins only so many renewals in a second
     assert statuses == [(200, 204), (200, 204), (429, 204), (429, 204)]
-    assert len(limited.emulator.journal) == 2
+    assert len(limited.emulator.requests) == 2
     assert (await bind(limited)).status == 429, "there is one allowance for both"
 
 
 async def test_a_token_that_is_kept_is_handed_out_without_a_limit(limited):
     """Nothing is issued for it, however many tabs a user has."""
     assert {(await limited.ask()).status for _ in range(10)} == {200}
-    assert len(limited.emulator.journal) == 1
+    assert len(limited.emulator.requests) == 1
 
 
 async def test_a_request_that_is_put_off_uses_no_allowance(clock, limited):
@@ -313,7 +313,7 @@ async def test_a_token_that_ends_soon_is_renewed_first(emulator, page):
 
 
 async def test_a_token_of_a_minute_is_handed_out_too(serve):
-    """No more runway is asked for than every token has."""
+    """No longer time is asked for than every token has left."""
     async with (
         Emulator(lifetimes=Lifetimes(access=minutes(1), refresh=minutes(1.1))) as emulator,
         emulator.client() as client,
@@ -347,7 +347,7 @@ async def test_a_service_that_is_down_and_no_token_is_a_503(emulator, page):
     assert 1 <= int(told.headers["Retry-After"]) <= 60
     assert told.headers["Access-Control-Allow-Origin"] == FRIEND
     assert b"503" in told.body
-    emulator.heal()
+    emulator.clear_faults()
 
 
 async def test_what_the_service_says_is_not_passed_on(emulator, serve, client, caplog):
@@ -391,7 +391,7 @@ async def test_health_is_told_without_names(emulator, page):
     told = await page.ask("/health", method="GET", who=None, data=None)
     assert told.status == 200
     assert told.json["status"] == "ok"
-    assert told.json["sessions"] == {"fresh": 1, "due": 0, "urgent": 0, "late": 0, "dead": 0, "closed": 0}
+    assert told.json["sessions"] == {"fresh": 1, "due": 0, "expiring": 0, "unavailable": 0, "expired": 0, "closed": 0}
     assert told.json["breaker"] == "closed"
     assert told.headers["Cache-Control"] == "no-store"
     assert ALICE.encode() not in told.body
@@ -490,7 +490,7 @@ async def test_what_is_being_renewed_is_waited_for(emulator, serve, client, tmp_
         async with serve(lambda: SessionFleet(client, store=store)) as page:
             second = (await page.ask()).json["token"]
     assert second != first
-    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token", "refresh_subscriber_token"]
+    assert [entry.operation for entry in emulator.requests] == ["create_subscriber_token", "refresh_subscriber_token"]
 
 
 @pytest.mark.parametrize("body", [b"{", b"{}        "], ids=["in the body", "before the answer"])

@@ -48,7 +48,7 @@ async def http(library, session, api):
 async def test_a_request_is_signed_with_the_sessions_token(session, api, http):
     """As the subscriber, with no header of the caller's."""
     assert (await http.get(f"{api.origin}/me")).status_code == 200
-    assert api.tokens == [session.pair.token.value]
+    assert api.tokens == [session.pair.access_token.value]
 
 
 async def test_the_space_of_the_session_is_signed_for_where_nothing_else_is_said(library, session):
@@ -62,10 +62,10 @@ async def test_the_space_of_the_session_is_signed_for_where_nothing_else_is_said
 )
 async def test_a_refused_token_is_replaced_and_the_request_repeated(emulator, session, api, http, body):
     """Once, with the same body, and whoever asked does not notice."""
-    first = session.pair.token.value
-    emulator.withdraw(first)
+    first = session.pair.access_token.value
+    emulator.revoke(first)
     assert (await http.post(f"{api.origin}/me", **body)).status_code == 200
-    assert api.tokens == [first, session.pair.token.value]
+    assert api.tokens == [first, session.pair.access_token.value]
     assert len({asked.body for asked in api.asked}) == 1
     assert session.generation == 2
 
@@ -76,7 +76,7 @@ async def test_a_body_that_cannot_be_read_twice_is_not_sent_twice(emulator, sess
     async def parts():
         yield b"only once"
 
-    emulator.withdraw(session.pair.token)
+    emulator.revoke(session.pair.access_token)
     assert (await http.post(f"{api.origin}/me", content=parts())).status_code == 401
     assert [asked.body for asked in api.asked] == [b"only once"]
     assert (await http.get(f"{api.origin}/me")).status_code == 200
@@ -84,7 +84,7 @@ async def test_a_body_that_cannot_be_read_twice_is_not_sent_twice(emulator, sess
 
 async def test_the_first_answer_is_released(library, emulator, session, api):
     """With one connection only, the second request needs the first one's."""
-    emulator.withdraw(session.pair.token)
+    emulator.revoke(session.pair.access_token)
     auth = authorize(session, origins=[api.origin])
     async with library.AsyncClient(verify=TRUST, auth=auth, limits=library.Limits(max_connections=1)) as http:
         assert (await http.get(f"{api.origin}/me")).status_code == 200
@@ -92,7 +92,7 @@ async def test_the_first_answer_is_released(library, emulator, session, api):
 
 async def test_many_requests_with_one_refused_token_are_one_renewal(emulator, session, api, http):
     """All wait for the same next token."""
-    emulator.withdraw(session.pair.token)
+    emulator.revoke(session.pair.access_token)
     api.gate.clear()
     calls = [asyncio.create_task(http.get(f"{api.origin}/me")) for _ in range(20)]
     await api.heard(20)
@@ -127,19 +127,19 @@ async def test_what_was_redirected_home_is_signed_and_its_refusal_counts(library
         home = [api.origin, elsewhere.origin] if origin == "friend" else [api.origin]
         auth = authorize(session, origins=home)
         async with library.AsyncClient(verify=TRUST, auth=auth, follow_redirects=True) as http:
-            emulator.withdraw(session.pair.token)
+            emulator.revoke(session.pair.access_token)
             url = f"{first.origin}/done"
             assert (await http.post(url, params={"url": f"{api.origin}/me"}, content=b"pay")).status_code == 200
         assert [asked.body for asked in (*api.asked, *elsewhere.asked)].count(b"pay") == 1
         assert [asked.method for asked in first.asked].count("POST") == 1
         assert (elsewhere.tokens[:1] == [None]) is (origin == "stranger")
     assert session.generation == 2
-    assert api.tokens[-1] == session.pair.token.value
+    assert api.tokens[-1] == session.pair.access_token.value
 
 
 async def test_a_body_that_was_redirected_is_repeated_if_it_can_be(emulator, session, api, http):
     """It is the same one."""
-    emulator.withdraw(session.pair.token)
+    emulator.revoke(session.pair.access_token)
     answer = await http.post(f"{api.origin}/to", params={"url": f"{api.origin}/me"}, content=b"bytes")
     assert answer.status_code == 200
     assert [asked.path for asked in api.asked] == ["/to", "/me", "/me"]
@@ -151,9 +151,9 @@ async def test_a_request_that_is_sent_again_is_signed_anew(library, emulator, se
     request = library.Request("GET", f"{api.origin}/me")
     assert (await http.send(request)).status_code == 200
     await session.refresh()
-    emulator.withdraw(api.tokens[0])
+    emulator.revoke(api.tokens[0])
     assert (await http.send(request)).status_code == 200
-    assert api.tokens[1] == session.pair.token.value
+    assert api.tokens[1] == session.pair.access_token.value
     assert "Authorization" not in request.headers
 
 
@@ -162,9 +162,9 @@ async def test_a_redirect_that_is_followed_by_hand_is_signed_anew(library, emula
     async with library.AsyncClient(verify=TRUST, auth=authorize(session, origins=[api.origin])) as http:
         answer = await http.get(f"{api.origin}/to", params={"url": f"{api.origin}/me"})
         await session.refresh()
-        emulator.withdraw(api.tokens[0])
+        emulator.revoke(api.tokens[0])
         assert (await http.send(answer.next_request)).status_code == 200
-    assert api.tokens[1] == session.pair.token.value
+    assert api.tokens[1] == session.pair.access_token.value
 
 
 async def test_nothing_of_an_exchange_keeps_the_token(session, api, http):
@@ -184,7 +184,7 @@ async def test_a_token_does_not_go_from_https_to_http(library, emulator, session
         auth = authorize(session, origins=[api.origin])
         async with library.AsyncClient(auth=auth, verify=trusting, follow_redirects=True) as http:
             assert (await http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"})).status_code == 401
-    assert api.tokens == [session.pair.token.value]
+    assert api.tokens == [session.pair.access_token.value]
     assert plain.tokens == [None]
 
 
@@ -213,7 +213,7 @@ async def test_an_ipv6_address_is_an_origin_as_any(session):
     """It is written in brackets in one place, and without them in the other."""
     auth = authorize(session, origins=["http://[::1]:8080"])
     flow = auth.async_auth_flow(httpx2.Request("GET", "http://[::1]:8080/me"))
-    assert (await anext(flow)).headers["Authorization"] == f"Bearer {session.pair.token.value}"
+    assert (await anext(flow)).headers["Authorization"] == f"Bearer {session.pair.access_token.value}"
     await flow.aclose()
 
 

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from signalwire_tokens import (
-    EndpointSession,
+    BackendSession,
     NotFound,
     RateLimited,
     RateLimitHint,
@@ -98,7 +98,7 @@ async def test_what_is_issued_is_counted_by_operation(emulator, client, backend)
     backend.telemetry.watch(client)
     pair = await client.create_subscriber_token(ALICE)
     await client.create_embed_token(emulator.click_to_call)
-    await client.subscriber_info(pair.token)
+    await client.subscriber_info(pair.access_token)
     await client.refresh_subscriber_token(pair.refresh_token)
     assert backend.counts("signalwire.tokens.issued", "signalwire.operation") == {
         ("create_subscriber_token",): 1,
@@ -149,16 +149,16 @@ async def test_the_usual_port_is_named_too(backend):
     }
 
 
-async def test_the_runway_at_each_renewal_is_measured(emulator, clock, client, backend):
+async def test_the_time_left_at_each_renewal_is_measured(emulator, clock, client, backend):
     """How much life was left: what there is to worry about, should the service be down."""
     async with SubscriberSession(client, ALICE) as session:
         backend.telemetry.watch(session)
-        assert backend.points("signalwire.sessions.runway") == []
+        assert backend.points("signalwire.sessions.time_left") == []
         await clock.advance(0.85 * LIFE)
         assert session.generation == 2
         clock.suspend(2 * LIFE)
         await session.token()
-    (point,) = backend.points("signalwire.sessions.runway")
+    (point,) = backend.points("signalwire.sessions.time_left")
     assert (point.count, point.min) == (2, 0)
     assert 0.2 * LIFE <= point.max <= 0.4 * LIFE
 
@@ -176,7 +176,7 @@ async def test_sessions_are_counted_by_state(emulator, clock, client, backend):
         assert states == {"fresh": 4}
         clock.suspend(LIFE + 1)
         states = {state: count for (state,), count in backend.counts("signalwire.sessions", STATE).items() if count}
-        assert states == {"late": 4}
+        assert states == {"unavailable": 4}
     states = {state: count for (state,), count in backend.counts("signalwire.sessions", STATE).items() if count}
     assert states == {"closed": 1}, "a fleet that is closed has none"
 
@@ -283,7 +283,13 @@ async def test_nothing_that_is_exported_names_anybody(emulator, clock, client, b
         await clock.advance(10)
         await asking
     exported = " ".join(span.to_json() for span in backend.spans) + backend.reader.get_metrics_data().to_json()
-    for secret in (ALICE, pair.token.value, pair.refresh_token.value, client.project_id, str(pair.subscriber_id)):
+    for secret in (
+        ALICE,
+        pair.access_token.value,
+        pair.refresh_token.value,
+        client.project_id,
+        str(pair.subscriber_id),
+    ):
         assert secret not in exported
 
 
@@ -298,7 +304,7 @@ async def test_the_global_providers_will_do(client):
     """Where an application has set none up, nothing happens, and nothing breaks."""
     telemetry = Telemetry()
     telemetry.watch(client)
-    assert (await client.create_subscriber_token(ALICE)).token.kind == "SAT"
+    assert (await client.create_subscriber_token(ALICE)).access_token.kind == "SAT"
 
 
 async def test_sessions_without_the_project_s_secret_are_measured_too(emulator, clock, client, backend):
@@ -309,9 +315,9 @@ async def test_sessions_without_the_project_s_secret_are_measured_too(emulator, 
     async def give():
         return "a-token", clock.wall() + LIFE
 
-    device = DeviceSession(emulator.space, pair.token, key, clock=clock)
+    device = DeviceSession(emulator.space, pair.access_token, key, clock=clock)
     async with Desk(give, clock) as desk:
-        endpoint = EndpointSession(desk.url, clock=clock)
+        endpoint = BackendSession(desk.url, clock=clock)
         for session in (device, endpoint):
             backend.telemetry.watch(session)
         async with device, endpoint:

@@ -81,10 +81,10 @@ def test_every_module_says_what_it_is():
 def test_the_three_sessions_share_one_loop():
     """What they have in common stands below them: no six lines of one stand in another."""
     seen = {}
-    for name in ("session.py", "device/sessions.py", "endpoint.py"):
+    for name in ("session.py", "device/sessions.py", "backend.py"):
         lines = [line.strip() for line in (PACKAGE / name).read_text().splitlines() if line.strip()]
         for start in range(len(lines) - 5):
             assert seen.setdefault(tuple(lines[start : start + 6]), name) == name, lines[start]
     assert len(seen) > 200
-    for kind in (signalwire_tokens.SubscriberSession, signalwire_tokens.EndpointSession, device.DeviceSession):
+    for kind in (signalwire_tokens.SubscriberSession, signalwire_tokens.BackendSession, device.DeviceSession):
         assert kind.token is signalwire_tokens.SubscriberSession.token

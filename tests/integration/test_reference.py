@@ -20,10 +20,10 @@ from opentelemetry.trace import SpanKind
 
 import signalwire_tokens
 from signalwire_tokens import (
+    BackendSession,
     BreakerState,
     ClientSettings,
     ConfigurationError,
-    EndpointSession,
     EventKind,
     Lifetimes,
     MemoryStore,
@@ -327,17 +327,17 @@ async def do_everything(emulator, client, telemetry):
     """Ask for each operation."""
     key = DeviceKey.generate()
     first = await client.create_subscriber_token(ALICE, fingerprint=key.fingerprint, scope="sat:refresh")
-    bound = DeviceSession(emulator.space, first.token, key, clock=client.clock)
+    bound = DeviceSession(emulator.space, first.access_token, key, clock=client.clock)
     telemetry.watch(bound)
     async with bound:
         await bound.refresh()
     async with SubscriberSession(client, ALICE) as session:
         telemetry.watch(session)
         await session.refresh()
-        info = await client.subscriber_info(session.pair.token)
+        info = await client.subscriber_info(session.pair.access_token)
         (address,) = [address async for address in client.subscriber_addresses(info.id)]
         await session.create_invite_token(address.id)
-        given = session.pair.token
+        given = session.pair.access_token
     await client.create_guest_token([address.id])
     await client.create_embed_token(emulator.click_to_call)
 
@@ -348,7 +348,7 @@ async def do_everything(emulator, client, telemetry):
     hints = {"X-RateLimit-Limit": "13800", "X-RateLimit-Remaining": "13799"}
     async with Desk(give, client.clock) as desk:
         desk.script.append(Answer(body=body, headers=hints))
-        asking = EndpointSession(desk.url, clock=client.clock)
+        asking = BackendSession(desk.url, clock=client.clock)
         telemetry.watch(asking)
         async with asking:
             pass
@@ -443,7 +443,7 @@ def comparable(default):
         ("SubscriberSession", "SubscriberSession", [SubscriberSession]),
         ("SubscriberSession", "SubscriberSession.from_pair", [SubscriberSession.from_pair]),
         ("DeviceSession", "DeviceSession", [DeviceSession]),
-        ("EndpointSession", "EndpointSession", [EndpointSession]),
+        ("BackendSession", "BackendSession", [BackendSession]),
         ("SessionFleet", "SessionFleet", [SessionFleet]),
         ("Stores", "MemoryStore", [MemoryStore]),
         ("Stores", "SqliteStore", [SqliteStore]),

@@ -73,7 +73,7 @@ def assert_silent(shown, *secrets):
 
 def operations(client, room, pair, token):
     """Each operation, with the secrets that it sends beside the project's own."""
-    access, extra = pair.token.value, {"pin": EXTRA}
+    access, extra = pair.access_token.value, {"pin": EXTRA}
     yield (PASSWORD, EXTRA), client.create_subscriber_token("alice", password=PASSWORD, extra=extra)
     yield (pair.refresh_token.value,), client.refresh_subscriber_token(pair.refresh_token)
     yield (OPAQUE,), client.refresh_subscriber_token(OPAQUE)
@@ -147,7 +147,7 @@ async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, ever
         pair = await client.create_subscriber_token("alice")
     timeout = 0.5 if fault in ("stall", "hang") else 10
     async with TokenClient(emulator.space, emulator.project_id, API_TOKEN, retries=0, timeout=timeout) as client:
-        secrets = [pair.token.value, pair.refresh_token.value, emulator.click_to_call, basic(emulator)]
+        secrets = [pair.access_token.value, pair.refresh_token.value, emulator.click_to_call, basic(emulator)]
         for sent, operation in operations(client, room, pair, emulator.click_to_call):
             made = FAULTS[fault](emulator, sent)
             if made is not None:
@@ -156,8 +156,8 @@ async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, ever
                 everything.append(repr(await operation))
             except SignalWireTokenError as error:
                 everything.append(frames_shown(error))
-        everything += [repr(client), str(client), repr(vars(client)), repr(emulator), repr(emulator.journal)]
-    assert len(emulator.journal) >= 12
+        everything += [repr(client), str(client), repr(vars(client)), repr(emulator), repr(emulator.requests)]
+    assert len(emulator.requests) >= 12
     assert_silent(everything, *secrets)
 
 
@@ -295,7 +295,7 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
             everything += [repr(session), repr(engine_of(session).renewal.fields)]
             session.subscribe(lambda event: everything.append(repr(event)))
             async with session:
-                secrets = [session.pair.token.value, session.pair.refresh_token.value]
+                secrets = [session.pair.access_token.value, session.pair.refresh_token.value]
                 emulator.fail(fault, times=None)
                 call = asyncio.create_task(session.refresh())
                 await asyncio.wait([call])
@@ -305,7 +305,7 @@ async def test_a_session_shows_no_secret_whatever_happens_to_it(clock, everythin
                 await clock.advance(20)
                 everything.append(frames_shown(call.exception()))
                 everything += [repr(session), repr(session.pair), repr(session.last_error)]
-            emulator.heal()
+            emulator.clear_faults()
     assert_silent(everything, *secrets)
 
 
@@ -331,7 +331,7 @@ async def test_a_fleet_shows_no_secret_whatever_happens_to_it(clock, everything,
             await clock.advance(20)
             everything.append(frames_shown(call.exception()))
             everything += [repr(fleet), repr(fleet.snapshot()), repr(session)]
-        emulator.heal()
+        emulator.clear_faults()
     assert_silent(everything, *secrets)
 
 
@@ -359,7 +359,7 @@ async def test_what_a_caller_s_own_code_raises_is_the_caller_s(emulator):
     trace = aiohttp.TraceConfig()
     trace.on_request_start.append(explode)
     async with aiohttp.ClientSession(trace_configs=[trace]) as http:
-        client = TokenClient(emulator.space, emulator.project_id, emulator.api_token, http=http)
+        client = TokenClient(emulator.space, emulator.project_id, emulator.api_token, http_session=http)
         with pytest.raises(ZeroDivisionError):
             await client.create_subscriber_token("alice")
 

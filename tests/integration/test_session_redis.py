@@ -123,7 +123,7 @@ def server():
 def never_twice(emulator):
     """Fail a test in which a used refresh token was presented."""
     yield
-    assert (REFRESH, REFUSED) not in [(entry.operation, entry.status) for entry in emulator.journal]
+    assert (REFRESH, REFUSED) not in [(entry.operation, entry.status) for entry in emulator.requests]
 
 
 def hold_back(client, operation):
@@ -196,7 +196,7 @@ def kinds(session):
 
 
 def operations(emulator):
-    return [entry.operation for entry in emulator.journal]
+    return [entry.operation for entry in emulator.requests]
 
 
 def key_of_pair(session):
@@ -212,13 +212,13 @@ async def is_saved(store, session):
 
 async def assert_adopted(client, emulator, store, session, **settings):
     """Open another session: it has the pair of the first, and asks nobody."""
-    before = len(emulator.journal)
+    before = len(emulator.requests)
     async with session_of(client, store, **settings) as second:
         assert await second.token() == await session.token()
         assert second.pair.refresh_token.value == session.pair.refresh_token.value
         assert emulator.accepts(await second.token())
         assert failures(second) == []
-    assert len(emulator.journal) == before
+    assert len(emulator.requests) == before
 
 
 TROUBLES = ["refuse", "reset", "lose", "stall", "slow", "slow from now on", "slower than the policy allows"]
@@ -244,7 +244,7 @@ async def test_a_session_begins_in_spite_of_its_store(emulator, client, frail, s
         await assert_adopted(client, emulator, store, session)
         pair = await session.refresh()
         assert await is_saved(store, session)
-        assert emulator.accepts(pair.token)
+        assert emulator.accepts(pair.access_token)
     assert operations(emulator) == [ISSUE, REFRESH]
 
 
@@ -279,7 +279,7 @@ async def test_while_the_token_lives_nothing_is_issued_for_a_store_s_sake(emulat
                 await session.refresh()
             assert type(caught.value.cause) is StoreError
             assert await session.token() == token
-            assert session.state is not SessionState.LATE
+            assert session.state is not SessionState.UNAVAILABLE
         assert operations(emulator) == [ISSUE]
         assert failures(session) == []
         frail.heal()
@@ -311,7 +311,7 @@ async def test_a_token_that_is_urgent_does_not_wait_for_the_store(emulator, clie
         frail.heal()
         await eventually(lambda: is_saved(store, session))
         await assert_adopted(client, emulator, store, session)
-    assert len(emulator.journal) == 2
+    assert len(emulator.requests) == 2
 
 
 async def test_a_store_that_is_slow_but_quick_enough_is_used(emulator, client, proxy, frail, store):
@@ -371,7 +371,7 @@ async def test_a_server_that_is_emptied_during_a_renewal_has_the_new_pair(emulat
         released.set()
         pair = await renewal
         for one in (pair, between):
-            assert emulator.accepts(one.token)
+            assert emulator.accepts(one.access_token)
         assert sorted(operations(emulator)) == [ISSUE, ISSUE, REFRESH]
         kept = (await peer.load(key)).record
         assert kept.presenting is None
@@ -392,8 +392,8 @@ async def test_a_pair_that_was_got_but_not_saved_is_used_and_saved_later(emulato
         frail.ail(trouble)
         released.set()
         pair = await renewal
-        assert await session.token() == pair.token.value
-        assert emulator.accepts(pair.token)
+        assert await session.token() == pair.access_token.value
+        assert emulator.accepts(pair.access_token)
         assert type((await eventually(lambda: failures(session)))[0]) is StoreError
         frail.heal()
         await eventually(lambda: is_saved(store, session))
@@ -422,7 +422,7 @@ async def test_a_server_that_is_killed_and_comes_back_empty_is_used_again(emulat
             await eventually(lambda: session.generation == 2)
         await eventually(lambda: is_saved(peer, session))
         await session.refresh()
-        await eventually(lambda: other.pair.token.value == session.pair.token.value)
+        await eventually(lambda: other.pair.access_token.value == session.pair.access_token.value)
         await assert_adopted(client, emulator, peer, session)
 
 
@@ -510,15 +510,15 @@ async def test_clocks_need_not_agree(emulator, client, store, peer, skew):
         await eventually_listening(store, peer)
         for asks, hears in ((right, wrong), (wrong, right), (right, wrong)):
             began = SYSTEM.now()
-            token = (await asks.refresh()).token.value
-            await eventually(lambda hears=hears, token=token: hears.pair.token.value == token)
+            token = (await asks.refresh()).access_token.value
+            await eventually(lambda hears=hears, token=token: hears.pair.access_token.value == token)
             assert await hears.token() == token
             assert emulator.accepts(token)
             for one in (asks, hears):
-                assert LIFE - lasted(began) <= one.runway.total_seconds() <= LIFE
+                assert LIFE - lasted(began) <= one.expires_in.total_seconds() <= LIFE
                 assert one.state is SessionState.FRESH
         for one, wall in ((right, SYSTEM.wall()), (wrong, clock.wall())):
-            assert -ROUNDING <= wall + LIFE - one.pair.token.expires_at.timestamp() <= lasted(began)
+            assert -ROUNDING <= wall + LIFE - one.pair.access_token.expires_at.timestamp() <= lasted(began)
         assert failures(right) == failures(wrong) == []
         await assert_adopted(client, emulator, store, wrong)
     assert operations(emulator) == [ISSUE, REFRESH, REFRESH, REFRESH]
@@ -538,7 +538,7 @@ async def test_a_pair_is_as_old_as_the_store_says(emulator, client, store, skew,
         assert emulator.accepts(await session.token())
         assert (await session.token() == token) == (age < LIFE)
         left = LIFE - age if age < LIFE else LIFE
-        assert left - lasted(began) <= session.runway.total_seconds() <= left + ROUNDING
+        assert left - lasted(began) <= session.expires_in.total_seconds() <= left + ROUNDING
         assert await is_saved(store, session)
     assert operations(emulator) == [ISSUE, *({1000.0: [], LIFE + 60: [REFRESH]}.get(age, [ISSUE]))]
 
@@ -565,9 +565,9 @@ async def test_replicas_share_one_pair(emulator, client, store, peer):
             generation = hears.generation
             pair = await asks.refresh()
             await eventually(lambda hears=hears, generation=generation: hears.generation > generation)
-            assert await hears.token() == pair.token.value
+            assert await hears.token() == pair.access_token.value
             assert hears.pair.refresh_token.value == pair.refresh_token.value
-            assert emulator.accepts(pair.token)
+            assert emulator.accepts(pair.access_token)
         assert operations(emulator) == [ISSUE, REFRESH, REFRESH]
         await eventually(lambda: kinds(second).count("rotated") == 2)
 
@@ -604,7 +604,7 @@ async def test_many_renew_at_once_with_one_request(redis_server, prefix, case):
         emulator.fail(Delay(0.1), operation=REFRESH)
         refused = await sessions[0].token()
         if ask == "refresh":
-            tokens = {pair.token.value for pair in await asyncio.gather(*(one.refresh() for one in sessions))}
+            tokens = {pair.access_token.value for pair in await asyncio.gather(*(one.refresh() for one in sessions))}
         else:
             for one in sessions:
                 one.invalidate(refused)
@@ -728,7 +728,7 @@ async def test_a_refresh_token_that_may_have_been_presented_is_not_presented(emu
             await other.refresh()
             assert await is_saved(store, other)
         pair = await session.refresh()
-        assert emulator.accepts(pair.token)
+        assert emulator.accepts(pair.access_token)
     assert operations(emulator).count(ISSUE) == 2
 
 
@@ -739,8 +739,8 @@ async def test_a_lost_answer_is_not_asked_for_again_by_anybody(emulator, client,
         with pytest.raises(TokenUnavailable):
             await first.refresh()
         pair = await second.refresh()
-        assert emulator.accepts(pair.token)
-        await eventually(lambda: first.pair.token.value == second.pair.token.value)
+        assert emulator.accepts(pair.access_token)
+        await eventually(lambda: first.pair.access_token.value == second.pair.access_token.value)
         assert emulator.accepts(first.pair.refresh_token)
     assert operations(emulator) == [ISSUE, REFRESH, ISSUE]
 
@@ -754,7 +754,7 @@ async def test_a_refresh_that_was_turned_away_leaves_no_mark(emulator, client, s
             await session.refresh()
         assert await is_saved(peer, session)
         async with session_of(client, peer) as other:
-            await eventually(lambda: other.pair.token.value == session.pair.token.value)
+            await eventually(lambda: other.pair.access_token.value == session.pair.access_token.value)
             await other.refresh()
     assert set(operations(emulator)[1:]) == {REFRESH}
 
@@ -765,9 +765,9 @@ async def test_without_a_reissue_the_pair_is_shared_all_the_same(emulator, clien
         async with session_of(client, peer, reissue=False) as second:
             await eventually_listening(store, peer)
             await first.refresh()
-            await eventually(lambda: first.pair.token.value == second.pair.token.value)
+            await eventually(lambda: first.pair.access_token.value == second.pair.access_token.value)
             await second.refresh()
-            await eventually(lambda: first.pair.token.value == second.pair.token.value)
+            await eventually(lambda: first.pair.access_token.value == second.pair.access_token.value)
         await assert_adopted(client, emulator, peer, first, reissue=False)
         token = await first.token()
     async with session_of(client, peer, reissue=False) as restarted:
@@ -780,21 +780,21 @@ async def test_a_pair_from_elsewhere_outlives_a_restart_with_the_same_pair(emula
     """Its successor is found in the store, although the pair itself has been used up."""
     pair = await client.create_subscriber_token("alice")
     async with watched(SubscriberSession.from_pair(client, pair, store=store, policy=POLICY)) as session:
-        assert await session.token() == pair.token.value
+        assert await session.token() == pair.access_token.value
         await eventually(lambda: is_saved(peer, session))
         await session.refresh()
         successor = session.pair
         assert await is_saved(peer, session)
     assert not emulator.accepts(pair.refresh_token)
     async with watched(SubscriberSession.from_pair(client, pair, store=peer, policy=POLICY)) as session:
-        await eventually(lambda: session.pair.token.value == successor.token.value)
+        await eventually(lambda: session.pair.access_token.value == successor.access_token.value)
         assert operations(emulator) == [ISSUE, REFRESH]
         await session.refresh()
         assert emulator.accepts(await session.token())
     async with watched(SubscriberSession.from_pair(client, pair, store=peer, policy=POLICY)) as session:
         await session.refresh()  # at once, before the store was looked into for the successor
         assert emulator.accepts(await session.token())
-    assert REFUSED not in [entry.status for entry in emulator.journal]
+    assert REFUSED not in [entry.status for entry in emulator.requests]
 
 
 async def test_a_pair_from_elsewhere_is_saved_when_the_store_comes_back(emulator, client, frail, store):
@@ -802,9 +802,9 @@ async def test_a_pair_from_elsewhere_is_saved_when_the_store_comes_back(emulator
     pair = await client.create_subscriber_token("alice")
     frail.ail("refuse")
     async with watched(SubscriberSession.from_pair(client, pair, store=frail.store, policy=POLICY)) as session:
-        assert await session.token() == pair.token.value
+        assert await session.token() == pair.access_token.value
         await eventually(lambda: failures(session))
-        session.invalidate(pair.token)
+        session.invalidate(pair.access_token)
         waiting = asyncio.create_task(session.token())
         for _ in range(2):
             with pytest.raises(TokenUnavailable) as caught:
@@ -826,8 +826,8 @@ async def test_sessions_with_a_lifetime_share_their_tokens_too(emulator, client,
         assert await first.token() == await second.token()
         await eventually_listening(store, peer)
         await first.refresh()
-        await eventually(lambda: first.pair.token.value == second.pair.token.value)
-        assert second.runway < timedelta(minutes=10)
+        await eventually(lambda: first.pair.access_token.value == second.pair.access_token.value)
+        assert second.expires_in < timedelta(minutes=10)
         await asyncio.gather(first.refresh(), second.refresh())
         assert emulator.accepts(await second.token())
     assert operations(emulator) == [ISSUE, ISSUE, ISSUE]
@@ -841,7 +841,7 @@ async def test_a_token_that_one_replica_found_refused_is_replaced_for_all(emulat
         first.invalidate(refused)
         token = await first.token()
         assert token != refused
-        await eventually(lambda: second.pair.token.value == token)
+        await eventually(lambda: second.pair.access_token.value == token)
         second.invalidate(refused)
         assert await second.token() == token
         assert emulator.accepts(token)
@@ -873,8 +873,8 @@ async def test_a_token_that_was_refused_is_not_taken_from_the_store_again(emulat
 
         await eventually(news_was_looked_at)
         assert session.generation == 1
-        assert session.state is SessionState.LATE
-        emulator.heal()
+        assert session.state is SessionState.UNAVAILABLE
+        emulator.clear_faults()
         assert await eventually(lambda: session.generation == 2)
         assert await session.token() != refused
         assert emulator.accepts(await session.token())
@@ -887,7 +887,7 @@ async def test_what_was_not_saved_is_saved_at_the_end(emulator, client, frail, s
     async with session_of(client, frail.store, policy=policy) as session:
         token = await session.token()
         frail.heal()
-    assert (await store.load(key_of_pair(session))).record.pair.token.value == token
+    assert (await store.load(key_of_pair(session))).record.pair.access_token.value == token
 
 
 @pytest.mark.parametrize("trouble", ["stall", "slower than the policy allows"])
@@ -913,7 +913,7 @@ async def test_no_token_of_a_session_passes_unsealed(client, redis_server, proxy
             pairs.append(await session.refresh())
             held.append(redis_server.dump(prefix))
     for pair in pairs:
-        for half in (pair.token, pair.refresh_token):
+        for half in (pair.access_token, pair.refresh_token):
             assert (half.value.encode() in proxy.heard) is not sealed
             assert (half.value in repr(held)) is not sealed
     assert "alice" not in repr(held)

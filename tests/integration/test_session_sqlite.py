@@ -64,7 +64,7 @@ if root:
 
 
 def operations(emulator):
-    return [entry.operation for entry in emulator.journal]
+    return [entry.operation for entry in emulator.requests]
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ async def test_a_pair_that_could_not_be_saved_is_saved_when_the_file_is_free_aga
         assert emulator.accepts(await session.token())
         await session.aclose()
     async with kept(client, file) as other:
-        assert await other.token() == session.pair.token.value
+        assert await other.token() == session.pair.access_token.value
     assert operations(emulator) == [ISSUE]
 
 
@@ -339,7 +339,7 @@ async def test_a_file_that_begins_to_fail_is_lived_with_and_what_came_of_it_is_k
 
         async def saved():
             held = (await store.load(session.store_key)).record
-            return held.pair.token.value == session.pair.token.value
+            return held.pair.access_token.value == session.pair.access_token.value
 
         await eventually(saved, clock)
 
@@ -351,9 +351,9 @@ async def test_a_session_that_is_started_twice_asks_once(emulator, client, file)
     async with file.open() as store:
         for _ in range(2):
             async with session_of(client, store) as session:
-                assert await session.token() == first.token.value
+                assert await session.token() == first.access_token.value
                 assert session.pair.subscriber_id == first.subscriber_id
-                assert session.pair.token.expires_at == first.token.expires_at
+                assert session.pair.access_token.expires_at == first.access_token.expires_at
     assert operations(emulator) == [ISSUE]
 
 
@@ -397,7 +397,7 @@ async def test_a_token_that_is_due_is_taken_up_and_renewed(emulator, clock, clie
     await clock.advance(0.5 * LIFE)
     async with kept(client, file) as session:
         assert await session.token() == first
-        assert session.runway.total_seconds() == pytest.approx(0.5 * LIFE, abs=1)
+        assert session.expires_in.total_seconds() == pytest.approx(0.5 * LIFE, abs=1)
         await clock.advance(0.35 * LIFE)
         assert await session.token() != first
         assert emulator.accepts(await session.token())

@@ -84,7 +84,7 @@ def make_record(presenting=None, asked_at=None):
         Token(value=f"{MARK}-{name}-{number}", issued_at=now, expires_at=now + timedelta(seconds=life))
         for name, life in (("access", LIFE), ("refresh", LIFE + WINDOW))
     ]
-    pair = TokenPair(token=halves[0], refresh_token=halves[1])
+    pair = TokenPair(access_token=halves[0], refresh_token=halves[1])
     asked_at = time.time() if asked_at is None else asked_at
     return Record(pair=pair, asked_at=asked_at, asked_wall=now.timestamp(), presenting=presenting)
 
@@ -396,7 +396,7 @@ async def test_at_rest_and_on_the_way_tokens_are_sealed(redis_server, proxy, pre
     assert {place(prefix, key).encode(), place(prefix, key, "lease").encode()} <= seen[0].keys()
     everything = repr(seen).encode() + bytes(proxy.heard)
     for record in records:
-        for half in (record.pair.token, record.pair.refresh_token):
+        for half in (record.pair.access_token, record.pair.refresh_token):
             assert (half.value.encode() in everything) is not sealed
     assert (MARK.encode() in everything) is not sealed
     assert KEY.encode() not in everything

@@ -19,9 +19,11 @@ ALICE, BOB = key_of(("alice",)), key_of(("bob",))
 KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
 MARK = "hush"
 
-token = attrs.evolve(make_pair().token, value=f"{MARK}-token")
+token = attrs.evolve(make_pair().access_token, value=f"{MARK}-token")
 refresh_token = attrs.evolve(make_pair().refresh_token, value=f"{MARK}-refresh")
-RECORD = Record(pair=attrs.evolve(make_pair(), token=token, refresh_token=refresh_token), asked_at=1.0, asked_wall=2.0)
+RECORD = Record(
+    pair=attrs.evolve(make_pair(), access_token=token, refresh_token=refresh_token), asked_at=1.0, asked_wall=2.0
+)
 
 
 def sealer(*keys, **settings):

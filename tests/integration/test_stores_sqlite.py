@@ -172,13 +172,14 @@ def mode(path):
 def marked(record):
     """Give a record tokens that cannot be found by chance."""
     halves = {
-        name: attrs.evolve(getattr(record.pair, name), value=f"{name}-{uuid4()}") for name in ("token", "refresh_token")
+        name: attrs.evolve(getattr(record.pair, name), value=f"{name}-{uuid4()}")
+        for name in ("access_token", "refresh_token")
     }
     return attrs.evolve(record, pair=attrs.evolve(record.pair, **halves))
 
 
 def values(record):
-    return [half.value.encode() for half in (record.pair.token, record.pair.refresh_token)]
+    return [half.value.encode() for half in (record.pair.access_token, record.pair.refresh_token)]
 
 
 async def rotate(store, key, times=1):
@@ -768,9 +769,9 @@ async def test_a_log_that_a_reader_has_kept_from_being_emptied_is_cut_again(stor
 
 def as_long(record):
     """Return a record with tokens of the length that SignalWire's have, about 600 characters."""
-    halves = (record.pair.token, record.pair.refresh_token)
+    halves = (record.pair.access_token, record.pair.refresh_token)
     token, refresh_token = (attrs.evolve(half, value=half.value.ljust(610, "x")) for half in halves)
-    return attrs.evolve(record, pair=attrs.evolve(record.pair, token=token, refresh_token=refresh_token))
+    return attrs.evolve(record, pair=attrs.evolve(record.pair, access_token=token, refresh_token=refresh_token))
 
 
 @pytest.mark.slow  # each save waits for the disk

@@ -20,13 +20,13 @@ from signalwire_tokens import SubscriberSession
 pytestmark = [pytest.mark.{mark}, pytest.mark.filterwarnings("error")]
 
 
-async def test_two_days_pass(virtual_clock, signalwire_emulator):
+async def test_two_days_pass(signalwire_clock, signalwire_emulator):
     async with signalwire_emulator.client(timeout=300) as client, SubscriberSession(client, "alice") as session:
         for _ in range(16):
-            await virtual_clock.advance(3 * 3600)
+            await signalwire_clock.advance(3 * 3600)
             assert signalwire_emulator.accepts(await session.token())
-    assert virtual_clock.now() == 48 * 3600
-    assert signalwire_emulator.now().timestamp() == virtual_clock.wall()
+    assert signalwire_clock.now() == 48 * 3600
+    assert signalwire_emulator.now().timestamp() == signalwire_clock.wall()
 
 
 async def test_without_a_clock_time_is_the_machine_s(signalwire_emulator):
@@ -112,10 +112,10 @@ def test_pytest_finds_the_fixtures_by_itself():
     assert point.load() is testing
 
 
-async def test_the_fixtures_go_together(virtual_clock, signalwire_emulator):
+async def test_the_fixtures_go_together(signalwire_clock, signalwire_emulator):
     """One time for the service, its clients and their sessions."""
     async with signalwire_emulator.client() as client, SubscriberSession(client, "alice") as session:
         first = await session.token()
-        await virtual_clock.advance(7200)
+        await signalwire_clock.advance(7200)
         assert not signalwire_emulator.accepts(first)
         assert signalwire_emulator.accepts(await session.token())

@@ -34,7 +34,7 @@ def make_pair(life=LIFE, window=WINDOW):
         Token(value=f"{name}-{number}", issued_at=issued, expires_at=issued + timedelta(seconds=seconds), kind=kind)
         for name, kind, seconds in (("access", "SAT", life), ("refresh", "Refresh", life + window))
     ]
-    return TokenPair(token=halves[0], refresh_token=halves[1])
+    return TokenPair(access_token=halves[0], refresh_token=halves[1])
 
 
 async def start_badly(session, clock):
@@ -112,6 +112,6 @@ def issued_at(pair, time):
     moment = datetime.fromtimestamp(time, UTC)
     halves = {
         name: attrs.evolve(half, issued_at=moment, expires_at=moment + (half.expires_at - half.issued_at))
-        for name, half in (("token", pair.token), ("refresh_token", pair.refresh_token))
+        for name, half in (("access_token", pair.access_token), ("refresh_token", pair.refresh_token))
     }
     return attrs.evolve(pair, **halves)

@@ -1,6 +1,6 @@
 """A worker without the project's credentials, in a process of its own: `keyless_worker.py KIND BACKEND SPACE`.
 
-Its kind is `device` or `endpoint`. For each line on its standard input it renews its token, and prints each failure on
+Its kind is `device` or `backend`. For each line on its standard input it renews its token, and prints each failure on
 the way as a line; then it asks the service with the token, and prints who the service says that it is. It ends if it
 has no valid token for a moment.
 """
@@ -12,7 +12,7 @@ import threading
 
 import aiohttp
 
-from signalwire_tokens import EndpointSession, SignalWireTokenError, TokenClient
+from signalwire_tokens import BackendSession, SignalWireTokenError, TokenClient
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from support.waiting import HANG
 
@@ -34,7 +34,7 @@ def open_device(backend, space):
 
 
 def open_endpoint(backend, _):
-    return EndpointSession(f"{backend}/token", headers=WHO, timeout=HANG)
+    return BackendSession(f"{backend}/token", headers=WHO, timeout=HANG)
 
 
 async def lines():
@@ -64,7 +64,7 @@ async def look(session):
     """End the worker if there is no valid token for a moment."""
     while True:
         await session.token()
-        if not session.runway:
+        if not session.expires_in:
             sys.exit("there was no valid token")
         await asyncio.sleep(0.01)  # how often it looks
 

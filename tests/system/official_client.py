@@ -36,8 +36,8 @@ async def main(python):
         out, errors = await process.communicate()
         assert process.returncode == 0, last_lines(errors)
         assert all(emulator.accepts(token) for token in json.loads(out))
-        assert [entry.status for entry in emulator.journal] == [200, 201, 200, 201, 201]
-        print(f"{len(emulator.journal)} requests of the official client were answered as it expects")
+        assert [entry.status for entry in emulator.requests] == [200, 201, 200, 201, 201]
+        print(f"{len(emulator.requests)} requests of the official client were answered as it expects")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ async def ask(number, session):
     except TokenUnavailable as error:
         write(number, asked, f"no token: {error}")
     else:
-        write(number, asked, session.runway.total_seconds(), token)
+        write(number, asked, session.expires_in.total_seconds(), token)
 
 
 async def rotate(number, session):

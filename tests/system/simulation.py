@@ -184,11 +184,11 @@ class World:
 
     def note_trouble(self, session):
         """An outage begins for a session: remember when, and how long its token would live."""
-        self.trouble.setdefault(session, (self.clock.now(), session.runway.total_seconds()))
+        self.trouble.setdefault(session, (self.clock.now(), session.expires_in.total_seconds()))
 
     def note_failure(self, session):
         self.failed += 1
-        self.failing.setdefault(session, (self.clock.now(), session.runway.total_seconds()))
+        self.failing.setdefault(session, (self.clock.now(), session.expires_in.total_seconds()))
 
     def note_success(self, session):
         """A session gets a pair: reckon how long it had no live token, and whether it had to have one."""
@@ -231,11 +231,11 @@ class World:
         self.trouble.pop(session, None)
         if session not in self.failing:
             return
-        since, runway = self.failing.pop(session)
+        since, left = self.failing.pop(session)
         lasted = self.clock.now() - since
-        live, late = min(lasted, runway), max(0.0, lasted - runway)
+        live, late = min(lasted, left), max(0.0, lasted - left)
         doubling = math.log2(POLICY.backoff_to / POLICY.backoff_from)
-        end_game = math.log(240 / POLICY.floor) / -math.log(1 - POLICY.backoff_share) if live > runway - 240 else 0
+        end_game = math.log(240 / POLICY.floor) / -math.log(1 - POLICY.backoff_share) if live > left - 240 else 0
         self.allowed += 1 + min(live / POLICY.floor, doubling + live / 30 + end_game) + late / 10
 
     def note_attempt(self, session):
@@ -245,9 +245,9 @@ class World:
         self.last_attempt[session] = now
 
     def is_excused(self, session):
-        """Tell whether the outage so far is longer than the runway at its start."""
-        since, runway = self.trouble.get(session, (math.inf, math.inf))
-        return self.clock.now() - since >= runway
+        """Tell whether the outage so far is longer than the token was valid for at its start."""
+        since, left = self.trouble.get(session, (math.inf, math.inf))
+        return self.clock.now() - since >= left
 
     # What is asked.
 

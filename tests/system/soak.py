@@ -125,11 +125,11 @@ async def serve(life, seed):
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-                emulator.heal()
+                emulator.clear_faults()
                 emulator.service._lifetimes = lifetimes(LONG_LIFE)
         loop.remove_reader(sys.stdin)
         watching.cancel()
-        print(json.dumps(Counter(entry.fault or "none" for entry in emulator.journal)), flush=True)
+        print(json.dumps(Counter(entry.fault or "none" for entry in emulator.requests)), flush=True)
 
 
 async def fail_now_and_then(emulator):
@@ -137,7 +137,7 @@ async def fail_now_and_then(emulator):
         await asyncio.sleep(random.expovariate(1 / FAULT_EVERY))
         emulator.fail(random.choice(FAULTS), operation=random.choice(RENEWALS))
         await asyncio.sleep(FAULT_LASTS)  # it is for the requests of this moment, and not for a later one
-        emulator.heal()
+        emulator.clear_faults()
 
 
 async def fail_altogether(emulator, longest):
@@ -214,7 +214,7 @@ class Soak:
     async def look(self, fleet, client, service, references):
         """Look for sessions without a valid token, and ask the service about one of the tokens that are given out."""
         self.looks += 1
-        late, given = fleet.snapshot().sessions[SessionState.LATE], None
+        late, given = fleet.snapshot().sessions[SessionState.UNAVAILABLE], None
         unavailable = []
         for reference in random.sample(references, min(200, len(references))):
             self.asked += 1
@@ -286,7 +286,7 @@ async def run(service, options, soak):
     references = [f"user-{number}@example.com" for number in range(options.sessions)]
     client = TokenClient(*service.settings, lifetimes=lifetimes(options.life), timeout=LONG)
     watching = asyncio.create_task(soak.lateness.watch())
-    async with client, SessionFleet(client, policy=policy, rate=2000, concurrency=64) as fleet:
+    async with client, SessionFleet(client, policy=policy, max_rate=2000, max_concurrency=64) as fleet:
         sessions = [fleet.session(reference) for reference in references]
         for session in sessions:
             async for _ in session.rotations():

@@ -40,13 +40,13 @@ async def test_a_backend_that_is_told_to_end_finishes_what_it_has_begun(framewor
             await eventually(lambda: not is_open(int(origin.rpartition(":")[2])))
             released.set()
             assert await process.wait() in (0, -signal.SIGTERM)
-        assert [entry.operation for entry in emulator.journal] == [ISSUE, REFRESH]
+        assert [entry.operation for entry in emulator.requests] == [ISSUE, REFRESH]
         async with run_worker(framework, emulator, place) as (_, origin):
             status, said = await ask(http, origin, "alice")
             assert status == 200
             assert emulator.accepts(said["token"])
             assert await renew(http, origin, "alice") == 204, "it has the successor of the refresh token"
-        assert [(entry.operation, entry.status) for entry in emulator.journal] == [(ISSUE, 200), *[(REFRESH, 201)] * 2]
+        assert [(entry.operation, entry.status) for entry in emulator.requests] == [(ISSUE, 200), *[(REFRESH, 201)] * 2]
 
 
 @pytest.mark.redis
@@ -76,7 +76,7 @@ async def test_workers_that_share_sessions_serve_a_crowd(redis_server, capsys):
         async with asyncio.TaskGroup() as crowd:
             for number in range(CLIENTS):
                 crowd.create_task(visit(number))
-        operations = Counter((entry.operation, entry.status) for entry in emulator.journal)
+        operations = Counter((entry.operation, entry.status) for entry in emulator.requests)
     refreshed = operations.pop((REFRESH, 201))
     with capsys.disabled():
         print(f"\n[{told.total()} tokens handed out, {PEOPLE} issued, {refreshed} refreshed]")

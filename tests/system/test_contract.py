@@ -53,7 +53,7 @@ def test_the_emulator_answers_as_described(case, service):
     if scheme == "project":
         headers["Authorization"] = basic(emulator)
     if scheme == "subscriber":
-        headers["Authorization"] = f"Bearer {pair.token.value}"
+        headers["Authorization"] = f"Bearer {pair.access_token.value}"
     if has_valid_path(case):
         case.path_parameters["id"] = str(pair.subscriber_id)  # no other is found
     case.call_and_validate(

@@ -111,7 +111,7 @@ async def page(page_at):
 
 
 def connects(emulator):
-    return [entry for entry in emulator.journal if entry.operation == "signalwire.connect"]
+    return [entry for entry in emulator.requests if entry.operation == "signalwire.connect"]
 
 
 async def test_the_page_shows_whose_token_it_has_and_how_long_it_lives(emulator, page):
@@ -120,8 +120,8 @@ async def test_the_page_shows_whose_token_it_has_and_how_long_it_lives(emulator,
     await page.get_by_text("alice@example.com").wait_for()
     await page.get_by_text("connected", exact=True).wait_for()
     await page.locator("#token", has_text="#").wait_for()
-    runway = await page.locator("#runway").inner_text()
-    assert 0 < int(runway.removesuffix(" s")) <= emulator.lifetimes.access.total_seconds()
+    left = await page.locator("#expires-in").inner_text()
+    assert 0 < int(left.removesuffix(" s")) <= emulator.lifetimes.access.total_seconds()
     assert await page.locator("#events li.bad", has_text="no token").count() == 0
 
 
@@ -130,7 +130,7 @@ async def test_the_page_recovers_from_an_outage_at_its_start(emulator, page_at):
     emulator.fail(Status(503), operation="create_subscriber_token", times=None)
     async with page_at(has_token=False) as page:
         await page.get_by_text("no token yet").first.wait_for()
-        emulator.heal()
+        emulator.clear_faults()
         await page.get_by_text("connected", exact=True).wait_for()
 
 
@@ -143,13 +143,13 @@ async def test_the_page_stays_connected_through_two_expiries_and_an_outage(emula
     # The backend's token is due for renewal, and the service is down.
     emulator.advance(0.85 * emulator.lifetimes.access.total_seconds())
     with monkeypatch.context() as patch:
-        patch.setattr(emulator, "heal", lambda: None)  # the outage lasts until it was met, and not ten seconds
+        patch.setattr(emulator, "clear_faults", lambda: None)  # the outage lasts until it was met, and not ten seconds
         await page.locator("#outage").click()
         await page.get_by_text("the token service is down").wait_for()
         await page.evaluate(ASK, ["/token", "application/json", "same-origin"])
-        await eventually(lambda: any(entry.status == 503 for entry in emulator.journal))
+        await eventually(lambda: any(entry.status == 503 for entry in emulator.requests))
     assert emulator.connections, "the token is still valid"
-    emulator.heal()
+    emulator.clear_faults()
     await page.clock.fast_forward(10_000)
     await page.get_by_text("the token service is back").wait_for()
 
@@ -233,12 +233,12 @@ async def test_a_key_in_the_browser_renews_its_token_in_place(emulator, sdk):
     assert last.id == first.id, "it is the same connection"
     assert emulator.now() > first.expires_at + timedelta(seconds=told), "the second token has ended as well"
     assert last.expires_at > emulator.now()
-    asked = [entry.operation for entry in emulator.journal]
+    asked = [entry.operation for entry in emulator.requests]
     assert asked.count("create_subscriber_token") == asked.count("create_device_token") == 1
     refreshed, shown = asked.count("refresh_device_token"), asked.count("signalwire.reauthenticate")
     assert refreshed >= renewals
     assert shown - refreshed in (0, 1), "each token is shown; the last may be on its way"
-    assert [entry.reason for entry in emulator.journal if entry.reason] == []
+    assert [entry.reason for entry in emulator.requests if entry.reason] == []
 
 
 def understated(handler, life, told):
@@ -274,7 +274,7 @@ async def test_a_page_of_another_origin_gets_no_token(emulator, type_, mode):
         kind, status, body = await page.evaluate(ASK, [f"{origin}/token", "application/json", "cors"])
         assert (kind, status) == ("basic", 200), "the application's own page does"
         assert '"token"' in body
-    assert [entry.operation for entry in emulator.journal] == ["create_subscriber_token"]
+    assert [entry.operation for entry in emulator.requests] == ["create_subscriber_token"]
 
 
 async def test_a_page_of_an_allowed_origin_gets_a_token(emulator):

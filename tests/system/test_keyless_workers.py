@@ -66,9 +66,9 @@ async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_
             begin_to_renew(worker)
             await until_renewed(worker)
         assert worker.returncode is None
-        sent = Counter((entry.operation, entry.auth) for entry in emulator.journal)
-        met = Counter(entry.fault for entry in emulator.journal if entry.fault)
-        refused = [entry.reason for entry in emulator.journal if entry.reason]
+        sent = Counter((entry.operation, entry.auth) for entry in emulator.requests)
+        met = Counter(entry.fault for entry in emulator.requests if entry.fault)
+        refused = [entry.reason for entry in emulator.requests if entry.reason]
     with capsys.disabled():
         print(f"\n[{ROTATIONS} rotations, {met.total()} faults of {len(met)} kinds met; sent: {dict(sent)}]")
     assert sent["create_subscriber_token", "Basic"] == sent["create_device_token", "Bearer"] == 1
@@ -108,7 +108,7 @@ async def test_the_two_programs_of_the_how_to_work_together(tmp_path, reserved_p
             async with run_program(programs["backend"], env=settings["backend"], cwd=tmp_path):
                 await eventually(lambda: is_open(reserved_port))
                 await eventually(lambda: says_still(programs["worker"], tries, env=settings["worker"], cwd=tmp_path))
-        sent = Counter((entry.operation, entry.auth, entry.status) for entry in emulator.journal)
+        sent = Counter((entry.operation, entry.auth, entry.status) for entry in emulator.requests)
     assert (tmp_path / "device.pem").stat().st_mode & 0o777 == 0o600
     asked = [
         ("create_subscriber_token", "Basic", 200),
@@ -152,7 +152,7 @@ async def test_a_worker_lives_by_its_backend(framework, tmp_path):
                 assert b"could not be renewed" in line, line or "the worker has ended"
                 assert await renew(http, backend, "alice") == 204
         assert worker.returncode is None
-        sent = {(entry.operation, entry.auth) for entry in emulator.journal}
+        sent = {(entry.operation, entry.auth) for entry in emulator.requests}
     assert sent == {
         ("create_subscriber_token", "Basic"),
         ("refresh_subscriber_token", "Basic"),

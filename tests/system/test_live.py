@@ -55,11 +55,11 @@ async def space():
 async def test_a_subscriber_s_pair_is_what_it_is_taken_for(space):
     """Its kinds are in its headers, and it expires when the client expects it to."""
     pair = await space.create_subscriber_token(REFERENCE)
-    assert (pair.token.kind, pair.refresh_token.kind) == ("SAT", "Refresh")
-    info = await space.subscriber_info(pair.token)
+    assert (pair.access_token.kind, pair.refresh_token.kind) == ("SAT", "Refresh")
+    info = await space.subscriber_info(pair.access_token)
     assert info.id == pair.subscriber_id
     if info.sat_claims is not None and info.sat_claims.expires_at is not None:
-        assert abs((info.sat_claims.expires_at - pair.token.expires_at).total_seconds()) < 60
+        assert abs((info.sat_claims.expires_at - pair.access_token.expires_at).total_seconds()) < 60
 
 
 @live
@@ -67,9 +67,9 @@ async def test_a_refresh_brings_a_new_pair(space):
     """Both halves are new ones."""
     pair = await space.create_subscriber_token(REFERENCE)
     renewed = await space.refresh_subscriber_token(pair.refresh_token)
-    assert renewed.token.value != pair.token.value
+    assert renewed.access_token.value != pair.access_token.value
     assert renewed.refresh_token.value != pair.refresh_token.value
-    await space.subscriber_info(renewed.token)
+    await space.subscriber_info(renewed.access_token)
 
 
 @live
@@ -78,8 +78,8 @@ async def test_guests_and_invitees_are_let_to_an_address(space):
     pair = await space.create_subscriber_token(REFERENCE)
     addresses = [address async for address in space.subscriber_addresses(pair.subscriber_id)]
     assert addresses, f"{REFERENCE} has no address: give the subscriber one"
-    assert (await space.create_guest_token([addresses[0].id])).token.kind == "SAT"
-    assert (await space.create_invite_token(addresses[0].id, subscriber_token=pair.token)).value
+    assert (await space.create_guest_token([addresses[0].id])).access_token.kind == "SAT"
+    assert (await space.create_invite_token(addresses[0].id, subscriber_token=pair.access_token)).value
 
 
 @live

@@ -179,15 +179,15 @@ class Replicas:
             else:
                 self._check(replica, number, asked, *said)
 
-    def _check(self, replica, number, asked, runway, token):
+    def _check(self, replica, number, asked, left, token):
         """Compare what a session says of a token with what the service knows."""
         replica.tokens += 1
         self.figures.tokens += 1
         claims = self._open(token)
         if claims is None or claims.expires_at <= asked:
             self.figures.wrong.append("a token that wasn't valid when it was asked for")
-        elif asked + runway > claims.expires_at + ROUNDING:
-            more = asked + runway - claims.expires_at
+        elif asked + left > claims.expires_at + ROUNDING:
+            more = asked + left - claims.expires_at
             self.figures.wrong.append(f"a token that is said to live {more:.2f} s longer than it does")
         elif claims.issued_at < replica.newest.get(number, 0.0):
             self.figures.wrong.append("a token that is older than the one before")
@@ -351,8 +351,8 @@ async def test_a_process_that_is_killed_at_a_step_of_a_rotation(redis_server, tm
         settings = settings_for(emulator, ["alice"], **place, prefix=f"{uuid4()}:")
         code, (first,) = await tokens_of(settings | {"dies": step})
         assert code == -signal.SIGKILL
-        assert [entry.operation for entry in emulator.journal] == [ISSUE, *[REFRESH] * presented]
-        emulator.journal.clear()
+        assert [entry.operation for entry in emulator.requests] == [ISSUE, *[REFRESH] * presented]
+        emulator.requests.clear()
         assert end_leases(settings) == 1
         code, (second, third) = await tokens_of(settings)
         assert code == 0
@@ -360,4 +360,4 @@ async def test_a_process_that_is_killed_at_a_step_of_a_rotation(redis_server, tm
         assert emulator.accepts(third)
         assert (second == first) is (step != "before publish")
         expected = (ISSUE, 200) if issued else (REFRESH, 201)
-        assert [(entry.operation, entry.status) for entry in emulator.journal] == [expected]
+        assert [(entry.operation, entry.status) for entry in emulator.requests] == [expected]

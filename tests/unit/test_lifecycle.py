@@ -47,7 +47,7 @@ def make_pair(life=LIFE):
         Token(value=f"{kind}-{number}", issued_at=issued, expires_at=issued + timedelta(seconds=seconds), kind=kind)
         for kind, seconds in (("SAT", life), ("Refresh", life + WINDOW))
     )
-    return TokenPair(token=access, refresh_token=refresh)
+    return TokenPair(access_token=access, refresh_token=refresh)
 
 
 def make(phase, ways, age, step, failure=None):
@@ -78,7 +78,7 @@ def check(name, cycle, before):
     assert cycle.fresh_until <= cycle.due, name
     if cycle.phase >= Phase.EXPIRED:
         assert not cycle.is_at_rest, name
-        assert cycle.state(NOW) in (SessionState.DEAD, SessionState.CLOSED), name
+        assert cycle.state(NOW) in (SessionState.EXPIRED, SessionState.CLOSED), name
     if cycle.flying is not None:
         assert not cycle.is_at_rest, name
 
@@ -162,7 +162,7 @@ def test_a_pair_that_lands_is_always_kept(asked):
         check(name, cycle, before)
         stays = until > max(NOW, asked + LIFE + ROUNDING)
         kinds["stayed" if stays else "replaced"] += 1
-        assert cycle.value == (current if stays else pair.token.value), name
+        assert cycle.value == (current if stays else pair.access_token.value), name
         assert cycle.access_until == (until if stays else asked + LIFE), name
         assert cycle.pair.refresh_token is pair.refresh_token, name
         assert cycle.refresh_until == asked + life_of(pair.refresh_token), name

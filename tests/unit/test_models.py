@@ -15,7 +15,7 @@ from signalwire_tokens.models import Secret
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 TOKEN = Token(value="hush-hush", issued_at=NOON, expires_at=NOON + timedelta(hours=2), kind="SAT")
-PAIR = TokenPair(token=TOKEN, refresh_token=attrs.evolve(TOKEN, kind=None))
+PAIR = TokenPair(access_token=TOKEN, refresh_token=attrs.evolve(TOKEN, kind=None))
 
 
 @pytest.mark.parametrize("show", [repr, str, pretty_repr, "{}".format])

@@ -114,7 +114,7 @@ def test_wire_asks_as_described(name):
 
 
 @pytest.mark.parametrize("name", FILLED_IN)
-async def test_the_client_sends_every_field_by_its_own_name(name, virtual_clock, monkeypatch):
+async def test_the_client_sends_every_field_by_its_own_name(name, signalwire_clock, monkeypatch):
     """A field is a parameter of the method, which passes it on to `wire`."""
 
     async def send(_, request):
@@ -125,7 +125,7 @@ async def test_the_client_sends_every_field_by_its_own_name(name, virtual_clock,
     values = {**json.loads(FULL[name].body), "expire_at": hour, "expires_at": hour}
     arguments = {field: values.get(field, "x") for field in parameters(name)}
     more = {"subscriber_token": "x"} if FULL[name].auth is wire.Auth.SUBSCRIBER else {}
-    async with TokenClient("acme", "project", "token", clock=virtual_clock) as client:
+    async with TokenClient("acme", "project", "token", clock=signalwire_clock) as client:
         request = await getattr(client, name)(**arguments, **more)
     assert_listed("signalwire_tokens/client/operations.py", json.loads(request.body), known_fields(name))
 

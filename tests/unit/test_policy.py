@@ -89,10 +89,10 @@ def test_a_token_is_due_between_60_and_80_percent_of_its_life(draw, share, life)
         (5039, SessionState.FRESH),
         (5040, SessionState.DUE),
         (7170, SessionState.DUE),
-        (7171, SessionState.URGENT),
-        (7199, SessionState.URGENT),
-        (7200, SessionState.LATE),
-        (99999, SessionState.LATE),
+        (7171, SessionState.EXPIRING),
+        (7199, SessionState.EXPIRING),
+        (7200, SessionState.UNAVAILABLE),
+        (99999, SessionState.UNAVAILABLE),
     ],
 )
 def test_the_states_follow_from_the_times(at, state):
@@ -400,7 +400,7 @@ def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, reissuable, life):
 def test_outcomes_and_steps_are_values():
     """Equal where they say the same, and only then."""
     token = Token(value="x", issued_at=datetime.now(UTC), expires_at=datetime.now(UTC) + timedelta(hours=2))
-    pair = TokenPair(token=token, refresh_token=token)
+    pair = TokenPair(access_token=token, refresh_token=token)
     assert Renewed(pair, 1.0) == Renewed(pair, 1.0)
     assert Present(1.0) == Present(1.0) != Reissue(1.0)
     assert NotSent(ERROR) == NotSent(ERROR) != Ambiguous(ERROR)

@@ -20,7 +20,7 @@ CORE = (
     "outcomes.py",
     "policy.py",
     "session.py",
-    "endpoint.py",
+    "backend.py",
     "device/sessions.py",
     *(f"{folder}/{path.name}" for folder in ("keeper", "fleet") for path in sorted((PACKAGE / folder).glob("*.py"))),
 )

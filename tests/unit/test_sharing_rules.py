@@ -30,7 +30,7 @@ def make_pair(name):
         Token(value=f"{kind}-{name}", issued_at=issued, expires_at=issued + timedelta(seconds=life), kind=kind)
         for kind, life in (("SAT", LIFE), ("Refresh", LIFE + WINDOW))
     )
-    return TokenPair(token=access, refresh_token=refresh)
+    return TokenPair(access_token=access, refresh_token=refresh)
 
 
 OWN, OTHER, BROUGHT = (make_pair(name) for name in ("own", "other", "brought"))
@@ -137,7 +137,7 @@ def test_a_pair_that_is_found_never_replaces_one_that_expires_later(cases):
         assert (found is not None) is is_better, name
         if found is not None:
             assert found.asked + LIFE > max(NOW, case.cycle.access_until), name
-            assert found.pair.token.expires_at.timestamp() == found.asked + AHEAD + LIFE, name
+            assert found.pair.access_token.expires_at.timestamp() == found.asked + AHEAD + LIFE, name
     assert counted(kinds)
 
 

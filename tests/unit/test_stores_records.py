@@ -29,7 +29,7 @@ REMOVED = "removed"
 def pair_of(life=timedelta(hours=2), refresh_life=timedelta(hours=2, minutes=5)):
     now = datetime(2030, 1, 1, tzinfo=UTC)
     return TokenPair(
-        token=Token(value=f"{MARK}-token", issued_at=now, expires_at=now + life, kind="SAT", channel="puc"),
+        access_token=Token(value=f"{MARK}-token", issued_at=now, expires_at=now + life, kind="SAT", channel="puc"),
         refresh_token=Token(value=f"{MARK}-refresh", issued_at=now, expires_at=now + refresh_life),
         subscriber_id=UUID(int=7),
     )
@@ -46,7 +46,7 @@ tokens = st.builds(
 )
 records = st.builds(
     Record,
-    pair=st.builds(TokenPair, token=tokens, refresh_token=tokens, subscriber_id=st.none() | st.uuids()),
+    pair=st.builds(TokenPair, access_token=tokens, refresh_token=tokens, subscriber_id=st.none() | st.uuids()),
     asked_at=st.floats(allow_nan=False, allow_infinity=False),
     asked_wall=st.floats(allow_nan=False, allow_infinity=False),
     timeline=st.text(),
@@ -59,7 +59,7 @@ def undated(record):
     pair, epoch = record.pair, datetime.fromtimestamp(0, UTC)
     halves = {
         name: attrs.evolve(half, issued_at=epoch, expires_at=epoch + (half.expires_at - half.issued_at))
-        for name, half in (("token", pair.token), ("refresh_token", pair.refresh_token))
+        for name, half in (("access_token", pair.access_token), ("refresh_token", pair.refresh_token))
     }
     return attrs.evolve(record, pair=attrs.evolve(pair, **halves))
 
@@ -146,8 +146,8 @@ def test_a_deep_well_of_brackets_is_refused():
 def test_a_token_that_lives_longer_than_time_is_refused():
     """It can be written, and not be read."""
     first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))  # noqa: DTZ901 - it is given one
-    token = attrs.evolve(RECORD.pair.token, issued_at=first, expires_at=last)
-    refusal(encode(attrs.evolve(RECORD, pair=attrs.evolve(RECORD.pair, token=token))))
+    token = attrs.evolve(RECORD.pair.access_token, issued_at=first, expires_at=last)
+    refusal(encode(attrs.evolve(RECORD, pair=attrs.evolve(RECORD.pair, access_token=token))))
 
 
 def test_a_digest_names_the_refresh_token_and_its_mark():
@@ -156,7 +156,7 @@ def test_a_digest_names_the_refresh_token_and_its_mark():
         RECORD,
         attrs.evolve(RECORD, presenting=None),
         attrs.evolve(RECORD, presenting="another attempt"),
-        attrs.evolve(RECORD, pair=attrs.evolve(RECORD.pair, refresh_token=RECORD.pair.token)),
+        attrs.evolve(RECORD, pair=attrs.evolve(RECORD.pair, refresh_token=RECORD.pair.access_token)),
     ]
     assert len({record.digest for record in states}) == len(states)
     times = {"asked_at": 7.0, "asked_wall": 8.0, "timeline": ""}

@@ -100,7 +100,7 @@ def test_tokens_whose_kind_is_unknown_are_taken(kind):
     """A header need not name a kind that this version knows."""
     header = jwt.utils.base64url_encode(json.dumps({"alg": "dir", "typ": kind}).encode()).decode()
     pair = read(ISSUE, {"token": f"{header}..a.b.c", "refresh_token": f"{header}..d.e.f"})
-    assert (pair.token.kind, pair.refresh_token.kind) == (None, None)
+    assert (pair.access_token.kind, pair.refresh_token.kind) == (None, None)
 
 
 def test_a_declared_charset_cannot_garble_json():
@@ -112,10 +112,10 @@ def test_a_declared_charset_cannot_garble_json():
 def test_a_pair_lives_from_when_it_was_asked_for():
     """Two hours, and two hours and five minutes, from the sending; what its header says is read along."""
     pair = read(ISSUE, PAIR)
-    assert pair.token.issued_at == datetime.fromtimestamp(SENT, UTC)
-    assert lives(pair.token) == 7200
+    assert pair.access_token.issued_at == datetime.fromtimestamp(SENT, UTC)
+    assert lives(pair.access_token) == 7200
     assert lives(pair.refresh_token) == 7500
-    assert (pair.token.kind, pair.refresh_token.kind, pair.subscriber_id) == ("SAT", "Refresh", UUID(ID))
+    assert (pair.access_token.kind, pair.refresh_token.kind, pair.subscriber_id) == ("SAT", "Refresh", UUID(ID))
 
 
 @pytest.mark.parametrize("id_", [None, "", "no", 7, ID + "0"])
@@ -128,7 +128,7 @@ def test_other_lifetimes_can_be_set():
     """A client set to other lifetimes counts with those."""
     short = Lifetimes(access=timedelta(seconds=4), refresh=timedelta(seconds=5), embed=timedelta(seconds=3))
     pair = read(ISSUE, PAIR, lifetimes=short)
-    assert (lives(pair.token), lives(pair.refresh_token)) == (4, 5)
+    assert (lives(pair.access_token), lives(pair.refresh_token)) == (4, 5)
     assert lives(read(EMBED, {"token": SAT}, lifetimes=short)) == 3
     assert lives(read(INVITE, {"token": SAT}, lifetimes=short)) == 4
 
@@ -149,18 +149,18 @@ def test_an_end_asked_for_is_reckoned_by_the_more_careful_clock(date, seconds):
     request = wire.create_subscriber_token("alice", now=SENT, expire_at=int(SENT) + 1001)
     headers = {} if date is None else {"Date": date if isinstance(date, str) else http_date(date)}
     pair = read(request, PAIR, **headers)
-    assert lives(pair.token) == seconds
+    assert lives(pair.access_token) == seconds
     assert lives(pair.refresh_token) == seconds + 300
 
 
 def test_an_unbound_token_lives_a_minute():
     """`sat:refresh` without a fingerprint; with one, it is an ordinary token."""
     unbound = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh")
-    assert lives(read(unbound, PAIR).token) == 60
+    assert lives(read(unbound, PAIR).access_token) == 60
     longer = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh", expire_at=timedelta(hours=1))
-    assert lives(read(longer, PAIR).token) == 60
+    assert lives(read(longer, PAIR).access_token) == 60
     bound = wire.create_subscriber_token("alice", now=SENT, scope="sat:refresh", fingerprint="f" * 43)
-    assert lives(read(bound, PAIR).token) == 7200
+    assert lives(read(bound, PAIR).access_token) == 7200
 
 
 def refresh_of(seconds):
@@ -175,20 +175,20 @@ def refresh_of(seconds):
 def test_a_refreshed_pair_has_the_standard_lifetimes(seconds):
     """The lifetime of the replaced pair doesn't matter."""
     pair = read(refresh_of(seconds), PAIR)
-    assert (lives(pair.token), lives(pair.refresh_token)) == (7200, 7500)
+    assert (lives(pair.access_token), lives(pair.refresh_token)) == (7200, 7500)
 
 
 def test_a_pair_refreshed_by_a_string_has_the_standard_lifetimes():
     """It isn't known how long a string lived."""
     pair = read(ROTATE, PAIR)
-    assert (lives(pair.token), lives(pair.refresh_token)) == (7200, 7500)
+    assert (lives(pair.access_token), lives(pair.refresh_token)) == (7200, 7500)
 
 
 @pytest.mark.parametrize("seconds", [0, 30, 330, 360])
 def test_a_pair_that_replaces_an_unbound_one_lives_for_a_minute_again(seconds):
     """Both may have the scope `sat:refresh` without a fingerprint."""
     pair = read(refresh_of(seconds), PAIR)
-    assert (lives(pair.token), lives(pair.refresh_token)) == (60, 360)
+    assert (lives(pair.access_token), lives(pair.refresh_token)) == (60, 360)
 
 
 @pytest.mark.parametrize(("seconds", "access", "refresh"), [(15, 10, 15), (16, 40, 45)])
@@ -196,13 +196,13 @@ def test_which_pairs_are_short_lived_is_said_by_the_settings(seconds, access, re
     """A space's lifetimes may differ."""
     lifetimes = Lifetimes(access=timedelta(seconds=40), refresh=timedelta(seconds=45), unbound=timedelta(seconds=10))
     pair = read(refresh_of(seconds), PAIR, lifetimes=lifetimes)
-    assert (lives(pair.token), lives(pair.refresh_token)) == (access, refresh)
+    assert (lives(pair.access_token), lives(pair.refresh_token)) == (access, refresh)
 
 
 def test_the_end_of_a_signed_token_still_comes_first():
     """A refreshed token may say that it expires sooner."""
     soon = jwt.encode({"exp": int(SENT) + 600}, "a key that is long enough to sign with it")
-    assert lives(read(refresh_of(7500), {**PAIR, "token": soon}).token) == pytest.approx(600, abs=1)
+    assert lives(read(refresh_of(7500), {**PAIR, "token": soon}).access_token) == pytest.approx(600, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -230,9 +230,9 @@ def test_the_end_of_a_signed_token_still_comes_first():
 def test_a_bound_token_lives_as_its_answer_says_or_as_was_asked(asked, says, headers, seconds):
     """By the service's clock, where the answer tells a time of day."""
     pair = read(asked, {"token": SAT, **says}, **headers)
-    assert lives(pair.token) == pytest.approx(seconds)
-    assert pair.refresh_token is pair.token
-    assert pair.token.kind == "SAT"
+    assert lives(pair.access_token) == pytest.approx(seconds)
+    assert pair.refresh_token is pair.access_token
+    assert pair.access_token.kind == "SAT"
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_a_bound_token_that_has_ended_is_none(asked, answer):
 def test_what_a_backend_gives_ends_by_the_backend_s_clock(ends, headers, seconds):
     """Or by this machine's, where the backend does not tell the time."""
     pair = read(FETCH, {"token": SAT, "expiry_at": ends * 1000}, **headers)
-    assert lives(pair.token) == pytest.approx(seconds)
-    assert pair.refresh_token is pair.token
+    assert lives(pair.access_token) == pytest.approx(seconds)
+    assert pair.refresh_token is pair.access_token
 
 
 @pytest.mark.parametrize(

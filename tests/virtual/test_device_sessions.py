@@ -53,7 +53,7 @@ async def mint(client):
 
     async def mint(key=KEY, **fields):
         fields = {"fingerprint": key.fingerprint, "scope": "sat:refresh", **fields}
-        return (await client.create_subscriber_token("alice", **fields)).token
+        return (await client.create_subscriber_token("alice", **fields)).access_token
 
     return mint
 
@@ -76,11 +76,11 @@ class OffClock:
 
 
 def operations(emulator, start=1):
-    return [entry.operation for entry in emulator.journal][start:]
+    return [entry.operation for entry in emulator.requests][start:]
 
 
 def reasons(emulator):
-    return [entry.reason for entry in emulator.journal if entry.reason]
+    return [entry.reason for entry in emulator.requests if entry.reason]
 
 
 async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, session):
@@ -90,17 +90,17 @@ async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, session
         assert emulator.accepts(await session.token())
     assert operations(emulator)[0] == EXCHANGE
     assert set(operations(emulator)[1:]) == {REFRESH}
-    assert {entry.auth for entry in emulator.journal[1:]} == {"Bearer"}
+    assert {entry.auth for entry in emulator.requests[1:]} == {"Bearer"}
     assert 24 * HOUR / (0.8 * LIFE) - 1 <= session.generation <= 24 * HOUR / (0.6 * LIFE) + 1
     assert reasons(emulator) == []
 
 
 async def test_the_service_knows_the_key_that_a_token_is_bound_to(client, session):
     """And so does whoever asks."""
-    info = await client.subscriber_info(session.pair.token)
+    info = await client.subscriber_info(session.pair.access_token)
     assert info.sat_claims.fingerprint == session.key.fingerprint == KEY.fingerprint
     assert info.sat_claims.scope == ("sat:refresh",)
-    assert session.pair.token is session.pair.refresh_token
+    assert session.pair.access_token is session.pair.refresh_token
     assert repr(session) == f"<DeviceSession of key #{KEY.fingerprint[:8]} fresh, generation 1>"
 
 
@@ -108,10 +108,10 @@ async def test_a_token_lives_for_as_long_as_was_asked(emulator, clock, mint):
     """In each generation."""
     hour = timedelta(hours=1)
     async with DeviceSession(emulator.space, await mint(), KEY, lifetime=hour, clock=clock) as session:
-        assert session.runway == hour
+        assert session.expires_in == hour
         await clock.advance(0.85 * HOUR)
         assert session.generation == 2
-        assert session.pair.token.expires_at - session.pair.token.issued_at == hour
+        assert session.pair.access_token.expires_at - session.pair.access_token.issued_at == hour
 
 
 async def test_a_token_that_is_bound_to_nothing_yet_is_bound_to_the_key(emulator, clock, mint):
@@ -129,7 +129,7 @@ async def test_a_clock_that_is_off_is_corrected_by_the_service_s(emulator, clock
     """By one refused proof, and never again, also when it is set right in the end."""
     off = OffClock(clock, ahead)
     async with DeviceSession(emulator.space, await mint(), KEY, clock=off) as session:
-        assert session.runway == timedelta(seconds=LIFE)
+        assert session.expires_in == timedelta(seconds=LIFE)
         for _ in range(40):
             await clock.advance(60)
             assert emulator.accepts(await session.token())
@@ -227,7 +227,7 @@ async def test_a_first_token_that_is_still_good_is_exchanged_again_after_an_outa
     """The bound one has come to its end in the meantime."""
     async with emulator.unreachable():
         await clock.advance(LIFE + 60)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         call = asyncio.create_task(session.token())
         await clock.advance(10)
         assert isinstance(call.exception().cause, ConnectionFailed)
@@ -243,7 +243,7 @@ async def test_a_suspended_night_ends_a_session_that_has_no_other_way(clock, ses
         await session.token()
     assert isinstance(caught.value.cause, Unauthorized)
     assert "expired or was withdrawn" in str(caught.value.cause)
-    assert session.state is SessionState.DEAD
+    assert session.state is SessionState.EXPIRED
 
 
 async def test_refusals_by_mistake_do_not_end_a_session_whose_first_token_is_good(emulator, clock, session):
@@ -369,11 +369,11 @@ async def test_a_function_brings_a_token_after_a_suspended_night(emulator, clock
     """And after an outage, however long."""
     async with DeviceSession(emulator.space, mint, KEY, clock=clock) as session:
         clock.suspend(9 * HOUR)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         assert emulator.accepts(await session.token())
         async with emulator.unreachable():
             await clock.advance(HOUR)
-            assert session.state is SessionState.LATE
+            assert session.state is SessionState.UNAVAILABLE
         await clock.advance(20)
         assert emulator.accepts(await session.token())
     assert operations(emulator, 0).count(EXCHANGE) == 3
@@ -383,8 +383,8 @@ async def test_tokens_that_are_withdrawn_end_a_session(emulator, clock, mint):
     """Once the one at hand has come to its end: until then, there is time to see whether it is so."""
     first = await mint()
     async with DeviceSession(emulator.space, first, KEY, clock=clock) as session:
-        emulator.withdraw(first)
-        emulator.withdraw(session.pair.token)
+        emulator.revoke(first)
+        emulator.revoke(session.pair.access_token)
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
         assert caught.value.retry_after is not None, "the other way is left"
@@ -394,7 +394,7 @@ async def test_tokens_that_are_withdrawn_end_a_session(emulator, clock, mint):
         assert len(operations(emulator)) <= 7 + 3 * 12, "and again, but not often"
         assert session.state is SessionState.DUE
         await clock.advance(0.2 * LIFE)
-        assert session.state is SessionState.DEAD
+        assert session.state is SessionState.EXPIRED
         with pytest.raises(SessionExpired) as caught:
             await session.token()
         assert isinstance(caught.value.cause, Unauthorized)
@@ -411,7 +411,7 @@ async def test_a_service_that_refuses_everything_for_a_while_ends_no_session(emu
     await clock.advance(0.85 * LIFE)
     assert isinstance(session.last_error, Unauthorized)
     assert len(operations(emulator)) <= 40
-    emulator.heal()
+    emulator.clear_faults()
     await clock.advance(0.14 * LIFE)
     assert emulator.accepts(await session.token())
     assert session.last_error is None
@@ -446,9 +446,9 @@ async def test_a_service_that_asks_for_quiet_while_it_is_asked_what_is_wrong_is_
 async def test_a_token_that_is_withdrawn_is_followed_by_another(emulator, clock, mint):
     """Where a function brings one."""
     async with DeviceSession(emulator.space, mint, KEY, clock=clock) as session:
-        withdrawn = session.pair.token
+        withdrawn = session.pair.access_token
         await clock.advance(1)
-        emulator.withdraw(withdrawn)
+        emulator.revoke(withdrawn)
         session.invalidate(withdrawn)
         token = asyncio.create_task(session.token())
         await clock.advance(5)
@@ -543,7 +543,7 @@ async def test_a_function_that_answers_nonsense_is_told(emulator, clock, answer)
     """It will do so again."""
     with pytest.raises(InvalidRequest, match="token"):
         await DeviceSession(emulator.space, lambda: answer, KEY, clock=clock).start()
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_a_lifetime_that_the_service_refuses_is_told(emulator, clock, mint):
@@ -623,7 +623,7 @@ async def test_a_session_closes_what_it_has_opened(emulator, clock, mint):
 async def test_a_caller_s_http_session_is_used_and_not_closed(emulator, clock, mint):
     """As a client does."""
     async with aiohttp.ClientSession() as http:
-        async with DeviceSession(emulator.space, await mint(), KEY, clock=clock, http=http):
+        async with DeviceSession(emulator.space, await mint(), KEY, clock=clock, http_session=http):
             pass
         assert not http.closed
 
@@ -665,7 +665,7 @@ async def test_a_short_life_is_kept_where_the_policy_allows_it(emulator, clock, 
 async def test_a_guest_s_token_is_not_for_devices(clock, emulator, client):
     """What the service says is told."""
     guest = await client.create_guest_token([emulator.add_address("lobby")])
-    session = DeviceSession(emulator.space, guest.token, KEY, clock=clock)
+    session = DeviceSession(emulator.space, guest.access_token, KEY, clock=clock)
     with pytest.raises(Exception, match="403"):
         await session.start()
 

@@ -79,7 +79,7 @@ async def in_a_fleet_with_a_store(client):
 
 @asynccontextmanager
 async def as_a_probe(client):
-    async with in_a_fleet(client) as session, SessionFleet(client, rate=math.inf) as other:
+    async with in_a_fleet(client) as session, SessionFleet(client, max_rate=math.inf) as other:
         breaker = other._context.governor.breaker  # of all fleets of the client
         breaker.fail(0, Throttled(RateLimited("429")), limit=0, was_probe=False)
         yield session

@@ -61,19 +61,19 @@ async def test_a_token_is_given_for_whoever_is_asked_for(emulator, client):
         tokens = await asyncio.gather(*(fleet.token(name) for name in ("alice", "bob", "alice")))
         assert tokens[0] == tokens[2] != tokens[1]
         assert all(emulator.accepts(token) for token in tokens)
-        assert len(emulator.journal) == 2
+        assert len(emulator.requests) == 2
 
 
 async def test_tokens_are_kept_alive(clock, emulator, client):
     """Days later, each is live, whoever asks."""
-    async with SessionFleet(client, rate=math.inf) as fleet:
+    async with SessionFleet(client, max_rate=math.inf) as fleet:
         first = [await fleet.token(f"user-{number}") for number in range(5)]
         for _ in range(48):
             await clock.advance(3600)
             tokens = [await fleet.token(f"user-{number}") for number in range(5)]
             assert all(emulator.accepts(token) for token in tokens)
         assert not set(first) & set(tokens)
-        assert fleet.snapshot().sessions[SessionState.LATE] == 0
+        assert fleet.snapshot().sessions[SessionState.UNAVAILABLE] == 0
 
 
 async def test_a_session_of_a_fleet_is_a_session(clock, line):
@@ -129,7 +129,7 @@ async def expire(fleet, clock, line):
 @pytest.mark.parametrize("end", [be_idle, close, expire])
 async def test_one_that_is_opened_again_has_its_fields(clock, line, end):
     """`token()` can't name them, and without its application or scope a token would be another kind of token."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         session = fleet.session("alice", **APPLICATION, password="secret")
         await session.token()
         await end(fleet, clock, line)
@@ -178,7 +178,7 @@ async def test_a_fleet_that_was_closed_keeps_no_fields(line):
 @pytest.mark.parametrize("has_loop", [True, False])
 async def test_a_fleet_belongs_to_one_event_loop(clock, line, call, has_loop):
     """Elsewhere its methods raise, and leave the alarm of all sessions where it is."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=5)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=5)) as fleet:
         alice = fleet.session("alice")
         await clock.advance(0.9 * LIFE)  # it is due, and idle
         alarm = engine_of(alice).timer._alarm
@@ -201,7 +201,7 @@ async def test_a_fleet_belongs_to_one_event_loop(clock, line, call, has_loop):
 
 async def test_fields_that_do_not_shape_the_token_change_nothing_of_its_shape(clock, line):
     """Whether the session is open, or opened again."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=5)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=5)) as fleet:
         alice = fleet.session("alice", region="us-central")
         await alice.token()
         assert fleet.session("alice", display_name="Alice") is alice
@@ -221,7 +221,7 @@ async def test_discarding_takes_no_longer_than_its_bound(clock, line):
             asking = asyncio.create_task(fleet.token("alice"))
             await clock.advance(0)
             begun = loop.time()
-            discarding = asyncio.create_task(fleet.discard("alice"))
+            discarding = asyncio.create_task(fleet.close_session("alice"))
             assert isinstance(await failure(asking), SessionClosed)
             assert loop.time() - begun < 1.0
             await discarding
@@ -231,14 +231,14 @@ async def test_discarding_takes_no_longer_than_its_bound(clock, line):
 
 async def test_discarding_forgets_the_fields(clock, line):
     """Of an open session, and of one that was closed before. So a fleet's memory can be kept small."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         for wait in (0, 2 * LIFE):
             await fleet.session("alice", region="us-central").token()
             await clock.advance(wait)
-            await fleet.discard("alice")
+            await fleet.close_session("alice")
             await fleet.token("alice")
             assert line.bodies[-1] == {"reference": "alice"}
-            await fleet.discard("alice")
+            await fleet.close_session("alice")
 
 
 async def test_a_session_that_is_open_cannot_be_opened(line):
@@ -253,12 +253,12 @@ async def test_one_that_is_discarded_is_opened_anew(emulator, client):
     async with SessionFleet(client) as fleet:
         session = fleet.session("alice")
         first = await session.token()
-        await fleet.discard("alice")
-        await fleet.discard("nobody")
+        await fleet.close_session("alice")
+        await fleet.close_session("nobody")
         with pytest.raises(SessionClosed):
             await session.token()
         assert await fleet.token("alice") != first
-        assert len(emulator.journal) == 2
+        assert len(emulator.requests) == 2
 
 
 async def test_a_fleet_contains_the_references_whose_sessions_are_open(client):
@@ -267,7 +267,7 @@ async def test_a_fleet_contains_the_references_whose_sessions_are_open(client):
         assert "alice" not in fleet
         fleet.session("alice")
         assert ("alice" in fleet, "bob" in fleet) == (True, False)
-        await fleet.discard("alice")
+        await fleet.close_session("alice")
         assert "alice" not in fleet
 
 
@@ -289,8 +289,8 @@ async def test_a_reference_that_is_refused_is_not_asked_about_again(clock, line)
             with pytest.raises(ValidationFailed, match="odd"):
                 await fleet.token("ghost")
         assert len(line.sent) == 1
-        assert fleet.snapshot().sessions[SessionState.DEAD] == 1
-        await fleet.discard("ghost")
+        assert fleet.snapshot().sessions[SessionState.EXPIRED] == 1
+        await fleet.close_session("ghost")
         with pytest.raises(ValidationFailed):
             await fleet.token("ghost")
         assert len(line.sent) == 2
@@ -327,18 +327,18 @@ async def test_one_that_has_no_way_left_is_served_to_its_end(clock, line):
         with pytest.raises(SessionExpired, match="no way to renew"):
             await session.refresh()
         await clock.advance(0.1 * LIFE)
-        assert session.state is SessionState.DEAD
+        assert session.state is SessionState.EXPIRED
 
 
 async def test_settings_that_are_at_fault_are_told_at_once(emulator, client, clock):
     """To all callers, even if no request was made for theirs. Once the settings are right, all recover. (P5)"""
-    async with SessionFleet(client, rate=math.inf) as fleet:
+    async with SessionFleet(client, max_rate=math.inf) as fleet:
         token = emulator.api_token
         emulator.rotate_api_token()
         asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(100)]
         errors = [await failure(task) for task in asking]
         assert {type(error) for error in errors} == {Unauthorized}
-        assert len(emulator.journal) <= 10 + 32
+        assert len(emulator.requests) <= 10 + 32
         emulator.service.api_token = token
         await clock.advance(30)
         assert fleet.snapshot().sessions[SessionState.FRESH] == 100
@@ -376,7 +376,7 @@ async def test_a_service_that_cannot_be_reached_is_told_promptly_and_not_overrun
 
 async def test_a_fleet_opens_on_a_service_that_refuses_connections(clock, emulator, client):
     """On a real socket: everybody hears why, and when it listens again, all recover."""
-    async with SessionFleet(client, rate=math.inf) as fleet:
+    async with SessionFleet(client, max_rate=math.inf) as fleet:
         async with emulator.unreachable():
             asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(60)]
             await clock.advance(14)
@@ -384,7 +384,7 @@ async def test_a_fleet_opens_on_a_service_that_refuses_connections(clock, emulat
             assert {type(error.cause) for error in errors} == {ConnectionFailed}
         await clock.advance(20)
         assert fleet.snapshot().sessions[SessionState.FRESH] == 60
-        assert len(emulator.journal) == 60
+        assert len(emulator.requests) == 60
 
 
 @pytest.mark.parametrize("status", [None, 401, 500])
@@ -396,7 +396,7 @@ async def test_the_first_call_while_the_service_is_down_raises_why(status):
         await stack.enter_async_context(emulator.unreachable()) if status is None else emulator.fail(
             Status(status), times=None
         )
-        fleet = await stack.enter_async_context(SessionFleet(client, rate=math.inf))
+        fleet = await stack.enter_async_context(SessionFleet(client, max_rate=math.inf))
         asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(40)]
         errors = [await failure(task) for task in asking]
         with pytest.raises(Unauthorized if status == 401 else TokenUnavailable) as caught:
@@ -411,7 +411,7 @@ async def test_the_first_call_while_the_service_is_down_raises_why(status):
 async def test_nobody_is_told_to_ask_again_at_once(clock, line):
     """Not even while the service is being asked after: whoever heeds it does not spin."""
     line.status = None
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         for number in range(40):
             fleet.session(f"user-{number}")
         await clock.advance(30)
@@ -427,14 +427,14 @@ async def test_nobody_is_told_to_ask_again_at_once(clock, line):
 @pytest.mark.parametrize("hours", [1, pytest.param(8, marks=[pytest.mark.slow, pytest.mark.heavy])])
 async def test_a_few_whom_the_service_fails_harm_nobody_else(clock, line, hours):
     """They are tried after all others, and do not make the service pass for down for long."""
-    async with SessionFleet(line.client, rate=50) as fleet:
+    async with SessionFleet(line.client, max_rate=50) as fleet:
         bad = [f"bad-{number}" for number in range(30)]
         line.refused.update(dict.fromkeys(bad, 500))
         for reference in (*(f"good-{number}" for number in range(100)), *bad):
             fleet.session(reference)
         for _ in range(hours * 60):
             await clock.advance(60)
-            late = fleet.snapshot().sessions[SessionState.LATE]
+            late = fleet.snapshot().sessions[SessionState.UNAVAILABLE]
             assert late <= len(bad)
         asking = asyncio.create_task(fleet.token("newcomer"))
         await clock.advance(10)
@@ -443,7 +443,7 @@ async def test_a_few_whom_the_service_fails_harm_nobody_else(clock, line, hours)
 
 async def test_a_service_that_asks_for_hours_of_quiet_is_not_left_alone_for_longer_than_tokens_live(clock, line):
     """Each session waits for half of what is left of its own token at most, as it does outside of a fleet."""
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         for number in range(100):
             fleet.session(f"user-{number}")
         await clock.advance(0.6 * LIFE + 200)
@@ -452,7 +452,7 @@ async def test_a_service_that_asks_for_hours_of_quiet_is_not_left_alone_for_long
         line.status, line.headers = 201, {}
         for _ in range(120):
             await clock.advance(60)
-            assert fleet.snapshot().sessions[SessionState.LATE] == 0
+            assert fleet.snapshot().sessions[SessionState.UNAVAILABLE] == 0
         newcomer = asyncio.create_task(fleet.token("newcomer"))
         await clock.advance(70)
         assert newcomer.done()
@@ -463,7 +463,7 @@ async def test_a_service_that_asks_for_hours_of_quiet_is_not_left_alone_for_long
 async def test_settings_that_were_mended_are_mended_for_a_small_fleet(clock, line):
     """One whom the service accepts is enough for those whom it did not."""
     line.status = 401
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         for number in range(5):
             fleet.session(f"user-{number}")
         await clock.advance(1)
@@ -478,7 +478,7 @@ async def test_settings_that_were_mended_are_mended_for_a_small_fleet(clock, lin
 async def test_settings_that_were_mended_are_noticed_though_all_were_tried(clock, line):
     """Each would pause for minutes."""
     line.status = 401
-    async with SessionFleet(line.client, rate=math.inf, concurrency=100) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf, max_concurrency=100) as fleet:
         for number in range(40):
             fleet.session(f"user-{number}")
         await clock.advance(60)
@@ -489,7 +489,7 @@ async def test_settings_that_were_mended_are_noticed_though_all_were_tried(clock
 
 async def test_one_that_is_dead_says_so_whatever_has_befallen_the_others(clock, line):
     """It does not hide behind the fault of all."""
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         session = fleet.session("alice")
         await session.token()
         line.refused["alice"] = 422
@@ -504,11 +504,11 @@ async def test_one_that_is_dead_says_so_whatever_has_befallen_the_others(clock, 
 
 async def test_one_bad_reference_does_not_spoil_a_batch(clock, line):
     """It is refused when it is awaited, and where it is no string."""
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         results = await asyncio.gather(*(fleet.token(name) for name in ("a", "", "b", 5)), return_exceptions=True)
         assert [type(result) for result in results] == [str, InvalidRequest, str, InvalidRequest]
         with pytest.raises(TypeError, match="string"):
-            await fleet.discard(5)
+            await fleet.close_session(5)
         with pytest.raises(TypeError, match=r"SessionFleet\.session .*'store'"):
             fleet.session("a", store=MemoryStore())
 
@@ -516,7 +516,7 @@ async def test_one_bad_reference_does_not_spoil_a_batch(clock, line):
 async def test_who_asks_while_the_service_is_away_for_a_moment_waits(clock, line):
     """Nobody is turned away for a second's outage."""
     line.status = None
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(100)]
         await clock.advance(0.2)
         line.status = 201
@@ -526,7 +526,7 @@ async def test_who_asks_while_the_service_is_away_for_a_moment_waits(clock, line
 
 async def test_a_live_token_is_given_while_the_service_is_down(clock, line):
     """Even one that is about to end, and without waiting for what will not come."""
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         first = [await fleet.token(f"user-{number}") for number in range(50)]
         line.status = None
         await clock.advance(LIFE - 5)
@@ -541,18 +541,18 @@ async def test_a_live_token_is_given_while_the_service_is_down(clock, line):
 async def test_no_second_sees_more_than_the_rate_and_no_moment_more_than_the_concurrency(clock, line, sessions):
     """From the first issue on, through a day."""
     line.takes = 0.5
-    async with SessionFleet(line.client, rate=20, concurrency=7) as fleet:
+    async with SessionFleet(line.client, max_rate=20, max_concurrency=7) as fleet:
         for number in range(sessions):
             fleet.session(f"user-{number}")
         await clock.advance(24 * 3600)
         assert most_in_a_second(line.times) <= 20
         assert line.busiest == 7
-        assert fleet.snapshot().sessions[SessionState.LATE] == 0
+        assert fleet.snapshot().sessions[SessionState.UNAVAILABLE] == 0
 
 
 async def test_whoever_waits_comes_before_those_who_do_not(clock, line):
     """A caller does not stand behind a thousand sessions that nobody asks for yet."""
-    async with SessionFleet(line.client, rate=10) as fleet:
+    async with SessionFleet(line.client, max_rate=10) as fleet:
         for number in range(1000):
             fleet.session(f"user-{number}")
         await clock.advance(1)
@@ -563,7 +563,7 @@ async def test_whoever_waits_comes_before_those_who_do_not(clock, line):
 
 async def test_a_refresh_that_is_forced_waits_for_its_turn(clock, line):
     """However many are."""
-    async with SessionFleet(line.client, rate=10, concurrency=2) as fleet:
+    async with SessionFleet(line.client, max_rate=10, max_concurrency=2) as fleet:
         sessions = [fleet.session(f"user-{number}") for number in range(30)]
         await clock.advance(10)
         forced = [asyncio.create_task(session.refresh()) for session in sessions]
@@ -584,7 +584,7 @@ async def test_a_refresh_that_is_forced_joins_the_one_under_way(clock, line):
         await clock.advance(1)
         joined.append(asyncio.create_task(session.refresh()))
         await clock.advance(5)
-        assert len({(await task).token for task in joined}) == 1
+        assert len({(await task).access_token for task in joined}) == 1
         assert len(line.sent) == 2
         line.status = None
         refused = asyncio.create_task(session.refresh())
@@ -594,18 +594,18 @@ async def test_a_refresh_that_is_forced_joins_the_one_under_way(clock, line):
 
 async def test_a_refresh_that_is_forced_ends_with_its_session(clock, line):
     """It does not wait for a turn that never comes."""
-    async with SessionFleet(line.client, rate=0.01) as fleet:
+    async with SessionFleet(line.client, max_rate=0.01) as fleet:
         session = fleet.session("alice")
         await session.token()
         forced = asyncio.create_task(session.refresh())
         await clock.advance(1)
-        await fleet.discard("alice")
+        await fleet.close_session("alice")
         assert isinstance(await failure(forced), SessionClosed)
 
 
 async def test_one_that_nobody_asks_for_lapses(clock, line):
     """It is not renewed, and gone when its token has ended; whoever asks then begins anew."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         session = fleet.session("alice")
         first = await session.token()
         await clock.advance(LIFE - 60)
@@ -621,7 +621,7 @@ async def test_one_that_nobody_asks_for_lapses(clock, line):
 
 async def test_one_that_is_asked_for_now_and_then_does_not_lapse(clock, line):
     """Whether by the fleet or the session, and a token that is fresh costs no more for it."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         await fleet.token("alice")
         for minutes in range(0, 24 * 60, 29):
             await (fleet if minutes % 2 else fleet.session("alice")).token(*["alice"] * (minutes % 2))
@@ -635,7 +635,7 @@ async def test_one_that_is_asked_for_now_and_then_does_not_lapse(clock, line):
 
 async def test_one_that_is_asked_for_while_it_lapses_is_renewed(clock, line):
     """Its token is still live, and the next one comes."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         first = await fleet.token("alice")
         await clock.advance(LIFE - 60)
         assert await fleet.token("alice") == first
@@ -645,7 +645,7 @@ async def test_one_that_is_asked_for_while_it_lapses_is_renewed(clock, line):
 
 async def test_one_that_is_taken_out_is_asked_for(clock, line):
     """Whoever gets the session itself cares for it."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         session = fleet.session("alice")
         for _ in range(100):
             await clock.advance(29 * 60)
@@ -654,7 +654,7 @@ async def test_one_that_is_taken_out_is_asked_for(clock, line):
 
 async def test_one_that_waits_for_its_first_token_does_not_lapse(clock, line):
     """However long it takes to warm a fleet up, and nobody asks."""
-    async with SessionFleet(line.client, idle_after=timedelta(seconds=10), rate=1) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(seconds=10), max_rate=1) as fleet:
         for number in range(60):
             fleet.session(f"user-{number}")
         await clock.advance(65)
@@ -666,7 +666,7 @@ async def test_one_that_waits_for_its_first_token_does_not_lapse(clock, line):
 async def test_one_that_failed_to_get_a_first_token_closes_too(clock, line, status, number):
     """A reference that SignalWire refuses isn't asked for all day, if callers don't ask for it."""
     line.status = status
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         asking = [asyncio.create_task(fleet.token(f"user-{one}")) for one in range(number)]
         await clock.advance(3600)
         for task in asking:
@@ -678,7 +678,7 @@ async def test_one_that_failed_to_get_a_first_token_closes_too(clock, line, stat
 
 
 async def test_one_that_was_refused_before_its_first_token_is_kept_for_as_long_as_callers_ask(clock, line):
-    """Without `idle_after`, it is closed five to ten minutes after the last call, as one that has expired is."""
+    """Without `idle_timeout`, it is closed five to ten minutes after the last call, as one that has expired is."""
     line.refused["alice"] = 403
     async with SessionFleet(line.client) as fleet:
         await fleet.token("bob")
@@ -703,7 +703,7 @@ async def test_one_whose_subscriber_has_left_closes(clock, line):
         events.append(event.kind)
         unsubscribe()
 
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         unsubscribe = fleet.session("alice").subscribe(receive_one)
         await clock.advance(2 * LIFE)
         assert events == ["started"]
@@ -713,7 +713,7 @@ async def test_one_whose_subscriber_has_left_closes(clock, line):
 @pytest.mark.parametrize("listen", ["subscribe", "rotations"])
 async def test_who_begins_to_listen_is_told_before_the_token_ends(clock, line, listen):
     """Though the session was about to lapse."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         session, seen = fleet.session("alice"), []
         await clock.advance(0.9 * LIFE)
         if listen == "subscribe":
@@ -730,7 +730,7 @@ async def test_who_begins_to_listen_is_told_before_the_token_ends(clock, line, l
 @pytest.mark.parametrize("listen", ["subscribe", "rotations"])
 async def test_one_that_somebody_listens_to_does_not_lapse(clock, line, listen):
     """Who is told of each new token asks for none."""
-    async with SessionFleet(line.client, idle_after=timedelta(minutes=30)) as fleet:
+    async with SessionFleet(line.client, idle_timeout=timedelta(minutes=30)) as fleet:
         session, seen = fleet.session("alice"), []
 
         async def follow():
@@ -742,7 +742,7 @@ async def test_one_that_somebody_listens_to_does_not_lapse(clock, line, listen):
         else:
             following = asyncio.create_task(follow())
             await clock.advance(10 * LIFE)
-            await fleet.discard("alice")
+            await fleet.close_session("alice")
             await following
         assert len(seen) > 10
 
@@ -750,9 +750,9 @@ async def test_one_that_somebody_listens_to_does_not_lapse(clock, line, listen):
 async def test_a_fleet_takes_up_what_its_store_has(clock, line):
     """After a restart the service is not asked, and the rate does not hold anybody up."""
     store = MemoryStore(clock=clock)
-    async with SessionFleet(line.client, store=store, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, store=store, max_rate=math.inf) as fleet:
         first = await asyncio.gather(*(fleet.token(f"user-{number}") for number in range(200)))
-    async with SessionFleet(line.client, store=store, rate=1) as fleet:
+    async with SessionFleet(line.client, store=store, max_rate=1) as fleet:
         asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(200)]
         await clock.advance(0)
         assert [await task for task in asking] == first
@@ -762,7 +762,7 @@ async def test_a_fleet_takes_up_what_its_store_has(clock, line):
 async def test_what_the_store_has_is_taken_up_while_the_service_is_down(clock, line):
     """It needs neither the service nor a turn."""
     store = MemoryStore(clock=clock)
-    async with SessionFleet(line.client, store=store, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, store=store, max_rate=math.inf) as fleet:
         first = await asyncio.gather(*(fleet.token(f"user-{number}") for number in range(100)))
     line.status = None
     async with SessionFleet(line.client, store=store) as fleet:
@@ -783,14 +783,14 @@ async def test_closing_while_the_store_is_looked_into_leaves_nothing(clock, line
             await clock.sleep(0.5)
             return await super().load(key)
 
-    async with SessionFleet(line.client, store=Slow(clock=clock), concurrency=2) as fleet:
+    async with SessionFleet(line.client, store=Slow(clock=clock), max_concurrency=2) as fleet:
         sessions = [fleet.session(f"user-{number}") for number in range(5)]
         await clock.advance(0)
         assert sessions[0].next_refresh_at is not None
         asking = asyncio.create_task(fleet.token("user-1"))
         await clock.advance(0.1)
-        await fleet.discard("user-0")
-        await fleet.discard("user-4")
+        await fleet.close_session("user-0")
+        await fleet.close_session("user-4")
         await clock.advance(0.6)
     assert isinstance(await failure(asking), SessionClosed)
     assert not line.sent
@@ -798,26 +798,26 @@ async def test_closing_while_the_store_is_looked_into_leaves_nothing(clock, line
 
 async def test_a_session_whose_fleet_closes_has_no_next_refresh(clock, line):
     """It waits for its turn, which doesn't come any more."""
-    async with SessionFleet(line.client, concurrency=1, rate=1) as fleet:
+    async with SessionFleet(line.client, max_concurrency=1, max_rate=1) as fleet:
         sessions = [fleet.session(f"user-{number}") for number in range(3)]
         await clock.advance(0)
         assert sessions[-1].next_refresh_at is not None
         closing = asyncio.create_task(fleet.aclose())
         if sessions[0].state is not SessionState.CLOSED:  # an eager task has closed the first already
             await asyncio.sleep(0)
-        assert sessions[-1].state is SessionState.LATE  # its own turn to be closed has yet to come
+        assert sessions[-1].state is SessionState.UNAVAILABLE  # its own turn to be closed has yet to come
         assert sessions[-1].next_refresh_at is None
         await closing
 
 
 async def test_sessions_that_are_discarded_while_they_look_keep_nobody_from_looking(clock, line):
     """Whenever that is."""
-    async with SessionFleet(line.client, store=MemoryStore(clock=clock), concurrency=2, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, store=MemoryStore(clock=clock), max_concurrency=2, max_rate=math.inf) as fleet:
         for turns in range(12):
             fleet.session("alice")
             for _ in range(turns):
                 await asyncio.sleep(0)
-            await fleet.discard("alice")
+            await fleet.close_session("alice")
         asking = asyncio.create_task(fleet.token("bob"))
         await clock.advance(0)
         assert await asking
@@ -850,7 +850,7 @@ async def test_an_idle_session_takes_no_pair_that_another_process_has_saved(cloc
     other, _ = make_client(clock)
     idle = timedelta(seconds=60)
     async with (
-        SessionFleet(line.client, store=store, idle_after=idle) as fleet,
+        SessionFleet(line.client, store=store, idle_timeout=idle) as fleet,
         SessionFleet(other, store=store) as another,
     ):
         await fleet.token("alice")
@@ -869,7 +869,7 @@ async def test_who_waits_for_a_turn_takes_a_pair_that_another_process_has_saved(
     store = MemoryStore(clock=clock)
     other, _ = make_client(clock)
     async with (
-        SessionFleet(line.client, store=store, concurrency=1) as fleet,
+        SessionFleet(line.client, store=store, max_concurrency=1) as fleet,
         SessionFleet(other, store=store) as another,
     ):
         line.takes = 100.0
@@ -895,7 +895,7 @@ async def test_news_at_every_read_keep_no_session_from_its_turn(clock, line):
             return reading
 
     store = Noisy(clock=clock)
-    async with SessionFleet(line.client, store=store, concurrency=1, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, store=store, max_concurrency=1, max_rate=math.inf) as fleet:
         line.takes = 1.0
         fleet.session("bob")
         await clock.advance(0.1)
@@ -911,7 +911,7 @@ async def test_news_at_every_read_keep_no_session_from_its_turn(clock, line):
 async def test_a_leap_of_the_wall_clock_is_noticed_by_those_whose_look_is_put_off(clock, line):
     """The store may be slow just then."""
     store = MemoryStore(clock=clock)
-    async with SessionFleet(line.client, store=store, concurrency=1) as fleet:
+    async with SessionFleet(line.client, store=store, max_concurrency=1) as fleet:
         sessions = [fleet.session(name) for name in ("alice", "bob")]
         for session in sessions:
             await session.token()
@@ -939,13 +939,13 @@ async def test_who_asks_for_a_renewal_takes_what_the_store_has(clock, line):
     other, asked = make_client(clock)
     async with SessionFleet(line.client, store=store) as fleet, SessionFleet(other, store=store) as another:
         token = await fleet.token("alice")
-        assert (await another.session("alice").refresh()).token.value == token
+        assert (await another.session("alice").refresh()).access_token.value == token
         assert asked.sent == []
 
 
 async def test_with_a_store_too_it_is_noticed_when_the_service_is_back(clock, line):
     """After an outage in which all tokens have ended."""
-    async with SessionFleet(line.client, store=MemoryStore(clock=clock), rate=math.inf) as fleet:
+    async with SessionFleet(line.client, store=MemoryStore(clock=clock), max_rate=math.inf) as fleet:
         for number in range(40):
             fleet.session(f"user-{number}")
         await clock.advance(0.6 * LIFE)
@@ -991,8 +991,8 @@ async def test_a_refresh_that_is_forced_ends_when_another_fleet_has_renewed(cloc
     """What came by way of the store is as new."""
     store = MemoryStore(clock=clock)
     async with (
-        SessionFleet(line.client, store=store, rate=math.inf) as one,
-        SessionFleet(line.client, store=store, rate=0.01) as other,
+        SessionFleet(line.client, store=store, max_rate=math.inf) as one,
+        SessionFleet(line.client, store=store, max_rate=0.01) as other,
     ):
         await one.token("alice")
         session = other.session("alice")
@@ -1003,7 +1003,7 @@ async def test_a_refresh_that_is_forced_ends_when_another_fleet_has_renewed(cloc
         assert not forced.done()
         pair = await one.session("alice").refresh()
         await clock.advance(1)
-        assert (await forced).token.value == pair.token.value
+        assert (await forced).access_token.value == pair.access_token.value
 
 
 async def test_two_fleets_share_a_store(clock, line):
@@ -1019,7 +1019,7 @@ async def test_two_fleets_share_a_store(clock, line):
 async def test_closing_waits_for_what_is_under_way(clock, line):
     """A pair that is on its way is not lost, and nobody is left waiting."""
     line.takes = 5.0
-    async with SessionFleet(line.client, store=MemoryStore(clock=clock), rate=math.inf, concurrency=4) as fleet:
+    async with SessionFleet(line.client, store=MemoryStore(clock=clock), max_rate=math.inf, max_concurrency=4) as fleet:
         asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(50)]
         await clock.advance(0)
         closing = [asyncio.create_task(fleet.aclose()) for _ in range(2)]
@@ -1040,10 +1040,10 @@ async def test_whoever_closes_waits_for_what_is_under_way(clock, line):
     """Beside another, after one that was cancelled, and after a session was discarded: its pair is not lost."""
     line.takes = 5.0
     store = MemoryStore(clock=clock)
-    fleet = await SessionFleet(line.client, store=store, rate=math.inf).start()
+    fleet = await SessionFleet(line.client, store=store, max_rate=math.inf).start()
     sessions = [fleet.session(name) for name in ("alice", "bob")]
     await clock.advance(0)
-    closing = [asyncio.create_task(fleet.discard("alice")) for _ in range(2)]
+    closing = [asyncio.create_task(fleet.close_session("alice")) for _ in range(2)]
     await settle()
     closing.append(asyncio.create_task(fleet.aclose()))
     await settle()
@@ -1060,7 +1060,7 @@ async def test_whoever_closes_waits_for_what_is_under_way(clock, line):
 async def test_a_fleet_that_closes_begins_nothing_and_tells_all_who_wait(clock, line):
     """At once, while what is under way takes its time."""
     line.takes = 5.0
-    fleet = await SessionFleet(line.client, rate=math.inf, concurrency=2).start()
+    fleet = await SessionFleet(line.client, max_rate=math.inf, max_concurrency=2).start()
     asking = [asyncio.create_task(fleet.token(f"user-{number}")) for number in range(20)]
     fleet.session("user-0").subscribe(lambda _: None)
     await clock.advance(0)
@@ -1076,7 +1076,7 @@ async def test_a_fleet_that_closes_begins_nothing_and_tells_all_who_wait(clock, 
 async def test_a_subscriber_may_close_the_fleet(clock, line):
     """It goes on when that is done, and what is under way has ended."""
     done = []
-    fleet = await SessionFleet(line.client, rate=math.inf).start()
+    fleet = await SessionFleet(line.client, max_rate=math.inf).start()
 
     async def close(event):
         if event.kind == "started":
@@ -1098,7 +1098,9 @@ async def test_subscribers_that_hang_are_ended_with_the_fleet(clock, line):
         started.append(event)
         await asyncio.Event().wait()
 
-    fleet = await SessionFleet(line.client, rate=math.inf, concurrency=1, policy=RefreshPolicy(drain=0.3)).start()
+    fleet = await SessionFleet(
+        line.client, max_rate=math.inf, max_concurrency=1, policy=RefreshPolicy(drain=0.3)
+    ).start()
     for number in range(5):
         fleet.session(f"user-{number}").subscribe(hang)
     await clock.advance(0)
@@ -1124,7 +1126,7 @@ async def test_closing_takes_no_longer_than_its_bound(clock, line, caplog):
 async def test_closing_that_is_cancelled_leaves_nothing_open(clock, line):
     """Whatever was still to be waited for, all sessions are closed, and nobody warns."""
     line.takes = 5.0
-    fleet = await SessionFleet(line.client, concurrency=4, rate=math.inf).start()
+    fleet = await SessionFleet(line.client, max_concurrency=4, max_rate=math.inf).start()
     sessions = [fleet.session(f"user-{number}") for number in range(50)]
     await clock.advance(0)
     closing = asyncio.create_task(fleet.aclose())
@@ -1179,7 +1181,7 @@ async def test_a_fleet_is_used_while_it_is_open(line):
     for use in (lambda: fleet.session("alice"), fleet.snapshot):
         with pytest.raises(SessionClosed, match="is not open"):
             use()
-    for call in (fleet.token("alice"), fleet.discard("alice")):
+    for call in (fleet.token("alice"), fleet.close_session("alice")):
         with pytest.raises(SessionClosed, match="is not open"):
             await call
     async with fleet:
@@ -1197,15 +1199,15 @@ async def test_a_fleet_is_used_while_it_is_open(line):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"concurrency": 0}, "concurrency"),
-        ({"concurrency": 1.5}, "concurrency"),
-        ({"concurrency": True}, "concurrency"),
-        ({"rate": 0}, "rate"),
-        ({"rate": math.nan}, "rate"),
-        ({"rate": "150"}, "rate"),
-        ({"rate": True}, "rate"),
-        ({"idle_after": 60}, "idle_after"),
-        ({"idle_after": timedelta(0)}, "idle_after"),
+        ({"max_concurrency": 0}, "max_concurrency"),
+        ({"max_concurrency": 1.5}, "max_concurrency"),
+        ({"max_concurrency": True}, "max_concurrency"),
+        ({"max_rate": 0}, "max_rate"),
+        ({"max_rate": math.nan}, "max_rate"),
+        ({"max_rate": "150"}, "max_rate"),
+        ({"max_rate": True}, "max_rate"),
+        ({"idle_timeout": 60}, "idle_timeout"),
+        ({"idle_timeout": timedelta(0)}, "idle_timeout"),
         ({"policy": RefreshPolicy(min_life=9000)}, "too short-lived"),
         ({"policy": RefreshPolicy}, "policy"),
         ({"store": "redis://localhost"}, "store"),
@@ -1224,7 +1226,7 @@ async def test_a_fleet_belongs_to_its_event_loop(line):
     async with SessionFleet(line.client) as fleet:
         session = fleet.session("alice")
         await session.token()
-        for elsewhere in (fleet.token("bob"), fleet.discard("alice"), fleet.aclose(), session.aclose()):
+        for elsewhere in (fleet.token("bob"), fleet.close_session("alice"), fleet.aclose(), session.aclose()):
             with pytest.raises(SessionError, match="event loop"):
                 await asyncio.to_thread(asyncio.run, elsewhere)
         assert fleet.session("alice") is session
@@ -1233,7 +1235,7 @@ async def test_a_fleet_belongs_to_its_event_loop(line):
 
 async def test_a_snapshot_says_how_the_fleet_stands(clock, line):
     """Counts by state, what is next, what is under way, and what went wrong."""
-    async with SessionFleet(line.client, rate=math.inf, concurrency=2) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf, max_concurrency=2) as fleet:
         assert fleet.snapshot().next_due is None
         await fleet.token("alice")
         line.takes = 5.0
@@ -1242,7 +1244,7 @@ async def test_a_snapshot_says_how_the_fleet_stands(clock, line):
         await clock.advance(0)
         snapshot = fleet.snapshot()
         assert snapshot.sessions[SessionState.FRESH] == 1
-        assert snapshot.sessions[SessionState.LATE] == 5
+        assert snapshot.sessions[SessionState.UNAVAILABLE] == 5
         assert (snapshot.waiting, snapshot.in_flight, snapshot.breaker) == (3, 2, BreakerState.CLOSED)
         assert snapshot.next_due.timestamp() == clock.wall()
         await clock.advance(20)
@@ -1271,7 +1273,7 @@ async def test_an_outage_is_one_line_in_the_log(clock, line, caplog):
 
 async def test_a_fleet_rides_out_an_outage_on_the_emulator(clock, emulator, client):
     """Twenty minutes of failures, and nobody is ever without a live token."""
-    async with SessionFleet(client, rate=50) as fleet:
+    async with SessionFleet(client, max_rate=50) as fleet:
         references = [f"user-{number}" for number in range(10)]
         await clock.advance(0)
         for reference in references:
@@ -1281,7 +1283,7 @@ async def test_a_fleet_rides_out_an_outage_on_the_emulator(clock, emulator, clie
         for _ in range(20):
             await clock.advance(60)
             assert all([emulator.accepts(await fleet.token(reference)) for reference in references])
-        emulator.heal()
+        emulator.clear_faults()
         await clock.advance(60)
         snapshot = fleet.snapshot()
         assert snapshot.sessions[SessionState.FRESH] + snapshot.sessions[SessionState.DUE] == 10
@@ -1293,7 +1295,7 @@ async def test_references_that_are_refused_turn_no_newcomer_away(clock, line, st
     """Twenty of them, and a newcomer each minute: each error reaches its own callers alone. (P5, P25)"""
     bad = [f"refused-{number}" for number in range(20)]
     line.refused.update(dict.fromkeys(bad, status))
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         for name in bad:
             with pytest.raises(ApiError) as caught:
                 await fleet.token(name)
@@ -1312,7 +1314,7 @@ async def test_references_that_are_refused_turn_no_newcomer_away(clock, line, st
 
 async def test_a_refused_reference_is_asked_for_every_few_minutes_once_its_token_has_expired(clock, line):
     """With pauses that double. (P25)"""
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         await fleet.token("alice")
         line.refused["alice"] = 404
         await clock.advance(2 * LIFE)
@@ -1323,7 +1325,7 @@ async def test_a_refused_reference_is_asked_for_every_few_minutes_once_its_token
 
 async def test_a_refused_reference_does_not_hold_the_breaker_open(clock, line):
     """SignalWire has answered: it is up. (P5)"""
-    async with SessionFleet(line.client, rate=math.inf) as fleet:
+    async with SessionFleet(line.client, max_rate=math.inf) as fleet:
         line.status = None
         early = [asyncio.ensure_future(fleet.token(f"early-{number}")) for number in range(12)]
         await clock.advance(20)
@@ -1337,13 +1339,13 @@ async def test_a_refused_reference_does_not_hold_the_breaker_open(clock, line):
 async def test_a_refresh_that_waits_for_a_look_ends_with_its_session(clock, line):
     """The look may not have had its turn yet."""
     store = Hanging(clock=clock)
-    async with SessionFleet(line.client, store=store, concurrency=1) as fleet:
+    async with SessionFleet(line.client, store=store, max_concurrency=1) as fleet:
         fleet.session("alice")
         await settle()
         bob = fleet.session("bob")  # whose look waits for alice's
         refresh = asyncio.create_task(bob.refresh())
         await settle()
-        await fleet.discard("bob")
+        await fleet.close_session("bob")
         await settle()
         assert refresh.done()
         assert isinstance(refresh.exception(), SessionClosed)

@@ -37,8 +37,8 @@ from support.scripted_keeper import (
 
 HOUR = 3600.0
 PAIR = make_pair()
-NO_ZONE = attrs.evolve(PAIR.token, issued_at=PAIR.token.issued_at.replace(tzinfo=None))
-NO_PAIR = Renewed(attrs.evolve(PAIR, token=NO_ZONE), 0.0)
+NO_ZONE = attrs.evolve(PAIR.access_token, issued_at=PAIR.access_token.issued_at.replace(tzinfo=None))
+NO_PAIR = Renewed(attrs.evolve(PAIR, access_token=NO_ZONE), 0.0)
 PLACE = ContextVar("PLACE", default="nowhere")
 
 
@@ -71,8 +71,8 @@ async def test_a_day_passes_without_a_gap(clock):
     async with Scripted(clock) as session:
         for _ in range(24 * 60):
             await clock.advance(60)
-            assert session.runway > timedelta(0)
-            assert await session.token() == session.pair.token.value
+            assert session.expires_in > timedelta(0)
+            assert await session.token() == session.pair.access_token.value
     assert 24 * HOUR / LIFE / 0.8 <= session.generation <= 24 * HOUR / LIFE / 0.6 + 1
 
 
@@ -121,7 +121,7 @@ async def test_an_urgent_token_waits_for_the_refresh(clock):
     async with Scripted(clock, None, landed) as session:
         first = await session.token()
         clock.suspend(LIFE - 20)
-        assert session.state is SessionState.URGENT
+        assert session.state is SessionState.EXPIRING
         call = asyncio.create_task(session.token())
         await settle()
         assert not call.done()
@@ -164,7 +164,7 @@ async def test_a_wait_that_a_suspend_outlasts_goes_on_for_the_next_token(clock):
         await clock.advance(12)
         assert not call.done()
         await clock.advance(3)
-        assert await call == session.pair.token.value
+        assert await call == session.pair.access_token.value
         assert session.state is SessionState.FRESH
 
 
@@ -192,7 +192,7 @@ async def test_a_late_token_waits_for_the_renewal(clock):
     async with Scripted(clock) as session:
         first = await session.token()
         clock.suspend(LIFE + 100)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         assert await session.token() != first
     assert session.steps == ["Reissue", "Present"]
 
@@ -201,7 +201,7 @@ async def test_a_pair_that_is_dead_as_a_whole_is_issued_anew(clock):
     """After a night."""
     async with Scripted(clock) as session:
         clock.suspend(9 * HOUR)
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
     assert session.steps == ["Reissue", "Reissue"]
 
 
@@ -217,7 +217,7 @@ async def test_a_late_token_is_waited_for_ten_seconds(clock):
         assert isinstance(error, TokenUnavailable)
         assert error.cause is NOT_SENT.error
         await clock.advance(60)
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
 
 
 async def test_a_caller_who_cannot_be_helped_in_time_is_told_at_once(clock):
@@ -231,7 +231,7 @@ async def test_a_caller_who_cannot_be_helped_in_time_is_told_at_once(clock):
             await session.token()
         assert len(session.attempts) == 2
         await clock.advance(61)
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
 
 
 async def test_wrong_settings_are_told_at_once_when_there_is_no_token(clock):
@@ -253,7 +253,7 @@ async def test_wrong_settings_that_were_mended_in_a_suspended_night_are_tried_at
         with pytest.raises(TokenUnavailable):
             await session.refresh()
         clock.suspend(9 * HOUR)
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
 
 
 async def test_whoever_asks_again_and_again_lets_others_have_their_turn(clock):
@@ -316,7 +316,7 @@ async def test_without_any_way_the_token_is_served_to_its_end(clock):
         assert await session.token() == first
         assert session.next_refresh_at is None
         await clock.advance(0.2 * LIFE)
-        assert session.state is SessionState.DEAD
+        assert session.state is SessionState.EXPIRED
         for call in (session.token(), session.refresh(), anext(session.rotations()), session.wait_closed(), closed):
             with pytest.raises(SessionExpired, match="no way left") as caught:
                 await call
@@ -335,7 +335,7 @@ async def test_a_dead_session_was_given_up_by_whoever_came_first(clock):
         with pytest.raises(SessionExpired):
             await session.token()
         await clock.advance(60)
-    assert told == ["degraded", "dead", "closed"]
+    assert told == ["degraded", "expired", "closed"]
 
 
 async def test_a_refused_reissue_is_the_end_of_that_way(clock):
@@ -344,7 +344,7 @@ async def test_a_refused_reissue_is_the_end_of_that_way(clock):
         await clock.advance(0.9 * LIFE)
         assert session.state is SessionState.DUE
         await clock.advance(0.2 * LIFE)
-        assert session.state is SessionState.DEAD
+        assert session.state is SessionState.EXPIRED
     assert len(session.attempts) == 3
 
 
@@ -367,7 +367,7 @@ async def test_many_waiters_share_one_renewal_and_one_who_is_cancelled_takes_nob
         landed.set()
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(one).__name__ for one in outcomes].count("CancelledError") == 1
-        assert {one for one in outcomes if isinstance(one, str)} == {session.pair.token.value}
+        assert {one for one in outcomes if isinstance(one, str)} == {session.pair.access_token.value}
     assert len(session.attempts) == 2
 
 
@@ -409,7 +409,7 @@ async def test_whoever_comes_while_a_try_is_under_way_gets_one_of_their_own(cloc
         await clock.advance(8)
         calls.append(asyncio.create_task(session.token()))
         await clock.advance(2)
-        assert [await outcome(call) for call in calls] == [session.pair.token.value] * 2
+        assert [await outcome(call) for call in calls] == [session.pair.access_token.value] * 2
         assert session.attempts[2] - session.attempts[1] == pytest.approx(9.5)
 
 
@@ -457,12 +457,12 @@ async def test_a_refresh_with_no_way_left_says_so(clock):
 async def test_a_refused_token_is_not_handed_out_again(clock):
     """It is renewed at once, and any other is none of the session's business."""
     async with Scripted(clock) as session:
-        first = session.pair.token
+        first = session.pair.access_token
         session.invalidate("another")
         assert session.state is SessionState.FRESH
         await clock.advance(1)
         session.invalidate(first)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         session.invalidate(first.value)
         assert await session.token() != first.value
         session.invalidate(first)
@@ -478,7 +478,7 @@ async def test_forced_renewals_are_a_minute_apart(clock):
         await session.token()
         for _ in range(3):
             await clock.advance(1)
-            session.invalidate(session.pair.token)
+            session.invalidate(session.pair.access_token)
             with pytest.raises(TokenUnavailable):
                 await session.token()
             await clock.advance(61)
@@ -492,7 +492,7 @@ async def test_refresh_is_not_held_up_by_a_forced_renewal(clock):
     """Whoever asks for it means it."""
     async with Scripted(clock) as session:
         for _ in range(3):
-            session.invalidate(session.pair.token)
+            session.invalidate(session.pair.access_token)
             await session.refresh()
             assert session.state is SessionState.FRESH
 
@@ -502,8 +502,8 @@ async def test_a_token_that_is_refused_with_no_way_left_is_the_end(clock):
     async with Scripted(clock, None, SPENT, reissues=False) as session:
         with pytest.raises(TokenUnavailable):
             await session.refresh()
-        session.invalidate(session.pair.token)
-        assert session.state is SessionState.DEAD
+        session.invalidate(session.pair.access_token)
+        assert session.state is SessionState.EXPIRED
 
 
 async def test_a_jump_of_the_wall_clock_neither_kills_nor_keeps_a_token(clock):
@@ -814,7 +814,7 @@ async def test_a_session_that_is_not_open_says_so(clock):
     """Not yet, or no longer, or twice. (P4)"""
     session = Scripted(clock)
     assert session.state is SessionState.CLOSED
-    assert (session.next_refresh_at, session.last_error, session.runway) == (None, None, timedelta(0))
+    assert (session.next_refresh_at, session.last_error, session.expires_in) == (None, None, timedelta(0))
     for call in (session.token(), session.refresh(), anext(session.rotations()), session.wait_closed()):
         with pytest.raises(SessionClosed, match="is not open"):
             await call
@@ -846,7 +846,7 @@ async def test_a_session_belongs_to_one_event_loop():
 
         await asyncio.to_thread(asyncio.run, elsewhere())
         with pytest.raises(SessionError, match="event loop"):
-            await asyncio.to_thread(session.invalidate, session.pair.token)
+            await asyncio.to_thread(session.invalidate, session.pair.access_token)
 
 
 async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock):
@@ -936,11 +936,11 @@ async def test_a_session_tells_where_it_stands(clock):
     """By properties, and in its repr, which holds no token."""
     async with Scripted(clock, None, NOT_SENT) as session:
         await clock.advance(100)
-        assert session.runway == timedelta(seconds=LIFE - 100)
+        assert session.expires_in == timedelta(seconds=LIFE - 100)
         due = session.next_refresh_at
         assert 0.6 * LIFE <= (due - datetime.fromtimestamp(clock.wall(), UTC)).total_seconds() + 100 <= 0.8 * LIFE
         assert repr(session) == "<Scripted #scripted fresh, generation 1>"
-        assert session.pair.token.value not in repr(session)
+        assert session.pair.access_token.value not in repr(session)
 
 
 async def test_a_renewal_under_way_is_the_next(clock):
@@ -958,7 +958,7 @@ async def test_a_pair_from_elsewhere_is_taken_up(clock):
     """With nothing asked of anybody before it is due."""
     held = make_pair()
     async with Scripted(clock, held=held, reissues=False) as session:
-        assert await session.token() == held.token.value
+        assert await session.token() == held.access_token.value
         assert session.attempts == []
         await clock.advance(LIFE)
         assert session.steps == ["Present"]
@@ -985,4 +985,4 @@ async def test_where_no_way_is_left_nobody_is_told_to_come_again(clock):
         with pytest.raises(TokenUnavailable) as caught:
             await keeper.refresh()
         assert caught.value.retry_after is None
-        assert await keeper.token() == keeper.pair.token.value
+        assert await keeper.token() == keeper.pair.access_token.value

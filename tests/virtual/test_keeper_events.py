@@ -47,7 +47,7 @@ async def test_everything_that_happens_is_told(clock, is_async):
     assert told[2].error is NOT_SENT.error
     assert told[3].error is None
     assert told[-1].pair is session.pair
-    assert told[1].pair.token.value not in repr(told)
+    assert told[1].pair.access_token.value not in repr(told)
 
 
 async def test_the_end_is_told(clock):
@@ -56,8 +56,8 @@ async def test_the_end_is_told(clock):
     async with Scripted(clock, None, SPENT, reissues=False) as session:
         session.subscribe(told.append)
         await clock.advance(2 * LIFE)
-        assert session.state is SessionState.DEAD
-    assert [event.kind for event in told] == ["degraded", "dead", "closed"]
+        assert session.state is SessionState.EXPIRED
+    assert [event.kind for event in told] == ["degraded", "expired", "closed"]
     assert told[1].error is SPENT.error
 
 
@@ -165,7 +165,7 @@ async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
         session.subscribe(broken_later if is_async else broken)
         await session.refresh()
         await session.refresh()
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
     assert told == ["rotated", "rotated", "closed"]
     assert [record.levelno for record in caplog.records if "subscriber failed" in record.message] == [logging.ERROR] * 3
 

@@ -161,7 +161,7 @@ class Distant(Moody):
 async def late(clock, session):
     """Go to where the token has just come to its end."""
     await clock.advance(0)
-    clock.suspend(session.runway.total_seconds() + 1)
+    clock.suspend(session.expires_in.total_seconds() + 1)
 
 
 async def test_the_first_issues_and_the_next_adopts(share, store):
@@ -172,7 +172,7 @@ async def test_the_first_issues_and_the_next_adopts(share, store):
         assert (await held(store)).presenting is None
     async with share() as second:
         assert second.steps == []
-        assert await second.token() == first.pair.token.value
+        assert await second.token() == first.pair.access_token.value
         assert second.generation == 1
 
 
@@ -201,9 +201,9 @@ async def test_what_is_found_is_told_by_this_machine_s_clock(share, store, clock
     pair = await put(store, clock, age=1800)
     clock.set_wall(10**9)
     async with share() as session:
-        assert session.pair.token.value == pair.token.value
-        assert session.runway.total_seconds() == LIFE - 1800
-        assert session.pair.token.issued_at.timestamp() == 10**9 - 1800
+        assert session.pair.access_token.value == pair.access_token.value
+        assert session.expires_in.total_seconds() == LIFE - 1800
+        assert session.pair.access_token.issued_at.timestamp() == 10**9 - 1800
         assert (session.pair.refresh_token.expires_at.timestamp()) == 10**9 - 1800 + LIFE + WINDOW
 
 
@@ -231,7 +231,7 @@ async def test_a_pair_that_is_due_is_served_and_renewed_behind(share, store, clo
     pair = await put(store, clock, age=0.9 * LIFE)
     answered = asyncio.Event()
     async with share(answered) as session:
-        assert await session.token() == pair.token.value
+        assert await session.token() == pair.access_token.value
         assert session.state is SessionState.DUE
         answered.set()
         await clock.advance(1)
@@ -261,7 +261,7 @@ async def test_a_pair_of_unknown_age_is_renewed_before_it_is_served(share, store
     pair = await put(store, clock, age=0 if timeline else -100, timeline=timeline)
     async with share() as session:
         assert session.presented == [pair.refresh_token.value]
-        assert session.pair.token.value != pair.token.value
+        assert session.pair.access_token.value != pair.access_token.value
 
 
 @pytest.mark.parametrize(("leap", "is_unknown"), [(-36000, False), (60, False), (61, True), (36000, True)])
@@ -289,7 +289,7 @@ async def test_a_renewal_makes_the_age_of_a_pair_known_again(share, store, clock
         renewed = session.pair
     async with share() as session:
         assert session.steps == []
-        assert session.pair.token.value == renewed.token.value
+        assert session.pair.access_token.value == renewed.access_token.value
 
 
 async def test_a_pair_that_a_distant_store_kept_through_a_pause_is_as_old_as_it_is(share, clock):
@@ -300,8 +300,8 @@ async def test_a_pair_that_a_distant_store_kept_through_a_pause_is_as_old_as_it_
     store.paused = 1800
     async with Scripted(clock, store=store, store_key=KEY) as session:
         assert session.steps == []
-        assert session.pair.token.value == pair.token.value
-        assert session.runway.total_seconds() == LIFE - 1800
+        assert session.pair.access_token.value == pair.access_token.value
+        assert session.expires_in.total_seconds() == LIFE - 1800
 
 
 async def test_a_pair_that_has_ended_is_not_presented_after_a_pause(share, store, clock):
@@ -326,7 +326,7 @@ async def test_a_pause_while_the_store_answers_leaves_the_age_of_its_pair_unknow
         store.after["load"] = take_long
         engine_of(session).heard()
         await settle()
-        assert session.pair.token.value != other.token.value
+        assert session.pair.access_token.value != other.access_token.value
 
 
 @pytest.mark.parametrize("kind", [Moody, Distant])
@@ -339,7 +339,7 @@ async def test_a_pair_that_is_saved_after_a_pause_is_of_unknown_age(clock, kind)
         pause(clock, 36000)
         store.paused = 36000
         store.heal()
-    assert (await held(store)).pair.token.value == pair.token.value
+    assert (await held(store)).pair.access_token.value == pair.access_token.value
     async with Scripted(clock, store=store, store_key=KEY) as session:
         assert session.presented == [pair.refresh_token.value]
 
@@ -384,7 +384,7 @@ async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one_after_a_p
         pause(clock, 36000)
         store.heal()
         await saved(clock, session)
-        assert (await held(store)).pair.token.value == later.token.value
+        assert (await held(store)).pair.access_token.value == later.access_token.value
 
 
 async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one(share, store, clock):
@@ -398,8 +398,8 @@ async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one(share, st
         store.heal()
         told = events_of(session)
         await saved(clock, session)
-        assert session.pair.token.value == later.token.value
-        assert (await held(store)).pair.token.value == later.token.value
+        assert session.pair.access_token.value == later.access_token.value
+        assert (await held(store)).pair.access_token.value == later.access_token.value
         assert kinds(told) == ["rotated"]
 
 
@@ -417,7 +417,7 @@ async def test_a_later_pair_that_is_found_during_a_renewal_is_left_to_that(share
         answered.set()
         await renewal
         assert session.steps == ["Reissue", "Reissue"]
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
 async def test_of_two_who_are_due_one_renews(share, store, clock):
@@ -431,7 +431,7 @@ async def test_of_two_who_are_due_one_renews(share, store, clock):
         answered.set()
         await clock.advance(1)
         await asyncio.gather(*renewals)
-        assert one.pair.token.value == another.pair.token.value
+        assert one.pair.access_token.value == another.pair.access_token.value
         assert one.steps + another.steps == ["Reissue", "Present"]
 
 
@@ -555,7 +555,7 @@ async def test_what_was_refused_may_have_a_successor(share, store, clock):
         clock.suspend(1)
         successor = await put(store, clock, successor)
         settle_event.set()
-        assert (await renewal).token.value == successor.token.value
+        assert (await renewal).access_token.value == successor.access_token.value
 
 
 @pytest.mark.parametrize("refused", [SPENT, AMBIGUOUS])
@@ -605,7 +605,7 @@ async def test_what_somebody_changed_in_between_is_looked_at_again(share, store,
         await clock.advance(1)
         await renewal
         assert session.steps == ["Reissue", "Reissue"]
-        assert session.pair.token.value != first.token.value
+        assert session.pair.access_token.value != first.access_token.value
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -618,9 +618,9 @@ async def test_a_pair_that_was_overtaken_gives_way(share, store, clock, better):
         other = await put(store, clock, age=0 if better else LIFE)
         answered.set()
         pair = await renewal
-        assert (pair.token.value == other.token.value) is better
+        assert (pair.access_token.value == other.access_token.value) is better
         await clock.advance(10)
-        assert (await held(store)).pair.token.value == pair.token.value
+        assert (await held(store)).pair.access_token.value == pair.access_token.value
 
 
 STEPS = ["load", "lease", "mark"]
@@ -638,7 +638,7 @@ async def test_while_the_token_is_live_a_store_that_fails_is_waited_for(share, s
         assert isinstance(caught.value.cause, StoreError)
         assert "secret" not in str(caught.value.cause)
         assert session.steps == ["Reissue"]
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
         store.heal()
         await clock.advance(60)
         assert session.generation == 2
@@ -666,7 +666,7 @@ async def test_where_it_cannot_wait_a_session_issues_a_pair_of_its_own(share, st
         await clock.advance(30)
         store.heal()
         await saved(clock, session)
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
         assert session.steps == ["Reissue"]
 
 
@@ -734,7 +734,7 @@ async def test_a_store_that_lost_everything_gets_a_new_pair(share, store, clock)
         await store.delete(KEY)
         await session.refresh()
         assert session.steps == ["Reissue", "Reissue"]
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
 @pytest.mark.parametrize("mood", [DOWN, "hang"])
@@ -751,7 +751,7 @@ async def test_a_pair_that_cannot_be_saved_is_served_and_saved_later(share, stor
         await clock.advance(10)
         store.heal()
         await saved(clock, session)
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
         assert kinds(told) == ["persist_failed", "rotated"]
 
 
@@ -766,7 +766,7 @@ async def test_a_later_pair_is_saved_in_its_place(share, store, clock):
         assert session.shared.saving is first
         store.heal()
         await clock.advance(120)
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
         assert first.done()
 
 
@@ -778,7 +778,7 @@ async def test_closing_saves_what_was_not_saved(share, store, clock, mood, caplo
         clock.suspend(1)
         await session.refresh()
         store.moods["save"] = mood
-    assert ((await held(store)).pair.token.value == session.pair.token.value) is (mood is None)
+    assert ((await held(store)).pair.access_token.value == session.pair.access_token.value) is (mood is None)
     assert ("was closed with its pair not saved" in caplog.text) is (mood is not None)
 
 
@@ -845,7 +845,7 @@ async def test_who_hears_of_a_new_pair_adopts_it(share, store, clock):
         clock.suspend(1)
         await one.refresh()
         await settle()
-        assert another.pair.token.value == one.pair.token.value
+        assert another.pair.access_token.value == one.pair.access_token.value
         assert another.steps == []
         assert kinds(told) == ["rotated"]
 
@@ -918,7 +918,7 @@ async def test_a_renewal_begins_after_a_look(share, store, clock):
         other = await put(store, clock)
         assert session.generation == 1
         found.set()
-        assert (await renewal).token.value == other.token.value
+        assert (await renewal).access_token.value == other.access_token.value
         assert session.steps == ["Reissue"]
 
 
@@ -935,7 +935,7 @@ async def test_news_that_come_during_a_look_lead_to_another(share, store, clock)
         store.heal()
         read.set()
         await clock.advance(POLL)
-        assert session.pair.token.value == latest.token.value
+        assert session.pair.access_token.value == latest.access_token.value
         assert session.steps == ["Reissue"]
 
 
@@ -967,7 +967,7 @@ async def test_news_during_the_last_look_lead_to_another_one(share, store, clock
         other = await put(store, clock)
         store.heal()
         read.set()
-        assert await asking == other.token.value
+        assert await asking == other.access_token.value
         clock.suspend(LIFE + WINDOW + 1)
 
         async def notify():
@@ -976,7 +976,7 @@ async def test_news_during_the_last_look_lead_to_another_one(share, store, clock
         store.after["load"] = notify
         with pytest.raises(SessionExpired):
             await session.token()
-        assert session.state is SessionState.DEAD
+        assert session.state is SessionState.EXPIRED
 
 
 async def test_a_pair_that_comes_while_the_one_before_is_saved_is_saved_too(share, store, clock):
@@ -994,13 +994,13 @@ async def test_a_pair_that_comes_while_the_one_before_is_saved_is_saved_too(shar
         store.after["save"] = renew
         await saved(clock, session)
         assert session.generation == 2
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
 async def test_callers_are_told_to_ask_again_soon_during_a_look(share, store, clock):
     """It may find a pair any moment."""
     async with share(None, throttled(55), policy=RefreshPolicy(patience=0.2)) as session:
-        session.invalidate(session.pair.token)
+        session.invalidate(session.pair.access_token)
         await clock.advance(1)
         read = asyncio.Event()
         store.after["load"] = read.wait
@@ -1018,11 +1018,11 @@ async def test_callers_are_told_to_ask_again_soon_during_a_look(share, store, cl
 async def test_news_during_a_renewal_that_fails_are_looked_at(share, store, clock):
     """It may have read the store before."""
     async with share(None, 2, throttled(55)) as session:
-        session.invalidate(session.pair.token)
+        session.invalidate(session.pair.access_token)
         await clock.advance(1)
         other = await put(store, clock)
         await clock.advance(2)
-        assert await session.token() == other.token.value
+        assert await session.token() == other.access_token.value
 
 
 async def test_news_during_a_renewal_that_succeeds_are_its_own(share, store, clock):
@@ -1041,14 +1041,14 @@ async def test_news_during_a_renewal_that_succeeds_are_its_own(share, store, clo
 async def test_news_that_could_not_be_looked_at_are_looked_at_again(share, store, clock):
     """The store may have failed for a moment."""
     async with share(None, throttled(55)) as session:
-        session.invalidate(session.pair.token)
+        session.invalidate(session.pair.access_token)
         await clock.advance(1)
         store.moods["load"] = DOWN
         other = await put(store, clock)
         await settle()
         store.heal()
         await clock.advance(10 * POLL)
-        assert await session.token() == other.token.value
+        assert await session.token() == other.access_token.value
 
 
 async def test_looks_leave_the_next_renewal_where_it_is(share, store, clock):
@@ -1096,7 +1096,7 @@ async def test_a_look_on_news_is_not_the_last_one_before_a_session_expires(share
         store.watchers.callbacks.clear()
         other = await put(store, clock)
         await clock.advance(60)
-        assert session.pair.token.value == other.token.value
+        assert session.pair.access_token.value == other.access_token.value
 
 
 async def test_who_asks_for_a_renewal_is_content_with_the_pair_that_a_look_has_found(share, store, clock):
@@ -1111,7 +1111,7 @@ async def test_who_asks_for_a_renewal_is_content_with_the_pair_that_a_look_has_f
         await settle()
         store.heal()
         read.set()
-        assert (await renewal).token.value == other.token.value
+        assert (await renewal).access_token.value == other.access_token.value
         assert session.steps == ["Reissue"]
 
 
@@ -1241,9 +1241,9 @@ async def test_a_pair_that_was_brought_along_is_saved_where_there_is_none(share,
     mine = make_pair()
     successor = None if age is None else await put(store, clock, age=age)
     async with share(held=mine, held_for=30, reissues=False) as session:
-        assert session.pair.token.value == (successor or mine).token.value
-        assert (await held(store)).pair.token.value == session.pair.token.value
-        assert session.runway.total_seconds() == LIFE - (30 if age is None else age)
+        assert session.pair.access_token.value == (successor or mine).access_token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
+        assert session.expires_in.total_seconds() == LIFE - (30 if age is None else age)
         assert session.steps == []
         await session.refresh()
         assert session.presented == [(successor or mine).refresh_token.value]
@@ -1319,7 +1319,7 @@ async def test_of_two_who_save_at_once_one_looks_again(share, store, clock):
         assert kinds(told) == ["persist_failed", "started"]
         store.moods["save"] = another_saves
         await saved(clock, session)
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
 async def test_a_mark_of_another_is_not_wiped_out(share, store, clock):
@@ -1345,7 +1345,7 @@ async def test_what_a_store_of_the_past_holds_is_not_presented(share, store, clo
         clock.suspend(60)
         await session.refresh()
         assert session.steps == ["Reissue", "Present", "Reissue"]
-        assert (await held(store)).pair.token.value == session.pair.token.value
+        assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
 async def test_who_cannot_issue_presents_its_own_over_a_store_of_the_past(share, store, clock):
@@ -1380,7 +1380,7 @@ async def test_before_the_end_a_session_looks_whether_others_went_on(share, stor
         clock.suspend(LIFE + WINDOW + 1)
         other = await put(store, clock, age=age)
         await clock.advance(60)
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
         assert session.state is SessionState.FRESH
         assert session.presented == ([other.refresh_token.value] if age else [])
 
@@ -1393,7 +1393,7 @@ async def test_where_nobody_did_it_is_over(share, store, clock, mood):
     clock.suspend(LIFE + WINDOW + 1)
     with pytest.raises(SessionExpired):
         await session.token()
-    assert session.state is SessionState.DEAD
+    assert session.state is SessionState.EXPIRED
     await session.aclose()
 
 
@@ -1452,7 +1452,7 @@ async def test_who_fails_to_hear_harms_nobody(share, store, clock):
         clock.suspend(1)
         await one.refresh()
         await settle()
-        assert another.pair.token.value == one.pair.token.value
+        assert another.pair.access_token.value == one.pair.access_token.value
     unwatch()
 
 
@@ -1464,14 +1464,14 @@ async def test_who_renews_by_issuing_shares_too(share, store, clock):
         await settle()
         assert one.steps == ["Reissue", "Reissue"]
         assert another.steps == []
-        assert another.pair.token.value == one.pair.token.value
+        assert another.pair.access_token.value == one.pair.access_token.value
 
 
 async def test_a_refused_token_is_renewed_by_one(share, store, clock, caplog):
     """The others learn of the new one; and a token that was refused is not adopted back."""
     caplog.set_level(logging.ERROR)
     async with share() as one, share() as another:
-        refused = one.pair.token
+        refused = one.pair.access_token
         one.invalidate(refused)
         another.invalidate(refused)
         await clock.advance(1)

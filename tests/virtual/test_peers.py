@@ -18,7 +18,7 @@ async def session(clock, client):
 
 
 def posts(emulator):
-    return len(emulator.journal) - 1  # the first was the issue
+    return len(emulator.requests) - 1  # the first was the issue
 
 
 async def test_fifty_waiters_and_one_cancelled_are_one_post_and_one_cancelled_error(emulator, clock, session):
@@ -52,7 +52,7 @@ async def test_a_service_that_is_down_with_three_minutes_left_fails_no_caller(em
         call.add_done_callback(lambda call: given.append(emulator.accepts(call.result())))
         await clock.advance(1)
     assert given.count(True) == len(given) >= 170
-    times = [entry.at.timestamp() for entry in emulator.journal[1:]]
+    times = [entry.at.timestamp() for entry in emulator.requests[1:]]
     assert 3 <= len(times) <= 60  # one a second for the last thirty, when callers wait; before, a few, drawn at random
     assert min(later - sooner for sooner, later in pairwise(times)) >= 0.5 - 1e-3
 
@@ -115,6 +115,6 @@ async def test_an_outage_of_hours_ends_with_the_service_back(emulator, clock, se
     call = asyncio.create_task(session.token())
     await clock.advance(10)
     assert isinstance(call.exception(), TokenUnavailable)
-    emulator.heal()
+    emulator.clear_faults()
     await clock.advance(1)
     assert emulator.accepts(await session.token())

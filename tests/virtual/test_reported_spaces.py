@@ -24,9 +24,9 @@ async def test_a_session_keeps_a_valid_token_on_a_reported_space(clock, path):
             await renew_twice()
             emulator.fail(Reset(applied=True), operation="refresh_subscriber_token")
             await renew_twice()
-            emulator.withdraw(session.pair.refresh_token)
+            emulator.revoke(session.pair.refresh_token)
             await renew_twice()
-    assert [entry.fault for entry in emulator.journal if entry.fault] == ["Reset"]
+    assert [entry.fault for entry in emulator.requests if entry.fault] == ["Reset"]
 
 
 def test_there_is_a_report():

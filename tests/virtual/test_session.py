@@ -62,7 +62,7 @@ async def session(client):
 
 
 def operations(emulator):
-    return [entry.operation for entry in emulator.journal]
+    return [entry.operation for entry in emulator.requests]
 
 
 @pytest.mark.parametrize("emulator", [*ROTATIONS], indirect=True)
@@ -97,7 +97,7 @@ async def test_a_pair_that_comes_swapped_is_not_served(emulator, clock, client, 
     await eventually(starting.done, clock)
     await starting
     await clock.advance(LIFE)
-    assert session.pair.token.kind == "SAT"
+    assert session.pair.access_token.kind == "SAT"
     assert emulator.accepts(await session.token())
     await session.aclose()
 
@@ -116,7 +116,7 @@ async def test_a_refused_connection_leaves_the_refresh_token_good(emulator, cloc
     async with emulator.unreachable():
         await clock.advance(0.85 * LIFE)
         assert isinstance(session.last_error, ConnectionFailed)
-        assert await session.token() == session.pair.token.value
+        assert await session.token() == session.pair.access_token.value
     await clock.advance(120)
     assert operations(emulator) == [ISSUE, REFRESH]
     assert session.last_error is None
@@ -132,13 +132,13 @@ async def test_without_a_reissue_a_lost_answer_is_asked_for_again(emulator, cloc
         assert operations(emulator)[:3] == [ISSUE, REFRESH, REFRESH]
         assert emulator.accepts(await session.token())
         await clock.advance(0.2 * LIFE)
-        assert (session.state is SessionState.DEAD) == (mode in ("single-use", "family"))
+        assert (session.state is SessionState.EXPIRED) == (mode in ("single-use", "family"))
 
 
 async def test_a_suspended_night_is_followed_by_a_live_token(emulator, clock, session):
     """For the first who asks. (P27)"""
     clock.suspend(9 * HOUR)
-    assert session.state is SessionState.LATE
+    assert session.state is SessionState.UNAVAILABLE
     assert emulator.accepts(await session.token())
     assert operations(emulator) == [ISSUE, ISSUE]
 
@@ -178,7 +178,7 @@ async def test_a_password_and_a_profile_are_sent_with_the_first_issue_only(emula
                 assert name in body
         assert not any(b"hush" in body or b"first_name" in body for body in sent[1:])
         assert set(operations(emulator)) == {ISSUE}
-        assert session.runway <= timedelta(minutes=10)
+        assert session.expires_in <= timedelta(minutes=10)
 
 
 async def test_the_first_issue_is_sent_whole_until_it_succeeds(emulator, clock, client):
@@ -188,7 +188,7 @@ async def test_the_first_issue_is_sent_whole_until_it_succeeds(emulator, clock, 
     starting = asyncio.create_task(session.start())
     await clock.advance(5)
     await starting
-    info = await client.subscriber_info(session.pair.token)
+    info = await client.subscriber_info(session.pair.access_token)
     assert info.first_name == "Alice"
     await session.aclose()
 
@@ -207,7 +207,7 @@ async def test_a_life_too_short_is_refused(emulator, client, settings):
     """Before anything is asked, and with the number to lower."""
     with pytest.raises(ConfigurationError, match=r"too short-lived.*min_life"):
         SubscriberSession(client, "alice", **settings)
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_a_minute_s_token_is_too_short_for_a_policy_that_wants_more(client):
@@ -236,7 +236,7 @@ async def test_wrong_arguments_are_refused_when_the_session_is_made(emulator, cl
     with pytest.raises(error, match=match) as caught:
         SubscriberSession(client, **{"reference": "alice", "password": "hush", **arguments})
     assert "hush" not in "".join(traceback.format_exception(caught.value, chain=True)[-1:])
-    assert emulator.journal == []
+    assert emulator.requests == []
 
 
 async def test_a_pair_from_elsewhere_is_kept_alive(emulator, clock, client):
@@ -244,7 +244,7 @@ async def test_a_pair_from_elsewhere_is_kept_alive(emulator, clock, client):
     pair = await client.create_subscriber_token("alice")
     await clock.advance(HOUR)
     async with SubscriberSession.from_pair(client, pair) as session:
-        assert session.runway == timedelta(hours=1)
+        assert session.expires_in == timedelta(hours=1)
         for _ in range(24):
             await clock.advance(HOUR)
             assert emulator.accepts(await session.token())
@@ -288,11 +288,11 @@ async def test_a_dead_pair_is_told_at_the_start(emulator, clock, client):
 async def test_swapped_halves_are_refused(client):
     """Both are named."""
     pair = await client.create_subscriber_token("alice")
-    swapped = TokenPair(token=pair.refresh_token, refresh_token=pair.token)
+    swapped = TokenPair(access_token=pair.refresh_token, refresh_token=pair.access_token)
     with pytest.raises(InvalidRequest) as caught:
         SubscriberSession.from_pair(client, swapped)
-    assert [problem.attribute for problem in caught.value.problems] == ["token", "refresh_token"]
-    assert "must be a SAT token, and is a Refresh one" in str(caught.value)
+    assert [problem.attribute for problem in caught.value.problems] == ["access_token", "refresh_token"]
+    assert "must be a SAT token, not Refresh" in str(caught.value)
 
 
 async def test_a_pair_from_a_clock_that_runs_ahead_is_taken_for_new(emulator, clock, client):
@@ -300,7 +300,7 @@ async def test_a_pair_from_a_clock_that_runs_ahead_is_taken_for_new(emulator, cl
     pair = await client.create_subscriber_token("alice")
     clock.set_wall(clock.wall() - HOUR)
     async with SubscriberSession.from_pair(client, pair) as session:
-        assert session.runway == timedelta(seconds=LIFE)
+        assert session.expires_in == timedelta(seconds=LIFE)
 
 
 async def test_a_start_with_wrong_credentials_raises_what_the_service_said(emulator, client):
@@ -308,7 +308,7 @@ async def test_a_start_with_wrong_credentials_raises_what_the_service_said(emula
     emulator.rotate_api_token()
     with pytest.raises(Unauthorized):
         await SubscriberSession(client, "alice").start()
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
 
 
 async def test_a_client_without_credentials_is_told_at_the_start(emulator):
@@ -370,7 +370,7 @@ async def test_an_invitation_is_made_in_the_subscriber_s_name(emulator, session)
     info = await session.client.subscriber_info(await session.token())
     invite = await session.create_invite_token(info.fabric_addresses[0].id, expires_at=timedelta(minutes=5))
     assert emulator.accepts(invite)
-    assert emulator.journal[-1].auth == "Bearer"
+    assert emulator.requests[-1].auth == "Bearer"
 
 
 async def test_an_invitation_that_is_refused_for_its_token_is_made_with_a_new_one(emulator, clock, session):
@@ -415,7 +415,7 @@ async def test_an_emulator_that_is_advanced_looks_like_a_suspended_machine():
     """The session of its client notices with the next call."""
     async with Emulator() as emulator, emulator.client() as client, SubscriberSession(client, "alice") as session:
         emulator.advance(9 * HOUR)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         assert emulator.accepts(await session.token())
 
 
@@ -435,10 +435,10 @@ async def test_short_lives_rotate():
         SubscriberSession(client, "alice", policy=RefreshPolicy(min_life=0.1)) as session,
     ):
         async for pair in session.rotations():
-            assert emulator.accepts(pair.token)
+            assert emulator.accepts(pair.access_token)
             if session.generation == 4:
                 break
-    assert {entry.status for entry in emulator.journal} == {200, 201}
+    assert {entry.status for entry in emulator.requests} == {200, 201}
 
 
 async def test_a_session_of_another_loop_says_so(emulator, session):
@@ -617,7 +617,7 @@ async def test_a_stored_pair_lives_no_longer_than_the_settings_say(clock, lifeti
             SubscriberSession(client, "alice", store=store, lifetime=lifetime) as session,
         ):
             assert await session.token() == first
-            life = session.pair.token.expires_at - session.pair.token.issued_at
+            life = session.pair.access_token.expires_at - session.pair.access_token.issued_at
             assert timedelta(0) <= (lifetime or SECONDS) - life <= timedelta(seconds=1)
             for _ in range(10):
                 await clock.advance(13)
@@ -637,14 +637,14 @@ async def test_a_stored_successor_of_a_given_pair_lives_no_longer_than_the_setti
             TokenClient(*place, clock=clock, lifetimes=Lifetimes.of(SECONDS)) as client,
             SubscriberSession.from_pair(client, pair, store=store) as session,
         ):
-            assert session.runway <= SECONDS
+            assert session.expires_in <= SECONDS
 
 
 async def test_a_token_that_is_refused_as_it_expires_says_nothing_of_the_settings(clock, client, caplog):
     """Clocks are never quite right."""
     async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=10), clock=clock) as session:
         clock.suspend(595)
-        session.invalidate(session.pair.token)
+        session.invalidate(session.pair.access_token)
         assert "was refused" in caplog.text
         assert "SIGNALWIRE_TOKENS_LIFETIME" not in caplog.text
 
@@ -674,7 +674,7 @@ async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock
     async with SubscriberSession.from_pair(client, pair, store=store) as session:
         clock.suspend(HOUR)
         await session.refresh()
-        successor = session.pair.token.value
+        successor = session.pair.access_token.value
     clock.suspend(HOUR + 1)
     async with SubscriberSession.from_pair(client, pair, store=store) as session:
         assert await session.token() == successor
@@ -682,7 +682,7 @@ async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock
         assert emulator.accepts(await session.token())
     assert set(operations(emulator)) == {ISSUE, REFRESH}
     assert operations(emulator).count(ISSUE) == 1
-    assert {entry.status for entry in emulator.journal} == {200, 201}
+    assert {entry.status for entry in emulator.requests} == {200, 201}
 
 
 async def test_a_pair_from_before_a_pause_of_the_machine_is_renewed_before_it_is_served(emulator, clock):
@@ -726,4 +726,4 @@ async def test_a_day_of_sessions_that_share(emulator, clock, client):
         await session.aclose()
     assert operations(emulator).count(ISSUE) == 1
     assert 12 <= operations(emulator).count(REFRESH) <= 24 / 2 / 0.6
-    assert {entry.status for entry in emulator.journal} == {200, 201}
+    assert {entry.status for entry in emulator.requests} == {200, 201}

@@ -60,7 +60,7 @@ async def test_a_session_may_be_closed_at_any_point(clock, fault):
             await until_late(session, clock)
             if fault:
                 emulator.fail(fault)
-            asked = len(emulator.journal)
+            asked = len(emulator.requests)
             caller = asyncio.create_task(session.token())
             await turns(number)
             ended = caller.done() or session.last_error is not None
@@ -68,9 +68,9 @@ async def test_a_session_may_be_closed_at_any_point(clock, fault):
             if not caller.done() or caller.exception():
                 with pytest.raises(SessionClosed):
                     await caller
-            emulator.heal()
+            emulator.clear_faults()
             assert asyncio.all_tasks() - {asyncio.current_task()} <= server_tasks(emulator)
-            if fault is None and len(emulator.journal) > asked:
+            if fault is None and len(emulator.requests) > asked:
                 assert session.generation == 2
                 assert holds_the_newest(emulator, session)
             if ended:

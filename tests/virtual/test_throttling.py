@@ -55,7 +55,7 @@ async def times_of_requests(headers, seed):
     line.headers, line.takes = headers, 0.1
     client.observers = (Observed(),)
     random.seed(seed)
-    async with client, SessionFleet(client, rate=5, concurrency=2) as fleet:
+    async with client, SessionFleet(client, max_rate=5, max_concurrency=2) as fleet:
         starting = [asyncio.create_task(fleet.token(f"subscriber-{number}")) for number in range(5)]
         await clock.advance(MINUTE)
         await asyncio.gather(*starting)
@@ -74,7 +74,7 @@ class Observed:
     def hinted(self, operation, origin, hint):
         assert hint.remaining == 0
 
-    def renewed(self, runway):
+    def renewed(self, left):
         pass
 
 
@@ -175,7 +175,7 @@ async def test_a_throttle_is_respected_and_bounded(served, make, value, least, f
     async with AsyncExitStack() as stack:
         token = await persist(make(client, stack), clock)
     assert emulator.accepts(token)
-    first, second = emulator.journal
+    first, second = emulator.requests
     waited = (second.at - first.at).total_seconds()
     spread = SPREAD if least == MINUTE else 0.0  # before the minute is over
     assert least - spread - ROUNDING <= waited <= min(least + SPREAD + ROUNDING, MINUTE + STEP)
@@ -195,9 +195,9 @@ async def test_a_call_of_the_client_waits_for_as_long_as_it_may_take_in_all(emul
         error = asking.exception()
         assert is_throttle(error)
         assert (error.retry_after == MINUTE) is (words == "a minute")
-        assert len(emulator.journal) == 1
+        assert len(emulator.requests) == 1
     else:
-        first, second = emulator.journal
+        first, second = emulator.requests
         waited = (second.at - first.at).total_seconds()
         assert (least or 0.0) - ROUNDING <= waited <= (least or UNSAID) + ROUNDING
 
@@ -213,7 +213,7 @@ async def test_a_success_lifts_a_throttle_for_all(emulator, clock, client, make)
         await clock.advance(1)
         with pytest.raises(TokenUnavailable):
             await ask()
-        assert len(emulator.journal) == 1
+        assert len(emulator.requests) == 1
         await client.create_subscriber_token("bob")
         assert emulator.accepts(await ask())
 
@@ -225,7 +225,7 @@ async def test_a_caller_that_waits_goes_on_when_a_throttle_is_lifted(emulator, c
         ask = make(client, stack)
         emulator.fail(Status(429, retry_after=4))
         asking = asyncio.ensure_future(ask())
-        while not emulator.journal:
+        while not emulator.requests:
             await clock.advance(0)
         await clock.advance(1)
         assert not asking.done()
@@ -244,7 +244,7 @@ async def test_a_session_that_is_started_again_keeps_its_deadline(emulator, cloc
         waits.append(caught.value.retry_after + clock.now())
         await clock.advance(4)
         assert is_throttle(caught.value.cause)
-    assert len(emulator.journal) == 1
+    assert len(emulator.requests) == 1
     assert max(waits) <= MINUTE
     assert min(waits) >= MINUTE - SPREAD
     await clock.advance(12)
@@ -277,7 +277,7 @@ async def test_a_throttle_that_is_lifted_after_a_fleet_was_closed_wakes_nothing(
     await clock.advance(1)
     await client.create_subscriber_token("bob")
     await clock.advance(MINUTE)
-    assert len(emulator.journal) == 2
+    assert len(emulator.requests) == 2
 
 
 async def test_each_throttle_is_lifted_for_a_session_that_renews_in_the_background(emulator, clock, client):
@@ -304,7 +304,7 @@ async def test_sessions_spread_their_requests_when_a_throttle_is_lifted(emulator
     await client.create_subscriber_token("bob")
     await clock.advance(1)
     sessions = await asyncio.gather(*starting)
-    times = [entry.at for entry in emulator.journal[2:]]
+    times = [entry.at for entry in emulator.requests[2:]]
     assert len(times) == 20
     assert len(set(times)) == 20
     for session in sessions:

@@ -151,7 +151,7 @@ def test_a_token_that_makes_no_sense_is_refused(token, seconds, fault):
     ("make", "message"),
     [
         (lambda: Renewed(SECRET), r"pair must be a TokenPair, and is str: see Renewed.valid_for\(\)"),
-        (lambda: TokenPair(token=SECRET, refresh_token=SECRET), "token must be a Token, and is str"),
+        (lambda: TokenPair(access_token=SECRET, refresh_token=SECRET), "access_token must be a Token, and is str"),
         (lambda: attrs.evolve(make_pair(), refresh_token=None), "refresh_token must be a Token, and is NoneType"),
         (lambda: Spent(OSError(SECRET)), "error must be a SignalWireTokenError, and is OSError"),
     ],
@@ -166,7 +166,7 @@ def test_a_value_of_another_type_is_refused_and_not_shown(make, message):
 def test_each_token_of_a_pair_is_looked_at():
     """As the one of `valid_for` is."""
     pair = make_pair()
-    for name in ("token", "refresh_token"):
+    for name in ("access_token", "refresh_token"):
         odd = attrs.evolve(pair, **{name: attrs.evolve(getattr(pair, name), value="a\nb")})
         with pytest.raises(UnexpectedResponse, match="has a line break"):
             Renewed(odd)
@@ -348,10 +348,10 @@ async def test_a_pair_that_was_refreshed_is_kept_though_it_ends_no_later(clock):
         clock.suspend(1)
         await session.refresh()
         assert session.pair.refresh_token.value == second.refresh_token.value
-        assert await session.token() == first.token.value
+        assert await session.token() == first.access_token.value
         await session.refresh()
         assert source.requests[-1].pair.refresh_token.value == second.refresh_token.value
-        assert await session.token() == third.token.value
+        assert await session.token() == third.access_token.value
 
 
 async def test_a_pair_is_as_old_as_its_times_say(clock):
@@ -359,7 +359,7 @@ async def test_a_pair_is_as_old_as_its_times_say(clock):
     pair = issued_at(make_pair(HOUR), clock.wall() - HOUR + 60)
     source, session = keep(clock, Renewed(pair))
     async with session:
-        assert session.runway == timedelta(seconds=60)
+        assert session.expires_in == timedelta(seconds=60)
         await clock.advance(61)
         assert await session.token() == f"token-{len(source.requests)}"
 
@@ -419,9 +419,9 @@ async def test_refresh_tokens_of_a_source_are_presented(clock):
     source, session = keep(clock, pair=first, presents=True, reissues=False)
     source.outcomes += [Renewed(second), Spent(SignalWireTokenError("no more"))]
     async with session:
-        assert await session.token() == first.token.value
+        assert await session.token() == first.access_token.value
         await clock.advance(0.9 * HOUR)
-        assert session.pair.token.value == second.token.value
+        assert session.pair.access_token.value == second.access_token.value
         assert isinstance(source.requests[0].step, Present)
         assert source.requests[0].pair == first
         await clock.advance(2 * HOUR)
@@ -455,8 +455,8 @@ async def test_a_pair_that_another_process_has_saved_lifts_no_throttle(clock):
         other = attrs.evolve(held, pair=make_pair(HOUR), asked_at=clock.now(), asked_wall=clock.wall())
         assert await store.save(key, other, held.digest)
         await settle()
-        assert await session.token() == other.pair.token.value
-        assert not session.report_unauthorized(other.pair.token)
+        assert await session.token() == other.pair.access_token.value
+        assert not session.report_unauthorized(other.pair.access_token)
         assert len(source.requests) == asked > 1
 
 

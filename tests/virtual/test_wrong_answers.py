@@ -32,12 +32,12 @@ async def emulator(clock):
 
 
 def operations(emulator):
-    return [entry.operation for entry in emulator.journal]
+    return [entry.operation for entry in emulator.requests]
 
 
 def answer_with(pair, **more):
     """Return a fault that answers with a pair, whatever was asked for."""
-    body = {"token": pair.token.value, "refresh_token": pair.refresh_token.value}
+    body = {"token": pair.access_token.value, "refresh_token": pair.refresh_token.value}
     body |= {"subscriber_id": str(pair.subscriber_id)} | more
     return Raw(json.dumps(body).encode(), status=201)
 
@@ -66,7 +66,7 @@ async def test_an_answer_for_another_subscriber_is_never_adopted(emulator, clock
         emulator.fail(answer_with(bob), operation=operation)
         await renewed(session, clock)
         assert session.pair.subscriber_id == alice
-        assert bob.token.value != await session.token()
+        assert bob.access_token.value != await session.token()
         assert emulator.accepts(await session.token())
         assert "subscriber_changed" not in kinds
         assert operations(emulator) == [ISSUE, ISSUE, operation, ISSUE]
@@ -99,7 +99,7 @@ async def test_two_answers_for_two_other_subscribers_are_both_mistakes(emulator,
     """Neither is adopted; the session tries again later. (P9)"""
     async with SubscriberSession(client, "alice", lifetime=timedelta(hours=1)) as session:
         alice, pair = session.pair.subscriber_id, session.pair
-        other = attrs.evolve(pair, token=attrs.evolve(pair.token, value="another token"))
+        other = attrs.evolve(pair, access_token=attrs.evolve(pair.access_token, value="another token"))
         for _ in range(2):
             emulator.fail(answer_with(other, subscriber_id=str(uuid4())))
         await renewed(session, clock)
@@ -137,8 +137,8 @@ async def test_a_device_s_renewal_that_is_answered_with_the_current_token_is_non
     """It would be taken to live for another quarter of an hour. (P10)"""
     key = DeviceKey.generate()
     first = await client.create_subscriber_token("alice", fingerprint=key.fingerprint, scope="sat:refresh")
-    async with DeviceSession(emulator.space, first.token, key, clock=clock) as session:
-        repeated = Raw(json.dumps({"token": session.pair.token.value}).encode(), status=201)
+    async with DeviceSession(emulator.space, first.access_token, key, clock=clock) as session:
+        repeated = Raw(json.dumps({"token": session.pair.access_token.value}).encode(), status=201)
         emulator.fail(repeated, operation="refresh_device_token")
         await clock.advance(730)  # it is due after 720 s at the latest, and tries again within seconds
         assert session.generation == 2
@@ -154,14 +154,14 @@ async def test_an_expired_pair_does_not_replace_a_valid_token(emulator, clock, c
         emulator.fail(SkewDate(HOUR), operation=ISSUE, times=None)
         await clock.advance(0.8 * HOUR + 60)
         assert session.generation >= 2
-        assert session.state is not SessionState.LATE
+        assert session.state is not SessionState.UNAVAILABLE
         assert await session.token() == first
         assert isinstance(session.last_error, UnexpectedResponse)
         assert "degraded" in kinds
         for _ in range(60):
             await clock.advance(1)
             assert emulator.accepts(await session.token())
-        emulator.heal()
+        emulator.clear_faults()
         await clock.advance(120)
         assert await session.token() != first
         assert kinds[-1] == "recovered"
@@ -171,14 +171,14 @@ async def test_a_device_presents_the_newest_token_though_an_older_one_expires_la
     """The older one may have been used up for it."""
     key = DeviceKey.generate()
     first = await client.create_subscriber_token("alice", fingerprint=key.fingerprint, scope="sat:refresh")
-    async with DeviceSession(emulator.space, first.token, key, clock=clock) as session:
-        old = session.pair.token
+    async with DeviceSession(emulator.space, first.access_token, key, clock=clock) as session:
+        old = session.pair.access_token
         await clock.advance(1)
-        newest = (await session.refresh()).token.value
+        newest = (await session.refresh()).access_token.value
         short = Raw(json.dumps({"token": "short", "expires_in": 60}).encode(), status=201)
         emulator.fail(short, operation="refresh_device_token")
         pair = await session.refresh()
-        assert (pair.token.value, pair.refresh_token.value) == (newest, "short")
+        assert (pair.access_token.value, pair.refresh_token.value) == (newest, "short")
         assert old.value != newest
         requests = []
         session.client.observers = ()
@@ -199,10 +199,10 @@ async def test_tokens_that_have_expired_already_are_asked_for_with_growing_pause
     async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=20)) as session:
         emulator.fail(SkewDate(HOUR), operation=ISSUE, times=None)
         await clock.advance(HOUR)
-        asked = len(emulator.journal)
+        asked = len(emulator.requests)
         await clock.advance(600)
-        assert session.state is SessionState.LATE
-        assert len(emulator.journal) - asked <= 120  # every five to fifteen seconds
+        assert session.state is SessionState.UNAVAILABLE
+        assert len(emulator.requests) - asked <= 120  # every five to fifteen seconds
 
 
 async def test_the_refresh_token_of_a_pair_that_falls_short_is_the_one_that_is_presented(emulator, clock, client):
@@ -211,9 +211,9 @@ async def test_the_refresh_token_of_a_pair_that_falls_short_is_the_one_that_is_p
         short = attrs.evolve(client.lifetimes, access=timedelta(seconds=60), refresh=timedelta(seconds=360))
         pair, client.lifetimes = session.pair, short
         new = await session.refresh()
-        assert new.token.value == pair.token.value
+        assert new.access_token.value == pair.access_token.value
         assert new.refresh_token.value != pair.refresh_token.value
-        assert new.token.expires_at == pair.token.expires_at
+        assert new.access_token.expires_at == pair.access_token.expires_at
         client.lifetimes = type(short)()
         await clock.advance(LIFE)
         assert emulator.accepts(await session.token())
@@ -262,10 +262,10 @@ async def test_a_refused_lifetime_never_ends_a_session(emulator, clock, attribut
         body = json.dumps({"errors": [] if attribute == "no item" else [PAST | {"attribute": attribute}]}).encode()
         emulator.fail(Raw(body, status=422), operation=ISSUE, times=None)
         await clock.advance(HOUR)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         with pytest.raises(ValidationFailed):
             await SubscriberSession(client, "bob", lifetime=timedelta(minutes=30)).start()
-        emulator.heal()
+        emulator.clear_faults()
         await clock.advance(600)
         assert emulator.accepts(await session.token())
 
@@ -277,7 +277,7 @@ async def test_a_refused_reference_still_ends_a_session_with_a_lifetime(emulator
         body = json.dumps({"errors": [PAST | {"attribute": attribute}]}).encode()
         emulator.fail(Raw(body, status=422), operation=ISSUE, times=None)
         await clock.advance(HOUR)
-        assert session.state is SessionState.DEAD
+        assert session.state is SessionState.EXPIRED
 
 
 @pytest.mark.parametrize("status", [403, 422])
@@ -286,9 +286,9 @@ async def test_a_subscriber_that_has_expired_ends_no_session_with_a_lifetime(emu
     async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=30)) as session:
         emulator.fail(Status(status, code="authblock_is_expired"), operation=ISSUE, times=None)
         await clock.advance(HOUR)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         assert isinstance(session.last_error, Forbidden)
-        emulator.heal()
+        emulator.clear_faults()
         await clock.advance(600)
         assert emulator.accepts(await session.token())
 
@@ -303,7 +303,7 @@ async def test_invitations_that_are_refused_leave_the_token_in_use_for_everyone_
         for _ in range(180):
             with pytest.raises((Unauthorized, TokenUnavailable)):
                 await session.create_invite_token(address)
-            without += session.state is SessionState.LATE
+            without += session.state is SessionState.UNAVAILABLE
             await clock.advance(1)
         assert without == 0
         assert session.generation <= 5

@@ -27,7 +27,7 @@ def build(emulator, client, sdk):
     async def outage(_):
         for operation in ("create_subscriber_token", "refresh_subscriber_token"):
             emulator.fail(Status(503), operation=operation, times=None)
-        asyncio.get_running_loop().call_later(10, emulator.heal)
+        asyncio.get_running_loop().call_later(10, emulator.clear_faults)
         return web.Response(status=204)
 
     app = web.Application()

@@ -9,9 +9,9 @@ from yarl import URL
 
 from signalwire_tokens import (
     ApiError,
+    BackendSession,
     ConfigurationError,
     ConnectionFailed,
-    EndpointSession,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -52,7 +52,7 @@ async def desk(clock, client):
         async def give():
             session = fleet.session("alice")
             await session.token(60)
-            return session.pair.token.value, clock.wall() + session.runway.total_seconds()
+            return session.pair.access_token.value, clock.wall() + session.expires_in.total_seconds()
 
         async with Desk(give, clock) as desk:
             yield desk
@@ -82,7 +82,7 @@ async def plain(clock, tokens):
 
 
 def open_at(desk, clock, **settings):
-    return EndpointSession(desk.url, clock=clock, **settings)
+    return BackendSession(desk.url, clock=clock, **settings)
 
 
 async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, desk):
@@ -91,9 +91,7 @@ async def test_a_day_passes_and_every_token_is_accepted(emulator, clock, desk):
         for _ in range(24 * 6):
             await clock.advance(10 * 60)
             assert emulator.accepts(await session.token())
-        assert repr(session).startswith(
-            f"<EndpointSession of {desk.url.removesuffix('/token')} {session.state.value}, "
-        )
+        assert repr(session).startswith(f"<BackendSession of {desk.url.removesuffix('/token')} {session.state.value}, ")
     assert 12 <= session.generation <= 30
     assert len(desk.asked) <= 12 * session.generation
 
@@ -132,15 +130,15 @@ async def test_auth_is_asked_before_each_request(clock, plain, is_async):
 
 async def test_a_query_is_sent_as_it_is(clock, plain):
     """As the URL has it."""
-    async with EndpointSession(f"{plain.url}?who=a%20b&x", clock=clock):
+    async with BackendSession(f"{plain.url}?who=a%20b&x", clock=clock):
         assert plain.asked[0].raw_path == "/token?who=a%20b&x"
-    async with EndpointSession(plain.url.removesuffix("/token"), clock=clock):
+    async with BackendSession(plain.url.removesuffix("/token"), clock=clock):
         assert plain.asked[1].raw_path == "/"
 
 
 async def test_blanks_around_a_url_do_not_count(clock, plain):
     """They come with what is copied, or with a line of a file; a slash at the end of a path stays."""
-    async with EndpointSession(f" {plain.url}/\r\n", clock=clock) as session:
+    async with BackendSession(f" {plain.url}/\r\n", clock=clock) as session:
         assert plain.asked[0].raw_path == "/token/"
         assert plain.url.startswith(session.client.origin)
 
@@ -149,7 +147,7 @@ async def test_a_backend_that_has_no_later_token_is_asked_again_later(clock, pla
     """That is no fault of anybody's: nobody is told, and the token at hand is the one."""
     heard = []
     async with open_at(plain, clock) as session:
-        token, ends = session.pair.token.value, clock.wall() + LIFE
+        token, ends = session.pair.access_token.value, clock.wall() + LIFE
         session.subscribe(lambda event: heard.append(event.kind))
         plain.give = always(token, ends)
         await clock.advance(0.95 * LIFE - 1)
@@ -161,7 +159,7 @@ async def test_a_backend_that_has_no_later_token_is_asked_again_later(clock, pla
         assert heard == []
         plain.give = tokens
         await clock.advance(0.04 * LIFE)
-        assert session.pair.token.value == "token-2"
+        assert session.pair.access_token.value == "token-2"
         assert session.last_error is None
     assert heard[:1] == ["reissued"]
 
@@ -171,11 +169,11 @@ async def test_once_the_token_ends_a_backend_without_a_later_one_is_at_fault(clo
     heard = []
     async with open_at(plain, clock) as session:
         session.subscribe(lambda event: heard.append(event.kind))
-        plain.give = always(session.pair.token.value, clock.wall() + LIFE)
+        plain.give = always(session.pair.access_token.value, clock.wall() + LIFE)
         await clock.advance(LIFE - 1)
         assert heard == ["degraded"]
         await clock.advance(60)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         call = asyncio.create_task(session.token())
         await clock.advance(15)
         assert isinstance(call.exception(), TokenUnavailable)
@@ -196,14 +194,14 @@ def always(token, ends):
 async def test_a_token_that_ends_no_later_is_not_taken(clock, plain, tokens):
     """Another worker of the backend's may have it; ours lives longer."""
     async with open_at(plain, clock) as session:
-        ends = session.pair.token.expires_at
+        ends = session.pair.access_token.expires_at
         tokens.lives = [LIFE * 0.1]
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
         assert "no later token" in str(caught.value.cause)
-        assert (session.pair.token.value, session.pair.token.expires_at) == ("token-1", ends)
+        assert (session.pair.access_token.value, session.pair.access_token.expires_at) == ("token-1", ends)
         tokens.lives = [LIFE * 1.1]
-        assert (await session.refresh()).token.value == "token-3"
+        assert (await session.refresh()).access_token.value == "token-3"
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR, 20 * LIFE, -20 * LIFE])
@@ -211,14 +209,14 @@ async def test_an_end_is_reckoned_by_the_backend_s_clock(clock, plain, ahead):
     """Whatever this machine's own says."""
     plain.ahead = ahead
     async with open_at(plain, clock) as session:
-        assert timedelta(seconds=LIFE - 2) <= session.runway <= timedelta(seconds=LIFE)
+        assert timedelta(seconds=LIFE - 2) <= session.expires_in <= timedelta(seconds=LIFE)
 
 
 async def test_an_end_is_reckoned_by_our_clock_where_the_backend_has_none(clock, plain):
     """That is all there is to go by."""
     plain.says_time, plain.ahead = False, 600
     async with open_at(plain, clock) as session:
-        assert session.runway == pytest.approx(timedelta(seconds=LIFE + 600), abs=timedelta(seconds=1))
+        assert session.expires_in == pytest.approx(timedelta(seconds=LIFE + 600), abs=timedelta(seconds=1))
 
 
 async def test_tokens_of_one_end_are_not_taken_for_later_ones(clock, plain, tokens):
@@ -253,7 +251,7 @@ async def test_a_token_with_little_left_is_renewed_in_time_whatever_goes_wrong(c
 async def test_a_caller_who_wants_more_than_the_backend_has_does_not_press_it(clock, plain):
     """It is asked once, and left alone when it has nothing later: the token at hand is given."""
     async with open_at(plain, clock) as session:
-        plain.give = always(session.pair.token.value, clock.wall() + LIFE)
+        plain.give = always(session.pair.access_token.value, clock.wall() + LIFE)
         await clock.advance(0.85 * LIFE)
         asked = len(plain.asked)
         for _ in range(10):
@@ -269,7 +267,7 @@ async def test_a_backend_that_answers_again_is_well_though_it_has_no_later_token
     async with open_at(plain, clock) as session:
         session.subscribe(lambda event: heard.append((event.kind, event.error is None)))
         plain.script = [Answer(500, {})]
-        plain.give = always(session.pair.token.value, clock.wall() + LIFE)
+        plain.give = always(session.pair.access_token.value, clock.wall() + LIFE)
         await clock.advance(0.85 * LIFE)
         assert heard == [("degraded", False), ("recovered", True)]
 
@@ -296,11 +294,11 @@ async def test_a_token_with_seconds_left_is_taken(clock, plain, tokens):
     """A backend has kept it for a while; the next one comes soon."""
     tokens.lives = [12.0, 12.0]
     async with open_at(plain, clock, policy=RefreshPolicy(min_life=60)) as session:
-        assert session.runway <= timedelta(seconds=12)
+        assert session.expires_in <= timedelta(seconds=12)
         assert session.last_error is None
         await clock.advance(30)
         assert session.generation == 3
-        assert session.runway > timedelta(hours=1)
+        assert session.expires_in > timedelta(hours=1)
 
 
 async def test_a_token_that_is_dead_is_none(clock, plain, tokens):
@@ -473,7 +471,7 @@ async def test_a_suspended_night_is_followed_by_a_live_token(clock, emulator, de
     """For the first who asks."""
     async with open_at(desk, clock) as session:
         clock.suspend(9 * HOUR)
-        assert session.state is SessionState.LATE
+        assert session.state is SessionState.UNAVAILABLE
         assert emulator.accepts(await session.token())
 
 
@@ -574,21 +572,21 @@ async def test_an_auth_that_answers_nonsense_is_told(clock, plain, answer):
         ({"url": "", "headers": {"X": 1}}, InvalidRequest, "url.*headers.X"),
         ({"auth": HUSH}, ConfigurationError, "auth must be a function"),
         ({"timeout": 0}, InvalidRequest, "timeout"),
-        ({"cookies": {"x": HUSH}}, TypeError, "EndpointSession got an unexpected keyword argument 'cookies'"),
+        ({"cookies": {"x": HUSH}}, TypeError, "BackendSession got an unexpected keyword argument 'cookies'"),
     ],
     ids=repr,
 )
 async def test_wrong_arguments_are_refused_when_the_session_is_made(arguments, error, match):
     """All that is wrong at once, and without showing a secret."""
     with pytest.raises(error, match=match) as caught:
-        EndpointSession(**{"url": "https://app.example.com/token", **arguments})
+        BackendSession(**{"url": "https://app.example.com/token", **arguments})
     assert HUSH not in frames_shown(caught.value)
 
 
 async def test_a_caller_s_http_session_is_used_and_not_closed(clock, plain):
     """It carries the caller's headers, and adds none of its own."""
     async with aiohttp.ClientSession(headers={"X-Added": "x", "accept": "text/html"}) as http:
-        async with open_at(plain, clock, http=http, headers={"X-Api-Key": "k", "user-agent": "me/1"}):
+        async with open_at(plain, clock, http_session=http, headers={"X-Api-Key": "k", "user-agent": "me/1"}):
             pass
         assert not http.closed
     (request,) = plain.asked
@@ -602,7 +600,7 @@ async def test_a_caller_s_cookies_are_those_that_were_given(clock, plain):
     """And not the ones that its HTTP session has besides."""
     async with (
         aiohttp.ClientSession() as http,
-        open_at(plain, clock, http=http, headers={"Cookie": "sid=mine"}) as session,
+        open_at(plain, clock, http_session=http, headers={"Cookie": "sid=mine"}) as session,
     ):
         http.cookie_jar.update_cookies({"tracking": "jar"}, URL(plain.url))
         await clock.advance(5)
@@ -625,12 +623,12 @@ async def test_what_a_session_was_given_and_gets_is_shown_nowhere(clock, plain, 
     caplog.set_level("DEBUG")
     given = {"Authorization": f"Bearer {HUSH}"}
     plain.script = [Answer(422, {"errors": [{"message": f"{HUSH} and q-{HUSH}"}]})]
-    session = EndpointSession(f"{plain.url}?key=q-{HUSH}", headers=given, clock=clock)
+    session = BackendSession(f"{plain.url}?key=q-{HUSH}", headers=given, clock=clock)
     with pytest.raises(ValidationFailed) as caught:
         await session.start()
     assert HUSH not in frames_shown(caught.value)
     assert caught.value.errors[0].message == "*** and ***"
-    async with EndpointSession(f"{plain.url}?key=q-{HUSH}", auth=lambda: given, clock=clock) as session:
+    async with BackendSession(f"{plain.url}?key=q-{HUSH}", auth=lambda: given, clock=clock) as session:
         assert HUSH not in repr(session)
         assert "token-1" not in repr(session.pair)
     assert HUSH not in caplog.text

@@ -49,7 +49,7 @@ def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[
     problems: list[Problem] = []
     found = split_url(problems, url)
     note_bad_headers(problems, headers)
-    refuse("EndpointSession", problems)
+    refuse("BackendSession", problems)
     return found
 
 
@@ -57,7 +57,7 @@ def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]
     """Set headers beside others and above them, or refuse those that cannot be sent."""
     problems: list[Problem] = []
     note_bad_headers(problems, added)
-    refuse("EndpointSession", problems)
+    refuse("BackendSession", problems)
     theirs = {name.lower() for name in added.value}
     kept = {name: value for name, value in headers.value.items() if name.lower() not in theirs}
     return Secret({**kept, **added.value})

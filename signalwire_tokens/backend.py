@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from .outcomes import Failure, Outcome
     from .policy import RefreshPolicy
 
-__all__ = ["EndpointSession"]
+__all__ = ["BackendSession"]
 
 Headers: TypeAlias = Mapping[str, str]
 NOTHING: Headers = {}
 ROUNDING = 1.0  # second, which is what a `Date` tells
 
 
-class EndpointSession(TokenSession):
+class BackendSession(TokenSession):
     """A token that an application's backend gives out, kept alive by asking for the next one in time.
 
     `url` is asked by POST, with an empty JSON object, and answers `{"token", "expiry_at"}`, in milliseconds since the
     epoch: what `TokenBackend` answers. It is told who asks by `headers`, or by those that `auth` returns, a function,
     sync or async, that is asked before each request. Headers are sent to this URL and nowhere else.
 
-    `http`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the session
-    makes with them, and closes; its origin is the backend's.
+    `http_session`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the
+    session makes with them, and closes; its origin is the backend's.
     """
 
     __slots__ = ("client",)
@@ -55,11 +55,11 @@ class EndpointSession(TokenSession):
         if hook.value is not None and not callable(hook.value):
             raise ConfigurationError("auth must be a function that returns headers")
         origin, path = wire.check_endpoint(place, given)
-        client = make_client("EndpointSession", Secret(origin), options)
+        client = make_client("BackendSession", Secret(origin), options)
         self.client: TokenClient = client
         function = None if hook.value is None else CallerFunction(hook, "auth")
         super().__init__(
-            EndpointRenewal(client, path, Secret(dict(given.value)), function),
+            BackendRenewal(client, path, Secret(dict(given.value)), function),
             lifetime=client.lifetimes.access,
             policy=policy,
             clock=client.clock,
@@ -67,7 +67,7 @@ class EndpointSession(TokenSession):
         )
 
 
-class EndpointRenewal:
+class BackendRenewal:
     """Asks an application's backend for its token, with these headers and those that a function returns."""
 
     def __init__(
