@@ -305,7 +305,7 @@ class Emulator:
         return self.service.api_token
 
     def fail(self, fault: Fault, *, operation: str | None = None, times: int | None = 1) -> None:
-        """Let the next so many requests (of one operation) meet a fault; None means until `clear_faults`.
+        """Give the next so many requests (of one operation) a fault; None means until `clear_faults`.
 
         Faults are met in the order in which they were asked for.
         """

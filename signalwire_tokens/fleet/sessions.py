@@ -86,7 +86,7 @@ class SessionFleet:
         self._rate: float = max_rate
         self._sessions: dict[str, SubscriberSession] = {}
         idle = math.inf if idle_timeout is None else idle_timeout.total_seconds()
-        self._idle_after: float = idle + CHECKED_EVERY  # for which `token()` may return without asking
+        self._idle_timeout: float = idle + CHECKED_EVERY  # for which `token()` may return without asking
         # Refuses now what no session could be opened with, and not when the first one is asked for.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
 
@@ -178,7 +178,7 @@ class SessionFleet:
             raise SessionError("the fleet is open already")
         timer = timer_of(self.client.clock)
         governor = Governor(self.client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
-        self._context = FleetContext(governor, self._sessions, self._idle_after)
+        self._context = FleetContext(governor, self._sessions, self._idle_timeout)
         return self
 
     async def aclose(self) -> None:

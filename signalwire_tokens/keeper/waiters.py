@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .gate import Outlook
 
-__all__ = ["WaitDeadline", "Waiters", "check", "fault_of", "live_token", "next_pair", "reason_of", "time_left"]
+__all__ = ["WaitDeadline", "Waiters", "check", "fault_of", "live_token", "next_pair", "reason_of"]
 
 CHECKED_EVERY = 1.0  # seconds for which `token()` doesn't check its process and event loop again
 

@@ -245,7 +245,7 @@ class World:
         self.last_attempt[session] = now
 
     def is_excused(self, session):
-        """Tell whether the outage so far is longer than the token was valid for at its start."""
+        """Return whether the outage has lasted for longer than the token was valid when it began."""
         since, left = self.trouble.get(session, (math.inf, math.inf))
         return self.clock.now() - since >= left
 

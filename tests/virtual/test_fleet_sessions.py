@@ -845,7 +845,7 @@ async def test_a_caller_finds_what_the_store_has_though_another_waited_in_vain(c
 
 
 async def test_an_idle_session_takes_no_pair_that_another_process_has_saved(clock, line):
-    """It closes when its token expires, whoever else renews."""
+    """It closes when its token expires, even if another process renews."""
     store = MemoryStore(clock=clock)
     other, _ = make_client(clock)
     idle = timedelta(seconds=60)
