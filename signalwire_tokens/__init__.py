@@ -3,20 +3,21 @@
 Each module imports only from layers below its own:
 
 0. `errors`: one tree of errors
-1. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: what an origin is; `throttle`: how long
+1. `durations`: seconds or a `timedelta`
+2. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: what an origin is; `throttle`: how long
    SignalWire is left alone
-2. `outcomes`: what a renewal is asked for, and what it can answer
-3. `wire`: SignalWire's operations as data, and what its answers mean; `policy`: when to renew, and how
-4. `lifecycle`: all state of one kept token
-5. `clock`: time as an argument, and one timer for all sessions of an event loop
-6. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs are kept (`stores.redis` is
+3. `outcomes`: what a renewal is asked for, and what it can answer
+4. `wire`: SignalWire's operations as data, and what its answers mean; `policy`: when to renew, and how
+5. `lifecycle`: all state of one kept token
+6. `clock`: time as an argument, and one timer for all sessions of an event loop
+7. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs are kept (`stores.redis` is
    imported by path)
-7. `keeper`: `TokenSession`, which keeps a token valid without knowing how it is renewed
-8. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
+8. `keeper`: `TokenSession`, which keeps a token valid without knowing how it is renewed
+9. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
    with a key of its own (imported by path); `backend`: `BackendSession`, which renews from an application's backend
-9. `fleet`: `SessionFleet`, many sessions behind one governor
-10. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
-11. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
+10. `fleet`: `SessionFleet`, many sessions behind one governor
+11. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
+12. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
 """
 
 from ._version import __version__
@@ -53,9 +54,9 @@ from .fleet import BreakerState, FleetSnapshot, SessionFleet
 from .keeper import EventKind, Renewal, RenewalRequest, SessionEvent, TokenSession
 from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
 from .outcomes import Renewed
-from .policy import RefreshPolicy, SessionState
+from .policy import RefreshPolicy, RefreshTuning, SessionState
 from .session import SubscriberSession, TokenFields
-from .stores import MemoryStore, SqliteStore, TokenStore, new_sealing_key
+from .stores import MemoryStore, SqliteStore, TokenStore, generate_encryption_key
 
 __all__ = [
     "Address",
@@ -78,6 +79,7 @@ __all__ = [
     "RateLimitHint",
     "RateLimited",
     "RefreshPolicy",
+    "RefreshTuning",
     "Renewal",
     "RenewalRequest",
     "Renewed",
@@ -109,7 +111,7 @@ __all__ = [
     "UnexpectedResponse",
     "ValidationFailed",
     "__version__",
+    "generate_encryption_key",
     "is_throttle",
     "is_transient",
-    "new_sealing_key",
 ]

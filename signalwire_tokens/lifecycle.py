@@ -28,8 +28,8 @@ import attrs
 
 from .errors import SignalWireTokenError, UnexpectedResponse
 from .models import Token, TokenPair, life_of
-from .outcomes import Ambiguous, Denied, Failure, Look, NotSent, Present, Reissue, Renewed, Spent
-from .policy import ROUNDING, Failing, RefreshPolicy, SessionState, way_ends
+from .outcomes import Ambiguous, Denied, Failure, IssueNew, Look, NotSent, RenewalStep, Renewed, Spent, UseRefreshToken
+from .policy import ROUNDING, Failing, RefreshPolicy, SessionState, renewable_until
 from .wire import TOKEN_EXPIRED
 
 if TYPE_CHECKING:
@@ -108,19 +108,19 @@ SEE = ": see SIGNALWIRE_TOKENS_LIFETIME"  # which is about SignalWire's own answ
 class Lifecycle:
     """The record of one kept token, and the only writer of it.
 
-    `presents` and `reissues` are the ways there are to renew, `presentable` and `reissuable` those that are open. A
-    first pair is always issued. If `usual_life` isn't 0, no token is too short-lived to be kept. `earlier` has the
+    `presents` and `reissues` are the ways there are to renew, `can_refresh` and `can_issue` those that are open. A
+    first pair is always issued. If `usual_lifetime` isn't 0, no token is too short-lived to be kept. `earlier` has the
     hashes of the last access tokens before the current one. `fresh_until` is until when callers get `value` without any
     further check. `wanted` is since when a caller waits, `pressed` since when the token is to be renewed whatever was
     planned, and `not_before` when a forced renewal is allowed.
     """
 
     policy: RefreshPolicy
-    life: float = attrs.field(kw_only=True)
+    lifetime: float = attrs.field(kw_only=True)
     draw: float = attrs.field(kw_only=True)
     presents: bool = True
     reissues: bool = True
-    usual_life: float = 0.0
+    usual_lifetime: float = 0.0
     phase: Phase = Phase.NEW
     pair: TokenPair | None = None
     value: str = attrs.field(default="", repr=False)  # pretty printers of tracebacks ask each field
@@ -130,9 +130,9 @@ class Lifecycle:
     asked: float = NEVER
     due: float = NEVER
     access_until: float = NEVER
-    presentable: bool = False
-    reissuable: bool = True
-    flying: Present | Reissue | Look | None = None
+    can_refresh: bool = False
+    can_issue: bool = True
+    flying: RenewalStep | Look | None = None
     failing: Failing | None = None
     tried: float = NEVER
     wanted: float = math.inf
@@ -179,24 +179,24 @@ class Lifecycle:
 
     def way(self, now: float) -> Step:
         """Return what could be done now."""
-        return self.policy.way(self, now)
+        return self.policy.step_at(self, now)
 
     @property
     def longest_ttl(self) -> float:
         """The longest `min_ttl` that callers can ask for, in seconds."""
-        return self.policy.longest_ttl(max(self.life, self.usual_life))
+        return self.policy.longest_ttl(max(self.lifetime, self.usual_lifetime))
 
     def may_force(self, now: float) -> bool:
         """Return whether `invalidate` would have the token renewed at once."""
-        return now >= self.forced + self.policy.forced_interval(self.life)
+        return now >= self.forced + self.policy.invalidate_interval(self.lifetime)
 
-    def keeps(self, life: float) -> bool:
+    def keeps(self, lifetime: float) -> bool:
         """Return whether tokens that are valid for so long are kept."""
-        return self.usual_life > 0 or self.policy.keeps(life)
+        return self.usual_lifetime > 0 or self.policy.accepts(lifetime)
 
     def can_present(self, pair: TokenPair) -> bool:
         """Return whether a pair has a refresh token to present: one of a source's own may lack it."""
-        return self.presents and (not self.usual_life or pair.refresh_token.value != pair.access_token.value)
+        return self.presents and (not self.usual_lifetime or pair.refresh_token.value != pair.access_token.value)
 
     # Events.
 
@@ -206,27 +206,27 @@ class Lifecycle:
         if brought is not None:
             self._take(brought.pair, brought.asked, now)
 
-    def begin(self, step: Present | Reissue | Look) -> None:
+    def begin(self, step: RenewalStep | Look) -> None:
         """Begin a renewal, or look for a pair elsewhere. Callers that come later aren't served by it, if it fails."""
         if not isinstance(step, Look):
             self.wanted = self.pressed = math.inf
         self.flying = step
 
-    def land(self, step: Present | Reissue, outcome: Outcome | None, now: float, draw: float) -> Sequence[Effect]:
+    def land(self, step: RenewalStep, outcome: Outcome | None, now: float, draw: float) -> Sequence[Effect]:
         """End what was begun. `step` is the one that was taken; without an outcome, a look has found nothing.
 
         That means something only for a token that has expired and can't be renewed.
         """
         self.flying = None
         if outcome is None:
-            if max(self.access_until, way_ends(self)) > now:
+            if max(self.access_until, renewable_until(self)) > now:
                 return ()
             error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
             outcome = Spent(error)
         self.tried, self.draw = now, draw
         return self._adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
-    def lose(self, step: Present | Reissue | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
+    def lose(self, step: RenewalStep | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
         """End a renewal whose result couldn't be taken in, or a look. Without a `failure`, nothing else is known."""
         self.flying = None
         return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
@@ -235,15 +235,15 @@ class Lifecycle:
         """Return the current token to no caller any more, and have it renewed as soon as that may be forced."""
         effects = self._doubt("access token", self.access_until, now)
         self.access_until, self.fresh_until, self.due = now, NEVER, now
-        self.not_before = self.forced + self.policy.forced_interval(self.life)
+        self.not_before = self.forced + self.policy.invalidate_interval(self.lifetime)
         self.forced = max(now, self.not_before)
         return effects
 
     def clock_leaped(self, seconds: float, now: float) -> bool:
         """Renew soon if the wall clock has leaped, since nothing shows how old the token is. Return whether it has."""
-        if seconds <= self.policy.leap or self.pair is None:
+        if seconds <= self.policy.tuning.clock_jump or self.pair is None:
             return False
-        self.due = min(self.due, self.policy.due_after_leap(now=now, life=self.life, draw=self.draw))
+        self.due = min(self.due, self.policy.due_after_jump(now=now, lifetime=self.lifetime, draw=self.draw))
         return True
 
     def want(self, now: float) -> bool:
@@ -275,29 +275,29 @@ class Lifecycle:
         If the new access token expires sooner than the current one, that stays. An exception between two of these lines
         leaves a token in use that is valid for longer than is assumed.
         """
-        life = life_of(pair.access_token)
-        access_until, due = asked + life, self.policy.due(asked=asked, life=life, draw=self.draw)
-        is_kept, replaced = self.keeps(life), self.value
+        lifetime = life_of(pair.access_token)
+        access_until, due = asked + lifetime, self.policy.due_at(asked=asked, lifetime=lifetime, draw=self.draw)
+        is_kept, replaced = self.keeps(lifetime), self.value
         if self.pair is not None and self.access_until > max(now, access_until + ROUNDING):
-            is_kept, life, replaced = True, self.life, pair.access_token.value
+            is_kept, lifetime, replaced = True, self.lifetime, pair.access_token.value
             token = redated(self.pair.access_token, pair.access_token, self.access_until - asked)
             pair = attrs.evolve(pair, access_token=token)
             access_until = self.access_until
         earlier = (*self.earlier[2 - MOST_SEEN :], hash(replaced)) if replaced else ()
         self.pair, self.value = pair, pair.access_token.value
         self.access_until, self.asked = access_until, asked
-        self.life = life if is_kept else self.life  # one of nothing would mean pauses of next to nothing
+        self.lifetime = lifetime if is_kept else self.lifetime  # one of nothing would mean pauses of next to nothing
         self.earlier = earlier
         if self.failing is not None:
             self.failing.replays, self.failing.is_short = 0, not is_kept
-        self.presentable, self.reissuable = self.can_present(pair), self.reissues
+        self.can_refresh, self.can_issue = self.can_present(pair), self.reissues
         self.not_before, self.wanted, self.pressed = NEVER, math.inf, math.inf
         self.due = due
         self.generation += 1
         self.fresh_until = NEVER
         return is_kept
 
-    def _adopt(self, renewed: Renewed, step: Present | Reissue, now: float) -> Sequence[Effect]:
+    def _adopt(self, renewed: Renewed, step: RenewalStep, now: float) -> Sequence[Effect]:
         """Make a new pair the current one."""
         pair, before, left = renewed.pair, self.pair, self.left(now)
         is_short = not self._take(pair, renewed.asked, now)
@@ -305,15 +305,15 @@ class Lifecycle:
         failing = self.failing
         if failing is not None and self.generation == 1:
             failing.is_degraded = False  # no event has reported what went wrong before
-        life = life_of(pair.access_token)
-        if self.keeps(life):
+        lifetime = life_of(pair.access_token)
+        if self.keeps(lifetime):
             self.failing = None
         else:
-            error = UnexpectedResponse(f"the token that was given lives {life:g} s")
+            error = UnexpectedResponse(f"the token that was given lives {lifetime:g} s")
             effects.extend(self._fail(NotSent(error), step, now, is_short=is_short))
         effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
         if self.generation > 1:
-            effects.append(Emit("rotated" if isinstance(step, Present) else "reissued"))
+            effects.append(Emit("rotated" if isinstance(step, UseRefreshToken) else "reissued"))
         known = None if before is None else before.subscriber_id
         if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
             effects += [Warn("another subscriber than before"), Emit("subscriber_changed")]
@@ -322,7 +322,7 @@ class Lifecycle:
         return effects
 
     def _fail(
-        self, failure: Failure, step: Present | Reissue, now: float, *, is_short: bool | None = None
+        self, failure: Failure, step: RenewalStep, now: float, *, is_short: bool | None = None
     ) -> Sequence[Effect]:
         """Note why there is no new pair, and which way it has closed."""
         failing = self.failing = self.failing or Failing(failure)
@@ -331,18 +331,18 @@ class Lifecycle:
         if is_short is not None:
             failing.is_short = is_short
         match failure, step:
-            case Spent(), Reissue():
-                self.reissuable = False
-            case Spent(), Present():
-                self.presentable = False
-            case Ambiguous() | Denied(), Present() if self.reissuable:
-                self.presentable = False  # it may be used up, or refused again
-            case Ambiguous(), Present():
+            case Spent(), IssueNew():
+                self.can_issue = False
+            case Spent(), UseRefreshToken():
+                self.can_refresh = False
+            case Ambiguous() | Denied(), UseRefreshToken() if self.can_issue:
+                self.can_refresh = False  # it may be used up, or refused again
+            case Ambiguous(), UseRefreshToken():
                 failing.replays += 1
             case _:
                 pass
         effects: list[Effect] = []
-        is_early = self.policy.is_early(failure, left=self.left(now), life=self.life)
+        is_early = self.policy.is_early(failure, left=self.left(now), lifetime=self.lifetime)
         if is_early:  # nothing is wrong with what was asked
             failing.count = 0
             if failing.is_degraded:
@@ -351,7 +351,7 @@ class Lifecycle:
         is_news = not (is_early or failing.is_degraded)
         failing.is_degraded = failing.is_degraded or is_news
         effects.append(Failed(failure, is_news))
-        if isinstance(step, Present) and any(one.code == TOKEN_EXPIRED for one in failure.error.errors):
+        if isinstance(step, UseRefreshToken) and any(one.code == TOKEN_EXPIRED for one in failure.error.errors):
             effects += self._doubt("refresh token", self.refresh_until, now)
         if is_news and self.generation > 0:
             effects.append(Emit("degraded"))
@@ -360,9 +360,9 @@ class Lifecycle:
     def _doubt(self, what: str, until: float, now: float) -> list[Effect]:
         """Warn of a token that was refused long before its expiry."""
         left = until - now
-        if left <= self.policy.reserve(self.life):
+        if left <= self.policy.needed_ttl(self.lifetime):
             return []
-        return [Warn(REFUSED.format(what=what, left=left) + ("" if self.usual_life else SEE))]
+        return [Warn(REFUSED.format(what=what, left=left) + ("" if self.usual_lifetime else SEE))]
 
 
 def redated(token: Token, later: Token, left: float) -> Token:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import lru_cache
 from hashlib import sha256
 from typing import Generic, NoReturn, Self, TypeVar
 from uuid import UUID
 
 import attrs
 
+from .durations import Duration, positive_span, seconds_of, span_of
 from .errors import ConfigurationError
 
 __all__ = ["LONGEST_LIFE", "Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair", "digest_of"]
@@ -33,12 +33,6 @@ class Secret(Generic[T]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is neither pickled nor copied, nor is what holds one")
-
-
-@lru_cache(maxsize=64)
-def seconds_of(duration: timedelta) -> float:
-    """Return a duration in seconds. Equal ones are one object, since a hundred thousand sessions keep theirs."""
-    return duration.total_seconds()
 
 
 def life_of(token: Token) -> float:
@@ -109,37 +103,29 @@ class Lifetimes:
     device's key yet. `Lifetimes.of(access)` makes the others fit an `access` of another length.
     """
 
-    access: timedelta = timedelta(hours=2)
-    refresh: timedelta = timedelta(hours=2, minutes=5)
-    embed: timedelta = timedelta(hours=1)
-    unbound: timedelta = timedelta(seconds=60)
+    access: timedelta = attrs.field(default=timedelta(hours=2), converter=span_of)
+    refresh: timedelta = attrs.field(default=timedelta(hours=2, minutes=5), converter=span_of)
+    embed: timedelta = attrs.field(default=timedelta(hours=1), converter=span_of)
+    unbound: timedelta = attrs.field(default=timedelta(seconds=60), converter=span_of)
 
     @classmethod
-    def of(cls, access: timedelta) -> Self:
+    def of(cls, access: Duration) -> Self:
         """Return the lifetimes of a space whose access tokens live for `access`.
 
         A refresh token lives longer by a twenty-fourth of that, and by five minutes at most. No other token lives
         longer than an access token.
         """
-        usual = cls()
-        try:
-            return cls(
-                access=access,
-                refresh=access + min(usual.refresh - usual.access, access / 24),
-                embed=min(usual.embed, access),
-                unbound=min(usual.unbound, access),
-            )
-        except (TypeError, OverflowError):
-            raise ConfigurationError("access must be a timedelta, of ten years at most") from None
+        usual, span = cls(), positive_span("access", access, longest=LONGEST_LIFE)
+        return cls(
+            access=span,
+            refresh=span + min(usual.refresh - usual.access, span / 24),
+            embed=min(usual.embed, span),
+            unbound=min(usual.unbound, span),
+        )
 
     def __attrs_post_init__(self) -> None:
         for name, lifetime in attrs.asdict(self).items():
-            if not isinstance(lifetime, timedelta):
-                raise ConfigurationError(f"{name} must be a timedelta")
-        if min(self.access, self.embed, self.unbound) <= timedelta(0):
-            raise ConfigurationError("every lifetime must be longer than nothing")
-        if max(self.refresh, self.embed, self.unbound) > LONGEST_LIFE:
-            raise ConfigurationError("no token lives longer than ten years")
+            positive_span(name, lifetime, longest=LONGEST_LIFE)
         if self.refresh < self.access:
             raise ConfigurationError("a refresh token must live at least as long as its access token")
 

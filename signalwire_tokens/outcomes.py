@@ -13,20 +13,21 @@ from typing import Self, TypeAlias
 
 import attrs
 
+from .durations import Duration, seconds_of
 from .errors import SignalWireTokenError, UnexpectedResponse
 from .models import LONGEST_LIFE, Token, TokenPair
 
 __all__ = [
     "Ambiguous",
     "Denied",
+    "IssueNew",
     "Misconfigured",
     "NotSent",
     "NotYet",
-    "Present",
-    "Reissue",
     "Renewed",
     "Spent",
     "Throttled",
+    "UseRefreshToken",
 ]
 
 
@@ -93,11 +94,12 @@ class Renewed:
                 raise UnexpectedResponse(f"a token that was given {fault}")
 
     @classmethod
-    def valid_for(cls, token: str, seconds: float) -> Self:
+    def valid_for(cls, token: str, duration: Duration) -> Self:
         """Return an access token without a refresh token, which is valid for so many seconds from when `renew` began.
 
         A token that never expires is valid for `math.inf` seconds.
         """
+        seconds = seconds_of(duration)
         fault = find_fault(token, seconds)
         if fault is not None:
             raise UnexpectedResponse(f"the token that was given {fault}")
@@ -131,11 +133,11 @@ class Timed:
     at: float
 
 
-class Present(Timed):
+class UseRefreshToken(Timed):
     """Exchange the refresh token for a new pair."""
 
 
-class Reissue(Timed):
+class IssueNew(Timed):
     """Issue a pair anew."""
 
 
@@ -147,4 +149,5 @@ class Expire(Timed):
     """Give up: there is no way left, and the token has come to its end."""
 
 
-Step: TypeAlias = Present | Reissue | Expire
+RenewalStep: TypeAlias = UseRefreshToken | IssueNew
+Step: TypeAlias = RenewalStep | Expire

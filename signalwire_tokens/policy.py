@@ -1,62 +1,90 @@
-"""When to renew, and how: from a pair's times, what failed so far and a random draw, the next step.
+"""When a session renews its token, and in which way. `RefreshPolicy.next_step` is the whole answer.
 
-It reads no clock, does no I/O and draws nothing by itself. All times are seconds by one clock, which is the caller's.
+The policy is a function of values: of the pair's times, what has failed so far, what callers want, and a random draw.
+It reads no clock, does no I/O and draws no random number itself, so tests cover every case without waiting. All times
+are seconds by the session's clock. The lifecycle record is the `Situation` that the policy reads.
+
+A normal life of a two-hour token, with the default settings::
+
+    asked                             refresh_from  refresh_to        needed_ttl    access_until  refresh_until
+      |---------------- FRESH -------------|--- DUE ----|------ DUE -------|- EXPIRING -|- UNAVAILABLE -|
+      0                                  72 min       96 min           119.5 min     120 min         125 min
+
+The renewal starts at a random moment between `refresh_from` and `refresh_to`. That leaves at least 24 minutes for
+further attempts if it fails. From 119.5 minutes on, `token()` waits for the renewal before it returns. After 120
+minutes there is no valid token, but for five more minutes the refresh token still brings one. A session with the
+project's credentials can also issue a new pair at any time.
 """
 
 from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import Protocol, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import attrs
 
+from .durations import positive_seconds, seconds_of, spoken
 from .errors import ConfigurationError
 from .outcomes import (
     Ambiguous,
     Denied,
     Expire,
     Failure,
+    IssueNew,
     Misconfigured,
     NotSent,
     NotYet,
-    Present,
-    Reissue,
     Spent,
     Step,
     Throttled,
+    UseRefreshToken,
 )
 from .throttle import LONGEST_THROTTLE
 
-__all__ = ["NO_QUIET", "ROUNDING", "Failing", "Quiet", "RefreshPolicy", "SessionState", "Situation"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-NEVER = -math.inf
-MOST_DOUBLINGS = 10
-ROUNDING = 2.0  # seconds by which times may differ through rounding alone: a `Date` has whole seconds
+__all__ = [
+    "NEVER",
+    "NO_THROTTLE",
+    "ROUNDING",
+    "Failing",
+    "RefreshPolicy",
+    "RefreshTuning",
+    "SessionState",
+    "Situation",
+    "ThrottlePeriod",
+    "renewable_until",
+]
+
+NEVER = -math.inf  # the time of what has never happened
+MAX_DOUBLINGS = 10  # more would change nothing: every pause has an upper bound
+ROUNDING = 2.0  # seconds by which two times may differ through rounding alone: a `Date` header has whole seconds
 
 
 class SessionState(Enum):
-    """How a session stands."""
+    """What a session can return at a moment."""
 
     FRESH = "fresh"  # the token is valid, and not due for renewal
-    DUE = "due"  # it is valid, and due
-    EXPIRING = "expiring"  # it is valid for a few moments more
-    UNAVAILABLE = "unavailable"  # there is no valid token, but a way to get one
-    EXPIRED = "expired"  # there is no way to get one
-    CLOSED = "closed"  # the session isn't open: not yet, or not any more
+    DUE = "due"  # the token is valid, and due for renewal
+    EXPIRING = "expiring"  # the token expires in moments: `token()` waits for the next one
+    UNAVAILABLE = "unavailable"  # there is no valid token, but the session can get one
+    EXPIRED = "expired"  # there is no valid token, and no way to get one
+    CLOSED = "closed"  # the session isn't open yet, or was closed
 
 
-Quiet: TypeAlias = tuple[float, float]  # when SignalWire asked to be left alone, and until when
-NO_QUIET: Quiet = (NEVER, NEVER)
+ThrottlePeriod: TypeAlias = tuple[float, float]  # when SignalWire asked for a pause, and until when
+NO_THROTTLE: ThrottlePeriod = (NEVER, NEVER)
 
 
 @attrs.define(eq=False)
 class Failing:
-    """What is known of attempts that failed since the last success.
+    """The attempts that have failed since the last success.
 
-    `count` is how many failed in a row, `replays` how often the refresh token was presented with an unknown result.
-    `is_degraded` says whether the failure was reported: by an event or, before the first pair, only in the log.
-    `is_short` says whether the current token is too short-lived to be kept.
+    `failure` is the latest one, and `count` how many failed in a row. `replays` counts how often the refresh token was
+    sent with an unknown result. `is_degraded` is true once the failure was reported: by an event or, before the first
+    pair, in the log. `is_short` is true while the current token has a shorter lifetime than a session accepts.
     """
 
     failure: Failure
@@ -67,17 +95,29 @@ class Failing:
 
 
 class Situation(Protocol):
-    """What the policy decides by: the record of a kept token, which `Lifecycle` explains.
+    """What the policy decides by: the record of a kept token, which `Lifecycle` implements.
 
-    `life` is how long the access token is valid in all. `access_until` is -inf if there was no token yet. `draw` is
-    uniform in 0 to 1, and new after each attempt. `tried` is when the last attempt ended.
+    | attribute | meaning |
+    | --- | --- |
+    | `lifetime` | how long the access token is valid in all, in seconds |
+    | `due` | when the pair is due for renewal |
+    | `access_until` | when the access token expires; -inf before the first token |
+    | `refresh_until` | when the refresh token expires |
+    | `can_refresh` | whether the refresh token may still be used |
+    | `can_issue` | whether a new pair may be issued |
+    | `draw` | a random number from 0 to 1, drawn again after each attempt |
+    | `tried` | when the last attempt ended; -inf before the first one |
+    | `not_before` | when the next renewal may start at the earliest |
+    | `wanted` | since when a caller waits; inf if none does |
+    | `pressed` | when a renewal was demanded, whatever was planned; inf if none was |
+    | `failing` | the failures since the last success, if any |
     """
 
-    life: float
+    lifetime: float
     due: float
     access_until: float
-    presentable: bool
-    reissuable: bool
+    can_refresh: bool
+    can_issue: bool
     draw: float
     tried: float
     not_before: float
@@ -90,191 +130,229 @@ class Situation(Protocol):
         """When the refresh token expires."""
 
 
-@attrs.frozen(kw_only=True)
-class RefreshPolicy:
-    """When a session renews, and what it does when it cannot. All times are in seconds.
+def check_settings(
+    settings: RefreshPolicy | RefreshTuning, *, ranges: Sequence[str], shares: Sequence[str] = ()
+) -> None:
+    """Raise `ConfigurationError` for a number that isn't positive, a share of 1 or more, or a range upside down."""
+    prefix = "tuning." if isinstance(settings, RefreshTuning) else ""
+    for name in (field.name for field in attrs.fields(type(settings)) if field.name != "tuning"):
+        value = positive_seconds(prefix + name, getattr(settings, name))
+        if value >= 1 and (name.endswith("_share") or name in shares):
+            raise ConfigurationError(f"{prefix}{name} must be a share of the lifetime, less than 1: got {value:g}")
+    for name in ranges:
+        if getattr(settings, f"{name}_min") > getattr(settings, f"{name}_max"):
+            raise ConfigurationError(f"{prefix}{name}_min must not be more than {prefix}{name}_max")
 
-    Short lives scale the pauses down: those marked *scaled* are multiplied by `min(1, life / full_pace_life)`.
+
+@attrs.frozen(kw_only=True)
+class RefreshTuning:
+    """Settings that few applications change. All durations are in seconds, or a `timedelta`.
+
+    A *share* is a part of a lifetime, more than 0 and less than 1. Where a duration and a share bound the same thing,
+    the smaller result counts. *Scaled* settings shrink for short lifetimes: they are multiplied by
+    `min(1, lifetime / full_pace_lifetime)`.
     """
 
-    due_from: float = 0.6
-    """A token is due for renewal at a random point of its life: no sooner than this share of it."""
-    due_to: float = 0.8
-    """And no later than this share."""
-    min_ttl: float = 30.0
-    """With less than this left, `token()` waits for the renewal."""
     min_ttl_share: float = 0.1
-    """But never with more than this share of the life left."""
-    min_life: float = 30.0
-    """A token that lives shorter than this is not kept."""
-    patience: float = 10.0
-    """How long `token()` waits for a renewal."""
-    drain: float = 15.0
-    """How long closing waits for a request in flight."""
-    floor: float = 0.5
-    """Attempts are never closer than this."""
-    floor_share: float = 1 / 200
-    """Or than this share of the life, where that is less."""
-    backoff_from: float = 0.5
-    """The shortest pause after a failure; scaled."""
-    backoff_to: float = 60.0
-    """The longest, reached by doubling; scaled."""
+    """`RefreshPolicy.min_ttl` is at most this share of the lifetime."""
+    min_interval: float = attrs.field(default=0.5, converter=seconds_of)
+    """The shortest time between two attempts of one session."""
+    min_interval_share: float = 1 / 200
+    """`min_interval` is at most this share of the lifetime."""
     backoff_share: float = 0.25
-    """While the token lives, no pause is longer than this share of what is left."""
-    late_from: float = 5.0
-    """Once the token is dead, pauses double no further than to something between this; scaled."""
-    late_to: float = 15.0
-    """And this; scaled."""
-    full_pace_life: float = 360.0
-    """The shortest life with which pauses are not scaled down."""
+    """While the token is valid, a pause after a failure is at most this share of the time that is left."""
+    expired_backoff_min: float = attrs.field(default=5.0, converter=seconds_of)
+    """After the token has expired, the lower bound of the longest pause between attempts; scaled."""
+    expired_backoff_max: float = attrs.field(default=15.0, converter=seconds_of)
+    """After the token has expired, the longest pause between attempts; scaled."""
+    full_pace_lifetime: float = attrs.field(default=360.0, converter=seconds_of)
+    """The shortest lifetime for which the scaled settings apply in full."""
     throttle_share: float = 0.5
-    """SignalWire, if it asks to be left alone, gets at most this share of what is left of a valid token."""
-    throttle_late: float = LONGEST_THROTTLE
-    """Without a valid token, at most this from when it asked; scaled."""
-    throttle_spread: float = 5.0
-    """Sessions spread their next attempt over this, or over the time SignalWire asked for if that is less; scaled."""
-    misconfigured_from: float = 300.0
-    """After a 401, 403 or 404, while the token is valid: the shortest pause; scaled."""
-    misconfigured_to: float = 600.0
-    """And the longest; scaled."""
-    forced_every: float = 60.0
-    """`invalidate()` forces at most one renewal in this time."""
-    forced_share: float = 0.1
-    """Or in this share of the life, where that is less."""
-    leap: float = 60.0
-    """A wall clock that gains more than this on the session's clock makes the session due."""
-    leap_spread: float = 60.0
-    """Within this; scaled."""
-    lease: float = 20.0
-    """How long one process may take to renew a pair that is shared through a store; half of it is the request's."""
+    """When SignalWire asks for a pause, a session with a valid token waits at most this share of the time left."""
+    throttle_max: float = attrs.field(default=LONGEST_THROTTLE, converter=seconds_of)
+    """When SignalWire asks for a pause, a session without a valid token waits at most this long; scaled."""
+    throttle_spread: float = attrs.field(default=5.0, converter=seconds_of)
+    """After a pause that SignalWire asked for, sessions spread their attempts over this time; scaled."""
+    rejected_backoff_min: float = attrs.field(default=300.0, converter=seconds_of)
+    """After a 401, 403 or 404, the shortest pause while the token is valid; scaled."""
+    rejected_backoff_max: float = attrs.field(default=600.0, converter=seconds_of)
+    """After a 401, 403 or 404, the longest pause while the token is valid; scaled."""
+    invalidate_interval: float = attrs.field(default=60.0, converter=seconds_of)
+    """`invalidate()` starts at most one renewal in this time."""
+    invalidate_interval_share: float = 0.1
+    """`invalidate_interval` is at most this share of the lifetime."""
+    clock_jump: float = attrs.field(default=60.0, converter=seconds_of)
+    """When the wall clock jumps ahead by more than this, each session renews soon."""
+    clock_jump_spread: float = attrs.field(default=60.0, converter=seconds_of)
+    """After such a jump, sessions spread their renewals over this time; scaled."""
+    lease: float = attrs.field(default=20.0, converter=seconds_of)
+    """How long one process may take to renew a pair that a store shares. Its request gets half of that."""
     lease_share: float = 0.25
-    """But never longer than this share of the life."""
-    poll: float = 0.25
-    """How often the others look whether it has, or has died; at most a tenth of the lease."""
-    store_patience: float = 1.0
-    """How long a store gets for an answer; at most half of the lease."""
-    trip_after: float = 10.0
-    """So many sessions that fail in a row, and a fleet takes the service to be down."""
-    probe_to: float = 5.0
-    """While it is, one request at a time asks after it: the longest pause between two, reached by doubling; scaled."""
-    ramp: float = 10.0
-    """Once it is back, a fleet comes back to its full rate within this; scaled."""
+    """`lease` is at most this share of the lifetime."""
+    lease_poll: float = attrs.field(default=0.25, converter=seconds_of)
+    """How often the other processes check whether the pair was renewed; at most a tenth of the lease."""
+    outage_after: int = 10
+    """A fleet assumes an outage when this many sessions in a row have failed."""
+    outage_backoff_max: float = attrs.field(default=5.0, converter=seconds_of)
+    """During an outage, the longest pause between the single requests that a fleet sends; scaled."""
+    recovery: float = attrs.field(default=10.0, converter=seconds_of)
+    """After an outage, how long a fleet takes to return to its full rate; scaled."""
 
     def __attrs_post_init__(self) -> None:
-        for name in (field.name for field in attrs.fields(RefreshPolicy)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigurationError(f"{name} must be a positive number")
-            if value >= 1 and (name.endswith("_share") or name == "due_to"):
-                raise ConfigurationError(f"{name} must be a share, less than 1")
-        for name in ("due", "backoff", "late", "misconfigured"):
-            if getattr(self, f"{name}_from") > getattr(self, f"{name}_to"):
-                raise ConfigurationError(f"{name}_from must not be more than {name}_to")
-        if self.min_ttl_share > self.longest_ttl(1.0):
-            raise ConfigurationError("min_ttl_share must not be more than 1 - due_to: a fresh token must suffice")
+        check_settings(self, ranges=("expired_backoff", "rejected_backoff"))
 
-    def longest_ttl(self, life: float) -> float:
-        """Say how much life may be asked of every token: what a fresh one has left at least."""
-        return round(life * (1 - self.due_to), 6)
 
-    def check_life(self, life: float) -> None:
-        """Refuse tokens that are not to live long enough to be kept."""
-        if life < self.min_life:
+@attrs.frozen(kw_only=True)
+class RefreshPolicy:
+    """When a session renews its token, and how long it waits. All durations are in seconds, or a `timedelta`."""
+
+    refresh_from: float = 0.6
+    """The earliest time to refresh, as a share of the token's lifetime. Each pair draws a random time in the range."""
+    refresh_to: float = 0.8
+    """The latest time to refresh, as a share of the token's lifetime."""
+    min_ttl: float = attrs.field(default=30.0, converter=seconds_of)
+    """`token()` waits for a renewal when the current token is valid for less than this."""
+    min_lifetime: float = attrs.field(default=30.0, converter=seconds_of)
+    """The shortest lifetime of a token that a session accepts."""
+    wait_timeout: float = attrs.field(default=10.0, converter=seconds_of)
+    """How long `token()` waits for a renewal before it raises `TokenUnavailable`."""
+    close_timeout: float = attrs.field(default=15.0, converter=seconds_of)
+    """How long closing waits for a request under way, whose answer may hold the only valid refresh token."""
+    backoff_min: float = attrs.field(default=0.5, converter=seconds_of)
+    """The pause after a first failure. It doubles with each further one; shorter for tokens under six minutes."""
+    backoff_max: float = attrs.field(default=60.0, converter=seconds_of)
+    """The longest pause after failures; shorter for tokens under six minutes."""
+    store_timeout: float = attrs.field(default=1.0, converter=seconds_of)
+    """How long a session waits for its store to answer; at most half of the lease."""
+    tuning: RefreshTuning = RefreshTuning()
+    """Further settings, which few applications change."""
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.tuning, RefreshTuning):
+            raise ConfigurationError(f"tuning must be a RefreshTuning, and is {type(self.tuning).__name__}")
+        check_settings(self, ranges=("backoff",), shares=("refresh_from", "refresh_to"))
+        if self.refresh_from > self.refresh_to:
+            raise ConfigurationError("refresh_from must not be more than refresh_to")
+        if self.tuning.min_ttl_share > self.longest_ttl(1.0):
+            raise ConfigurationError("tuning.min_ttl_share must not be more than 1 - refresh_to: a new token must do")
+
+    def longest_ttl(self, lifetime: float) -> float:
+        """Return the longest `min_ttl` that a caller can ask for: each token has that long left until it is renewed."""
+        return round(lifetime * (1 - self.refresh_to), 6)
+
+    def check_lifetime(self, lifetime: float) -> None:
+        """Raise `ConfigurationError` if tokens with this lifetime are too short-lived for a session."""
+        if lifetime < self.min_lifetime:
             raise ConfigurationError(
-                f"a token that lives {life:g} s is too short-lived to be kept alive: "
-                f"lower RefreshPolicy(min_life={self.min_life:g}) if that is meant"
+                f"a token lifetime of {spoken(lifetime)} is too short for a session: the policy accepts "
+                f"{spoken(self.min_lifetime)} or more. To allow it, pass RefreshPolicy(min_lifetime={lifetime:g})"
             )
 
-    def keeps(self, life: float) -> bool:
-        """Tell whether a token is worth having that was to live longer, but for what the service's clock took off."""
-        return life >= self.min_life / 2
+    def accepts(self, lifetime: float) -> bool:
+        """Return whether a session accepts a token with this lifetime, which an answer gave.
 
-    def due(self, *, asked: float, life: float, draw: float) -> float:
-        """Say when a new token is due for renewal."""
-        return asked + life * between(self.due_from, self.due_to, draw)
+        A wrong clock at SignalWire can make a lifetime look shorter than it is, so half of `min_lifetime` is enough.
+        """
+        return lifetime >= self.min_lifetime / 2
 
-    def due_after_leap(self, *, now: float, life: float, draw: float) -> float:
-        """Say when a token is due of which nobody knows how old it is."""
-        return now + self._pace(life) * self.leap_spread * draw
+    def due_at(self, *, asked: float, lifetime: float, draw: float) -> float:
+        """Return when a pair that was asked for at `asked` is due for renewal."""
+        return asked + lifetime * between(self.refresh_from, self.refresh_to, draw)
 
-    def reserve(self, life: float) -> float:
-        """Say how much life a token must have left to be handed out without waiting."""
-        return min(self.min_ttl, life * self.min_ttl_share)
+    def due_after_jump(self, *, now: float, lifetime: float, draw: float) -> float:
+        """Return when a token is due after the wall clock jumped ahead, which leaves its age unknown."""
+        return now + self._pace(lifetime) * self.tuning.clock_jump_spread * draw
 
-    def is_early(self, failure: Failure | None, *, left: float, life: float) -> bool:
-        """Tell whether nothing is wrong but that it was too early, with so much left of the token."""
-        return isinstance(failure, NotYet) and left > self.reserve(life)
+    def needed_ttl(self, lifetime: float) -> float:
+        """Return how long a token must be valid for `token()` to return it without waiting."""
+        return min(self.min_ttl, lifetime * self.tuning.min_ttl_share)
 
-    def forced_interval(self, life: float) -> float:
-        """Say how far apart forced renewals are."""
-        return min(self.forced_every, self._sound(life) * self.forced_share)
+    def is_early(self, failure: Failure | None, *, left: float, lifetime: float) -> bool:
+        """Return whether an attempt failed only because it came too early, with `left` seconds of validity left."""
+        return isinstance(failure, NotYet) and left > self.needed_ttl(lifetime)
 
-    def lease_for(self, life: float) -> float:
-        """Say how long a pair is leased for its renewal."""
-        return min(self.lease, self._sound(life) * self.lease_share)
+    def invalidate_interval(self, lifetime: float) -> float:
+        """Return the shortest time between two renewals that `invalidate()` starts."""
+        tuning = self.tuning
+        return min(tuning.invalidate_interval, self._at_least_min(lifetime) * tuning.invalidate_interval_share)
 
-    def poll_for(self, life: float) -> float:
-        """Say how long to wait before looking again whether another has renewed."""
-        return min(self.poll, self.lease_for(life) / 10)
+    def lease_for(self, lifetime: float) -> float:
+        """Return how long a process leases a shared pair in order to renew it."""
+        return min(self.tuning.lease, self._at_least_min(lifetime) * self.tuning.lease_share)
 
-    def store_limit(self, life: float) -> float:
-        """Say how long a store gets for an answer."""
-        return min(self.store_patience, self.lease_for(life) / 2)
+    def poll_for(self, lifetime: float) -> float:
+        """Return how long to wait before checking again whether another process has renewed the pair."""
+        return min(self.tuning.lease_poll, self.lease_for(lifetime) / 10)
 
-    def store_pauses(self, life: float) -> tuple[float, float]:
-        """Say how long to wait before saving again what could not be saved: first, and at the longest."""
-        return self._pace(life) * self.backoff_from, self._pace(life) * self.backoff_to
+    def store_limit(self, lifetime: float) -> float:
+        """Return how long a store may take for an answer."""
+        return min(self.store_timeout, self.lease_for(lifetime) / 2)
+
+    def store_pauses(self, lifetime: float) -> tuple[float, float]:
+        """Return the first and the longest pause before saving a pair again, after the store failed."""
+        return self._pace(lifetime) * self.backoff_min, self._pace(lifetime) * self.backoff_max
 
     def deadline(self, situation: Situation, now: float) -> float:
-        """Return when a renewal comes too late, where many wait for theirs.
+        """Return by when a session in a fleet's queue needs its renewal. The queue is ordered by it.
 
-        A session without a valid token counts as one with its last reserve, if a caller waits for it, and otherwise as
-        one that is due at the latest.
+        With a valid token, that is when the token expires. Without one, a session that a caller waits for is as urgent
+        as one whose token is valid for `needed_ttl` more. A session that no caller waits for is as urgent as one whose
+        token is due at the latest.
         """
         if situation.access_until > now:
             return situation.access_until
-        is_awaited, life = situation.wanted < math.inf, situation.life
-        return now + (self.reserve(life) if is_awaited else self.longest_ttl(life))
+        is_awaited, lifetime = situation.wanted < math.inf, situation.lifetime
+        return now + (self.needed_ttl(lifetime) if is_awaited else self.longest_ttl(lifetime))
 
-    def probe_pause(self, life: float, failed: int, draw: float) -> float:
-        """Say how long to wait before the service is asked again that did not answer so many probes."""
-        doubled = self.backoff_from * 2.0 ** min(failed, MOST_DOUBLINGS)
-        return self._pace(life) * min(self.probe_to, doubled) * between(0.5, 1.0, draw)
+    def probe_pause(self, lifetime: float, failed: int, draw: float) -> float:
+        """Return the pause before a fleet's next single request during an outage, after `failed` of them failed."""
+        doubled = self.backoff_min * 2.0 ** min(failed, MAX_DOUBLINGS)
+        return self._pace(lifetime) * min(self.tuning.outage_backoff_max, doubled) * between(0.5, 1.0, draw)
 
-    def ramp_for(self, life: float) -> float:
-        """Say how long it takes to come back to the full rate."""
-        return self._pace(life) * self.ramp
+    def recovery_for(self, lifetime: float) -> float:
+        """Return how long a fleet takes to return to its full rate after an outage."""
+        return self._pace(lifetime) * self.tuning.recovery
 
-    def lapse_for(self, life: float) -> float:
-        """Say for how long a fleet remembers a session that has died."""
-        return self._pace(life) * self.misconfigured_from
+    def expired_kept_for(self, lifetime: float) -> float:
+        """Return for how long a fleet keeps a session that has expired."""
+        return self._pace(lifetime) * self.tuning.rejected_backoff_min
 
     def state(self, situation: Situation, now: float) -> SessionState:
-        """Return how an open session stands."""
+        """Return the state of an open session."""
         left = situation.access_until - now
         if left <= 0:
             return SessionState.UNAVAILABLE
-        if left < self.reserve(situation.life):
+        if left < self.needed_ttl(situation.lifetime):
             return SessionState.EXPIRING
         return SessionState.FRESH if now < situation.due else SessionState.DUE
 
-    def next_step(self, situation: Situation, quiet: Quiet) -> Step:
-        """Return what to do next, and when, while SignalWire wants to be left alone as `quiet` says."""
-        at = self._earliest(situation, quiet)
-        if at < way_ends(situation):
-            return self.way(situation, at)
+    def next_step(self, situation: Situation, throttle: ThrottlePeriod) -> Step:
+        """Return what to do next, and when. `throttle` is the pause that SignalWire last asked for."""
+        at = self._earliest(situation, throttle)
+        if at < renewable_until(situation):
+            return self.step_at(situation, at)
         return Expire(situation.access_until)
 
-    def way(self, situation: Situation, at: float) -> Step:
-        """Return what could be done at a time."""
-        if situation.presentable and at < situation.refresh_until:
-            return Present(at)
-        if situation.reissuable:
-            return Reissue(at)
+    def step_at(self, situation: Situation, at: float) -> Step:
+        """Return how the pair can be renewed at a time: with its refresh token, by a new issue or not at all."""
+        if situation.can_refresh and at < situation.refresh_until:
+            return UseRefreshToken(at)
+        if situation.can_issue:
+            return IssueNew(at)
         return Expire(situation.access_until)
 
-    def _earliest(self, situation: Situation, quiet: Quiet) -> float:
-        """Return when the next attempt may be: it does not move until something happens."""
+    def _earliest(self, situation: Situation, throttle: ThrottlePeriod) -> float:
+        """Return when the next attempt may start. The result changes only when the situation does, not as time passes.
+
+        The rules apply in this order, each to the result of those before it:
+
+        1. Without a failure: when the pair is due, or when a renewal was demanded.
+           After a failure: after the pause for that failure.
+        2. A caller that waits brings the attempt forward, unless trying sooner can't help.
+        3. Two attempts are at least `min_interval` apart.
+        4. A pause that SignalWire asked for is kept, within limits.
+        5. `not_before` limits how often `invalidate()` starts renewals.
+        """
         failing = situation.failing if situation.pressed == math.inf else None
         failure = None if failing is None else failing.failure
         if failing is None:
@@ -282,85 +360,107 @@ class RefreshPolicy:
         else:
             at = situation.tried + self._pause(situation, failing)
         left = situation.access_until - situation.tried
-        is_early = self.is_early(failure, left=left, life=situation.life)
-        if not (is_early or isinstance(failure, Misconfigured | Denied)):  # asking sooner does not help
+        is_early = self.is_early(failure, left=left, lifetime=situation.lifetime)
+        if not (is_early or isinstance(failure, Misconfigured | Denied)):  # trying sooner does not help
             at = min(at, situation.wanted)
-        at = max(at, situation.tried + self.floor_for(situation.life))
-        if at < quiet[1]:
-            at = max(at, self._throttle_end(situation, quiet, at))
+        at = max(at, situation.tried + self.min_interval_for(situation.lifetime))
+        if at < throttle[1]:
+            at = max(at, self._throttle_end(situation, throttle, at))
         return max(at, situation.not_before)
 
     def _pause(self, situation: Situation, failing: Failing) -> float:
-        """Return how long to wait after a failure."""
-        failure, doublings = failing.failure, 2.0 ** min(failing.count, MOST_DOUBLINGS)
-        pace, left = self._pace(situation.life), situation.access_until - situation.tried
-        late = left <= 0 and situation.access_until != NEVER  # with a first token to come, it isn't late
+        """Return how long to wait after a failure.
+
+        | failure | pause while the token is valid | pause without a valid token |
+        | --- | --- | --- |
+        | `Spent` | none: the other way is tried | none |
+        | `Misconfigured` | 5 to 10 min | 5 to 15 s |
+        | `Denied` | 5 to 10 min | doubling, up to 10 min |
+        | `NotYet` | an eighth to a quarter of the time left, up to 10 min | doubling, up to 15 s |
+        | the first `Ambiguous` of a refresh token | 0.5 to 1 s | 0.5 to 1 s |
+        | others | doubling, 0.5 s to 1 min | doubling, up to 5 to 15 s |
+
+        In all cases, a pause takes at most a quarter of the time in which a renewal is still of use. So there are
+        always several attempts before the token, or the last way to renew it, expires.
+        """
+        tuning = self.tuning
+        failure, doublings = failing.failure, 2.0 ** min(failing.count, MAX_DOUBLINGS)
+        pace, left = self._pace(situation.lifetime), situation.access_until - situation.tried
+        has_expired = left <= 0 and situation.access_until != NEVER  # before the first token, nothing has expired
         match failure:
             case Spent():
                 pause = 0.0
-            case Misconfigured() | Denied() if not late:
-                pause = pace * between(self.misconfigured_from, self.misconfigured_to, situation.draw)
+            case Misconfigured() | Denied() if not has_expired:
+                pause = pace * between(tuning.rejected_backoff_min, tuning.rejected_backoff_max, situation.draw)
             case Ambiguous() if failing.replays == 1:
-                pause = pace * between(self.backoff_from, 2 * self.backoff_from, situation.draw)
+                pause = pace * between(self.backoff_min, 2 * self.backoff_min, situation.draw)
             case NotYet() if left > 0:
-                longest = min(self.misconfigured_to, left * self.backoff_share)
+                longest = min(tuning.rejected_backoff_max, left * tuning.backoff_share)
                 pause = between(longest / 2, longest, situation.draw)
             case Misconfigured():
-                pause = pace * between(self.late_from, self.late_to, situation.draw)
+                pause = pace * between(tuning.expired_backoff_min, tuning.expired_backoff_max, situation.draw)
             case Denied():
-                longest = min(self.misconfigured_to, self.late_to * doublings)
+                longest = min(tuning.rejected_backoff_max, tuning.expired_backoff_max * doublings)
                 pause = pace * between(longest / 2, longest, situation.draw)
             case NotSent() | NotYet() | Ambiguous() | Throttled():
-                doubled = self.backoff_from * doublings
-                shortest = min(self.late_from, doubled / 2) if late else self.backoff_from
-                longest = min(self.late_to if late else self.backoff_to, doubled)
+                doubled = self.backoff_min * doublings
+                shortest = min(tuning.expired_backoff_min, doubled / 2) if has_expired else self.backoff_min
+                longest = min(tuning.expired_backoff_max if has_expired else self.backoff_max, doubled)
                 pause = pace * between(shortest, longest, situation.draw)
             case _:
                 assert_never(failure)
-        horizon = way_ends(situation) - situation.tried
+        horizon = renewable_until(situation) - situation.tried
         if left > 0 and not failing.is_short:
             horizon = min(horizon, left)
-        return min(pause, horizon * self.backoff_share)
+        return min(pause, horizon * tuning.backoff_share)
 
-    def _throttle_end(self, situation: Situation, quiet: Quiet, at: float) -> float:
-        """Return when a session may ask SignalWire again after a throttle."""
-        horizon, left = way_ends(situation) - at, situation.access_until - at
-        longest = at + max(0.0, min(horizon, left) if left > 0 else horizon) * self.throttle_share
-        (asked, until), life, draw = quiet, situation.life, situation.draw
-        end = until + self._throttle_spread(asked, until, life) * draw
-        return min(longest, end if left > 0 else self.throttle_end(asked=asked, until=until, life=life, draw=draw))
+    def _throttle_end(self, situation: Situation, throttle: ThrottlePeriod, at: float) -> float:
+        """Return when a session may send a request again, though it could from `at` on without the throttle.
 
-    def throttle_end(self, *, asked: float, until: float, life: float, draw: float) -> float:
-        """Return when SignalWire is asked again without a valid token: never later than `throttle_late` after it asked.
-
-        It asked at `asked` to be left alone until `until`. `draw` spreads the sessions that wait.
+        A session with a valid token waits for the end that SignalWire named, but keeps half of the remaining validity
+        for its own attempts. A session without one waits as `throttle_end` says, but for half of the time at most in
+        which it can still be renewed.
         """
-        pace = self._pace(life)
-        end = until + self._throttle_spread(asked, until, life) * draw
-        return min(end, asked + pace * (self.throttle_late - self.throttle_spread * (1 - draw)))
+        horizon, left = renewable_until(situation) - at, situation.access_until - at
+        longest = at + max(0.0, min(horizon, left) if left > 0 else horizon) * self.tuning.throttle_share
+        (asked, until), lifetime, draw = throttle, situation.lifetime, situation.draw
+        end = until + self._throttle_spread(asked, until, lifetime) * draw
+        if left <= 0:
+            end = self.throttle_end(asked=asked, until=until, lifetime=lifetime, draw=draw)
+        return min(longest, end)
 
-    def _throttle_spread(self, asked: float, until: float, life: float) -> float:
-        return min(self._pace(life) * self.throttle_spread, until - asked)
+    def throttle_end(self, *, asked: float, until: float, lifetime: float, draw: float) -> float:
+        """Return when a session without a valid token sends its next request after a throttle.
 
-    def floor_for(self, life: float) -> float:
-        """Say how far apart attempts are at least."""
-        return min(self.floor, self._sound(life) * self.floor_share)
+        SignalWire asked at `asked` for a pause until `until`. The session waits `throttle_max` at most, counted from
+        `asked`. `draw` spreads the sessions, so that they don't all send at the same moment.
+        """
+        pace = self._pace(lifetime)
+        end = until + self._throttle_spread(asked, until, lifetime) * draw
+        return min(end, asked + pace * (self.tuning.throttle_max - self.tuning.throttle_spread * (1 - draw)))
 
-    def _pace(self, life: float) -> float:
-        return min(1.0, self._sound(life) / self.full_pace_life)
+    def _throttle_spread(self, asked: float, until: float, lifetime: float) -> float:
+        return min(self._pace(lifetime) * self.tuning.throttle_spread, until - asked)
 
-    def _sound(self, life: float) -> float:
-        """Take a life for no shorter than any that is kept: one of nothing must not mean pauses of nothing."""
-        return max(life, self.min_life)
+    def min_interval_for(self, lifetime: float) -> float:
+        """Return the shortest time between two attempts."""
+        return min(self.tuning.min_interval, self._at_least_min(lifetime) * self.tuning.min_interval_share)
+
+    def _pace(self, lifetime: float) -> float:
+        return min(1.0, self._at_least_min(lifetime) / self.tuning.full_pace_lifetime)
+
+    def _at_least_min(self, lifetime: float) -> float:
+        """Return the lifetime, or `min_lifetime` if that is longer: a lifetime of 0 must not lead to pauses of 0."""
+        return max(lifetime, self.min_lifetime)
 
 
-def way_ends(situation: Situation) -> float:
-    """Return when trying stops making sense."""
-    if situation.reissuable:
+def renewable_until(situation: Situation) -> float:
+    """Return until when the pair can be renewed: inf if it can be issued, otherwise when its refresh token expires."""
+    if situation.can_issue:
         return math.inf
-    return situation.refresh_until if situation.presentable else NEVER
+    return situation.refresh_until if situation.can_refresh else NEVER
 
 
 def between(low: float, high: float, draw: float) -> float:
-    """Take a draw from 0 to 1 to a range."""
+    """Return the value that a draw from 0 to 1 picks from a range."""
     return low + (high - low) * draw

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import attrs
 
 from . import wire
 from .client import report_renewal
+from .durations import positive_span
 from .errors import (
     ConfigurationError,
     InvalidRequest,
@@ -20,17 +20,19 @@ from .errors import (
     ValidationFailed,
 )
 from .keeper import TokenSession, failure_of
-from .models import KINDS, Secret, Token, TokenPair, digest_of, is_misplaced
-from .outcomes import Denied, Reissue, Renewed, Spent
+from .models import KINDS, LONGEST_LIFE, Secret, Token, TokenPair, digest_of, is_misplaced
+from .outcomes import Denied, IssueNew, Renewed, Spent
 from .policy import ROUNDING
 from .stores import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
     from uuid import UUID
 
     from .client import TokenClient
     from .clock import Clock
+    from .durations import Duration
     from .keeper import RenewalRequest
     from .outcomes import Failure
     from .policy import RefreshPolicy
@@ -83,7 +85,7 @@ class SubscriberSession(TokenSession):
         client: TokenClient,
         reference: str,
         *,
-        lifetime: timedelta | None = None,
+        lifetime: Duration | None = None,
         policy: RefreshPolicy | None = None,
         store: TokenStore | None = None,
         reissue: bool = True,
@@ -92,15 +94,17 @@ class SubscriberSession(TokenSession):
     ) -> None:
         fields = {name: value for name, value in masked(token_fields).items() if value is not None}
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
-        if lifetime is not None and not isinstance(lifetime, timedelta):
-            raise ConfigurationError("lifetime must be a timedelta")
         if lifetime is not None and not reissue:
-            raise ConfigurationError("a session with a lifetime renews by issuing anew: it needs reissue=True")
-        renewal = SubscriberRenewal(client, reference, lifetime=lifetime, fields=fields)
+            raise ConfigurationError(
+                "a session with a lifetime can't use refresh tokens, because they bring tokens with the usual "
+                "lifetime: leave out lifetime, or reissue=False"
+            )
+        span = None if lifetime is None else positive_span("lifetime", lifetime, longest=LONGEST_LIFE)
+        renewal = SubscriberRenewal(client, reference, lifetime=span, fields=fields)
         renewal.describe_issue()  # refuses what is wrong with the arguments now, and not when it is too late
         life = client.lifetimes.access
-        if lifetime is not None:
-            life = lifetime
+        if span is not None:
+            life = span
         elif "scope" in fields and "fingerprint" not in fields:
             life = min(life, client.lifetimes.unbound)
         window = client.lifetimes.refresh - client.lifetimes.access
@@ -112,7 +116,7 @@ class SubscriberSession(TokenSession):
             store=store,
             store_key="" if store is None else renewal.key,
             clock=client.clock if clock is None else clock,
-            presents=lifetime is None,
+            presents=span is None,
             reissues=reissue,
             keeps_all=False,
             throttle=(client.throttle, client.clock),
@@ -240,7 +244,7 @@ class SubscriberRenewal:
         """Return a new pair."""
         pair, seen = request.pair, set(request.current.seen)
         replaced = pair or request.current.pair
-        if isinstance(request.step, Reissue) or pair is None:
+        if isinstance(request.step, IssueNew) or pair is None:
             answer = await self._issue(replaced, seen, request.timeout)
         else:
             refresh = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, seen)
@@ -257,7 +261,7 @@ class SubscriberRenewal:
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
         """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
         meaning = failure_of(error, request.step)
-        if isinstance(meaning, Spent) and isinstance(request.step, Reissue) and isinstance(error, ValidationFailed):
+        if isinstance(meaning, Spent) and isinstance(request.step, IssueNew) and isinstance(error, ValidationFailed):
             return Denied(error) if self._may_be_about_lifetime(error) else meaning
         return meaning
 

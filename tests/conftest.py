@@ -157,7 +157,7 @@ async def client(emulator):
 def plain_environment(monkeypatch):
     """Remove the developer's own settings."""
     for name in os.environ:
-        if name.startswith(("SIGNALWIRE_", "TOKEN_SEALING_KEY")) or name in FOREIGN:
+        if name.startswith(("SIGNALWIRE_", "SIGNALWIRE_TOKENS_ENCRYPTION_KEY")) or name in FOREIGN:
             monkeypatch.delenv(name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from signalwire_tokens.stores import new_sealing_key
+from signalwire_tokens.stores import generate_encryption_key
 
 from .command import Command, say_json
 
@@ -35,7 +35,7 @@ def completion(context: click.Context, *, shell: str, as_json: bool) -> None:
 @click.command(cls=Command, name="sealing-key")
 def sealing_key(*, as_json: bool) -> None:
     """Print a new key that a store seals with: keep it where you keep the API token."""
-    key = new_sealing_key()
+    key = generate_encryption_key()
     if as_json:
         say_json({"key": key})
     else:

@@ -61,16 +61,16 @@ class Wanted:
 @click.option("--exec", "line", metavar="COMMAND", help="Command to run with each token on its standard input.")
 @click.option(
     "--store",
-    envvar="SIGNALWIRE_STORE",
+    envvar="SIGNALWIRE_TOKENS_STORE",
     metavar="URL",
-    help="Keep the pair in sqlite:FILE or redis://HOST, sealed by the key in TOKEN_SEALING_KEY.  [SIGNALWIRE_STORE]",
+    help="Store the pair in sqlite:FILE or redis://HOST, encrypted.  [SIGNALWIRE_TOKENS_STORE]",
 )
 @click.option(
-    "--sealing-key-file",
+    "--encryption-key-file",
     type=click.Path(path_type=Path),
-    envvar="TOKEN_SEALING_KEY_FILE",
+    envvar="SIGNALWIRE_TOKENS_ENCRYPTION_KEY_FILE",
     metavar="FILE",
-    help="File that holds the sealing key, in place of TOKEN_SEALING_KEY.  [TOKEN_SEALING_KEY_FILE]",
+    help="Read the encryption key from FILE.  [SIGNALWIRE_TOKENS_ENCRYPTION_KEY_FILE]",
 )
 @click.option("--lifetime", type=duration, help="How long each token is to live: 90s, 15m, 2h or 1d.")
 @token_fields
@@ -84,7 +84,7 @@ def hold(
     path: Path | None,
     line: str | None,
     store: str | None,
-    sealing_key_file: Path | None,
+    encryption_key_file: Path | None,
     lifetime: timedelta | None,
     fields: dict[str, Any],
     as_json: bool,
@@ -100,7 +100,7 @@ def hold(
     if may_hold_secret(url) and context.get_parameter_source("store") is ParameterSource.COMMANDLINE:
         raise click.UsageError(
             "on the command line, a store's URL may have a host or a socket's path, a port, a database, and options "
-            "that hold no secret: if it has more, such as a password, set SIGNALWIRE_STORE to this URL"
+            "that hold no secret: if it has more, such as a password, set SIGNALWIRE_TOKENS_STORE to this URL"
         )
     if lifetime is not None and lifetime < SHORTEST:
         raise click.UsageError("--lifetime must be 5s or more")
@@ -112,7 +112,7 @@ def hold(
         reference=reference,
         lifetime=lifetime,
         fields=fields,
-        open_store=None if url.value is None else partial(open_store, url, sealing_key_file),
+        open_store=None if url.value is None else partial(open_store, url, encryption_key_file),
     )
     screen = Screen(STDOUT if sys.stdout else None, live=not as_json)
     try:
@@ -168,7 +168,7 @@ def make(client: TokenClient, store: Store | None, wanted: Wanted, teller: Telle
 def policy_for(lifetime: timedelta) -> RefreshPolicy:
     """Return a policy that keeps tokens of this lifetime, however short it is."""
     policy = RefreshPolicy()
-    return attrs.evolve(policy, min_life=min(policy.min_life, lifetime.total_seconds()))
+    return attrs.evolve(policy, min_lifetime=min(policy.min_lifetime, lifetime.total_seconds()))
 
 
 async def begin(make: Callable[[], SubscriberSession], teller: Teller, stop: asyncio.Event) -> SubscriberSession | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Program", "pause_before"]
 
 # What the environment may hold that a command is not to be given with each token.
-KEPT_BACK = ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_STORE", "TOKEN_SEALING_KEY", "NOTIFY_SOCKET")
+KEPT_BACK = ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_TOKENS_STORE", "SIGNALWIRE_TOKENS_ENCRYPTION_KEY", "NOTIFY_SOCKET")
 CHUNK = 65536  # bytes of a command's output that are looked at where it fails
 MOST_SHOWN = 120  # characters of its last line
 LONG = re.compile(r"[\w.~+/=-]{40,}")  # what might be a token in another form, or a part of one

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from signalwire_tokens.durations import parse_duration
 from signalwire_tokens.emulator import ROTATIONS, Emulator, Entry, RateLimit
 from signalwire_tokens.models import Lifetimes
-from signalwire_tokens.wire import read_duration
 
 from .command import Command, say_json
 from .settings import duration
@@ -30,7 +30,7 @@ RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9}[a-z])", re.ASCII)
 def rate(text: str) -> RateLimit:
     """Return the value of an option that is a rate."""
     found = RATE.fullmatch(text)
-    period = None if found is None else read_duration(found[2])
+    period = None if found is None else parse_duration(found[2])
     if found is None or not period:
         raise click.BadParameter(f"{text!r} is not a rate: write 100/10s or 5/1m")
     return RateLimit(int(found[1]), period.total_seconds())

@@ -12,10 +12,11 @@ import click
 
 from signalwire_tokens.client import TokenClient, environment, trusting
 from signalwire_tokens.client.environment import trimmed
+from signalwire_tokens.durations import parse_duration
 from signalwire_tokens.errors import ConfigurationError, InvalidRequest
 from signalwire_tokens.models import Secret
 from signalwire_tokens.session import TokenFields
-from signalwire_tokens.wire import is_credential, read_duration
+from signalwire_tokens.wire import is_credential
 
 if TYPE_CHECKING:
     import ssl
@@ -195,7 +196,7 @@ def token_fields(command: Callable[..., None]) -> Callable[..., None]:
 
 def duration(text: str) -> timedelta:
     """Return the value of an option that is a length of time."""
-    span = read_duration(text)
+    span = parse_duration(text)
     if span is None:
         raise click.BadParameter(f"{text!r} is not a length of time: write 90s, 15m, 2h or 1d")
     return span

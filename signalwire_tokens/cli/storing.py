@@ -44,20 +44,20 @@ def may_hold_secret(url: Secret[Any]) -> bool:
     return text.value.partition(":")[0] in SERVERS and HARMLESS.fullmatch(text.value) is None
 
 
-def open_store(url: Secret[Any], sealing_key_file: Path | None) -> Store:
+def open_store(url: Secret[Any], encryption_key_file: Path | None) -> Store:
     """Make the store that a URL names."""
     scheme, _, place = url.value.partition(":")
-    keys = Secret(sealing_keys(sealing_key_file))
+    keys = Secret(encryption_keys(encryption_key_file))
     match scheme:
         case "sqlite" if place:
-            return SqliteStore(place.removeprefix("//"), keys=keys.value)
+            return SqliteStore(place.removeprefix("//"), encryption_keys=keys.value)
         case _ if scheme in SERVERS:
             try:
                 from signalwire_tokens.stores.redis import RedisStore  # noqa: PLC0415 - its package is an extra
             except ModuleNotFoundError:
                 message = "a store on Redis needs another package: pip install 'signalwire-tokens[redis]'"
                 raise ConfigurationError(message) from None
-            return RedisStore(url.value, keys=keys.value)
+            return RedisStore(url.value, encryption_keys=keys.value)
         case _:
             raise ConfigurationError("a store is sqlite:FILE, or redis://HOST[:PORT][/DATABASE]")
 
@@ -68,11 +68,14 @@ async def look_into(store: Store) -> None:
         await store.load("0" * 64)  # a key that nobody has
 
 
-def sealing_keys(path: Path | None) -> list[str]:
+def encryption_keys(path: Path | None) -> list[str]:
     """Find the keys that a store seals with: the first one seals, each opens."""
-    text = Secret(os.environ.get("TOKEN_SEALING_KEY", "") if path is None else read_credential(path))
+    text = Secret(os.environ.get("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", "") if path is None else read_credential(path))
     keys = Secret([key for part in text.value.split(",") if (key := part.strip())])
     if not keys.value:
-        message = "a store needs a key to seal with: set TOKEN_SEALING_KEY; `signalwire-tokens sealing-key` makes one"
+        message = (
+            "a store needs an encryption key: set SIGNALWIRE_TOKENS_ENCRYPTION_KEY. "
+            "`signalwire-tokens generate-key` prints a new one"
+        )
         raise ConfigurationError(message)
     return keys.value

@@ -14,7 +14,7 @@ from rich.live import Live
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import Emulator, Reset, Status
 from signalwire_tokens.models import Lifetimes
-from signalwire_tokens.policy import RefreshPolicy
+from signalwire_tokens.policy import RefreshPolicy, RefreshTuning
 from signalwire_tokens.session import SubscriberSession
 
 from .telling import Teller, look_on
@@ -30,7 +30,9 @@ __all__ = ["Held", "hold"]
 LIFE = timedelta(seconds=5)
 LIFETIMES = Lifetimes(access=LIFE, refresh=LIFE + timedelta(seconds=2), unbound=LIFE)
 # Pauses a tenth as long as a token of hours would have, since this one lives for seconds.
-POLICY = RefreshPolicy(min_life=LIFE.total_seconds(), full_pace_life=10 * LIFE.total_seconds())
+POLICY = RefreshPolicy(
+    min_lifetime=LIFE.total_seconds(), tuning=RefreshTuning(full_pace_lifetime=10 * LIFE.total_seconds())
+)
 GLANCE = 0.025
 FRAME = 0.1  # seconds
 

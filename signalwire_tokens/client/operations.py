@@ -17,6 +17,7 @@ import attrs
 
 from signalwire_tokens import wire
 from signalwire_tokens.clock import SYSTEM, Clock
+from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.errors import (
     ConfigurationError,
     SignalWireTokenError,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from signalwire_tokens.durations import Duration
+
     from .observing import Observer
 
 __all__ = ["ClientSettings", "TokenClient", "make_client", "trusting"]
@@ -56,7 +59,7 @@ class ClientSettings(TypedDict, total=False):
     http_session: aiohttp.ClientSession | None
     ssl: tls.SSLContext | None
     proxy: str | None
-    timeout: float
+    timeout: Duration
     clock: Clock | None
 
 
@@ -92,7 +95,7 @@ class TokenClient:
         http_session: aiohttp.ClientSession | None = None,
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
-        timeout: float = 10.0,
+        timeout: Duration = 10.0,
         retries: int = 3,
         lifetimes: Lifetimes | None = None,
         clock: Clock | None = None,
@@ -111,7 +114,7 @@ class TokenClient:
             lifetimes=self.lifetimes,
         )
         self.project_id = project_id
-        self.timeout: float = timeout
+        self.timeout: float = seconds_of(timeout)
         self._retries = retries
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
@@ -129,7 +132,7 @@ class TokenClient:
         http_session: aiohttp.ClientSession | None = None,
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
-        timeout: float = 10.0,
+        timeout: Duration = 10.0,
         retries: int = 3,
         lifetimes: Lifetimes | None = None,
         clock: Clock | None = None,

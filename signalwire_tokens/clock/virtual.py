@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, cast
 
+from signalwire_tokens.durations import passing_seconds
+
 from .system import NOTHING_DUE
 
 if TYPE_CHECKING:
+    from signalwire_tokens.durations import Duration
+
     from .system import Alarm
 
 __all__ = ["VirtualClock"]
@@ -84,9 +87,9 @@ class VirtualClock:
             self._asleep.discard(task)
             alarm.cancel()
 
-    async def advance(self, seconds: float) -> None:
+    async def advance(self, duration: Duration) -> None:
         """Let time pass."""
-        until = self._running + finite(seconds)
+        until = self._running + passing_seconds(duration)
         await self._settle()
         while self.alarms and self.alarms[0][0] <= until:
             at, _, alarm = heappop(self.alarms)
@@ -96,9 +99,9 @@ class VirtualClock:
                     await self._settle()
         self._running = max(self._running, until)
 
-    def suspend(self, seconds: float) -> None:
+    def suspend(self, duration: Duration) -> None:
         """Let time pass as it does on a machine that sleeps: no alarm rings, and none comes any closer."""
-        self._suspended += finite(seconds)
+        self._suspended += passing_seconds(duration)
 
     def set_wall(self, seconds: float) -> None:
         """Set the wall clock alone, forth or back, as a user or an NTP daemon does."""
@@ -123,10 +126,3 @@ class VirtualClock:
             await asyncio.sleep(0)
             self._begun = {task for task in self._begun if not task.done()}
             turns = turns + 1 if self._begun <= self._asleep and not self._at_once else 0
-
-
-def finite(seconds: float) -> float:
-    """Take a span of time."""
-    if not 0 <= seconds < math.inf:
-        raise ValueError("seconds must be 0 or more, and end some time")
-    return seconds

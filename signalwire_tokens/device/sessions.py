@@ -12,12 +12,13 @@ from signalwire_tokens.client import CallerFunction, make_client, report_renewal
 from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
 from signalwire_tokens.keeper import TokenSession, failure_of
 from signalwire_tokens.models import Secret, Token
-from signalwire_tokens.outcomes import Ambiguous, Misconfigured, NotSent, Reissue, Renewed, Spent
+from signalwire_tokens.outcomes import Ambiguous, IssueNew, Misconfigured, NotSent, Renewed, Spent
 
 from .key import DeviceKey
 
 if TYPE_CHECKING:
     from signalwire_tokens.client import ClientSettings, TokenClient
+    from signalwire_tokens.durations import Duration
     from signalwire_tokens.keeper import RenewalRequest
     from signalwire_tokens.models import TokenPair
     from signalwire_tokens.outcomes import Failure
@@ -58,7 +59,7 @@ class DeviceSession(TokenSession):
         token: TokenSource,
         key: DeviceKey,
         *,
-        lifetime: timedelta = QUARTER_OF_AN_HOUR,
+        lifetime: Duration = QUARTER_OF_AN_HOUR,
         policy: RefreshPolicy | None = None,
         **settings: Unpack[ClientSettings],
     ) -> None:
@@ -96,7 +97,7 @@ class DeviceSession(TokenSession):
 class DeviceRenewal:
     """Exchanges a token for one that is bound to a key, and refreshes that one."""
 
-    def __init__(self, client: TokenClient, key: DeviceKey, source: Secret[Any], lifetime: timedelta) -> None:
+    def __init__(self, client: TokenClient, key: DeviceKey, source: Secret[Any], lifetime: Duration) -> None:
         self._client = client
         self.label: str = f"of key #{key.fingerprint[:8]}"
         self.adopted: Callable[[float], None] = partial(report_renewal, client)
@@ -128,7 +129,7 @@ class DeviceRenewal:
         """Return a token that is bound to the key."""
         token: Bearer
         client, pair = self._client, request.pair
-        if pair is None or isinstance(request.step, Reissue):
+        if pair is None or isinstance(request.step, IssueNew):
             token = await self._fetch()
             describe = partial(self._exchange, token)
         else:
@@ -198,7 +199,7 @@ class DeviceRenewal:
         meaning = Spent(error) if is_refused else failure_of(error, request.step)
         is_valid = request.current.left(self._client.clock.now()) > 0
         may_change = self._function is not None or not error.errors or is_valid
-        if isinstance(meaning, Spent) and isinstance(request.step, Reissue) and may_change:
+        if isinstance(meaning, Spent) and isinstance(request.step, IssueNew) and may_change:
             return Misconfigured(error)
         return NotSent(error) if isinstance(meaning, Ambiguous) else meaning
 

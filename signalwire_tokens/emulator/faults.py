@@ -12,6 +12,8 @@ from typing import ClassVar
 import attrs
 from attrs.validators import ge, lt
 
+from signalwire_tokens.durations import seconds_of
+
 from .arguments import whole
 
 __all__ = [
@@ -50,7 +52,7 @@ class Status:
 class Delay:
     """Answer truly, but later."""
 
-    seconds: float = attrs.field(validator=[ge(0.0), lt(math.inf)])
+    seconds: float = attrs.field(converter=seconds_of, validator=[ge(0.0), lt(math.inf)])
     applied: ClassVar[bool] = True
 
 
@@ -111,7 +113,7 @@ class Redirect:
 class SkewDate:
     """Answer truly, with a `Date` that is off by so many seconds."""
 
-    seconds: float
+    seconds: float = attrs.field(converter=seconds_of)
     applied: ClassVar[bool] = True
 
 

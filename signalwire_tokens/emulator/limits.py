@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.wire.hints import LONGEST_WINDOW
 
 from .arguments import whole
@@ -28,7 +29,9 @@ class RateLimit:
     """
 
     requests: int = attrs.field(default=13_800, validator=[whole, attrs.validators.ge(0)])
-    seconds: float = attrs.field(default=10.0, validator=[attrs.validators.gt(0), attrs.validators.le(LONGEST_WINDOW)])
+    seconds: float = attrs.field(
+        default=10.0, converter=seconds_of, validator=[attrs.validators.gt(0), attrs.validators.le(LONGEST_WINDOW)]
+    )
 
 
 class Meter:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from signalwire_tokens.durations import seconds_of
+
 from .arguments import whole
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Rotation:
     `ROTATIONS` has four rotations that other services use, by name.
     """
 
-    reuse_for: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    reuse_for: float = attrs.field(default=0.0, converter=seconds_of, validator=attrs.validators.ge(0))
     reuse_revokes: bool = False
     status: int = attrs.field(default=422, validator=[whole, attrs.validators.ge(400), attrs.validators.lt(600)])
     code: str | None = "token_invalid"

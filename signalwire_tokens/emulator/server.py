@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import ssl
 from base64 import b64encode
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import SYSTEM, Clock
+from signalwire_tokens.durations import passing_seconds
 from signalwire_tokens.models import Lifetimes, Token
 
 from .arguments import check_whole
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from signalwire_tokens.clock import Alarm
+    from signalwire_tokens.durations import Duration
 
     from .limits import RateLimit
 
@@ -263,7 +264,7 @@ class Emulator:
     def strict(self, strict: bool) -> None:
         self.service.strict = strict
 
-    def client(self, *, timeout: float = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
+    def client(self, *, timeout: Duration = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
         """Make a client for this emulator: its space, its credentials, its lifetimes and its time."""
         return TokenClient(
             self.space,
@@ -280,11 +281,9 @@ class Emulator:
         """Tell the emulator's time."""
         return datetime.fromtimestamp(self._clock.wall(), UTC)
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, duration: Duration) -> None:
         """Let time pass: for the service, and for the clients that `client()` made."""
-        if not 0 <= seconds < math.inf:
-            raise ValueError("seconds must be 0 or more")
-        self._clock.advance(seconds)
+        self._clock.advance(passing_seconds(duration))
         self._gateway.look()
 
     def accepts(self, token: str | Token) -> bool:

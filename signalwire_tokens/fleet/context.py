@@ -64,7 +64,7 @@ class FleetContext(Owner):
     def expired(self, engine: Engine) -> None:
         """Close the session after a while. The next call then opens another one."""
         self.governor.forget(engine)
-        engine.opened().set(engine, engine.now() + engine.cycle.policy.lapse_for(engine.cycle.life))
+        engine.opened().set(engine, engine.now() + engine.cycle.policy.expired_kept_for(engine.cycle.lifetime))
 
     def left(self, engine: Engine) -> None:
         """Remove the session from its fleet, which keeps its fields for opening it again."""
@@ -90,7 +90,7 @@ class FleetContext(Owner):
             return False
         longest = self.idle_timeout
         if cycle.generation == 0 and isinstance(cycle.failure, Denied):
-            longest = min(longest, cycle.policy.lapse_for(cycle.life))
+            longest = min(longest, cycle.policy.expired_kept_for(cycle.lifetime))
         return engine.now() - engine.used_at > longest
 
 

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 from signalwire_tokens.errors import StoreError
 from signalwire_tokens.keeper import Gate, Outlook
-from signalwire_tokens.outcomes import Denied, Failure, Misconfigured, Outcome, Renewed, Spent, Throttled
-from signalwire_tokens.policy import NO_QUIET
+from signalwire_tokens.outcomes import Denied, Failure, Misconfigured, Outcome, RenewalStep, Renewed, Spent, Throttled
+from signalwire_tokens.policy import NO_THROTTLE
 
 from .breaker import Breaker, BreakerState
 from .queue import Queue
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.clock import Timer
     from signalwire_tokens.errors import SignalWireTokenError
     from signalwire_tokens.keeper import Engine
-    from signalwire_tokens.outcomes import Present, Reissue
-    from signalwire_tokens.policy import Quiet, RefreshPolicy
+    from signalwire_tokens.policy import RefreshPolicy, ThrottlePeriod
 
 __all__ = ["Governor"]
 
@@ -53,7 +52,7 @@ class Governor(Gate):
         self.breaker: Breaker = BREAKERS.setdefault(client, Breaker())
         self._draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
         self._policy = policy
-        self._life = client.lifetimes.access.total_seconds()
+        self._lifetime = client.lifetimes.access.total_seconds()
         self._concurrency = concurrency
         # A window of a second has no more than `rate` of them in it, though an alarm was late before it.
         self._interval = (1 + SLACK) / rate
@@ -90,9 +89,9 @@ class Governor(Gate):
             return self.breaker.failure.error
         return self.throttle.error if self._throttle_end() > self._now() else None
 
-    def quiet(self, engine: Engine) -> Quiet:  # noqa: ARG002 - it is the same for all
+    def throttle_period(self, engine: Engine) -> ThrottlePeriod:  # noqa: ARG002 - it is the same for all
         """Return that no session is to wait by itself: the governor does for all of them."""
-        return NO_QUIET
+        return NO_THROTTLE
 
     def outlook(self, engine: Engine) -> Outlook:
         """Return what a session has to expect."""
@@ -112,7 +111,7 @@ class Governor(Gate):
         """
         breaker, pause = self.breaker, self.pause() if pause is None else pause
         in_vain = breaker.failed_probes >= PROBES_IN_VAIN or breaker.at_fault
-        return pause > 0 and (in_vain or pause > self._policy.patience)
+        return pause > 0 and (in_vain or pause > self._policy.wait_timeout)
 
     def pause(self) -> float:
         """Say for how long nobody may renew at all, as far as that is known."""
@@ -121,7 +120,7 @@ class Governor(Gate):
         if self.breaker.is_open:
             pause = max(pause, self.breaker.probe_at - now)
             if self.breaker.probing:
-                pause = max(pause, self._policy.probe_pause(self._life, self.breaker.failed_probes, 1.0))
+                pause = max(pause, self._policy.probe_pause(self._lifetime, self.breaker.failed_probes, 1.0))
         return max(0.0, pause)
 
     def enter(self, engine: Engine) -> bool:
@@ -144,7 +143,7 @@ class Governor(Gate):
             self._next_at = max(self._next_at, now - SLACK) + self._interval / self.breaker.share(now, self._ramp)
         return True
 
-    def force(self, engine: Engine, step: Present | Reissue) -> None:  # noqa: ARG002 - the plan chooses the step
+    def force(self, engine: Engine, step: RenewalStep) -> None:  # noqa: ARG002 - the plan chooses the step
         """Have a session renew in its turn, as soon as possible."""
         engine.press(is_forced=True)
 
@@ -236,7 +235,7 @@ class Governor(Gate):
 
     @property
     def _ramp(self) -> float:
-        return self._policy.ramp_for(self._life)
+        return self._policy.recovery_for(self._lifetime)
 
     def _is_free(self, now: float) -> bool:
         """Return whether a session may renew now."""
@@ -247,7 +246,7 @@ class Governor(Gate):
         asked, until = self.throttle.asked_at, self.throttle.until
         if until == -math.inf:
             return until
-        return self._policy.throttle_end(asked=asked, until=until, life=self._life, draw=self._draw)
+        return self._policy.throttle_end(asked=asked, until=until, lifetime=self._lifetime, draw=self._draw)
 
     def _head(self) -> Engine | None:
         """Return who is next. While the service is down, one that fails by itself is no use for finding out."""
@@ -298,7 +297,7 @@ class Governor(Gate):
             self._look_at_breaker()
 
     def _note_failure(self, engine: Engine, failure: Failure, *, was_probe: bool) -> None:
-        limit = 0.0 if isinstance(failure, Throttled) else self._policy.trip_after
+        limit = 0.0 if isinstance(failure, Throttled) else self._policy.tuning.outage_after
         is_news = self.breaker.fail(id(engine), failure, limit=limit, was_probe=was_probe)
         if is_news:
             logger.warning("the service is down, and asked after by one session at a time: %s", failure.error)
@@ -308,7 +307,7 @@ class Governor(Gate):
     def _put_off(self, now: float) -> None:
         """Let the service be for a while."""
         draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
-        self.breaker.probe_at = now + self._policy.probe_pause(self._life, self.breaker.failed_probes, draw)
+        self.breaker.probe_at = now + self._policy.probe_pause(self._lifetime, self.breaker.failed_probes, draw)
 
     def _look_at_breaker(self) -> None:
         """Let nobody wait for a service that is down; when it is back, let those try again whom it has failed."""

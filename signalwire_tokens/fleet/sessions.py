@@ -10,13 +10,14 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
 from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import moment_in, timer_of
+from signalwire_tokens.durations import positive_seconds
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
 from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
 from signalwire_tokens.policy import RefreshPolicy, SessionState
@@ -29,6 +30,7 @@ from .governor import Governor
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
+    from signalwire_tokens.durations import Duration
     from signalwire_tokens.stores import TokenStore
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
@@ -76,21 +78,21 @@ class SessionFleet:
         policy: RefreshPolicy | None = None,
         max_concurrency: int = 32,
         max_rate: float = 150.0,
-        idle_timeout: timedelta | None = None,
+        idle_timeout: Duration | None = None,
     ) -> None:
-        check_settings(client, policy, max_concurrency, max_rate, idle_timeout)
+        check_settings(client, policy, max_concurrency, max_rate)
         self.client: TokenClient = client
         self._store: TokenStore | None = store
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
         self._concurrency: int = max_concurrency
         self._rate: float = max_rate
         self._sessions: dict[str, SubscriberSession] = {}
-        idle = math.inf if idle_timeout is None else idle_timeout.total_seconds()
+        idle = math.inf if idle_timeout is None else positive_seconds("idle_timeout", idle_timeout)
         self._idle_timeout: float = idle + CHECKED_EVERY  # for which `token()` may return without asking
         # Refuses now what no session could be opened with, and not when the first one is asked for.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
 
-    def token(self, reference: str, min_ttl: float | None = None) -> Coroutine[Any, Any, str]:
+    def token(self, reference: str, min_ttl: Duration | None = None) -> Coroutine[Any, Any, str]:
         """Return a subscriber's token, which is live, as `SubscriberSession.token` does.
 
         The first call for a subscriber opens a session, or takes up what the store has. Raises `TokenUnavailable` where
@@ -137,7 +139,7 @@ class SessionFleet:
             raise TypeError("reference must be a string")
         session = self._sessions.get(reference)
         earlier = [one for one, name in context.leaving.items() if name == reference]
-        until = asyncio.get_running_loop().time() + self._policy.drain
+        until = asyncio.get_running_loop().time() + self._policy.close_timeout
         if session is not None:
             context.left(engine_of(session))
         context.fields.pop(reference, None)
@@ -193,7 +195,7 @@ class SessionFleet:
         closer = asyncio.current_task()
         context.closers.add(closer)
         try:
-            async with asyncio.timeout(self._policy.drain):
+            async with asyncio.timeout(self._policy.close_timeout):
                 await self._close_all(context)
         except TimeoutError:
             logger.warning("%r was closed before all that was under way had ended", self)
@@ -248,7 +250,7 @@ class SessionFleet:
         if misuse is not None:
             raise SessionError(f"the fleet {misuse}")
 
-    async def _first_token(self, reference: str, min_ttl: float | None) -> str:
+    async def _first_token(self, reference: str, min_ttl: Duration | None) -> str:
         session = self._sessions.get(reference) or self._open(reference, {})
         return await session.token(min_ttl)
 
@@ -283,7 +285,7 @@ async def close_some(sessions: Iterator[SubscriberSession]) -> None:
         await asyncio.sleep(0)
 
 
-def check_settings(client: object, policy: object, concurrency: object, rate: object, idle_timeout: object) -> None:
+def check_settings(client: object, policy: object, concurrency: object, rate: object) -> None:
     """Refuse what a fleet cannot be made with."""
     if not isinstance(client, TokenClient):
         raise ConfigurationError("a fleet needs a TokenClient")
@@ -293,5 +295,3 @@ def check_settings(client: object, policy: object, concurrency: object, rate: ob
         raise ConfigurationError("max_concurrency must be a whole number, and 1 or more")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
         raise ConfigurationError("max_rate must be a positive number of renewals a second")
-    if idle_timeout is not None and (not isinstance(idle_timeout, timedelta) or idle_timeout <= timedelta(0)):
-        raise ConfigurationError("idle_timeout must be a timedelta, and longer than nothing")

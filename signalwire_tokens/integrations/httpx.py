@@ -2,7 +2,7 @@
 
 ::
 
-    async with httpx2.AsyncClient(auth=authorize(session)) as http:
+    async with httpx2.AsyncClient(auth=SubscriberAuth(session)) as http:
         await http.get(f"{session.client.origin}/api/fabric/subscriber/info")
 """
 
@@ -24,21 +24,10 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.session import SubscriberSession
 
-__all__ = ["authorize"]
+__all__ = ["SubscriberAuth"]
 
 HTTP_CLIENTS = ("httpx2", "httpx")
 HEADER = "Authorization"
-
-
-def authorize(session: SubscriberSession, *, origins: Iterable[str] | None = None) -> Auth:
-    """Make an `auth` that signs the requests of an `AsyncClient` with a session's token.
-
-    Only requests to `origins` are signed, each of them exact, such as "https://acme.signalwire.com"; that of the
-    session's space, where none are given. Wherever a redirect leads, the token goes to these alone. A token that is
-    refused there (401) is not used again: the request is repeated once with the next one, unless its body cannot be. A
-    request that has an `Authorization` of its own is left as it is.
-    """
-    return SubscriberAuth(Signer(session, origins))
 
 
 def find(name: str) -> tuple[type, ...]:
@@ -60,10 +49,17 @@ REPLAYABLE = find("ByteStream")
 
 
 class SubscriberAuth(Auth):
-    """Signs requests, and answers for a token that is refused."""
+    """The `auth` of an `AsyncClient` that signs requests with a session's token.
 
-    def __init__(self, signer: Signer) -> None:
-        self._signer = signer
+    Only requests to `origins` are signed, each an exact origin such as "https://acme.signalwire.com". By default, that
+    is the origin of the session's space. The token never follows a redirect to another origin.
+
+    If an origin refuses the token with a 401, the session renews it, and the request is repeated once. A request whose
+    body can't be sent again isn't repeated. A request that has an `Authorization` header of its own isn't changed.
+    """
+
+    def __init__(self, session: SubscriberSession, *, origins: Iterable[str] | None = None) -> None:
+        self._signer = Signer(session, origins)
 
     def sync_auth_flow(self, request: Request) -> Generator[Request, Response, None]:  # noqa: ARG002 - the client passes it
         """Refuse to work without an event loop."""

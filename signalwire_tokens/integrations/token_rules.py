@@ -86,12 +86,12 @@ class Rules:
     """Who may ask, and for what.
 
     `allowed_origins` may ask from other sites; `public_origin` is the application's own, for browsers that do not say
-    whether a request comes from the same origin; `fingerprints` allows tokens that are bound to a device's key.
+    whether a request comes from the same origin; `allow_device_tokens` allows tokens that are bound to a device's key.
     """
 
     allowed_origins: frozenset[str] = attrs.field(default=frozenset(), converter=check_allowed_origins)
     public_origin: str | None = attrs.field(default=None, converter=check_public_origin)
-    fingerprints: bool = False
+    allow_device_tokens: bool = False
 
 
 @attrs.frozen
@@ -210,7 +210,7 @@ def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
     fingerprint = cast("dict[str, object]", wish)["fingerprint"]
     if not isinstance(fingerprint, str) or not FINGERPRINT_FORM.fullmatch(fingerprint):
         return refuse(422, "fingerprint must be the 43 characters of a key's RFC 7638 thumbprint.")
-    if not rules.fingerprints:
+    if not rules.allow_device_tokens:
         return refuse(422, "Tokens that a key binds are not given out here: leave fingerprint out.")
     return Wish(fingerprint)
 

@@ -52,7 +52,7 @@ async def close_source(engine: Engine) -> None:
     """Close what renews the token, within bounds."""
     end = getattr(engine.renewal, "aclose", None)
     with logged(f"session {engine.label}: its source could not be closed"):
-        async with asyncio.timeout(engine.cycle.policy.drain):
+        async with asyncio.timeout(engine.cycle.policy.close_timeout):
             if end is not None and isawaitable(ended := end()):
                 await ended
 
@@ -75,7 +75,7 @@ def shut(engine: Engine) -> None:
 async def drain(engine: Engine) -> None:
     """Wait for what is under way, within bounds."""
     if engine.flight is not None:
-        await asyncio.wait([engine.flight], timeout=engine.cycle.policy.drain)
+        await asyncio.wait([engine.flight], timeout=engine.cycle.policy.close_timeout)
 
 
 def finish(engine: Engine) -> None:

@@ -21,7 +21,16 @@ from signalwire_tokens.clock import Clock, Timer
 from signalwire_tokens.errors import SessionError, SignalWireTokenError
 from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed, Lifecycle, Phase, Warn
 from signalwire_tokens.models import TokenPair
-from signalwire_tokens.outcomes import Ambiguous, Answered, Expire, Look, NotSent, Present, Reissue, Renewed
+from signalwire_tokens.outcomes import (
+    Ambiguous,
+    Answered,
+    Expire,
+    IssueNew,
+    Look,
+    NotSent,
+    RenewalStep,
+    Renewed,
+)
 
 from .events import Listener, SessionEvent, logged
 from .gate import ALONE, Gate, Owner
@@ -40,7 +49,7 @@ __all__ = ["Engine"]
 
 LIFT_SPREAD = 1.0  # seconds
 Flight: TypeAlias = "asyncio.Task[RenewalResult]"
-Begun: TypeAlias = Present | Reissue | Look
+Begun: TypeAlias = RenewalStep | Look
 BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -88,7 +97,7 @@ class Engine:
 
     def next_step(self) -> Step:
         """Return what to do next, and when, as long as SignalWire wants what it has said last."""
-        return self.cycle.policy.next_step(self.cycle, self.gate.quiet(self))
+        return self.cycle.policy.next_step(self.cycle, self.gate.throttle_period(self))
 
     def opened(self) -> Timer:
         """Return the timer, which an engine has from `open()` on."""
@@ -168,7 +177,7 @@ class Engine:
         self.cycle.begin(Look(self.now()))  # even if it is put off
         timer.unset(self)
 
-    def _enter(self, step: Present | Reissue) -> bool:
+    def _enter(self, step: RenewalStep) -> bool:
         """Renew if the gate allows it, and return whether it does. If not, the gate wakes the session later."""
         try:
             if self.gate.enter(self):
@@ -188,7 +197,7 @@ class Engine:
 
         A renewal under way compares the clocks itself when it ends.
         """
-        if not isinstance(self.cycle.flying, Present | Reissue) and self.cycle.clock_leaped(seconds, now):
+        if not isinstance(self.cycle.flying, RenewalStep) and self.cycle.clock_leaped(seconds, now):
             self.plan()
 
     def heard(self) -> None:
@@ -210,7 +219,7 @@ class Engine:
 
     # A renewal.
 
-    def begin(self, step: Present | Reissue) -> None:
+    def begin(self, step: RenewalStep) -> None:
         """Renew now."""
         self._depart(self._renew(step), step, "renew", self.opened().wall_ahead)
 
@@ -235,12 +244,12 @@ class Engine:
         self.flight = flight
         timer.unset(self)
 
-    async def _renew(self, step: Present | Reissue) -> RenewalResult:
+    async def _renew(self, step: RenewalStep) -> RenewalResult:
         if self.shared is not None:
             return await self.shared.renew(step, self._ask)
         return step, await self._ask(step, self.cycle.pair, None)
 
-    async def _ask(self, way: Present | Reissue, pair: TokenPair | None, limit: float | None) -> Outcome:
+    async def _ask(self, way: RenewalStep, pair: TokenPair | None, limit: float | None) -> Outcome:
         """Return what came of asking for a pair."""
         self.gate.asks(self)
         request = RenewalRequest(step=way, pair=pair, current=self.cycle, asked=self.now(), timeout=limit)
@@ -257,7 +266,7 @@ class Engine:
             if not math.isfinite(outcome.asked):
                 earliest = request.asked if outcome.asked == math.inf else asked_at(outcome.pair, self.clock)
                 outcome = attrs.evolve(outcome, asked=min(request.asked, earliest))
-            if self.cycle.usual_life and isinstance(way, Reissue):  # a refresh may have used its token up
+            if self.cycle.usual_lifetime and isinstance(way, IssueNew):  # a refresh may have used its token up
                 return only_later(outcome, self.cycle, self.now())
         return outcome
 
@@ -282,7 +291,7 @@ class Engine:
         """Have the timer call in a moment, after planning itself may have raised."""
         cycle = self.cycle
         if cycle.phase is Phase.OPEN:
-            self.opened().set(self, self.now() + cycle.policy.floor_for(cycle.life))
+            self.opened().set(self, self.now() + cycle.policy.min_interval_for(cycle.lifetime))
 
     def _conclude(self, step: Begun, wall_ahead: float, flight: Flight) -> None:
         """Publish an outcome, plan what follows, and wake the callers that wait."""

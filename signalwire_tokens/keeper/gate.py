@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from signalwire_tokens.outcomes import Renewed, Throttled
-from signalwire_tokens.policy import NO_QUIET
+from signalwire_tokens.outcomes import RenewalStep, Renewed, Throttled
+from signalwire_tokens.policy import NO_THROTTLE
 from signalwire_tokens.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.clock import Clock
     from signalwire_tokens.errors import SignalWireTokenError
-    from signalwire_tokens.outcomes import Outcome, Present, Reissue
-    from signalwire_tokens.policy import Quiet
+    from signalwire_tokens.outcomes import Outcome
+    from signalwire_tokens.policy import ThrottlePeriod
 
     from .engine import Engine
 
@@ -62,11 +62,11 @@ class Gate:
         """What SignalWire last failed with, if that keeps sessions from renewing. Any thread may ask."""
         return self.throttle.error if self.throttle.until > self._clock.now() else None
 
-    def quiet(self, engine: Engine) -> Quiet:
+    def throttle_period(self, engine: Engine) -> ThrottlePeriod:
         """Return when the source asked to be left alone, and until when. The engine hears if that ends earlier."""
         throttle = self.throttle
         if throttle.error is None:
-            return NO_QUIET
+            return NO_THROTTLE
         apart = 0.0 if self._clock is engine.clock else engine.now() - self._clock.now()
         asked, until = throttle.asked_at + apart, throttle.until + apart
         if until > engine.now():
@@ -85,7 +85,7 @@ class Gate:
         """Return whether a session may renew now; if not, wake it in its turn."""
         return True
 
-    def force(self, engine: Engine, step: Present | Reissue) -> None:
+    def force(self, engine: Engine, step: RenewalStep) -> None:
         """Have a session renew whatever is planned: now, or as soon as it may."""
         engine.begin(step)
 

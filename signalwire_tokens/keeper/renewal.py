@@ -33,11 +33,11 @@ from signalwire_tokens.outcomes import (
     NotSent,
     NotYet,
     Outcome,
-    Present,
-    Reissue,
+    RenewalStep,
     Renewed,
     Spent,
     Throttled,
+    UseRefreshToken,
 )
 from signalwire_tokens.wire import About, about
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Current", "Renewal", "RenewalRequest", "RenewalResult", "asked_at", "failure_of", "only_later", "result_of"]
 
-RenewalResult: TypeAlias = tuple[Present | Reissue, Outcome | None]  # the way that was taken, and what came of it
+RenewalResult: TypeAlias = tuple[RenewalStep, Outcome | None]  # the way that was taken, and what came of it
 
 
 class Current(Protocol):
@@ -76,7 +76,7 @@ class RenewalRequest:
     session's clock. The renewal must answer within `timeout` seconds, if that isn't None.
     """
 
-    step: Present | Reissue
+    step: RenewalStep
     pair: TokenPair | None
     current: Current
     asked: float
@@ -110,7 +110,7 @@ def only_later(renewed: Renewed, current: Current, now: float, *, margin: float 
     return renewed
 
 
-def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
+def failure_of(error: SignalWireTokenError, step: RenewalStep) -> Failure:
     """Return what an error means for a renewal: by the codes of the answer first, then by its kind.
 
     A refresh sends nothing but a token, so a code about the request means that token. After a code about the
@@ -125,9 +125,9 @@ def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
         case _ if subject is About.API_TOKEN:
             return Misconfigured(error)
         case _ if subject is About.TOKEN:  # where none was presented, it is about the credentials
-            return Spent(error) if isinstance(step, Present) else Misconfigured(error)
+            return Spent(error) if isinstance(step, UseRefreshToken) else Misconfigured(error)
         case _ if subject is About.SUBSCRIBER:
-            return Spent(error) if isinstance(step, Present) else Denied(error)
+            return Spent(error) if isinstance(step, UseRefreshToken) else Denied(error)
         case ConfigurationError() | Unauthorized():
             return Misconfigured(error)
         case ValidationFailed():
@@ -138,13 +138,13 @@ def failure_of(error: SignalWireTokenError, step: Present | Reissue) -> Failure:
             return Ambiguous(error)
 
 
-def result_of(flight: asyncio.Task[RenewalResult], step: Present | Reissue | Look) -> RenewalResult:
+def result_of(flight: asyncio.Task[RenewalResult], step: RenewalStep | Look) -> RenewalResult:
     """Return what a task came to, or a failure if it said nothing. A look that said nothing has found nothing."""
     error = None if flight.cancelled() else flight.exception()
     if error is None and not flight.cancelled():
         return flight.result()
     if isinstance(step, Look):
-        return Present(step.at), None
+        return UseRefreshToken(step.at), None
     what = "was cancelled from outside"
     if error is not None:  # its text isn't shown, since it may hold a secret
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from signalwire_tokens.clock import SYSTEM, moment_in, timer_of
+from signalwire_tokens.durations import Duration, positive_seconds, positive_span
 from signalwire_tokens.errors import (
     ConfigurationError,
     SessionClosed,
@@ -19,8 +20,8 @@ from signalwire_tokens.errors import (
     TokenUnavailable,
 )
 from signalwire_tokens.lifecycle import Lifecycle, Phase
-from signalwire_tokens.models import Token, TokenPair, seconds_of
-from signalwire_tokens.outcomes import Expire, Present, Reissue
+from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.outcomes import Expire, RenewalStep
 from signalwire_tokens.policy import RefreshPolicy, SessionState
 
 from .closing import close, close_source, drain
@@ -28,7 +29,7 @@ from .engine import Engine, draw
 from .events import Listener
 from .gate import Gate
 from .shared import SharedRenewal
-from .sharing_rules import UNBOUNDED, Lives
+from .sharing_rules import UNBOUNDED
 from .waiters import check, fault_of, live_token, next_pair, reason_of
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class TokenSession:
     that key.
 
     A renewal that can use refresh tokens says so by `presents`. Without `reissues` it can do nothing else. Unless
-    `keeps_all` is False, a token is kept even if it lives shorter than the policy's `min_life`, and one that doesn't
-    expire later than the current token is not. `throttle` is until when SignalWire wants to be left alone, by a clock.
-    `longest` limits the lifetimes of a stored pair.
+    `keeps_all` is False, a token is kept even if it lives shorter than the policy's `min_lifetime`, and one that
+    doesn't expire later than the current token is not. `throttle` is until when SignalWire wants to be left alone, by
+    a clock. `longest` limits the lifetimes of a stored pair.
     """
 
     __slots__ = ("__weakref__", "_engine")
@@ -68,7 +69,7 @@ class TokenSession:
         self,
         renewal: Renewal,
         *,
-        lifetime: timedelta,
+        lifetime: Duration,
         policy: RefreshPolicy | None = None,
         pair: TokenPair | None = None,
         store: TokenStore | None = None,
@@ -78,21 +79,24 @@ class TokenSession:
         reissues: bool = True,
         keeps_all: bool = True,
         throttle: tuple[Throttle, Clock] | None = None,
-        longest: Lives = UNBOUNDED,
+        longest: tuple[Duration, Duration] = UNBOUNDED,
     ) -> None:
-        check_settings(renewal, lifetime, policy, pair, has_way=presents or reissues)
+        check_settings(renewal, policy, pair, has_way=presents or reissues)
         if (store is None) != (not store_key):
             raise ConfigurationError("store and store_key need each other: the key names the token in the store")
-        policy, clock, life = policy or DEFAULT_POLICY, clock or SYSTEM, seconds_of(lifetime)
+        policy, clock, life = policy or DEFAULT_POLICY, clock or SYSTEM, positive_seconds("lifetime", lifetime)
         if not keeps_all:
-            policy.check_life(life)
+            policy.check_lifetime(life)
         usual = life if keeps_all else 0.0
-        cycle = Lifecycle(policy, life=life, draw=draw(), presents=presents, reissues=reissues, usual_life=usual)
-        shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, longest, pair)
+        cycle = Lifecycle(
+            policy, lifetime=life, draw=draw(), presents=presents, reissues=reissues, usual_lifetime=usual
+        )
+        limits = positive_span("longest", longest[0]), positive_span("longest", longest[1])
+        shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, limits, pair)
         gate = Gate(None, clock) if throttle is None else Gate(*throttle)
         self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
 
-    async def token(self, min_ttl: float | None = None) -> str:
+    async def token(self, min_ttl: Duration | None = None) -> str:
         """Return a token that is live.
 
         It waits only where the token at hand has less than `min_ttl` seconds left (30 by default), and then no longer
@@ -128,7 +132,7 @@ class TokenSession:
         """When the next renewal is planned; None if none is."""
         engine, cycle = self._engine, self._engine.cycle
         step, outlook = engine.next_step(), engine.gate.outlook(engine)
-        is_begun = isinstance(cycle.flying, Present | Reissue)
+        is_begun = isinstance(cycle.flying, RenewalStep)
         is_planned = cycle.flying is not None or engine.wakes_at < math.inf or outlook.is_waiting
         if cycle.phase is not Phase.OPEN or not is_planned or (isinstance(step, Expire) and not is_begun):
             return None
@@ -305,12 +309,10 @@ class TokenSession:
         engine.cycle.advance(Phase.CLOSED)  # a renewal under way lands, and nothing follows
 
 
-def check_settings(renewal: object, lifetime: object, policy: object, pair: object, *, has_way: bool) -> None:
+def check_settings(renewal: object, policy: object, pair: object, *, has_way: bool) -> None:
     """Refuse what no session can be made with."""
     if isinstance(renewal, type) or not callable(getattr(renewal, "renew", None)):
         raise ConfigurationError("renewal must be an object with a method renew(request)")
-    if not isinstance(lifetime, timedelta) or lifetime <= timedelta(0):
-        raise ConfigurationError("lifetime must be a timedelta, and longer than nothing")
     for name, value, kind in (("policy", policy, RefreshPolicy), ("pair", pair, TokenPair)):
         if not isinstance(value, kind | None):
             raise ConfigurationError(f"{name} must be a {kind.__name__}")

@@ -22,7 +22,16 @@ from signalwire_tokens.clock import Clock
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.lifecycle import Lifecycle, Phase
 from signalwire_tokens.models import TokenPair
-from signalwire_tokens.outcomes import Ambiguous, NotSent, Outcome, Present, Reissue, Renewed, Spent
+from signalwire_tokens.outcomes import (
+    Ambiguous,
+    IssueNew,
+    NotSent,
+    Outcome,
+    RenewalStep,
+    Renewed,
+    Spent,
+    UseRefreshToken,
+)
 from signalwire_tokens.stores import TokenStore
 
 from .events import is_cancelled, logged
@@ -39,7 +48,7 @@ __all__ = ["Ask", "SharedRenewal"]
 REST_OF_STORE = 10  # times the usual pause until a store that has failed is read again
 METHODS = ("delete", "lease", "load", "save", "watch")
 # Asks for a pair: by that way, with the refresh token of that pair, within so many seconds.
-Ask: TypeAlias = "Callable[[Present | Reissue, TokenPair | None, float | None], Awaitable[Outcome]]"
+Ask: TypeAlias = "Callable[[RenewalStep, TokenPair | None, float | None], Awaitable[Outcome]]"
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -79,11 +88,11 @@ class SharedRenewal:
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.store, type) or not all(callable(getattr(self.store, name, None)) for name in METHODS):
-            raise ConfigurationError("store must be one, such as SqliteStore(path, keys=…)")
+            raise ConfigurationError("store must be one, such as SqliteStore(path, encryption_keys=…)")
 
     # A renewal.
 
-    async def renew(self, step: Present | Reissue, ask: Ask) -> RenewalResult:
+    async def renew(self, step: RenewalStep, ask: Ask) -> RenewalResult:
         """Renew, or adopt what another process has renewed."""
         try:
             return await self._renew_alone(step, ask)
@@ -91,41 +100,41 @@ class SharedRenewal:
             failure = error.with_traceback(None)
         return await self._renew_without(step, ask, failure)
 
-    async def _renew_alone(self, step: Present | Reissue, ask: Ask) -> RenewalResult:
+    async def _renew_alone(self, step: RenewalStep, ask: Ask) -> RenewalResult:
         """Renew as the only one who does."""
         policy, cycle = self.cycle.policy, self.cycle
-        ttl = policy.lease_for(cycle.life)
+        ttl = policy.lease_for(cycle.lifetime)
         give_up = self.clock.now() + 2 * ttl
         while self.clock.now() < give_up and not self._is_shut:
             found = self._better(await self._read())
             if found is not None:
-                return Present(step.at), found
+                return UseRefreshToken(step.at), found
             taken = self.clock.now()
             async with self._leased(ttl) as held:
                 result = await self._renew_leased(step, ask, taken + ttl / 2) if held else None
             if result is not None:
                 return result
-            await self.clock.sleep(policy.poll_for(cycle.life))
+            await self.clock.sleep(policy.poll_for(cycle.lifetime))
         failure = self._complaint("others have been renewing for too long")
-        if self._is_shut or not cycle.reissuable:
+        if self._is_shut or not cycle.can_issue:
             return step, NotSent(failure)
         raise failure
 
-    async def _renew_leased(self, step: Present | Reissue, ask: Ask, latest: float) -> RenewalResult | None:
+    async def _renew_leased(self, step: RenewalStep, ask: Ask, latest: float) -> RenewalResult | None:
         """Renew by what the store holds now; None if somebody has changed that all the same."""
         cycle, policy, sight = self.cycle, self.cycle.policy, await self._read()
         held, found = sight.reading.record, self._better(sight)
         if found is not None:
-            return Present(step.at), found
+            return UseRefreshToken(step.at), found
         if held is None and cycle.pair is None and self.brought is not None:
             renewed = Renewed(self.brought, asked_at(self.brought, self.clock))
             adopted = await self._commit(renewed, sight, None)
             self.brought = None if adopted.unsaved is None else self.brought
-            return Present(step.at), adopted
+            return UseRefreshToken(step.at), adopted
         way, plain = choose(sight, cycle, step, brought=self.brought, ahead=self.ahead)
         mark = None
-        if isinstance(way, Present) and plain is not None:
-            reserve = policy.reserve(cycle.life)
+        if isinstance(way, UseRefreshToken) and plain is not None:
+            reserve = policy.needed_ttl(cycle.lifetime)
             if plain.presenting not in (None, self.mark) and cycle.left(self.clock.now()) > reserve:
                 return way, NotSent(self._complaint("another may be presenting the refresh token"))
             mark = attrs.evolve(plain, presenting=uuid4().hex)
@@ -136,7 +145,7 @@ class SharedRenewal:
             outcome: Outcome = NotSent(self._complaint("no time was left for a request"))
         else:
             pair = None if plain is None else plain.pair
-            outcome = await self._ask_dated(ask, way, pair, policy.lease_for(cycle.life) / 2)
+            outcome = await self._ask_dated(ask, way, pair, policy.lease_for(cycle.lifetime) / 2)
         if isinstance(outcome, Renewed):
             replaces = mark or held
             return way, await self._commit(outcome, sight, None if replaces is None else replaces.digest)
@@ -152,23 +161,21 @@ class SharedRenewal:
             return None
         return self._better(await self._read())
 
-    async def _renew_without(self, step: Present | Reissue, ask: Ask, error: StoreError) -> RenewalResult:
+    async def _renew_without(self, step: RenewalStep, ask: Ask, error: StoreError) -> RenewalResult:
         """Renew without the store, once that can't be put off: with a pair of its own rather than the shared one."""
         cycle = self.cycle
         may_have_successor = cycle.pair is not None and cycle.pair is self.brought
-        has_time = cycle.left(self.clock.now()) > cycle.policy.reserve(cycle.life)
+        has_time = cycle.left(self.clock.now()) > cycle.policy.needed_ttl(cycle.lifetime)
         if has_time or self._is_shut or may_have_successor:
             return step, NotSent(error)
-        way = Reissue(step.at) if cycle.reissuable else step
+        way = IssueNew(step.at) if cycle.can_issue else step
         if cycle.pair is None and self.brought is not None:
             outcome: Outcome = Renewed(self.brought, asked_at(self.brought, self.clock))
         else:
             outcome = await self._ask_dated(ask, way, cycle.pair, None)
         return way, attrs.evolve(outcome, unsaved=error) if isinstance(outcome, Renewed) else outcome
 
-    async def _ask_dated(
-        self, ask: Ask, way: Present | Reissue, pair: TokenPair | None, limit: float | None
-    ) -> Outcome:
+    async def _ask_dated(self, ask: Ask, way: RenewalStep, pair: TokenPair | None, limit: float | None) -> Outcome:
         """Return what asking came to, and note by how much the wall clock was ahead when it began."""
         ahead = self._wall_ahead()
         outcome = await ask(way, pair, limit)
@@ -199,7 +206,7 @@ class SharedRenewal:
 
     async def look(self, *, is_last: bool) -> RenewalResult:
         """Return a better pair that another process has saved; if it's the last chance, one that can be refreshed."""
-        cycle, found, rest = self.cycle, None, self.cycle.policy.poll_for(self.cycle.life)
+        cycle, found, rest = self.cycle, None, self.cycle.policy.poll_for(self.cycle.lifetime)
         was_heard, self.heard = self.heard, False
         if cycle.left(self.clock.now()) <= 0:
             expired, last = self.looked_for
@@ -212,7 +219,7 @@ class SharedRenewal:
             self.heard, rest = self.heard or was_heard, REST_OF_STORE * rest
         now = self.clock.now()
         self.rests_until = now + rest
-        return Present(now), found
+        return UseRefreshToken(now), found
 
     def adopted(self, renewed: Renewed) -> bool:
         """Note that there is a new current pair, and return whether it is to be saved later."""
@@ -222,7 +229,7 @@ class SharedRenewal:
     async def save_later(self, heard: Callable[[], None]) -> None:
         """Save the current pair behind its users, until that is done or there is a better one, which `heard` is for."""
         cycle = self.cycle
-        pause, longest = cycle.policy.store_pauses(cycle.life)
+        pause, longest = cycle.policy.store_pauses(cycle.lifetime)
         while cycle.phase is not Phase.CLOSED or self.clock.now() < cycle.refresh_until:
             await self.clock.sleep(pause)
             pause = min(longest, 2 * pause)
@@ -273,7 +280,7 @@ class SharedRenewal:
         self.stop()
         if saving is None or is_saved:
             return
-        await asyncio.wait([saving], timeout=self.cycle.policy.store_limit(self.cycle.life))
+        await asyncio.wait([saving], timeout=self.cycle.policy.store_limit(self.cycle.lifetime))
         try:
             await self._has_better()
         except StoreError as error:
@@ -302,7 +309,7 @@ class SharedRenewal:
         if not is_sound(reading):
             raise self._complaint("answered with something else than a reading")
         after, wall = self.clock.now(), self.clock.wall()
-        gained, leap = wall - after - ahead, self.cycle.policy.leap
+        gained, leap = wall - after - ahead, self.cycle.policy.tuning.clock_jump
         return Sight(shortened(reading, self.longest), before=before, after=after, wall=wall, gained=gained, leap=leap)
 
     async def _save(self, record: Record, replaces: str | None) -> bool:
@@ -321,7 +328,7 @@ class SharedRenewal:
 
     async def _use(self, call: Callable[[], Awaitable[T]]) -> T:
         """Ask the store, and wait for as long as a store gets; whatever goes wrong is a `StoreError`."""
-        limit = self.cycle.policy.store_limit(self.cycle.life)
+        limit = self.cycle.policy.store_limit(self.cycle.lifetime)
         try:
             async with asyncio.timeout(limit):
                 return await call()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from signalwire_tokens.models import LONGEST_LIFE, life_of
-from signalwire_tokens.outcomes import Present, Reissue, Renewed
+from signalwire_tokens.outcomes import IssueNew, RenewalStep, Renewed, UseRefreshToken
 from signalwire_tokens.stores.records import Reading, Record
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def find_other(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Re
 
 
 def choose(
-    sight: Sight, cycle: Lifecycle, step: Present | Reissue, *, brought: TokenPair | None, ahead: float
-) -> tuple[Present | Reissue, Record | None]:
+    sight: Sight, cycle: Lifecycle, step: RenewalStep, *, brought: TokenPair | None, ahead: float
+) -> tuple[RenewalStep, Record | None]:
     """Return whether to present a refresh token, and the record that has it.
 
     If a pair can be issued, no refresh token is presented that may be used up. `brought` is a pair that the session
@@ -98,18 +98,18 @@ def choose(
     held, pair = sight.reading.record, cycle.pair
     mine = None if pair is None else sight.record(pair, cycle.asked, ahead)
     known = holds(held, pair)
-    may_issue = cycle.reissuable and (pair is not None or brought is None)
+    may_issue = cycle.can_issue and (pair is not None or brought is None)
     is_older = (age := sight.reading.age) is not None and sight.after - age < cycle.asked
     is_behind = pair is not None and not known and pair is not brought and is_older
     if held is None or is_behind:
         doubtful, best = True, mine  # the store has lost something
     else:
-        refused = known and isinstance(step, Reissue)
+        refused = known and isinstance(step, IssueNew)
         ended = sight.latest is not None and held.until <= sight.reading.at
         doubtful, best = held.presenting is not None or refused or ended, held
     if best is None or not cycle.can_present(best.pair) or (doubtful and may_issue):
-        return Reissue(step.at), None
-    return Present(step.at), best
+        return IssueNew(step.at), None
+    return UseRefreshToken(step.at), best
 
 
 def redated(pair: TokenPair, asked: float, *, now: float, wall: float) -> TokenPair:

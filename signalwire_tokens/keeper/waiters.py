@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from signalwire_tokens.durations import seconds_of, shown
 from signalwire_tokens.errors import SessionClosed, SessionError, SessionExpired, SignalWireTokenError, TokenUnavailable
 from signalwire_tokens.lifecycle import Phase
-from signalwire_tokens.outcomes import Denied, Expire, Look, Misconfigured, Present, Reissue, Spent
+from signalwire_tokens.outcomes import (
+    Denied,
+    Expire,
+    Look,
+    Misconfigured,
+    RenewalStep,
+    Spent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from signalwire_tokens.clock import Timer
+    from signalwire_tokens.durations import Duration
 
     from .engine import Engine
     from .gate import Outlook
@@ -87,7 +96,7 @@ def check(engine: Engine) -> Timer:
     return timer
 
 
-async def live_token(engine: Engine, min_ttl: float | None) -> str:
+async def live_token(engine: Engine, min_ttl: Duration | None) -> str:
     """Return a valid token, after a renewal if one is called for."""
     engine.owner.used(engine)
     try:
@@ -100,10 +109,10 @@ async def live_token(engine: Engine, min_ttl: float | None) -> str:
     raise copy.copy(fault) from fault.__cause__
 
 
-async def wait_for_token(engine: Engine, min_ttl: float | None) -> str:
+async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
     """Return the current token if it is valid for long enough, or wait for the next one."""
     timer, cycle = check(engine), engine.cycle
-    reserve, patience = check_ttl(engine, min_ttl), cycle.policy.patience
+    reserve, patience = check_ttl(engine, min_ttl), cycle.policy.wait_timeout
     now, tried = engine.now(), cycle.tried
     left, is_fresh = cycle.left(now), min_ttl is None and now < cycle.due
     if left > 0 and (left >= reserve or is_fresh):
@@ -138,7 +147,7 @@ async def next_pair(engine: Engine) -> None:
         engine.gate.force(engine, step)
     while cycle.generation == generation:
         is_to_come = cycle.pressed < math.inf and cycle.phase is Phase.OPEN
-        is_over = engine.flight is None and (not is_to_come or is_hopeless(engine, cycle.policy.patience))
+        is_over = engine.flight is None and (not is_to_come or is_hopeless(engine, cycle.policy.wait_timeout))
         if is_over or cycle.phase is Phase.CLOSED:
             check(engine)
             raise unavailable(engine, "could not be renewed now")
@@ -149,11 +158,15 @@ def check_ttl(engine: Engine, min_ttl: object) -> float:
     """Return how much life a caller wants, or raise `ValueError`."""
     cycle = engine.cycle
     if min_ttl is None:
-        return cycle.policy.reserve(cycle.life)
+        return cycle.policy.needed_ttl(cycle.lifetime)
     longest = cycle.longest_ttl
-    if isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float) or not 0 <= min_ttl <= longest:
-        raise ValueError(f"min_ttl must be a number of seconds from 0 to {longest:g}: no more is left of every token")
-    return min_ttl
+    seconds: object = seconds_of(cast("Duration", min_ttl))
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= longest:
+        raise ValueError(
+            f"min_ttl must be from 0 to {longest:g} s: got {shown(min_ttl)}. A token may be as close to its expiry as "
+            "that when it is renewed"
+        )
+    return seconds
 
 
 async def wait(engine: Engine, seconds: float, is_satisfied: Callable[[], bool]) -> None:
@@ -216,11 +229,11 @@ def unavailable(engine: Engine, what: str) -> TokenUnavailable:
     """Return an error that says why there is no token, and when the next attempt is."""
     cycle = engine.cycle
     # Whoever asks again sooner than the session can try asks in vain.
-    pause = max(time_left(engine), cycle.policy.floor_for(cycle.life))
+    pause = max(time_left(engine), cycle.policy.min_interval_for(cycle.lifetime))
     has_way = pause < math.inf and not isinstance(engine.next_step(), Expire)
     error = TokenUnavailable(f"session {engine.label} {what}", retry_after=pause if has_way else None)
     error.__cause__ = reason_of(engine)
-    if error.__cause__ is None and isinstance(cycle.flying, Present | Reissue):
+    if error.__cause__ is None and isinstance(cycle.flying, RenewalStep):
         taken = engine.now() - cycle.flying.at
         error.__cause__ = SignalWireTokenError(f"the renewal under way has taken {taken:.0f} s so far")
     return error

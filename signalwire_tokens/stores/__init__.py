@@ -7,7 +7,16 @@ Those who write a store of their own find its protocol here, `TokenStore`, and w
 from .memory import MemoryStore
 from .protocol import TokenStore
 from .records import Reading, Record, key_of
-from .sealing import Sealer, new_sealing_key
+from .sealing import Sealer, generate_encryption_key
 from .sqlite import SqliteStore
 
-__all__ = ["MemoryStore", "Reading", "Record", "Sealer", "SqliteStore", "TokenStore", "key_of", "new_sealing_key"]
+__all__ = [
+    "MemoryStore",
+    "Reading",
+    "Record",
+    "Sealer",
+    "SqliteStore",
+    "TokenStore",
+    "generate_encryption_key",
+    "key_of",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 import warnings
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -28,6 +27,7 @@ try:
 except ModuleNotFoundError:
     raise ModuleNotFoundError("RedisStore needs redis: install signalwire-tokens[redis]", name="redis") from None
 
+from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
@@ -37,6 +37,8 @@ from .watchers import Watchers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from signalwire_tokens.durations import Duration
 __all__ = ["RedisStore"]
 
 MOST_CONNECTIONS = 64
@@ -90,8 +92,9 @@ class RedisStore:
     """Keep pairs on a Redis or Valkey server, where the processes of many machines share them.
 
     Its time is the server's, so that clocks need not agree. A record ends with its refresh token. It is sealed with the
-    first of `keys`; `plaintext=True` does without. A store belongs to one event loop: use it as
-    `async with RedisStore(url, keys=key) as store`, or close it with `aclose()`, after the sessions that use it.
+    first of `encryption_keys`; `plaintext=True` does without. A store belongs to one event loop: use it as
+    `async with RedisStore(url, encryption_keys=key) as store`, or close it with `aclose()`, after the sessions that use
+    it.
     `timeout` bounds each command. An emulator that is advanced leaves the server's time behind.
     """
 
@@ -99,17 +102,18 @@ class RedisStore:
         self,
         url: str,
         *,
-        keys: str | Sequence[str] = (),
+        encryption_keys: str | Sequence[str] = (),
         plaintext: bool = False,
         prefix: str = "signalwire-tokens:",
-        timeout: float = 1.0,
+        timeout: Duration = 1.0,
     ) -> None:
-        hidden, hidden_keys = Secret(url), Secret(keys)
-        del url, keys
-        check(timeout, prefix)
-        self._pool = connect(hidden, timeout)
+        hidden, hidden_keys = Secret(url), Secret(encryption_keys)
+        del url, encryption_keys
+        seconds = positive_seconds("RedisStore: timeout", timeout)
+        check(prefix)
+        self._pool = connect(hidden, seconds)
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
-        self._prefix, self._timeout = prefix, timeout
+        self._prefix, self._timeout = prefix, seconds
         self._redis = Redis.from_pool(self._pool)
         # Sent in full each time: after a failover, the new server may not have the script.
         self._load, self._save, self._take, self._give_back = (
@@ -225,7 +229,7 @@ class RedisStore:
                 async with asyncio.timeout(self._timeout):
                     return await self._send(send)
         except (TimeoutError, ConnectionTimeout):  # the store's limit and the connection's are the same
-            reason = f"no answer within {self._timeout:g} s"
+            reason = f"no answer within {spoken(self._timeout)}"
         except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
             reason = told(error)
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
@@ -335,10 +339,8 @@ def code_of(error: Exception) -> str | None:
     return None if found is None else found[0]
 
 
-def check(timeout: object, prefix: object) -> None:
+def check(prefix: object) -> None:
     """Refuse settings that would only fail once they are used."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise ConfigurationError("RedisStore: timeout must be a positive number of seconds")
     if not isinstance(prefix, str) or "{" in prefix:
         raise ConfigurationError("RedisStore: prefix must be text without braces")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-__all__ = ["Sealer", "new_sealing_key"]
+__all__ = ["Sealer", "generate_encryption_key"]
 
 VERSION, NO_VERSION = 1, 32  # from there on, it is somebody's text
 PLAIN, SEALED = 0, 1
@@ -28,7 +28,7 @@ KEY_BYTES, NAME_BYTES, NONCE_BYTES = 32, 4, 12
 HEAD_BYTES = 2
 
 
-def new_sealing_key() -> str:
+def generate_encryption_key() -> str:
     """Make a key to seal records with: 32 random bytes, as URL-safe base64."""
     return urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
 
@@ -40,20 +40,21 @@ class Sealer:
     for. Without keys, `plaintext=True` has to say that tokens may lie in the open. `store` names the store in errors.
     """
 
-    def __init__(self, store: str, keys: str | Sequence[str] = (), *, plaintext: bool = False) -> None:
-        given = Secret((keys,) if isinstance(keys, str) else keys)
-        del keys
+    def __init__(self, store: str, encryption_keys: str | Sequence[str] = (), *, plaintext: bool = False) -> None:
+        given = Secret((encryption_keys,) if isinstance(encryption_keys, str) else encryption_keys)
+        del encryption_keys
         self._store = store
         if not isinstance(given.value, list | tuple):
-            raise ConfigurationError(f"{store}: keys must be text, or a list of texts")
+            raise ConfigurationError(f"{store}: encryption_keys must be a string or a list of strings")
         if not isinstance(plaintext, bool):
             raise ConfigurationError(f"{store}: plaintext must be True or False")
         hidden = [Secret(key) for key in given.value]
         if hidden and plaintext:
-            raise ConfigurationError(f"{store}: with plaintext=True, nothing is sealed: give no keys")
+            raise ConfigurationError(f"{store}: with plaintext=True, nothing is encrypted: leave encryption_keys out")
         if not hidden and not plaintext:
             raise ConfigurationError(
-                f"{store} needs `keys` to seal records with (new_sealing_key() makes one), or plaintext=True instead"
+                f"{store} needs encryption_keys, because it stores tokens: generate_encryption_key() makes one. "
+                "To store tokens unencrypted, pass plaintext=True"
             )
         self._ciphers = dict(load(store, key) for key in hidden)  # by name; the first one seals
 
@@ -103,7 +104,7 @@ class Sealer:
 
 
 def is_key(text: object) -> bool:
-    """Tell whether a text is a sealing key: no more and no less than one."""
+    """Tell whether a text is an encryption key: no more and no less than one."""
     return isinstance(text, str) and KEY.fullmatch(text) is not None
 
 
@@ -112,10 +113,13 @@ def load(store: str, key: Secret[str]) -> tuple[bytes, AESGCM]:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ConfigurationError(f"{store} seals records: install signalwire-tokens[crypto]") from None
+        raise ConfigurationError(
+            f"{store} encrypts tokens with the package cryptography: install signalwire-tokens[crypto]"
+        ) from None
     if not is_key(key.value):
         raise ConfigurationError(
-            f"{store}: a sealing key is 32 bytes as URL-safe base64, as new_sealing_key() makes it; several are a list"
+            f"{store}: an encryption key is 32 bytes as URL-safe base64, as generate_encryption_key() makes it. "
+            "Pass several keys as a list"
         )
     raw = Secret(urlsafe_b64decode(key.value))
     return sha256(b"signalwire-tokens sealing key\n" + raw.value).digest()[:NAME_BYTES], AESGCM(raw.value)

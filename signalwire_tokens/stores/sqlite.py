@@ -53,21 +53,22 @@ LONGEST_LEASE = 3600.0  # seconds: one that ends later was taken before a restar
 class SqliteStore:
     """Keep pairs in an SQLite file that survives the process, safe between processes of one machine.
 
-    The file is readable by its owner only, and records are sealed with the first of `keys`; `plaintext=True` does
-    without. Use it as `async with SqliteStore(path, keys=key) as store`, or close it with `aclose()`, after the
-    sessions that use it. A client or session that has a clock of its own, as in tests, needs a store with the same.
+    The file is readable by its owner only, and records are sealed with the first of `encryption_keys`; `plaintext=True`
+    does without. Use it as `async with SqliteStore(path, encryption_keys=key) as store`, or close it with `aclose()`,
+    after the sessions that use it. A client or session that has a clock of its own, as in tests, needs a store with the
+    same.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        keys: str | Sequence[str] = (),
+        encryption_keys: str | Sequence[str] = (),
         plaintext: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
-        hidden = Secret(keys)
-        del keys
+        hidden = Secret(encryption_keys)
+        del encryption_keys
         given: object = path
         if not isinstance(given, str | os.PathLike) or given in ("", ":memory:"):
             raise ConfigurationError("SqliteStore: path must name a file; what need not last is kept by MemoryStore()")

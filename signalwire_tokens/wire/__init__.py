@@ -13,7 +13,7 @@ from .codes import TOKEN_EXPIRED, About, about
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
 from .hints import read_hint
-from .lifetimes import read_duration, read_lifetimes
+from .lifetimes import read_lifetimes
 from .readers import Page
 from .requests import (
     DEVICE_EXCHANGE,
@@ -59,7 +59,6 @@ __all__ = [
     "mask",
     "pause_before_retry",
     "read",
-    "read_duration",
     "read_header",
     "read_hint",
     "read_lifetimes",

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from signalwire_tokens.durations import span_of
 from signalwire_tokens.errors import InvalidRequest, Problem
 from signalwire_tokens.models import LONGEST_LIFE
 
@@ -132,10 +133,11 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
 
 
 def whole_seconds(problems: list[Problem], name: str, value: object) -> int | None:
-    """Check how long something is to live: whole seconds, and one at least."""
-    if isinstance(value, timedelta) and SECOND <= value <= LONGEST_LIFE and not value % SECOND:
-        return value // SECOND
-    problems.append(Problem(code=INVALID, attribute=name, message="must be a timedelta of whole seconds, one or more"))
+    """Check a lifetime in whole seconds, given as a number or a timedelta."""
+    span: object = span_of(cast("timedelta", value))
+    if isinstance(span, timedelta) and SECOND <= span <= LONGEST_LIFE and not span % SECOND:
+        return span // SECOND
+    problems.append(Problem(code=INVALID, attribute=name, message="must be whole seconds or a timedelta, 1 s or more"))
     return None
 
 

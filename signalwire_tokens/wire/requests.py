@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
+from signalwire_tokens.durations import span_of
 from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
 
 from . import checks
@@ -16,6 +17,7 @@ from .readers import Page, read_bound, read_info, read_page, read_pair, read_tok
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from signalwire_tokens.durations import Duration
     from signalwire_tokens.errors import Problem
 
 __all__ = [
@@ -165,19 +167,19 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
 
 
 def create_device_token(
-    subscriber_token: Secret[str] | Token, *, proof: Secret[str], lifetime: timedelta
+    subscriber_token: Secret[str] | Token, *, proof: Secret[str], lifetime: Duration
 ) -> Request[TokenPair]:
     """Describe the exchange of a subscriber's token for one that is bound to the key that signed the proof."""
     return describe_exchange("create_device_token", DEVICE_EXCHANGE, subscriber_token, proof, lifetime)
 
 
-def refresh_device_token(token: Secret[str] | Token, *, proof: Secret[str], lifetime: timedelta) -> Request[TokenPair]:
+def refresh_device_token(token: Secret[str] | Token, *, proof: Secret[str], lifetime: Duration) -> Request[TokenPair]:
     """Describe the exchange of a bound token for the next one."""
     return describe_exchange("refresh_device_token", DEVICE_REFRESH, token, proof, lifetime)
 
 
 def describe_exchange(
-    operation: str, path: str, token: Secret[str] | Token, proof: Secret[str], lifetime: timedelta
+    operation: str, path: str, token: Secret[str] | Token, proof: Secret[str], lifetime: Duration
 ) -> Request[TokenPair]:
     """Describe what takes a proof, which is good for once: it is not sent again."""
     problems: list[Problem] = []
@@ -186,7 +188,7 @@ def describe_exchange(
     return describe(
         operation,
         path,
-        partial(read_bound, lifetime=lifetime),
+        partial(read_bound, lifetime=span_of(lifetime)),
         problems,
         fields={"expire_in": seconds},
         hidden={"dpop_token": proof},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from datetime import timedelta
 from typing import Any
 
+from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Lifetimes, Secret
 from signalwire_tokens.origins import Place, is_loopback, read_place, write_origin
@@ -37,8 +39,11 @@ def check_settings(
     if api_token.value is not None and not callable(api_token.value) and not is_credential(api_token.value):
         message = "must be visible ASCII characters, or a function that returns them"
         problems.append(Problem(code=INVALID, attribute="api_token", message=message))
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < LONGEST_TIMEOUT:
-        problems.append(Problem(code=INVALID, attribute="timeout", message="must be a positive number of seconds"))
+    seconds = seconds_of(timeout) if isinstance(timeout, timedelta) else timeout
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < LONGEST_TIMEOUT:
+        problems.append(
+            Problem(code=INVALID, attribute="timeout", message="must be seconds or a timedelta, more than 0")
+        )
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
         problems.append(Problem(code=INVALID, attribute="retries", message="must be a whole number, 0 or more"))
     if not isinstance(lifetimes, Lifetimes):

@@ -69,7 +69,7 @@ async def opened(left, *, make):
 
 @asynccontextmanager
 async def timed(*, make):
-    policy = RefreshPolicy(min_life=1)
+    policy = RefreshPolicy(min_lifetime=1)
     async with (
         Emulator(lifetimes=SHORT, clock=LoopClock()) as emulator,
         emulator.client() as client,
@@ -85,7 +85,7 @@ CLIENTS = (
         setup="`SubscriberSession` with its defaults and the project's credentials; callers await `token()`. It renews "
         "behind callers when 24 to 48 minutes are left, and callers wait for it when 30 s are. The emulator's refresh "
         "tokens are single-use; its tokens of two hours age with `advance()`. In the last probe tokens live 3 s of "
-        "real time, which `RefreshPolicy(min_life=1)` allows.",
+        "real time, which `RefreshPolicy(min_lifetime=1)` allows.",
         windows=(180.0, 20.0),
         opened=partial(opened, make=with_project),
         timed=partial(timed, make=with_project),

@@ -18,7 +18,7 @@ CREDENTIALS = ("5e1f0a4e-9a3e-4d0f-8b0a-1d2f3c4b5a69", "PTbenchmark")
 AUTHORIZATION = {"Authorization": "Basic " + "NWUxZjBhNGU" * 8}
 IN_FLIGHT = (1, 8, 64)
 LONG = 300.0  # seconds: figures are wanted however slow the machine is
-PATIENT = RefreshPolicy(patience=LONG)
+PATIENT = RefreshPolicy(wait_timeout=LONG)
 
 
 class Floor:

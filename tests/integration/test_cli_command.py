@@ -245,7 +245,7 @@ def test_completion_completes(typed, offered, way):
     assert code_of(result) == 0
 
 
-def test_a_sealing_key_is_one_that_stores_take():
+def test_an_encryption_key_is_one_that_stores_take():
     """Another each time."""
     first, second = run("sealing-key").output, json.loads(run("sealing-key", "--json").output)["key"]
     assert first.strip() != second

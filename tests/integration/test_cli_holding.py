@@ -33,7 +33,7 @@ from signalwire_tokens import (
     SubscriberSession,
     TokenClient,
     Unauthorized,
-    new_sealing_key,
+    generate_encryption_key,
 )
 from signalwire_tokens.cli.command import exit_of
 from signalwire_tokens.cli.feeding import Feed, pause_of
@@ -669,7 +669,7 @@ async def test_a_process_whose_session_dies_ends_with_the_file(emulator, tmp_pat
 
 async def test_with_a_store_a_restart_asks_the_service_for_nothing(emulator, tmp_path, monkeypatch):
     """The pair is in a file, sealed."""
-    monkeypatch.setenv("TOKEN_SEALING_KEY", f"{new_sealing_key()}, {new_sealing_key()}")
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", f"{generate_encryption_key()}, {generate_encryption_key()}")
     for _ in range(2):
         async with holding(emulator, store=f"sqlite:{tmp_path}/tokens.db") as held:
             await held.until("started")
@@ -681,9 +681,11 @@ async def test_with_a_store_a_restart_asks_the_service_for_nothing(emulator, tmp
 async def test_a_store_on_redis_may_have_a_password_in_the_environment(emulator, tmp_path):
     """And a key in a file."""
     key = tmp_path / "key"
-    key.write_text(new_sealing_key())
+    key.write_text(generate_encryption_key())
     with RedisServer(password="hush") as server:
-        settings = settings_of(emulator, SIGNALWIRE_STORE=server.url, TOKEN_SEALING_KEY_FILE=str(key))
+        settings = settings_of(
+            emulator, SIGNALWIRE_TOKENS_STORE=server.url, SIGNALWIRE_TOKENS_ENCRYPTION_KEY_FILE=str(key)
+        )
         for _ in range(2):
             async with holding_process(**settings) as held:
                 await held.until("started")
@@ -719,9 +721,15 @@ async def test_a_store_on_redis_may_have_a_password_in_the_environment(emulator,
 )
 def test_a_password_on_the_command_line_is_refused(service, url):
     """So is all that isn't known to be harmless. Every user of the machine can read it there; it is not repeated."""
-    result = run("hold", "alice", "--store", url, **settings_of(service, TOKEN_SEALING_KEY=new_sealing_key()))
+    result = run(
+        "hold",
+        "alice",
+        "--store",
+        url,
+        **settings_of(service, SIGNALWIRE_TOKENS_ENCRYPTION_KEY=generate_encryption_key()),
+    )
     assert result.exit_code == 2
-    assert "set SIGNALWIRE_STORE to this URL" in result.stderr
+    assert "set SIGNALWIRE_TOKENS_STORE to this URL" in result.stderr
     assert "hush" not in result.output
 
 
@@ -749,20 +757,20 @@ def test_a_url_without_a_secret_may_stand_on_the_command_line(url):
 @pytest.mark.parametrize(
     ("url", "key", "said"),
     [
-        ("sqlite:tokens.db", None, "a store needs a key to seal with: set TOKEN_SEALING_KEY"),
-        ("sqlite:tokens.db", " , ", "a store needs a key to seal with: set TOKEN_SEALING_KEY"),
-        ("sqlite:", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
-        ("tokens.db", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
-        ("http://[", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
-        ("REDIS://:hush@127.0.0.1:1", new_sealing_key(), "a store is sqlite:FILE, or redis://HOST"),
-        ("sqlite:/nowhere/tokens.db", new_sealing_key(), "/nowhere"),
-        ("sqlite:/dev/null", new_sealing_key(), "/dev/null"),
+        ("sqlite:tokens.db", None, "a store needs an encryption key: set SIGNALWIRE_TOKENS_ENCRYPTION_KEY"),
+        ("sqlite:tokens.db", " , ", "a store needs an encryption key: set SIGNALWIRE_TOKENS_ENCRYPTION_KEY"),
+        ("sqlite:", generate_encryption_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("tokens.db", generate_encryption_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("http://[", generate_encryption_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("REDIS://:hush@127.0.0.1:1", generate_encryption_key(), "a store is sqlite:FILE, or redis://HOST"),
+        ("sqlite:/nowhere/tokens.db", generate_encryption_key(), "/nowhere"),
+        ("sqlite:/dev/null", generate_encryption_key(), "/dev/null"),
     ],
     ids=["no key", "no key in it", "no file", "no scheme", "no URL", "capitals", "no folder", "no database"],
 )
 def test_a_store_that_cannot_be_is_refused(service, url, key, said):
     """Before anything is issued."""
-    more = {} if key is None else {"TOKEN_SEALING_KEY": key}
+    more = {} if key is None else {"SIGNALWIRE_TOKENS_ENCRYPTION_KEY": key}
     result = run("hold", "alice", "--store", url, **settings_of(service, **more))
     assert result.exit_code == (1 if url.startswith("sqlite:/") else 3)
     assert said in result.stderr
@@ -773,7 +781,7 @@ def test_a_store_that_cannot_be_is_refused(service, url, key, said):
 def test_a_store_whose_package_is_missing_names_it(service, monkeypatch):
     """With what installs it."""
     monkeypatch.setitem(sys.modules, "signalwire_tokens.stores.redis", None)
-    settings = settings_of(service, TOKEN_SEALING_KEY=new_sealing_key())
+    settings = settings_of(service, SIGNALWIRE_TOKENS_ENCRYPTION_KEY=generate_encryption_key())
     result = run("hold", "alice", "--store", "redis://127.0.0.1:1", **settings)
     assert result.exit_code == 3
     assert "pip install 'signalwire-tokens[redis]'" in result.stderr
@@ -858,7 +866,9 @@ def test_on_a_terminal_it_is_drawn_as_it_stands(service, tmp_path):
 def test_lines_are_for_people(service, tmp_path, capfd, store):
     """Each begins with when it was. The last ones say that it has ended, and how long the token is good."""
     place = tmp_path / "notify"
-    settings = settings_of(service, NOTIFY_SOCKET=str(place), TOKEN_SEALING_KEY=new_sealing_key())
+    settings = settings_of(
+        service, NOTIFY_SOCKET=str(place), SIGNALWIRE_TOKENS_ENCRYPTION_KEY=generate_encryption_key()
+    )
     arguments = [*store, f"sqlite:{tmp_path}/tokens.db"] if store else []
 
     def stop_when_ready(listener):

@@ -39,7 +39,7 @@ def python(code):
 
 async def test_a_command_is_given_the_token_and_no_other_secret(teller, told, tmp_path, monkeypatch):
     """On its standard input, as it is, and once for each token."""
-    for name in ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_STORE", "TOKEN_SEALING_KEY"):
+    for name in ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_TOKENS_STORE", "SIGNALWIRE_TOKENS_ENCRYPTION_KEY"):
         monkeypatch.setenv(name, "hush")
     out, code = tmp_path / "out", "import os, sys; print(sys.stdin.read(), os.environ, file=open(sys.argv[1], 'a'))"
     python, one = shlex.quote(sys.executable), token()

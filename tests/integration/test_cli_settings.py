@@ -38,7 +38,7 @@ def test_no_option_takes_a_secret():
     """What could hold one is a file, or a URL whose password is refused. (P42)"""
     options = {option for command in cli.commands.values() for one in command.params for option in one.opts}
     suspicious = {one for one in options if re.search(r"token|secret|password|key|credential", one)}
-    assert suspicious == {"--api-token-file", "--sealing-key-file"}
+    assert suspicious == {"--api-token-file", "--encryption-key-file"}
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])

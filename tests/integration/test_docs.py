@@ -9,7 +9,7 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from signalwire_tokens import RefreshPolicy, new_sealing_key
+from signalwire_tokens import RefreshPolicy, RefreshTuning, generate_encryption_key
 from signalwire_tokens.cli import cli
 from signalwire_tokens.keeper import session
 from signalwire_tokens.stores.redis import RedisStore
@@ -32,7 +32,9 @@ SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
 def longer_timeouts(monkeypatch):
     """Raise the default timeouts of stores: on a busy machine, one second is too short."""
     monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", HANG)
-    monkeypatch.setattr(session, "DEFAULT_POLICY", RefreshPolicy(store_patience=HANG, lease=2 * HANG))
+    monkeypatch.setattr(
+        session, "DEFAULT_POLICY", RefreshPolicy(store_timeout=HANG, tuning=RefreshTuning(lease=2 * HANG))
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
     """As a reader would run them, from the top of the page to its end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REDIS_URL", redis_server.url)
-    monkeypatch.setenv("TOKEN_SEALING_KEY", new_sealing_key())
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", generate_encryption_key())
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     for example in document.examples():
         example.evaluate()

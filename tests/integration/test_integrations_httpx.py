@@ -9,8 +9,8 @@ import httpx
 import httpx2
 import pytest
 
-from signalwire_tokens import ConfigurationError, RefreshPolicy, SessionClosed, SubscriberSession
-from signalwire_tokens.integrations.httpx import authorize
+from signalwire_tokens import ConfigurationError, RefreshPolicy, RefreshTuning, SessionClosed, SubscriberSession
+from signalwire_tokens.integrations.httpx import SubscriberAuth
 from support.resource_server import Api
 
 pytestmark = pytest.mark.usefixtures("loop_time")
@@ -22,7 +22,9 @@ TRUST = ssl.create_default_context()  # made once, since that takes longer than 
 @pytest.fixture
 async def session(client):
     """Return a session that renews at once, and not half a second after its last request."""
-    async with SubscriberSession(client, ALICE, policy=RefreshPolicy(floor=0.001)) as session:
+    async with SubscriberSession(
+        client, ALICE, policy=RefreshPolicy(tuning=RefreshTuning(min_interval=0.001))
+    ) as session:
         yield session
 
 
@@ -40,7 +42,7 @@ def library(request):
 @pytest.fixture
 async def http(library, session, api):
     async with library.AsyncClient(
-        verify=TRUST, auth=authorize(session, origins=[api.origin]), follow_redirects=True
+        verify=TRUST, auth=SubscriberAuth(session, origins=[api.origin]), follow_redirects=True
     ) as http:
         yield http
 
@@ -53,7 +55,7 @@ async def test_a_request_is_signed_with_the_sessions_token(session, api, http):
 
 async def test_the_space_of_the_session_is_signed_for_where_nothing_else_is_said(library, session):
     """It is where most requests go."""
-    async with library.AsyncClient(verify=TRUST, auth=authorize(session), base_url=session.client.origin) as http:
+    async with library.AsyncClient(verify=TRUST, auth=SubscriberAuth(session), base_url=session.client.origin) as http:
         assert (await http.get("/api/fabric/subscriber/info")).json()["email"] == ALICE
 
 
@@ -85,7 +87,7 @@ async def test_a_body_that_cannot_be_read_twice_is_not_sent_twice(emulator, sess
 async def test_the_first_answer_is_released(library, emulator, session, api):
     """With one connection only, the second request needs the first one's."""
     emulator.revoke(session.pair.access_token)
-    auth = authorize(session, origins=[api.origin])
+    auth = SubscriberAuth(session, origins=[api.origin])
     async with library.AsyncClient(verify=TRUST, auth=auth, limits=library.Limits(max_connections=1)) as http:
         assert (await http.get(f"{api.origin}/me")).status_code == 200
 
@@ -125,7 +127,7 @@ async def test_what_was_redirected_home_is_signed_and_its_refusal_counts(library
     async with Api(emulator) as elsewhere:
         first = api if origin == "home" else elsewhere
         home = [api.origin, elsewhere.origin] if origin == "friend" else [api.origin]
-        auth = authorize(session, origins=home)
+        auth = SubscriberAuth(session, origins=home)
         async with library.AsyncClient(verify=TRUST, auth=auth, follow_redirects=True) as http:
             emulator.revoke(session.pair.access_token)
             url = f"{first.origin}/done"
@@ -159,7 +161,7 @@ async def test_a_request_that_is_sent_again_is_signed_anew(library, emulator, se
 
 async def test_a_redirect_that_is_followed_by_hand_is_signed_anew(library, emulator, session, api):
     """The request that the client proposes is nobody's own."""
-    async with library.AsyncClient(verify=TRUST, auth=authorize(session, origins=[api.origin])) as http:
+    async with library.AsyncClient(verify=TRUST, auth=SubscriberAuth(session, origins=[api.origin])) as http:
         answer = await http.get(f"{api.origin}/to", params={"url": f"{api.origin}/me"})
         await session.refresh()
         emulator.revoke(api.tokens[0])
@@ -181,7 +183,7 @@ async def test_a_token_does_not_go_from_https_to_http(library, emulator, session
     """An origin is its scheme as well."""
     server, trusting = tls
     async with Api(emulator, context=server) as api, Api(emulator) as plain:
-        auth = authorize(session, origins=[api.origin])
+        auth = SubscriberAuth(session, origins=[api.origin])
         async with library.AsyncClient(auth=auth, verify=trusting, follow_redirects=True) as http:
             assert (await http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"})).status_code == 401
     assert api.tokens == [session.pair.access_token.value]
@@ -205,13 +207,13 @@ async def test_a_closed_session_is_told_of(session, api, http):
 
 async def test_a_client_without_an_event_loop_is_refused(library, session, api):
     """The token is kept alive by one."""
-    with library.Client(auth=authorize(session)) as http, pytest.raises(ConfigurationError, match="AsyncClient"):
+    with library.Client(auth=SubscriberAuth(session)) as http, pytest.raises(ConfigurationError, match="AsyncClient"):
         http.get(f"{api.origin}/me")
 
 
 async def test_an_ipv6_address_is_an_origin_as_any(session):
     """It is written in brackets in one place, and without them in the other."""
-    auth = authorize(session, origins=["http://[::1]:8080"])
+    auth = SubscriberAuth(session, origins=["http://[::1]:8080"])
     flow = auth.async_auth_flow(httpx2.Request("GET", "http://[::1]:8080/me"))
     assert (await anext(flow)).headers["Authorization"] == f"Bearer {session.pair.access_token.value}"
     await flow.aclose()
@@ -221,7 +223,7 @@ async def test_an_ipv6_address_is_an_origin_as_any(session):
 def test_either_of_the_two_will_do(monkeypatch, hidden):
     """The module works if only one of them is installed."""
     monkeypatch.setitem(sys.modules, hidden, None)
-    assert import_again(monkeypatch, authorize.__module__).authorize is not authorize
+    assert import_again(monkeypatch, SubscriberAuth.__module__).SubscriberAuth is not SubscriberAuth
 
 
 def test_without_either_of_the_two_the_import_names_what_is_missing(monkeypatch):
@@ -229,7 +231,7 @@ def test_without_either_of_the_two_the_import_names_what_is_missing(monkeypatch)
     for name in ("httpx", "httpx2"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match="neither httpx2 nor httpx is installed"):
-        import_again(monkeypatch, authorize.__module__)
+        import_again(monkeypatch, SubscriberAuth.__module__)
 
 
 def import_again(monkeypatch, name):

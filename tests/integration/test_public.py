@@ -10,12 +10,12 @@ import pytest
 
 import signalwire_tokens
 from signalwire_tokens import device, emulator, outcomes, stores, testing
-from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
+from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry
 from support.documented import assert_documented
 from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
 
-INTEGRATIONS = [aiohttp, asgi, httpx, opentelemetry, web]
+INTEGRATIONS = [aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry]
 REFERENCE = "\n".join(page.read_text() for page in sorted((ROOT / "docs/reference").glob("*.md")))
 
 

@@ -29,6 +29,7 @@ from signalwire_tokens import (
     MemoryStore,
     NotFound,
     RefreshPolicy,
+    RefreshTuning,
     SessionFleet,
     SessionState,
     SqliteStore,
@@ -45,7 +46,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import ROTATIONS, Emulator, Status
-from signalwire_tokens.integrations import aiohttp, asgi, httpx, opentelemetry, web
+from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.session import SHAPING
 from signalwire_tokens.stores import redis
@@ -130,7 +131,7 @@ def test_the_overview_lists_the_public_names_by_module():
         "is_transient",
     }  # which the page doesn't list
     assert_listed("signalwire_tokens/__init__.py", own & derived, derived)
-    modules = (device, emulator, outcomes, testing, aiohttp, httpx, web, asgi, opentelemetry)
+    modules = (device, emulator, outcomes, testing, aiohttp_client, httpx, aiohttp_server, asgi, opentelemetry)
     names = {one: one.__all__ for one in modules}
     names[signalwire_tokens] = own - derived - {"__version__"}
     names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
@@ -388,30 +389,34 @@ def field_docs(module, name):
     }
 
 
-def test_every_field_of_the_policy_is_told():
-    """With its default, and in the words of its docstring."""
-    rows = table(section("settings", "RefreshPolicy"))
-    told = [(code(name)[0], (*code(default), meaning)) for name, default, _, meaning in rows]
-    docs = field_docs("policy.py", "RefreshPolicy")
-    there = {field.name: (repr(field.default), docs[field.name]) for field in attrs.fields(RefreshPolicy)}
-    assert_documented(f"{SETTINGS}, under RefreshPolicy", told, there, in_order=True)
+@pytest.mark.parametrize("kind", [RefreshPolicy, RefreshTuning])
+def test_every_field_of_the_policy_is_documented(kind):
+    """The page lists each with its default, and in the words of its docstring."""
+    rows = table(section("settings", kind.__name__))
+    told = [(code(name)[0], (code(default)[0].removesuffix("()"), meaning)) for name, default, _, meaning in rows]
+    docs, defaults = field_docs("policy.py", kind.__name__), kind()
+    there = {name: (repr(getattr(defaults, name)).split("(")[0], docs[name]) for name in attrs.fields_dict(kind)}
+    assert_documented(f"{SETTINGS}, under {kind.__name__}", told, there, in_order=True)
 
 
-@pytest.mark.parametrize("row", table(section("settings", "RefreshPolicy")), ids=lambda row: row[0].strip("`"))
-def test_the_bounds_of_the_policy_are_as_they_are_told(row):
-    """What lies beyond is refused, and what lies within is taken."""
+BOUNDED = [(kind, row) for kind in (RefreshPolicy, RefreshTuning) for row in table(section("settings", kind.__name__))]
+
+
+@pytest.mark.parametrize(("kind", "row"), BOUNDED, ids=lambda value: value[0].strip("`") if type(value) is list else "")
+def test_the_bounds_of_the_policy_are_as_documented(kind, row):
+    """A number out of bounds is refused, and one within them is accepted."""
     (name,), bounds = code(row[0]), row[2]
     for wrong in (0, -1, float("inf"), float("nan"), True, "1"):
-        with pytest.raises(ConfigurationError, match=f"^{name} must be a positive number"):
-            RefreshPolicy(**{name: wrong})
+        with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be"):
+            kind(**{name: wrong})
     if "less than 1" in bounds:
-        with pytest.raises(ConfigurationError, match=f"^{name} must be a share|^min_ttl_share must not be more"):
-            RefreshPolicy(**{name: 1.0})
-    else:
-        RefreshPolicy(**{name: getattr(RefreshPolicy(), name) * (1.2 if "at most" in bounds else 1e9)})
+        with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be a share"):
+            kind(**{name: 1.0})
+    elif name != "tuning":
+        kind(**{name: getattr(kind(), name) * (1.2 if "at most" in bounds else 1e9)})
     for other in re.findall(r"at most `(\w+)`", bounds):
-        with pytest.raises(ConfigurationError, match=f"^{name} must not be more than {other}"):
-            RefreshPolicy(**{name: getattr(RefreshPolicy(), other) * 1.01})
+        with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must not be more than (tuning\\.)?{other}"):
+            kind(**{name: getattr(kind(), other) * 1.01})
 
 
 def test_every_lifetime_is_told():
@@ -449,8 +454,8 @@ def comparable(default):
         ("Stores", "SqliteStore", [SqliteStore]),
         ("Stores", "RedisStore", [redis.RedisStore]),
         ("Stores", "Sealer", [stores.Sealer]),
-        ("Where tokens are used", "authorize", [aiohttp.authorize, httpx.authorize]),
-        ("Where tokens are used", "TokenBackend", [web.TokenBackend, asgi.TokenBackend]),
+        ("Where tokens are used", "subscriber_auth", [aiohttp_client.subscriber_auth, httpx.SubscriberAuth]),
+        ("Where tokens are used", "TokenBackend", [aiohttp_server.TokenBackend, asgi.TokenBackend]),
         ("Where tokens are used", "Telemetry", [Telemetry]),
         ("Emulator", "Emulator", [Emulator]),
         ("Emulator", "emulator.client", [Emulator.client]),

@@ -11,17 +11,24 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from signalwire_tokens import RefreshPolicy, SessionState, StoreError, SubscriberSession, TokenUnavailable
+from signalwire_tokens import (
+    RefreshPolicy,
+    RefreshTuning,
+    SessionState,
+    StoreError,
+    SubscriberSession,
+    TokenUnavailable,
+)
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import ROTATIONS, Delay, Emulator, Reset, Status
-from signalwire_tokens.stores import new_sealing_key
+from signalwire_tokens.stores import generate_encryption_key
 from signalwire_tokens.stores.redis import RedisStore
 from support.faulty_redis import Proxy, wait_no_longer_than
 from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.redis
-KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
+KEY, OTHER_KEY = generate_encryption_key(), generate_encryption_key()
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 LIFE, HOUR = 7200.0, 3600.0
 REFUSED = 422
@@ -29,8 +36,12 @@ SOON = 0.05  # seconds that a store gets while nothing can succeed
 LATE = 6 * SOON  # seconds after which a slow server answers
 ROUNDING = 1.0  # second by which times may be rounded
 # What has to succeed is given time, on a slow machine as well; what has failed is soon tried again.
-EAGER = {"floor": 0.02, "poll": 0.02, "backoff_from": 0.05, "backoff_to": 0.1, "late_from": 0.05, "late_to": 0.1}
-POLICY = RefreshPolicy(lease=240.0, store_patience=120.0, patience=HANG, drain=HANG, **EAGER)
+EAGER = RefreshTuning(
+    lease=240.0, min_interval=0.02, lease_poll=0.02, expired_backoff_min=0.05, expired_backoff_max=0.1
+)
+POLICY = RefreshPolicy(
+    store_timeout=120.0, wait_timeout=HANG, close_timeout=HANG, backoff_min=0.05, backoff_max=0.1, tuning=EAGER
+)
 
 
 @pytest.fixture
@@ -46,7 +57,7 @@ async def client(emulator):
 
 def store_at(url, **settings):
     """Return a store that waits for an answer as long as it takes."""
-    return RedisStore(url, **{"keys": KEY, "timeout": HANG, **settings})
+    return RedisStore(url, **{"encryption_keys": KEY, "timeout": HANG, **settings})
 
 
 @pytest.fixture
@@ -99,11 +110,11 @@ class Frail:
     def heal(self):
         """End the trouble."""
         wait_no_longer_than(HANG, self.store)
-        self._be_patient(POLICY.store_patience)
+        self._be_patient(POLICY.store_timeout)
         self._proxy.heal()
 
     def _be_patient(self, seconds):
-        object.__setattr__(self.policy, "store_patience", seconds)
+        object.__setattr__(self.policy, "store_timeout", seconds)
 
 
 @pytest.fixture
@@ -445,11 +456,11 @@ async def test_a_wrong_password_is_told_until_it_is_the_right_one(emulator, clie
         assert operations(emulator) == [ISSUE]
 
 
-async def test_a_replica_with_a_wrong_sealing_key_harms_no_other(emulator, client, redis_server, store):
+async def test_a_replica_with_a_wrong_encryption_key_harms_no_other(emulator, client, redis_server, store):
     """It keeps a pair of its own; given the right key too, it adopts the shared one."""
     async with session_of(client, store) as session:
         async with (
-            store_at(redis_server.url, keys=OTHER_KEY, prefix=store._prefix) as stranger,
+            store_at(redis_server.url, encryption_keys=OTHER_KEY, prefix=store._prefix) as stranger,
             session_of(client, stranger) as other,
         ):
             assert emulator.accepts(await other.token())
@@ -465,7 +476,7 @@ async def test_a_replica_with_a_wrong_sealing_key_harms_no_other(emulator, clien
             await stranger.delete(key_of_pair(session))
         assert operations(emulator) == [ISSUE] * 3
         await session.refresh()
-        async with store_at(redis_server.url, keys=(OTHER_KEY, KEY), prefix=store._prefix) as mended:
+        async with store_at(redis_server.url, encryption_keys=(OTHER_KEY, KEY), prefix=store._prefix) as mended:
             await assert_adopted(client, emulator, mended, session)
 
 
@@ -631,7 +642,8 @@ HOLD = """
 import asyncio, sys
 from signalwire_tokens.stores.redis import RedisStore
 async def main(url, keys, prefix, key, ttl):
-    async with RedisStore(url, keys=keys, prefix=prefix, timeout=300) as store, store.lease(key, float(ttl)) as held:
+    store = RedisStore(url, encryption_keys=keys, prefix=prefix, timeout=300)
+    async with store, store.lease(key, float(ttl)) as held:
         print("held" if held else "not held", flush=True)
         await asyncio.Event().wait()
 asyncio.run(main(*sys.argv[1:]))
@@ -675,9 +687,11 @@ async def test_a_holder_that_was_killed_is_replaced(emulator, client, redis_serv
         token, wanted = await session.token(), leases_wanted(store)
         lease = f"{store._prefix}{{{key_of_pair(session)}}}:lease"
         with redis_server.client() as plain:
-            async with lost_lease(redis_server.url, store._prefix, key_of_pair(session), POLICY.lease, how):
+            async with lost_lease(redis_server.url, store._prefix, key_of_pair(session), POLICY.tuning.lease, how):
                 holder = plain.get(lease)
-                assert 0 < plain.pttl(lease) <= POLICY.lease * 1000, "it must not have been given back, and must end"
+                assert 0 < plain.pttl(lease) <= POLICY.tuning.lease * 1000, (
+                    "it must not have been given back, and must end"
+                )
                 renewal = asyncio.create_task(session.refresh())
                 await eventually(lambda: len(wanted) > 5 or renewal.done())
                 assert not renewal.done(), "the lease was not waited for"
@@ -698,7 +712,7 @@ async def test_a_lease_that_is_held_for_too_long_is_not_waited_for(emulator, cli
     async def wait_for_too_long():
         turned_away = len(wanted) + 2
         await eventually(lambda: len(wanted) >= turned_away)
-        clock.leap(3 * POLICY.lease)
+        clock.leap(3 * POLICY.tuning.lease)
 
     session = session_of(client, store, clock=clock)
     async with store.lease(key_of_pair(session), HOUR) as held:
@@ -747,7 +761,7 @@ async def test_a_lost_answer_is_not_asked_for_again_by_anybody(emulator, client,
 
 async def test_a_refresh_that_was_turned_away_leaves_no_mark(emulator, client, store, peer):
     """Nothing was done with the refresh token, and another may present it."""
-    policy = attrs.evolve(POLICY, backoff_from=HOUR, backoff_to=HOUR)  # so that it is not tried again meanwhile
+    policy = attrs.evolve(POLICY, backoff_min=HOUR, backoff_max=HOUR)  # so that it is not tried again meanwhile
     async with session_of(client, store, policy=policy) as session:
         emulator.fail(Status(429), operation=REFRESH)
         with pytest.raises(TokenUnavailable):
@@ -850,7 +864,7 @@ async def test_a_token_that_one_replica_found_refused_is_replaced_for_all(emulat
 
 async def test_a_token_that_was_refused_is_not_taken_from_the_store_again(emulator, client, store, peer):
     """Neither by a renewal, nor with news of the pair that is in the store."""
-    async with session_of(client, store, policy=attrs.evolve(POLICY, patience=SOON)) as session:
+    async with session_of(client, store, policy=attrs.evolve(POLICY, wait_timeout=SOON)) as session:
         await eventually_listening(store)
         refused, key = await session.token(), key_of_pair(session)
         emulator.fail(Status(503), times=None)
@@ -883,7 +897,7 @@ async def test_a_token_that_was_refused_is_not_taken_from_the_store_again(emulat
 async def test_what_was_not_saved_is_saved_at_the_end(emulator, client, frail, store):
     """In one last attempt, when the session is closed."""
     frail.ail("refuse")
-    policy = attrs.evolve(POLICY, backoff_from=HOUR, backoff_to=HOUR)
+    policy = attrs.evolve(POLICY, backoff_min=HOUR, backoff_max=HOUR)
     async with session_of(client, frail.store, policy=policy) as session:
         token = await session.token()
         frail.heal()
@@ -903,7 +917,7 @@ async def test_a_session_closes_though_its_store_is_gone(client, frail, caplog, 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plaintext"])
 async def test_no_token_of_a_session_passes_unsealed(client, redis_server, proxy, prefix, sealed):
     """Neither on the way to the server, nor in what it holds, unless plaintext was asked for."""
-    how = {"keys": KEY} if sealed else {"plaintext": True}
+    how = {"encryption_keys": KEY} if sealed else {"plaintext": True}
     async with (
         RedisStore(proxy.url, prefix=prefix, timeout=HANG, **how) as store,
         session_of(client, store) as session,

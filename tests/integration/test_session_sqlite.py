@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from signalwire_tokens import RefreshPolicy, SqliteStore, StoreError, SubscriberSession
+from signalwire_tokens import RefreshPolicy, RefreshTuning, SqliteStore, StoreError, SubscriberSession
 from signalwire_tokens.clock import Clock, VirtualClock
 from signalwire_tokens.emulator import Emulator, Status
-from signalwire_tokens.stores import new_sealing_key
+from signalwire_tokens.stores import generate_encryption_key
 from signalwire_tokens.stores.sqlite import SCHEMA
 from support.sqlite_files import busy, foreign, other_log, patient_stores, query, run, short_text, text
 from support.waiting import HANG, eventually
@@ -20,9 +20,9 @@ __all__ = ["patient_stores"]
 
 ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 LIFE, REFRESH_LIFE = 7200.0, 7500.0
-KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
+KEY, OTHER_KEY = generate_encryption_key(), generate_encryption_key()
 # How long a store gets doesn't depend on the clock, and is as long as it takes.
-POLICY = RefreshPolicy(lease=2 * HANG, store_patience=HANG)
+POLICY = RefreshPolicy(store_timeout=HANG, tuning=RefreshTuning(lease=2 * HANG))
 
 SESSION = """
 import asyncio, sys
@@ -30,8 +30,8 @@ from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, Tok
 from signalwire_tokens.stores import sqlite
 
 async def main(path, seal, *credentials):
-    policy = RefreshPolicy(lease=600, store_patience=300, patience=300, poll=0.02)
-    async with TokenClient(*credentials, timeout=300) as client, SqliteStore(path, keys=seal) as store:
+    policy = RefreshPolicy(store_timeout=300, wait_timeout=300, tuning=RefreshTuning(lease=600, lease_poll=0.02))
+    async with TokenClient(*credentials, timeout=300) as client, SqliteStore(path, encryption_keys=seal) as store:
         async with SubscriberSession(client, "alice", store=store, policy=policy) as session:
             print(await session.token())
 
@@ -41,17 +41,18 @@ asyncio.run(main(*sys.argv[1:]))
 NOBODY = """
 import asyncio, os, sys
 from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient
-from signalwire_tokens.stores import Sealer, new_sealing_key
+from signalwire_tokens.stores import Sealer, generate_encryption_key
 
 async def main(seal, *credentials):
-    policy = RefreshPolicy(lease=600, store_patience=300, patience=300)
-    async with TokenClient(*credentials, timeout=300) as client, SqliteStore("tokens.db", keys=seal) as store:
+    policy = RefreshPolicy(store_timeout=300, wait_timeout=300, tuning=RefreshTuning(lease=600))
+    store = SqliteStore("tokens.db", encryption_keys=seal)
+    async with TokenClient(*credentials, timeout=300) as client, store:
         session = SubscriberSession(client, "alice", store=store, policy=policy)
         session.subscribe(lambda event: print(event.kind, event.error))
         async with session:
             print(await session.token())
 
-Sealer("warm", new_sealing_key())  # nobody may read the packages any more, later on
+Sealer("warm", generate_encryption_key())  # nobody may read the packages any more, later on
 import cryptography.exceptions
 os.chdir(sys.argv[1])
 root = os.geteuid() == 0
@@ -88,7 +89,7 @@ class File:
 
     def open(self, **settings):
         """Open the file as a process does that has just begun."""
-        return SqliteStore(self.path, **{"keys": KEY, "clock": self.clock, **settings})
+        return SqliteStore(self.path, **{"encryption_keys": KEY, "clock": self.clock, **settings})
 
     def read(self):
         return self.path.read_bytes()
@@ -172,7 +173,7 @@ def made_by(make):
 async def another_key(client, file):
     async with kept(client, file):
         pass
-    async with file.open(keys=OTHER_KEY) as store:
+    async with file.open(encryption_keys=OTHER_KEY) as store:
         yield store, True
 
 
@@ -180,7 +181,7 @@ async def another_key(client, file):
 async def no_key(client, file):
     async with kept(client, file):
         pass
-    async with file.open(keys=(), plaintext=True) as store:
+    async with file.open(encryption_keys=(), plaintext=True) as store:
         yield store, True
 
 
@@ -205,7 +206,7 @@ async def later_file(client, file):
 @asynccontextmanager
 async def no_place(client, file):
     file.path.touch()
-    async with SqliteStore(file.path / "tokens.db", keys=KEY, clock=client.clock) as store:
+    async with SqliteStore(file.path / "tokens.db", encryption_keys=KEY, clock=client.clock) as store:
         yield store, None
 
 
@@ -537,10 +538,10 @@ async def test_a_key_is_changed_without_asking_the_service(emulator, clock, clie
     """The old one opens what the new one seals at the next renewal."""
     async with kept(client, file):
         pass
-    async with file.open(keys=[OTHER_KEY, KEY]) as store, session_of(client, store) as session:
+    async with file.open(encryption_keys=[OTHER_KEY, KEY]) as store, session_of(client, store) as session:
         assert operations(emulator) == [ISSUE]
         await session.refresh()
-    async with file.open(keys=OTHER_KEY) as store, session_of(client, store) as session:
+    async with file.open(encryption_keys=OTHER_KEY) as store, session_of(client, store) as session:
         assert emulator.accepts(await session.token())
     assert operations(emulator) == [ISSUE, REFRESH]
 

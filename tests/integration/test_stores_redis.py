@@ -21,8 +21,9 @@ from _pytest._io.saferepr import saferepr
 from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 
 from signalwire_tokens import ConfigurationError, StoreError
+from signalwire_tokens.durations import spoken
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.stores import Record, key_of, new_sealing_key
+from signalwire_tokens.stores import Record, generate_encryption_key, key_of
 from signalwire_tokens.stores import redis as redis_store
 from signalwire_tokens.stores.redis import LISTEN_FOR, MOST_CONNECTIONS, RedisStore, cancellation_kept, told
 from signalwire_tokens.testing import StoreConformance
@@ -33,7 +34,7 @@ from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.redis
-KEY = new_sealing_key()
+KEY = generate_encryption_key()
 NUMBERS = itertools.count(1)
 MARK = "hush"  # in everything that must not be shown
 SOON = 0.05  # seconds that a store gets while nothing can succeed
@@ -56,7 +57,7 @@ def key():
 
 def store_at(url, **settings):
     """Return a store that waits for an answer as long as it takes."""
-    return RedisStore(url, **{"keys": () if settings.get("plaintext") else KEY, "timeout": HANG, **settings})
+    return RedisStore(url, **{"encryption_keys": () if settings.get("plaintext") else KEY, "timeout": HANG, **settings})
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ class TestRedisStoreInPlaintext(StoreConformance):
             yield store
 
 
-@pytest.mark.parametrize("how", [{"keys": KEY}, {"plaintext": True}], ids=["sealed", "plaintext"])
+@pytest.mark.parametrize("how", [{"encryption_keys": KEY}, {"plaintext": True}], ids=["sealed", "plaintext"])
 async def test_where_nobody_listens_every_operation_says_so(reserved_port, key, how):
     """Without a wait for the store's timeout, and without showing what was to be saved."""
     async with store_at(f"redis://:{MARK}@127.0.0.1:{reserved_port}/0", **how) as store:
@@ -319,7 +320,7 @@ URLS = [
 def test_a_malformed_url_is_refused_without_being_shown(url):
     """When the store is made."""
     with pytest.raises(ConfigurationError, match="URL") as caught:
-        RedisStore(url, keys=KEY)
+        RedisStore(url, encryption_keys=KEY)
     assert MARK not in frames_shown(caught.value)
 
 
@@ -327,9 +328,9 @@ def test_keys_or_plaintext_must_be_said():
     """One of both."""
     for keys, plaintext in (((), False), (KEY, True)):
         with pytest.raises(ConfigurationError, match=r"RedisStore\(localhost:6379/0\)"):
-            RedisStore("redis://", keys=keys, plaintext=plaintext)
+            RedisStore("redis://", encryption_keys=keys, plaintext=plaintext)
     with pytest.raises(ConfigurationError, match="32 bytes") as caught:
-        RedisStore("redis://", keys=MARK)
+        RedisStore("redis://", encryption_keys=MARK)
     assert MARK not in frames_shown(caught.value)
 
 
@@ -343,7 +344,7 @@ async def test_a_server_that_stalls_is_given_up_on_in_time(proxy, prefix, key, w
         wait_no_longer_than(SOON, store)
         errors = await failures(store, key)
         assert errors.keys() == ALL
-        assert all(str(error).endswith(f"no answer within {SOON} s") for error in errors.values())
+        assert all(str(error).endswith(f"no answer within {spoken(SOON)}") for error in errors.values())
         proxy.heal()
         wait_no_longer_than(HANG, store)
         assert await failures(store, key) == {}
@@ -377,7 +378,7 @@ async def test_a_save_whose_answer_was_lost_may_be_repeated(proxy, store, prefix
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plaintext"])
 async def test_at_rest_and_on_the_way_tokens_are_sealed(redis_server, proxy, prefix, key, sealed):
     """Keys, values, messages and whatever passes hold none of them, unless plaintext was asked for."""
-    how = {"keys": KEY} if sealed else {"plaintext": True}
+    how = {"encryption_keys": KEY} if sealed else {"plaintext": True}
     records = [make_record(), make_record(presenting="an attempt"), make_record(), make_record()]
     seen = []
     with redis_server.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
@@ -437,12 +438,12 @@ async def test_what_is_kept_ends_when_it_is_of_no_use(redis_server, store, prefi
 
 async def test_sealing_keys_are_exchanged_one_after_the_other(redis_server, prefix, key):
     """An old one opens, the first seals; who knows only the old one cannot read what the new one sealed."""
-    old, new = new_sealing_key(), new_sealing_key()
+    old, new = generate_encryption_key(), generate_encryption_key()
     first, second = make_record(), make_record()
     async with (
-        store_at(redis_server.url, keys=old, prefix=prefix) as before,
-        store_at(redis_server.url, keys=(new, old), prefix=prefix) as between,
-        store_at(redis_server.url, keys=new, prefix=prefix) as after,
+        store_at(redis_server.url, encryption_keys=old, prefix=prefix) as before,
+        store_at(redis_server.url, encryption_keys=(new, old), prefix=prefix) as between,
+        store_at(redis_server.url, encryption_keys=new, prefix=prefix) as after,
     ):
         assert await before.save(key, first, None)
         assert (await between.load(key)).record.digest == first.digest
@@ -930,7 +931,7 @@ async def test_tls_and_unix_sockets_are_spoken(server, prefix, key, tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings):
     """When the store is made."""
     with pytest.raises(ConfigurationError, match=f"RedisStore: {min(settings)}"):
-        RedisStore("redis://127.0.0.1", keys=KEY, **settings)
+        RedisStore("redis://127.0.0.1", encryption_keys=KEY, **settings)
 
 
 async def test_a_database_that_is_not_there_is_named(redis_server, key):

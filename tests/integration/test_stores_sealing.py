@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signalwire_tokens import ConfigurationError, SqliteStore, StoreError
-from signalwire_tokens.stores import Record, Sealer, key_of, new_sealing_key
+from signalwire_tokens.stores import Record, Sealer, generate_encryption_key, key_of
 from signalwire_tokens.stores.records import decode, encode
 from signalwire_tokens.testing.conformance import make_pair
 from support.traceback_text import frames_shown
 
 ALICE, BOB = key_of(("alice",)), key_of(("bob",))
-KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
+KEY, OTHER_KEY = generate_encryption_key(), generate_encryption_key()
 MARK = "hush"
 
 token = attrs.evolve(make_pair().access_token, value=f"{MARK}-token")
@@ -72,7 +72,7 @@ def test_what_is_sealed_shows_nothing():
 
 def test_a_new_key_is_32_random_bytes():
     """As URL-safe base64, which needs no escape in a shell or an environment file."""
-    keys = {new_sealing_key() for _ in range(100)}
+    keys = {generate_encryption_key() for _ in range(100)}
     assert len(keys) == 100
     for key in keys:
         assert len(urlsafe_b64decode(key)) == 32
@@ -203,8 +203,8 @@ def test_what_is_no_key_is_refused(key, among):
     """At once, without being shown; it says how to get one."""
     with pytest.raises(ConfigurationError) as caught:
         sealer(*among, key)
-    assert "the store: a sealing key is 32 bytes as URL-safe base64" in str(caught.value)
-    assert "new_sealing_key()" in str(caught.value)
+    assert "the store: an encryption key is 32 bytes as URL-safe base64" in str(caught.value)
+    assert "generate_encryption_key()" in str(caught.value)
     if key:
         for text in (repr(key), str(key), KEY):
             assert text not in frames_shown(caught.value)
@@ -224,7 +224,7 @@ def test_it_is_said_whether_records_are_sealed(keys):
     with pytest.raises(ConfigurationError) as caught:
         Sealer("the store", keys, plaintext=bool(keys))
     assert str(caught.value).startswith(
-        "the store: with plaintext=True, nothing is sealed" if keys else "the store needs `keys` to seal records with"
+        "the store: with plaintext=True, nothing is encrypted" if keys else "the store needs encryption_keys, because"
     )
     assert "plaintext=True" in str(caught.value)
     assert KEY not in frames_shown(caught.value)
@@ -239,13 +239,17 @@ def test_plaintext_is_not_asked_for_by_accident(plaintext):
 
 def test_several_keys_are_a_list():
     """And not a text with commas, of which a lenient reader would take the first."""
-    with pytest.raises(ConfigurationError, match="several are a list"):
-        Sealer("the store", f"{new_sealing_key()},{new_sealing_key()}")
+    with pytest.raises(ConfigurationError, match="Pass several keys as a list"):
+        Sealer("the store", f"{generate_encryption_key()},{generate_encryption_key()}")
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"keys": [KEY, "short"]}, {"keys": KEY[:-2]}, {"keys": KEY, "plaintext": True}],
+    [
+        {"encryption_keys": [KEY, "short"]},
+        {"encryption_keys": KEY[:-2]},
+        {"encryption_keys": KEY, "plaintext": True},
+    ],
     ids=["list", "text", "both"],
 )
 def test_a_store_in_a_file_does_not_show_keys_either(tmp_path, settings):
@@ -258,7 +262,7 @@ def test_a_store_in_a_file_does_not_show_keys_either(tmp_path, settings):
 
 def test_no_key_shows_in_what_holds_it(tmp_path):
     """Whoever prints a sealer or a store, or its fields, sees none."""
-    for holder in (sealer(KEY), SqliteStore(tmp_path / "tokens.db", keys=KEY)):
+    for holder in (sealer(KEY), SqliteStore(tmp_path / "tokens.db", encryption_keys=KEY)):
         assert KEY not in repr(holder)
         assert KEY not in repr(vars(holder))
         assert repr(urlsafe_b64decode(KEY))[2:-1] not in repr(vars(holder))
@@ -279,5 +283,5 @@ def test_sealing_says_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     store = sealer(plaintext=True)
     assert store.open(ALICE, store.seal(ALICE, RECORD)) == decode(encode(RECORD))
-    with pytest.raises(ConfigurationError, match=r"^the store seals records: install signalwire-tokens\[crypto\]$"):
+    with pytest.raises(ConfigurationError, match=r"^the store encrypts .*: install signalwire-tokens\[crypto\]$"):
         sealer(KEY)

@@ -14,7 +14,7 @@ import pytest
 
 from signalwire_tokens import ConfigurationError, MemoryStore, SqliteStore, StoreError
 from signalwire_tokens.clock import SYSTEM, VirtualClock
-from signalwire_tokens.stores import key_of, new_sealing_key
+from signalwire_tokens.stores import generate_encryption_key, key_of
 from signalwire_tokens.stores.sqlite import SCHEMA
 from signalwire_tokens.testing import StoreConformance
 from signalwire_tokens.testing.conformance import make_record
@@ -36,7 +36,7 @@ from support.waiting import HANG
 
 __all__ = ["patient_stores"]
 
-KEY, OTHER_KEY = new_sealing_key(), new_sealing_key()
+KEY, OTHER_KEY = generate_encryption_key(), generate_encryption_key()
 ALICE, BOB = key_of(("alice",)), key_of(("bob",))
 DAY, LIFE = 86400.0, 7500.0
 KIB = 1024
@@ -47,7 +47,7 @@ import asyncio, sys
 from signalwire_tokens import SqliteStore
 
 async def main(path, seal, key, ttl):
-    async with SqliteStore(path, keys=seal).lease(key, float(ttl)) as held:
+    async with SqliteStore(path, encryption_keys=seal).lease(key, float(ttl)) as held:
         print("ready" if held else "busy", flush=True)
         sys.stdin.read()
 
@@ -63,7 +63,7 @@ async def main(path, seal, key):
     sqlite.BUSY = 300
     print("ready", flush=True)
     sys.stdin.readline()
-    async with SqliteStore(path, keys=seal) as store:
+    async with SqliteStore(path, encryption_keys=seal) as store:
         async with store.lease(key, 3000) as held:
             print(held, await store.save(key, await make_record(store, key), None))
 
@@ -79,14 +79,14 @@ async def use(step):
     except StoreError as error:
         print(step, error, flush=True)
 
-store = SqliteStore(sys.argv[1], keys=sys.argv[2])
+store = SqliteStore(sys.argv[1], encryption_keys=sys.argv[2])
 asyncio.run(use("before:"))
 child = os.fork()
 if not child:
     asyncio.run(use("child:"))
     asyncio.run(store.aclose())
     asyncio.run(use("closed child:"))
-    store = SqliteStore(sys.argv[1], keys=sys.argv[2])
+    store = SqliteStore(sys.argv[1], encryption_keys=sys.argv[2])
     asyncio.run(use("new:"))
     asyncio.run(store.aclose())
     sys.exit()
@@ -97,18 +97,18 @@ asyncio.run(store.aclose())
 NOBODY = """
 import asyncio, concurrent.futures.thread, os, sqlite3, sys
 from signalwire_tokens import SqliteStore, StoreError
-from signalwire_tokens.stores import Sealer, new_sealing_key
+from signalwire_tokens.stores import Sealer, generate_encryption_key
 from signalwire_tokens.testing.conformance import make_record
 
 async def main(seal, key):
-    async with SqliteStore("tokens.db", keys=seal) as store:
+    async with SqliteStore("tokens.db", encryption_keys=seal) as store:
         for use in (store.load(key), store.delete(key), store.lease(key, 10).__aenter__()):
             try:
                 await use
             except StoreError as error:
                 print(error)
 
-Sealer("warm", new_sealing_key())  # nobody may read the packages any more, later on
+Sealer("warm", generate_encryption_key())  # nobody may read the packages any more, later on
 import cryptography.exceptions
 os.chdir(sys.argv[1])
 root = os.geteuid() == 0
@@ -127,7 +127,7 @@ from signalwire_tokens.testing.conformance import make_record
 async def main(path, seal, key):
     sqlite.BUSY = 300
     before = None
-    async with SqliteStore(path, keys=seal) as store, SqliteStore(path, keys=seal) as other:
+    async with SqliteStore(path, encryption_keys=seal) as store, SqliteStore(path, encryption_keys=seal) as other:
         await other.load(key)
         for number in range(300):
             async with (store, other)[number % 2].lease(key, 20):
@@ -235,19 +235,19 @@ def path(tmp_path):
 
 @pytest.fixture
 async def store(path):
-    async with SqliteStore(path, keys=KEY) as store:
+    async with SqliteStore(path, encryption_keys=KEY) as store:
         yield store
 
 
 class TestSqliteStore(StoreConformance):
     @pytest.fixture
     async def store(self, tmp_path):
-        async with SqliteStore(tmp_path / "tokens.db", keys=KEY) as store:
+        async with SqliteStore(tmp_path / "tokens.db", encryption_keys=KEY) as store:
             yield store
 
     @pytest.fixture
     async def peer(self, tmp_path):
-        async with SqliteStore(tmp_path / "tokens.db", keys=KEY) as store:
+        async with SqliteStore(tmp_path / "tokens.db", encryption_keys=KEY) as store:
             yield store
 
 
@@ -263,10 +263,10 @@ async def test_a_file_that_others_can_read_becomes_its_owner_s(path, content):
     """An empty one that was put there, as well as one of an earlier day."""
     path.touch()
     if content:
-        async with SqliteStore(path, keys=KEY) as store:
+        async with SqliteStore(path, encryption_keys=KEY) as store:
             await rotate(store, ALICE)
     path.chmod(0o666)
-    async with SqliteStore(path, keys=KEY) as store:
+    async with SqliteStore(path, encryption_keys=KEY) as store:
         assert ((await store.load(ALICE)).record is not None) == content
         await rotate(store, BOB)
         assert {mode(file) for file in path.parent.iterdir()} == {0o600}
@@ -274,14 +274,14 @@ async def test_a_file_that_others_can_read_becomes_its_owner_s(path, content):
 
 async def test_what_a_crash_left_beside_the_file_becomes_its_owner_s(path):
     """Where the file had been open to others, what is beside it was, too."""
-    async with SqliteStore(path, keys=KEY) as store:
+    async with SqliteStore(path, encryption_keys=KEY) as store:
         await rotate(store, ALICE)
     path.chmod(0o666)
     with process(HOLD, path) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
     assert {mode(file) for file in path.parent.iterdir()} == {0o666}
-    async with SqliteStore(path, keys=KEY) as store:
+    async with SqliteStore(path, encryption_keys=KEY) as store:
         await rotate(store, ALICE)
         assert {mode(file) for file in path.parent.iterdir()} == {0o600}
 
@@ -312,13 +312,13 @@ async def test_in_plaintext_tokens_lie_in_the_open_as_long_as_they_are_kept(path
 async def test_a_file_outlives_its_process(path):
     """Who opens it finds what was kept, to the age."""
     began = SYSTEM.now()
-    async with SqliteStore(path, keys=KEY) as store:
+    async with SqliteStore(path, encryption_keys=KEY) as store:
         record = marked(await make_record(store, ALICE, age=100))
         assert await store.save(ALICE, record, None)
     with process(LEASE, path, KEY, BOB, TTL) as other:
         other.communicate("")
         assert other.returncode == 0
-    async with SqliteStore(str(path), keys=[OTHER_KEY, KEY]) as store:
+    async with SqliteStore(str(path), encryption_keys=[OTHER_KEY, KEY]) as store:
         reading = await store.load(ALICE)
         assert reading.record.digest == record.digest
         assert 100 <= reading.age <= 100.001 + SYSTEM.now() - began
@@ -328,7 +328,7 @@ async def test_a_file_outlives_its_process(path):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"keys": OTHER_KEY}, "was sealed with a key that is not among those given"),
+        ({"encryption_keys": OTHER_KEY}, "was sealed with a key that is not among those given"),
         ({"plaintext": True}, "is sealed, and this store was given no keys"),
     ],
     ids=["another key", "no key"],
@@ -440,7 +440,7 @@ async def test_a_place_where_no_file_can_be_is_an_error(tmp_path, place):
     """Nothing is made that was not asked for."""
     tmp_path.joinpath("file").touch()
     tmp_path.joinpath("folder").mkdir()
-    async with SqliteStore(tmp_path / place, keys=KEY) as store:
+    async with SqliteStore(tmp_path / place, encryption_keys=KEY) as store:
         await refusals(store)
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder"]
 
@@ -450,7 +450,7 @@ async def test_a_place_where_no_file_can_be_is_an_error(tmp_path, place):
 async def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path, path, there):
     """For a new file, and for one that can be read only."""
     if there:
-        async with SqliteStore(path, keys=KEY) as store:
+        async with SqliteStore(path, encryption_keys=KEY) as store:
             await rotate(store, ALICE)
         path.chmod(0o444)
     before = contents(path)
@@ -511,14 +511,17 @@ async def test_a_lease_outlives_a_killed_process_by_no_more_than_its_time(store,
     """Until then it is held, since nobody can know; then it can be had."""
     async with AsyncExitStack() as late:
         if how == "lost":
-            other = await late.enter_async_context(SqliteStore(path, keys=KEY))
+            other = await late.enter_async_context(SqliteStore(path, encryption_keys=KEY))
             assert await late.enter_async_context(other.lease(ALICE, TTL))
         else:
             with process(LEASE, path, KEY, ALICE, TTL) as other:
                 other.send_signal(signal.SIGKILL)
                 other.wait()
         for seconds, free in ((0, False), (TTL / 2, False), (TTL, True)):
-            async with SqliteStore(path, keys=KEY, clock=Ahead(seconds)) as later, later.lease(ALICE, TTL) as held:
+            async with (
+                SqliteStore(path, encryption_keys=KEY, clock=Ahead(seconds)) as later,
+                later.lease(ALICE, TTL) as held,
+            ):
                 assert held is free
 
 
@@ -533,7 +536,7 @@ async def test_a_lease_is_given_back_by_a_process_that_ends_well(store, path):
 
 async def test_a_lease_is_left_to_its_time_where_it_cannot_be_given_back(store, path):
     """Leaving raises nothing."""
-    async with SqliteStore(path, keys=KEY) as other:
+    async with SqliteStore(path, encryption_keys=KEY) as other:
         async with AsyncExitStack() as writing, store.lease(ALICE, TTL) as held:
             assert held
             await writing.enter_async_context(busy(path, store))
@@ -543,13 +546,13 @@ async def test_a_lease_is_left_to_its_time_where_it_cannot_be_given_back(store, 
 
 async def test_leases_of_an_earlier_start_of_the_machine_are_free(store, path):
     """Whoever held them is gone; and where that is reckoned wrongly, nobody gives back what is another's."""
-    async with SqliteStore(path, keys=KEY) as earlier:
+    async with SqliteStore(path, encryption_keys=KEY) as earlier:
         earlier.timeline = "an earlier start"
         async with store.lease(BOB, TTL), earlier.lease(ALICE, TTL) as before:
             assert before
             mine = store.lease(ALICE, TTL)
             assert await mine.__aenter__()
-        async with SqliteStore(path, keys=KEY) as another, another.lease(ALICE, TTL) as held:
+        async with SqliteStore(path, encryption_keys=KEY) as another, another.lease(ALICE, TTL) as held:
             assert not held
         await mine.__aexit__(None, None, None)
 
@@ -558,19 +561,23 @@ async def test_a_lease_that_ends_implausibly_far_away_is_free(store, path):
     """A clock has gone astray: nobody is to wait for days."""
     async with store.lease(ALICE, TTL):
         query(path, "UPDATE leases SET until = until + ?", DAY)
-        async with SqliteStore(path, keys=KEY) as other, other.lease(ALICE, TTL) as held:
+        async with SqliteStore(path, encryption_keys=KEY) as other, other.lease(ALICE, TTL) as held:
             assert held
 
 
 async def test_a_lease_is_held_against_those_who_want_it_for_less(store, path):
     """How long one takes is each one's own to say."""
-    async with store.lease(ALICE, TTL), SqliteStore(path, keys=KEY) as other, other.lease(ALICE, TTL / 2) as held:
+    async with (
+        store.lease(ALICE, TTL),
+        SqliteStore(path, encryption_keys=KEY) as other,
+        other.lease(ALICE, TTL / 2) as held,
+    ):
         assert not held
 
 
 async def test_nobody_knows_how_old_a_record_of_an_earlier_start_of_the_machine_is(store, path):
     """It is there, and its refresh token may still be good."""
-    async with SqliteStore(path, keys=KEY) as earlier:
+    async with SqliteStore(path, encryption_keys=KEY) as earlier:
         earlier.timeline = "an earlier start"
         record = (await rotate(earlier, ALICE))[0]
         assert (await earlier.load(ALICE)).age is not None
@@ -598,7 +605,7 @@ async def test_a_store_that_another_process_has_opened_is_of_no_use(store):
 @pytest.mark.slow  # it starts a process that loads the package, and forks
 async def test_a_store_is_of_no_use_to_a_forked_process(path):
     """Which shares the file's locks with its parent without knowing; a new one is, and the parent's goes on."""
-    async with SqliteStore(path, keys=KEY) as store:
+    async with SqliteStore(path, encryption_keys=KEY) as store:
         await rotate(store, ALICE)
     refusal = f"{store!r} was opened by another process: make one after the fork"
     assert await asyncio.to_thread(run, FORK, path, KEY, ALICE) == [
@@ -622,14 +629,14 @@ async def test_a_store_can_be_used_after_it_was_closed(store, path):
 
 async def test_a_store_that_was_never_used_is_closed_as_well(path):
     """It has made no file."""
-    async with SqliteStore(path, keys=KEY):
+    async with SqliteStore(path, encryption_keys=KEY):
         pass
     assert list(path.parent.iterdir()) == []
 
 
 async def test_a_store_that_could_not_be_opened_is_closed_as_well(tmp_path):
     """There is nothing to close."""
-    async with SqliteStore(tmp_path / "none" / "tokens.db", keys=KEY) as store:
+    async with SqliteStore(tmp_path / "none" / "tokens.db", encryption_keys=KEY) as store:
         with pytest.raises(StoreError):
             await store.load(ALICE)
 
@@ -654,7 +661,7 @@ async def test_closing_while_it_is_in_use_harms_nobody(store, times):
 async def test_two_stores_of_one_process_keep_other_processes_from_tidying_up(store, path):
     """To close any descriptor of a file gives up its locks: https://sqlite.org/howtocorrupt.html, 2.2."""
     await store.load(ALICE)
-    async with SqliteStore(path, keys=KEY) as other:
+    async with SqliteStore(path, encryption_keys=KEY) as other:
         await other.load(ALICE)
         await asyncio.to_thread(run, COUNT, path)
         await rotate(store, ALICE)
@@ -674,7 +681,7 @@ async def test_processes_that_begin_at_once_find_one_file(path):
 
 async def test_records_are_removed_a_day_after_their_refresh_tokens_have_expired(path, clock):
     """The next save removes them."""
-    async with SqliteStore(path, keys=KEY, clock=clock) as store:
+    async with SqliteStore(path, encryption_keys=KEY, clock=clock) as store:
         await rotate(store, ALICE)
         await clock.advance(LIFE + DAY - 1)
         await rotate(store, BOB)
@@ -695,13 +702,13 @@ async def test_a_wrong_wall_clock_removes_no_record_that_can_be_used(path, clock
     """It may be wrong when a record is saved, when the next one is saved, or at both times. (P30)"""
     right = clock.wall()
     clock.set_wall(right + at_first)
-    async with SqliteStore(path, keys=KEY, clock=clock) as store:
+    async with SqliteStore(path, encryption_keys=KEY, clock=clock) as store:
         await rotate(store, BOB)
         record = (await rotate(store, ALICE))[0]
     for number in range(restarts + 1):
         machine = VirtualClock(right + later * (number % 2 == 0)) if restarts else clock
         machine.set_wall(right + later * (number % 2 == 0))
-        async with SqliteStore(path, keys=KEY, clock=machine) as store:
+        async with SqliteStore(path, encryption_keys=KEY, clock=machine) as store:
             store.timeline = f"start {number}" if restarts else store.timeline
             await rotate(store, BOB)
             await machine.advance(LIFE / 10)
@@ -712,11 +719,11 @@ async def test_a_wrong_wall_clock_removes_no_record_that_can_be_used(path, clock
 async def test_a_record_whose_end_no_wall_clock_shows_is_removed_all_the_same(path, clock):
     """The file doesn't grow forever: the time that certainly has passed adds up, across restarts too."""
     clock.set_wall(clock.wall() + YEARS)
-    async with SqliteStore(path, keys=KEY, clock=clock) as store:
+    async with SqliteStore(path, encryption_keys=KEY, clock=clock) as store:
         await rotate(store, ALICE)
     for number in range(20):
         machine = VirtualClock()
-        async with SqliteStore(path, keys=KEY, clock=machine) as store:
+        async with SqliteStore(path, encryption_keys=KEY, clock=machine) as store:
             store.timeline = f"start {number}"
             await rotate(store, BOB)
             await machine.advance((LIFE + DAY) / 19)
@@ -743,7 +750,7 @@ async def test_one_save_removes_a_bounded_number_of_records(store, path):
 async def test_the_log_beside_the_file_stays_small(store, path, times):
     """All files together fit into 512 KiB however often two connections renew."""
     largest = 0
-    async with SqliteStore(path, keys=KEY) as other:
+    async with SqliteStore(path, encryption_keys=KEY) as other:
         await other.load(ALICE)
         for number in range(times):
             await renew((store, other)[number % 2], ALICE)
@@ -805,7 +812,7 @@ async def test_sqlite_is_asked_to_write_through(store):
 
 async def test_leases_from_before_a_restart_are_removed(store, path):
     """Also of processes that were killed, for keys that are never used again."""
-    async with SqliteStore(path, keys=KEY, clock=Ahead(3 * DAY)) as earlier:
+    async with SqliteStore(path, encryption_keys=KEY, clock=Ahead(3 * DAY)) as earlier:
         earlier.timeline = "an earlier start"
         async with earlier.lease(BOB, TTL):
             async with store.lease(ALICE, TTL) as held:
@@ -836,7 +843,7 @@ async def test_watching_a_file_tells_nothing(store):
 async def test_a_start_that_was_reckoned_a_little_differently_is_the_same(store, path):
     """For records and for leases."""
     store.timeline = "1000"
-    async with SqliteStore(path, keys=KEY) as other:
+    async with SqliteStore(path, encryption_keys=KEY) as other:
         other.timeline = "1001"
         await rotate(store, ALICE)
         assert (await other.load(ALICE)).age is not None
@@ -851,7 +858,7 @@ async def test_a_lease_that_was_taken_in_the_last_moment_is_busy(store, path):
     wanted = asyncio.ensure_future(lease.__aenter__())
     await asyncio.sleep(0)
     store.worker.thread.submit(taken.wait, HANG)  # it comes after the look, and before the taking
-    async with SqliteStore(path, keys=KEY) as other, other.lease(ALICE, TTL) as held:
+    async with SqliteStore(path, encryption_keys=KEY) as other, other.lease(ALICE, TTL) as held:
         assert held
         taken.set()
         assert not await wanted
@@ -862,7 +869,7 @@ async def test_a_lease_that_was_taken_in_the_last_moment_is_busy(store, path):
 def test_a_path_that_names_no_file_is_refused(place):
     """When the store is made."""
     with pytest.raises(ConfigurationError, match="must name a file"):
-        SqliteStore(place, keys=KEY)
+        SqliteStore(place, encryption_keys=KEY)
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "nowhere"])
@@ -874,7 +881,7 @@ async def test_what_is_no_file_is_left_as_it_is(tmp_path, kind):
     elif kind == "pipe":
         os.mkfifo(place, 0o644)
     before = place.stat().st_mode if kind != "nowhere" else None
-    async with SqliteStore(place, keys=KEY) as store:
+    async with SqliteStore(place, encryption_keys=KEY) as store:
         with pytest.raises(StoreError):
             await store.load(ALICE)
     assert before is None or place.stat().st_mode == before
@@ -888,7 +895,7 @@ async def test_a_file_that_was_moved_away_is_made_anew(store, path):
         each.rename(each.with_name(f"old-{each.name}"))
     assert (await store.load(ALICE)).record is None
     assert await store.save(ALICE, record, None)
-    async with SqliteStore(path, keys=KEY) as other:
+    async with SqliteStore(path, encryption_keys=KEY) as other:
         assert (await other.load(ALICE)).record.digest == record.digest
     path.unlink()
     assert (await store.load(ALICE)).record is None
@@ -896,7 +903,7 @@ async def test_a_file_that_was_moved_away_is_made_anew(store, path):
 
 async def test_a_store_that_was_not_closed_warns_and_closes_its_file(path):
     """Once it is dropped."""
-    stores = [SqliteStore(path, keys=KEY)]
+    stores = [SqliteStore(path, encryption_keys=KEY)]
     await stores[0].load(ALICE)
     thread = stores[0].worker.thread
     thread.submit(int).result()  # until its next work, the thread holds the last, and with that the store

@@ -9,7 +9,7 @@ import attrs
 from signalwire_tokens import RateLimited, SignalWireTokenError, TokenSession
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.outcomes import Ambiguous, Misconfigured, NotSent, Present, Renewed, Spent, Throttled
+from signalwire_tokens.outcomes import Ambiguous, Misconfigured, NotSent, Renewed, Spent, Throttled, UseRefreshToken
 from signalwire_tokens.throttle import Throttle
 
 LIFE, WINDOW = 7200.0, 300.0
@@ -63,7 +63,7 @@ class Script:
     async def renew(self, request):
         self.attempts.append(request.asked)
         self.steps.append(type(request.step).__name__)
-        if isinstance(request.step, Present):
+        if isinstance(request.step, UseRefreshToken):
             self.presented.append(request.pair.refresh_token.value)
         outcome = self.next()
         while isinstance(outcome, asyncio.Event | int) or callable(outcome):

@@ -10,8 +10,7 @@ from aiohttp import ClientSession, web
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from signalwire_tokens.integrations import asgi
-from signalwire_tokens.integrations import web as aiohttp_web
+from signalwire_tokens.integrations import aiohttp_server, asgi
 from support.waiting import eventually
 
 
@@ -23,7 +22,7 @@ def who(request):
 @asynccontextmanager
 async def serve_aiohttp(fleet, **settings):
     """Run aiohttp's own server."""
-    backend = aiohttp_web.TokenBackend(fleet, **{"identify": who, **settings})
+    backend = aiohttp_server.TokenBackend(fleet, **{"identify": who, **settings})
     app = web.Application()
     app.cleanup_ctx.append(backend.lifespan)
     app.router.add_route("*", "/token", backend.token)

@@ -17,14 +17,15 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import Route
 
-from signalwire_tokens import RefreshPolicy, SessionFleet, SignalWireTokenError, SqliteStore, TokenClient
-from signalwire_tokens.integrations import asgi
-from signalwire_tokens.integrations import web as aiohttp_web
+from signalwire_tokens import RefreshPolicy, RefreshTuning, SessionFleet, SignalWireTokenError, SqliteStore, TokenClient
+from signalwire_tokens.integrations import aiohttp_server, asgi
 from signalwire_tokens.stores.redis import RedisStore
 from support.processes import run_program, settings_of
 from support.waiting import HANG
 
-PATIENT = RefreshPolicy(lease=4 * HANG, store_patience=HANG, patience=HANG, drain=HANG, floor=0.01)
+PATIENT = RefreshPolicy(
+    store_timeout=HANG, wait_timeout=HANG, close_timeout=HANG, tuning=RefreshTuning(lease=4 * HANG, min_interval=0.01)
+)
 
 
 def identify(request):
@@ -72,7 +73,7 @@ class Renewals:
 
 
 def serve_fastapi(open_fleet, listener):
-    backend = asgi.TokenBackend(open_fleet, identify=identify, fingerprints=True)
+    backend = asgi.TokenBackend(open_fleet, identify=identify, allow_device_tokens=True)
     app = FastAPI(lifespan=backend.lifespan)
     app.routes.append(Route("/token", backend.token))
     renewals = Renewals(backend)
@@ -86,7 +87,7 @@ def serve_fastapi(open_fleet, listener):
 
 
 def serve_aiohttp(open_fleet, listener):
-    backend = aiohttp_web.TokenBackend(open_fleet, identify=identify, fingerprints=True)
+    backend = aiohttp_server.TokenBackend(open_fleet, identify=identify, allow_device_tokens=True)
     app = web.Application()
     app.cleanup_ctx.append(backend.lifespan)
     app.router.add_route("*", "/token", backend.token)

@@ -12,13 +12,22 @@ import signal
 import sys
 import time
 
-from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient, TokenUnavailable
+from signalwire_tokens import (
+    RefreshPolicy,
+    RefreshTuning,
+    SqliteStore,
+    SubscriberSession,
+    TokenClient,
+    TokenUnavailable,
+)
 from signalwire_tokens.stores.redis import RedisStore
 from support.waiting import HANG
 
 WORKERS = 4  # of each process, which ask for tokens and rotations at the same time
 # However slow the machine is, no lease ends while its holder lives: the test ends the leases of those that it stops.
-PATIENT = RefreshPolicy(lease=4 * HANG, store_patience=HANG, patience=HANG, drain=HANG, poll=0.02)
+PATIENT = RefreshPolicy(
+    store_timeout=HANG, wait_timeout=HANG, close_timeout=HANG, tuning=RefreshTuning(lease=4 * HANG, lease_poll=0.02)
+)
 
 
 class Doomed:
@@ -47,8 +56,8 @@ def die():
 
 def make_store(settings):
     if "path" in settings:
-        return SqliteStore(settings["path"], keys=settings["key"])
-    return RedisStore(settings["redis"], keys=settings["key"], prefix=settings["prefix"], timeout=HANG)
+        return SqliteStore(settings["path"], encryption_keys=settings["key"])
+    return RedisStore(settings["redis"], encryption_keys=settings["key"], prefix=settings["prefix"], timeout=HANG)
 
 
 def write(*line):

@@ -198,7 +198,9 @@ class World:
             slept = self.woke > engine_of(session).cycle.due  # and notices within half a minute, or when it is asked
             # Where an outage ends less than the floor before the token does, the next attempt comes that much too late:
             # whoever asks then is kept waiting for it, and not refused.
-            if dead > POLICY.floor and not (slept or session in self.recovering or self.is_excused(session)):
+            if dead > POLICY.tuning.min_interval and not (
+                slept or session in self.recovering or self.is_excused(session)
+            ):
                 self.dead_within += dead
                 self.broken.append(f"{self.clock.now():.0f} s: {dead:.3f} s without a live token")
         self.recovering.discard(session)
@@ -234,9 +236,13 @@ class World:
         since, left = self.failing.pop(session)
         lasted = self.clock.now() - since
         live, late = min(lasted, left), max(0.0, lasted - left)
-        doubling = math.log2(POLICY.backoff_to / POLICY.backoff_from)
-        end_game = math.log(240 / POLICY.floor) / -math.log(1 - POLICY.backoff_share) if live > left - 240 else 0
-        self.allowed += 1 + min(live / POLICY.floor, doubling + live / 30 + end_game) + late / 10
+        doubling = math.log2(POLICY.backoff_max / POLICY.backoff_min)
+        end_game = (
+            math.log(240 / POLICY.tuning.min_interval) / -math.log(1 - POLICY.tuning.backoff_share)
+            if live > left - 240
+            else 0
+        )
+        self.allowed += 1 + min(live / POLICY.tuning.min_interval, doubling + live / 30 + end_game) + late / 10
 
     def note_attempt(self, session):
         now = self.clock.now()
@@ -277,7 +283,7 @@ class World:
             token = await session.token()
         except TokenUnavailable as error:
             self.calls["refused in a longer outage"] += 1
-            if self.clock.now() - before > POLICY.patience + 0.001:
+            if self.clock.now() - before > POLICY.wait_timeout + 0.001:
                 self.broken.append(f"waited {self.clock.now() - before:.3f} s")
             if not (excused or self.is_excused(session)):
                 self.calls["refused within the property"] += 1
@@ -320,7 +326,7 @@ class World:
         rotations = sum(session.generation - 1 for session in self.sessions)
         most = 1.2 * self.count * hours * HOUR / (0.8 * self.life)
         allowed = 1.2 * self.allowed + self.waited
-        floor = min(POLICY.floor, self.life * POLICY.floor_share)
+        floor = min(POLICY.tuning.min_interval, self.life * POLICY.tuning.min_interval_share)
         print(
             f"{self.mode}: {self.count} sessions, {hours:,.0f} virtual hours each, {self.suspended / HOUR:,.0f} asleep"
         )

@@ -282,7 +282,7 @@ class Soak:
 
 async def run(service, options, soak):
     asyncio.get_running_loop().set_exception_handler(lambda _, context: soak.lost.append(context["message"]))
-    policy = RefreshPolicy(min_life=options.life / 2)
+    policy = RefreshPolicy(min_lifetime=options.life / 2)
     references = [f"user-{number}@example.com" for number in range(options.sessions)]
     client = TokenClient(*service.settings, lifetimes=lifetimes(options.life), timeout=LONG)
     watching = asyncio.create_task(soak.lateness.watch())

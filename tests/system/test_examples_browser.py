@@ -12,7 +12,7 @@ from aiohttp import ClientSession, ClientTimeout, web
 
 from signalwire_tokens import SessionFleet
 from signalwire_tokens.emulator import Emulator, Status
-from signalwire_tokens.integrations.web import TokenBackend
+from signalwire_tokens.integrations.aiohttp_server import TokenBackend
 from support.chromium import fetch_sdk, find_chromium, open_page
 from support.paths import ROOT
 from support.waiting import HANG, eventually
@@ -217,7 +217,7 @@ async def test_a_key_in_the_browser_renews_its_token_in_place(emulator, sdk):
         handlers[operation] = understated(handlers[operation], life, told)
 
     async with emulator.client(timeout=HANG) as client:
-        app = build(client, [], fingerprints=True)
+        app = build(client, [], allow_device_tokens=True)
         app.add_routes([web.get("/", page_of), web.static("/sdk", sdk)])
         async with serve(app, emulator.server_context) as origin, open_page(emulator.browser_pin, origin) as page:
             await page.clock.install()

@@ -94,7 +94,7 @@ async def test_a_click_to_call_token_is_exchanged(space):
 @live
 async def test_a_session_rotates(space):
     """And each of its tokens is taken by the service."""
-    async with SubscriberSession(space, REFERENCE, policy=RefreshPolicy(patience=HANG)) as session:
+    async with SubscriberSession(space, REFERENCE, policy=RefreshPolicy(wait_timeout=HANG)) as session:
         await space.subscriber_info(await session.token())
         await session.refresh()
         assert session.generation == 2

@@ -28,7 +28,7 @@ import pytest
 
 from signalwire_tokens import SubscriberSession
 from signalwire_tokens.emulator import Delay, Emulator
-from signalwire_tokens.stores import new_sealing_key
+from signalwire_tokens.stores import generate_encryption_key
 from signalwire_tokens.stores.redis import RedisStore
 from support.processes import last_lines, run_program
 from support.waiting import HANG, eventually
@@ -46,7 +46,7 @@ EXPECTED = {(ISSUE, 200), (REFRESH, 201)}
 
 def settings_for(emulator, references, **more):
     client = [emulator.space, emulator.project_id, emulator.api_token]
-    return {"client": client, "key": new_sealing_key(), "references": references, **more}
+    return {"client": client, "key": generate_encryption_key(), "references": references, **more}
 
 
 def run(settings):
@@ -297,7 +297,7 @@ async def test_replicas_serve_live_tokens_while_they_are_stopped(redis_server, r
         emulator.fail(Delay(LATENCY), operation=REFRESH, times=None)
         settings = settings_for(emulator, references, redis=redis_server.url, prefix=f"{uuid4()}:")
         keys, prefix = settings["key"], settings["prefix"]
-        async with RedisStore(settings["redis"], keys=keys, prefix=prefix, timeout=HANG) as store:
+        async with RedisStore(settings["redis"], encryption_keys=keys, prefix=prefix, timeout=HANG) as store:
             async with Replicas(emulator, store, settings) as replicas:
                 figures, stops = replicas.figures, 0
                 while stops < STOPS or figures.orphans.total() < ORPHANS:

@@ -18,17 +18,17 @@ from signalwire_tokens.outcomes import (
     Ambiguous,
     Denied,
     Expire,
+    IssueNew,
     Look,
     Misconfigured,
     NotSent,
     NotYet,
-    Present,
-    Reissue,
     Renewed,
     Spent,
     Throttled,
+    UseRefreshToken,
 )
-from signalwire_tokens.policy import NO_QUIET, ROUNDING, Failing
+from signalwire_tokens.policy import NO_THROTTLE, ROUNDING, Failing
 
 LIFE, WINDOW, NOW = 7200.0, 300.0, 100_000.0
 POLICY = RefreshPolicy()
@@ -38,23 +38,23 @@ FAILURES = [kind(ERROR) for kind in (NotSent, NotYet, Ambiguous, Throttled, Spen
 # How long ago the current token was asked for; None if there is none.
 AGES = {"no token": None, "fresh": 100.0, "due": 5800.0, "ends soon": LIFE - 10, "expired": LIFE + 10}
 WAYS = [*product((True, False), (True, False))]
-STEPS = (None, Present, Reissue)
+STEPS = (None, UseRefreshToken, IssueNew)
 
 
-def make_pair(life=LIFE):
+def make_pair(lifetime=LIFE):
     number, issued = next(NUMBERS), datetime.fromtimestamp(0, UTC)
     access, refresh = (
         Token(value=f"{kind}-{number}", issued_at=issued, expires_at=issued + timedelta(seconds=seconds), kind=kind)
-        for kind, seconds in (("SAT", life), ("Refresh", life + WINDOW))
+        for kind, seconds in (("SAT", lifetime), ("Refresh", lifetime + WINDOW))
     )
     return TokenPair(access_token=access, refresh_token=refresh)
 
 
 def make(phase, ways, age, step, failure=None):
     """Return a record in a state."""
-    cycle = Lifecycle(POLICY, life=LIFE, draw=0.5)
+    cycle = Lifecycle(POLICY, lifetime=LIFE, draw=0.5)
     cycle.open(NOW - LIFE, None if AGES[age] is None else Renewed(make_pair(), NOW - AGES[age]))
-    cycle.phase, (cycle.presentable, cycle.reissuable) = phase, ways
+    cycle.phase, (cycle.can_refresh, cycle.can_issue) = phase, ways
     cycle.flying = None if step is None else step(NOW)
     if failure is not None:
         cycle.failing = Failing(failure)
@@ -119,20 +119,20 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
     """After an unknown result, the refresh token isn't presented again if a pair can be issued. (P20)"""
     expected_kinds = {"Spent": ("closed",), "Ambiguous": ("closed", "open"), "Denied": ("closed", "open")}
     kinds = Counter(dict.fromkeys(expected_kinds.get(type(failure).__name__, ("open",)), 0))
-    for name, cycle in states(steps=(Present, Reissue)):
-        step, before, ways = cycle.flying, cycle.phase, (cycle.presentable, cycle.reissuable)
+    for name, cycle in states(steps=(UseRefreshToken, IssueNew)):
+        step, before, ways = cycle.flying, cycle.phase, (cycle.can_refresh, cycle.can_issue)
         pair, count = cycle.pair, failures_of(cycle)
         effects = cycle.land(step, failure, NOW, 0.5)
         check(name, cycle, before)
-        presents = isinstance(step, Present)
+        presents = isinstance(step, UseRefreshToken)
         is_unsafe = isinstance(failure, Ambiguous | Denied) and ways[1]
         closes = isinstance(failure, Spent) or (presents and is_unsafe)
         expected = (ways[0] and not (closes and presents), ways[1] and not (closes and not presents))
-        assert (cycle.presentable, cycle.reissuable) == expected, name
+        assert (cycle.can_refresh, cycle.can_issue) == expected, name
         kinds["closed" if closes else "open"] += 1
         assert cycle.pair is pair, name
         assert cycle.last_error is ERROR, name
-        is_early = POLICY.is_early(failure, left=cycle.left(NOW), life=LIFE)
+        is_early = POLICY.is_early(failure, left=cycle.left(NOW), lifetime=LIFE)
         assert [one.is_news for one in effects if isinstance(one, Failed)] == [not is_early], name
         assert failures_of(cycle) == (0 if is_early else count + 1), name
         assert cycle.flying is None, name
@@ -142,7 +142,7 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
 
 def test_an_outage_is_reported_once():
     """And so is its end. Without a first token, neither is."""
-    for name, cycle in states(phases=[Phase.OPEN], steps=[Present], failures=[None]):
+    for name, cycle in states(phases=[Phase.OPEN], steps=[UseRefreshToken], failures=[None]):
         step, has_token = cycle.flying, cycle.generation > 0
         outcomes = [Ambiguous(ERROR), Ambiguous(ERROR), Renewed(make_pair(), NOW), Renewed(make_pair(), NOW)]
         effects = [cycle.land(step, outcome, NOW, 0.5) for outcome in outcomes]
@@ -155,7 +155,7 @@ def test_an_outage_is_reported_once():
 def test_a_pair_that_lands_is_always_kept(asked):
     """Of its access token and the current one, the one stays that expires later. (P6)"""
     kinds = Counter({"replaced": 0, "stayed": 0})
-    for name, cycle in states(steps=(Present, Reissue)):
+    for name, cycle in states(steps=(UseRefreshToken, IssueNew)):
         step, before, generation = cycle.flying, cycle.phase, cycle.generation
         pair, current, until = make_pair(), cycle.value, cycle.access_until
         effects = cycle.land(step, Renewed(pair, asked), NOW, 0.5)
@@ -166,7 +166,7 @@ def test_a_pair_that_lands_is_always_kept(asked):
         assert cycle.access_until == (until if stays else asked + LIFE), name
         assert cycle.pair.refresh_token is pair.refresh_token, name
         assert cycle.refresh_until == asked + life_of(pair.refresh_token), name
-        assert (cycle.presentable, cycle.reissuable) == (True, True), name
+        assert (cycle.can_refresh, cycle.can_issue) == (True, True), name
         assert cycle.generation == generation + 1, name
         assert cycle.failing is None, name
         assert [one for one in effects if isinstance(one, Adopted)], name
@@ -178,29 +178,29 @@ def test_a_pair_that_lands_is_always_kept(asked):
 
 def test_a_token_that_is_too_short_lived_counts_as_a_failure():
     """It is better than none, and its life doesn't shorten the pauses."""
-    for name, cycle in states(phases=[Phase.OPEN], steps=[Reissue], failures=[None]):
+    for name, cycle in states(phases=[Phase.OPEN], steps=[IssueNew], failures=[None]):
         stays = cycle.access_until > NOW + 1 + ROUNDING
         cycle.land(cycle.flying, Renewed(make_pair(1.0), NOW), NOW, 0.5)
-        assert cycle.life == LIFE, name
+        assert cycle.lifetime == LIFE, name
         assert isinstance(cycle.failure, NotSent), name
         assert cycle.failing.is_short is not stays, name
 
 
 def test_the_next_step_uses_a_way_that_is_open():
     """With none, the session expires. It begins nothing before the floor after the last attempt. (P22)"""
-    kinds = Counter({Present: 0, Reissue: 0, Expire: 0})
+    kinds = Counter({UseRefreshToken: 0, IssueNew: 0, Expire: 0})
     for name, cycle in states(phases=[Phase.OPEN], steps=[None]):
-        step = cycle.policy.next_step(cycle, NO_QUIET)
+        step = cycle.policy.next_step(cycle, NO_THROTTLE)
         kinds[type(step)] += 1
-        if isinstance(step, Present):
-            assert cycle.presentable, name
+        if isinstance(step, UseRefreshToken):
+            assert cycle.can_refresh, name
             assert step.at < cycle.refresh_until, name
-        if isinstance(step, Reissue):
-            assert cycle.reissuable, name
+        if isinstance(step, IssueNew):
+            assert cycle.can_issue, name
         if isinstance(step, Expire):
-            assert not cycle.reissuable, name
+            assert not cycle.can_issue, name
         else:
-            assert step.at >= cycle.tried + POLICY.floor_for(LIFE), name
+            assert step.at >= cycle.tried + POLICY.min_interval_for(LIFE), name
     print({kind.__name__: number for kind, number in kinds.items()})  # noqa: T201 - `pytest -s` shows it
     assert all(kinds.values())
 
@@ -210,13 +210,13 @@ def test_a_look_that_finds_nothing_means_something_only_for_a_token_that_is_lost
     """Then the session has no way left. Otherwise the record is as before."""
     kinds = Counter({"lost": 0, "as before": 0})
     for name, cycle in states(steps=[None], failures=[None]):
-        before, ways = cycle.phase, (cycle.presentable, cycle.reissuable)
+        before, ways = cycle.phase, (cycle.can_refresh, cycle.can_issue)
         cycle.want(NOW)
         cycle.begin(Look(NOW))
         assert not cycle.is_at_rest, name
         assert cycle.wanted == NOW, name
         pair = make_pair()
-        effects = cycle.land(Present(NOW), Renewed(pair, NOW) if is_found else None, NOW, 0.5)
+        effects = cycle.land(UseRefreshToken(NOW), Renewed(pair, NOW) if is_found else None, NOW, 0.5)
         check(name, cycle, before)
         assert cycle.flying is None, name
         if is_found:
@@ -233,7 +233,7 @@ def test_a_look_that_finds_nothing_means_something_only_for_a_token_that_is_lost
 def test_a_lost_result_ends_the_renewal():
     """Whether its pair was adopted or not."""
     for failure in (None, Ambiguous(ERROR)):
-        for name, cycle in states(steps=(Present, Reissue), failures=[None]):
+        for name, cycle in states(steps=(UseRefreshToken, IssueNew), failures=[None]):
             step, before = cycle.flying, cycle.phase
             cycle.lose(step, failure, NOW)
             check(name, cycle, before)

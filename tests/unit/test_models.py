@@ -65,7 +65,7 @@ def test_all_lifetimes_of_a_space_fit_that_of_its_access_tokens(access, window, 
     assert Lifetimes.of(Lifetimes().access) == Lifetimes()
 
 
-@pytest.mark.parametrize("access", [7200, "2h", None, timedelta(0), timedelta(days=5000), timedelta.max])
+@pytest.mark.parametrize("access", ["7200", "2h", None, True, 1e300, timedelta(0), timedelta(days=5000), timedelta.max])
 def test_lifetimes_of_anything_else_are_refused(access):
     """With the error for wrong settings."""
     with pytest.raises(ConfigurationError):
@@ -79,7 +79,8 @@ def test_lifetimes_of_anything_else_are_refused(access):
         {"embed": timedelta(seconds=-1)},
         {"unbound": timedelta(0)},
         {"access": timedelta(hours=3)},
-        {"access": 60},
+        {"access": "60"},
+        {"access": True},
         {"refresh": timedelta(days=9999999)},
     ],
 )

@@ -8,38 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalwire_tokens import ConfigurationError, RefreshPolicy, SessionState, SignalWireTokenError
+from signalwire_tokens import ConfigurationError, RefreshPolicy, RefreshTuning, SessionState, SignalWireTokenError
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.outcomes import (
     Ambiguous,
     Expire,
+    IssueNew,
     Misconfigured,
     NotSent,
     NotYet,
-    Present,
-    Reissue,
     Renewed,
     Spent,
     Throttled,
+    UseRefreshToken,
 )
 from signalwire_tokens.policy import Failing
 
 LIFE, WINDOW = 7200.0, 300.0
 POLICY = RefreshPolicy()
+TUNING = POLICY.tuning
 ERROR = SignalWireTokenError("because")
 FAILING = {"failure", "failures", "replays", "is_short"}
 FAILURES = [NotSent, NotYet, Ambiguous, Throttled, Spent, Misconfigured]
 
 
-def situation(*, life=LIFE, **more):
+def situation(*, lifetime=LIFE, **more):
     """A pair issued at 0, due half-way through the range, with both ways open."""
     given = {
-        "life": life,
-        "due": POLICY.due(asked=0, life=life, draw=0.5),
-        "access_until": life,
-        "refresh_until": life + WINDOW,
-        "presentable": True,
-        "reissuable": True,
+        "lifetime": lifetime,
+        "due": POLICY.due_at(asked=0, lifetime=lifetime, draw=0.5),
+        "access_until": lifetime,
+        "refresh_until": lifetime + WINDOW,
+        "can_refresh": True,
+        "can_issue": True,
     }
     failed = {"count" if name == "failures" else name: more.pop(name) for name in FAILING & more.keys()}
     failing = Failing(**failed) if failed.get("failure") else None
@@ -50,12 +51,12 @@ def situation(*, life=LIFE, **more):
 class Situation:
     """What the policy reads of the record of a token."""
 
-    life: float
+    lifetime: float
     due: float
     access_until: float
     refresh_until: float
-    presentable: bool
-    reissuable: bool
+    can_refresh: bool
+    can_issue: bool
     draw: float = 0.5
     failing: Failing | None = None
     tried: float = -math.inf
@@ -76,10 +77,10 @@ def pause(failure, *, failures=1, tried=5000.0, **more):
 
 
 @pytest.mark.parametrize(("draw", "share"), [(0.0, 0.6), (0.5, 0.7), (1.0, 0.8)])
-@pytest.mark.parametrize("life", [30.0, 60.0, LIFE])
-def test_a_token_is_due_between_60_and_80_percent_of_its_life(draw, share, life):
+@pytest.mark.parametrize("lifetime", [30.0, 60.0, LIFE])
+def test_a_token_is_due_between_60_and_80_percent_of_its_life(draw, share, lifetime):
     """Wherever the draw falls, so that those born together do not renew together."""
-    assert POLICY.due(asked=100.0, life=life, draw=draw) == pytest.approx(100 + share * life)
+    assert POLICY.due_at(asked=100.0, lifetime=lifetime, draw=draw) == pytest.approx(100 + share * lifetime)
 
 
 @pytest.mark.parametrize(
@@ -100,42 +101,42 @@ def test_the_states_follow_from_the_times(at, state):
     assert POLICY.state(situation(), at) is state
 
 
-@pytest.mark.parametrize(("life", "reserve"), [(LIFE, 30.0), (300.0, 30.0), (60.0, 6.0)])
-def test_the_reserve_is_half_a_minute_but_never_more_than_a_tenth(life, reserve):
+@pytest.mark.parametrize(("lifetime", "reserve"), [(LIFE, 30.0), (300.0, 30.0), (60.0, 6.0)])
+def test_the_reserve_is_half_a_minute_but_never_more_than_a_tenth(lifetime, reserve):
     """A short life is not all urgency."""
-    assert POLICY.reserve(life) == reserve
+    assert POLICY.needed_ttl(lifetime) == reserve
 
 
 def test_at_most_a_fifth_of_a_life_may_be_asked_of_every_token():
     """That is what a fresh one has left at least; the fifth itself is allowed."""
     assert POLICY.longest_ttl(LIFE) == LIFE / 5
-    assert RefreshPolicy(due_to=0.9).longest_ttl(100) == 10
+    assert RefreshPolicy(refresh_to=0.9).longest_ttl(100) == 10
 
 
 def test_the_next_step_of_a_fresh_pair_is_to_present_its_refresh_token_when_due():
     """Nothing has gone wrong."""
-    assert next_step(situation()) == Present(5040)
+    assert next_step(situation()) == UseRefreshToken(5040)
 
 
 @pytest.mark.parametrize(
     ("ways", "at", "step"),
     [
-        ({}, 7300, Present),
-        ({}, 7500, Reissue),  # the refresh token has expired
-        ({"presentable": False}, 100, Reissue),  # it was refused, or may be used up
-        ({"reissuable": False}, 7499, Present),
-        ({"reissuable": False}, 7500, Expire),
-        ({"reissuable": False, "presentable": False}, 100, Expire),
+        ({}, 7300, UseRefreshToken),
+        ({}, 7500, IssueNew),  # the refresh token has expired
+        ({"can_refresh": False}, 100, IssueNew),  # it was refused, or may be used up
+        ({"can_issue": False}, 7499, UseRefreshToken),
+        ({"can_issue": False}, 7500, Expire),
+        ({"can_issue": False, "can_refresh": False}, 100, Expire),
     ],
 )
 def test_the_way_depends_on_the_time(ways, at, step):
     """A refresh token is presented while it lives; a pair is issued anew where that may be."""
-    assert type(POLICY.way(situation(**ways), at)) is step
+    assert type(POLICY.step_at(situation(**ways), at)) is step
 
 
 def test_with_no_way_left_the_token_is_served_to_its_own_end():
     """A refused refresh token takes nothing from the access token."""
-    assert next_step(situation(presentable=False, reissuable=False)) == Expire(LIFE)
+    assert next_step(situation(can_refresh=False, can_issue=False)) == Expire(LIFE)
 
 
 @pytest.mark.parametrize(("failures", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (50, 60)])
@@ -174,48 +175,56 @@ def test_where_it_is_too_early_tries_follow_what_is_left(draw, share):
     """Few while there is time, and more towards the end; a life too short to be renewed at leisure is no exception."""
     assert pause(NotYet, tried=5000.0, draw=draw) == pytest.approx(share * 2200)
     assert pause(NotYet, tried=5000.0, draw=draw, failures=40) == pytest.approx(share * 2200)
-    assert pause(NotYet, life=12.0, tried=0.0, draw=draw) == pytest.approx(share * 12)
-    assert pause(NotYet, life=86400.0, tried=0.0, draw=draw) == pytest.approx(share * 2400), "ten minutes at the most"
+    assert pause(NotYet, lifetime=12.0, tried=0.0, draw=draw) == pytest.approx(share * 12)
+    assert pause(NotYet, lifetime=86400.0, tried=0.0, draw=draw) == pytest.approx(share * 2400), (
+        "ten minutes at the most"
+    )
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_only_what_came_too_early_is_no_fault_and_only_while_there_is_time(failure):
     """Then, whoever waits does not bring the next try forward."""
     is_early = failure is NotYet
-    assert POLICY.is_early(failure(ERROR), left=31, life=LIFE) is is_early
-    assert not POLICY.is_early(failure(ERROR), left=30, life=LIFE)
-    assert not POLICY.is_early(None, left=31, life=LIFE)
+    assert POLICY.is_early(failure(ERROR), left=31, lifetime=LIFE) is is_early
+    assert not POLICY.is_early(failure(ERROR), left=30, lifetime=LIFE)
+    assert not POLICY.is_early(None, left=31, lifetime=LIFE)
     if failure in (NotSent, NotYet):
         assert (pause(failure, failures=9, draw=1.0, wanted=5001.0) == 1.0) is not is_early
 
 
 def test_a_refusal_for_good_is_followed_by_the_other_way_at_once():
     """As soon as the floor lets it."""
-    step = next_step(situation(failure=Spent(ERROR), failures=9, tried=5000.0, presentable=False))
-    assert step == Reissue(5000.5)
+    step = next_step(situation(failure=Spent(ERROR), failures=9, tried=5000.0, can_refresh=False))
+    assert step == IssueNew(5000.5)
 
 
 @pytest.mark.parametrize("failures", [1, 9])
 def test_without_another_way_a_doubted_refresh_token_is_presented_again_within_a_second(failures):
     """A service that forgives a reuse does so for moments; whatever came before, and once."""
-    assert pause(Ambiguous, reissuable=False, replays=1, failures=failures, draw=1.0) == pytest.approx(1)
-    assert pause(Ambiguous, reissuable=False, replays=2, failures=9, draw=1.0) == pytest.approx(60)
+    assert pause(Ambiguous, can_issue=False, replays=1, failures=failures, draw=1.0) == pytest.approx(1)
+    assert pause(Ambiguous, can_issue=False, replays=2, failures=9, draw=1.0) == pytest.approx(60)
 
 
-@pytest.mark.parametrize("life", [30.0, 60.0, 180.0])
-def test_short_lives_scale_pauses_and_floor(life):
+@pytest.mark.parametrize("lifetime", [30.0, 60.0, 180.0])
+def test_short_lives_scale_pauses_and_floor(lifetime):
     """By their share of six minutes; the floor is a two-hundredth of the life."""
-    assert pause(NotSent, failures=3, life=life, tried=0.6 * life, draw=1.0) == pytest.approx(4 * life / 360)
-    assert pause(NotSent, failures=1, life=life, tried=0.6 * life, draw=0.0) == pytest.approx(min(0.5, life / 200))
-    assert pause(NotSent, failures=9, life=life, tried=life + 1, draw=1.0) == pytest.approx(15 * life / 360)
+    assert pause(NotSent, failures=3, lifetime=lifetime, tried=0.6 * lifetime, draw=1.0) == pytest.approx(
+        4 * lifetime / 360
+    )
+    assert pause(NotSent, failures=1, lifetime=lifetime, tried=0.6 * lifetime, draw=0.0) == pytest.approx(
+        min(0.5, lifetime / 200)
+    )
+    assert pause(NotSent, failures=9, lifetime=lifetime, tried=lifetime + 1, draw=1.0) == pytest.approx(
+        15 * lifetime / 360
+    )
 
 
 def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
     """And no further."""
     failed = {"failure": NotSent(ERROR), "failures": 9, "tried": 5000.0, "draw": 1.0}
-    assert next_step(situation(**failed, wanted=5000.1)) == Present(5000.5)
-    assert next_step(situation(**failed, wanted=5020.0)) == Present(5020.0)
-    assert next_step(situation(wanted=100.0)) == Present(100.0)
+    assert next_step(situation(**failed, wanted=5000.1)) == UseRefreshToken(5000.5)
+    assert next_step(situation(**failed, wanted=5020.0)) == UseRefreshToken(5020.0)
+    assert next_step(situation(wanted=100.0)) == UseRefreshToken(100.0)
 
 
 @pytest.mark.parametrize(
@@ -244,81 +253,107 @@ def test_the_quiet_that_another_session_was_asked_for_holds_for_this_one():
 
 def test_quiet_leaves_a_chance_to_a_refresh_token_that_is_the_only_way():
     """Half of its window, at most."""
-    late = {"failure": Throttled(ERROR), "failures": 9, "tried": 7460.0, "draw": 0.0, "reissuable": False}
-    assert next_step(situation(**late, throttled_at=7460.0, throttled_until=9000.0)) == Present(
+    late = {"failure": Throttled(ERROR), "failures": 9, "tried": 7460.0, "draw": 0.0, "can_issue": False}
+    assert next_step(situation(**late, throttled_at=7460.0, throttled_until=9000.0)) == UseRefreshToken(
         7465 + (7500 - 7465) / 2
     )
 
 
 def test_a_forced_renewal_waits_for_its_turn():
     """Before anything else."""
-    assert next_step(situation(due=100.0, wanted=101.0, not_before=160.0)) == Present(160.0)
-    assert (POLICY.forced_interval(LIFE), POLICY.forced_interval(60.0)) == (60.0, 6.0)
+    assert next_step(situation(due=100.0, wanted=101.0, not_before=160.0)) == UseRefreshToken(160.0)
+    assert (POLICY.invalidate_interval(LIFE), POLICY.invalidate_interval(60.0)) == (60.0, 6.0)
 
 
 def test_the_first_issue_is_paced_like_any_other():
     """There is no token yet, and so nothing that could be late."""
-    start = {"access_until": -math.inf, "refresh_until": -math.inf, "presentable": False, "due": 10.0}
-    assert next_step(situation(**start)) == Reissue(10.0)
+    start = {"access_until": -math.inf, "refresh_until": -math.inf, "can_refresh": False, "due": 10.0}
+    assert next_step(situation(**start)) == IssueNew(10.0)
     assert pause(NotSent, **start, failures=2, draw=1.0) == pytest.approx(2)
     assert next_step(situation(**start, throttled_at=10.0, throttled_until=1e9, draw=1.0)).at == 70
-    assert next_step(situation(**start, reissuable=False)) == Expire(-math.inf)
+    assert next_step(situation(**start, can_issue=False)) == Expire(-math.inf)
 
 
 def test_the_last_chance_of_a_refresh_token_is_not_slept_through():
     """With no other way, pauses shrink towards its end; once none fits, there is none."""
-    late = {"failure": NotSent(ERROR), "failures": 5, "reissuable": False, "draw": 1.0}
-    assert next_step(situation(**late, tried=7492.0)) == Present(7494.0)
+    late = {"failure": NotSent(ERROR), "failures": 5, "can_issue": False, "draw": 1.0}
+    assert next_step(situation(**late, tried=7492.0)) == UseRefreshToken(7494.0)
     assert next_step(situation(**late, tried=7499.6)) == Expire(LIFE)
 
 
 def test_a_leap_of_the_wall_clock_makes_a_session_due_within_a_minute():
     """Spread, since all of them see it."""
-    assert POLICY.due_after_leap(now=50.0, life=LIFE, draw=0.5) == 80.0
-    assert POLICY.due_after_leap(now=50.0, life=36.0, draw=0.5) == pytest.approx(53.0)
+    assert POLICY.due_after_jump(now=50.0, lifetime=LIFE, draw=0.5) == 80.0
+    assert POLICY.due_after_jump(now=50.0, lifetime=36.0, draw=0.5) == pytest.approx(53.0)
 
 
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [({field.name: value}, field.name) for field in attrs.fields(RefreshPolicy) for value in (0, -1, math.nan, True)]
+    [
+        ({field.name: value}, field.name)
+        for field in attrs.fields(RefreshPolicy)
+        for value in (0, -1, math.nan, True, "1", None)
+    ]
     + [
-        ({"due_from": 0.9}, "due_from"),
-        ({"due_to": 1.0}, "due_to"),
-        ({"backoff_from": 61}, "backoff_from"),
-        ({"late_to": 1}, "late_from"),
-        ({"misconfigured_from": 601}, "misconfigured_from"),
-        ({"min_ttl_share": 0.3}, "min_ttl_share"),
-        ({"floor": "1"}, "floor"),
-        ({"patience": math.inf}, "patience"),
+        ({"refresh_from": 0.9}, "refresh_from"),
+        ({"refresh_to": 1.0}, "refresh_to"),
+        ({"backoff_min": 61}, "backoff_min"),
+        ({"wait_timeout": math.inf}, "wait_timeout"),
+        ({"tuning": RefreshTuning(min_ttl_share=0.3)}, "min_ttl_share"),
     ],
     ids=str,
 )
 def test_numbers_that_mean_nothing_are_refused(settings, name):
     """By the name of the setting."""
-    with pytest.raises(ConfigurationError, match=name):
+    with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must"):
         RefreshPolicy(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        *(
+            ({field.name: value}, field.name)
+            for field in attrs.fields(RefreshTuning)
+            for value in (0, -1, math.nan, True, "1", timedelta())
+        ),
+        ({"expired_backoff_max": 1}, "expired_backoff_min"),
+        ({"rejected_backoff_min": 601}, "rejected_backoff_min"),
+    ],
+    ids=str,
+)
+def test_wrong_tuning_is_refused(settings, name):
+    """The error names the setting as it is written in the policy."""
+    with pytest.raises(ConfigurationError, match=f"^tuning.{name} must"):
+        RefreshTuning(**settings)
+
+
+def test_durations_are_seconds_or_timedeltas():
+    """A policy keeps them in seconds."""
+    policy = RefreshPolicy(wait_timeout=timedelta(minutes=1), tuning=RefreshTuning(lease=timedelta(minutes=2)))
+    assert (policy.wait_timeout, policy.tuning.lease) == (60.0, 120.0)
 
 
 # Any situation that may be: tried or not, late or not, with whatever ways are left.
 times = st.floats(0, 3 * LIFE)
 situations = st.builds(
-    lambda life, tried, failure, throttle, **more: situation(
-        life=life,
-        tried=tried * life,
+    lambda lifetime, tried, failure, throttle, **more: situation(
+        lifetime=lifetime,
+        tried=tried * lifetime,
         failure=failure and failure(ERROR),
         throttled_at=throttle[0],
         throttled_until=sum(throttle),
         **more,
     ),
-    life=st.floats(0, 1e5),
+    lifetime=st.floats(0, 1e5),
     tried=st.floats(0, 3),
     failure=st.sampled_from([None, *FAILURES]),
     failures=st.integers(1, 5000),
     replays=st.integers(0, 3),
     is_short=st.booleans(),
     draw=st.floats(0, 1),
-    presentable=st.booleans(),
-    reissuable=st.booleans(),
+    can_refresh=st.booleans(),
+    can_issue=st.booleans(),
     throttle=st.one_of(st.just((-math.inf, 0.0)), st.tuples(times, times)),
     wanted=st.one_of(st.just(math.inf), times),
     pressed=st.one_of(st.just(math.inf), times),
@@ -329,17 +364,17 @@ situations = st.builds(
 def test_the_next_step_is_bounded(case):
     """Never sooner than the floor, never in the past of the attempt, never without end, never past any use. (P22)"""
     step = next_step(case)
-    life = max(case.life, POLICY.min_life)
+    lifetime = max(case.lifetime, POLICY.min_lifetime)
     if isinstance(step, Expire):
         assert step.at == case.access_until
         return
-    floor = min(POLICY.floor, life * POLICY.floor_share)
+    floor = min(TUNING.min_interval, lifetime * TUNING.min_interval_share)
     assert step.at >= case.tried + floor - 1e-9
     is_planned = case.failing is None or case.pressed < math.inf  # a failure doesn't count for one that is pressed
     start = max(case.tried, case.due) if is_planned else case.tried
-    quiet = max(life * POLICY.throttle_share, POLICY.throttle_late) + POLICY.throttle_spread
-    assert step.at <= max(start + POLICY.misconfigured_to, case.throttled_at) + quiet
-    if isinstance(step, Present):
+    quiet = max(lifetime * TUNING.throttle_share, TUNING.throttle_max) + TUNING.throttle_spread
+    assert step.at <= max(start + TUNING.rejected_backoff_max, case.throttled_at) + quiet
+    if isinstance(step, UseRefreshToken):
         assert step.at < case.refresh_until
 
 
@@ -362,37 +397,37 @@ def test_the_next_step_does_not_move_until_something_happens(case):
 @given(
     outcomes=st.lists(st.sampled_from([Renewed, *FAILURES]), max_size=60),
     draw=st.floats(0, 1),
-    reissuable=st.booleans(),
-    life=st.floats(30, 1e5),
+    can_issue=st.booleans(),
+    lifetime=st.floats(30, 1e5),
 )
-def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, reissuable, life):
+def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, can_issue, lifetime):
     """Whatever the answers are: time goes on with each, and at the end there is a token, a way to one, or none."""
-    case, now = situation(life=life, reissuable=reissuable, draw=draw), 0.0
+    case, now = situation(lifetime=lifetime, can_issue=can_issue, draw=draw), 0.0
     for outcome in [*outcomes, Renewed]:
         step = next_step(case)
         if isinstance(step, Expire):
-            assert not case.reissuable
+            assert not case.can_issue
             return
         assert step.at > now
         now = step.at
         if outcome is Renewed:
             case = situation(
-                life=life,
-                due=POLICY.due(asked=now, life=life, draw=draw),
-                access_until=now + life,
-                refresh_until=now + life + WINDOW,
+                lifetime=lifetime,
+                due=POLICY.due_at(asked=now, lifetime=lifetime, draw=draw),
+                access_until=now + lifetime,
+                refresh_until=now + lifetime + WINDOW,
                 tried=now,
-                reissuable=reissuable,
+                can_issue=can_issue,
                 draw=draw,
             )
         else:
-            presented = isinstance(step, Present)
+            presented = isinstance(step, UseRefreshToken)
             case = attrs.evolve(
                 case,
                 failing=Failing(outcome(ERROR), count=(0 if case.failing is None else case.failing.count) + 1),
                 tried=now,
-                presentable=case.presentable and not (presented and (outcome is Spent or outcome is Ambiguous)),
-                reissuable=case.reissuable and not (outcome is Spent and not presented),
+                can_refresh=case.can_refresh and not (presented and (outcome is Spent or outcome is Ambiguous)),
+                can_issue=case.can_issue and not (outcome is Spent and not presented),
             )
     assert POLICY.state(case, now) is SessionState.FRESH
 
@@ -402,11 +437,11 @@ def test_outcomes_and_steps_are_values():
     token = Token(value="x", issued_at=datetime.now(UTC), expires_at=datetime.now(UTC) + timedelta(hours=2))
     pair = TokenPair(access_token=token, refresh_token=token)
     assert Renewed(pair, 1.0) == Renewed(pair, 1.0)
-    assert Present(1.0) == Present(1.0) != Reissue(1.0)
+    assert UseRefreshToken(1.0) == UseRefreshToken(1.0) != IssueNew(1.0)
     assert NotSent(ERROR) == NotSent(ERROR) != Ambiguous(ERROR)
     assert repr(Throttled(ERROR)).startswith("Throttled(error=")
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Present(1.0).at = 2.0
+        UseRefreshToken(1.0).at = 2.0
 
 
 @pytest.mark.parametrize(
@@ -415,5 +450,5 @@ def test_outcomes_and_steps_are_values():
 )
 def test_what_is_waited_for_comes_before_what_is_merely_due(access_until, awaited, deadline):
     """After a live token that is about to end; what nobody waits for comes with those that are due at the latest."""
-    case = situation(access_until=access_until, life=7200, wanted=1000 if awaited else math.inf)
+    case = situation(access_until=access_until, lifetime=7200, wanted=1000 if awaited else math.inf)
     assert POLICY.deadline(case, 1000) == deadline

@@ -1,25 +1,39 @@
 """The public names of 0.1.0 that have changed are gone: the changelog says what they are called now."""
 
+import importlib.util
 import inspect
 from typing import get_args
 
+import attrs
 import pytest
 
 import signalwire_tokens
 from signalwire_tokens import (
     BackendSession,
+    RefreshPolicy,
     SessionFleet,
     SessionState,
+    SqliteStore,
     SubscriberSession,
     TokenClient,
     TokenPair,
     TokenSession,
+    outcomes,
+    stores,
 )
 from signalwire_tokens.client import ClientSettings
 from signalwire_tokens.device import DeviceSession
 from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx
 from signalwire_tokens.keeper import EventKind
+from signalwire_tokens.stores import redis
 
+OLD_FIELDS = (
+    *("due_from", "due_to", "min_ttl_share", "min_life", "patience", "drain", "floor", "floor_share", "backoff_from"),
+    *("backoff_to", "backoff_share", "late_from", "late_to", "full_pace_life", "throttle_share", "throttle_late"),
+    *("throttle_spread", "misconfigured_from", "misconfigured_to", "forced_every", "forced_share", "leap"),
+    *("leap_spread", "lease", "lease_share", "poll", "store_patience", "trip_after", "probe_to", "ramp"),
+)
 ATTRIBUTES = [
     (signalwire_tokens, "EndpointSession"),
     (TokenPair, "token"),
@@ -28,22 +42,38 @@ ATTRIBUTES = [
     (SessionFleet, "discard"),
     *((SessionState, name) for name in ("URGENT", "LATE", "DEAD")),
     *((Emulator(), name) for name in ("withdraw", "heal", "journal")),
+    *((outcomes, name) for name in ("Present", "Reissue")),
+    *((module, "new_sealing_key") for module in (signalwire_tokens, stores)),
+    *((module, "authorize") for module in (aiohttp_client, httpx)),
+    *((RefreshPolicy(), name) for name in OLD_FIELDS),
 ]
+MODULES = ["aiohttp", "web", "backend"]
 ARGUMENTS = [
     (TokenPair, "token"),
     *((SessionFleet, name) for name in ("rate", "concurrency", "idle_after")),
     *((call, "http") for call in (TokenClient, TokenClient.from_env)),
+    *((call, "keys") for call in (SqliteStore, redis.RedisStore, stores.Sealer)),
+    *((call, "fingerprints") for call in (aiohttp_server.TokenBackend, asgi.TokenBackend)),
 ]
 
 
-@pytest.mark.parametrize(("owner", "name"), ATTRIBUTES)
+@pytest.mark.parametrize(("owner", "name"), ATTRIBUTES, ids=str)
 def test_an_attribute_is_gone(owner, name):
     assert not hasattr(owner, name)
 
 
-@pytest.mark.parametrize(("call", "name"), ARGUMENTS)
+@pytest.mark.parametrize(("call", "name"), ARGUMENTS, ids=str)
 def test_an_argument_is_gone(call, name):
     assert name not in inspect.signature(call).parameters
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_gone(name):
+    assert importlib.util.find_spec(f"signalwire_tokens.integrations.{name}") is None
+
+
+def test_a_policy_has_ten_fields():
+    assert len(attrs.fields(RefreshPolicy)) == 10
 
 
 def test_a_setting_and_an_event_are_gone():

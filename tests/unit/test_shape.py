@@ -6,7 +6,9 @@
 import ast
 import importlib
 import inspect
+import io
 import pkgutil
+import tokenize
 from functools import cache
 
 import attrs
@@ -25,13 +27,23 @@ CORE = (
     *(f"{folder}/{path.name}" for folder in ("keeper", "fleet") for path in sorted((PACKAGE / folder).glob("*.py"))),
 )
 # Attributes that hold a setting and never change don't count, nor do values.
-SETTINGS = {"policy", "presents", "reissues", "usual_life", "label", "_policy", "_life", "_concurrency", "_interval"}
+SETTINGS = {
+    "policy",
+    "presents",
+    "reissues",
+    "usual_lifetime",
+    "label",
+    "_policy",
+    "_lifetime",
+    "_concurrency",
+    "_interval",
+}
 MOST = {
     "levels of inheritance": 2,
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
-    "lines of a module of the core": 383,
-    "lines of the core": 4345,
+    "lines of code of a module of the core": 281,
+    "lines of code of the core": 3046,
 }
 
 
@@ -88,7 +100,17 @@ def overridden(kind):
 
 
 def lines_of(name):
-    return len((PACKAGE / name).read_text().splitlines())
+    """Return how many lines of code a module has: explanations may grow, so docstrings and comments don't count."""
+    source = (PACKAGE / name).read_text()
+    strings = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = (token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in layout)
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - strings)
 
 
 def figures():
@@ -105,8 +127,8 @@ def figures():
         "levels of inheritance": (max(depth.values()), max(depth, key=depth.get)),
         "private methods overridden in another file": (len(again), ", ".join(again)),
         "attributes of an object": (max(sizes.values()), max(sizes, key=sizes.get)),
-        "lines of a module of the core": (max(lines.values()), max(lines, key=lines.get)),
-        "lines of the core": (sum(lines.values()), f"{len(lines)} modules"),
+        "lines of code of a module of the core": (max(lines.values()), max(lines, key=lines.get)),
+        "lines of code of the core": (sum(lines.values()), f"{len(lines)} modules"),
     }
 
 

@@ -15,7 +15,7 @@ from signalwire_tokens import RefreshPolicy, SignalWireTokenError
 from signalwire_tokens.keeper.sharing_rules import Sight, choose, find_better, find_other, holds
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.outcomes import Present, Reissue, Renewed, Spent
+from signalwire_tokens.outcomes import IssueNew, Renewed, Spent, UseRefreshToken
 from signalwire_tokens.stores.records import Reading, Record
 
 LIFE, WINDOW = 7200.0, 300.0
@@ -27,8 +27,8 @@ HERE = "here"  # the timeline of the store
 def make_pair(name):
     issued = datetime.fromtimestamp(0, UTC)
     access, refresh = (
-        Token(value=f"{kind}-{name}", issued_at=issued, expires_at=issued + timedelta(seconds=life), kind=kind)
-        for kind, life in (("SAT", LIFE), ("Refresh", LIFE + WINDOW))
+        Token(value=f"{kind}-{name}", issued_at=issued, expires_at=issued + timedelta(seconds=lifetime), kind=kind)
+        for kind, lifetime in (("SAT", LIFE), ("Refresh", LIFE + WINDOW))
     )
     return TokenPair(access_token=access, refresh_token=refresh)
 
@@ -51,7 +51,9 @@ HELD = {
     "an expired one": (OWN, LIFE + WINDOW + 1),
     "a brought one": (BROUGHT, 5000.0),
 }
-CASES = [*product(STORED, (None, "mark"), HELD, (False, True), (Present, Reissue), (True, False), (True, False))]
+CASES = [
+    *product(STORED, (None, "mark"), HELD, (False, True), (UseRefreshToken, IssueNew), (True, False), (True, False))
+]
 
 
 class Case:
@@ -59,10 +61,10 @@ class Case:
 
     def __init__(self, stored, mark, held, is_brought, step, presents, reissues):  # noqa: PLR0917 - a case's columns
         self.stored, self.mark, self.held = STORED[stored], mark, HELD[held]
-        self.cycle = Lifecycle(RefreshPolicy(), life=LIFE, draw=0.5, presents=presents, reissues=reissues)
+        self.cycle = Lifecycle(RefreshPolicy(), lifetime=LIFE, draw=0.5, presents=presents, reissues=reissues)
         self.cycle.open(NOW - LIFE, None if self.held is None else Renewed(self.held[0], NOW - self.held[1]))
         if self.held is None and not reissues:  # a first issue was refused
-            self.cycle.lose(Reissue(NOW), Spent(SignalWireTokenError("no")), NOW)
+            self.cycle.lose(IssueNew(NOW), Spent(SignalWireTokenError("no")), NOW)
         self.brought = BROUGHT if is_brought else None
         self.step = step(NOW)
         self.sight = Sight(self.reading(), before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)
@@ -86,7 +88,7 @@ class Case:
 
     @property
     def may_issue(self):
-        return self.cycle.reissuable and (self.held is not None or self.brought is None)
+        return self.cycle.can_issue and (self.held is not None or self.brought is None)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_what_is_presented_is_known_and_safe(cases):
     kinds = Counter(dict.fromkeys(("issued", "presented", "presented for want of another way"), 0))
     for name, case in cases:
         step, record = case.choose()
-        if isinstance(step, Reissue):
+        if isinstance(step, IssueNew):
             assert record is None, name
             assert case.may_issue or not case.cycle.presents or (case.record is None and case.held is None), name
             kinds["issued"] += 1
@@ -118,7 +120,7 @@ def test_what_is_presented_is_known_and_safe(cases):
         kinds["presented"] += 1
         assert record is case.record, name  # the store has lost nothing
         assert record.presenting is None, name
-        is_refused = holds(record, case.cycle.pair) and isinstance(case.step, Reissue)
+        is_refused = holds(record, case.cycle.pair) and isinstance(case.step, IssueNew)
         has_ended = case.sight.latest is not None and record.until <= NOW
         assert not is_refused, name
         assert not has_ended, name
@@ -155,7 +157,7 @@ def test_the_last_way_out_is_another_pair_with_a_valid_refresh_token(cases):
 
 def test_a_paused_machine_makes_a_pair_s_age_unknown():
     """So it is neither better nor a way out."""
-    case = Case("a later pair", None, "one", False, Present, True, True)
+    case = Case("a later pair", None, "one", False, UseRefreshToken, True, True)
     paused = attrs.evolve(case.sight.reading, wall=WALL + 61)
     sight = Sight(paused, before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)
     assert find_better(sight, case.cycle, now=NOW, wall=WALL) is None
@@ -166,6 +168,6 @@ def test_a_paused_machine_makes_a_pair_s_age_unknown():
 def test_what_is_stored_under_a_brought_pair_is_its_successor(stored):
     """Whatever the clocks say. Under a pair of the session's own, an earlier one means that the store has lost it."""
     for held, is_brought in (("a brought one", True), ("one", False)):
-        case = Case(stored, None, held, is_brought, Present, True, True)
+        case = Case(stored, None, held, is_brought, UseRefreshToken, True, True)
         is_trusted = is_brought or stored == "a later pair"
-        assert case.choose() == ((Present(NOW), case.record) if is_trusted else (Reissue(NOW), None))
+        assert case.choose() == ((UseRefreshToken(NOW), case.record) if is_trusted else (IssueNew(NOW), None))

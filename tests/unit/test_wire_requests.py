@@ -72,7 +72,7 @@ def test_a_proof_goes_with_its_token(operation, path):
 
 
 @pytest.mark.parametrize(
-    "lifetime", [900, None, timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5), timedelta.max]
+    "lifetime", ["900", True, None, timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5), timedelta.max]
 )
 def test_a_lifetime_is_whole_seconds(lifetime):
     """And some; it is refused beside whatever else is wrong."""

@@ -274,7 +274,7 @@ async def test_a_backend_that_answers_again_is_well_though_it_has_no_later_token
 
 async def test_a_policy_s_minimum_says_nothing_of_a_backend_s_tokens(clock, plain):
     """Whatever it is."""
-    async with open_at(plain, clock, policy=RefreshPolicy(min_life=99999)) as session:
+    async with open_at(plain, clock, policy=RefreshPolicy(min_lifetime=99999)) as session:
         assert await session.token() == "token-1"
 
 
@@ -293,7 +293,7 @@ async def test_a_refresh_token_is_not_taken_for_a_token(client, clock, plain):
 async def test_a_token_with_seconds_left_is_taken(clock, plain, tokens):
     """A backend has kept it for a while; the next one comes soon."""
     tokens.lives = [12.0, 12.0]
-    async with open_at(plain, clock, policy=RefreshPolicy(min_life=60)) as session:
+    async with open_at(plain, clock, policy=RefreshPolicy(min_lifetime=60)) as session:
         assert session.expires_in <= timedelta(seconds=12)
         assert session.last_error is None
         await clock.advance(30)
@@ -431,7 +431,7 @@ async def test_a_backend_that_asks_for_years_of_quiet_gets_a_minute_without_a_to
         await open_at(plain, clock).start()
     assert 0 < caught.value.retry_after <= 60
     plain.script = [ABSURD]
-    session = open_at(plain, clock, policy=RefreshPolicy(patience=61))
+    session = open_at(plain, clock, policy=RefreshPolicy(wait_timeout=61))
     starting = await start_badly(session, clock)
     await clock.advance(60)
     await starting

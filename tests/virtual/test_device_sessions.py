@@ -326,7 +326,7 @@ async def test_a_function_that_will_not_end_does_not_stop_the_session(emulator, 
                 await ends.wait()
         return await mint()
 
-    patient = RefreshPolicy(patience=600)
+    patient = RefreshPolicy(wait_timeout=600)
     session = DeviceSession(emulator.space, bring, KEY, clock=clock, timeout=0.5, policy=patient)
     starting = asyncio.create_task(session.start())
     while (failing := engine_of(session).cycle.failing) is None or failing.count < 3:
@@ -561,9 +561,9 @@ async def test_a_lifetime_that_the_service_refuses_is_told(emulator, clock, mint
         ({"space": "a b"}, InvalidRequest, "space"),
         ({"space": "http://acme.signalwire.com"}, InvalidRequest, "https"),
         ({"key": HUSH}, ConfigurationError, r"DeviceKey\.generate"),
-        ({"lifetime": 900}, InvalidRequest, "timedelta"),
+        ({"lifetime": 1.5}, InvalidRequest, "timedelta"),
         ({"lifetime": timedelta(seconds=40.5)}, InvalidRequest, "lifetime"),
-        ({"lifetime": timedelta(seconds=20)}, ConfigurationError, "min_life"),
+        ({"lifetime": timedelta(seconds=20)}, ConfigurationError, "min_lifetime"),
         ({"proxy": f"ftp://me:{HUSH}@proxy"}, ConfigurationError, "proxy"),
         ({"store": 5}, TypeError, "DeviceSession got an unexpected keyword argument 'store'"),
     ],
@@ -655,7 +655,7 @@ async def test_a_connection_is_kept_with_proofs_of_the_session_s(clock, mint, em
 
 async def test_a_short_life_is_kept_where_the_policy_allows_it(emulator, clock, mint):
     """Some thirty tokens, of ten seconds each."""
-    settings = {"lifetime": timedelta(seconds=10), "policy": RefreshPolicy(min_life=5), "clock": clock}
+    settings = {"lifetime": timedelta(seconds=10), "policy": RefreshPolicy(min_lifetime=5), "clock": clock}
     async with DeviceSession(emulator.space, await mint(), KEY, **settings) as session:
         for _ in range(240):
             await clock.advance(1)

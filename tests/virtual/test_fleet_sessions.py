@@ -215,7 +215,7 @@ async def test_fields_that_do_not_shape_the_token_change_nothing_of_its_shape(cl
 async def test_discarding_takes_no_longer_than_its_bound(clock, line):
     """A renewal that doesn't end is left behind."""
     loop = asyncio.get_running_loop()
-    async with SessionFleet(line.client, policy=RefreshPolicy(drain=2.0)) as fleet:
+    async with SessionFleet(line.client, policy=RefreshPolicy(close_timeout=2.0)) as fleet:
         line.takes = 2000.0
         for _ in range(3):  # the sessions before have renewals under way, too
             asking = asyncio.create_task(fleet.token("alice"))
@@ -1099,7 +1099,7 @@ async def test_subscribers_that_hang_are_ended_with_the_fleet(clock, line):
         await asyncio.Event().wait()
 
     fleet = await SessionFleet(
-        line.client, max_rate=math.inf, max_concurrency=1, policy=RefreshPolicy(drain=0.3)
+        line.client, max_rate=math.inf, max_concurrency=1, policy=RefreshPolicy(close_timeout=0.3)
     ).start()
     for number in range(5):
         fleet.session(f"user-{number}").subscribe(hang)
@@ -1114,7 +1114,7 @@ async def test_subscribers_that_hang_are_ended_with_the_fleet(clock, line):
 async def test_closing_takes_no_longer_than_its_bound(clock, line, caplog):
     """A renewal that does not end is left behind."""
     line.takes = 1000.0
-    fleet = await SessionFleet(line.client, policy=RefreshPolicy(drain=0.2)).start()
+    fleet = await SessionFleet(line.client, policy=RefreshPolicy(close_timeout=0.2)).start()
     session = fleet.session("alice")
     await clock.advance(0)
     await fleet.aclose()
@@ -1206,9 +1206,9 @@ async def test_a_fleet_is_used_while_it_is_open(line):
         ({"max_rate": math.nan}, "max_rate"),
         ({"max_rate": "150"}, "max_rate"),
         ({"max_rate": True}, "max_rate"),
-        ({"idle_timeout": 60}, "idle_timeout"),
+        ({"idle_timeout": "60"}, "idle_timeout"),
         ({"idle_timeout": timedelta(0)}, "idle_timeout"),
-        ({"policy": RefreshPolicy(min_life=9000)}, "too short-lived"),
+        ({"policy": RefreshPolicy(min_lifetime=9000)}, "too short for a session"),
         ({"policy": RefreshPolicy}, "policy"),
         ({"store": "redis://localhost"}, "store"),
     ],

@@ -61,7 +61,7 @@ async def test_a_session_starts_with_a_pair_and_renews_it_when_due(clock):
         first = await session.token()
         await clock.advance(LIFE)
         assert await session.token() != first
-        assert session.steps == ["Reissue", "Present"]
+        assert session.steps == ["IssueNew", "UseRefreshToken"]
         assert 0.6 * LIFE <= session.attempts[1] <= 0.8 * LIFE
         assert session.generation == 2
 
@@ -194,7 +194,7 @@ async def test_a_late_token_waits_for_the_renewal(clock):
         clock.suspend(LIFE + 100)
         assert session.state is SessionState.UNAVAILABLE
         assert await session.token() != first
-    assert session.steps == ["Reissue", "Present"]
+    assert session.steps == ["IssueNew", "UseRefreshToken"]
 
 
 async def test_a_pair_that_is_dead_as_a_whole_is_issued_anew(clock):
@@ -202,7 +202,7 @@ async def test_a_pair_that_is_dead_as_a_whole_is_issued_anew(clock):
     async with Scripted(clock) as session:
         clock.suspend(9 * HOUR)
         assert await session.token() == session.pair.access_token.value
-    assert session.steps == ["Reissue", "Reissue"]
+    assert session.steps == ["IssueNew", "IssueNew"]
 
 
 async def test_a_late_token_is_waited_for_ten_seconds(clock):
@@ -282,28 +282,28 @@ async def test_a_refused_refresh_token_is_never_sent_again(clock):
     async with Scripted(clock, None, SPENT, NOT_SENT) as session:
         await clock.advance(LIFE)
         assert session.state is SessionState.FRESH
-    assert session.steps == ["Reissue", "Present", "Reissue", "Reissue"]
+    assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew", "IssueNew"]
 
 
 async def test_a_refresh_token_that_may_be_used_up_is_never_sent_again(clock):
     """Its answer was lost: a new pair is issued. (P20)"""
     async with Scripted(clock, None, AMBIGUOUS) as session:
         await clock.advance(LIFE)
-    assert session.steps == ["Reissue", "Present", "Reissue"]
+    assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
 
 
 async def test_a_refresh_token_that_did_not_leave_is_sent_again(clock):
     """It is as good as before."""
     async with Scripted(clock, None, NOT_SENT, throttled(5), NOT_SENT, MISCONFIGURED) as session:
         await clock.advance(LIFE)
-    assert session.steps == ["Reissue"] + ["Present"] * 5
+    assert session.steps == ["IssueNew"] + ["UseRefreshToken"] * 5
 
 
 async def test_without_another_way_a_lost_answer_is_asked_for_again_within_a_second(clock):
     """Once; from then on at the usual pace."""
     async with Scripted(clock, None, NOT_SENT, NOT_SENT, AMBIGUOUS, AMBIGUOUS, reissues=False) as session:
         await clock.advance(LIFE)
-    assert session.steps == ["Reissue"] + ["Present"] * 5
+    assert session.steps == ["IssueNew"] + ["UseRefreshToken"] * 5
     assert session.attempts[4] - session.attempts[3] <= 1
 
 
@@ -352,7 +352,7 @@ async def test_with_a_lifetime_of_its_own_every_pair_is_issued(clock):
     """A refresh would give two hours again."""
     async with Scripted(clock, presents=False, life=600.0) as session:
         await clock.advance(HOUR)
-    assert set(session.steps) == {"Reissue"}
+    assert set(session.steps) == {"IssueNew"}
 
 
 async def test_many_waiters_share_one_renewal_and_one_who_is_cancelled_takes_nobody_along(clock):
@@ -419,7 +419,7 @@ async def test_refresh_renews_now_and_returns_the_pair(clock):
         first = session.pair
         assert await session.refresh() is session.pair is not first
         await session.refresh()
-    assert session.steps == ["Reissue", "Present", "Present"]
+    assert session.steps == ["IssueNew", "UseRefreshToken", "UseRefreshToken"]
 
 
 async def test_refresh_joins_the_renewal_that_is_under_way(clock):
@@ -467,7 +467,7 @@ async def test_a_refused_token_is_not_handed_out_again(clock):
         assert await session.token() != first.value
         session.invalidate(first)
         assert session.state is SessionState.FRESH
-    assert session.steps == ["Reissue", "Present"]
+    assert session.steps == ["IssueNew", "UseRefreshToken"]
 
 
 async def test_forced_renewals_are_a_minute_apart(clock):
@@ -572,7 +572,7 @@ async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, cap
         assert (session.generation, session.state) == (2, SessionState.FRESH)
         await clock.advance(LIFE)
         assert session.generation >= 3
-        assert set(session.steps[1:]) == {"Present"}
+        assert set(session.steps[1:]) == {"UseRefreshToken"}
 
 
 async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_nothing(clock):
@@ -595,7 +595,7 @@ async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
     """The session plans its next attempt, and does not present a refresh token that may be used up. (P7)"""
     async with Scripted(clock, None, NO_PAIR) as session:
         await clock.advance(LIFE * 0.8 + 60)
-        assert session.steps == ["Reissue", "Present", "Reissue"]
+        assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
         assert session.generation == 2
 
 
@@ -605,7 +605,7 @@ async def test_a_renewal_that_breaks_is_one_that_failed(clock, error, caplog):
     async with Scripted(clock, None, error) as session:
         await clock.advance(LIFE)
         assert session.state is SessionState.FRESH
-    assert session.steps == ["Reissue", "Present", "Reissue"]
+    assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
     assert "hush" not in caplog.text
 
 
@@ -709,7 +709,7 @@ def test_a_wait_can_end_twice():
 async def test_closing_does_not_wait_for_ever(clock):
     """What is still under way then is left to end by itself."""
     landed = asyncio.Event()
-    session = await Scripted(clock, None, landed, policy=RefreshPolicy(drain=0.05)).start()
+    session = await Scripted(clock, None, landed, policy=RefreshPolicy(close_timeout=0.05)).start()
     refresh = asyncio.create_task(session.refresh())
     await settle()
     await session.aclose()
@@ -791,7 +791,7 @@ async def test_a_start_that_stumbles_goes_on(clock):
     starting = asyncio.create_task(session.start())
     await clock.advance(5)
     await starting
-    assert session.steps == ["Reissue"] * 3
+    assert session.steps == ["IssueNew"] * 3
     await session.aclose()
 
 
@@ -864,7 +864,7 @@ async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock)
 
 async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock):
     """However short its life is: an expired token is never returned. (P1)"""
-    policy = RefreshPolicy(min_life=1, patience=0.1)
+    policy = RefreshPolicy(min_lifetime=1, wait_timeout=0.1)
     async with Scripted(clock, None, *[NOT_SENT] * 50, life=2.0, policy=policy) as session:
         clock.suspend(1.1)
         await session.token()
@@ -961,7 +961,7 @@ async def test_a_pair_from_elsewhere_is_taken_up(clock):
         assert await session.token() == held.access_token.value
         assert session.attempts == []
         await clock.advance(LIFE)
-        assert session.steps == ["Present"]
+        assert session.steps == ["UseRefreshToken"]
 
 
 async def test_log_lines_tell_generation_and_reason_and_no_token(clock, caplog):

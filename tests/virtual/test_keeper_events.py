@@ -273,7 +273,7 @@ async def test_closing_that_is_cancelled_ends_those_who_hang(clock):
 async def test_nothing_is_told_after_the_end(clock):
     """A renewal that lands later is nobody's business."""
     told, landed = [], asyncio.Event()
-    session = Scripted(clock, None, landed, policy=RefreshPolicy(drain=0.01))
+    session = Scripted(clock, None, landed, policy=RefreshPolicy(close_timeout=0.01))
     session.subscribe(lambda event: told.append(event.kind))
     await session.start()
     refresh = asyncio.create_task(session.refresh())

@@ -12,6 +12,7 @@ import pytest
 from signalwire_tokens import (
     MemoryStore,
     RefreshPolicy,
+    RefreshTuning,
     SessionClosed,
     SessionExpired,
     SessionState,
@@ -37,7 +38,7 @@ from support.scripted_keeper import (
 KEY = "0123456789abcdef"
 LEASE, POLL = 20.0, 0.25
 DOWN = StoreError("the store is down")
-QUICK = RefreshPolicy(store_patience=0.02)
+QUICK = RefreshPolicy(store_timeout=0.02)
 
 
 class Moody(MemoryStore):
@@ -167,7 +168,7 @@ async def late(clock, session):
 async def test_the_first_issues_and_the_next_adopts(share, store):
     """What one session has saved, the next one takes, and asks nobody."""
     async with share() as first:
-        assert first.steps == ["Reissue"]
+        assert first.steps == ["IssueNew"]
         assert (await held(store)).pair == first.pair
         assert (await held(store)).presenting is None
     async with share() as second:
@@ -252,7 +253,7 @@ async def test_a_pair_that_has_ended_is_issued_anew(share, store, clock):
     await put(store, clock, age=LIFE + WINDOW - 1e-3)
     clock.suspend(1)
     async with share() as session:
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 @pytest.mark.parametrize("timeline", ["another boot", ""])
@@ -277,7 +278,7 @@ async def test_a_policy_says_what_a_leap_of_the_wall_clock_is(share, store, cloc
     """The limit that holds for the session's own pair holds for a pair from the store."""
     await put(store, clock)
     pause(clock, 500)
-    async with share(policy=RefreshPolicy(leap=600)) as session:
+    async with share(policy=RefreshPolicy(tuning=RefreshTuning(clock_jump=600))) as session:
         assert session.steps == []
 
 
@@ -309,7 +310,7 @@ async def test_a_pair_that_has_ended_is_not_presented_after_a_pause(share, store
     await put(store, clock, age=LIFE + WINDOW)
     pause(clock, 36000)
     async with share() as session:
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 @pytest.mark.parametrize("kind", [Moody, Distant])
@@ -356,7 +357,7 @@ async def test_pauses_before_and_after_a_pair_is_saved_add_up(share, store, cloc
         assert session.presented == [pair.refresh_token.value]
 
 
-@pytest.mark.parametrize(("kind", "step"), [(Moody, "Present"), (Distant, "Reissue")])
+@pytest.mark.parametrize(("kind", "step"), [(Moody, "UseRefreshToken"), (Distant, "IssueNew")])
 async def test_a_pair_that_came_through_a_pause_is_not_taken_for_fresh(clock, kind, step):
     """It was asked for before the pause: its age is unknown by a clock that stopped, and known by a server's."""
     store, answered = kind(clock), asyncio.Event()
@@ -375,7 +376,9 @@ async def test_a_pair_that_came_through_a_pause_is_not_taken_for_fresh(clock, ki
 async def test_a_pair_that_could_not_be_saved_gives_way_to_a_later_one_after_a_pause(share, store, clock):
     """Both are of unknown age, and which of them is the later one is known all the same."""
     store.moods["save"] = DOWN
-    no_renewal = RefreshPolicy(leap_spread=1e9)  # after the leap, for as long as this test takes
+    no_renewal = RefreshPolicy(
+        tuning=RefreshTuning(clock_jump_spread=1e9)
+    )  # after the leap, for as long as this test takes
     async with share(policy=no_renewal) as session:
         clock.suspend(1)
         store.moods["load"] = DOWN  # so that it doesn't see at once what was saved
@@ -416,7 +419,7 @@ async def test_a_later_pair_that_is_found_during_a_renewal_is_left_to_that(share
         assert session.generation == 1
         answered.set()
         await renewal
-        assert session.steps == ["Reissue", "Reissue"]
+        assert session.steps == ["IssueNew", "IssueNew"]
         assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
@@ -432,7 +435,7 @@ async def test_of_two_who_are_due_one_renews(share, store, clock):
         await clock.advance(1)
         await asyncio.gather(*renewals)
         assert one.pair.access_token.value == another.pair.access_token.value
-        assert one.steps + another.steps == ["Reissue", "Present"]
+        assert one.steps + another.steps == ["IssueNew", "UseRefreshToken"]
 
 
 @pytest.mark.parametrize("presenting", [None, "somebody who died"])
@@ -446,7 +449,7 @@ async def test_whoever_died_is_replaced(share, store, clock, presenting):
         await clock.advance(LEASE - 0.01)
         assert session.steps == []
         await clock.advance(POLL)
-        assert session.steps == (["Reissue"] if presenting else ["Present"])
+        assert session.steps == (["IssueNew"] if presenting else ["UseRefreshToken"])
         assert (session.presented == [pair.refresh_token.value]) is not presenting or presenting
         await renewal
         await dead.__aexit__(None, None, None)
@@ -469,7 +472,7 @@ async def test_a_lease_that_never_ends_is_a_failure(share, store, clock):
         await asyncio.wait([asking])
         assert asking.exception() is not None or asking.result()
         assert await session.token()
-        assert session.steps == ["Reissue", "Reissue"]
+        assert session.steps == ["IssueNew", "IssueNew"]
 
 
 async def never_free(key, ttl):
@@ -517,11 +520,11 @@ async def test_who_cannot_issue_waits_for_a_lease_that_never_ends(share, store, 
 @pytest.mark.parametrize(
     ("outcome", "steps"),
     [
-        (NOT_SENT, ["Reissue", "Present", "Present"]),
-        (throttled(None), ["Reissue", "Present", "Present"]),
-        (MISCONFIGURED, ["Reissue", "Present", "Present"]),
-        (AMBIGUOUS, ["Reissue", "Present", "Reissue"]),
-        (SPENT, ["Reissue", "Present", "Reissue"]),
+        (NOT_SENT, ["IssueNew", "UseRefreshToken", "UseRefreshToken"]),
+        (throttled(None), ["IssueNew", "UseRefreshToken", "UseRefreshToken"]),
+        (MISCONFIGURED, ["IssueNew", "UseRefreshToken", "UseRefreshToken"]),
+        (AMBIGUOUS, ["IssueNew", "UseRefreshToken", "IssueNew"]),
+        (SPENT, ["IssueNew", "UseRefreshToken", "IssueNew"]),
     ],
 )
 async def test_a_mark_stays_where_something_may_have_been_done(share, store, clock, outcome, steps):
@@ -529,7 +532,7 @@ async def test_a_mark_stays_where_something_may_have_been_done(share, store, clo
     async with share(None, outcome) as session:
         with pytest.raises(TokenUnavailable):
             await session.refresh()
-        assert ((await held(store)).presenting is None) is (steps[-1] == "Present")
+        assert ((await held(store)).presenting is None) is (steps[-1] == "UseRefreshToken")
         async with share() as another:
             await another.refresh()
             assert session.steps + another.steps == steps
@@ -543,7 +546,7 @@ async def test_a_mark_that_cannot_be_taken_back_stays(share, store, clock):
             await session.refresh()
         store.heal()
         await session.refresh()
-        assert session.steps == ["Reissue", "Present", "Reissue"]
+        assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
 
 
 async def test_what_was_refused_may_have_a_successor(share, store, clock):
@@ -570,7 +573,7 @@ async def test_a_refusal_of_another_s_refresh_token_leaves_the_way_to_issue_open
             await session.refresh()
         assert session.presented[-1] == other.refresh_token.value
         await session.refresh()
-        assert session.steps == ["Reissue", "Present", "Present", "Reissue"]
+        assert session.steps == ["IssueNew", "UseRefreshToken", "UseRefreshToken", "IssueNew"]
         await settle()
         assert kinds(told) == ["degraded", "reissued", "recovered"]
 
@@ -586,7 +589,7 @@ async def test_what_is_live_and_better_is_adopted_whatever_was_planned(share, st
 
         store.moods["lease"] = another_renews
         await session.refresh()
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
         assert session.generation == 2
 
 
@@ -604,7 +607,7 @@ async def test_what_somebody_changed_in_between_is_looked_at_again(share, store,
         renewal = asyncio.ensure_future(session.refresh())
         await clock.advance(1)
         await renewal
-        assert session.steps == ["Reissue", "Reissue"]
+        assert session.steps == ["IssueNew", "IssueNew"]
         assert session.pair.access_token.value != first.access_token.value
 
 
@@ -637,7 +640,7 @@ async def test_while_the_token_is_live_a_store_that_fails_is_waited_for(share, s
             await session.refresh()
         assert isinstance(caught.value.cause, StoreError)
         assert "secret" not in str(caught.value.cause)
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
         assert await session.token() == session.pair.access_token.value
         store.heal()
         await clock.advance(60)
@@ -657,7 +660,7 @@ async def test_where_it_cannot_wait_a_session_issues_a_pair_of_its_own(share, st
     session = share(policy=QUICK)
     told = events_of(session)
     async with session:
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
         assert session.state is SessionState.FRESH
         await settle()
         assert kinds(told) == ["persist_failed", "started"]
@@ -667,7 +670,7 @@ async def test_where_it_cannot_wait_a_session_issues_a_pair_of_its_own(share, st
         store.heal()
         await saved(clock, session)
         assert (await held(store)).pair.access_token.value == session.pair.access_token.value
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 @pytest.mark.parametrize(
@@ -702,7 +705,7 @@ async def test_without_store_and_service_the_service_is_what_fails(share, store,
     starting = asyncio.ensure_future(session.start())
     await clock.advance(60)
     await starting
-    assert session.steps == ["Reissue", "Reissue", "Reissue"]
+    assert session.steps == ["IssueNew", "IssueNew", "IssueNew"]
     await session.aclose()
 
 
@@ -733,7 +736,7 @@ async def test_a_store_that_lost_everything_gets_a_new_pair(share, store, clock)
     async with share() as session:
         await store.delete(KEY)
         await session.refresh()
-        assert session.steps == ["Reissue", "Reissue"]
+        assert session.steps == ["IssueNew", "IssueNew"]
         assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
@@ -826,7 +829,7 @@ async def test_a_slow_store_leaves_no_time_for_the_service(share, store, clock):
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
         assert "no time was left" in str(caught.value.cause)
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 @pytest.mark.parametrize("mood", [DOWN, "hang"])
@@ -864,7 +867,7 @@ async def test_what_is_heard_of_is_not_believed(share, store, clock):
         store.watchers.call(KEY)
         await settle()
         assert session.pair == first
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 async def test_who_is_renewing_or_closed_does_not_look(share, store, clock):
@@ -919,7 +922,7 @@ async def test_a_renewal_begins_after_a_look(share, store, clock):
         assert session.generation == 1
         found.set()
         assert (await renewal).access_token.value == other.access_token.value
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 async def test_news_that_come_during_a_look_lead_to_another(share, store, clock):
@@ -936,7 +939,7 @@ async def test_news_that_come_during_a_look_lead_to_another(share, store, clock)
         read.set()
         await clock.advance(POLL)
         assert session.pair.access_token.value == latest.access_token.value
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 async def test_a_store_that_notifies_of_every_read_is_read_now_and_then(share, store, clock):
@@ -953,7 +956,7 @@ async def test_a_store_that_notifies_of_every_read_is_read_now_and_then(share, s
         assert 5 <= store.calls.count("load") - loads <= 15
         clock.suspend(0.8 * LIFE)
         await clock.advance(10 * POLL)
-        assert session.steps == ["Reissue", "Present"]
+        assert session.steps == ["IssueNew", "UseRefreshToken"]
 
 
 async def test_news_during_the_last_look_lead_to_another_one(share, store, clock):
@@ -999,7 +1002,7 @@ async def test_a_pair_that_comes_while_the_one_before_is_saved_is_saved_too(shar
 
 async def test_callers_are_told_to_ask_again_soon_during_a_look(share, store, clock):
     """It may find a pair any moment."""
-    async with share(None, throttled(55), policy=RefreshPolicy(patience=0.2)) as session:
+    async with share(None, throttled(55), policy=RefreshPolicy(wait_timeout=0.2)) as session:
         session.invalidate(session.pair.access_token)
         await clock.advance(1)
         read = asyncio.Event()
@@ -1010,7 +1013,7 @@ async def test_callers_are_told_to_ask_again_soon_during_a_look(share, store, cl
         await clock.advance(0.3)
         with pytest.raises(TokenUnavailable) as caught:
             await asking
-        assert caught.value.retry_after == session.cycle.policy.floor
+        assert caught.value.retry_after == session.cycle.policy.tuning.min_interval
         store.heal()
         read.set()
 
@@ -1083,7 +1086,7 @@ async def test_a_leap_before_a_look_is_noticed_though_the_timer_rings_during_it(
         store.heal()
         read.set()
         await clock.advance(300)
-        assert session.steps == ["Reissue", "Present"]
+        assert session.steps == ["IssueNew", "UseRefreshToken"]
 
 
 async def test_a_look_on_news_is_not_the_last_one_before_a_session_expires(share, store, clock):
@@ -1112,7 +1115,7 @@ async def test_who_asks_for_a_renewal_is_content_with_the_pair_that_a_look_has_f
         store.heal()
         read.set()
         assert (await renewal).access_token.value == other.access_token.value
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 async def test_a_session_whose_look_cannot_begin_renews_in_time(share, store, clock, monkeypatch):
@@ -1133,7 +1136,7 @@ async def test_a_session_whose_look_cannot_begin_renews_in_time(share, store, cl
         await clock.advance(1)
         assert store.calls.count("load") == loads + 1
         await clock.advance(LIFE * 0.9)
-        assert session.steps == ["Reissue", "Present"]
+        assert session.steps == ["IssueNew", "UseRefreshToken"]
 
 
 async def test_a_store_without_a_repr_is_named_by_its_type(share, store, clock, monkeypatch):
@@ -1142,7 +1145,7 @@ async def test_a_store_without_a_repr_is_named_by_its_type(share, store, clock, 
         monkeypatch.setattr(Moody, "__repr__", out_of_memory)
         store.moods["load"] = store.moods["save"] = OSError()
         await clock.advance(LIFE)
-        assert session.steps == ["Reissue", "Reissue"]
+        assert session.steps == ["IssueNew", "IssueNew"]
         assert session.state is SessionState.FRESH
         store.heal()
 
@@ -1181,7 +1184,7 @@ async def test_a_look_that_is_cancelled_from_outside_closes_no_way(share, store)
         await settle()
         assert session.last_error is None
         await session.refresh()
-        assert session.steps == ["Reissue", "Present"]
+        assert session.steps == ["IssueNew", "UseRefreshToken"]
 
 
 async def test_a_result_of_a_look_that_cannot_be_taken_in_closes_no_way(share, store, clock, monkeypatch):
@@ -1195,7 +1198,7 @@ async def test_a_result_of_a_look_that_cannot_be_taken_in_closes_no_way(share, s
         assert session.last_error is None
         await clock.advance(1)
         await session.refresh()
-        assert "Reissue" not in session.steps[1:]
+        assert "IssueNew" not in session.steps[1:]
 
 
 def out_of_memory(*_):
@@ -1344,7 +1347,7 @@ async def test_what_a_store_of_the_past_holds_is_not_presented(share, store, clo
         assert await MemoryStore.save(store, KEY, old, None)
         clock.suspend(60)
         await session.refresh()
-        assert session.steps == ["Reissue", "Present", "Reissue"]
+        assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
         assert (await held(store)).pair.access_token.value == session.pair.access_token.value
 
 
@@ -1369,7 +1372,7 @@ async def test_an_issue_that_is_refused_leaves_the_refresh_token(share, store, c
         with pytest.raises(TokenUnavailable):
             await session.refresh()
         await session.refresh()
-        assert session.steps == ["Reissue", "Reissue", "Present"]
+        assert session.steps == ["IssueNew", "IssueNew", "UseRefreshToken"]
         assert session.presented == [first.refresh_token.value]
 
 
@@ -1410,7 +1413,7 @@ async def test_closing_does_not_wait_for_another_s_lease(share, store, clock):
         await other.__aexit__(None, None, None)
         await asyncio.wait([renewal])
         assert isinstance(renewal.exception(), SessionClosed)
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 async def test_closing_before_the_request_leaves_no_mark(share, store, clock):
@@ -1428,7 +1431,7 @@ async def test_closing_before_the_request_leaves_no_mark(share, store, clock):
         await closing[0]
         assert isinstance(renewal.exception(), SessionClosed)
         assert (await held(store)).presenting is None
-        assert session.steps == ["Reissue"]
+        assert session.steps == ["IssueNew"]
 
 
 @pytest.mark.parametrize("mood", ["watch", "unwatch"])
@@ -1462,7 +1465,7 @@ async def test_who_renews_by_issuing_shares_too(share, store, clock):
         clock.suspend(1)
         await one.refresh()
         await settle()
-        assert one.steps == ["Reissue", "Reissue"]
+        assert one.steps == ["IssueNew", "IssueNew"]
         assert another.steps == []
         assert another.pair.access_token.value == one.pair.access_token.value
 

@@ -12,7 +12,7 @@ async def test_a_session_keeps_a_valid_token_on_a_reported_space(clock, path):
     """Even if an answer is lost, or the refresh token is revoked."""
     async with Emulator(clock=clock, **{"strict": True, **settings_from(read_report(path))}) as emulator:
         half = emulator.lifetimes.access.total_seconds() / 2
-        policy = RefreshPolicy(min_life=1.0)
+        policy = RefreshPolicy(min_lifetime=1.0)
         async with emulator.client() as client, SubscriberSession(client, "alice", policy=policy) as session:
 
             async def renew_twice():

@@ -38,7 +38,16 @@ from signalwire_tokens.clock import SYSTEM, VirtualClock
 from signalwire_tokens.emulator import EMPTY, HTML, ROTATIONS, Emulator, Raw, Redirect, Reset, Status, Truncate
 from signalwire_tokens.keeper import engine_of, failure_of
 from signalwire_tokens.models import TokenPair
-from signalwire_tokens.outcomes import Ambiguous, Denied, Misconfigured, NotSent, Present, Reissue, Spent, Throttled
+from signalwire_tokens.outcomes import (
+    Ambiguous,
+    Denied,
+    IssueNew,
+    Misconfigured,
+    NotSent,
+    Spent,
+    Throttled,
+    UseRefreshToken,
+)
 from support.loop_time import LoopClock
 from support.waiting import eventually
 from support.wire_samples import REFRESH as REFRESH_TOKEN
@@ -202,20 +211,22 @@ async def test_a_minute_s_tokens_rotate_for_ten_minutes_without_a_gap(emulator, 
     assert 600 / 48 - 1 <= session.generation <= 600 / 36 + 1
 
 
-@pytest.mark.parametrize("settings", [{"lifetime": timedelta(seconds=29)}, {"policy": RefreshPolicy(min_life=7201)}])
+@pytest.mark.parametrize(
+    "settings", [{"lifetime": timedelta(seconds=29)}, {"policy": RefreshPolicy(min_lifetime=7201)}]
+)
 async def test_a_life_too_short_is_refused(emulator, client, settings):
     """Before anything is asked, and with the number to lower."""
-    with pytest.raises(ConfigurationError, match=r"too short-lived.*min_life"):
+    with pytest.raises(ConfigurationError, match=r"too short for a session.*min_lifetime"):
         SubscriberSession(client, "alice", **settings)
     assert emulator.requests == []
 
 
 async def test_a_minute_s_token_is_too_short_for_a_policy_that_wants_more(client):
     """The scope is known to give no more."""
-    with pytest.raises(ConfigurationError, match="lives 60 s"):
-        SubscriberSession(client, "alice", scope="sat:refresh", policy=RefreshPolicy(min_life=61))
+    with pytest.raises(ConfigurationError, match="a token lifetime of 1 min is too short"):
+        SubscriberSession(client, "alice", scope="sat:refresh", policy=RefreshPolicy(min_lifetime=61))
     assert SubscriberSession(
-        client, "alice", scope="sat:refresh", fingerprint="x" * 43, policy=RefreshPolicy(min_life=61)
+        client, "alice", scope="sat:refresh", fingerprint="x" * 43, policy=RefreshPolicy(min_lifetime=61)
     )
 
 
@@ -225,8 +236,12 @@ async def test_a_minute_s_token_is_too_short_for_a_policy_that_wants_more(client
         ({"reference": ""}, InvalidRequest, "reference"),
         ({"reference": 7}, InvalidRequest, "reference"),
         ({"application_id": "x", "fingerprint": "y"}, InvalidRequest, "application_id.*fingerprint"),
-        ({"lifetime": 600}, ConfigurationError, "timedelta"),
-        ({"lifetime": timedelta(hours=1), "reissue": False}, ConfigurationError, "reissue=True"),
+        ({"lifetime": "600"}, ConfigurationError, "seconds or a timedelta, more than 0: got str"),
+        (
+            {"lifetime": timedelta(hours=1), "reissue": False},
+            ConfigurationError,
+            "or reissue=False",
+        ),
         ({"expire_at": 1}, TypeError, "unexpected keyword argument 'expire_at'"),
         ({"passwort": "hush"}, TypeError, "unexpected keyword argument 'passwort'"),
     ],
@@ -322,7 +337,7 @@ async def test_a_client_without_credentials_is_told_at_the_start(emulator):
 
 async def test_a_quiet_that_one_session_was_asked_for_holds_for_all_of_its_client(emulator, clock, client):
     """SignalWire counts the requests of all."""
-    policy = RefreshPolicy(due_to=0.7)
+    policy = RefreshPolicy(refresh_to=0.7)
     async with SubscriberSession(client, "alice") as alice, SubscriberSession(client, "bob", policy=policy) as bob:
         await clock.advance(4000)
         emulator.fail(Status(429, retry_after=3000))
@@ -339,7 +354,7 @@ async def test_a_quiet_that_one_session_was_asked_for_holds_for_all_of_its_clien
 
 def quiet_of(session):
     """Return until when a session leaves SignalWire alone."""
-    return engine_of(session).gate.quiet(engine_of(session))[1]
+    return engine_of(session).gate.throttle_period(engine_of(session))[1]
 
 
 async def test_a_quiet_is_told_between_sessions_of_different_clocks(emulator, clock, client):
@@ -432,7 +447,7 @@ async def test_short_lives_rotate():
     async with (
         Emulator(lifetimes=lifetimes, clock=LoopClock()) as emulator,
         emulator.client() as client,
-        SubscriberSession(client, "alice", policy=RefreshPolicy(min_life=0.1)) as session,
+        SubscriberSession(client, "alice", policy=RefreshPolicy(min_lifetime=0.1)) as session,
     ):
         async for pair in session.rotations():
             assert emulator.accepts(pair.access_token)
@@ -483,7 +498,7 @@ async def test_a_session_of_another_loop_says_so(emulator, session):
 )
 def test_what_an_error_means_for_a_renewal(error, kind):
     """What the service may have done, and whether asking again may help."""
-    assert {type(failure_of(error, way)) for way in (Present(0), Reissue(0))} == {kind}
+    assert {type(failure_of(error, way)) for way in (UseRefreshToken(0), IssueNew(0))} == {kind}
 
 
 @pytest.mark.parametrize("kind", [Unauthorized, Forbidden, NotFound, ValidationFailed, ApiError])
@@ -500,8 +515,8 @@ def test_what_an_error_means_for_a_renewal(error, kind):
 def test_a_code_about_a_token_decides_whatever_the_status(kind, code, presented, issued):
     """Only a refresh token that was presented can be spent; without one, the code is about the API token."""
     error = kind("", errors=(Problem(code=code, message="no"),))
-    assert type(failure_of(error, Present(0))) is presented
-    assert type(failure_of(error, Reissue(0))) is issued
+    assert type(failure_of(error, UseRefreshToken(0))) is presented
+    assert type(failure_of(error, IssueNew(0))) is issued
 
 
 @pytest.mark.parametrize("kind", [Unauthorized, Forbidden, NotFound, ValidationFailed, ServerError])
@@ -509,8 +524,8 @@ def test_a_code_about_a_token_decides_whatever_the_status(kind, code, presented,
 def test_a_code_about_the_subscriber_never_ends_a_session_that_can_issue(kind, code):
     """A refresh token of such a subscriber is of no use; whether a pair can be issued may change. (P3)"""
     error = kind("", errors=(Problem(code=code, message="no"),))
-    assert type(failure_of(error, Present(0))) is Spent
-    assert type(failure_of(error, Reissue(0))) is Denied
+    assert type(failure_of(error, UseRefreshToken(0))) is Spent
+    assert type(failure_of(error, IssueNew(0))) is Denied
 
 
 @pytest.mark.parametrize("status", [403, 404, 400])

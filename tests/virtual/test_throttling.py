@@ -20,7 +20,7 @@ from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.errors import is_throttle
 from signalwire_tokens.integrations import token_rules
-from signalwire_tokens.integrations.backend import Backend, Visit
+from signalwire_tokens.integrations.token_endpoint import Backend, Visit
 from signalwire_tokens.throttle import Throttle
 from support.fake_transport import make_client
 
@@ -115,7 +115,7 @@ class Endpoint:
 
     def __init__(self, client, stack):
         self.fleet, self.stack = SessionFleet(client), stack
-        self.backend = Backend(self.fleet, identify=lambda _: "alice", fingerprints=True)
+        self.backend = Backend(self.fleet, identify=lambda _: "alice", allow_device_tokens=True)
 
     async def __call__(self):
         if self.fleet._context is None:

@@ -26,7 +26,7 @@ from signalwire_tokens import (
     UnexpectedResponse,
 )
 from signalwire_tokens.keeper import engine_of
-from signalwire_tokens.outcomes import NotYet, Present, Reissue, Spent
+from signalwire_tokens.outcomes import IssueNew, NotYet, Spent, UseRefreshToken
 from support.fake_transport import settle
 from support.scripted_keeper import issued_at, make_pair
 
@@ -75,7 +75,7 @@ async def test_a_token_of_any_source_is_kept_valid(clock):
         assert session.state is SessionState.FRESH
         assert await session.token() == f"token-{len(source.requests)}"
         assert 3 < len(source.requests) < 6
-    assert all(isinstance(request.step, Reissue) for request in source.requests)
+    assert all(isinstance(request.step, IssueNew) for request in source.requests)
     assert all(0.2 * HOUR <= left <= 0.4 * HOUR for left in source.left)
     assert source.closed == 1
 
@@ -258,7 +258,7 @@ async def test_a_caller_who_is_cancelled_while_a_source_closes_is_cancelled(cloc
 
 async def test_a_source_that_does_not_close_is_left_behind(clock, caplog):
     """After as long as a renewal under way gets."""
-    source, session = keep(clock, policy=RefreshPolicy(drain=0.01))
+    source, session = keep(clock, policy=RefreshPolicy(close_timeout=0.01))
     async with session:
         source.aclose = asyncio.Event().wait
     assert "its source could not be closed: TimeoutError" in caplog.text
@@ -379,12 +379,12 @@ async def test_a_token_without_a_refresh_token_is_not_presented(clock):
     async with session:
         for _ in range(2):
             await session.refresh()
-        assert [type(request.step) for request in source.requests] == [Reissue, Reissue, Present]
+        assert [type(request.step) for request in source.requests] == [IssueNew, IssueNew, UseRefreshToken]
 
 
 async def test_a_caller_of_refresh_gets_an_error_when_the_session_is_closed(clock):
     """Though the renewal goes on for longer than closing waits."""
-    source, session = keep(clock, policy=RefreshPolicy(drain=0.01))
+    source, session = keep(clock, policy=RefreshPolicy(close_timeout=0.01))
     await session.start()
     source.outcomes.append(answered := asyncio.Event())
     refreshing = asyncio.create_task(session.refresh())
@@ -422,7 +422,7 @@ async def test_refresh_tokens_of_a_source_are_presented(clock):
         assert await session.token() == first.access_token.value
         await clock.advance(0.9 * HOUR)
         assert session.pair.access_token.value == second.access_token.value
-        assert isinstance(source.requests[0].step, Present)
+        assert isinstance(source.requests[0].step, UseRefreshToken)
         assert source.requests[0].pair == first
         await clock.advance(2 * HOUR)
         with pytest.raises(SessionExpired):
@@ -465,8 +465,9 @@ async def test_a_pair_that_another_process_has_saved_lifts_no_throttle(clock):
     [
         ({"renewal": object()}, r"renew\(request\)"),
         ({"renewal": Source}, "renewal must be an object"),
-        ({"lifetime": 3600}, "lifetime must be a timedelta"),
-        ({"lifetime": timedelta(0)}, "longer than nothing"),
+        ({"lifetime": "1h"}, "lifetime must be seconds or a timedelta, more than 0: got str"),
+        ({"lifetime": timedelta(0)}, r"lifetime must be .* more than 0"),
+        ({"longest": (60, None)}, "longest must be seconds or a timedelta, more than 0: got NoneType"),
         ({"policy": {}}, "policy must be a RefreshPolicy"),
         ({"pair": SECRET}, "pair must be a TokenPair"),
         ({"reissues": False}, "no way to renew"),
@@ -487,7 +488,7 @@ async def test_a_session_that_is_dropped_during_a_renewal_ends_with_it(clock):
     source, session = keep(clock, store=store, store_key="mine")
     await session.start()
     source.outcomes.append(answered)
-    engine_of(session).begin(Reissue(clock.now()))
+    engine_of(session).begin(IssueNew(clock.now()))
     await settle()
     engine = ref(engine_of(session))
     with pytest.warns(ResourceWarning, match="unclosed"):

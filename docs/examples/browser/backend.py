@@ -10,7 +10,7 @@ from aiohttp import web
 
 from signalwire_tokens import Lifetimes, SessionFleet
 from signalwire_tokens.emulator import Emulator, Status
-from signalwire_tokens.integrations.web import TokenBackend
+from signalwire_tokens.integrations.aiohttp_server import TokenBackend
 
 MINUTE = Lifetimes(access=timedelta(seconds=60), refresh=timedelta(seconds=75))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from . import token_rules
-from .backend import Backend, Visit
+from .token_endpoint import Backend, Visit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,8 +32,8 @@ class TokenBackend(Backend[web.Request]):
     `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
     it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
     browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
-    With `fingerprints`, a device may ask for a token that its key binds. `issues_per_minute` is how many tokens one
-    subscriber may have issued through this backend; requests beyond that are answered with 429.
+    With `allow_device_tokens`, a device may ask for a token that its key binds. `issues_per_minute` is how many tokens
+    one subscriber may have issued through this backend; requests beyond that are answered with 429.
     """
 
     async def lifespan(self, _: web.Application) -> AsyncIterator[None]:

@@ -2,7 +2,7 @@
 
 ::
 
-    async with aiohttp.ClientSession(middlewares=(authorize(session),)) as http:
+    async with aiohttp.ClientSession(middlewares=(subscriber_auth(session),)) as http:
         await http.get(f"{session.client.origin}/api/fabric/subscriber/info")
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     Handler = Callable[[ClientRequest], Awaitable[ClientResponse]]
 
-__all__ = ["authorize"]
+__all__ = ["subscriber_auth"]
 
 
-def authorize(
+def subscriber_auth(
     session: SubscriberSession, *, origins: Iterable[str] | None = None
 ) -> Callable[[ClientRequest, Handler], Awaitable[ClientResponse]]:
     """Make a middleware that signs requests with a session's token.

@@ -64,7 +64,7 @@ class Backend(Generic[R]):
         identify: Callable[[R], Identity],
         allowed_origins: Iterable[str] = (),
         public_origin: str | None = None,
-        fingerprints: bool = False,
+        allow_device_tokens: bool = False,
         issues_per_minute: int = 20,
     ) -> None:
         if not isinstance(fleet, SessionFleet) and not callable(fleet):
@@ -75,7 +75,7 @@ class Backend(Generic[R]):
         self._fleet: SessionFleet | None = fleet if isinstance(fleet, SessionFleet) else None
         self._identify = identify
         self._rules = token_rules.Rules(
-            allowed_origins=allowed_origins, public_origin=public_origin, fingerprints=fingerprints
+            allowed_origins=allowed_origins, public_origin=public_origin, allow_device_tokens=allow_device_tokens
         )
         self._limit = token_rules.IssueLimit(issues_per_minute)
 

@@ -5,8 +5,8 @@ import asyncio
 import aiohttp
 import pytest
 
-from signalwire_tokens import ConfigurationError, RefreshPolicy, SessionClosed, SubscriberSession
-from signalwire_tokens.integrations.aiohttp import authorize
+from signalwire_tokens import ConfigurationError, RefreshPolicy, RefreshTuning, SessionClosed, SubscriberSession
+from signalwire_tokens.integrations.aiohttp_client import subscriber_auth
 from support.resource_server import Api
 
 pytestmark = pytest.mark.usefixtures("loop_time")
@@ -17,7 +17,9 @@ ALICE = "alice@example.com"
 @pytest.fixture
 async def session(client):
     """Return a session that renews at once, and not half a second after its last request."""
-    async with SubscriberSession(client, ALICE, policy=RefreshPolicy(floor=0.001)) as session:
+    async with SubscriberSession(
+        client, ALICE, policy=RefreshPolicy(tuning=RefreshTuning(min_interval=0.001))
+    ) as session:
         yield session
 
 
@@ -29,7 +31,7 @@ async def api(emulator):
 
 @pytest.fixture
 async def http(session, api):
-    async with aiohttp.ClientSession(middlewares=(authorize(session, origins=[api.origin]),)) as http:
+    async with aiohttp.ClientSession(middlewares=(subscriber_auth(session, origins=[api.origin]),)) as http:
         yield http
 
 
@@ -48,7 +50,7 @@ async def test_a_request_is_signed_with_the_sessions_token(session, api, http):
 async def test_the_space_of_the_session_is_signed_for_where_nothing_else_is_said(session, emulator):
     """It is where most requests go."""
     async with (
-        aiohttp.ClientSession(middlewares=(authorize(session),)) as http,
+        aiohttp.ClientSession(middlewares=(subscriber_auth(session),)) as http,
         http.get(f"{session.client.origin}/api/fabric/subscriber/info") as response,
     ):
         assert (await response.json())["email"] == ALICE
@@ -58,7 +60,7 @@ async def test_it_works_for_a_single_request_too(session, api):
     """aiohttp takes middlewares in either place."""
     async with (
         aiohttp.ClientSession() as http,
-        http.get(api.origin, middlewares=(authorize(session, origins=[api.origin]),)) as response,
+        http.get(api.origin, middlewares=(subscriber_auth(session, origins=[api.origin]),)) as response,
     ):
         assert response.status == 200
 
@@ -109,7 +111,7 @@ async def test_the_first_answer_is_released(emulator, session, api):
     refuse(emulator, session)
     async with (
         aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1), middlewares=(authorize(session, origins=[api.origin]),)
+            connector=aiohttp.TCPConnector(limit=1), middlewares=(subscriber_auth(session, origins=[api.origin]),)
         ) as http,
         http.get(f"{api.origin}/me") as response,
     ):
@@ -156,7 +158,7 @@ async def test_whoever_repeats_a_request_does_so_with_the_token_of_then(emulator
         emulator.revoke(api.tokens[0])
         return await handler(request)
 
-    sign = authorize(session, origins=[api.origin])
+    sign = subscriber_auth(session, origins=[api.origin])
     async with aiohttp.ClientSession(middlewares=(repeat, sign)) as http, http.get(f"{api.origin}/me") as response:
         assert response.status == 200
     assert api.tokens[1] == session.pair.access_token.value != api.tokens[0]
@@ -194,7 +196,7 @@ async def test_an_address_that_refuses_at_random_takes_nobodys_token_away(sessio
             assert response.status == 401
         async with http.get(f"{api.origin}/me") as response:
             assert response.status == 200
-        async with aiohttp.ClientSession(middlewares=(authorize(session, origins=[api.origin]),)) as other:
+        async with aiohttp.ClientSession(middlewares=(subscriber_auth(session, origins=[api.origin]),)) as other:
             async with other.get(f"{api.origin}/closed") as response:
                 assert response.status == 401
             await session.token()
@@ -235,7 +237,9 @@ async def test_a_token_does_not_go_from_https_to_http(emulator, session, tls):
     async with (
         Api(emulator, context=server) as api,
         Api(emulator) as plain,
-        aiohttp.ClientSession(middlewares=(authorize(session, origins=[api.origin, "https://other.example"]),)) as http,
+        aiohttp.ClientSession(
+            middlewares=(subscriber_auth(session, origins=[api.origin, "https://other.example"]),)
+        ) as http,
         http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"}, ssl=trusting) as response,
     ):
         assert response.status == 401
@@ -288,10 +292,10 @@ async def test_a_session_that_closes_while_a_request_is_under_way_is_told_of(emu
 async def test_origins_must_be_exact(session, origins):
     """Whatever else is given is refused at once."""
     with pytest.raises(ConfigurationError, match="origins must"):
-        authorize(session, origins=origins)
+        subscriber_auth(session, origins=origins)
 
 
 async def test_a_session_is_needed(client):
     """A client has no token of a subscriber."""
     with pytest.raises(ConfigurationError, match="SubscriberSession"):
-        authorize(client)
+        subscriber_auth(client)

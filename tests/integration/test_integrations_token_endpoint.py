@@ -10,7 +10,7 @@ import pytest
 
 from signalwire_tokens import ConfigurationError, Lifetimes, SessionFleet, SessionState, SqliteStore
 from signalwire_tokens.emulator import Delay, Emulator, Status
-from signalwire_tokens.integrations import asgi, web
+from signalwire_tokens.integrations import aiohttp_server, asgi
 from support.token_endpoints import SERVERS, who
 from support.waiting import HANG, eventually
 
@@ -44,7 +44,7 @@ def open_fleet(client):
 
 @pytest.fixture
 async def page(serve, open_fleet):
-    async with serve(open_fleet, allowed_origins=[FRIEND], fingerprints=True) as page:
+    async with serve(open_fleet, allowed_origins=[FRIEND], allow_device_tokens=True) as page:
         yield page
 
 
@@ -239,7 +239,9 @@ async def limited(clock, serve):
     async with (
         Emulator(clock=clock) as emulator,
         emulator.client() as client,
-        serve(lambda: SessionFleet(client), fingerprints=True, issues_per_minute=2, allowed_origins=[FRIEND]) as page,
+        serve(
+            lambda: SessionFleet(client), allow_device_tokens=True, issues_per_minute=2, allowed_origins=[FRIEND]
+        ) as page,
     ):
         page.emulator = emulator
         yield page
@@ -462,7 +464,7 @@ async def test_a_fleet_that_the_application_has_opened_will_do(serve, client):
             assert (told.status, told.headers["Cache-Control"]) == (503, "no-store")
 
 
-@pytest.mark.parametrize("module", [asgi, web], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [asgi, aiohttp_server], ids=lambda module: module.__name__)
 async def test_what_opens_no_fleet_is_refused_when_the_application_starts(client, module):
     """And not when the first browser asks."""
 
@@ -527,7 +529,7 @@ async def test_a_body_that_breaks_off_is_no_json(page):
     writer.transport.abort()
 
 
-@pytest.mark.parametrize("module", [asgi, web], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [asgi, aiohttp_server], ids=lambda module: module.__name__)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -548,7 +550,7 @@ async def test_settings_that_cannot_be_right_are_refused(client, module, setting
         module.TokenBackend(given.pop("fleet"), **given)
 
 
-@pytest.mark.parametrize("module", [asgi, web], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [asgi, aiohttp_server], ids=lambda module: module.__name__)
 async def test_a_backend_without_an_open_fleet_says_what_is_missing(client, module):
     """Its lifespan was not given to the application."""
     backend = module.TokenBackend(lambda: SessionFleet(client), identify=who)
