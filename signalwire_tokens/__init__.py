@@ -1,23 +1,29 @@
 """Issue SignalWire subscriber tokens with asyncio, and keep them valid.
 
-Each module imports only from layers below its own:
+`TokenClient` sends single requests. The sessions build on it and keep a token valid: `SubscriberSession` for a process
+that has the project's credentials, `BackendSession` and `device.DeviceSession` for one that doesn't. `SessionFleet`
+keeps many sessions in one process. `TokenSession` keeps tokens of a source of your own.
 
-0. `errors`: one tree of errors
+The code has layers, and each module imports only from layers with a smaller number. Layers 0 to 5 only decide: they
+don't send, wait or read a clock. "By path" means that this package doesn't import the module: import it by its full
+name.
+
+0. `errors`: the tree of errors
 1. `durations`: seconds or a `timedelta`
-2. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: what an origin is; `throttle`: how long
-   SignalWire is left alone
-3. `outcomes`: what a renewal is asked for, and what it can answer
-4. `wire`: SignalWire's operations as data, and what its answers mean; `policy`: when to renew, and how
-5. `lifecycle`: all state of one kept token
-6. `clock`: time as an argument, and one timer for all sessions of an event loop
-7. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs are kept (`stores.redis` is
-   imported by path)
-8. `keeper`: `TokenSession`, which keeps a token valid without knowing how it is renewed
+2. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: how origins are read and written; `throttle`:
+   until when SignalWire asked for a pause
+3. `outcomes`: the possible results of a renewal
+4. `wire`: SignalWire's operations as data, and the meaning of its answers; `policy`: when to renew, and in which way
+5. `lifecycle`: all state of a token that a session keeps
+6. `clock`: clocks that are passed as arguments, and one timer for all sessions of an event loop
+7. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs outlive a session (`stores.redis`
+   by path)
+8. `keeper`: `TokenSession`, which keeps a token valid and leaves the renewal itself to a `Renewal`
 9. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
-   with a key of its own (imported by path); `backend`: `BackendSession`, which renews from an application's backend
-10. `fleet`: `SessionFleet`, many sessions behind one governor
-11. `integrations`: a module for each framework; `emulator`: SignalWire on loopback; both imported by path
-12. `testing`: for your tests, imported by path; `cli`: the command `signalwire-tokens`
+   with a device's own key (by path); `backend`: `BackendSession`, which renews from your app's backend
+10. `fleet`: `SessionFleet`, many sessions that share one request rate
+11. `integrations`: one module for each framework; `emulator`: a SignalWire server on loopback, for tests (both by path)
+12. `testing`: helpers for your tests (by path); `cli`: the command `signalwire-tokens`
 """
 
 from ._version import __version__

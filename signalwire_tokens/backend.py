@@ -1,4 +1,9 @@
-"""The session that renews from an application's backend."""
+"""`BackendSession`: keeps a token valid that your app's backend issues.
+
+A backend has the project's credentials, and the session's process doesn't. The session sends one POST request for each
+renewal, and the backend decides by the request's headers which subscriber's token it returns. See
+`integrations.aiohttp_server.TokenBackend` for such a backend.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +28,23 @@ __all__ = ["BackendSession"]
 
 Headers: TypeAlias = Mapping[str, str]
 NOTHING: Headers = {}
-ROUNDING = 1.0  # second, which is what a `Date` tells
+ROUNDING = 1.0  # seconds: expiries are calculated with the answer's `Date`, which has only whole seconds
 
 
 class BackendSession(TokenSession):
-    """A token that an application's backend gives out, kept alive by asking for the next one in time.
+    """A token from your app's backend that the session keeps valid by fetching the next one in time.
 
-    `url` is asked by POST, with an empty JSON object, and answers `{"token", "expiry_at"}`, in milliseconds since the
-    epoch: what `TokenBackend` answers. It is told who asks by `headers`, or by those that `auth` returns, a function,
-    sync or async, that is asked before each request. Headers are sent to this URL and nowhere else.
+    The session sends an empty JSON object to `url` by POST. The backend answers `{"token": …, "expiry_at": …}`, with
+    the expiry in milliseconds since the epoch, as `TokenBackend` does.
 
-    `http_session`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the
-    session makes with them, and closes; its origin is the backend's.
+    A request's headers show the backend who is asking. `headers` are sent with each request. `auth` is a function, sync
+    or async, that returns more headers. It is called before each request, and must return within `timeout` seconds. Its
+    headers replace those of `headers` with the same name. The session sends all of them only to `url`.
+
+    A backend that refuses a request never ends the session: the session tries again after a longer pause.
+
+    `http_session`, `ssl`, `proxy`, `timeout` and `clock` are the arguments of `TokenClient`. The session makes a client
+    with them, offers it as `client`, and closes it. The client's `origin` is the backend's.
     """
 
     __slots__ = ("client",)
@@ -68,7 +78,10 @@ class BackendSession(TokenSession):
 
 
 class BackendRenewal:
-    """Asks an application's backend for its token, with these headers and those that a function returns."""
+    """A `Renewal` that fetches tokens from a backend, with fixed headers and those that a function returns.
+
+    `path` is a `Secret`, because the query of a backend's URL may hold one.
+    """
 
     def __init__(
         self, client: TokenClient, path: Secret[str], headers: Secret[Headers], function: CallerFunction | None
@@ -82,7 +95,11 @@ class BackendRenewal:
         self._function = function
 
     async def renew(self, request: RenewalRequest) -> Outcome:
-        """Return the backend's token, if it expires later than the current one."""
+        """Return the backend's token, or `NotYet` if it doesn't expire later than the current one.
+
+        A backend such as `TokenBackend` keeps one token for each subscriber, so it may return the current one again.
+        `ROUNDING` allows for expiries that differ only because of whole seconds.
+        """
         headers, client = self._headers, self._client
         if self._function is not None:
             headers = wire.add_headers(headers, await self._function.call(client.clock, client.timeout))
@@ -90,6 +107,10 @@ class BackendRenewal:
         return only_later(Renewed(pair, request.asked), request.current, client.clock.now(), margin=ROUNDING)
 
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
-        """Return what an error means: a backend that refuses a request has been set up so, or was asked wrongly."""
+        """Return the failure that an error stands for.
+
+        A refusal by the backend comes from its settings or from the request's headers, and both can be corrected. So
+        `Spent`, which would end the session, becomes `Misconfigured`, after which the session tries again later.
+        """
         meaning = failure_of(error, request.step)
         return Misconfigured(error) if isinstance(meaning, Spent) else meaning

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, one tree.
+"""All errors of the library, in one tree with `SignalWireTokenError` at its root.
 
 ::
 
@@ -8,7 +8,7 @@
     ├── TransportError            no complete answer arrived
     │   ├── ConnectionFailed      refused, reset, unresolved, TLS             (ConnectionError)
     │   └── TimedOut              not within the client's timeout             (TimeoutError)
-    ├── ApiError                  the service answered with a refusal
+    ├── ApiError                  SignalWire refused the request
     │   ├── Unauthorized          401
     │   ├── Forbidden             403
     │   ├── NotFound              404
@@ -16,17 +16,21 @@
     │   ├── RateLimited           429, with `retry_after` where SignalWire gave it
     │   ├── TemporarilyRefused    SignalWire can't do it at this moment, or for this account; try later
     │   └── ServerError           5xx
-    ├── UnexpectedResponse        an answer that is not the service's: HTML, a redirect, broken JSON
-    ├── SessionError              the keeping alive of a token
+    ├── UnexpectedResponse        an answer that isn't SignalWire's: HTML, a redirect, broken JSON
+    ├── SessionError              a session can't do what it was asked
     │   ├── SessionClosed         used before it was opened, or after it was closed
     │   ├── SessionExpired        no way left to renew; terminal
-    │   └── TokenUnavailable      no live token at this moment; try again
+    │   └── TokenUnavailable      no valid token now; try again later
     └── StoreError                a token store failed
 
-SignalWire's codes decide which `ApiError` an answer becomes, whatever its status. The statuses above are those of
-answers without a known code. `wire.codes` lists the codes.
+SignalWire's error codes decide which `ApiError` an answer becomes. The status decides only if the answer has no known
+code. `wire.codes` lists the codes and explains why they come first.
 
-Errors hold facts and speak in `__str__`. None holds a secret, nor a body that might.
+An error keeps its facts in attributes, and `str(error)` puts them into one line. No error holds a secret or the body of
+an answer, because a body may contain a token. So errors are safe to log.
+
+Two functions group the errors by what a caller can do: `is_transient` (the same request may succeed later) and
+`is_throttle` (SignalWire asked for a pause).
 """
 
 from __future__ import annotations
@@ -72,7 +76,12 @@ MOST_SHOWN = 20
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """One thing that is wrong with a request, in the service's own vocabulary."""
+    """One thing that is wrong with a request, in the vocabulary of SignalWire's error bodies.
+
+    SignalWire's answers and the library's own checks use the same form. `code` is an error code such as
+    `invalid_parameter`. `attribute` names the argument or field, or is None if the problem isn't about a single one.
+    `url` links to SignalWire's page about the code, if the answer has one.
+    """
 
     code: str
     message: str
@@ -82,19 +91,20 @@ class Problem:
 
     def __str__(self) -> str:
         about = self.attribute or ""
-        if self.message.startswith(f"{about} "):  # as some of SignalWire's do
+        if self.message.startswith(f"{about} "):  # some of SignalWire's messages begin with the attribute's name
             about = ""
-        elif about:  # our own messages continue the name, SignalWire's are sentences
+        elif about:  # the library's messages continue the name ("must be a UUID"); SignalWire's are whole sentences
             about += ": " if self.message[:1].isupper() else " "
         return f"{about}{self.message} ({self.code})"
 
 
 @attrs.frozen(kw_only=True)
 class RateLimitHint:
-    """What an answer reports about the account's rate limit: a hint to show. No decision of this library depends on it.
+    """What an answer reports about the account's rate limit.
 
-    `limit` is how many requests the account may send in a window, `remaining` how many are left, and `reset_at` when
-    the window ends. Each is None if the answer doesn't have it in a form that can be read.
+    It is a hint for dashboards and logs: the library bases no decision on it. `limit` is how many requests the account
+    may send in a window, `remaining` how many are left, and `reset_at` when the window ends. Each is None if the answer
+    doesn't report it, or reports it in a form that can't be read.
     """
 
     limit: int | None = None
@@ -103,7 +113,16 @@ class RateLimitHint:
 
 
 class SignalWireTokenError(Exception):
-    """Base of all errors of this library."""
+    """The base class of all errors of this library.
+
+    `message` is what failed, without the other facts. `operation` is the client's method, such as
+    `create_subscriber_token`, and `status` the HTTP status of the answer. `errors` holds the problems that the answer
+    or the library's own checks list. `request_id` is SignalWire's id for the exchange, to quote to its support.
+    `retry_after` is how many seconds to wait before the next attempt. Facts that are unknown or don't apply are None,
+    or an empty tuple for `errors`.
+
+    `str(error)` joins all of them, with at most 20 of the problems.
+    """
 
     def __init__(
         self,
@@ -138,23 +157,34 @@ class SignalWireTokenError(Exception):
 
 
 class ConfigurationError(SignalWireTokenError):
-    """A setting is missing or does not fit the others; the message names it."""
+    """A setting is missing or doesn't fit the others. The message names it.
+
+    The error is also raised if a closed client is used, or a client on another event loop than its first one.
+    """
 
 
 class InvalidRequest(SignalWireTokenError, ValueError):
-    """An argument is wrong. `problems` lists everything that is, and nothing was sent."""
+    """At least one argument is wrong, and nothing was sent. `problems` lists every wrong argument, not just the first.
+
+    The error is a `ValueError`, too.
+    """
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that is wrong with the arguments."""
+        """All problems of the arguments; the same as `errors`."""
         return self.errors
 
 
 class TransportError(SignalWireTokenError):
     """No complete answer arrived.
 
-    `sent` tells whether the request left: False, it did not, so repeating it is safe; None, it may have;
-    True, the service had begun to answer it.
+    `sent` is how far the request came:
+
+    - False: it didn't leave this machine. To repeat it is safe.
+    - None: it may have left. SignalWire may have done what it asked for.
+    - True: SignalWire received it and began to answer. `status` is the status of that answer.
+
+    After a refresh, a refresh token may be used up unless `sent` is False. Issuing a new pair is then the safe way on.
     """
 
     def __init__(
@@ -171,18 +201,26 @@ class TransportError(SignalWireTokenError):
 
 
 class ConnectionFailed(TransportError, ConnectionError):
-    """The connection could not be made, or broke."""
+    """The connection couldn't be made, or broke: refused, reset, unresolved name, TLS, proxy.
+
+    The error is a `ConnectionError`, too. `__cause__` is the operating system's error, if there is one.
+    """
 
 
 class TimedOut(TransportError, TimeoutError):
-    """The call did not end within the client's timeout."""
+    """The call, or a function that a session was given, didn't end within the client's `timeout`.
+
+    The operating system's own timeouts for connections also become this error. It is a `TimeoutError`, too.
+    """
 
 
 class ApiError(SignalWireTokenError):
-    """SignalWire answered with a refusal. The codes in `errors` decide which one it is, then `status`.
+    """SignalWire, or the backend of a `BackendSession`, answered with a refusal (4xx or 5xx).
 
-    `server_time` is the time of its clock, in unix seconds, if the answer has it. `rate_limit` is what the answer
-    reports about the account's rate limit, if anything.
+    The codes in `errors` decide which subclass is raised, then `status`. A refusal without a known code and without a
+    subclass for its status is an `ApiError` itself. `server_time` is the time by the answerer's clock, in unix seconds,
+    or None if the answer has no `Date`. `rate_limit` is what the answer reports about the account's rate limit, or
+    None.
     """
 
     server_time: float | None = None
@@ -190,15 +228,15 @@ class ApiError(SignalWireTokenError):
 
 
 class Unauthorized(ApiError):
-    """The credentials that were sent are not accepted: 401, or a code about a token.
+    """The credentials of the request were not accepted: 401, or a code about a token.
 
-    Here, a code about a token, such as `token_expired`, means an access token or the API token. If the request
-    presented a refresh token or a click-to-call token, such a code raises `ValidationFailed`.
+    The credentials are an access token or the project's API token. If the request presented a refresh token or a
+    click-to-call token in its body, a code about a token raises `ValidationFailed` instead.
     """
 
 
 class Forbidden(ApiError):
-    """The credentials are good, but not for this: 403, or a code about the API token's scopes or the subscriber.
+    """The credentials are valid but don't allow this: 403, or a code about the API token's scopes or the subscriber.
 
     The codes are `invalid_auth_token_permissions`, `authblock_is_invalid` and `authblock_is_expired`.
     """
@@ -209,18 +247,19 @@ class NotFound(ApiError):
 
 
 class ValidationFailed(ApiError):
-    """SignalWire found fault with the request: 422, or a code about it. `errors` holds every item of the answer.
+    """SignalWire found the request invalid: 422, or a code about the request or the token in its body.
 
-    Codes about the request are `missing_required_parameter`, `invalid_parameter`, `must_belong_to_project` and
-    `allowed_address_limit_exceeded`. Codes about the refresh token or click-to-call token that was presented are
-    `token_expired`, `token_invalid`, `not_a_refresh_token` and `invalid_token_format`.
+    `errors` holds every item of the answer. Codes about the request are `missing_required_parameter`,
+    `invalid_parameter`, `must_belong_to_project` and `allowed_address_limit_exceeded`. Codes about the refresh token or
+    click-to-call token that was presented are `token_expired`, `token_invalid`, `not_a_refresh_token` and
+    `invalid_token_format`.
     """
 
 
 class RateLimited(ApiError):
     """Too many requests: the code `rate_limit_exceeded`, or 429 without another known code.
 
-    `retry_after` is the wait in seconds, if known.
+    `retry_after` is the pause that SignalWire asks for, in seconds, or None if it gave none.
     """
 
 
@@ -229,53 +268,75 @@ class TemporarilyRefused(ApiError):
 
 
 class ServerError(ApiError):
-    """5xx without a known code: SignalWire failed."""
+    """SignalWire failed: 5xx without a known code. It may have done what the request asked for."""
 
 
 class UnexpectedResponse(SignalWireTokenError):
-    """The answer can't be SignalWire's answer to this request: something in between may have spoken in its place.
+    """The answer can't be SignalWire's answer to this request, or its token can't be used.
 
-    `subscriber_id` is the subscriber that the answer names, if that is another than the session's.
+    Usually a proxy or a wrong host answered instead: with HTML, a redirect, incomplete JSON, or an answer to another
+    request. A session also reports this error if a new token has already expired or doesn't live long enough.
+    `subscriber_id` is the subscriber that the answer names, if the session keeps a token of another one. Otherwise it
+    is None.
     """
 
     subscriber_id: UUID | None = None
 
 
 class SessionError(SignalWireTokenError):
-    """The keeping alive of a token went wrong."""
+    """A session can't do what was asked of it.
+
+    The class itself is raised, for example, if a session or a fleet is opened twice, used on another event loop, or
+    used in another process after a fork.
+    """
 
     @property
     def cause(self) -> BaseException | None:
-        """What the last attempt to renew failed with, where that is why."""
+        """The error of the last attempt to renew, if that is the reason, or None. It is the same as `__cause__`."""
         return self.__cause__
 
 
 class SessionClosed(SessionError):
-    """The session is not open: not yet, or no longer."""
+    """The session isn't open: it wasn't opened yet, or it was closed."""
 
 
 class SessionExpired(SessionError):
-    """No way to renew is left. Terminal."""
+    """No way to renew the token is left. This is final: open a new session instead.
+
+    `token()` raises this error once the current token has expired. `refresh()` raises it even before that.
+    """
 
 
 class TokenUnavailable(SessionError):
-    """There is no live token at this moment; the session goes on trying."""
+    """The session has no valid token now, or `refresh()` brought no new one. The session keeps trying.
+
+    `retry_after` is how many seconds remain until the session tries next, or None if no attempt is planned. `cause` is
+    the error of the last attempt, if one failed.
+    """
 
 
 class StoreError(SignalWireTokenError):
-    """A token store failed."""
+    """A token store failed. The message names the store and the key."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the same request may succeed later with nothing changed."""
+    """Return whether the same request may succeed later although nothing is changed.
+
+    That doesn't mean that a repetition is safe. After a `ServerError`, or a `TransportError` whose `sent` isn't False,
+    SignalWire may have done what the request asked for.
+    """
     return isinstance(error, TransportError | RateLimited | TemporarilyRefused | ServerError | TokenUnavailable)
 
 
 def is_throttle(error: BaseException) -> bool:
-    """Return whether SignalWire did nothing and wants to be left alone: the one rule for what counts as throttling.
+    """Return whether SignalWire did nothing and asked for a pause.
 
-    If a code about a token, the subscriber or the request decides which error it is, it isn't a throttle, whatever its
-    status.
+    This function is the only place that decides what counts as throttling:
+
+    - `RateLimited`: always.
+    - `TemporarilyRefused`: with status 429, or with `retry_after`.
+    - `ServerError`: with status 503 and `retry_after`.
+    - Any other error: never. A 429 with a code about a token, the subscriber or the request is such an error.
     """
     match error:
         case RateLimited() | TemporarilyRefused(status=429):

@@ -1,4 +1,8 @@
-"""The values that the SDK hands out. They know nothing of JSON or HTTP."""
+"""The values that the library returns: tokens, pairs, addresses, subscribers. They don't depend on JSON or HTTP.
+
+`Secret` and `Token` hide their value from `repr`. Error trackers and pretty tracebacks print the local variables of
+each frame. A secret in a plain variable would end up in their output.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,11 @@ LONGEST_LIFE = timedelta(days=3653)
 
 
 class Secret(Generic[T]):
-    """A value that shows itself only where `value` is asked for, so that frames and tracebacks can hold it."""
+    """A wrapper that reveals its value only through `value`, never through `repr`.
+
+    Tracebacks that print local variables show `***`. A secret can't be pickled or copied, because a pickle would
+    contain the value.
+    """
 
     __slots__ = ("value",)
     value: T
@@ -36,20 +44,26 @@ class Secret(Generic[T]):
 
 
 def life_of(token: Token) -> float:
-    """Return how long a token is valid in all, in seconds."""
+    """Return a token's whole lifetime in seconds, from its issue to its expiry."""
     return seconds_of(token.expires_at - token.issued_at)
 
 
 def digest_of(text: str) -> str:
-    """Name a text that must not be shown: by the first 8 hex digits of its SHA-256."""
+    """Return the first 8 hex digits of a text's SHA-256, which identify it in logs without revealing it."""
     return sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
 
 
 @attrs.frozen(kw_only=True, repr=False)
 class Token:
-    """A token and what can be known of it. `repr` and `str` never show the value."""
+    """A token and its times. `repr` and `str` never show its value.
 
-    # Not only `repr` is asked: pretty printers of tracebacks walk the fields by themselves.
+    `issued_at` and `expires_at` are by this machine's wall clock. SignalWire's tokens are encrypted, so the client
+    calculates these times; it prefers an early expiry to a late one. `kind` is "SAT" for an access token and "Refresh"
+    for a refresh token. `channel` is the host to connect to, from the token's header. Both are None if the header
+    doesn't have them.
+    """
+
+    # Tracebacks that print attrs classes field by field don't call `__repr__`, so the field hides itself, too.
     value: str = attrs.field(repr=False)
     issued_at: datetime
     expires_at: datetime
@@ -58,7 +72,7 @@ class Token:
 
     @property
     def digest(self) -> str:
-        """What names the token where its value must not be shown: the first 8 hex digits of its SHA-256."""
+        """The first 8 hex digits of the SHA-256 of `value`, which identify the token in logs."""
         return digest_of(self.value)
 
     def __repr__(self) -> str:
@@ -68,10 +82,11 @@ class Token:
 
 @attrs.frozen(kw_only=True)
 class TokenPair:
-    """An access token, the token that is presented for the next pair, and whom they are for where the service said so.
+    """An access token and the refresh token that is exchanged for the next pair.
 
-    The second is a refresh token, which outlives the first. A token that a device's key binds is its own, and so is one
-    that a backend gave.
+    SignalWire's refresh tokens live a little longer than the access tokens that they come with. Device sessions,
+    backend sessions and `Renewed.valid_for` have a single token, and both fields of their pairs hold it.
+    `subscriber_id` is the subscriber that the pair is for, or None if SignalWire's answer doesn't name one.
     """
 
     access_token: Token = attrs.field()
@@ -81,26 +96,32 @@ class TokenPair:
     @access_token.validator
     @refresh_token.validator
     def _check(self, field: attrs.Attribute[Token], token: object) -> None:
-        if not isinstance(token, Token):  # its text stands in no message, nor in this pair's repr
+        if not isinstance(token, Token):  # a string may be a token, so the message doesn't show it
             raise TypeError(f"{field.name} must be a Token, and is {type(token).__name__}")
 
 
-# The kind that each token of a pair has, by its name in SignalWire's answers, if its header names a kind.
+# The kind that each token of a pair must have, if its header names a kind. The keys are the names in SignalWire's JSON.
 KINDS = {"token": "SAT", "refresh_token": "Refresh"}
 
 
 def is_misplaced(half: str, kind: str | None) -> bool:
-    """Return whether a token of that kind can't be that half of a pair; one of unknown kind can be either."""
+    """Return whether a token's `kind` contradicts its place in a pair. A token of unknown kind fits both places.
+
+    `half` is "token" or "refresh_token", as in SignalWire's JSON.
+    """
     return kind not in (KINDS[half], None)
 
 
 @attrs.frozen(kw_only=True)
 class Lifetimes:
-    """How long SignalWire's tokens live. It can't be read from the tokens.
+    """How long a space's tokens live.
 
-    `access` and `refresh` are for the two tokens of a pair, and `access` also for an invite. `embed` is for a
-    click-to-call guest's token, and `unbound` for an access token with the scope `sat:refresh` that isn't bound to a
-    device's key yet. `Lifetimes.of(access)` makes the others fit an `access` of another length.
+    Tokens are encrypted, so their lifetimes can't be read from them. The defaults are SignalWire's standard lifetimes.
+
+    `access` and `refresh` are the lifetimes of the two tokens of a pair. `access` also applies to an invite. `embed`
+    applies to a click-to-call guest's token. `unbound` applies to an access token with the scope `sat:refresh` that
+    isn't bound to a device's key yet. If your access tokens have another lifetime, `Lifetimes.of(access)` calculates
+    the others.
     """
 
     access: timedelta = attrs.field(default=timedelta(hours=2), converter=span_of)
@@ -112,8 +133,8 @@ class Lifetimes:
     def of(cls, access: Duration) -> Self:
         """Return the lifetimes of a space whose access tokens live for `access`.
 
-        A refresh token lives longer by a twenty-fourth of that, and by five minutes at most. No other token lives
-        longer than an access token.
+        Refresh tokens live longer than access tokens by `access / 24`, but by at most five minutes. The other
+        lifetimes keep their defaults, but are at most `access`.
         """
         usual, span = cls(), positive_span("access", access, longest=LONGEST_LIFE)
         return cls(
@@ -132,7 +153,10 @@ class Lifetimes:
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """A place that can be reached: what guests are allowed to call and invitees are invited to."""
+    """An address in SignalWire, such as a room or a subscriber, that guests may call and invites lead to.
+
+    `channels` maps the names of channels, such as "audio", to what to dial. Fields that SignalWire leaves out are None.
+    """
 
     id: UUID
     name: str | None = None
@@ -147,7 +171,11 @@ class Address:
 
 @attrs.frozen(kw_only=True)
 class SatClaims:
-    """What the service says of the subscriber access token that asked."""
+    """What SignalWire reports about the access token that `subscriber_info` was called with.
+
+    `fingerprint` is the thumbprint of the device's key that the token is bound to, or None. `expires_at` is the expiry
+    by SignalWire's clock, or None.
+    """
 
     scope: tuple[str, ...] = ()
     fingerprint: str | None = None
@@ -156,7 +184,7 @@ class SatClaims:
 
 @attrs.frozen(kw_only=True)
 class SubscriberInfo:
-    """Who a subscriber access token is for."""
+    """The subscriber that an access token is for. Fields that SignalWire leaves out are None."""
 
     id: UUID
     email: str | None = None

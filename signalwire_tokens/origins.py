@@ -1,4 +1,9 @@
-"""Where something is reached: a scheme, a host and a port, and nothing else."""
+"""Origins: a scheme, a host and a port, without user, path or query.
+
+Settings of the library (spaces, embed origins, backends, CORS origins) all follow the rules of this module. `http` is
+allowed only for this machine's own addresses (localhost, 127.0.0.0/8, ::1), because requests carry credentials.
+`read_place` accepts both schemes; its callers refuse `http` and name the setting in their error.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Address("::1"))
 
 
 class Place(NamedTuple):
-    """A host, and what was said of the way to it."""
+    """The parts of a host or an origin. `scheme` and `port` are None if the text doesn't name them."""
 
     scheme: str | None
     host: str
@@ -29,9 +34,10 @@ class Place(NamedTuple):
 
 
 def read_place(text: str) -> Place | None:
-    """Return the scheme, host and port of a host or an origin, or None if the text is anything else.
+    """Return the parts of a host or an origin, in lower case, or None if the text is anything else.
 
-    Blanks around it, and one slash at its end, are ignored.
+    Blanks around the text, and one slash at its end, are ignored. `acme.signalwire.com:443` gives a host and a port,
+    without a scheme. `https://user@acme.signalwire.com` gives None.
     """
     found = FORM.fullmatch(text.strip().removesuffix("/").lower())
     if found is None or (found["port"] and int(found["port"]) not in PORTS) or not is_host(found["host"]):
@@ -40,7 +46,7 @@ def read_place(text: str) -> Place | None:
 
 
 def is_host(host: str) -> bool:
-    """Tell whether what stands in brackets is an address; the pattern has seen to everything else."""
+    """Return whether a host is valid: `FORM` has checked names, but not the address between the brackets of IPv6."""
     if not host.startswith("["):
         return True
     try:
@@ -51,7 +57,7 @@ def is_host(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine itself."""
+    """Return whether a host is this machine itself: localhost, 127.0.0.0/8 or ::1. No name is resolved."""
     if host == "localhost":
         return True
     try:
@@ -62,20 +68,27 @@ def is_loopback(host: str) -> bool:
 
 
 def write_origin(scheme: str, host: str, port: int | None) -> str:
-    """Write an origin as browsers do: an IPv6 address in its short form, and the scheme's usual port left out."""
+    """Return an origin as browsers write it, so that equal origins are equal strings.
+
+    An IPv6 address has its short form, and the scheme's usual port is left out.
+    """
     place = f"[{ip_address(host.strip('[]')).compressed}]" if ":" in host else host
     return f"{scheme}://{place}" + ("" if port in (None, USUAL_PORTS.get(scheme)) else f":{port}")
 
 
 def check_origins(name: str, origins: object) -> frozenset[str]:
-    """Take a list of exact origins, or refuse it. Plain http is for this machine's own addresses alone."""
+    """Return a list of exact origins as a set, or raise a `ConfigurationError` that names the setting `name`.
+
+    A plain string is refused, because its characters would count as origins. `http` is accepted only for this machine's
+    own addresses.
+    """
     if isinstance(origins, str | bytes) or not isinstance(origins, Iterable):
         raise ConfigurationError(f"{name} must be a list of origins, such as ['https://app.example.com']")
     return frozenset(check_origin(name, origin) for origin in cast("Iterable[object]", origins))
 
 
 def check_origin(name: str, origin: object) -> str:
-    """Take one exact origin."""
+    """Return one exact origin as browsers write it, or raise a `ConfigurationError`."""
     place = read_place(origin) if isinstance(origin, str) else None
     if place is None or place.scheme is None:
         message = (

@@ -1,4 +1,13 @@
-"""The session that renews through the project's credentials."""
+"""`SubscriberSession`: keeps a subscriber's token valid with the project's credentials.
+
+The session renews a pair in one of two ways:
+
+- It *refreshes*: it exchanges the refresh token for the next pair.
+- It *reissues*: it issues a new pair for the subscriber's `reference`, as it did for the first one.
+
+The policy and the lifecycle decide when to renew, and in which way. `SubscriberRenewal` sends the request and decides
+what an error means for the session.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +50,16 @@ if TYPE_CHECKING:
 __all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "masked"]
 
 NOTHING: Mapping[str, Any] = {}
-# What shapes the token, and is sent with every issue; everything else is written to the subscriber by the first.
+# These fields shape the token, so each issue sends them. All others describe the subscriber, who keeps them, so they
+# are sent only until a renewal succeeds. Sending them again could overwrite a later change of the profile.
 SHAPING = ("application_id", "fingerprint", "scope", "region", "extra")
 
 
 class TokenFields(TypedDict, total=False):
-    """The fields of `create_subscriber_token` that a session takes too."""
+    """The fields of `TokenClient.create_subscriber_token` that a session accepts as keyword arguments.
+
+    A field that is left out, or None, isn't sent.
+    """
 
     application_id: UUID | str | None
     password: str | None
@@ -64,18 +77,23 @@ class TokenFields(TypedDict, total=False):
 
 
 class SubscriberSession(TokenSession):
-    """A subscriber's token, kept alive: while the session is open, `await session.token()` gives a live one.
+    """A subscriber's token that is kept valid. While the session is open, `await session.token()` returns a valid one.
 
-    A pair is issued when the session is opened, and refreshed in the background from then on. Where its refresh token
-    was lost or refused, a new pair is issued by `reference`, unless `reissue` is False. `lifetime` is how long the
-    access token is to live; such a pair is issued anew each time, since a refresh would give two hours again.
+    The session issues a pair when it is opened, and then renews it in the background. It refreshes the pair as long as
+    it can. If SignalWire refuses the refresh token, or may have used it up, the session issues a new pair for
+    `reference`. With `reissue=False`, it doesn't issue a second pair, and expires when it can't refresh any more.
 
-    `client` is the one that it was given, and `client.origin` where its token is good for.
+    `lifetime` is how long access tokens should live; None means the space's standard lifetime. With a `lifetime`, each
+    renewal issues a new pair, because a refresh returns a pair with the standard lifetime.
 
-    In a `store`, the pair outlives the session, and is shared by all sessions that want the same.
+    In a `store`, the pair outlives the session. Sessions that ask for the same token share the pair, and only one of
+    them renews it at a time. A session without a `store` keeps the pair in memory.
 
-    `password` and the fields that describe the person are sent with the first issue only. `application_id`,
-    `fingerprint`, `scope`, `region` and `extra` shape the token, and are sent with each.
+    `application_id`, `fingerprint`, `scope`, `region` and `extra` shape the token and are sent with each issue.
+    `password` and the profile fields are sent only until the session's first renewal succeeds.
+
+    The session sends its requests through `client` and doesn't close it. The token is valid for the space at
+    `client.origin`.
     """
 
     __slots__ = ("client",)
@@ -93,7 +111,7 @@ class SubscriberSession(TokenSession):
         **token_fields: Unpack[TokenFields],
     ) -> None:
         fields = {name: value for name, value in masked(token_fields).items() if value is not None}
-        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
+        token_fields.clear()  # type: ignore[attr-defined]  # this frame must not hold a password; it is a dict
         if lifetime is not None and not reissue:
             raise ConfigurationError(
                 "a session with a lifetime can't use refresh tokens, because they bring tokens with the usual "
@@ -101,7 +119,7 @@ class SubscriberSession(TokenSession):
             )
         span = None if lifetime is None else positive_span("lifetime", lifetime, longest=LONGEST_LIFE)
         renewal = SubscriberRenewal(client, reference, lifetime=span, fields=fields)
-        renewal.describe_issue()  # refuses what is wrong with the arguments now, and not when it is too late
+        renewal.describe_issue()  # raises now, rather than in the background, if an argument is wrong
         life = client.lifetimes.access
         if span is not None:
             life = span
@@ -133,9 +151,12 @@ class SubscriberSession(TokenSession):
         store: TokenStore | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Keep a pair alive that was issued elsewhere. It can be refreshed, but not issued anew.
+        """Return a session that keeps a pair valid that was issued elsewhere.
 
-        In a `store`, its successors are kept under this very pair: begin with the same one after a restart.
+        The session can refresh the pair, but can't issue a new one. It expires when it can't refresh any more.
+
+        In a `store`, the later pairs are kept under a key that is made from this pair. To continue after a restart,
+        pass the same pair again, even though it has expired by then.
         """
         refuse_swapped(pair)
         session = cls.__new__(cls)
@@ -159,8 +180,9 @@ class SubscriberSession(TokenSession):
     async def create_invite_token(self, address_id: UUID | str, *, expires_at: wire.When | None = None) -> Token:
         """Return a token that invites its holder to an address, in the subscriber's name.
 
-        If SignalWire refuses the session's token, the session renews it and repeats the request once, by the rule of
-        `report_unauthorized`.
+        `expires_at` is a time in unix seconds, a datetime with a time zone, or a timedelta from now. If SignalWire
+        refuses the session's token, the session renews it and repeats the request once, unless `report_unauthorized`
+        returns False.
         """
         await self.token()
         token = self.pair.access_token
@@ -176,9 +198,18 @@ class SubscriberSession(TokenSession):
 
 
 class SubscriberRenewal:
-    """Issues and refreshes a subscriber's pairs.
+    """A `Renewal` that issues and refreshes a subscriber's pairs through a client.
 
-    Without a `reference`, it can only refresh: use it with `reissues=False`.
+    Without a `reference`, it can only refresh: use it in a session with `reissues=False`. Each request is sent without
+    the client's retries, because the session's policy plans the next attempt.
+
+    In two cases, an issue sends a second request within the same time limit:
+
+    - SignalWire refuses `expire_at`, and the clocks differ by more than 2 s. This machine's wall clock may be wrong,
+      so the second request calculates `expire_at` from SignalWire's clock.
+    - The answer is a pair of another subscriber. It may belong to another request, for example because of a cache. Or
+      the subscriber was deleted and created again. A second answer with the same new subscriber and another token shows
+      that, so it is accepted.
     """
 
     __slots__ = ("_first", "_label", "_lifetime", "_shape", "client", "reference")
@@ -201,20 +232,24 @@ class SubscriberRenewal:
 
     @property
     def label(self) -> str:
-        """How the session is named in logs and errors: by no reference."""
+        """The session's name in logs and errors: a digest, because a reference may be an email address."""
         return self._label or f"#{digest_of(self.reference)}"
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """The fields that the next issue sends."""
+        """The fields that the next issue sends, besides `reference` and `expire_at`."""
         return {**self._shape, **self._first}
 
     @property
     def key(self) -> str:
-        """What names the pair in a store: all sessions that want the same share it."""
+        """The pair's key in a store.
+
+        It contains all that decides which token a session gets, so sessions with equal keys can share a pair. The
+        profile and the password don't count, because they change the subscriber and not the token.
+        """
         shape, lifetime = self._shape, self._lifetime
         application, extra = shape.get("application_id"), shape.get("extra")
-        if extra is not None:  # JSON first makes strings of nested keys, so that they can be sorted
+        if extra is not None:  # the round trip turns nested keys into strings, which can be sorted
             extra = json.dumps(json.loads(json.dumps(dict(extra.value))), sort_keys=True)
         return key_of(
             (
@@ -231,7 +266,10 @@ class SubscriberRenewal:
         )
 
     def describe_issue(self, now: float | None = None) -> wire.Request[TokenPair]:
-        """Return the request for a new pair."""
+        """Return the request for a new pair, or raise `InvalidRequest` if an argument is wrong.
+
+        `now` is the time from which `expire_at` is calculated, in unix seconds. None means this machine's wall clock.
+        """
         return wire.create_subscriber_token(
             self.reference,
             now=self.client.clock.wall() if now is None else now,
@@ -241,7 +279,7 @@ class SubscriberRenewal:
         )
 
     async def renew(self, request: RenewalRequest) -> Renewed:
-        """Return a new pair."""
+        """Return a new pair, by a refresh or an issue as `request.step` demands, or raise the client's error."""
         pair, seen = request.pair, set(request.current.seen)
         replaced = pair or request.current.pair
         if isinstance(request.step, IssueNew) or pair is None:
@@ -255,18 +293,26 @@ class SubscriberRenewal:
         return Renewed(answer, request.asked)
 
     def adopted(self, left: float) -> None:
-        """Report that a token was replaced that was still valid for so many seconds."""
+        """Report to the client's observers that a token with `left` more seconds to live was replaced."""
         report_renewal(self.client, left)
 
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
-        """Return what an error means: a refused `lifetime` never ends the session, since clocks are set right."""
+        """Return the failure that an error stands for.
+
+        A refused issue ends the session (`Spent`). A refused `expire_at` doesn't, because a wrong wall clock may be the
+        reason and may be corrected. It counts as `Denied`, and the session tries again later.
+        """
         meaning = failure_of(error, request.step)
         if isinstance(meaning, Spent) and isinstance(request.step, IssueNew) and isinstance(error, ValidationFailed):
             return Denied(error) if self._may_be_about_lifetime(error) else meaning
         return meaning
 
     async def _issue(self, replaced: TokenPair | None, seen: set[int], limit: float | None) -> TokenPair:
-        """Return a new pair; ask a second time where the first answer may be a mistake."""
+        """Return an issued pair. Send a second request in the two cases that the class describes.
+
+        `replaced` is the pair before, or None. `seen` holds the hashes of earlier access tokens, which no answer may
+        repeat. `limit` is in seconds, and covers both requests; None means the client's `timeout`.
+        """
         request, clock = self.describe_issue(), self.client.clock
         began = clock.now()
         try:
@@ -281,29 +327,36 @@ class SubscriberRenewal:
             request = self.describe_issue(there)
         elif other is None:
             raise refused
-        # An answer with another subscriber belongs to another request, unless two answers name that one, with different
-        # tokens: then the subscriber was created again.
+        # `other` is None unless the first answer named another subscriber. That subscriber is accepted now. The token
+        # must be another one: the first answer's token is in `seen`.
         request = wire.replacing(request, replaced, seen, or_of=other)
         left = (self.client.timeout if limit is None else limit) - (clock.now() - began)
         return await self.client.send(request, retries=0, limit=left)
 
     def _is_off(self, server_time: float) -> bool:
-        """Return whether this machine's wall clock and SignalWire's differ."""
+        """Return whether SignalWire's time differs from this machine's wall clock by more than rounding explains."""
         return abs(server_time - self.client.clock.wall()) > ROUNDING
 
     def _may_be_about_lifetime(self, error: ValidationFailed) -> bool:
-        """Return whether `expire_at` may be what SignalWire refused: it depends on this machine's wall clock."""
+        """Return whether SignalWire may have refused `expire_at`, which depends on this machine's wall clock.
+
+        Without a `lifetime`, no `expire_at` is sent. With one, the answer may name `expire_at`. If it names no
+        attribute, `expire_at` counts as refused unless SignalWire's time shows that the clocks agree.
+        """
         may_be_off = error.server_time is None or self._is_off(error.server_time)
         attributes = {one.attribute for one in error.errors} or {None}
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
 
 
 def masked(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mapping[str, Any]:
-    """Return the fields with those that are secret in a `Secret`; raise an error for unknown ones."""
+    """Return the fields with `password` and `extra` wrapped in a `Secret`.
+
+    Raise `TypeError` for an unknown field, as Python does for an unknown keyword argument of `taker`.
+    """
     unknown = token_fields.keys() - TokenFields.__annotations__.keys()
     if unknown:
         name = min(unknown)
-        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in a frame; it is a dict
+        token_fields.clear()  # type: ignore[attr-defined]  # no frame may hold a password; it is a dict
         raise TypeError(f"{taker} got an unexpected keyword argument {name!r}")
     return {
         name: Secret(value) if name in ("password", "extra") and not isinstance(value, Secret) else value
@@ -312,7 +365,7 @@ def masked(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mappi
 
 
 def refuse_swapped(pair: TokenPair) -> None:
-    """Refuse a pair whose halves are not what they stand for."""
+    """Raise an error if `pair` isn't a `TokenPair`, or if its tokens are in each other's place."""
     if not isinstance(pair, TokenPair):
         raise ConfigurationError("what is to be kept alive must be a TokenPair")
     halves = (("access_token", "token", pair.access_token), ("refresh_token", "refresh_token", pair.refresh_token))

@@ -1,11 +1,22 @@
-"""`TokenClient`: sends what `wire` describes through aiohttp, and decides nothing.
+"""`TokenClient`: sends the requests that `wire` describes through aiohttp.
 
-`operations` is the client as its users see it. `credentials` are the project's own, and `functions` calls those that
-callers give for other credentials. `sender` sends one request over HTTP. `environment` reads settings from variables.
-`observing` is how observers follow the client.
+`wire` decides what to send, what an answer means and whether to repeat a request. This package sends, waits and keeps
+the connections:
 
-No frame of these modules has a credential in a local variable while something below it can fail: secret arguments are
-masked first, headers are written where they are passed, and errors are raised when nothing of aiohttp's is left.
+- `operations`: `TokenClient` itself, with a method for each operation
+- `credentials`: the project's API token, and how it is fetched from your app's function
+- `functions`: calls your app's functions for other credentials, such as `auth` of a `BackendSession`
+- `sender`: one HTTP request and its answer
+- `connector`: the client's connections, and when one may be reused
+- `environment`: settings from environment variables
+- `observing`: how metrics and traces follow a client
+
+Error trackers print the local variables of every frame of a traceback. So a frame of this package must not hold a
+credential in a plain variable while a call below it can fail. Three habits ensure that:
+
+1. A function wraps secret arguments in `Secret` first, and deletes the plain ones.
+2. A header is built in the expression that passes it on, without a variable of its own.
+3. An error is stored, and raised only when the frames of aiohttp, which hold headers, are gone from its traceback.
 """
 
 from .functions import CallerFunction

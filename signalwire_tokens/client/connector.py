@@ -1,12 +1,23 @@
-"""The client's own connections: one is reused only if nothing arrived while it was idle.
+"""The client's own connections. A connection is reused only if nothing arrived while it was idle.
 
-aiohttp takes bytes that arrived on an idle connection for the answer to the next request (aiohttp issue 13656). An
-answer that was sent twice would reach another caller. So the connector checks each connection when it becomes idle, and
-again before it is reused. It closes the connection if its socket has anything to read, if aiohttp has read a message,
-or if the kernel has counted more bytes than before. The count also reveals half a message, or half a TLS record, which
-aiohttp's parser and the TLS layer keep to themselves. Only Linux counts.
+aiohttp treats bytes that arrived on an idle connection as the answer to the next request (aiohttp issue 13656). If a
+server or proxy sent an answer twice, the second copy would be returned to another caller, with another subscriber's
+token in it.
 
-One case is left: half a TLS record that the event loop read together with the end of the last answer.
+So the connector checks each connection twice: when it becomes idle, and before it is reused. It closes the connection
+if one of these signs shows that something arrived:
+
+=======================================  ===========================================================
+sign                                     what it reveals
+=======================================  ===========================================================
+the socket has something to read         bytes or an end that the event loop hasn't read yet
+aiohttp's `should_close` is set          a whole message that aiohttp has read
+the kernel's count of bytes has grown    part of a message, or part of a TLS record, which aiohttp's
+(Linux only)                             parser or the TLS layer has buffered
+=======================================  ===========================================================
+
+One case isn't detected: part of a TLS record that the event loop read together with the end of the last answer. It was
+already counted when the connection became idle.
 """
 
 from __future__ import annotations
@@ -37,11 +48,11 @@ BYTES_RECEIVED = struct.Struct("=128xQ")  # `tcpi_bytes_received` in Linux's `st
 
 
 class GuardedConnector(aiohttp.TCPConnector):
-    """Open connections, and reuse one only if it has received nothing since its last answer."""
+    """A connector that reuses a connection only if it has received nothing since its last answer."""
 
     def __init__(self) -> None:
         super().__init__()
-        # By connection, how many bytes it had received when it became idle.
+        # For each connection, how many bytes it had received when it last became idle.
         self._received: WeakKeyDictionary[ResponseHandler, int] = WeakKeyDictionary()
 
     async def connect(
@@ -50,10 +61,10 @@ class GuardedConnector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp calls it so
     ) -> Connection:
-        """Return a new connection, or one that has been quiet; close the others that the pool offers."""
+        """Return a new connection, or an idle one that received nothing. Close all others that the pool offers."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            protocol = cast("ResponseHandler", connection.protocol)  # it has one until it is released
+            protocol = cast("ResponseHandler", connection.protocol)  # it is None only after the release
             if self._may_carry_a_request(protocol):
                 connection.add_callback(partial(self._note, protocol))
                 return connection
@@ -61,12 +72,15 @@ class GuardedConnector(aiohttp.TCPConnector):
             connection.close()
 
     def _may_carry_a_request(self, protocol: ResponseHandler) -> bool:
-        """Return whether a connection is new, or has received nothing while it was idle."""
+        """Return whether a connection is new, or received nothing while it was idle."""
         before = self._received.get(protocol)
         return before is None or (not protocol.should_close and received(protocol.transport) == before)
 
     def _note(self, protocol: ResponseHandler) -> None:
-        """Note how much a connection has received when it becomes idle; have it closed if there is more to read."""
+        """Record how many bytes a connection has received when it becomes idle.
+
+        If there is more to read already, close the connection instead of returning it to the pool.
+        """
         count = received(protocol.transport)
         if count is None:
             protocol.force_close()
@@ -75,15 +89,16 @@ class GuardedConnector(aiohttp.TCPConnector):
 
 
 def abort(transport: asyncio.Transport | None) -> None:
-    """Close a connection at once: a peer that breaks the rules may never take part in closing TLS."""
+    """Close a connection at once, without the TLS closing handshake, for which a faulty peer may never answer."""
     if transport is not None:
         transport.abort()
 
 
 def received(transport: asyncio.Transport | None) -> int | None:
-    """Return how many bytes a connection has received, or 0 if the system doesn't count them.
+    """Return how many bytes a connection has received in all, or 0 if the system doesn't count them.
 
-    Return None if there are bytes, or an end, that the event loop has yet to read, or if the socket is out of reach.
+    Return None if the socket has bytes or an end that the event loop hasn't read, or if the connection has no open
+    socket.
     """
     found: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
     if found is None or found.fileno() < 0 or is_readable(found.fileno()):

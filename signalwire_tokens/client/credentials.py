@@ -1,4 +1,4 @@
-"""The project's credentials, and how a caller's function is asked for them."""
+"""The project's credentials, and how a function of your app is called for the API token."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from signalwire_tokens.models import Secret
 
 __all__ = ["ProjectCredentials", "ask_caller", "bare"]
 
-LAST_WORD = 1.0  # seconds that a caller's function gets to stop
+LAST_WORD = 1.0  # seconds that the function gets to stop after its cancellation, when the client closes
 Refusal: TypeAlias = tuple[str, Exception | None]
 WAS_CLOSED: Refusal = ("the client was closed before api_token had answered", None)
 WAS_CANCELLED: Refusal = ("the function given as api_token was cancelled", None)
 
 
 class ProjectCredentials:
-    """Write the project's `Authorization`, from an API token or from a function that returns the current one.
+    """The project's `Authorization` header, made from an API token or from a function that returns the current one.
 
-    `from_environment` says whether `TokenClient.from_env()` read both: an error then names the variables.
+    The header is kept until SignalWire refuses it::
+
+        none ── header() ──> kept ── changed(refused header) ──> refused ── header() ──> kept
+
+    `header()` uses the fixed API token, or calls the function. All requests that need the API token wait for the same
+    call of the function, which runs in a task. If a request is cancelled, the others go on waiting. When none is left,
+    the task is cancelled. A fixed API token never changes, so `changed()` returns False at once.
+
+    If `from_environment` is True, `TokenClient.from_env()` read the credentials, and errors name environment variables
+    rather than arguments.
     """
 
     def __init__(self, project_id: str | None, api_token: Secret[Any]) -> None:
@@ -37,43 +46,50 @@ class ProjectCredentials:
 
     @property
     def secrets(self) -> tuple[Secret[str], ...]:
-        """What must not come back in an error's text: the API token, alone and as it is sent."""
+        """The strings that no error text may repeat: the API token itself, and its Base64 form in the header."""
         if self._header is None:
             return ()
         return (self._token, Secret(self._header.value.removeprefix("Basic ")))
 
     @property
     def kept(self) -> Secret[str] | None:
-        """The header, where nothing must be asked for it: a function's answer is kept until the service refuses it."""
+        """The current header, or None if the API token must be fetched first or again."""
         return None if self._refused else self._header
 
     async def header(self, operation: str) -> Secret[str]:
-        """Return the header, and ask for the API token if none is kept."""
+        """Return the header. Fetch the API token first if no header is kept.
+
+        Raise `ConfigurationError` if a credential is missing, or if the function fails. `operation` is named in it.
+        """
         if self.kept is None:
             self._check(operation)
             if callable(self._api_token.value):
                 await self._ask(operation)
             else:
                 self._take(self._api_token)
-        assert self._header is not None  # noqa: S101 - whoever asked has just taken one, or raised
+        assert self._header is not None  # noqa: S101 - the branches above set it, or raise
         return self._header
 
     async def changed(self, refused: Secret[str], operation: str) -> bool:
-        """Return whether there is another API token than the one that SignalWire refused."""
+        """Return whether there is another API token than the one that SignalWire refused.
+
+        `refused` is the header that was sent. Several requests may report the same header. Only the first report marks
+        it as refused, because a later header may be in use by then.
+        """
         if not callable(self._api_token.value):
             return False
         self._refused = self._refused or self._header is refused
         return (await self.header(operation)).value != refused.value
 
     async def aclose(self) -> None:
-        """Stop asking."""
+        """Cancel the function if it is running. Wait at most `LAST_WORD` seconds for its end."""
         self._closed = True
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking], timeout=LAST_WORD)
 
     def _check(self, operation: str) -> None:
-        """Raise the error that names everything that is missing, by the variable or the argument that it comes from."""
+        """Raise an error that names every missing credential, by its environment variable or its argument."""
         names = {"project_id": self.project_id is None, "api_token": self._api_token.value is None}
         missing = [f"SIGNALWIRE_{name.upper()}" if self.from_environment else name for name in names if names[name]]
         if missing:
@@ -87,7 +103,7 @@ class ProjectCredentials:
         self._header = wire.basic_authorization(self.project_id or "", token)
 
     async def _ask(self, operation: str) -> None:
-        """Ask the caller's function for the current API token, once for all who wait; when nobody does, no longer."""
+        """Wait until the function has returned the current API token. Start its task if none is running."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._answer(), name="signalwire-tokens: api_token")
             self._asking.add_done_callback(self._forget)
@@ -120,19 +136,25 @@ class ProjectCredentials:
 
 
 async def ask_caller(function: Secret[Any]) -> tuple[Secret[Any], Exception | None]:
-    """Ask a caller's function, sync or async; return what it answers, or what it raises."""
+    """Call a function, sync or async, and return its result or its exception.
+
+    The exception is returned without its traceback, because the function's frames may hold a credential.
+    """
     answer: Secret[Any] = Secret(None)
     try:
         answer.value = function.value()
         if inspect.isawaitable(answer.value):
             answer.value = await answer.value
-    except Exception as error:  # noqa: BLE001 - the function is the caller's: it may raise anything
+    except Exception as error:  # noqa: BLE001 - a function of your app may raise any exception
         return Secret(None), bare(error)
     return answer, None
 
 
 def bare(error: Exception) -> Exception:
-    """Strip an error, and all that it hangs on, of frames, which may hold credentials."""
+    """Remove the tracebacks of an error and of all its causes and contexts, and return the error.
+
+    The frames of a traceback may hold credentials.
+    """
     seen: set[int] = set()
     links: list[BaseException | None] = [error]
     while links:

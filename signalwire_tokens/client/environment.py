@@ -1,6 +1,7 @@
-"""The environment variables that hold a client's settings, and how settings are read from text.
+"""The environment variables that hold a client's settings.
 
-A variable that is empty or blank counts as one that isn't set.
+A setting whose variable isn't set is None, except `lifetimes`. A variable that is empty or blank counts as one that
+isn't set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["api_token", "ca_file", "embed_origin", "lifetimes", "missing", "proj
 
 
 def space() -> str | None:
-    """Return the space."""
+    """Return the space, as its name, host or origin."""
     return trimmed(os.environ.get("SIGNALWIRE_SPACE"))
 
 
@@ -32,7 +33,7 @@ def api_token() -> str | None:
 
 
 def ca_file() -> str | None:
-    """Return the file that holds the certificates to trust in place of the system's."""
+    """Return the path of a PEM file with the certificates to trust in place of the system's."""
     return trimmed(os.environ.get("SIGNALWIRE_REST_CA_FILE"))
 
 
@@ -42,12 +43,12 @@ def embed_origin() -> str | None:
 
 
 def lifetimes() -> Lifetimes:
-    """Return how long the space's tokens live."""
+    """Return how long the space's tokens live: SignalWire's standard lifetimes if the variable isn't set."""
     return read_lifetimes(trimmed(os.environ.get("SIGNALWIRE_TOKENS_LIFETIME")))
 
 
 def missing() -> list[str]:
-    """Return the names of the variables that are missing, of those for the space and the project's credentials."""
+    """Return the names of the variables that aren't set, among those for the space and the project's credentials."""
     found = {"SIGNALWIRE_SPACE": space, "SIGNALWIRE_PROJECT_ID": project_id, "SIGNALWIRE_API_TOKEN": api_token}
     return [name for name, read in found.items() if read() is None]
 

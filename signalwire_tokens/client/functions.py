@@ -1,4 +1,4 @@
-"""A caller's function that a session calls for a credential."""
+"""Calls your app's function for a credential: `auth` of a `BackendSession`, `token` of a `DeviceSession`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["CallerFunction"]
 
 
 class CallerFunction:
-    """A function, sync or async, that a caller has given as `name`.
+    """A function, sync or async, that your app gave as the argument `name`.
 
-    It runs in a task of its own, since it may refuse to end. It isn't called again until that task has
-    ended.
+    It runs in a task of its own, because it may ignore its cancellation and never return. While such a task is still
+    running, the function isn't called a second time: the next `call()` waits for that task again.
     """
 
     def __init__(self, function: Secret[Any], name: str) -> None:
@@ -30,7 +30,12 @@ class CallerFunction:
         self._task: asyncio.Task[tuple[Secret[Any], Exception | None]] | None = None
 
     async def call(self, clock: Clock, limit: float) -> Secret[Any]:
-        """Return what the function returns, within so many seconds. What it raises becomes an error that may pass."""
+        """Return what the function returns, or raise an error.
+
+        If the function doesn't return within `limit` seconds of the event loop's time, it is cancelled, and `TimedOut`
+        is raised. An error of this library is raised as it is. Any other exception becomes a `TransportError` with
+        `sent=False`, so a session tries again later. If the caller is cancelled, the function is cancelled, too.
+        """
         task = self._task
         if task is None or task.done():
             task = timer_of(clock).begin(ask_caller(self._function), f"call {self._name}")

@@ -1,4 +1,8 @@
-"""Who looks on while a client works."""
+"""Observers: how metrics and traces follow what a client and its sessions do.
+
+`integrations.opentelemetry.Telemetry` is one. An observer that raises an exception is logged and doesn't disturb the
+client.
+"""
 
 from __future__ import annotations
 
@@ -20,32 +24,39 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
 
 class Observer(Protocol):
-    """Is told of what a client and its sessions do, while they do it: it must not wait."""
+    """An object whose methods a client calls while it works, on the event loop. The methods must not block."""
 
     def asking(self, operation: str, origin: str) -> AbstractContextManager[object]:
-        """Look on while an operation is asked for, and learn with which error it ended, if with one."""
+        """Return a context manager that the client enters before an operation and exits after it.
+
+        One operation may send several requests. `__exit__` gets the error with which the operation failed, if it
+        failed. It can't suppress that error. `origin` is where the requests go.
+        """
         ...
 
     def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:
-        """Note what an answer reports about the account's rate limit. Not every answer does."""
+        """Record what an answer reports about the account's rate limit, if it reports anything."""
         ...
 
     def renewed(self, left: float) -> None:
-        """Learn that a session got its next pair, with so many seconds left of the one before."""
+        """Record that a session got its next pair, when the token before was valid for `left` more seconds."""
         ...
 
 
 @contextmanager
 def tolerate() -> Iterator[None]:
-    """Let an observer fail, and nothing with it: an answer that is lost may be a refresh token that is."""
+    """Log an exception of an observer instead of raising it.
+
+    Raised in the middle of a call, it would lose the answer, and with it perhaps the only valid refresh token.
+    """
     try:
         yield
-    except Exception:  # whatever it is: an observer is anybody's code
+    except Exception:  # an observer is foreign code, and may raise any exception
         logger.exception("an observer failed")
 
 
 def report_renewal(client: TokenClient, left: float) -> None:
-    """Report to a client's observers that a token was renewed that was still valid for so many seconds."""
+    """Report to a client's observers that a session renewed a token that was valid for `left` more seconds."""
     for observer in client.observers:
         with tolerate():
             observer.renewed(left)
@@ -53,7 +64,7 @@ def report_renewal(client: TokenClient, left: float) -> None:
 
 @contextmanager
 def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Iterator[None]:
-    """Have observers look on while an operation is asked for."""
+    """Enter each observer's context around an operation, and exit it with the operation's error, if there is one."""
     entered: list[AbstractContextManager[object]] = []
     for observer in observers:
         with tolerate():
@@ -69,14 +80,14 @@ def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Ite
 
 
 def show_hint(observers: tuple[Observer, ...], operation: str, origin: str, hint: RateLimitHint) -> None:
-    """Show observers what an answer reports about the rate limit."""
+    """Pass what an answer reports about the rate limit to each observer."""
     for observer in observers:
         with tolerate():
             observer.hinted(operation, origin, hint)
 
 
 def leave(entered: list[AbstractContextManager[object]], error: BaseException | None) -> None:
-    """Tell observers how it ended; the last that came is the first to go."""
+    """Exit the observers' contexts in reverse order, with the error of the operation, or None after a success."""
     kind, traceback = (None, None) if error is None else (type(error), error.__traceback__)
     for context in reversed(entered):
         with tolerate():

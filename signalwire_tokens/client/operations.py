@@ -1,4 +1,16 @@
-"""The client as its users see it: an operation each, retried where that may help."""
+"""`TokenClient`: one method for each of SignalWire's operations.
+
+A call goes through these steps::
+
+    create_subscriber_token(…)   wraps its secret arguments, and returns a coroutine
+      _ask                       checks the arguments, and describes the request with `wire`
+        send → _send             bounds the whole call by the timeout
+          _attempt               sends the request once, and reads the answer with `wire`
+          _ask_again             sends it again, as `wire.pause_before_retry` and `_may_ask_again` allow
+
+`_attempt` returns errors instead of raising them. An error that was raised there would have frames in its traceback
+that hold the answer's body.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +66,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
 
 class ClientSettings(TypedDict, total=False):
-    """How a `TokenClient` talks: what a session takes, too, that makes one for itself."""
+    """The arguments of `TokenClient` that `BackendSession` and `DeviceSession` accept for the client that they make."""
 
     http_session: aiohttp.ClientSession | None
     ssl: tls.SSLContext | None
@@ -64,17 +76,24 @@ class ClientSettings(TypedDict, total=False):
 
 
 class TokenClient:
-    """Issue tokens, and look up what they are for.
+    """A client that issues tokens and looks up what they are for.
 
-    `space` is a space's name, its host or its origin. Without `project_id` and `api_token`, the operations that need
-    neither still work. `api_token` may be a function, sync or async, that returns the current one: it is called again
-    after `Unauthorized`. `timeout` bounds a whole call, retries included. `embed_origin` is the host or
-    origin that `create_embed_token` asks instead of the space, such as `https://embeds.signalwire.com`.
+    `space` is a space's name, its host or its origin. `project_id` and `api_token` are the project's credentials.
+    Without them, only the operations that send other credentials, or none, work. `api_token` may be a function, sync or
+    async, that returns the current API token. The client keeps the returned token, and calls the function again when
+    SignalWire refuses that token. `embed_origin` is the host or origin to which `create_embed_token` sends its request,
+    such as `https://embeds.signalwire.com`. None means the space.
 
-    An `aiohttp.ClientSession` given as `http_session` is used and never closed. The client's own session reuses a
-    connection only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves no
-    connection in the pool of a given session. It can't check a connection that your app left there: if your app calls
-    the same space through that session, a stray answer to your app may be returned to the client.
+    `timeout` bounds a whole call, including up to `retries` repetitions and the pauses between them. `lifetimes` is how
+    long the space's tokens are valid; None means SignalWire's standard lifetimes. `clock` is the time by which expiries
+    and pauses are calculated, and tests pass their own.
+
+    A client belongs to the event loop on which it sends its first request. Close it with `async with` or `aclose()`.
+
+    An `aiohttp.ClientSession` that you give as `http_session` is used and never closed. The client's own session reuses
+    a connection only if nothing arrived while it was idle. aiohttp's connectors don't check that, so the client leaves
+    no connection in the pool of a given session. It can't check a connection that your app left there: if your app
+    calls the same space through that session, a stray answer to your app may be returned to the client.
     """
 
     origin: str = "not set up"
@@ -139,13 +158,17 @@ class TokenClient:
     ) -> Self:
         """Return a client with the settings in `SIGNALWIRE_SPACE`, `SIGNALWIRE_PROJECT_ID` and `SIGNALWIRE_API_TOKEN`.
 
-        Without the latter two, operations that send the project's credentials raise a `ConfigurationError` that names
-        what is missing.
+        Only the space is required. Without one of the other two, an operation that sends the project's credentials
+        raises a `ConfigurationError` that names the missing variables.
 
-        `SIGNALWIRE_REST_CA_FILE`, if set, names the certificates to trust in place of the system's,
-        `SIGNALWIRE_TOKENS_LIFETIME` says how long access tokens live, if not two hours, and
-        `SIGNALWIRE_TOKENS_EMBED_ORIGIN` says where embed requests go, if not to the space. Blanks around a value don't
-        count, and a blank variable counts as one that isn't set.
+        Three more variables are optional:
+
+        - `SIGNALWIRE_REST_CA_FILE`: a PEM file with the certificates to trust in place of the system's
+        - `SIGNALWIRE_TOKENS_LIFETIME`: how long access tokens live, such as `15m`, if not two hours
+        - `SIGNALWIRE_TOKENS_EMBED_ORIGIN`: where embed requests go, if not to the space
+
+        Blanks around a value are ignored. A variable that is empty or blank counts as one that isn't set. An argument
+        takes precedence over its variable.
         """
         space, ca_file = environment.space(), environment.ca_file()
         if space is None:
@@ -181,7 +204,11 @@ class TokenClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the client, and its connections where they are its own."""
+        """Close the client and its own connections. A given `http_session` stays open.
+
+        A call that pauses before its next attempt isn't repeated any more, and fails with its last error. A closed
+        client can't be used again.
+        """
         async with AsyncExitStack() as stack:
             for sender in self._senders():
                 sender.stop()
@@ -192,7 +219,7 @@ class TokenClient:
         return [self.sender] if self._embeds is None else [self.sender, self._embeds[1]]
 
     def __del__(self) -> None:
-        # The constructor may have refused what it was given.
+        # `_embeds` is missing if the constructor raised an error.
         if hasattr(self, "_embeds") and any(sender.leaks for sender in self._senders()):
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
@@ -220,11 +247,15 @@ class TokenClient:
         scope: str | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> Coroutine[Any, Any, TokenPair]:
-        """Issue a pair for a subscriber, who is created where `reference` is new.
+        """Issue a pair for a subscriber.
 
-        Without `expire_at` the access token lives two hours. `password` and the profile are written to the subscriber;
-        what is left out stays as it is. `fingerprint` and `scope="sat:refresh"` make a token that a device's key binds.
-        `extra` passes fields that are newer than this library.
+        `reference` is your app's name for the subscriber. SignalWire creates a subscriber if the reference is new.
+        `expire_at` is when the access token expires: unix seconds, a datetime with a time zone, or a timedelta from
+        now. None means the standard lifetime of two hours.
+
+        `password` and the profile fields (`first_name` to `company_name`) are saved in the subscriber. A field that is
+        None keeps its old value there. `fingerprint` and `scope="sat:refresh"` return a token that is bound to a
+        device's key. `extra` holds fields that are newer than this library, by their names in SignalWire's API.
         """
         hidden, more = Secret(password), Secret(extra)
         del password, extra
@@ -251,11 +282,17 @@ class TokenClient:
         )
 
     def refresh_subscriber_token(self, refresh_token: str | Token) -> Coroutine[Any, Any, TokenPair]:
-        """Exchange a refresh token for a new pair; keep both halves, and drop the old pair.
+        """Exchange a refresh token for a new pair.
 
-        The new pair has the standard lifetimes, whatever the `expire_at` of the old one. Given the `Token` of a pair
-        with the scope `sat:refresh` and no fingerprint, the client assumes a minute for the new pair, too. If the
-        answer is lost, the request isn't repeated: look at the error's `sent`. It is then safe to issue a new pair.
+        Save both tokens of the new pair, because the old refresh token can't be used again. The new pair has the
+        standard lifetimes, even if the old one was issued with `expire_at`.
+
+        If the answer is lost, the client doesn't repeat the request, because the refresh token may be used up. Look at
+        `sent` of the error. If it isn't False, issue a new pair.
+
+        Pass the refresh token as a `Token` if its pair has the scope `sat:refresh` and no fingerprint. Such a pair
+        lives for a minute. The client can't see that from a string, and would assume the standard lifetimes for the new
+        pair.
         """
         hidden = wire.mask(refresh_token)
         del refresh_token
@@ -270,7 +307,11 @@ class TokenClient:
         ch: str | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> Coroutine[Any, Any, TokenPair]:
-        """Issue a pair for a guest, who may reach 1 to 10 addresses and nothing else."""
+        """Issue a pair for a guest, who may call only the given 1 to 10 addresses.
+
+        `allowed_addresses` are the addresses' ids. `expire_at` and `extra` are as for `create_subscriber_token`.
+        `region` and `ch` are passed to SignalWire as they are.
+        """
         more = Secret(extra)
         del extra
         return self._ask(
@@ -295,7 +336,8 @@ class TokenClient:
     ) -> Coroutine[Any, Any, Token]:
         """Issue a token that invites its holder to an address, in the name of a subscriber.
 
-        It is the subscriber's access token that is sent, not the project's API token.
+        The request is authorized by the subscriber's access token, not by the project's API token. `expires_at` and
+        `extra` are as `expire_at` and `extra` of `create_subscriber_token`.
         """
         hidden, more = wire.mask(subscriber_token), Secret(extra)
         del subscriber_token, extra
@@ -311,32 +353,39 @@ class TokenClient:
         )
 
     def create_embed_token(self, token: str) -> Coroutine[Any, Any, Token]:
-        """Exchange a public click-to-call token (`c2c_…` or `c2t_…`) for a guest's token, at the embed origin.
+        """Exchange a public click-to-call token (`c2c_…` or `c2t_…`) for a guest's token.
 
-        No credentials are sent.
+        The request goes to `embed_origin` and carries no other credentials.
         """
         hidden = wire.mask(token)
         del token
         return self._ask(partial(wire.create_embed_token, hidden))
 
     def subscriber_addresses(self, subscriber_id: UUID | str) -> AsyncIterator[Address]:
-        """Iterate over a subscriber's addresses, page after page: what guests and invites are made for."""
+        """Iterate over a subscriber's addresses. `create_guest_token` and `create_invite_token` take their ids.
+
+        Pages are fetched as they are needed. Each page is a call with its own timeout and retries.
+        """
         return self._pages(wire.subscriber_addresses(subscriber_id, origin=self.origin))
 
     def subscriber_info(self, subscriber_token: str | Token) -> Coroutine[Any, Any, SubscriberInfo]:
-        """Ask who an access token is for, and what it claims."""
+        """Return the subscriber that an access token is for, and the token's scope and expiry.
+
+        The request is authorized by the access token itself.
+        """
         hidden = wire.mask(subscriber_token)
         del subscriber_token
         return self._ask(partial(wire.subscriber_info, hidden))
 
-    # The methods above are no coroutine functions: one that is cancelled before its first step shows its arguments.
+    # The methods above aren't coroutine functions, because a coroutine function keeps its arguments until its first
+    # step. If it is cancelled before that, its traceback shows them. A plain function has wrapped them by then.
     async def _ask(self, describe: Callable[[], wire.Request[T]]) -> T:
         request = describe()
-        del describe  # it would be kept until the answer is there
+        del describe  # otherwise this frame would keep the arguments until the answer arrives
         return await self.send(request)
 
     async def _pages(self, request: wire.Request[wire.Page]) -> AsyncIterator[Address]:
-        seen: set[str] = set()
+        seen: set[str] = set()  # a page that links back to an earlier one must not cause an endless loop
         following: str | None = request.path
         while following is not None and following not in seen:
             seen.add(following)
@@ -348,7 +397,11 @@ class TokenClient:
     def send(
         self, request: wire.Request[T], *, retries: int | None = None, limit: float | None = None
     ) -> Coroutine[Any, Any, T]:
-        """Send what `wire` describes, within the timeout or a shorter limit, and again where that may help."""
+        """Send a request that `wire` describes, and return what its answer holds.
+
+        `retries` is how often the request may be repeated, and None means the client's `retries`. `limit` is in
+        seconds. The call ends after the shorter of `limit` and the client's `timeout`.
+        """
         return (self._send_watched if self.observers else self._send)(request, retries, limit)
 
     async def _send_watched(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
@@ -381,7 +434,11 @@ class TokenClient:
         retries: int,
         bound: asyncio.Timeout,
     ) -> T | SignalWireTokenError:
-        """Ask until there is an outcome that asking again would not, or must not, change."""
+        """Repeat a request after an error, until it succeeds or must not be repeated, and return the last outcome.
+
+        After `Unauthorized`, the request is repeated once without a pause, if there is another API token. That doesn't
+        count as one of the `retries`. After any other error, `wire.pause_before_retry` decides.
+        """
         failures, asked_again = 0, False
         while isinstance(outcome, SignalWireTokenError):
             if isinstance(outcome, Unauthorized) and not asked_again and await self._may_ask_again(request, trip):
@@ -403,7 +460,11 @@ class TokenClient:
         return outcome
 
     async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
-        """Ask once."""
+        """Send a request once, and return its result or its error.
+
+        Every answer is also reported to the throttle of its origin, which all users of the client share. Observers get
+        what it reports about the rate limit.
+        """
         origin, sender, throttle = self._way(request)
         sender.check()
         trip.start(await self._authorize(request))
@@ -420,7 +481,7 @@ class TokenClient:
         if self.observers and (hint := wire.read_hint(answer)) is not None:
             show_hint(self.observers, request.operation, origin, hint)
         if isinstance(outcome, UnexpectedResponse):
-            trip.drop()  # another answer that isn't ours may follow over the same connection
+            trip.drop()  # more answers to other requests may arrive on the same connection
         return outcome
 
     def _way(self, request: wire.Request[Any]) -> Way:
@@ -430,7 +491,7 @@ class TokenClient:
         return self.origin, self.sender, self.throttle
 
     async def _authorize(self, request: wire.Request[T]) -> Secret[str] | None:
-        """Write the authentication that an operation sends: its own and nothing more."""
+        """Return the `Authorization` header of a request, or None if its operation sends none."""
         match request.auth:
             case wire.Auth.PROJECT:
                 return self._credentials.kept or await self._credentials.header(request.operation)
@@ -442,14 +503,20 @@ class TokenClient:
                 assert_never(request.auth)
 
     async def _may_ask_again(self, request: wire.Request[T], trip: Trip) -> bool:
-        """Return whether the project has another API token than the one that SignalWire refused."""
+        """Return whether the project has another API token than the one that SignalWire refused.
+
+        If `api_token` is a function, this calls it.
+        """
         if request.auth is not wire.Auth.PROJECT or trip.authorization is None:
             return False
         return await self._credentials.changed(trip.authorization, request.operation)
 
 
 def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings]) -> TokenClient:
-    """Return a new client. The session of this kind that owns it closes it."""
+    """Return a new client for a session, which owns it and closes it.
+
+    `kind` is the session's class, for the `TypeError` about an unknown setting.
+    """
     unknown = settings.value.keys() - ClientSettings.__annotations__.keys()
     if unknown:
         raise TypeError(f"{kind} got an unexpected keyword argument {min(unknown)!r}")
@@ -457,7 +524,10 @@ def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings])
 
 
 def credentials_of(trip: Trip) -> tuple[Secret[str], ...]:
-    """Name what a request carried, which may be an older credential than the current one."""
+    """Return the credentials that a request carried, so that they can be removed from error texts.
+
+    They may be older than the client's current ones. For basic authentication, the API token is returned as well.
+    """
     if trip.authorization is None:
         return ()
     value = Secret(trip.authorization.value.partition(" ")[2])
@@ -467,7 +537,7 @@ def credentials_of(trip: Trip) -> tuple[Secret[str], ...]:
 
 
 def trusting(ca_file: str) -> tls.SSLContext:
-    """Make a TLS context that trusts the certificates of a file."""
+    """Return a TLS context that trusts only the certificates in a PEM file."""
     try:
         return tls.create_default_context(cafile=ca_file)
     except OSError as error:

@@ -1,4 +1,19 @@
-"""One request over HTTP, by the client's own connections or a caller's."""
+"""One HTTP request, over the client's own connections or those of a given `aiohttp.ClientSession`.
+
+The two kinds of session need different care:
+
+========================  ================================  ====================================================
+                          the client's own session          a given session
+========================  ================================  ====================================================
+default headers, cookies  none besides `HEADERS`            unknown: `send_ours_alone` removes all added headers
+idle connections          checked by `GuardedConnector`     not checked: each request closes its connection
+TLS                       `ssl` or the system's default     the session may have turned verification off, so
+                                                            each request names a context that verifies
+closing                   by `aclose()`                     never
+========================  ================================  ====================================================
+
+Redirects are never followed and bodies never decompressed. `TokenClient` sets the time limits.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +49,7 @@ LARGEST_BODY = 64 * 1024
 NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 HEADERS = {
     "Accept": "application/json",
-    "Accept-Encoding": "identity",  # what is compressed all the same is neither decompressed nor read
+    "Accept-Encoding": "identity",  # a compressed body is refused, because it may unfold to any size
     "User-Agent": f"signalwire-tokens/{__version__}",
 }
 OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent"})
@@ -45,9 +60,11 @@ NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohtt
 
 
 class Trip:
-    """How far a request has come, and the connection that it went over.
+    """A record of how far a request has come, and of the connection that it uses.
 
-    `sent` is False until the request is written, then None, since it may have arrived, and True when an answer begins.
+    `sent` has the meaning of `TransportError.sent`: False until the request is written, then None, because it may have
+    arrived, and True once an answer begins. `status` is the status of that answer. `authorization` is the header that
+    was sent. A record is passed in, rather than returned, so that it survives a timeout or a cancellation.
     """
 
     __slots__ = ("authorization", "sent", "status", "transport")
@@ -56,19 +73,24 @@ class Trip:
         self.start(None)
 
     def start(self, authorization: Secret[str] | None) -> None:
-        """Begin again."""
+        """Reset the record for the next request, which carries `authorization`."""
         self.authorization: Secret[str] | None = authorization
         self.sent: bool | None = False
         self.status: int | None = None
         self.transport: asyncio.Transport | None = None
 
     def drop(self) -> None:
-        """Close the connection that the request went over, which may be idle by now: no pool offers it again."""
+        """Close the connection that the request used, so that no pool offers it again."""
         abort(self.transport)
 
 
 class Sender:
-    """Send requests to one origin, and put nothing into them that is not theirs."""
+    """Sends requests to one origin, with exactly the headers that an operation needs.
+
+    `_http` is the `aiohttp.ClientSession` that is used. `_loop` is None as long as the sender has no session of its
+    own, so it also shows whether `_http` is a given session. The sender's own session is made by the first request,
+    because it belongs to the event loop on which it is made.
+    """
 
     _http: aiohttp.ClientSession | None = None
     _loop: asyncio.AbstractEventLoop | None = None
@@ -91,25 +113,28 @@ class Sender:
 
     @property
     def closed(self) -> bool:
-        """Tell whether nothing may be sent any more."""
+        """True after `stop()`."""
         return self._closed
 
     @property
     def leaks(self) -> bool:
-        """Tell whether connections of our own are open."""
+        """True if the sender's own session is open, so that `aclose()` is still needed."""
         return self._loop is not None and self._http is not None and not self._http.closed
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Block all further requests. Requests under way go on."""
         self._closed = True
 
     async def aclose(self) -> None:
-        """Close the connections, where they are our own."""
+        """Close the sender's own session. A given session stays open."""
         if self._loop is not None and self._http is not None:
             await self._http.close()
 
     async def send(self, request: wire.Request[Any], trip: Trip) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
-        """Send a request and return its answer's status, headers and body; None stands for a body that is too large."""
+        """Send a request once and return its answer's status, headers and body. The body is None if it is too large.
+
+        `trip` records the progress. Raise `ConnectionFailed` or `TimedOut` if no complete answer arrives.
+        """
         http = self._open()
         failure: TransportError | None = None
         try:
@@ -121,6 +146,7 @@ class Sender:
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
+                # Even the client's own session adds the headers of a body, which a request without one must not have.
                 middlewares=(
                     ()
                     if self._loop and request.body is not None
@@ -129,7 +155,7 @@ class Sender:
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
-                auto_decompress=False,  # not every aiohttp bounds what an answer unfolds to
+                auto_decompress=False,  # some versions of aiohttp don't limit the decompressed size
             )
             trip.sent, trip.status = True, response.status
             return response.status, response.headers, await read_body(response)
@@ -140,12 +166,12 @@ class Sender:
         raise failure
 
     def check(self) -> None:
-        """Refuse to be used once closed."""
+        """Raise `ConfigurationError` if `stop()` was called."""
         if self._closed:
             raise ConfigurationError("the client was closed: make another one")
 
     def _open(self) -> aiohttp.ClientSession:
-        """Return the HTTP session, made on first use: it belongs to the event loop that is running then."""
+        """Return the HTTP session, and make one on the first call if none was given."""
         self.check()
         if self._http is None:
             self._http = aiohttp.ClientSession(
@@ -157,11 +183,15 @@ class Sender:
         if self._loop not in (None, asyncio.get_running_loop()):
             raise ConfigurationError("a client belongs to the event loop it was first used on: make one for each")
         if self._loop is None and self._ssl is None and self._origin.startswith("https:"):
-            self._ssl = tls.create_default_context()  # the session's connector may have been told not to verify
+            self._ssl = tls.create_default_context()  # the given session's connector may not verify certificates
         return self._http
 
     def _headers(self, request: wire.Request[Any], authorization: Secret[str] | None) -> dict[str, str]:
-        """Write what our own session does not know; for a caller's, all, lest its defaults take their place."""
+        """Return the headers to pass with a request.
+
+        The sender's own session adds the common headers itself. A given session would add its own defaults, so all
+        headers are passed.
+        """
         added = {} if request.headers is None else request.headers.value
         if self._loop:
             return {**added, **({} if authorization is None else {"Authorization": authorization.value})}
@@ -179,7 +209,10 @@ class Sender:
         }
 
     def _failure(self, error: Exception, operation: str, trip: Trip) -> TransportError:
-        """Say what aiohttp's error means; keep only what the system said: its frames hold headers."""
+        """Return the error that stands for one of aiohttp's.
+
+        Its cause is the operating system's error at most. aiohttp's error isn't kept, because its frames hold headers.
+        """
         sent = False if isinstance(error, NEVER_LEFT) else trip.sent or None
         if isinstance(error, TimeoutError):
             message = f"the connection to {self._origin} timed out"
@@ -193,7 +226,7 @@ class Sender:
 
 
 def system_error(error: Exception) -> OSError | None:
-    """Find what the system itself said, if it did."""
+    """Return the error of the operating system or of TLS behind one of aiohttp's, without its frames, or None."""
     found: Exception | None = None
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         found = error.certificate_error
@@ -208,7 +241,10 @@ def system_error(error: Exception) -> OSError | None:
 
 
 def reason_of(error: Exception) -> str:
-    """Say what went wrong where the system said nothing; aiohttp's own words may quote the answer."""
+    """Return what went wrong, for errors without a system error.
+
+    aiohttp's own text isn't used, because it may quote the answer.
+    """
     match error:
         case aiohttp.ClientHttpProxyError():
             return f"the proxy answered {error.status}"
@@ -223,9 +259,10 @@ def reason_of(error: Exception) -> str:
 
 
 class NotedBody(aiohttp.BytesPayload):
-    """A body, empty or not, that notes when a request is written, and over which connection.
+    """A request body, perhaps empty, that records in a `Trip` when it is written and over which connection.
 
-    A connection of a borrowed session isn't pooled: that session's pool doesn't look at what it offers.
+    If `is_pooled` is False, the connection is closed after the answer. It would go back to the pool of a given session
+    otherwise, which doesn't check idle connections.
     """
 
     def __init__(self, body: bytes, trip: Trip, *, is_pooled: bool) -> None:
@@ -233,7 +270,7 @@ class NotedBody(aiohttp.BytesPayload):
         self._trip, self._is_pooled = trip, is_pooled
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Write the body."""
+        """Record that the request is being written, then write the body. aiohttp calls this method."""
         protocol = cast("ResponseHandler", cast("StreamWriter", writer).protocol)
         self._trip.sent, self._trip.transport = None, protocol.transport
         if not self._is_pooled:
@@ -242,9 +279,10 @@ class NotedBody(aiohttp.BytesPayload):
 
 
 async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
-    """Read a body, or None where it is larger than any that the service gives.
+    """Return the body of an answer, or None in the `Secret` if it is larger than `LARGEST_BODY`.
 
-    Read to its end, an answer gives its connection back; otherwise, that is closed.
+    An answer that is read to its end releases its connection. In any other case, including a cancellation, the
+    connection is closed.
     """
     body = Secret(bytearray())
     try:
@@ -264,7 +302,10 @@ async def send_ours_alone(
     request: aiohttp.ClientRequest,
     handler: aiohttp.ClientHandlerType,
 ) -> aiohttp.ClientResponse:
-    """Take out of a request what a caller's session has put in: cookies, default headers, credentials."""
+    """Remove from a request everything that a session added: cookies, default headers, credentials.
+
+    This is an aiohttp middleware, so it runs after the session has completed the headers.
+    """
     added = {} if described.headers is None else described.headers.value
     kept = OUR_HEADERS.union(
         (name.lower() for name in added),
@@ -274,12 +315,12 @@ async def send_ours_alone(
     for name in list(request.headers):
         if name.lower() not in kept:
             request.headers.popall(name, None)
-    request.headers.update(added)  # to whose cookies the session's own may have been added
+    request.headers.update(added)  # the session may have added its cookies to a `Cookie` header of the request
     return await handler(request)
 
 
 def verifying(context: tls.SSLContext | None) -> tls.SSLContext | None:
-    """Refuse a TLS context that would talk to anybody."""
+    """Return a TLS context, or raise `ConfigurationError` if it doesn't verify certificates and host names."""
     if context is None:
         return None
     if not isinstance(context, tls.SSLContext):
@@ -290,7 +331,10 @@ def verifying(context: tls.SSLContext | None) -> tls.SSLContext | None:
 
 
 def split_proxy(proxy: Secret[str | None]) -> tuple[URL | None, Secret[Mapping[str, str]] | None]:
-    """Take a proxy's credentials out of its URL, where errors and logs would show them."""
+    """Return a proxy's URL without its credentials, and the header that carries them, or None for each.
+
+    Errors and logs would show credentials in the URL.
+    """
     if proxy.value is None:
         return None, None
     url: Secret[URL] = Secret(URL())
@@ -306,7 +350,10 @@ def split_proxy(proxy: Secret[str | None]) -> tuple[URL | None, Secret[Mapping[s
 
 
 def refuse_additions(http: aiohttp.ClientSession, origin: str) -> None:
-    """Refuse a session that would add credentials of its own, or another framing, to what an operation must carry."""
+    """Raise `ConfigurationError` if a given session adds credentials to requests, or changes their framing.
+
+    `send_ours_alone` runs too late for some of these: aiohttp has chosen the proxy and the framing by then.
+    """
     added = [f"a default {name} header" for name in (*CREDENTIALS, *FRAMING) if name in http.headers]
     if http.auth is not None:
         added.append("auth")

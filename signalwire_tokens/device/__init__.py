@@ -1,7 +1,14 @@
-"""For devices with a key of their own, and nothing of the project's: it needs the extra `crypto`.
+"""`DeviceSession` and `DeviceKey`, for devices that don't have the project's credentials. They need the extra `crypto`.
 
-The key never leaves the device. A backend has a token issued for the key's fingerprint; the device exchanges it for one
-that is bound to the key, and renews that by itself, each time with a signed proof that it has the key (RFC 9449).
+A token can be bound to a device's key, so that a copy of the token is useless without the key:
+
+1. The device makes a `DeviceKey` and sends its `fingerprint` to your app's backend. The key never leaves the device.
+2. The backend issues a token for that fingerprint, with the scope `sat:refresh`, and returns it to the device.
+3. The device exchanges it at SignalWire for a token that is bound to the key (`DeviceSession` does this).
+4. The device exchanges each bound token for the next one, without the backend.
+
+In steps 3 and 4, the request carries a proof (DPoP, RFC 9449): a small text that the key has signed, which names the
+request and the time. A proof is accepted once, and for about a minute.
 """
 
 from .key import DeviceKey

@@ -1,4 +1,9 @@
-"""A device's key: its fingerprint, and the proofs that only its holder can give."""
+"""`DeviceKey`: a device's RSA key, its fingerprint, and the proofs that it signs (DPoP, RFC 9449).
+
+A key file must never be lost or half written, because the device's tokens are bound to the key. `load_or_generate` also
+works if several processes start at once and no file exists. Each writes its own key to a draft next to the final name.
+The first hard link to the final name succeeds. The others fail, and their processes read the first one's file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ try:
         PrivateFormat,
         load_pem_private_key,
     )
-    from jwt.algorithms import RSAAlgorithm  # which is not there without cryptography
+    from jwt.algorithms import RSAAlgorithm  # exists only if cryptography is installed
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
         "DeviceKey needs cryptography: install signalwire-tokens[crypto]", name="cryptography"
@@ -44,19 +49,20 @@ __all__ = ["DeviceKey"]
 BITS = 2048
 PUBLIC_EXPONENT = 65537
 EMPTY = "password must not be empty: a key is not written in the clear"
-LONGEST_PASSWORD = 1023  # that OpenSSL takes
+LONGEST_PASSWORD = 1023  # bytes; OpenSSL's limit
+# What is likely wrong with a PEM text that can't be loaded. The keys are marks in the text; the first that fits counts.
 MARKS = {
     b"BEGIN OPENSSH PRIVATE KEY": "is in OpenSSH's own form: `ssh-keygen -p -m PKCS8 -f FILE` rewrites it",
     b"PRIVATE KEY-----": "cannot be read: its password is another one, or it is damaged",
 }
-THUMBED = ("e", "kty", "n")  # the members that RFC 7638 has a thumbprint made of
+THUMBED = ("e", "kty", "n")  # the members from which RFC 7638 makes the thumbprint of an RSA key
 
 
 class DeviceKey:
     """An RSA key that never leaves its device.
 
-    `load_or_generate(path, password)` makes it once and finds it again; with `generate()`, `to_pem(password)` and
-    `from_pem` it is kept elsewhere. `fingerprint` is what a backend has tokens issued for; it is no secret.
+    `load_or_generate(path, password)` keeps the key in a file. With `generate()`, `to_pem(password)` and `from_pem()`,
+    you can keep it elsewhere. A backend issues tokens for the key's `fingerprint`, which isn't secret.
     """
 
     __slots__ = ("_fingerprint", "_jwk", "_key")
@@ -80,27 +86,34 @@ class DeviceKey:
 
     @property
     def fingerprint(self) -> str:
-        """What names the key: the RFC 7638 thumbprint of its public half."""
+        """The RFC 7638 thumbprint of the key's public half, which identifies the key."""
         return self._fingerprint
 
     @classmethod
     def generate(cls) -> Self:
-        """Make a new key, which takes a fraction of a second."""
+        """Return a new key. It isn't saved anywhere.
+
+        The calculation blocks the event loop for a fraction of a second.
+        """
         return cls(generate_private_key(PUBLIC_EXPONENT, BITS))
 
     @classmethod
     def from_pem(cls, pem: bytes | str, password: bytes | str | None = None) -> Self:
-        """Read a key from the text that it was kept as."""
+        """Return the key in a PEM text.
+
+        `password` is needed if the text is encrypted, as that of `to_pem` is. Raise `ConfigurationError` if the text or
+        the password is wrong.
+        """
         text, word = Secret[Any](pem), Secret[Any](password)
         del pem, password
         return cls(cast("RSAPrivateKey", read_pem(as_bytes("pem", text), as_password(word))))
 
     @classmethod
     def load_or_generate(cls, path: str | os.PathLike[str], password: bytes | str) -> Self:
-        """Return this machine's key from a file, or make one and keep it there, encrypted, if there is no file yet.
+        """Return the key in a file. If the file doesn't exist, generate a key and save it there, encrypted.
 
-        Only its owner can read a file that it makes. Programs that begin at once all go on with one key. The file holds
-        a whole key or doesn't exist, even if the disk is full or a program is killed while it writes.
+        A new file is readable only by its owner. Programs that start at the same time all get the same key. The file
+        holds a whole key or doesn't exist, even if the disk is full or a program is killed while it writes.
         """
         place, word = Path(path).resolve(), Secret[Any](password)
         del password
@@ -117,7 +130,7 @@ class DeviceKey:
         raise ConfigurationError(f"{place}: {fault}")
 
     def to_pem(self, password: bytes | str) -> bytes:
-        """Write the key down, encrypted."""
+        """Return the key as an encrypted PEM text (PKCS #8)."""
         word = Secret[Any](password)
         del password
         secret = as_password(word)
@@ -126,10 +139,12 @@ class DeviceKey:
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret.value))
 
     def proof(self, method: str, uri: str, token: str | Token | None = None, *, now: float | None = None) -> str:
-        """Prove to have the key, for one request: `uri` counts without query and fragment.
+        """Return a proof of possession of the key for one HTTP request.
 
-        `token` is the one that the request carries, where the proof is to name it. A proof is good for about a minute
-        and for once.
+        `method` and `uri` are those of the request. User, query and fragment of `uri` are left out of the proof.
+        `token` is the token that the request carries, if the proof should name it. `now` is the time of the proof in
+        unix seconds, by SignalWire's clock; None means this machine's wall clock. A proof is accepted once, and for
+        about a minute.
         """
         hidden = Secret(token.value if isinstance(token, Token) else token)
         del token
@@ -141,7 +156,10 @@ class DeviceKey:
         return self._sign(claims, now)
 
     def rpc_proof(self, method: str, *, now: float | None = None) -> str:
-        """Prove to have the key, for one call of a method over a realtime connection."""
+        """Return a proof of possession of the key for one call of `method` over a realtime connection.
+
+        `now` is as for `proof`.
+        """
         return self._sign({"rpc": "request", "mth": method}, now)
 
     def __eq__(self, other: object) -> bool:
@@ -154,7 +172,7 @@ class DeviceKey:
         return f"<DeviceKey {self.fingerprint}>"
 
     def _sign(self, claims: dict[str, Any], now: float | None) -> str:
-        """Sign what is claimed, as a proof that there is no other of."""
+        """Return a signed proof with `claims`. A random id makes each proof unique."""
         issued_at = int(time() if now is None else now)
         return jwt.encode(
             {"jti": str(uuid4()), **claims, "iat": issued_at},
@@ -165,7 +183,7 @@ class DeviceKey:
 
 
 def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTypes:
-    """Read a private key, or say what is wrong with its text or its password."""
+    """Return a private key, or raise an error that names what is wrong with its text or its password."""
     try:
         return load_pem_private_key(pem.value, password.value)
     except TypeError:
@@ -178,7 +196,7 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
 
 
 def keep(place: Path, pem: Secret[bytes]) -> None:
-    """Write a key to a new file, whole or not at all. Another program's file is never replaced."""
+    """Save a key as a new file, completely or not at all. Do nothing if the file exists by then."""
     draft = place.with_name(uuid4().hex)
     try:
         write_new(draft, pem)
@@ -189,9 +207,10 @@ def keep(place: Path, pem: Secret[bytes]) -> None:
 
 
 def publish(draft: Path, place: Path) -> None:
-    """Give a written draft its final name, unless another file has that name.
+    """Move a complete draft to its final name, unless another file has that name.
 
-    Then nothing changes, or FileExistsError is raised.
+    In that case, do nothing or raise `FileExistsError`. A hard link is used, because it fails if the name exists. On
+    file systems without hard links, a lock protects the check and the renaming.
     """
     try:
         os.link(draft, place)
@@ -205,11 +224,11 @@ def publish(draft: Path, place: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which the system releases even if the process is killed."""
+    """Lock a folder against other programs. The system releases the lock even if the process is killed."""
     try:
-        import fcntl  # noqa: PLC0415 - Windows hasn't got it
+        import fcntl  # noqa: PLC0415 - Windows doesn't have it
     except ModuleNotFoundError:
-        yield  # there, renaming never replaces a file
+        yield  # on Windows, renaming never replaces a file, so no lock is needed
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -220,15 +239,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_new(place: Path, pem: Secret[bytes]) -> None:
-    """Write all of a new file, which only its owner can read, or raise an OSError."""
+    """Create a file that only its owner can read, and write all of it to the disk, or raise an `OSError`."""
     with open(place, "xb", opener=partial(os.open, mode=0o600)) as file:
         file.write(pem.value)
-        file.flush()  # which goes on after a short write
+        file.flush()  # it repeats writes that were cut short
         os.fsync(file.fileno())
 
 
 def as_bytes(name: str, given: Secret[Any]) -> Secret[bytes]:
-    """Take text as bytes."""
+    """Return text as UTF-8 bytes, or bytes as they are. `name` is the argument that an error names."""
     if isinstance(given.value, bytes):
         return given
     if isinstance(given.value, str):
@@ -238,7 +257,7 @@ def as_bytes(name: str, given: Secret[Any]) -> Secret[bytes]:
 
 
 def as_password(given: Secret[Any]) -> Secret[bytes | None]:
-    """Take a password; an empty one is none."""
+    """Return a password as bytes. An empty one counts as None."""
     if given.value is None:
         return given
     secret = as_bytes("password", given)
@@ -248,10 +267,10 @@ def as_password(given: Secret[Any]) -> Secret[bytes | None]:
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
-    """Name a key, by the members that make it and no others, as RFC 7638 has it."""
+    """Return the RFC 7638 thumbprint of a public key. `jwk` must have only the members in `THUMBED`."""
     return digest(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
 
 
 def digest(data: bytes) -> str:
-    """Name data as proofs and thumbprints do."""
+    """Return the SHA-256 of data in URL-safe Base64 without padding, as proofs and thumbprints use it."""
     return urlsafe_b64encode(sha256(data).digest()).decode().rstrip("=")

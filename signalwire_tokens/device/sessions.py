@@ -1,4 +1,13 @@
-"""The session that renews with a device's key."""
+"""`DeviceSession`: keeps a token valid that is bound to a device's key.
+
+A renewal is an exchange that carries a proof, which the key signs:
+
+- The first token, from a backend, is exchanged for a bound one. The policy's name for this step is `IssueNew`.
+- A bound token is exchanged for the next bound one. The policy's name for this step is `UseRefreshToken`.
+
+A proof contains the time, and SignalWire accepts it only within about a minute of that. A device's wall clock is often
+wrong, so the session learns SignalWire's time. `DeviceRenewal` explains how.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +49,18 @@ QUARTER_OF_AN_HOUR = timedelta(minutes=15)
 
 
 class DeviceSession(TokenSession):
-    """A token that is bound to a device's key, kept alive without the project's credentials.
+    """A token that is bound to a device's key and kept valid without the project's credentials.
 
-    `token` is an access token that a backend had issued with `scope="sat:refresh"` and this key's fingerprint. The
-    session exchanges it for one that is bound to the key, and that lives for `lifetime` each time that it is renewed.
-    Where the bound token has come to its end or is refused, the first one is exchanged again, as long as that is good;
-    given as a function, sync or async, it is asked for anew each time, and so the session never ends by itself.
+    `token` is the first token: an access token that a backend issued with `scope="sat:refresh"` and the fingerprint of
+    `key`. The session exchanges it for a token that is bound to the key, and exchanges each bound token for the next
+    one. A bound token lives for `lifetime`.
 
-    `http_session`, `ssl`, `proxy`, `timeout` and `clock` are as `TokenClient` has them. `client` is the one that the
-    session makes with them, and closes.
+    If a bound token expires or is refused, the session exchanges the first token again, as long as that one is
+    accepted. `token` may also be a function, sync or async, that returns a first token. The session calls it each time
+    that it needs one, and must get it within `timeout` seconds. With a function, the session never expires.
+
+    `http_session`, `ssl`, `proxy`, `timeout` and `clock` are the arguments of `TokenClient`. The session makes a client
+    with them, offers it as `client`, and closes it.
     """
 
     __slots__ = ("_renewal", "client", "key")
@@ -69,7 +81,7 @@ class DeviceSession(TokenSession):
         if not isinstance(held.value, DeviceKey):
             raise ConfigurationError("key must be a DeviceKey: DeviceKey.generate() makes one")
         client = make_client("DeviceSession", place, options)
-        # Refuses what is wrong with the arguments now, and not when it is too late.
+        # Raises now, rather than in the background, if an argument is wrong.
         first = Secret("later") if callable(source.value) else masked(source)
         wire.create_device_token(first, proof=Secret("later"), lifetime=lifetime)
         self.client: TokenClient = client
@@ -86,16 +98,32 @@ class DeviceSession(TokenSession):
         )
 
     def proof(self, method: str, uri: str) -> str:
-        """Prove to have the key, for one request with the token at hand, whatever this machine's clock says."""
+        """Return a proof of possession of the key, for one HTTP request that carries the current token.
+
+        The proof has SignalWire's time, so this machine's clock may be wrong. `DeviceKey.proof` explains the arguments.
+        """
         return self.key.proof(method, uri, self.pair.access_token, now=self._renewal.service_time())
 
     def rpc_proof(self, method: str) -> str:
-        """Prove to have the key, for one call over a realtime connection, whatever this machine's clock says."""
+        """Return a proof of possession of the key, for one call of `method` over a realtime connection.
+
+        The proof has SignalWire's time, so this machine's clock may be wrong.
+        """
         return self.key.rpc_proof(method, now=self._renewal.service_time())
 
 
 class DeviceRenewal:
-    """Exchanges a token for one that is bound to a key, and refreshes that one."""
+    """A `Renewal` that exchanges tokens with proofs, which are signed by a device's key.
+
+    `_epoch` is what SignalWire's clock showed when the session's clock showed 0, or None if it is unknown. With it, a
+    later change of this machine's wall clock doesn't matter. It is set:
+
+    - after the first success, from the wall clock, which can't be far off if the proof was accepted
+    - after a refusal (401), from the `Date` of the answer; the exchange is then repeated once with a new proof
+
+    SignalWire may answer 401 without a reason, whether the proof or the token is wrong. If the repetition is refused,
+    too, the renewal looks the token up with `subscriber_info`, which needs no proof. So the error can name the cause.
+    """
 
     def __init__(self, client: TokenClient, key: DeviceKey, source: Secret[Any], lifetime: Duration) -> None:
         self._client = client
@@ -106,47 +134,52 @@ class DeviceRenewal:
         self._source = source
         self._function = CallerFunction(source, "token") if callable(source.value) else None
         self._lifetime = lifetime
-        self._epoch: float | None = None  # when the session's clock began, by the service's, if that is known
+        self._epoch: float | None = None
 
     def service_time(self) -> float:
-        """Return the time by SignalWire's clock, as far as it is known."""
+        """Return the time by SignalWire's clock, in unix seconds, or by the wall clock if that is unknown."""
         clock = self._client.clock
         return clock.wall() if self._epoch is None else self._epoch + clock.now()
 
     def _exchange(self, token: Bearer) -> wire.Request[TokenPair]:
-        """Describe how a token becomes one that is bound to the key."""
-        # The path alone, as the service's own client has it: what else the service would take is not known.
+        """Return the request that exchanges a first token for a bound one."""
+        # The proof names only the path instead of the whole URL, as SignalWire's own SDK does.
         proof = Secret(self._key.proof("POST", wire.DEVICE_EXCHANGE, now=self.service_time()))
         return wire.create_device_token(token, proof=proof, lifetime=self._lifetime)
 
     def _refresh(self, pair: TokenPair, seen: set[int]) -> wire.Request[TokenPair]:
-        """Describe how a bound token becomes the next one."""
+        """Return the request that exchanges a bound token for the next one. `seen` is as in `wire.replacing`."""
         proof = Secret(self._key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self.service_time()))
         request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
         return wire.replacing(request, pair, seen)
 
     async def renew(self, request: RenewalRequest) -> Renewed:
-        """Return a token that is bound to the key."""
+        """Return the next bound token, as a pair whose fields both hold it, or raise the client's error."""
         token: Bearer
         client, pair = self._client, request.pair
         if pair is None or isinstance(request.step, IssueNew):
             token = await self._fetch()
             describe = partial(self._exchange, token)
         else:
-            token = pair.refresh_token  # the newest, which is the access token too, unless that expires later
+            # The newest token. It is also the access token, unless an older one that expires later stays in use.
+            token = pair.refresh_token
             describe = partial(self._refresh, pair, set(request.current.seen))
         try:
             bound = await client.send(describe(), retries=0, limit=request.timeout)
         except Unauthorized as error:
             bound = await self._ask_once_more(describe, token, error.with_traceback(None))
-        if self._epoch is None:  # the proof was in time: from now on, this machine's clock may be set to whatever
+        if self._epoch is None:  # the proof was accepted, so the wall clock is right now; it may be changed later
             self._epoch = client.clock.wall() - client.clock.now()
         return Renewed(bound, request.asked)
 
     async def _ask_once_more(
         self, describe: Callable[[], wire.Request[TokenPair]], token: Bearer, refused: Unauthorized
     ) -> TokenPair:
-        """Ask with a proof by the service's clock, and find out what is wrong where that is refused, too."""
+        """Repeat an exchange once after a 401, with a new proof by SignalWire's clock, and return the bound token.
+
+        `describe` returns the request with a new proof. If SignalWire refuses that, too, raise `Unauthorized` with the
+        cause as far as it can be found out. `refused` is the error of the first request.
+        """
         client = self._client
         if refused.server_time is not None:
             self._epoch = refused.server_time - client.clock.now()
@@ -155,7 +188,7 @@ class DeviceRenewal:
         except Unauthorized as error:
             refused = error.with_traceback(None)
         if wire.about(refused.errors) is wire.About.TOKEN:
-            raise refused  # its code names what is wrong
+            raise refused  # its code shows that the token is wrong
         fault = await self._find_fault(token)
         raise Unauthorized(
             UNKNOWN if fault is None else f"{NOT_ACCEPTED} and fingerprint={self._key.fingerprint!r}",
@@ -166,13 +199,16 @@ class DeviceRenewal:
         )
 
     async def _fetch(self) -> Bearer:
-        """Return the token to exchange: as it was given, or what the function returns."""
+        """Return the first token: as it was given, or from the function."""
         if self._function is None:
             return masked(self._source)
         return masked(await self._function.call(self._client.clock, self._client.timeout))
 
     async def _find_fault(self, token: Bearer) -> str | None:
-        """Ask what a token is that was refused twice; say what is wrong with it, if that is known."""
+        """Return what is wrong with a token that was refused twice, or None if that isn't known.
+
+        Raise `RateLimited` if the lookup is throttled, so that the session makes the pause that SignalWire asks for.
+        """
         try:
             info = await self._client.send(wire.subscriber_info(token), retries=0)
         except Unauthorized:
@@ -189,11 +225,16 @@ class DeviceRenewal:
         return None
 
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
-        """Return what an error means.
+        """Return the failure that an error stands for.
 
-        A token whose proof is refused twice is refused for good, and a bound one is good to its end, whatever became of
-        an answer. What is exchanged may be better the next time: where a function brings it, where nothing is known to
-        be wrong with it, and as long as there is time to see.
+        It differs from `failure_of` in three cases:
+
+        - A 401 for an exchange counts as `Spent`, because the exchange was already repeated with a new proof.
+        - A `Spent` first token counts as `Misconfigured` if a later attempt may succeed, so that the session doesn't
+          expire. That is so if a function returns the token, if no fault of the token is known, or if the current token
+          is still valid.
+        - An unknown result (`Ambiguous`) counts as `NotSent`. An exchange doesn't use up the token, so it can be
+          repeated.
         """
         is_refused = isinstance(error, Unauthorized) and error.operation in (EXCHANGE, REFRESH)
         meaning = Spent(error) if is_refused else failure_of(error, request.step)
@@ -205,5 +246,5 @@ class DeviceRenewal:
 
 
 def masked(given: Secret[Any]) -> Bearer:
-    """Take a token as it was given; a string must not stand in any frame."""
+    """Return a given `Token` as it is. A string stays in its `Secret`, so that no frame holds it."""
     return given.value if isinstance(given.value, Token) else given

@@ -1,10 +1,25 @@
-"""SignalWire's token service on loopback: for this project's tests and demo, and for the tests of your app.
+"""An emulator of SignalWire's token service on loopback, for the tests of your app and for this project's own.
 
-`service` is the service without a network. `calls` has its requests and replies, `strict_json` and `validation` check
-bodies, `rotation` decides which tokens are still accepted, `limits` counts requests, `sealing` makes tokens, and
-`possession` verifies proofs of a key. `faults` is what can happen on the way, and `replies` how that looks in HTTP.
-`arguments` checks numbers that users choose.
-Realtime clients connect to `gateway`, `http_server` keeps requests out of logs, and `server` puts it all on a socket.
+`Emulator` is the entry point. Its modules form four groups. A module imports only from its own group and those below:
+
+| group | module | what it does |
+| --- | --- | --- |
+| the socket | `server` | the `Emulator`: serves the port, applies faults, records requests |
+| | `http_server` | adapts aiohttp's server, so that no part of a request appears in a log or an error page |
+| | `gateway` | the realtime gateway: JSON-RPC over WebSockets |
+| | `replies` | writes replies and faults as HTTP |
+| the service | `service` | the service without a network: turns a `Call` into a `Reply` |
+| the rules | `calls` | the operations, and the shape of requests and replies |
+| | `validation`, `strict_json` | check request bodies |
+| | `rotation` | decides which refreshed or replaced tokens are still accepted |
+| | `possession` | verifies proofs of a device's key |
+| | `limits` | counts requests against the rate limit |
+| | `sealing` | encrypts and decrypts tokens |
+| the values | `faults` | the failures that a test can ask for |
+| | `arguments` | checks the numbers that callers pass |
+
+`service` and the groups below it have no I/O and no clock of their own. They get the time as a function, so tests can
+run them without a socket.
 """
 
 from .faults import EMPTY, HTML, Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate

@@ -1,4 +1,4 @@
-"""Checks of the numbers that users of the emulator choose, so that a wrong one fails at once."""
+"""Checks of the numbers that callers pass to the emulator: a wrong one fails at once, not in a later request."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ if TYPE_CHECKING:
 
 __all__ = ["check_statuses", "check_whole", "whole"]
 
-ERRORS = range(400, 600)  # statuses
+ERRORS = range(400, 600)  # HTTP statuses that report an error
 STATUSES = "statuses must map codes to whole numbers"
 
 
 def is_whole(value: object) -> bool:
-    """Return whether a value is a whole number, which True and False aren't."""
+    """Return whether a value is an integer. True and False don't count, although they are integers in Python."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_whole(name: str, value: object) -> None:
-    """Raise a `TypeError` if a value isn't a whole number."""
+    """Raise a `TypeError` if the value of the argument `name` isn't a whole number."""
     if not is_whole(value):
         raise TypeError(f"{name} must be a whole number")
 
 
 def whole(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Raise a `TypeError` if the value of an attrs field isn't a whole number."""
+    """Raise a `TypeError` if the value of an attrs field isn't a whole number. This is a validator for attrs."""
     check_whole(attribute.name, value)
 
 
 def check_statuses(statuses: object) -> dict[str, int]:
-    """Return a copy of a mapping of codes to statuses of errors. Raise a `TypeError` or `ValueError` for any other."""
+    """Return a copy of a mapping from error codes to HTTP statuses.
+
+    Raise a `TypeError` for any other type, and a `ValueError` for a status outside 400 to 599.
+    """
     if not isinstance(statuses, Mapping):
         raise TypeError(STATUSES)
     found = dict(statuses)

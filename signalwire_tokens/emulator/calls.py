@@ -1,4 +1,4 @@
-"""What the service is asked, and what it answers: its operations, requests as they arrive and replies as they leave."""
+"""The operations of the service, and its requests and replies as values without a network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ __all__ = ["OPERATIONS", "UNPROCESSABLE", "Call", "RefusedError", "Reply", "fail
 
 Json = dict[str, Any]
 
-UNPROCESSABLE = 422  # whose body is always a list of problems
+UNPROCESSABLE = 422  # the only status whose body is always a list of problems
 
+# Each operation with its method and the form of its path. The names are those of the client's methods.
 OPERATIONS = {
     "create_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens")),
     "refresh_subscriber_token": ("POST", re.compile(r"/api/fabric/subscribers/tokens/refresh")),
@@ -27,6 +28,7 @@ OPERATIONS = {
     "subscriber_info": ("GET", re.compile(r"/api/fabric/subscriber/info")),
     "subscriber_addresses": ("GET", re.compile(r"/api/fabric/resources/subscribers/(?P<id>[^/]+)/addresses")),
 }
+# The texts of the plain answers, which have no list of problems: `{"error": "Not Found"}`.
 ERRORS = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -39,20 +41,29 @@ ERRORS = {
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """A request as it arrives."""
+    """A request to the service.
+
+    - `path`: as the client sent it, without the query. Escapes such as `%2F` are not decoded.
+    - `authorization`: the whole header, or None if the request has none.
+    - `flaw`: what is wrong with the form of the HTTP request, or None. The service answers every flaw with 400.
+    """
 
     method: str
     path: str
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     authorization: str | None = attrs.field(default=None, repr=False)
-    flaw: str | None = None  # of its form, for which it is refused whatever it asks
+    flaw: str | None = None
     content_type: str = "application/json"
     body: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen
 class Reply:
-    """An answer as it leaves. `reason` is why a request was refused; it stays in the emulator."""
+    """An answer of the service.
+
+    `reason` explains a refusal to the author of a test. It goes into the `Entry` of the request, and not into the
+    answer, because SignalWire's own answers don't explain either.
+    """
 
     status: int
     body: Json = attrs.field(repr=False)
@@ -61,7 +72,7 @@ class Reply:
 
 
 class RefusedError(Exception):
-    """Ends a call with a refusal."""
+    """Ends the handling of a call. `reply` is the answer to it."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -69,7 +80,12 @@ class RefusedError(Exception):
 
 
 def failure(status: int, reason: str | None = None, *, code: str | None = None, attribute: str | None = None) -> Reply:
-    """Return the reply with a status: SignalWire's plain one, or one with a single problem of this code."""
+    """Return the reply of a failed call.
+
+    SignalWire has two forms. With a `code`, the body is `{"errors": [{"code": …, "attribute": …, …}]}`, with this one
+    problem. Without a code, it is `{"error": "Not Found"}`. A 422 always has the first form: `invalid_parameter` is its
+    default code.
+    """
     if code is None and status == UNPROCESSABLE:
         code = "invalid_parameter"
     if code is not None:
@@ -78,5 +94,5 @@ def failure(status: int, reason: str | None = None, *, code: str | None = None, 
 
 
 def operation_of(method: str, path: str) -> str | None:
-    """Name the operation that a request is for."""
+    """Return the name of the operation that a method and a path lead to, or None if there is none."""
     return next((name for name, (verb, form) in OPERATIONS.items() if verb == method and form.fullmatch(path)), None)

@@ -1,7 +1,14 @@
-"""What can go wrong between a client and the service, as values for `Emulator.fail`.
+"""The failures that `Emulator.fail` can cause between a client and the service.
 
-`applied` says whether the operation takes effect before the fault: the difference between a request that was lost and
-an answer that was.
+The hardest failures are ambiguous: the client gets no answer and can't know whether the operation took effect. Each
+fault has an `applied` for that:
+
+- `applied=False`: the service never handles the request. The request was lost. A refresh token is still unused.
+- `applied=True`: the service handles the request, and only then does the fault replace the answer. The answer was lost.
+  A refresh token is used up, and the client doesn't have its successor.
+
+Where only one of the two makes sense, `applied` is a constant. `Delay`, `Truncate` and `SkewDate` change the real
+answer, so the service has to handle the request. `Huge` and `Redirect` replace it.
 """
 
 from __future__ import annotations
@@ -34,11 +41,15 @@ __all__ = [
 
 @attrs.frozen
 class Status:
-    """Answer with a status, which is usually that of an error.
+    """A fault that answers with a status (200 to 599), usually that of an error.
 
-    `retry_after` is sent as `Retry-After`: a number as seconds, or as a date with `as_date`; a string as it is.
-    `code` is the code of the one item in the answer's `errors`, such as `rate_limit_exceeded`. Without it, the answer
-    is the plain one of the status, except that 422 has the code `invalid_parameter`.
+    `retry_after` is the value of the header `Retry-After`. A number is a pause in seconds. The header has it as whole
+    seconds, or with `as_date` as a date by the emulator's clock. A string is sent unchanged, and None sends no header.
+
+    `code` is the code of the only item in the answer's `errors`, such as `rate_limit_exceeded`. Without it, the answer
+    is the plain one of that status, except that a 422 has the code `invalid_parameter`.
+
+    `applied` chooses whether the operation takes effect first.
     """
 
     status: int = attrs.field(validator=[whole, ge(200), lt(600)])
@@ -50,7 +61,10 @@ class Status:
 
 @attrs.frozen
 class Delay:
-    """Answer truly, but later."""
+    """A fault that makes the service wait for `seconds` before it handles the request and answers.
+
+    The seconds are real time, even if the emulator has a virtual clock. The wait ends early if the emulator closes.
+    """
 
     seconds: float = attrs.field(converter=seconds_of, validator=[ge(0.0), lt(math.inf)])
     applied: ClassVar[bool] = True
@@ -58,21 +72,30 @@ class Delay:
 
 @attrs.frozen(kw_only=True)
 class Reset:
-    """Reset the connection in place of an answer."""
+    """A fault that resets the connection (TCP RST) and sends no answer.
+
+    With `applied`, the operation takes effect first.
+    """
 
     applied: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class Stall:
-    """Never answer, and leave the connection open."""
+    """A fault that never answers and keeps the connection open, until the emulator closes.
+
+    With `applied`, the operation takes effect first.
+    """
 
     applied: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class Truncate:
-    """Stop in the middle of the true answer; then close the connection, or (`stall`) leave it open."""
+    """A fault that sends the real answer's headers and the first half of its body.
+
+    Then it closes the connection. With `stall`, it keeps the connection open until the emulator closes.
+    """
 
     stall: bool = False
     applied: ClassVar[bool] = True
@@ -80,7 +103,10 @@ class Truncate:
 
 @attrs.frozen
 class Raw:
-    """Answer with any bytes at all, as a proxy might."""
+    """A fault that replaces the answer with any bytes, as a proxy between client and service might.
+
+    With `applied`, the operation takes effect first.
+    """
 
     body: bytes
     status: int = attrs.field(default=200, kw_only=True, validator=[whole, ge(200), lt(600)])
@@ -88,13 +114,15 @@ class Raw:
     applied: bool = attrs.field(default=False, kw_only=True)
 
 
+#: A success (200) with an HTML page instead of JSON, as a proxy's browser check sends it.
 HTML = Raw(b"<!doctype html><title>Just a moment</title><p>Checking your browser", content_type="text/html")
+#: A success (201) with an empty body.
 EMPTY = Raw(b"", status=201)
 
 
 @attrs.frozen
 class Huge:
-    """Answer with success and a body of so many bytes."""
+    """A fault that replaces the answer with a success (201). Its body is `size` bytes of blanks, 100 MiB by default."""
 
     size: int = attrs.field(default=100 * 1024 * 1024, validator=[whole, ge(0)])
     applied: ClassVar[bool] = False
@@ -102,7 +130,7 @@ class Huge:
 
 @attrs.frozen
 class Redirect:
-    """Point elsewhere."""
+    """A fault that replaces the answer with a redirect to `location`, with a status from 300 to 399."""
 
     location: str
     status: int = attrs.field(default=307, kw_only=True, validator=[whole, ge(300), lt(400)])
@@ -111,10 +139,14 @@ class Redirect:
 
 @attrs.frozen
 class SkewDate:
-    """Answer truly, with a `Date` that is off by so many seconds."""
+    """A fault that changes only the answer's `Date`, by `seconds`.
+
+    A positive number makes the service's clock look fast, a negative one slow.
+    """
 
     seconds: float = attrs.field(converter=seconds_of)
     applied: ClassVar[bool] = True
 
 
+#: Any fault that `Emulator.fail` accepts.
 Fault = Status | Delay | Reset | Stall | Truncate | Raw | Huge | Redirect | SkewDate

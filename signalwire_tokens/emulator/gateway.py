@@ -1,4 +1,27 @@
-"""The realtime gateway: JSON-RPC over WebSockets, each of them good for as long as its token is."""
+"""The realtime gateway: JSON-RPC over WebSockets. A connection stays open only while its token is valid.
+
+A connection has two states:
+
+| state | the client can call | the gateway closes the connection |
+| --- | --- | --- |
+| waiting | `signalwire.connect`, `signalwire.ping` | 10 s after it was opened; if connecting fails |
+| connected | everything but `signalwire.connect` | see below |
+
+The gateway closes a connected connection for one of these reasons:
+
+- The token expires. A client prevents that with `signalwire.reauthenticate` and a newer token of the same subscriber.
+- Reauthenticating fails.
+- A ping is not answered. The gateway pings at once after connecting, and then every 15 seconds. When the next ping is
+  due, all earlier ones must have been answered.
+- The client doesn't read what the gateway sends, or sends a message that isn't text. Both also count while waiting.
+
+Other wrong calls get an error, and the connection stays open. It also stays open if the token is revoked, because the
+gateway checks for that only when the client presents a token.
+
+Each connection has two tasks. `Line.listen` reads and answers messages. `Line.watch` sleeps until the next ping is due
+or the token expires. Pings go by `Clock.now`, which setting the wall clock doesn't change. Tokens expire at a date, so
+their expiry goes by `Clock.wall`. `Emulator.advance` moves both readings, and wakes every `watch`.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +50,18 @@ __all__ = ["Connection", "Gateway", "is_handshake", "is_right_handshake"]
 Json = dict[str, Any]
 
 LARGEST_MESSAGE = 64 * 1024
-GREETING = 10.0  # seconds within which a connection has to say who it is
-PATIENCE = 5.0  # seconds for which nobody has to listen
-PING_EVERY = 15.0  # seconds, in which a ping must be answered
-MAJOR_VERSION = 4
+GREETING = 10.0  # seconds within which a client must connect
+PATIENCE = 5.0  # seconds of real time that sending a message may take, if the client doesn't read
+PING_EVERY = 15.0  # seconds between pings, and the time to answer one
+MAJOR_VERSION = 4  # of the protocol
+# The codes of errors. The first four are those of JSON-RPC 2.0.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 NOT_AUTHENTICATED = -32002
-OK, UNAUTHORIZED = 200, 401
+OK, UNAUTHORIZED = 200, 401  # recorded for an authentication. JSON-RPC itself has no status
 
 
 class RefusedError(Exception):
-    """Answers a call with an error; one that is final ends the connection."""
+    """A call failed, and is answered with an error. If it is `final`, the gateway then closes the connection."""
 
     def __init__(self, code: int, message: str, *, final: bool = False) -> None:
         super().__init__(message)
@@ -48,7 +72,14 @@ class RefusedError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Connection:
-    """A realtime connection as it stands: whose it is, until when its token lives, and what it has done."""
+    """A realtime connection at one moment.
+
+    - `id`: the connection's own id. `signalwire.connect` returns it as part of `protocol`.
+    - `subscriber_id`: the subscriber that the token was issued for, or None for a guest.
+    - `expires_at`: when the current token expires, and the connection with it.
+    - `reauthenticated`: how many times the client has presented a newer token.
+    - `is_online`: True after `subscriber.online`. False at first, and after `subscriber.offline`.
+    """
 
     id: UUID
     subscriber_id: UUID | None
@@ -58,7 +89,11 @@ class Connection:
 
 
 class Gateway:
-    """All connections that are open. `note(method, status, reason)` is told of each that says who it is."""
+    """The realtime gateway with its open connections.
+
+    `note(method, status, reason)` is called for each authentication, with status 200 or 401. `reason` explains a 401,
+    and is None for a 200.
+    """
 
     def __init__(self, service: Service, clock: Clock, note: Callable[[str, int, str | None], None]) -> None:
         self.service: Service = service
@@ -68,21 +103,21 @@ class Gateway:
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Those that have said who they are."""
+        """The connections that are authenticated and still open, in no particular order."""
         return tuple(line.connection for line in self.lines if line.connection is not None)
 
     def look(self) -> None:
-        """Have each connection see what time it is."""
+        """Wake every connection to check whether its token has expired. Call this after moving the clock."""
         for line in self.lines:
             line.looked.set()
 
     def cut(self) -> None:
-        """Cut all connections off, without a word."""
+        """Abort all connections without a closing handshake, as if the network had failed."""
         for line in self.lines:
             line.cut()
 
     async def serve(self, request: web.BaseRequest) -> web.WebSocketResponse:
-        """Serve a connection until it ends."""
+        """Accept a WebSocket, and serve it until it is closed."""
         socket = web.WebSocketResponse(max_msg_size=LARGEST_MESSAGE)
         await socket.prepare(request)
         line = Line(self, socket, request.transport)
@@ -91,36 +126,36 @@ class Gateway:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(line.watch())
                 await line.listen()
-                line.looked.set()
+                line.looked.set()  # wakes `watch`, which ends because the socket is closed
         finally:
             self.lines.discard(line)
         return socket
 
 
 def is_handshake(request: web.BaseRequest) -> bool:
-    """Return whether a request asks for a realtime connection."""
+    """Return whether a request asks for a realtime connection: a WebSocket at the path `/`."""
     return request.rel_url.raw_path == "/" and request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 def is_right_handshake(request: web.BaseRequest) -> bool:
-    """Return whether a realtime connection can be made. The gateway knows no subprotocol."""
+    """Return whether a handshake can be accepted. The gateway has no subprotocols, so it refuses requests for one."""
     if request.method != "GET" or "Sec-WebSocket-Protocol" in request.headers:
         return False
     try:
         return web.WebSocketResponse().can_prepare(request).ok
-    except ValueError:  # from a key that isn't ASCII
+    except ValueError:  # the handshake's key isn't ASCII
         return False
 
 
 class Line:
-    """One connection."""
+    """One open connection. `connection` is its public description, or None until it is authenticated."""
 
     def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
         self._gateway, self._socket, self._transport = gateway, socket, transport
         self.connection: Connection | None = None
         self.looked: asyncio.Event = asyncio.Event()
         self._claims: Claims | None = None
-        self._pings: set[str] = set()  # that were not answered
+        self._pings: set[str] = set()  # ids of pings that the client has not answered
         self._greet_by = gateway.clock.now() + GREETING
         self._ping_at = self._greet_by
         self._calls: Mapping[str, Callable[[Json], Json]] = {
@@ -132,12 +167,12 @@ class Line:
         }
 
     def cut(self) -> None:
-        """Cut the connection off."""
-        if self._transport is not None:  # whoever asked may have hung up at once
+        """Abort the connection without a closing handshake."""
+        if self._transport is not None:  # the client may have disconnected during the handshake
             self._transport.abort()
 
     async def listen(self) -> None:
-        """Answer what is said, until nothing more is."""
+        """Read and answer messages until the connection is closed. A message that isn't text closes it."""
         async for message in self._socket:
             if message.type is not WSMsgType.TEXT:
                 await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA)
@@ -145,7 +180,10 @@ class Line:
             await self._hear(cast("str", message.data))
 
     async def watch(self) -> None:
-        """Ping, and end the connection when its token does."""
+        """Send pings, and close the connection when there is a reason. Return when it is closed.
+
+        Each turn of the loop decides again what to do, because the time may have been moved while it slept.
+        """
         clock = self._gateway.clock
         while not self._socket.closed:
             reason = self._find_end()
@@ -160,7 +198,10 @@ class Line:
                 await self._rest(min(self._ping_at - clock.now(), self._left()))
 
     async def _rest(self, seconds: float) -> None:
-        """Wait so long, or until somebody moves the time."""
+        """Wait for `seconds` of the emulator's clock, or until `looked` is set.
+
+        It is set when the time was moved, and when the connection was authenticated or closed.
+        """
         alarm = self._gateway.clock.call_later(seconds, self.looked.set)
         try:
             await self.looked.wait()
@@ -169,11 +210,11 @@ class Line:
             alarm.cancel()
 
     def _left(self) -> float:
-        """Tell how long the token lives."""
+        """Return in how many seconds the token expires. Without a token, return a time after which to check again."""
         return PING_EVERY if self._claims is None else self._claims.expires_at - self._gateway.clock.wall()
 
     def _find_end(self) -> str | None:
-        """Say why the connection is to end, if it is."""
+        """Return the reason to close the connection now, or None if there isn't one."""
         now = self._gateway.clock.now()
         if self._claims is None:
             return "nobody has connected in time" if now >= self._greet_by else None
@@ -182,7 +223,7 @@ class Line:
         return "a ping was not answered" if self._pings and now >= self._ping_at else None
 
     async def _hear(self, text: str) -> None:
-        """Answer a message."""
+        """Answer one message: a call with its result or an error, and a response to a ping with nothing."""
         id_: str | None = None
         try:
             message = read_message(text)
@@ -247,7 +288,10 @@ class Line:
         return {"authorization": self._describe(claims)}
 
     def _authenticate(self, method: str, params: Json) -> Claims:
-        """Take a token that is live, from whoever may have it; any other ends the connection."""
+        """Return the claims of the token that a call presents, if it is valid and has the proof that it needs.
+
+        Raise a final `RefusedError` for any other. The client doesn't get the reason, but `note` does.
+        """
         given, service = params.get("authentication"), self._gateway.service
         try:
             claims = service.authenticate(cast("Json", given).get("jwt_token") if isinstance(given, dict) else None)
@@ -262,7 +306,7 @@ class Line:
         return claims
 
     def _describe(self, claims: Claims) -> Json:
-        """Say what a token allows."""
+        """Return the `authorization` that the gateway answers: what the token allows, and for whom."""
         project_id = self._gateway.service.project_id
         return {
             "jti": claims.id,
@@ -290,7 +334,10 @@ class Line:
         return {}
 
     async def _say(self, message: Json) -> None:
-        """Say something; whoever does not listen is cut off."""
+        """Send a message. Abort the connection if the client doesn't read it in time.
+
+        Without this limit, a client that never reads would keep the connection open after its token has expired.
+        """
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._socket.send_json({"jsonrpc": "2.0", **message})
@@ -300,13 +347,13 @@ class Line:
             pass
 
     async def _end(self, id_: str | None, refused: RefusedError) -> None:
-        """Say why, and close."""
+        """Send an error, and close the connection. `id_` is the id of the call that it answers, or None."""
         await self._say({"id": id_, "error": {"code": refused.code, "message": refused.message}})
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
 
 def read_message(text: str) -> Json:
-    """Return a message, with its parameters; refuse what isn't a JSON object."""
+    """Return a message, with empty `params` if it has none. Raise a `RefusedError` if it isn't a JSON object."""
     try:
         message = read_json(text)
     except ValueError:
@@ -317,7 +364,10 @@ def read_message(text: str) -> Json:
 
 
 def check_message(message: Json) -> None:
-    """Refuse what is neither a call nor an answer to one."""
+    """Raise a `RefusedError` if a message isn't a valid call or response.
+
+    JSON-RPC 2.0 allows calls without an id, and ids that are numbers. SignalWire's protocol uses neither.
+    """
     is_call = isinstance(message.get("method"), str) and isinstance(message["params"], dict)
     is_answer = "method" not in message and ("result" in message) != ("error" in message)
     if message.get("jsonrpc") != "2.0" or not (is_call or is_answer):

@@ -1,6 +1,8 @@
-"""aiohttp's server, without what it logs and answers by itself, and what is wrong with the form of a request.
+"""aiohttp's server, adapted so that it never reveals a request. Also the check of the form of requests.
 
-aiohttp logs a request that it can't parse and repeats it in the answer, with any credentials in it.
+By default, aiohttp logs a request that it can't parse, and repeats it in the answer. Both would show the credentials in
+it. Here, such a request gets the same JSON as other failures, and the log has only errors of the emulator itself: their
+type and their place in the code, but not their message.
 """
 
 from __future__ import annotations
@@ -21,21 +23,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "read_call"]
 
-LARGEST_LINE = 128 * 1024  # of a header, which a long token fits in
+LARGEST_LINE = 128 * 1024  # bytes of a header line. aiohttp's default of 8190 would refuse long tokens
 OPTIONS: dict[str, Any] = {
     "access_log": None,
     "auto_decompress": False,
     "max_line_size": LARGEST_LINE,
     "max_field_size": LARGEST_LINE,
 }
-# These aren't errors of the emulator: the client sent what isn't HTTP, or has disconnected.
+# These aren't errors of the emulator: the client has sent something that isn't HTTP, or has disconnected.
 FAULTS_OF_CLIENTS = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.emulator")
 
 
 class Server(web.Server):
-    """Serves HTTP with `handler`. `answer` makes the answers to requests that can't be parsed or that fail."""
+    """An HTTP server. `handler` handles requests, and `answer` makes the responses if that fails.
+
+    `answer` gets the request and a reply of status 400 or 500.
+    """
 
     def __init__(
         self,
@@ -46,12 +51,12 @@ class Server(web.Server):
         self._answer = answer
 
     def __call__(self) -> web.RequestHandler:
-        """Return what serves the next connection."""
+        """Return the protocol for the next connection. asyncio calls this."""
         return RequestHandler(self, self._answer)
 
 
 class RequestHandler(web.RequestHandler):
-    """Serves one connection."""
+    """The protocol of one connection, with aiohttp's reports of errors replaced."""
 
     __slots__ = ("_answer",)
 
@@ -66,7 +71,11 @@ class RequestHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - as above; it quotes the request
     ) -> web.StreamResponse:
-        """Return the answer to a request that can't be parsed, or whose handler failed."""
+        """Return the response to a request that can't be parsed (400), or whose handler failed (500).
+
+        The connection is closed after it. Raise a `ConnectionError` if another response has already begun. aiohttp then
+        closes the connection, because a second response can't follow.
+        """
         log_failure(exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has already begun")
@@ -75,12 +84,15 @@ class RequestHandler(web.RequestHandler):
         return response
 
     def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
-        """Log an error by its kind and place."""
+        """Log an error by its type and place."""
         log_failure(exc_info)
 
 
 def log_failure(error: BaseException | None) -> None:
-    """Log an error of the emulator by its kind and place, because its message may quote a request."""
+    """Log an error of the emulator by its type and place, because its message may quote a request.
+
+    Errors of clients are not logged. Of a group of errors, each is logged by itself.
+    """
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:
             log_failure(one)
@@ -90,7 +102,10 @@ def log_failure(error: BaseException | None) -> None:
 
 
 async def read_call(request: web.BaseRequest) -> Call:
-    """Return a request as the service takes it."""
+    """Return a request as a `Call` for the service, with its body read.
+
+    If the form of the request is wrong, the call has a `flaw`. A body of more than 1 MiB, aiohttp's limit, isn't kept.
+    """
     body, flaw = b"", find_flaw(request)
     try:
         body = await request.read()
@@ -108,7 +123,10 @@ async def read_call(request: web.BaseRequest) -> Call:
 
 
 def find_flaw(request: web.BaseRequest) -> str | None:
-    """Return what is wrong with the form of a request, apart from its body; None if nothing is."""
+    """Return what is wrong with the form of a request, or None if nothing is. The body isn't looked at.
+
+    These forms are ambiguous: servers and proxies differ in how they read them. SignalWire may accept some of them.
+    """
     headers = request.headers
     if len(headers.getall("Authorization", [])) > 1:
         return "more than one Authorization header"

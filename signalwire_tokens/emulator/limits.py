@@ -1,4 +1,16 @@
-"""How many requests the emulator accepts, and the headers that report it."""
+"""The emulator's rate limit, and the headers that report it.
+
+The limit works in fixed periods. A period begins with the first request after the previous period has ended, and lasts
+`RateLimit.seconds` by the emulator's wall clock. With `RateLimit(2, 10)`:
+
+| time | request | answer | `Remaining` | `Reset` |
+| --- | --- | --- | --- | --- |
+| 0 s | POST | accepted; the period lasts until 10 s | 1 | 10 |
+| 3 s | GET | accepted, and not counted | 1 | 7 |
+| 4 s | POST | accepted | 0 | 6 |
+| 9 s | POST | 429, `Retry-After: 1` | 0 | 1 |
+| 12 s | POST | accepted; a new period lasts until 22 s | 1 | 10 |
+"""
 
 from __future__ import annotations
 
@@ -22,10 +34,10 @@ LIMITED_METHODS = ("POST", "PUT", "PATCH")
 
 @attrs.frozen
 class RateLimit:
-    """How many POST, PUT and PATCH requests are accepted in each period of `seconds`, which are at most 366 days.
+    """A limit of `requests` POST, PUT and PATCH requests in each period of `seconds`.
 
-    The defaults are SignalWire's. Requests with other methods don't count and are never refused. Requests that fail or
-    are refused count like others.
+    `seconds` is at most 366 days. The defaults are SignalWire's. A request counts even if the service refuses it.
+    Requests with other methods don't count and are never refused.
     """
 
     requests: int = attrs.field(default=13_800, validator=[whole, attrs.validators.ge(0)])
@@ -35,14 +47,17 @@ class RateLimit:
 
 
 class Meter:
-    """Counts requests in consecutive periods. Without a limit, it accepts all and sends no headers."""
+    """A counter of requests. Without a limit, it accepts every request and returns no headers.
+
+    `now` returns the emulator's time, in seconds since the epoch.
+    """
 
     def __init__(self, limit: RateLimit | None, now: Callable[[], float]) -> None:
         self._now = now
         self.begin(limit)
 
     def begin(self, limit: RateLimit | None) -> None:
-        """Begin a period with a limit, or with none. Raise a `TypeError` for what is neither."""
+        """Set the limit and discard the count. None removes the limit. Raise a `TypeError` for anything else."""
         if not isinstance(limit, RateLimit | None):
             raise TypeError("rate_limit must be a RateLimit or None, such as RateLimit(100, 10)")
         self.limit: RateLimit | None = limit
@@ -50,10 +65,11 @@ class Meter:
         self._count = 0
 
     def accept(self, method: str) -> tuple[bool, Mapping[str, str]]:
-        """Count a request, and return whether it is accepted, and the headers of its answer."""
+        """Count a request. Return whether it is accepted, and the headers for its answer."""
         if self.limit is None:
             return True, {}
         now = self._now()
+        # A period that ends later than a whole period from now is from before the clock was set back: begin another.
         if not now < self._until <= now + self.limit.seconds:
             self._until, self._count = now + self.limit.seconds, 0
         is_counted = method in LIMITED_METHODS

@@ -1,4 +1,31 @@
-"""Who holds which key: proofs of possession, verified to the last claim, and the tokens that keys bind."""
+"""Proofs of possession (DPoP, RFC 9449), and which token is bound to which key.
+
+The service accepts a bound access token only with a proof, so a thief of the token alone can't use it. The only
+exception is `subscriber_info`. A proof is a short-lived JWT that the device signs with its private key. It is valid for
+one request. These parts of it are checked:
+
+| part | must be |
+| --- | --- |
+| header `typ`, `alg` | `dpop+jwt`, `RS256` |
+| header `jwk` | the public half of an RSA key of at least 2048 bits, which signed the proof |
+| `htm`, `htu` | for an HTTP request: its method, and its path or full URI |
+| `rpc`, `mth` | for a realtime call: `request`, and the method |
+| `iat` | within 60 seconds of the emulator's time |
+| `jti` | a random UUID that no earlier proof had |
+| `ath` | the digest of the token. Required to refresh a bound token. Elsewhere a proof may leave it out |
+
+SignalWire's own browser SDK sends only the path in `htu`, and no `ath` with a first exchange. So does this library.
+
+A token becomes bound in one of three ways:
+
+| token | bound |
+| --- | --- |
+| issued with a `fingerprint` | from its issue, to the key with this thumbprint |
+| issued with the scope `sat:refresh` and no fingerprint | by its first use with a proof, to the key of that proof |
+| returned by an exchange at a device operation | from the start, to the key of that exchange's proof |
+
+All other tokens stay unbound. If a realtime client sends a proof with one of them, the proof must still be valid.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +47,47 @@ if TYPE_CHECKING:
 
 __all__ = ["REFRESHABLE", "Holders", "UnprovenError", "digest"]
 
-REFRESHABLE = "sat:refresh"  # the scope of tokens that a key may exchange
-WINDOW = 60.0  # seconds that a proof may be old, or ahead of its time
-LEAST_BITS = 2048
+REFRESHABLE = "sat:refresh"  # the scope of access tokens that a device can exchange for a bound one
+WINDOW = 60.0  # seconds by which a proof's `iat` may be before or after the emulator's time
+LEAST_BITS = 2048  # of an RSA key
 PUBLIC = ("e", "kty", "n")
+# Members of a JWK that hold secrets. A client that sends one of them has published its private key.
 PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
-# joserfc takes headers of 512 bytes, and one with a key in it is longer.
+# By default, joserfc accepts headers of up to 512 bytes. A header that holds an RSA key is longer.
 REGISTRY = jws.JWSRegistry(algorithms=["RS256"])
 REGISTRY.max_header_length = 4096
 
 
 class UnprovenError(Exception):
-    """A proof is missing, or is none; its text says why, and holds nothing of it."""
+    """The authentication of a request failed: its token isn't accepted, or the proof is missing or wrong.
+
+    The text explains why, for `Entry.reason`. It quotes nothing of the token or the proof.
+    """
 
 
 class Holders:
-    """Remember which proofs were presented, and which key an unbound token was first used with."""
+    """The record of proofs that were presented, and of tokens that their first use has bound to a key.
+
+    `now` returns the emulator's time, in seconds since the epoch.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._presented: dict[str, float] = {}  # proofs, and until when each would still be in time
-        self._bound: dict[str, str] = {}  # keys' thumbprints, by the ids of tokens
+        self._presented: dict[str, float] = {}  # ids of proofs, and when each is too old to be accepted
+        self._bound: dict[str, str] = {}  # thumbprints of keys, by id of a token
 
     def verify(
         self, proof: object, expected: Mapping[str, str | tuple[str, ...]], *, token: str = "", must_name: bool = False
     ) -> str:
-        """Return the thumbprint of the key that signed a proof of what is expected, or refuse it.
+        """Return the thumbprint of the key that signed a proof, or raise an `UnprovenError` if the proof isn't valid.
 
-        Where it names a token, it must be the one that it came with; `must_name` says that it has to.
+        `expected` maps the names of claims to the value that each must have, or to a tuple of values to choose from.
+        `token` is the token that the request carries. If the proof has an `ath`, it must name this token. With
+        `must_name`, the proof must have one.
+
+        A valid proof counts as presented even if the service then refuses the token.
         """
         signed, key = open_proof(proof)
         claims = read_claims(signed)
@@ -69,9 +107,10 @@ class Holders:
         return key.thumbprint()
 
     def admit(self, claims: Claims, thumbprint: str | None) -> None:
-        """Take a token from whoever has proven to hold a key, or nothing; refuse one that another key binds.
+        """Check a token against the key of the proof that came with it, or raise an `UnprovenError`.
 
-        One that is to be bound, and is not, is bound by its first use.
+        `thumbprint` is the result of `verify`, or None if the request has no proof. A bound token needs a proof of the
+        key that it is bound to. The first proof binds an unbound token that has the scope `sat:refresh`.
         """
         binding = self.binding_of(claims)
         if binding is None:
@@ -83,11 +122,15 @@ class Holders:
             raise UnprovenError("the token is bound to another key than the proof's")
 
     def binding_of(self, claims: Claims) -> str | None:
-        """Tell the thumbprint of the key that a token is bound to, if it is to any."""
+        """Return the thumbprint of the key that a token is bound to, or None if it is unbound."""
         return claims.fingerprint or self._bound.get(claims.id)
 
     def _note(self, id_: str) -> None:
-        """Take a proof once."""
+        """Record that a proof was presented, or raise an `UnprovenError` if it was presented before.
+
+        A proof may be made up to one window ahead of the emulator's time, and is accepted until one window after its
+        `iat`. So each id has to be remembered for two windows, and can then be forgotten.
+        """
         now = self._now()
         while self._presented and (oldest := next(iter(self._presented.items())))[1] < now:
             del self._presented[oldest[0]]
@@ -97,7 +140,10 @@ class Holders:
 
 
 def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
-    """Take what is signed by the key that it names, in the form that proofs have."""
+    """Return a proof with the key in its header, which has signed it. Raise an `UnprovenError` for anything else.
+
+    The claims are not checked yet.
+    """
     try:
         signed = jws.extract_compact(proof.encode() if isinstance(proof, str) else b"", registry=REGISTRY)
     except (JoseError, ValueError, TypeError, RecursionError):
@@ -116,7 +162,7 @@ def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
 
 
 def read_key(jwk: object) -> RSAKey:
-    """Take a public key."""
+    """Return the public RSA key that a proof's header holds, or raise an `UnprovenError`."""
     members = cast("dict[str, Any]", jwk) if isinstance(jwk, dict) else {}
     if members.get("kty") != "RSA" or PRIVATE & members.keys():
         raise UnprovenError("the proof's jwk is not the public half of an RSA key")
@@ -133,7 +179,7 @@ def read_key(jwk: object) -> RSAKey:
 
 
 def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
-    """Take what a proof says."""
+    """Return the claims of a proof, or raise an `UnprovenError` if its payload isn't a JSON object."""
     try:
         claims = read_json(signed.payload)
     except ValueError:
@@ -144,5 +190,5 @@ def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
 
 
 def digest(token: str) -> str:
-    """Name a token as proofs do."""
+    """Return the `ath` of a token: its SHA-256 in base64url, without padding."""
     return urlsafe_b64encode(sha256(token.encode()).digest()).decode().rstrip("=")

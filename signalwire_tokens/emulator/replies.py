@@ -1,4 +1,4 @@
-"""How replies and faults look on the wire of HTTP."""
+"""The HTTP form of replies and faults: headers, CORS, and answers that stop half-way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["answer", "begin", "flood", "hang_up", "http_date", "is_open_to_browsers", "preflight", "status_of"]
 
-CHUNK = b" " * 65536
+CHUNK = b" " * 65536  # written at a time, so that a huge answer doesn't have to fit into memory
 CREATED = 201
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -28,6 +28,7 @@ CORS = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP",
     "Access-Control-Max-Age": "600",
 }
+# Operations that take no API token, so that code in a browser can use them. The others would need the project's secret.
 OPEN_TO_BROWSERS = (
     "create_invite_token",
     "create_embed_token",
@@ -43,12 +44,12 @@ def is_open_to_browsers(path: str) -> bool:
 
 
 def preflight() -> web.Response:
-    """Let a browser ask."""
+    """Return the answer to a CORS preflight request, which allows the real request."""
     return web.Response(status=204, headers=CORS)
 
 
 def status_of(fault: Fault | None, reply: Reply) -> int | None:
-    """Tell the status that a client is shown."""
+    """Return the HTTP status that the client gets, or None if the fault sends no answer."""
     match fault:
         case Status(status) | Raw(_, status=status) | Redirect(_, status=status):
             return status
@@ -61,7 +62,11 @@ def status_of(fault: Fault | None, reply: Reply) -> int | None:
 
 
 def answer(request: web.BaseRequest, reply: Reply, now: float, *, fault: Status | None = None) -> web.Response:
-    """Return a reply as HTTP, with its date and whatever the fault adds."""
+    """Return a reply as an HTTP response.
+
+    `now` is the time for its `Date`, in seconds since the epoch. `fault` is the fault that has made the reply, if any:
+    its `retry_after` becomes a header. Paths that are open to browsers get the headers of CORS.
+    """
     headers = {"Date": http_date(now), "X-Request-Id": str(uuid4()), **reply.headers}
     if fault is not None and fault.retry_after is not None:
         headers["Retry-After"] = write_retry_after(fault.retry_after, now, as_date=fault.as_date)
@@ -71,19 +76,23 @@ def answer(request: web.BaseRequest, reply: Reply, now: float, *, fault: Status 
 
 
 def write_retry_after(pause: float | str, now: float, *, as_date: bool) -> str:
-    """Return the value of `Retry-After`."""
+    """Return the value of `Retry-After`: a text unchanged, and a number of seconds as such or as a date."""
     if isinstance(pause, str):
         return pause
     return http_date(now + pause) if as_date else f"{pause:.0f}"
 
 
 def http_date(seconds: float) -> str:
-    """Write a time as HTTP does."""
+    """Return a time, given in seconds since the epoch, as a date of an HTTP header."""
     return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
 
 
 async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
-    """Send half of an answer."""
+    """Send the headers of a response and the first half of its body. Return what was begun.
+
+    The headers announce the length of the whole body, so the client can see that it is incomplete. A client that has
+    disconnected isn't an error.
+    """
     body = cast("bytes", whole.body)
     half = web.StreamResponse(status=whole.status, headers={**whole.headers, "Content-Length": str(len(body))})
     with suppress(ConnectionError):
@@ -93,7 +102,7 @@ async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResp
 
 
 async def flood(request: web.BaseRequest, size: int) -> web.StreamResponse:
-    """Send so many bytes, or as many as the client bears."""
+    """Send a success with a body of `size` bytes, or as much of it as the client reads before it disconnects."""
     response = web.StreamResponse(status=CREATED, headers={"Content-Type": "application/json"})
     response.content_length = size
     with suppress(ConnectionError):
@@ -104,7 +113,10 @@ async def flood(request: web.BaseRequest, size: int) -> web.StreamResponse:
 
 
 def hang_up(request: web.BaseRequest, response: web.StreamResponse, *, reset: bool = False) -> web.StreamResponse:
-    """Close a connection in the middle of things, politely or with a reset."""
+    """Close the connection of a request, and return `response` to satisfy aiohttp. The client doesn't get it.
+
+    The connection ends as usual (FIN), or with `reset` by a reset (RST), which clients report as another error.
+    """
     if request.transport is not None:
         if reset:
             linger = struct.pack("ii", 1, 0)  # with no time to linger, closing sends a reset

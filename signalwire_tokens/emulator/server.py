@@ -1,4 +1,17 @@
-"""The emulator as its users see it: the service on a socket, with everything that can happen on the way."""
+"""The `Emulator`: the service on a socket, with faults, a record of requests, and a clock that tests can move.
+
+Each HTTP request takes these steps:
+
+1. aiohttp parses it, and `read_call` reads its body. A request that aiohttp can't parse gets a 400 and goes no further.
+2. A CORS preflight is answered if browsers may use the path. A WebSocket handshake goes to the gateway. Faults apply to
+   neither of them. Neither gets an `Entry`, but each authentication at the gateway does.
+3. The first fault that matches the operation is used. If it is a `Delay`, the request waits here.
+4. The service handles the request, unless the fault isn't `applied`. Only this step changes what the service knows.
+5. The `Entry` is added to `requests`, and `on_request` is called.
+6. The answer is sent, or what the fault makes of it.
+
+So a client that has got its answer finds the entry of its request in `requests`.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +58,24 @@ if TYPE_CHECKING:
 __all__ = ["Emulator", "Entry"]
 
 HOST = "127.0.0.1"
-BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # where browsers look for a channel on this machine
+BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # browsers resolve these to this machine
 NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
-NOT_DONE = failure(500)
-LAST_WORD = 1.0  # seconds that a request gets to end when the emulator closes
+NOT_DONE = failure(500)  # the reply that a fault replaces. The client never gets it
+LAST_WORD = 1.0  # seconds that running requests have to finish when the emulator closes
 
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """What the emulator remembers of a request; never a secret.
+    """The record of one request. It never holds a secret.
 
-    `operation` is None for a path that is none, and the method where a realtime connection says who it is; `auth` is
-    the kind that was sent, good or not; `status` is None where a fault left the request without an answer; `reason` is
-    why a token or a proof was refused, of which the answer says nothing.
+    - `operation`: the name of the operation, such as `"create_subscriber_token"`, or None for an unknown path. For an
+      authentication at the gateway, it is the method, such as `"signalwire.connect"`.
+    - `auth`: the kind of authentication that was sent, valid or not: `"Basic"`, `"Bearer"`, `"other"`, or None if there
+      was none. At the gateway, it is `"JWT"`.
+    - `status`: the status that was sent, or None if a fault sent no answer.
+    - `at`: the emulator's time.
+    - `fault`: the name of the fault's class, such as `"Reset"`, or None.
+    - `reason`: why the service refused the request, where the answer itself doesn't explain it.
     """
 
     operation: str | None
@@ -69,51 +87,63 @@ class Entry:
 
 
 class ServiceClock:
-    """The emulator's time: another clock's, and what was added to it."""
+    """The emulator's time: the time of another clock, plus the seconds that `advance` has added.
+
+    Alarms and sleeps are those of the other clock, so `advance` doesn't make them end earlier. To a session, a call of
+    `advance` looks as if the machine had been suspended: time has passed, but its alarms have not rung. It notices at
+    its next call, or when its next alarm rings.
+    """
 
     def __init__(self, base: Clock) -> None:
         self._base = base
         self._ahead = 0.0
 
     def now(self) -> float:
-        """Return seconds since some moment; to have advanced is to have been suspended."""
+        """Return seconds since an arbitrary moment. Advanced seconds count."""
         return self._base.now() + self._ahead
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
-        """Call back as the other clock does."""
+        """Call back after `seconds` of the other clock. Advanced seconds don't count."""
         return self._base.call_later(seconds, callback)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep as the other clock does."""
+        """Sleep for `seconds` of the other clock. Advanced seconds don't count."""
         await self._base.sleep(seconds)
 
     def wall(self) -> float:
-        """Return seconds since the epoch."""
+        """Return seconds since the epoch. Advanced seconds count."""
         return self._base.wall() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the time forward."""
         self._ahead += seconds
 
 
 class Emulator:
-    """SignalWire's token service on this machine.
+    """SignalWire's token service, emulated on this machine.
 
-    `async with Emulator() as emulator` serves on a port of its own until the block ends. `space`, `project_id` and
-    `api_token` are what a client needs, and `client()` returns one. Tokens live as long as `lifetimes` says, by a clock
-    that `advance` moves. `rotation` says what happens to tokens that were refreshed or replaced, which SignalWire
-    doesn't publish: one of `ROTATIONS` by name, or a `Rotation`.
+    `async with Emulator() as emulator` serves on loopback until the block ends. `client()` returns a client for it. Any
+    other client needs the emulator's `space`, `project_id` and `api_token`.
 
-    `strict` also refuses unknown members of a body, unknown parameters of a query, and regions other than "us-central",
-    which SignalWire doesn't publish. `rate_limit` refuses POST, PUT and PATCH requests above a rate and sends
-    `X-RateLimit-*` headers. You can set both at any time. `statuses` has the statuses (400 to 599) of wrong requests by
-    the code of their first problem, such as `{"token_expired": 401}`; the others have 422. Used and revoked refresh
-    tokens have the status of the rotation.
-
-    `channel` is the host that tokens name for realtime connections, and `{port}` in it is the emulator's own port:
-    under TLS, "puc.localhost:{port}" leads the official browser SDK to the realtime gateway, which is served beside the
-    API. Emulators with the same `seed` are the same space: they accept each other's credentials and tokens, but don't
-    know what was done with them.
+    - `lifetimes`: how long tokens live. None means SignalWire's own lifetimes.
+    - `rotation`: what happens to tokens that were refreshed or replaced, which SignalWire doesn't publish. It is one of
+      `ROTATIONS` by name, or a `Rotation`.
+    - `clock`: the clock that the emulator's time comes from. None means the machine's. `advance` adds to it.
+    - `tls`: serve https, with a certificate from an authority of the emulator's own. See `ca_file`.
+    - `port`: the port to serve. 0 chooses a free one. The emulator keeps its port if you use it again.
+    - `channel`: the realtime host that tokens name in their header. None leaves it out. `{port}` in it becomes the
+      emulator's own port. With `tls`, "puc.localhost:{port}" leads the official browser SDK to the emulator's gateway.
+    - `page_size`: the number of addresses on a page (1 to 1,000), if a request doesn't choose.
+    - `seed`: emulators with the same seed accept each other's credentials and tokens, like one space. But they don't
+      know what was done with each other's tokens. Without a seed, each emulator is a space of its own.
+    - `strict`: also refuse what SignalWire doesn't publish: unknown members of a body, unknown parameters of a query,
+      and regions other than "us-central". You can set it at any time.
+    - `rate_limit`: answer 429 to POST, PUT and PATCH requests above a rate, and send `X-RateLimit-*` headers. None
+      accepts all. You can set it at any time.
+    - `statuses`: the statuses (400 to 599) of wrong requests by the code of their first problem, such as
+      `{"token_expired": 401}`. Other codes have 422. Used and revoked refresh tokens have the status of the rotation.
+    - `on_request`: called on the event loop with the `Entry` of each request, before the request is answered. If it
+      raises, the request gets a 500.
     """
 
     def __init__(
@@ -195,12 +225,12 @@ class Emulator:
 
     @property
     def space(self) -> str:
-        """The space's address, as `TokenClient` takes it."""
+        """The address of the space, for the argument `space` of a `TokenClient`."""
         return f"https://{HOST}:{self.port}" if self.tls else f"{HOST}:{self.port}"
 
     @property
     def port(self) -> int:
-        """The port that is served."""
+        """The port of the API and the gateway. Raise a `RuntimeError` before the emulator has first run."""
         if not self._port:
             raise RuntimeError("the emulator has no port yet: use it as `async with Emulator() as emulator`")
         return self._port
@@ -212,7 +242,7 @@ class Emulator:
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """The realtime connections that have authenticated, as they stand."""
+        """The realtime connections that are authenticated and open, as they are at this moment."""
         return self._gateway.connections
 
     @property
@@ -222,33 +252,40 @@ class Emulator:
 
     @property
     def api_token(self) -> str:
-        """The project's API token, which is good for nothing but this emulator."""
+        """The project's API token. It works with this emulator, and with others that have the same seed."""
         return self.service.api_token
 
     @property
     def ca_file(self) -> Path:
-        """The certificate to trust, as a PEM file that lives as long as the emulator."""
+        """The PEM file with the certificate authority that clients must trust. It is deleted when the emulator closes.
+
+        Reading this without `tls`, or while the emulator isn't running, raises a `RuntimeError`. The same goes for
+        `server_context` and `browser_pin`.
+        """
         if self._folder is None:
             raise RuntimeError(NO_CERTIFICATE)
         return Path(self._folder.name, "ca.pem")
 
     @property
     def server_context(self) -> ssl.SSLContext:
-        """What another server on this machine needs to be trusted by whoever trusts the certificate."""
+        """An SSL context for other servers on this machine. Clients that trust `ca_file` trust these servers, too."""
         if self._folder is None or self._context is None:
             raise RuntimeError(NO_CERTIFICATE)
         return self._context
 
     @property
     def browser_pin(self) -> str:
-        """What makes Chromium trust the certificate: `--ignore-certificate-errors-spki-list=PIN --user-data-dir=…`."""
+        """The digest of the certificate's key, with which Chromium trusts the emulator without `ca_file`.
+
+        Start Chromium with `--ignore-certificate-errors-spki-list=PIN --user-data-dir=…`.
+        """
         if self._folder is None:
             raise RuntimeError(NO_CERTIFICATE)
         return self._pin
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """How many requests are accepted; None if all are."""
+        """The limit of requests, or None if all are accepted. Setting it begins a new period."""
         return self.service.meter.limit
 
     @rate_limit.setter
@@ -257,7 +294,7 @@ class Emulator:
 
     @property
     def strict(self) -> bool:
-        """Whether what SignalWire's published description doesn't have is refused."""
+        """The setting that refuses requests which SignalWire's published description doesn't have."""
         return self.service.strict
 
     @strict.setter
@@ -265,7 +302,11 @@ class Emulator:
         self.service.strict = strict
 
     def client(self, *, timeout: Duration = 10.0, retries: int = 3, clock: Clock | None = None) -> TokenClient:
-        """Make a client for this emulator: its space, its credentials, its lifetimes and its time."""
+        """Return a client for this emulator, with its space, credentials, certificate and lifetimes.
+
+        If `clock` is None, the client and its sessions use the emulator's time, which `advance` moves. `timeout` counts
+        real time. The caller closes the client.
+        """
         return TokenClient(
             self.space,
             self.project_id,
@@ -278,35 +319,49 @@ class Emulator:
         )
 
     def now(self) -> datetime:
-        """Tell the emulator's time."""
+        """Return the emulator's time, in UTC."""
         return datetime.fromtimestamp(self._clock.wall(), UTC)
 
     def advance(self, duration: Duration) -> None:
-        """Let time pass: for the service, and for the clients that `client()` made."""
+        """Move the time forward, for the service, its gateway, and the clients from `client()`.
+
+        Alarms that are already set don't ring earlier, as if the machine had been suspended. To make sessions renew
+        tokens in the background as time passes, pass a `VirtualClock` as `clock` to the `Emulator`, and advance that.
+        """
         self._clock.advance(passing_seconds(duration))
         self._gateway.look()
 
     def accepts(self, token: str | Token) -> bool:
-        """Tell whether the service would take a token at this moment."""
+        """Return whether the service would accept an access token or refresh token now. This uses nothing up."""
         return self.service.accepts(token.value if isinstance(token, Token) else token)
 
     def revoke(self, token: str | Token) -> None:
-        """Refuse a token from now on, though its end has not come."""
+        """Revoke one access token or refresh token before it expires. The other token of its pair stays valid.
+
+        Raise a `ValueError` for a text that isn't a token of this space.
+        """
         self.service.revoke(token.value if isinstance(token, Token) else token)
 
     def add_address(self, name: str, *, subscriber_id: UUID | None = None) -> UUID:
-        """Give the project, or one of its subscribers, an address to invite to; a new subscriber has one already."""
+        """Add an address, and return its id. Guests can be allowed to call it, and invites can lead to it.
+
+        It belongs to the subscriber with this id, or with None to the project alone. A new subscriber has one already.
+        """
         return UUID(self.service.add_address(name, subscriber_id=str(subscriber_id) if subscriber_id else None))
 
     def rotate_api_token(self) -> str:
-        """Give the project a new API token; the old one is refused from now on."""
+        """Replace the project's API token, and return the new one. The service refuses the old one from now on."""
         self.service.api_token = f"PT{secrets.token_hex(24)}"
         return self.service.api_token
 
     def fail(self, fault: Fault, *, operation: str | None = None, times: int | None = 1) -> None:
-        """Give the next so many requests (of one operation) a fault; None means until `clear_faults`.
+        """Apply a fault to the next `times` requests, or with None to all until `clear_faults`.
 
-        Faults are met in the order in which they were asked for.
+        `operation` limits the fault to the requests of one operation. None means all requests, those to unknown paths
+        included.
+
+        Each request meets at most one fault: the earliest one added that matches and isn't used up. So after
+        `fail(Status(503), times=2)` and `fail(Reset())`, two requests get a 503 and the third one a reset.
         """
         if operation is not None and operation not in OPERATIONS:
             raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
@@ -319,12 +374,16 @@ class Emulator:
         self.faults.append(Armed(fault=fault, operation=operation, left=times))
 
     def clear_faults(self) -> None:
-        """Forget the faults that were not met yet."""
+        """Remove all faults that requests have not used up. A request that already waits in a fault still does."""
         self.faults.clear()
 
     @asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:
-        """Refuse connections, and cut those that are open, for as long as the block lasts."""
+        """Close the port and abort open connections while the block runs, then serve on the same port again.
+
+        Clients find connections refused. The service keeps its state. If another program has taken the port meanwhile,
+        the end of the block raises an `OSError`.
+        """
         if not self._running:
             raise RuntimeError("the emulator is not running, or is unreachable already")
         await self._hang_up()
@@ -334,6 +393,7 @@ class Emulator:
             await self._listen()
 
     async def _listen(self) -> None:
+        """Serve the port. The exit stack closes the server even if this fails half-way."""
         self._closing.clear()
         server = Server(self._serve, self._answer)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=LAST_WORD)
@@ -346,12 +406,14 @@ class Emulator:
         self.service.set_channel(None if self._channel is None else self._channel.replace("{port}", str(self._port)))
 
     async def _hang_up(self) -> None:
+        """Stop serving: end the faults that wait, abort realtime connections, and close the port."""
         self._closing.set()
         self._gateway.cut()
         self._running = False
         await self._server.aclose()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the response to one request. The module's docstring lists the steps."""
         call = await read_call(request)
         if call.flaw is None:
             if call.method == "OPTIONS" and is_open_to_browsers(call.path):
@@ -376,22 +438,25 @@ class Emulator:
         return await self._respond(request, reply, fault)
 
     def _note_call(self, method: str, status: int, reason: str | None) -> None:
-        """Remember that a realtime connection has said who it is."""
+        """Record the authentication of a realtime connection."""
         entry = Entry(operation=method, auth="JWT", status=status, at=self.now(), reason=reason)
         self.requests.append(entry)
         self._on_request(entry)
 
     async def _wait(self, seconds: float | None) -> None:
-        """Wait so long, or until the emulator closes."""
+        """Wait for `seconds` of real time, or with None without a limit. Closing the port ends the wait."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
 
     def _answer(self, request: web.BaseRequest, reply: Reply) -> web.Response:
-        """Return a reply as HTTP, at the emulator's time."""
+        """Return a reply as an HTTP response, dated with the emulator's time."""
         return answer(request, reply, self._clock.wall())
 
     async def _respond(self, request: web.BaseRequest, reply: Reply, fault: Fault | None) -> web.StreamResponse:
-        """Give a reply, in the way that a fault has it."""
+        """Return the response that the client gets: the reply, or what the fault makes of it.
+
+        Faults that send only a part, or nothing, write to the connection themselves and then close it.
+        """
         now = self._clock.wall()
         match fault:
             case None | Delay():
@@ -422,6 +487,7 @@ class Emulator:
                 assert_never(fault)
 
     def _next_fault(self, operation: str | None) -> Fault | None:
+        """Return the fault for a request, or None. It counts as used, even if the client disconnects meanwhile."""
         for armed in self.faults:
             if armed.operation in (None, operation):
                 if armed.left is not None:
@@ -433,14 +499,17 @@ class Emulator:
 
 
 def scheme_of(authorization: str | None) -> str | None:
-    """Name the kind of authentication that was sent, and nothing that may be a secret."""
+    """Return the kind of authentication that was sent, or None if there was none.
+
+    Any kind but the known ones is "other". A client that forgets the word `Bearer` sends its token in that place.
+    """
     if authorization is None:
         return None
     return {"basic": "Basic", "bearer": "Bearer"}.get(authorization.partition(" ")[0].lower(), "other")
 
 
 def rotation_of(given: Rotation | str) -> Rotation:
-    """Return a rotation that is given by name, or as one."""
+    """Return the rotation with a name, or a `Rotation` unchanged. Raise a `ValueError` for an unknown name."""
     if isinstance(given, Rotation):
         return given
     if given not in ROTATIONS:
@@ -450,7 +519,7 @@ def rotation_of(given: Rotation | str) -> Rotation:
 
 @attrs.define
 class Armed:
-    """A fault that waits for requests to meet it."""
+    """A fault that was asked for, with the requests that it still applies to. `left` is None for no limit."""
 
     fault: Fault
     operation: str | None
@@ -458,9 +527,9 @@ class Armed:
 
 
 def certify(ca_file: Path) -> tuple[ssl.SSLContext, str]:
-    """Make a certificate under an authority of its own, and leave the authority's where clients can trust it.
+    """Create an authority and a certificate for this machine, and write the authority's certificate to `ca_file`.
 
-    Return a server's context, and the digest of the certificate's key.
+    Return the SSL context for a server, and the digest of its public key for Chromium (SHA-256 in base64).
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(ca_file))
@@ -473,5 +542,5 @@ def certify(ca_file: Path) -> tuple[ssl.SSLContext, str]:
 
 
 def draw(seed: str | None, purpose: str) -> bytes:
-    """Draw 32 bytes: anew each time, or the same ones for the same seed."""
+    """Return 32 bytes for a purpose: random ones without a seed, and always the same ones for a seed."""
     return secrets.token_bytes(32) if seed is None else sha256(f"{purpose} {seed}".encode()).digest()

@@ -1,4 +1,24 @@
-"""The service itself, without the network: a call in, a reply out, and a state between that only calls change."""
+"""The service without a network: `Service.handle` turns a `Call` into a `Reply`.
+
+A call passes these checks in this order. The first one that fails decides the reply:
+
+| check | reply if it fails |
+| --- | --- |
+| rate limit | 429 `rate_limit_exceeded` |
+| form of the HTTP request (`Call.flaw`) | 400 |
+| method and path lead to an operation | 404 |
+| parameters of the query are known (only if strict) | 400 |
+| authentication | 401, or 403 for a valid token that isn't a subscriber's |
+| the body is JSON | 400 |
+| members of the body | 422 with all problems, or the status in `statuses` |
+| the rest: a proof, a used refresh token, an unknown subscriber | depends on the operation |
+
+Handlers have no `await`, so concurrent calls never see a half-changed state. A fault that loses an answer comes into
+effect after the handler has returned, in `server`.
+
+Two exceptions end a handler early. `RefusedError` carries the reply. `UnprovenError` means that authentication failed,
+and becomes a 401 that doesn't explain why.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +58,21 @@ PROFILE = (
     "country",
     "company_name",
 )
-DEVICE_LIFE = 900  # seconds, unless more or less is asked for
-LARGEST_PAGE = 1000
-LARGEST_NUMBER = 2**31 - 1
+DEVICE_LIFE = 900  # seconds that a bound token lives, if the request has no `expire_in`
+LARGEST_PAGE = 1000  # addresses
+LARGEST_NUMBER = 2**31 - 1  # of a page
 PAGE_PARAMETERS = frozenset({"page_number", "page_size", "page_token"})
-ASSETS = "https://example.com/assets"  # of addresses; nothing is there
+ASSETS = "https://example.com/assets"  # for the image URLs of addresses. They lead nowhere
 CHARSET = re.compile(r"""\bcharset\s*=\s*["']?([^"';\s]*)""")  # among the parameters of a Content-Type
-TOKEN_PARTS = (3, 5)  # of a signed token, and of an encrypted one
+TOKEN_PARTS = (3, 5)  # of a signed token (JWS), and of an encrypted one (JWE)
 
 
 @attrs.define(kw_only=True)
 class Subscriber:
-    """One whom the project has issued a token for."""
+    """A subscriber, created by the first token that the project issued for its `reference`.
+
+    `profile` has the members that issues have set so far. `region` is one of them.
+    """
 
     id: str
     reference: str
@@ -57,10 +80,17 @@ class Subscriber:
 
 
 class Service:
-    """The project, its subscribers and addresses, and what was done with its tokens.
+    """One project with its subscribers, addresses and tokens.
 
-    `strict` refuses what SignalWire's published description doesn't have. `statuses` maps the code of the first problem
-    to the status of the answer, which is 422 by default.
+    - `now` returns the time in seconds since the epoch. Tokens expire by it.
+    - `channel` is the realtime host that tokens name, or None.
+    - `page_size` is how many addresses a page has, if the request doesn't choose.
+    - `key` encrypts the tokens. Services with the same key open each other's tokens, but know only what was done with
+      their own.
+    - `strict` refuses requests that SignalWire's published description doesn't have.
+    - `statuses` maps the code of a body's first problem to the status of the answer. Other codes have 422.
+    - `origin`, an attribute, is the URL that clients reach the service at. The server sets it once it has a port. The
+      links of pages and the `htu` of proofs depend on it.
     """
 
     def __init__(
@@ -107,7 +137,7 @@ class Service:
         }
 
     def add_address(self, name: str, *, subscriber_id: str | None = None) -> str:
-        """Add an address of the project, or of a subscriber; return its id."""
+        """Add an address, and return its id. It belongs to the project, or to the subscriber with this id."""
         id_ = str(uuid4())
         self._addresses[id_] = (
             subscriber_id,
@@ -128,14 +158,20 @@ class Service:
         return id_
 
     def accepts(self, token: str) -> bool:
-        """Tell whether a token is a live one of this service."""
+        """Return whether the service accepts a token now: an access token, or a refresh token that can still be used.
+
+        The check uses nothing up. It ignores which key a token is bound to.
+        """
         claims = self.sealer.open(token)
         if claims is None or claims.expires_at <= self._now() or self.history.is_revoked(claims):
             return False
         return claims.kind == "SAT" or not self.history.is_spent(claims)
 
     def authenticate(self, token: object) -> Claims:
-        """Take a live access token, whoever has it; whether a key binds it is another question."""
+        """Return the claims of a valid access token of any holder, or raise an `UnprovenError`.
+
+        This doesn't check the key that the token is bound to: see `Holders.admit`.
+        """
         claims = self.sealer.open(token) if isinstance(token, str) else None
         if claims is None or claims.kind != "SAT":
             raise UnprovenError("this is no access token of this service's")
@@ -146,18 +182,18 @@ class Service:
         return claims
 
     def set_channel(self, channel: str | None) -> None:
-        """Name the cluster that the holders of tokens are to connect to."""
+        """Set the realtime host that tokens name from now on, or None for tokens without one."""
         self.sealer.channel = channel
 
     def revoke(self, token: str) -> None:
-        """Refuse a token from now on."""
+        """Revoke a token. Raise a `ValueError` for a text that isn't a token of this service."""
         claims = self.sealer.open(token)
         if claims is None:
             raise ValueError("this is no token of this service's")
         self.history.revoke(claims)
 
     def handle(self, call: Call) -> Reply:
-        """Return the reply to a call."""
+        """Return the reply to a call, with the headers of the rate limit if there is one."""
         is_accepted, headers = self.meter.accept(call.method)
         reply = self._answer(call) if is_accepted else failure(429, code="rate_limit_exceeded")
         return attrs.evolve(reply, headers=headers) if headers else reply
@@ -259,10 +295,10 @@ class Service:
         return Reply(201, {"token": self.sealer.seal(self._claims(kind="SAT", holder="embed", expires_at=expires_at))})
 
     def _subscriber_info(self, call: Call) -> Reply:
-        # A key's token needs no proof here: it is here that browsers learn that it is one.
+        # A bound token needs no proof here, because this operation is where a browser learns that its token is bound.
         claims = self._check_subscriber(call)
         subscriber = next((one for one in self._subscribers.values() if one.id == claims.subscriber_id), None)
-        if subscriber is None:  # a token from before the emulator was started anew
+        if subscriber is None:  # the token is from another emulator with the same seed
             return failure(404)
         return Reply(
             200,
@@ -283,7 +319,7 @@ class Service:
         )
 
     def describe_binding(self, claims: Claims) -> Json:
-        """Say which key binds a token, if one does, as RFC 7800 has it."""
+        """Return the claim `cnf` (RFC 7800) with the key that a token is bound to, or nothing if it is unbound."""
         binding = self.holders.binding_of(claims)
         return {} if binding is None else {"cnf": {"jkt": binding}}
 
@@ -300,13 +336,16 @@ class Service:
         return self._exchange(call, claims)
 
     def _exchange(self, call: Call, claims: Claims) -> Reply:
-        """Exchange a token for one that is bound to the key that signed the proof."""
+        """Return the reply with a token that is bound to the key of the proof, in exchange for the call's token.
+
+        The call's token stays valid until it expires. If it was issued unbound, this binds it, too.
+        """
         body = self._validator(call)
         proof, seconds = body.required_string("dpop_token"), body.seconds("expire_in", DEVICE_LIFE)
         self._check(body)
         if REFRESHABLE not in claims.scope:
             raise UnprovenError(f"the token has no scope {REFRESHABLE}")
-        # The service's own client names the path alone.
+        # SignalWire's own browser SDK signs only the path. RFC 9449 wants the full URI.
         places = (call.path, f"{self.origin}{call.path}")
         thumbprint = self.holders.verify(
             proof,
@@ -327,6 +366,11 @@ class Service:
         return Reply(201, answer)
 
     def _subscriber_addresses(self, call: Call) -> Reply:
+        """Return the reply with one page of a subscriber's addresses.
+
+        A client can reach further pages only through links. Their `page_token` depends on the subscriber and the page
+        size. Without the right one, a page number above 0 is a 404. So a client that counts pages by itself fails.
+        """
         self._check_project(call)
         _, form = OPERATIONS["subscriber_addresses"]
         match = form.fullmatch(call.path)
@@ -349,6 +393,7 @@ class Service:
         return Reply(200, {"data": mine[start : start + size], "links": links})
 
     def _check_project(self, call: Call) -> None:
+        """Raise a `RefusedError` (401) unless the call has the project's id and API token as Basic authentication."""
         kind, _, value = (call.authorization or "").partition(" ")
         try:
             given = b64decode(value, validate=True) if kind.lower() == "basic" else b""
@@ -358,7 +403,10 @@ class Service:
             raise RefusedError(failure(401))
 
     def _check_subscriber(self, call: Call) -> Claims:
-        """Take a subscriber's access token."""
+        """Return the claims of the access token that the call has as Bearer authentication.
+
+        Raise an `UnprovenError` if it isn't valid, and a `RefusedError` (403) if its holder isn't a subscriber.
+        """
         kind, _, value = (call.authorization or "").partition(" ")
         claims = self.authenticate(value if kind.lower() == "bearer" else None)
         if claims.holder != "subscriber":
@@ -366,23 +414,34 @@ class Service:
         return claims
 
     def _validator(self, call: Call) -> Validator:
+        """Return a validator for the call's body, or raise a `RefusedError` (400) if it isn't JSON.
+
+        A body that isn't declared to be JSON isn't read. It counts as empty, so the answer lists the required members.
+        """
         if not is_json(call.content_type):
-            return Validator(None)  # a body that isn't declared to be JSON isn't read
+            return Validator(None)
         try:
             return Validator(read_json(call.body), strict=self.strict)
         except ValueError as error:
             raise RefusedError(failure(400, f"the body isn't JSON: {type(error).__name__}")) from None
 
     def _check(self, body: Validator) -> None:
+        """Raise a `RefusedError` if the body has problems. Handlers call this after they have read all members."""
         body.check_names()
         if body.problems:
             raise self._refusal(body)
 
     def _refusal(self, body: Validator) -> RefusedError:
+        """Return the error that answers with all problems of a body. The first one decides the status."""
         status = self._statuses.get(body.problems[0]["code"], UNPROCESSABLE)
         return RefusedError(Reply(status, {"errors": body.problems}))
 
     def _subscriber(self, reference: str) -> Subscriber:
+        """Return the subscriber with a reference, created with one address if the reference is new.
+
+        The id depends on the project and the reference only. So emulators with the same seed give a subscriber the same
+        id.
+        """
         if reference not in self._subscribers:
             name = f"{self.project_id} {reference}".encode(errors="backslashreplace").decode()
             subscriber = Subscriber(id=str(uuid5(NAMESPACE_URL, name)), reference=reference)
@@ -396,8 +455,20 @@ class Service:
         return Claims(id=str(uuid4()), kind=kind, holder=holder, issued_at=self._now(), expires_at=expires_at, **fields)
 
     def _issue_pair(self, *, holder: str, expires_at: float | None = None, **more: Any) -> dict[str, str]:  # noqa: ANN401
+        """Return the tokens of a new pair as members of an answer. `more` has further claims for both of them.
+
+        The pair is an issue and begins a new line, unless `more` has a `line`. Then it is a refresh within that line.
+
+        | pair | access token expires |
+        | --- | --- |
+        | scope `sat:refresh`, and no fingerprint | after `Lifetimes.unbound`. A requested time is ignored |
+        | any other, with a requested time | at that time |
+        | any other | after `Lifetimes.access` |
+
+        The refresh token expires later than its access token, by the difference of the two lifetimes.
+        """
         lifetimes = self._lifetimes
-        if more.get("scope") and more.get("fingerprint") is None:  # the end that was asked for doesn't count
+        if more.get("scope") and more.get("fingerprint") is None:
             expires_at = self._now() + lifetimes.unbound.total_seconds()
         elif expires_at is None:
             expires_at = self._now() + lifetimes.access.total_seconds()
@@ -410,7 +481,10 @@ class Service:
         return {"token": self.sealer.seal(access), "refresh_token": self.sealer.seal(refresh)}
 
     def _rotate(self, claims: Claims) -> dict[str, str]:
-        """Return the pair that replaces a refresh token's own."""
+        """Return the pair that follows a refresh token's own in its line.
+
+        The new pair has the full lifetimes, even if the issue asked for a certain expiry time.
+        """
         return self._issue_pair(
             holder=claims.holder,
             subscriber_id=claims.subscriber_id,
@@ -424,13 +498,16 @@ class Service:
 
 
 def is_json(content_type: str) -> bool:
-    """Return whether a body is declared to be JSON in UTF-8."""
+    """Return whether a `Content-Type` is JSON, with no charset or with UTF-8."""
     kind, _, parameters = content_type.lower().partition(";")
     return kind.strip() == "application/json" and set(CHARSET.findall(parameters)) <= {"utf-8"}
 
 
 def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> int:
-    """Return a number in a query, or the default if it is absent. Raise `RefusedError` if it isn't one in the range."""
+    """Return a number from the query, or the default if it is absent.
+
+    Raise a `RefusedError` (400) if it isn't a whole number from `least` to `most`.
+    """
     text = call.query.get(name)
     if text is None:
         return default

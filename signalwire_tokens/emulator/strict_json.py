@@ -1,4 +1,8 @@
-"""Reads JSON as RFC 8259 defines it, and refuses what Python's reader accepts beyond that."""
+"""A JSON reader that accepts only what RFC 8259 allows.
+
+Python's own reader accepts more. A client that sends such a body would pass its tests against a lenient emulator, and
+might then fail against SignalWire.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ __all__ = ["read_json"]
 
 
 def read_json(text: str | bytes) -> object:
-    """Return the value of a JSON text in UTF-8, or raise a `ValueError`.
+    """Return the value of a JSON text, or raise a `ValueError`. Bytes must be UTF-8.
 
-    NaN and Infinity, a byte order mark, UTF-16 and an object that names a member twice are all refused.
+    The errors include NaN, Infinity, a byte order mark, UTF-16, a repeated member of an object, and a text that is
+    nested too deeply for Python.
     """
     try:
         decoded = text if isinstance(text, str) else text.decode()
@@ -22,12 +27,12 @@ def read_json(text: str | bytes) -> object:
 
 
 def refuse_constant(name: str) -> None:
-    """Raise a `ValueError` for NaN and Infinity, which Python reads and JSON doesn't have."""
+    """Raise a `ValueError`. Python's reader calls this for NaN and Infinity, which aren't JSON."""
     raise ValueError(name)
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these members, or raise a `ValueError` if two have the same name."""
+    """Return the members as a dict, or raise a `ValueError` if two of them have the same name."""
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("a member is named twice")

@@ -1,8 +1,17 @@
-"""Where tokens are used: a module for each framework, named after it, and imported by path where it is installed.
+"""Integrations with other libraries. Import each module by its path: it needs the library that it is for.
 
-`aiohttp` and `httpx` sign requests as a subscriber. `web` (for aiohttp's server) and `asgi` answer browsers that ask
-for a token: `backend` does what both have in common, by the rules in `token_rules`. `opentelemetry` measures clients,
-sessions and fleets.
+===============  ===================================================  ==================================================
+module           for                                                  what it does
+===============  ===================================================  ==================================================
+`aiohttp`        aiohttp's client                                     sends a session's token with your requests
+`httpx`          httpx2 and httpx                                     the same
+`web`            aiohttp's server                                     serves tokens to browsers
+`asgi`           FastAPI, Starlette and other ASGI frameworks         the same
+`opentelemetry`  OpenTelemetry                                        measures clients, sessions and fleets
+===============  ===================================================  ==================================================
+
+`signing` is the common part of `aiohttp` and `httpx`. `backend` and `token_rules` are the common part of `web` and
+`asgi`.
 """
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Requests of aiohttp's client, signed as a subscriber.
+"""A middleware for aiohttp's client that signs requests with a session's token.
 
 ::
 
@@ -31,12 +31,21 @@ __all__ = ["subscriber_auth"]
 def subscriber_auth(
     session: SubscriberSession, *, origins: Iterable[str] | None = None
 ) -> Callable[[ClientRequest, Handler], Awaitable[ClientResponse]]:
-    """Make a middleware that signs requests with a session's token.
+    """Return a middleware that signs requests with a session's token.
 
-    Only requests to `origins` are signed, each of them exact, such as "https://acme.signalwire.com"; that of the
-    session's space, where none are given. Wherever a redirect leads, the token goes to these alone. A token that is
-    refused there (401) is not used again: the request is repeated once with the next one, unless its body cannot be.
-    A request that has an `Authorization` of its own is left as it is.
+    Only requests to `origins` get the token. A redirect to another origin is followed without it. Each is an exact
+    origin, such as "https://acme.signalwire.com". By default, it is the origin of the session's space. A request that
+    already has an `Authorization` header is sent as it is.
+
+    After a 401, the session renews the token, and the request is repeated once with the next one. Your app gets the 401
+    in three cases:
+
+    - The next token is refused as well.
+    - The body can't be read twice, such as a generator. Only your next request has the next token.
+    - The session may not renew now. It has replaced a refused token in the last minute, or SignalWire throttles the
+      client.
+
+    Requests raise what `session.token()` raises.
     """
     signer = Signer(session, origins)
 
@@ -44,7 +53,7 @@ def subscriber_auth(
         request.headers[hdrs.AUTHORIZATION] = f"Bearer {token.value}"
         try:
             return await handler(request)
-        finally:  # an error shows a request's headers, and whoever repeats a request does so with the token of then
+        finally:  # errors show a request's headers; and a repeated request gets the token that is current then
             request.headers.popall(hdrs.AUTHORIZATION, None)
 
     async def sign(request: ClientRequest, handler: Handler) -> ClientResponse:

@@ -1,4 +1,4 @@
-"""The backend that browsers ask for their tokens, on aiohttp's server.
+"""A token endpoint for browsers, on aiohttp's server.
 
 ::
 
@@ -25,53 +25,72 @@ __all__ = ["TokenBackend"]
 
 
 class TokenBackend(Backend[web.Request]):
-    """Give browsers their tokens, and keep those alive in a fleet.
+    """The token endpoint of your app: it returns the signed-in user's token to browsers, and a fleet renews the tokens.
 
-    `fleet` is a function that makes a `SessionFleet` for an `async with`, together with its client and store; or one
-    that the application has opened, and closes, by itself.
-    `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
-    it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
-    browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
-    With `allow_device_tokens`, a device may ask for a token that its key binds. `issues_per_minute` is how many tokens
-    one subscriber may have issued through this backend; requests beyond that are answered with 429.
+    `fleet` is a function that returns a `SessionFleet`, or a context manager that yields one. Write it with
+    `@asynccontextmanager` if it also opens the client and the store. `fleet` can also be a `SessionFleet` that your app
+    opens and closes itself.
+
+    `identify(request)` is a function or coroutine function of your app. It returns the signed-in user's reference, or
+    None if no user is signed in. The answer is then 401.
+
+    By default, only pages of your app's own origin get tokens. `allowed_origins` lists other origins whose pages may
+    request them. `public_origin` is the origin at which browsers reach your app. It serves browsers that don't send the
+    header `Sec-Fetch-Site`.
+
+    With `allow_device_tokens`, a device can request a token that is bound to its key.
+
+    `issues_per_minute` limits how many tokens SignalWire issues for one reference through this backend. Requests beyond
+    the limit get 429. Requests for a token that the fleet already keeps don't count.
     """
 
     async def lifespan(self, _: web.Application) -> AsyncIterator[None]:
-        """Keep the fleet open as long as the application runs: append this to its `cleanup_ctx`."""
+        """Open the fleet when the application starts, and close it when it stops. Append this to its `cleanup_ctx`.
+
+        Closing waits for renewals under way, so that their refresh tokens aren't lost. A fleet that your app opens
+        itself stays as it is.
+        """
         async with self._open():
             yield
 
     async def token(self, request: web.Request) -> web.Response:
-        """Answer with the token of whoever asks: `{"token", "expiry_at"}`. Add it for all methods."""
+        """Return the signed-in user's token as JSON: `{"token", "expiry_at"}`. Route all HTTP methods to it.
+
+        `expiry_at` is in milliseconds since the epoch. Browsers send `OPTIONS` before a `POST` from another origin.
+        """
         return write(await self._hand_out(read(request)))
 
     async def logout(self, request: web.Request) -> web.Response:
-        """Keep the token of whoever asks alive no longer. Add it for all methods."""
+        """Close the signed-in user's session, so that its token isn't renewed. Route all HTTP methods to it.
+
+        A token that the browser already has stays valid until it expires. Other workers close the user's session once
+        their fleet's `idle_timeout` has passed.
+        """
         return write(await self._log_out(read(request)))
 
     async def health(self, request: web.Request) -> web.Response:
-        """Tell how the fleet stands: 503 where it is not open."""
+        """Return the fleet's health as JSON, without naming any user. The status is 503 if the fleet isn't open."""
         return write(self._tell_health(request.method))
 
 
 def read(request: web.Request) -> Visit[web.Request]:
-    """Take a request's head; its body is read where it is wanted, and no more of it than it may have."""
+    """Return a request as a `Visit`. Its body is read later, and not beyond the limit."""
 
     async def read_body() -> bytes:
         content = request.content
         if content.at_eof():
-            return await request.read()  # the application may have read it, and this is what aiohttp kept of it
+            return await request.read()  # if your app has read the body, aiohttp has kept it
         body = bytearray()
         try:
             while len(body) <= token_rules.LARGEST_BODY and (chunk := await content.readany()):
                 body += chunk
         except (ConnectionError, web.RequestPayloadError):
-            return b""  # what breaks off is no JSON; whoever has hung up does not hear so
+            return b""  # the connection broke: the answer is 400, but it reaches no client
         return bytes(body)
 
     return Visit(request, token_rules.read_request(request.method, request.headers.items()), read_body)
 
 
 def write(answer: token_rules.Answer) -> web.Response:
-    """Give an answer the framework's form."""
+    """Return an answer as aiohttp's response."""
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)

@@ -1,4 +1,4 @@
-"""The backend that browsers ask for their tokens, on any ASGI server: FastAPI, Starlette, and what else speaks it.
+"""A token endpoint for browsers, on FastAPI, Starlette and other ASGI frameworks.
 
 ::
 
@@ -32,15 +32,16 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 
 class GoneError(Exception):
-    """Whoever asked has not waited for the answer."""
+    """The client closed the connection before it had sent the whole request."""
 
 
 @attrs.frozen
 class Request:
-    """A request as `identify` sees it.
+    """The request that `identify` gets.
 
-    `scope` is ASGI's own, from which each framework makes its request: `starlette.requests.Request(request.scope)`.
-    `headers` are found by their names in upper or lower case, `cookies` are as they came.
+    `scope` is the ASGI scope. Your framework can make its own request object from it, such as
+    `starlette.requests.Request(request.scope)`. The names in `headers` are case-insensitive. A header that occurs more
+    than once has one value, joined by ", ".
     """
 
     scope: MutableMapping[str, Any] = attrs.field(repr=False)
@@ -48,7 +49,10 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies that came with it; of several that have one name the first, which is the most specific."""
+        """The request's cookies, by name. Of several with the same name, the first one counts.
+
+        Browsers send the cookie with the most specific path first.
+        """
         found: dict[str, str] = {}
         for pair in self.headers.get("cookie", "").split(";"):
             name, equals, value = pair.partition("=")
@@ -58,13 +62,13 @@ class Request:
 
 
 class Handler:
-    """A part of the backend as an ASGI application of its own."""
+    """One endpoint of the backend, as an ASGI application."""
 
     def __init__(self, answer: Callable[[Visit[Request]], Awaitable[token_rules.Answer]]) -> None:
         self._answer = answer
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one HTTP request. Raise `ValueError` for a WebSocket or a lifespan scope."""
         if scope["type"] != "http":
             raise ValueError(f"this is an endpoint for HTTP, and not for {scope['type']}")
         headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
@@ -81,37 +85,56 @@ class Handler:
 
 
 class TokenBackend(Backend[Request]):
-    """Give browsers their tokens, and keep those alive in a fleet.
+    """The token endpoint of your app: it returns the signed-in user's token to browsers, and a fleet renews the tokens.
 
-    `fleet` is a function that makes a `SessionFleet` for an `async with`, together with its client and store; or one
-    that the application has opened, and closes, by itself.
-    `identify(request)` says by the application's own means who asks: the subscriber's reference, or None for nobody;
-    it may be a coroutine function. Pages of `allowed_origins` may ask from other sites. `public_origin` is where
-    browsers reach the application, for those that do not say by themselves that a request comes from the same origin.
-    With `allow_device_tokens`, a device may ask for a token that its key binds. `issues_per_minute` is how many tokens
-    one subscriber may have issued through this backend; requests beyond that are answered with 429.
+    `fleet` is a function that returns a `SessionFleet`, or a context manager that yields one. Write it with
+    `@asynccontextmanager` if it also opens the client and the store. `fleet` can also be a `SessionFleet` that your app
+    opens and closes itself.
 
-    `token`, `logout` and `health` are ASGI applications, each to be put on a path of its own.
+    `identify(request)` is a function or coroutine function of your app. It returns the signed-in user's reference, or
+    None if no user is signed in. The answer is then 401.
+
+    By default, only pages of your app's own origin get tokens. `allowed_origins` lists other origins whose pages may
+    request them. `public_origin` is the origin at which browsers reach your app. It serves browsers that don't send the
+    header `Sec-Fetch-Site`.
+
+    With `allow_device_tokens`, a device can request a token that is bound to its key.
+
+    `issues_per_minute` limits how many tokens SignalWire issues for one reference through this backend. Requests beyond
+    the limit get 429. Requests for a token that the fleet already keeps don't count.
+
+    `token`, `logout` and `health` are ASGI applications. Mount each at a path of its own, for all HTTP methods.
     """
 
     @property
     def token(self) -> Handler:
-        """Answers with the token of whoever asks: `{"token", "expiry_at"}`."""
+        """The endpoint that returns the signed-in user's token as JSON: `{"token", "expiry_at"}`.
+
+        `expiry_at` is in milliseconds since the epoch.
+        """
         return Handler(self._hand_out)
 
     @property
     def logout(self) -> Handler:
-        """Keeps the token of whoever asks alive no longer."""
+        """The endpoint that closes the signed-in user's session, so that its token isn't renewed.
+
+        A token that the browser already has stays valid until it expires. Other workers close the user's session once
+        their fleet's `idle_timeout` has passed.
+        """
         return Handler(self._log_out)
 
     @property
     def health(self) -> Handler:
-        """Tells how the fleet stands: 503 where it is not open."""
+        """The endpoint that returns the fleet's health as JSON, without naming any user: 503 if it isn't open."""
         return Handler(self._look)
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:
-        """Keep the fleet open as long as the application runs: `FastAPI(lifespan=backend.lifespan)`."""
+        """Open the fleet when the application starts, and close it when it stops: `FastAPI(lifespan=backend.lifespan)`.
+
+        Closing waits for renewals under way, so that their refresh tokens aren't lost. A fleet that your app opens
+        itself stays as it is.
+        """
         async with self._open():
             yield
 
@@ -120,7 +143,7 @@ class TokenBackend(Backend[Request]):
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Read a body, and no more of it than it may have."""
+    """Return a request's body, or the start of it if it exceeds the limit. Raise `GoneError` if the client left."""
     body, more = bytearray(), True
     while more and len(body) <= token_rules.LARGEST_BODY:
         message = await receive()

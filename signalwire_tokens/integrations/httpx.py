@@ -1,4 +1,4 @@
-"""Requests of httpx2, or of httpx, signed as a subscriber.
+"""Authentication for httpx2 and httpx that signs requests with a session's token.
 
 ::
 
@@ -31,52 +31,75 @@ HEADER = "Authorization"
 
 
 def find(name: str) -> tuple[type, ...]:
-    """Find a class of each of the two that is installed."""
+    """Return the classes with a name in httpx2 and httpx. Raise `ModuleNotFoundError` if neither is installed."""
     found: list[type] = []
     for library in HTTP_CLIENTS:
         with suppress(ModuleNotFoundError):
             found.append(getattr(import_module(library), name))
     if not found:
         raise ModuleNotFoundError("neither httpx2 nor httpx is installed")
-    return tuple(dict.fromkeys(found))  # one may stand in for the other
+    return tuple(dict.fromkeys(found))  # one library may be an alias of the other
 
 
 if TYPE_CHECKING:
     from httpx2 import Auth
 else:
-    Auth = type("Auth", find("Auth"), {})  # what `auth=` must be an instance of, for both
-REPLAYABLE = find("ByteStream")
+    Auth = type("Auth", find("Auth"), {})  # both libraries accept only an instance of their own class
+REPLAYABLE = find("ByteStream")  # the bodies that can be sent twice
 
 
 class SubscriberAuth(Auth):
     """The `auth` of an `AsyncClient` that signs requests with a session's token.
 
-    Only requests to `origins` are signed, each an exact origin such as "https://acme.signalwire.com". By default, that
-    is the origin of the session's space. The token never follows a redirect to another origin.
+    Only requests to `origins` get the token. Each is an exact origin, such as "https://acme.signalwire.com". By
+    default, it is the origin of the session's space. A redirect to another origin is followed without the token. A request that
+    already has an `Authorization` header is sent as it is.
 
-    If an origin refuses the token with a 401, the session renews it, and the request is repeated once. A request whose
-    body can't be sent again isn't repeated. A request that has an `Authorization` header of its own isn't changed.
+    One exception is the client's: on a redirect from plain http to https on the same host, it keeps the token. Only an
+    address of this machine can be an origin with plain http.
+
+    After a 401, the session renews the token, and the request is repeated once with the next one. Your app gets the 401
+    in three cases:
+
+    - The next token is refused as well.
+    - The body can't be read twice, such as a generator. Only your next request has the next token.
+    - The session may not renew now. It has replaced a refused token in the last minute, or SignalWire throttles the
+      client.
+
+    Requests raise what `session.token()` raises.
     """
 
     def __init__(self, session: SubscriberSession, *, origins: Iterable[str] | None = None) -> None:
         self._signer = Signer(session, origins)
 
     def sync_auth_flow(self, request: Request) -> Generator[Request, Response, None]:  # noqa: ARG002 - the client passes it
-        """Refuse to work without an event loop."""
+        """Raise `ConfigurationError`: a session needs an event loop, and a synchronous client has none."""
         raise ConfigurationError("a session's token is for asyncio: use an AsyncClient")
 
     async def async_auth_flow(self, request: Request) -> AsyncGenerator[Request, Response]:
-        """Sign a request, and what it was redirected to; once more where the token is refused.
+        """Yield a request with the token, and again with the next token if the first was refused.
 
-        The client follows redirects by itself, and drops the token on the way to another origin. What is repeated is
-        the request that was refused, and never the one that led there: it may have been carried out.
+        Between a `yield` and its result, the client follows redirects itself. It drops the header on the way to another
+        origin. So the answer may be that of another request, `last`, with or without the token:
+
+        ======================================  =============================================================
+        answer to `last`                        what follows
+        ======================================  =============================================================
+        not a 401, or not from a signed origin  the caller gets the answer
+        a 401, and `last` had the token         the session renews it, and `last` is repeated once
+        a 401, and `last` had no token          `last` is repeated with the token
+        ======================================  =============================================================
+
+        The third case follows a redirect from another origin to a signed one.
+
+        Only `last` is repeated. The requests that led to it may have had their effect already.
         """
         if HEADER in request.headers:
             yield request
             return
         token = await self._signer.token() if self._signs(request.url) else None
         has_refused = False
-        while True:  # the client itself bounds how often it is led on
+        while True:  # the client raises `TooManyRedirects` in the end
             if token is not None:
                 request.headers[HEADER] = f"Bearer {token.value}"
             try:
@@ -93,7 +116,7 @@ class SubscriberAuth(Auth):
             has_refused = refused is not None
             if not isinstance(last.stream, REPLAYABLE):
                 return
-            await response.aread()  # which releases its connection
+            await response.aread()  # releases the connection, which the next request may need
             request, token = last, await self._signer.token()
 
     def _signs(self, url: URL) -> bool:
@@ -101,7 +124,7 @@ class SubscriberAuth(Auth):
 
 
 def clean(response: Response) -> None:
-    """Take the token out of what is left of an exchange: whoever sends a part of it again gets that of then."""
+    """Remove the token from all requests of an exchange. A caller that sends one again gets the current token."""
     left = [response.request, response.next_request, *(one.request for one in response.history)]
     for request in left:
         if request is not None:

@@ -1,4 +1,4 @@
-"""Metrics and spans for OpenTelemetry: how a client, its sessions and its fleets are doing.
+"""OpenTelemetry metrics and spans for a client, its sessions and its fleets.
 
 ::
 
@@ -46,20 +46,22 @@ __all__ = ["Telemetry"]
 SCOPE = "signalwire_tokens"
 REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
 ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
+# The advised boundaries of the two histograms, in seconds.
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
 
 
 def server_at(origin: str) -> dict[str, str | int]:
-    """Return the attributes that name an origin."""
+    """Return the attributes that name an origin: its host and its port."""
     place = urlsplit(origin)
     return {"server.address": place.hostname or "", "server.port": place.port or USUAL_PORTS[place.scheme]}
 
 
 class Telemetry(Observer):
-    """Measure what it is told to watch, with the global providers unless others are given.
+    """Exports metrics and spans of the clients, sessions and fleets that you pass to `watch`.
 
-    What is watched is not kept alive.
+    It uses OpenTelemetry's global providers unless you pass others. It has only weak references to sessions and fleets,
+    so watching doesn't keep them in memory.
     """
 
     def __init__(
@@ -107,7 +109,10 @@ class Telemetry(Observer):
         )
 
     def watch(self, watched: TokenClient | Session | SessionFleet) -> None:
-        """Measure a client's operations; or those of a session or a fleet, and how these stand as well."""
+        """Start to measure the operations of a client. For a session or a fleet, also count sessions by state.
+
+        All operations of a session's or a fleet's client are measured. Watching twice has no further effect.
+        """
         if not isinstance(watched, TokenClient | TokenSession | SessionFleet):
             raise TypeError("what can be watched is a TokenClient, a session or a SessionFleet")
         if isinstance(watched, TokenSession | SessionFleet):
@@ -119,14 +124,14 @@ class Telemetry(Observer):
 
     @contextmanager
     def asking(self, operation: str, origin: str) -> Iterator[None]:
-        """Look on while an operation is asked for."""
+        """Yield for one operation of a client, in a span. Record its duration and its result."""
         about = {"signalwire.operation": operation, **server_at(origin)}
-        began = perf_counter()  # how long somebody has waited, whatever clock the client goes by
+        began = perf_counter()  # the caller's real waiting time, even if the client has a virtual clock
         with self._tracer.start_as_current_span(
             f"signalwire {operation}",
             kind=SpanKind.CLIENT,
             attributes=about,
-            # What an error says may quote the service, and the service its caller.
+            # An error's text may quote SignalWire's answer, which may quote the request.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -143,8 +148,8 @@ class Telemetry(Observer):
                 counter.add(1, about)
 
     def _note_failure(self, error: BaseException, about: dict[str, str | int], span: Span) -> None:
-        """Say on a span what kind of failure it was, and count it."""
-        if isinstance(error, Exception):  # and not a caller who has given up
+        """Set a span's status and attributes for a failure, and count it. A cancellation isn't counted."""
+        if isinstance(error, Exception):
             self._failed.add(1, about)
         span.set_attribute("error.type", about["error.type"])
         if isinstance(error, SignalWireTokenError) and error.status is not None:
@@ -152,7 +157,7 @@ class Telemetry(Observer):
         span.set_status(StatusCode.ERROR)
 
     def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:  # noqa: ARG002 - all share one limit
-        """Note what an answer reports about the account's rate limit."""
+        """Record what an answer reports about the account's rate limit."""
         server = server_at(origin)
         if hint.limit is not None:
             self._limit.set(hint.limit, server)
@@ -160,17 +165,17 @@ class Telemetry(Observer):
             self._remaining.set(hint.remaining, server)
 
     def renewed(self, left: float) -> None:
-        """Learn that a session got its next pair."""
+        """Record how many seconds a session's token was still valid when the session got the next one."""
         self._left.record(left)
 
     def _count_sessions(self, _: CallbackOptions) -> Iterable[Observation]:
-        """Count what is watched by state; exporters ask from threads of their own."""
+        """Return the number of watched sessions in each state. Exporters call it from their own threads."""
         counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
         for one in self._watched:
             watched = one()
             if isinstance(watched, TokenSession):
                 counts[watched.state] += 1
             elif watched is not None:
-                with suppress(SessionClosed):  # not open yet, or no longer
+                with suppress(SessionClosed):  # a fleet that isn't open has no sessions
                     counts.update(watched.snapshot().sessions)
         return [Observation(count, {"signalwire.session.state": state.value}) for state, count in counts.items()]

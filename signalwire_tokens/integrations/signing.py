@@ -1,4 +1,7 @@
-"""What it takes to sign requests as a subscriber, whatever the HTTP client: which are signed, and what a 401 means."""
+"""The part of signing requests as a subscriber that doesn't depend on the HTTP client.
+
+To sign a request is to send it with the session's access token in its `Authorization` header.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Signer"]
 
-PLAIN = {"ws": "http", "wss": "https"}
+PLAIN = {"ws": "http", "wss": "https"}  # a WebSocket begins as an HTTP request
 
 
 class Signer:
-    """A session's tokens, for certain origins alone."""
+    """Decides which requests get a session's token, and what happens after a 401.
+
+    If `origins` is None, only requests to the session's space get it.
+    """
 
     def __init__(self, session: SubscriberSession, origins: Iterable[str] | None) -> None:
         if not isinstance(session, SubscriberSession):
@@ -33,17 +39,20 @@ class Signer:
             raise ConfigurationError("origins must name at least one, or nothing would be signed")
 
     def signs(self, scheme: str, host: str, port: int | None) -> bool:
-        """Tell whether requests to a place are signed; a WebSocket begins as a request of HTTP."""
+        """Return whether requests to an origin get the token. A `port` of None is the scheme's usual port."""
         return write_origin(PLAIN.get(scheme, scheme), host.lower(), port) in self._origins
 
     async def token(self) -> Token:
-        """Return a live token, as a value that frames can hold."""
+        """Return a valid token, renewed first if needed. Raise what `session.token()` raises.
+
+        Unlike a string, a `Token` doesn't show its value in a traceback with local variables.
+        """
         await self._session.token()
         return self._session.pair.access_token
 
     def refuse(self, token: Token) -> bool:
-        """Report a 401 for a token; return whether to repeat the request with the next one."""
+        """Report a 401 for a token to its session. Return whether to repeat the request with the next token."""
         try:
             return self._session.report_unauthorized(token)
         except SessionError:
-            return True  # and `token()` raises why there is no next one
+            return True  # the next call of `token()` raises the reason

@@ -1,4 +1,18 @@
-"""What a backend does for its browsers, whatever the framework: `token_rules` decides, and a fleet has the tokens."""
+"""The token endpoint for browsers, without a web framework. `web` and `asgi` connect it to one.
+
+A request goes through these steps. The first one that refuses it gives the answer:
+
+====  =============================================================  ===============================================
+step  what happens                                                   answer if it ends here
+====  =============================================================  ===============================================
+1     `token_rules.admit` checks the method, origin and body type    204 to a preflight; 405, 403, 415, 413
+2     the app's `identify` returns the user's reference              401; its exceptions are the framework's to answer
+3     `token_rules.read_wish` reads the body                         413, 400, 422
+4     the limit per user, then the fleet, which may ask SignalWire   200, 204 (logout); 429, 500, 502, 503
+====  =============================================================  ===============================================
+
+`token_rules.finish` adds the common headers to each answer.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +43,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "FleetSource", "Identity", "Visit"]
 
-LEAST_LEFT = 60.0  # seconds that a token has left at least: a browser comes back five seconds before its end
-LOOK_EVERY = 1.0  # seconds for which a look at all sessions is good: anybody may ask after a backend's health
+# Seconds that a returned token has left at least, if a renewal can get it. SignalWire's browser SDK asks again five
+# seconds before the expiry, and must not get the same token again.
+LEAST_LEFT = 60.0
+# Seconds for which `health` returns the same snapshot. A snapshot visits all sessions, and `health` needs no sign-in.
+LOOK_EVERY = 1.0
 
 CLIENT_ERRORS, NOT_NOW = range(400, 500), 503
 
@@ -43,7 +60,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.backend")
 
 @attrs.frozen
 class Visit(Generic[R]):
-    """A request, as the framework has it and as `token_rules` reads it, and how to read its body."""
+    """One request: the framework's object, its head for `token_rules`, and a function that reads its body."""
 
     request: R
     asked: token_rules.Asked
@@ -51,7 +68,10 @@ class Visit(Generic[R]):
 
 
 class Backend(Generic[R]):
-    """Give browsers their tokens, and keep those alive in a fleet; each framework's own says with what it is made."""
+    """The base of each framework's `TokenBackend`, which documents the arguments. `R` is the framework's request.
+
+    `_binding` counts the requests under way for tokens that are bound to a device's key.
+    """
 
     _snapshot: FleetSnapshot | None = None
     _snapshot_at: float = 0.0
@@ -81,15 +101,18 @@ class Backend(Generic[R]):
 
     @property
     def fleet(self) -> SessionFleet:
-        """The fleet, while it is open."""
+        """The open fleet. Raise `ConfigurationError` if it isn't open."""
         if self._fleet is None:
             raise ConfigurationError("the backend has no open fleet: give its `lifespan` to the application")
         return self._fleet
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        """Hold the fleet open; at the end, what is being renewed is waited for, so that no refresh token is lost."""
-        if isinstance(self._source, SessionFleet):  # whoever opened it closes it
+        """Open the fleet for the block. Closing it waits for renewals under way, for up to the policy's `drain`.
+
+        A renewal that is cut off could lose the only valid refresh token.
+        """
+        if isinstance(self._source, SessionFleet):  # the app opened it, and closes it
             yield
             return
         opening: object = self._source()
@@ -99,23 +122,23 @@ class Backend(Generic[R]):
             if not isinstance(fleet, SessionFleet):
                 raise ConfigurationError("what opens the fleet must give a SessionFleet")
             self._fleet, self._snapshot = fleet, None
-            self._limit = token_rules.IssueLimit(self._limit.most)  # the clock may be another one
+            self._limit = token_rules.IssueLimit(self._limit.most)  # the new fleet may have another clock
             try:
                 yield
             finally:
                 self._fleet = None
 
     async def _hand_out(self, visit: Visit[R]) -> token_rules.Answer:
-        """Answer with the token of whoever asks."""
+        """Return the answer to a request for the signed-in user's token."""
         return await self._admit(visit, self._give)
 
     async def _log_out(self, visit: Visit[R]) -> token_rules.Answer:
-        """Keep the token of whoever asks alive no longer."""
+        """Close the signed-in user's session, and return the answer to the request for it."""
         return await self._admit(visit, self._discard)
 
     def _tell_health(self, method: str) -> token_rules.Answer:
-        """Answer how the fleet stands, without naming anybody."""
-        asked = token_rules.Asked(method, {})  # without the request's headers: no page of another origin gets CORS
+        """Return the answer to a request for the fleet's health. It names no user."""
+        asked = token_rules.Asked(method, {})  # without an `Origin`, so that no other origin's page can read the answer
         return token_rules.finish(token_rules.admit_look(method) or self._answer_health(), asked, self._rules)
 
     def _answer_health(self) -> token_rules.Answer:
@@ -133,7 +156,7 @@ class Backend(Generic[R]):
     async def _admit(
         self, visit: Visit[R], go_on: Callable[[str, token_rules.Wish], Awaitable[token_rules.Answer]]
     ) -> token_rules.Answer:
-        """Let the application's own pages go on, once it is known who asks, and for what."""
+        """Return the answer to a request. Call `go_on` with the user's reference and the body if both are accepted."""
         answer = token_rules.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
         if answer.status in CLIENT_ERRORS:
             logger.debug("a request of the origin %.200r: %d", visit.asked.headers.get("origin"), answer.status)
@@ -142,6 +165,7 @@ class Backend(Generic[R]):
     async def _hear(
         self, visit: Visit[R], go_on: Callable[[str, token_rules.Wish], Awaitable[token_rules.Answer]]
     ) -> token_rules.Answer:
+        """Return the answer to a request from an admitted page, without the common headers."""
         found = self._identify(visit.request)
         reference = await found if inspect.isawaitable(found) else found
         if reference is None:
@@ -157,11 +181,12 @@ class Backend(Generic[R]):
             return await go_on(reference, wish)
         except SignalWireTokenError as error:
             answer = token_rules.answer_for(error)
-            level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet has told of an outage
+            level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet logs outages itself
             logger.log(level, "no token for a browser of #%s: %s", digest_of(reference), error)
             return answer
 
     async def _give(self, reference: str, wish: token_rules.Wish) -> token_rules.Answer:
+        """Return a token for a reference: a new one that the device's key binds, or the fleet's."""
         fleet = self.fleet
         if wish.fingerprint is not None:
             return await self._bind(fleet.client, reference, wish.fingerprint)
@@ -169,11 +194,15 @@ class Backend(Generic[R]):
             return refusal
         session = fleet.session(reference)
         await session.token(min(LEAST_LEFT, engine_of(session).cycle.longest_ttl))
-        # By the clock that counts, which a step of the wall clock since the token was issued does not mislead.
+        # The session's clock knows what is left. The wall clock may have been set since the token was issued.
         return give(session.pair.access_token, fleet.client.clock.wall() + session.expires_in.total_seconds())
 
     async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.Answer:
-        """Answer with a new token that a device's key binds, asked for once; never too many at a time."""
+        """Return a new token that is bound to a device's key. SignalWire is asked once, without retries.
+
+        Raise `TokenUnavailable` while too many such requests are under way, because the fleet's limits don't apply to
+        them. Raise it as well while SignalWire throttles the client.
+        """
         now = client.clock.now()
         pause = token_rules.pause_before_binding(client.throttle, now=now, under_way=self._binding)
         if pause is not None:
@@ -193,7 +222,7 @@ class Backend(Generic[R]):
         return give(pair.access_token, pair.access_token.expires_at.timestamp())
 
     def _count(self, client: TokenClient, reference: str) -> token_rules.Answer | None:
-        """Count a token that is issued for a reference, or return the refusal if it has had too many."""
+        """Count a token that SignalWire is about to issue for a reference. Return a 429 if the limit is reached."""
         pause = self._limit.take(reference, now=client.clock.now())
         return None if pause is None else token_rules.ask_later(429, "Too many new tokens: ask again later.", pause)
 
@@ -203,12 +232,19 @@ class Backend(Generic[R]):
 
 
 def give(token: Token, ends: float) -> token_rules.Answer:
-    """Answer with a token, and when it ends: in milliseconds, as pages reckon."""
+    """Return the answer with a token. `ends` is when it expires, in seconds since the epoch.
+
+    The answer has milliseconds, as JavaScript's `Date` does.
+    """
     return token_rules.answer_with({"token": token.value, "expiry_at": int(ends * 1000)})
 
 
 def describe(snapshot: FleetSnapshot) -> dict[str, object]:
-    """Say how a fleet stands, in what JSON has. That one subscriber is refused says nothing of the service."""
+    """Return a fleet's health, ready for JSON.
+
+    The status is "ok", or "degraded" while SignalWire fails or throttles requests, or has only just recovered. It stays
+    "ok" if SignalWire refuses a single subscriber.
+    """
     is_well = snapshot.breaker is BreakerState.CLOSED and snapshot.last_error is None
     return {
         "status": "ok" if is_well else "degraded",

@@ -1,7 +1,23 @@
-"""The rules of the token endpoint that browsers ask: requests in, answers out, without a framework and without I/O.
+"""The rules of the token endpoint for browsers: from a request to its answer, without a web framework and without I/O.
 
-Only the application's own pages may fetch a user's token. Browsers report where a request comes from, in `Origin` and
-`Sec-Fetch-Site`, which no page can forge. A page of another origin can't send JSON without a preflight.
+A page of another site must not get the token of a user who visits it, although the browser may send the user's cookie
+with that page's requests. Two things prevent that:
+
+- Browsers state a request's origin in `Origin` and `Sec-Fetch-Site`, which pages can't set. `may_ask` decides by these.
+- The body must be declared as JSON. A page of another origin can't send that without a preflight, and a form can't.
+
+`may_ask` decides by the first line that applies:
+
+====================================  =========================  =============================================
+`Origin`                              `Sec-Fetch-Site`           answer
+====================================  =========================  =============================================
+one of `allowed_origins`              any, or none               yes
+"null"                                any, or none               no: a sandboxed frame, or a local file
+any other, or none                    "same-origin"              yes: a page of the app
+any other, or none                    anything else              no: a page of another site
+none                                  none                       yes: the client isn't a browser
+any other                             none                       only if it equals `public_origin`
+====================================  =========================  =============================================
 """
 
 from __future__ import annotations
@@ -46,15 +62,15 @@ __all__ = [
     "refuse",
 ]
 
-LARGEST_BODY = 4096
+LARGEST_BODY = 4096  # bytes
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
-PAUSE = 5.0  # seconds after which to ask again, where nobody knows better
+PAUSE = 5.0  # seconds for `Retry-After` if the error has no `retry_after`
 SHORTEST_PAUSE = 1.0  # seconds
 MINUTE = 60.0  # seconds
 MOST_ISSUES = 1_000_000  # a minute
-ROUNDING = 1e-6  # seconds
-MOST_BINDING = 32  # tokens at a time that keys bind: such requests are not the fleet's to govern
-WITHOUT_LENGTH = frozenset((*range(100, 200), 204, 304))  # statuses; RFC 9110, section 8.6
+ROUNDING = 1e-6  # seconds by which calculated times may be off
+MOST_BINDING = 32  # requests under way for tokens bound to a key: the fleet's limits don't apply to these
+WITHOUT_LENGTH = frozenset((*range(100, 200), 204, 304))  # statuses without `Content-Length`; RFC 9110, section 8.6
 TITLES = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -72,21 +88,21 @@ Headers: TypeAlias = Mapping[str, str]
 
 
 def check_allowed_origins(origins: object) -> frozenset[str]:
-    """Take the origins whose pages may ask."""
+    """Return `allowed_origins` in their exact form. Raise `ConfigurationError` if one isn't an origin."""
     return check_origins("allowed_origins", origins)
 
 
 def check_public_origin(origin: object) -> str | None:
-    """Take the application's own origin, if it is known."""
+    """Return `public_origin` in its exact form, or None. Raise `ConfigurationError` if it isn't an origin."""
     return None if origin is None else next(iter(check_origins("public_origin", (origin,))))
 
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """Who may ask, and for what.
+    """Which pages may request tokens, and which tokens.
 
-    `allowed_origins` may ask from other sites; `public_origin` is the application's own, for browsers that do not say
-    whether a request comes from the same origin; `allow_device_tokens` allows tokens that are bound to a device's key.
+    Pages of `allowed_origins` may do so from other sites. `public_origin` is the app's own origin, for browsers that
+    don't send `Sec-Fetch-Site`. `allow_device_tokens` allows tokens that are bound to a device's key.
     """
 
     allowed_origins: frozenset[str] = attrs.field(default=frozenset(), converter=check_allowed_origins)
@@ -96,7 +112,7 @@ class Rules:
 
 @attrs.frozen
 class Asked:
-    """What a request says before its body: its method, and its headers by their names in lower case."""
+    """The head of a request: its method, and its headers with names in lower case."""
 
     method: str
     headers: Headers = attrs.field(repr=False)
@@ -104,14 +120,14 @@ class Asked:
 
 @attrs.frozen
 class Wish:
-    """What a request's body asks for."""
+    """The content of a request's body. With a `fingerprint`, the device's key with that thumbprint binds the token."""
 
     fingerprint: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """What is answered: never more of a secret than the one token that was asked for."""
+    """An answer for a browser. It holds no secret, except a requested token."""
 
     status: int
     headers: Headers = attrs.field(factory=dict[str, str])
@@ -119,9 +135,10 @@ class Answer:
 
 
 def read_request(method: str, headers: Iterable[tuple[str, str]]) -> Asked:
-    """Take a request's head. What is said twice is joined, and so equals nothing that is allowed.
+    """Return a request's head. Repeated headers become one value, joined by ", ".
 
-    Cookies alone may come in several lines (RFC 9113, section 8.2.3).
+    So a repeated `Origin` doesn't equal an allowed one. Cookies are joined by "; ", since HTTP/2 may split them into
+    several headers (RFC 9113, section 8.2.3).
     """
     joined: dict[str, str] = {}
     for name, value in headers:
@@ -132,7 +149,7 @@ def read_request(method: str, headers: Iterable[tuple[str, str]]) -> Asked:
 
 
 def admit(asked: Asked, rules: Rules) -> Answer | None:
-    """Refuse who may not ask, and answer who asks whether it may; None lets a request go on."""
+    """Return a rejection or the answer to a CORS preflight, or None to proceed. The body isn't read yet."""
     if asked.method == "OPTIONS" and "access-control-request-method" in asked.headers:
         return answer_preflight(asked, rules)
     if asked.method != "POST":
@@ -149,14 +166,14 @@ def admit(asked: Asked, rules: Rules) -> Answer | None:
 
 
 def admit_look(method: str) -> Answer | None:
-    """Refuse who wants something else than to look; None lets a request go on."""
+    """Return a rejection of any method other than GET and HEAD, or None to proceed."""
     if method in ("GET", "HEAD"):
         return None
     return refuse(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
 
 
 def answer_preflight(asked: Asked, rules: Rules) -> Answer:
-    """Tell a browser whether pages of an origin may ask; `finish` adds what concerns that origin."""
+    """Return the answer to a CORS preflight. `finish` adds the headers that name the allowed origin."""
     if asked.headers.get("origin") not in rules.allowed_origins:
         return refuse(403, "Pages of this origin may not ask: it is not an allowed one.")
     return Answer(
@@ -170,11 +187,11 @@ def answer_preflight(asked: Asked, rules: Rules) -> Answer:
 
 
 def may_ask(headers: Headers, rules: Rules) -> bool:
-    """Tell whether a request comes from the application's own pages, or from no page at all."""
+    """Return whether a request comes from an allowed page, or from no browser. The module explains the rules."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and origin in rules.allowed_origins:
         return True
-    if origin == "null":  # a sandboxed frame, a local file: anybody's
+    if origin == "null":  # the origin of sandboxed frames and local files
         return False
     if site is not None:
         return site == "same-origin"
@@ -182,13 +199,13 @@ def may_ask(headers: Headers, rules: Rules) -> bool:
 
 
 def media_type(headers: Headers) -> str:
-    """Name what a body is declared to be; nothing, where that is said twice."""
+    """Return the media type that the body is declared as, in lower case, or "" if the header is repeated."""
     declared = headers.get("content-type", "")
     return "" if "," in declared else declared.partition(";")[0].strip().lower()
 
 
 def is_too_long(content_length: str) -> bool:
-    """Tell whether a body is announced to be longer than any that is read."""
+    """Return whether `Content-Length` exceeds the limit. The server checks that it is a number at all."""
     digits = content_length.strip().lstrip("0")
     if not (digits.isascii() and digits.isdigit()):
         return False
@@ -196,7 +213,7 @@ def is_too_long(content_length: str) -> bool:
 
 
 def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
-    """Read what a body asks for, or refuse it."""
+    """Return what a body asks for, or a rejection."""
     if len(body) > LARGEST_BODY:
         return refuse(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
     try:
@@ -216,7 +233,7 @@ def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
 
 
 def answer_with(body: Mapping[str, object]) -> Answer:
-    """Answer with JSON."""
+    """Return an answer with the status 200 and a JSON body."""
     return Answer(
         status=200,
         headers={"Content-Type": "application/json"},
@@ -225,7 +242,7 @@ def answer_with(body: Mapping[str, object]) -> Answer:
 
 
 def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answer:
-    """Answer with a problem, as RFC 9457 has it."""
+    """Return a rejection whose body is a problem in the form of RFC 9457. `detail` is for the page's developer."""
     problem = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
     return Answer(
         status=status,
@@ -235,7 +252,19 @@ def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answe
 
 
 def answer_for(error: SignalWireTokenError) -> Answer:
-    """Say what an error means to a browser. What the service said is the application's affair, and is not passed on."""
+    """Return the answer to a browser whose token request failed with an error.
+
+    ==========================================================  =================================================
+    error                                                       answer
+    ==========================================================  =================================================
+    transient (`is_transient`), `SessionClosed`, `StoreError`,  503 with `Retry-After`: the same request may succeed
+    `UnexpectedResponse`                                        later
+    `ConfigurationError`, `InvalidRequest`                      500: the app is set up incorrectly
+    any other                                                   502: SignalWire refuses the app's request
+    ==========================================================  =================================================
+
+    The error's text is for the app's log. The answer doesn't contain it.
+    """
     if is_transient(error) or isinstance(error, SessionClosed | StoreError | UnexpectedResponse):
         pause = PAUSE if error.retry_after is None else error.retry_after
         return ask_later(503, "There is no token at this moment: ask again.", pause)
@@ -245,35 +274,42 @@ def answer_for(error: SignalWireTokenError) -> Answer:
 
 
 def ask_later(status: int, detail: str, pause: float) -> Answer:
-    """Return a refusal with a `Retry-After`: whole seconds, one at least, and a minute at most."""
+    """Return a rejection with a `Retry-After` of `pause` seconds: rounded up, and from 1 to 60."""
     seconds = max(SHORTEST_PAUSE, min(pause, LONGEST_THROTTLE))
     return refuse(status, detail, headers={"Retry-After": str(math.ceil(seconds - ROUNDING))})
 
 
 def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> float | None:
-    """Return for how long SignalWire isn't asked for a token that a device's key binds, or None to ask now.
+    """Return how many seconds to wait before the next request for a token bound to a key. None: send it now.
 
-    `under_way` is how many such tokens are being asked for.
+    `under_way` is the number of such requests that aren't answered yet. `now` is by the client's clock.
     """
     quiet = throttle.left(now, longest=LONGEST_THROTTLE)
     return max(SHORTEST_PAUSE, quiet) if quiet > 0 or under_way >= MOST_BINDING else None
 
 
 class IssueLimit:
-    """Limit how many tokens each reference may have issued: `most` at once, restored evenly within a minute.
+    """Limits how many tokens each reference may have issued: `most` at once, restored evenly within a minute.
 
-    It keeps only references that had a token issued in the last minute.
+    With `most` = 20, each token uses 3 seconds of a minute. A reference can have 20 tokens at once, and then one more
+    every 3 seconds. After 60 seconds without a token, it can have 20 at once again.
+
+    Only references that had a token issued in the last minute take up memory.
     """
 
     def __init__(self, most: object) -> None:
         if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_ISSUES:
             raise ConfigurationError(f"issues_per_minute must be a whole number from 1 to {MOST_ISSUES}")
         self.most: int = most
-        # When each reference has its whole allowance again. The reference that used some of it last comes last.
+        # When each reference has its whole allowance again, which is a minute after its last token at the latest. The
+        # order is that of the last tokens, so `take` finds references to remove at the start.
         self._restored: OrderedDict[str, float] = OrderedDict()
 
     def take(self, reference: str, *, now: float) -> float | None:
-        """Count a token and return None, or return the seconds until the reference may have another."""
+        """Count a token and return None, or return the seconds until the reference can have another one.
+
+        `now` is in seconds, by the same clock for all calls.
+        """
         while self._restored and next(iter(self._restored.values())) <= now:
             self._restored.popitem(last=False)
         restored = max(now, self._restored.get(reference, now)) + MINUTE / self.most
@@ -286,7 +322,7 @@ class IssueLimit:
 
 
 def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:
-    """Return an answer with the headers that each carries: its length, no caching, and CORS for an allowed origin."""
+    """Return an answer with the common headers: its length, no caching, and CORS for an allowed origin."""
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
     if answer.status not in WITHOUT_LENGTH:
         headers["Content-Length"] = str(len(answer.body))

@@ -1,7 +1,17 @@
-"""Where pairs are kept, so that they outlive a process and can be shared between them.
+"""Token stores: they keep token pairs beyond the life of a session, and share them between sessions.
 
-`MemoryStore` and `SqliteStore` are here; `RedisStore` is in `signalwire_tokens.stores.redis`, and needs an extra.
-Those who write a store of their own find its protocol here, `TokenStore`, and what it takes and answers.
+=============  =================================  ================================  ============================
+store          keeps pairs                        shared by the sessions of         clock that ages count by
+=============  =================================  ================================  ============================
+`MemoryStore`  in memory, until the process ends  one process                       this machine's running clock
+`SqliteStore`  in a file                          one machine's processes           this machine's running clock
+`RedisStore`   on a Redis or Valkey server        many machines                     the server's clock
+=============  =================================  ================================  ============================
+
+Import `RedisStore` from `signalwire_tokens.stores.redis`: it needs the extra `redis`.
+
+To write a store of your own, implement the protocol `TokenStore` with `Record` and `Reading`. Run
+`signalwire_tokens.testing.StoreConformance` on it.
 """
 
 from .memory import MemoryStore

@@ -1,4 +1,24 @@
-"""How much time has certainly passed between two moments, though clocks may be wrong and a machine may restart."""
+"""How much time has certainly passed between two moments, even if clocks are wrong or the machine restarts.
+
+`SqliteStore` needs this to remove expired records. A record that is removed too late costs some disk space. One that is
+removed too early may have held the only valid refresh token. Neither of a machine's clocks is enough:
+
+- The running clock starts again when the machine restarts, and stops while a virtual machine is paused.
+- The wall clock can be set to any time.
+
+So `passed` counts what both clocks confirm, which is the smaller of their differences. Across a restart, only the wall
+clock remains, and a minute counts at most. In seconds:
+
+========================================  =============  ==========  =======
+between the two moments                   running clock  wall clock  counted
+========================================  =============  ==========  =======
+an hour passes                            3600           3600        3600
+... and the wall clock is put on a day    3600           90000       3600
+... and the wall clock is put back a day  3600           -82800      0
+the machine is paused for an hour         0              3600        0
+the machine restarts after an hour        unknown        3600        60
+========================================  =============  ==========  =======
+"""
 
 from __future__ import annotations
 
@@ -11,13 +31,16 @@ from signalwire_tokens.clock import SYSTEM
 
 __all__ = ["Moment", "is_same_boot", "passed", "timeline"]
 
-SAME_BOOT = 60.0  # seconds by which two calculations of when the machine was started may differ
-RESTART = 60.0  # the most seconds that count across a restart, where the running clock starts again
+SAME_BOOT = 60.0  # seconds: calculated start times that are closer than this are of the same start
+RESTART = 60.0  # seconds that count across a restart at most: the wall clock may have been set meanwhile
 
 
 @attrs.frozen
 class Moment:
-    """A moment by the machine's running clock and by its wall clock, and the name of the machine's start."""
+    """A moment by this machine's clocks, in seconds: `at` by the running clock, `wall` by the wall clock.
+
+    `timeline` names the start of the machine after which the running clock began.
+    """
 
     at: float
     wall: float
@@ -25,17 +48,20 @@ class Moment:
 
 
 def passed(since: Moment, until: Moment) -> float:
-    """Return how many seconds have certainly passed: never too many, whatever was done to the wall clock.
+    """Return how many seconds have certainly passed between two moments, and never less than 0.
 
-    Both clocks have to agree. A wall clock that is set back, and a clock that stops with a virtual machine, make the
-    result too small. So does a restart in between, of which a minute counts at most.
+    The result may be too small: if the wall clock is set back, a virtual machine is paused, or the machine restarts.
+    Setting the wall clock doesn't make it too large, except by a minute at most across a restart.
     """
     most = until.at - since.at if is_same_boot(since.timeline, until.timeline) else RESTART
     return max(0.0, min(most, until.wall - since.wall))
 
 
 def timeline() -> str:
-    """Return the name of this start of the machine, or its calculated time if it has no name."""
+    """Return the name of the machine's current start: Linux's boot ID.
+
+    If that can't be read, it is the calculated time of the start, in whole seconds since the epoch.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -43,7 +69,10 @@ def timeline() -> str:
 
 
 def is_same_boot(one: str, other: str) -> bool:
-    """Return whether two timelines are of one start of the machine."""
+    """Return whether two timelines name the same start of the machine.
+
+    Calculated start times need not be equal, since the wall clock is adjusted now and then.
+    """
     if one == other:
         return True
     try:

@@ -1,4 +1,25 @@
-"""What a store keeps of a pair, what it answers when asked for it, and how a record is written as bytes."""
+"""What a store keeps and returns: `Record` and `Reading`, the key of a pair, and the encoding of a record.
+
+A pair's age decides when its tokens expire, but the tokens don't show it. Wall clocks don't show it either, since they
+can be wrong by years. So a record holds the store's time at which its pair was asked for, and each reading holds the
+store's time again. The difference is the age:
+
+===================================  ==============  ===============  ============  ==============  ======  ==========
+example                              `asked_at`      `asked_wall`     `at`          `wall`          `age`   `gained`
+===================================  ==============  ===============  ============  ==============  ======  ==========
+1. a minute later                    100             5000             160           5060            60      0
+2. the wall clock was set back       100             5000             160           1460            60      -3600
+3. a virtual machine was paused      100             5000             160           8660            60      3600
+4. the timelines differ              100             5000             160           5060            None    0
+===================================  ==============  ===============  ============  ==============  ======  ==========
+
+In the third example, the clock behind `at` stopped with the machine for an hour, so the pair is older than `age` shows.
+A session that sees a large `gained` takes the age as unknown, and refreshes the pair before it uses it.
+
+A timeline names a clock between two of its restarts. Times can be compared only on the same timeline. A machine's
+running clock starts again when the machine does, so each start of the machine is a timeline of its own. The clock of a
+Redis server doesn't start again, so its timeline is always "".
+"""
 
 from __future__ import annotations
 
@@ -18,18 +39,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "Record", "decode", "encode", "key_of"]
 
-BACKWARDS = 1.0  # seconds that a store's time may step back without a record looking as if it came from the future
-EPOCH = datetime.fromtimestamp(0, UTC)
+# Seconds that a store's time may step back. A record that is further ahead of the reading has an unknown age.
+BACKWARDS = 1.0
+EPOCH = datetime.fromtimestamp(0, UTC)  # when decoded tokens are issued, until the session knows the pair's age
 
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """A pair as a store keeps it.
+    """A token pair as a store keeps it.
 
-    `asked_at` is when the pair was asked for, by the store's time, and `timeline` tells one such time from another:
-    where it differs from the reading's, the pair's age is unknown. `asked_wall` is the same moment by the wall
-    clock of the machine that asked, in seconds since the epoch. `presenting` names the attempt that is about to present
-    the refresh token, or has, with an unknown result.
+    `asked_at` is when the session asked SignalWire for the pair, in seconds by the store's time. `timeline` names the
+    clock of that time. If the reading has another timeline, the pair's age is unknown. `asked_wall` is the same moment
+    by the wall clock of the session's machine, in seconds since the epoch.
+
+    `presenting` marks the refresh token as possibly used: it names an attempt that is about to present the token, or
+    has presented it with an unknown result. Without such an attempt, it is None.
     """
 
     pair: TokenPair
@@ -40,22 +64,25 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """What names this state of the record for compare and set: the refresh token and its mark, without either."""
+        """The SHA-256 of the refresh token and the mark, which `TokenStore.save` compares. It reveals neither."""
         state = f"{self.pair.refresh_token.value}\n{self.presenting or ''}"
         return sha256(state.encode(errors="backslashreplace")).hexdigest()
 
     @property
     def until(self) -> float:
-        """Until when the record is of use, by the store's time: the refresh token's end."""
+        """When the refresh token expires and the record becomes useless, by the store's time on the same timeline."""
         return self.asked_at + life_of(self.pair.refresh_token)
 
 
 @attrs.frozen(kw_only=True)
 class Reading:
-    """What a store holds under a key, and the time at which it says so: one that all who share the store agree on.
+    """A store's answer to `load`: the record, if there is one, and the store's time at which it was read.
 
-    `wall` is the wall clock of the machine whose clock `at` is. That clock stops while a virtual machine is paused, and
-    the wall clock then gains on it. It is None for a server's time, which doesn't stop.
+    `at` is in seconds, by a clock that all sessions with this store agree on, and `timeline` names that clock.
+
+    `wall` is the wall clock at the same moment, in seconds since the epoch, if `at` comes from this machine's running
+    clock. That clock stops while a virtual machine is paused, and the wall clock then gains on it. `wall` is None if
+    `at` is a server's time, which doesn't stop with this machine.
     """
 
     record: Record | None
@@ -65,7 +92,10 @@ class Reading:
 
     @property
     def age(self) -> float | None:
-        """How many seconds ago the record's pair was asked for, by the store's time; None where that is unknown."""
+        """The seconds since the session asked for the pair, by the store's time.
+
+        It is None without a record, if the timelines differ, or if the record seems to come from the future.
+        """
         if self.record is None or self.record.timeline != self.timeline:
             return None
         age = self.at - self.record.asked_at
@@ -73,7 +103,10 @@ class Reading:
 
     @property
     def gained(self) -> float:
-        """How many seconds the wall clock has gained on the store's time since the record's pair was asked for."""
+        """The seconds that the wall clock has gained on the store's time since the session asked for the pair.
+
+        It is negative if the wall clock was set back. It is 0 if the age is unknown or `wall` is None.
+        """
         age = self.age
         if self.record is None or self.wall is None or age is None:
             return 0.0
@@ -81,13 +114,21 @@ class Reading:
 
 
 def key_of(parts: Iterable[str | None]) -> str:
-    """Make the key under which a pair is kept: a digest of what it is for, in which no part can pass for another."""
+    """Return the key under which a store keeps a pair: a SHA-256 of the parts that identify the pair.
+
+    Different lists of parts have different keys, since each part is preceded by its length. A part that is None differs
+    from an empty one.
+    """
     written = ("-" if part is None else f"{len(part.encode())}:{part}" for part in parts)
     return sha256("".join(written).encode()).hexdigest()
 
 
 def encode(record: Record) -> bytes:
-    """Return a record as bytes. They don't hold when its tokens were issued, but when the pair was asked for."""
+    """Return a record as JSON.
+
+    It holds the tokens' lifetimes, but not `issued_at` and `expires_at`, which depend on one machine's wall clock. A
+    session calculates these from the pair's age when it reads the record.
+    """
     halves = [
         {"value": token.value, "life": life_of(token), "kind": token.kind, "channel": token.channel}
         for token in (record.pair.access_token, record.pair.refresh_token)
@@ -106,7 +147,10 @@ def encode(record: Record) -> bytes:
 
 
 def decode(written: bytes) -> Record:
-    """Read what `encode` wrote; `ValueError`, without a word of the content, where it is anything else."""
+    """Return the record that `encode` wrote. Raise `ValueError`, without any of the content, for other bytes.
+
+    The tokens count as issued at the epoch, and expire after their lifetime.
+    """
     try:
         content = cast("dict[str, Any]", json.loads(written))
         token, refresh_token = (read_token(half) for half in content["pair"])
@@ -126,12 +170,12 @@ def decode(written: bytes) -> Record:
                 presenting=text_or_none(content["presenting"]),
             )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        pass
+        pass  # raised below instead: an exception raised here would hold this one, whose text may quote a token
     raise ValueError("is not a record")
 
 
 def read_token(half: dict[str, Any]) -> Token:
-    """Read one half of a pair. It is given times once somebody knows how old it is."""
+    """Return one token of a pair, issued at the epoch. The session corrects its times when it knows the age."""
     return Token(
         value=text(half["value"]),
         issued_at=EPOCH,
@@ -142,12 +186,12 @@ def read_token(half: dict[str, Any]) -> Token:
 
 
 def text(value: object) -> str:
-    """Take what has to be text."""
+    """Return a string as it is. Raise `TypeError` for anything else, which `decode` turns into its own error."""
     if not isinstance(value, str):
         raise TypeError
     return value
 
 
 def text_or_none(value: object) -> str | None:
-    """Take what may be missing."""
+    """Return a string or None as it is. Raise `TypeError` for anything else."""
     return None if value is None else text(value)

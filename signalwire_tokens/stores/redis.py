@@ -1,4 +1,35 @@
-"""A store on a Redis or Valkey server, for the processes of many machines. It needs the extra `redis`."""
+"""A store on a Redis or Valkey server, which the processes of many machines can share. It needs the extra `redis`.
+
+What the server holds, with the store's key for `key`, and the default prefix:
+
+===============================  =======  ==========================================  =============================
+name                             type     content                                     removed by the server
+===============================  =======  ==========================================  =============================
+`signalwire-tokens:{key}:pair`   hash     the record's digest, and the sealed record  when its refresh token expires
+`signalwire-tokens:{key}:lease`  string   which call holds the lease                  when the lease expires
+`signalwire-tokens:news`         channel  a message for each new pair: its key        never kept
+===============================  =======  ==========================================  =============================
+
+Scripts and repeated commands
+    Each change is a Lua script, which the server runs in one step. If a connection breaks, the client sends the command
+    again, although the server may have run it. So each script accepts its own earlier result: `SAVE` accepts a record
+    with the same digest, and `TAKE` a lease of the same owner.
+
+Time
+    All times are the server's, so the machines' clocks don't matter. `load` gets the record and the time by one script.
+
+Failover
+    After a failover, the old server may still answer, but as a replica that refuses writes, or without its cluster. It
+    then does nothing, and answers with one of the codes in `ELSEWHERE`. The store drops its connections and repeats the
+    command once. New connections lead to the server that the address leads to by now.
+
+Watching
+    One task per store listens to the channel. Messages are lost while it isn't connected. That is harmless: a session
+    loads the record again when its own renewal is due.
+
+Cancellation
+    The client can swallow a cancellation. `cancellation_kept` raises it again, so that a cancelled task ends.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +73,14 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 MOST_CONNECTIONS = 64
-HEARTBEAT = 10.0  # seconds between the questions whether a quiet connection is still one
-AGAIN = 0.05  # seconds
-LISTEN_AGAIN = (0.1, 10.0)  # seconds, doubling
-LISTEN_FOR = 600.0  # seconds on one connection: after a failover, it may lead to a server on which nothing is published
+HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
+AGAIN = 0.05  # seconds until the listening task is cancelled again
+LISTEN_AGAIN = (0.1, 10.0)  # seconds until the next attempt to listen: the first pause and, by doubling, the longest
+LISTEN_FOR = 600.0  # seconds on one connection: after a failover, nothing may be published on its server any more
 
-# Each script touches one key, as a cluster's proxy wants it.
+# Each script uses one key, since a proxy for a cluster accepts no script with keys on different servers.
 LOAD = "local t = redis.call('TIME') return {redis.call('HGET', KEYS[1], 'sealed'), t[1], t[2]}"
+# `pcall` ignores that the user may lack the permission to publish. The record is saved then, but no watcher is called.
 SAVE = """
 local held = redis.call('HGET', KEYS[1], 'digest')
 if held and held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
@@ -66,7 +98,7 @@ return 1
 GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 NO_ARGUMENTS: Secret[tuple[Any, ...]] = Secret(())
 
-# The server has done nothing, and won't until its role or its peers change. After a failover, another one serves.
+# The server has done nothing, and can't until its role or its cluster changes. After a failover, another server can.
 ELSEWHERE = {
     "CLUSTERDOWN": ": its cluster is down",
     "MASTERDOWN": ": it is a replica that has lost its primary",
@@ -82,20 +114,24 @@ HINTS = ELSEWHERE | {
     "WRONGTYPE": ": another application uses the same prefix",
 }
 CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
-# Before version 7, a server quotes what it answers to a script's command.
+# Servers before version 7 wrap the error of a script's command in one of their own, after a "-".
 QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(HINTS)})(?= )")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
 
 class RedisStore:
-    """Keep pairs on a Redis or Valkey server, where the processes of many machines share them.
+    """Keeps pairs on a Redis or Valkey server, where the processes of many machines can share them.
 
-    Its time is the server's, so that clocks need not agree. A record ends with its refresh token. It is sealed with the
-    first of `encryption_keys`; `plaintext=True` does without. A store belongs to one event loop: use it as
-    `async with RedisStore(url, encryption_keys=key) as store`, or close it with `aclose()`, after the sessions that use
-    it.
-    `timeout` bounds each command. An emulator that is advanced leaves the server's time behind.
+    Ages count by the server's clock, so the machines' clocks need not agree. The server removes a record when its
+    refresh token expires. Records are sealed with the first of `keys`, and each of `keys` opens what it has sealed. To
+    keep tokens unsealed, pass `plaintext=True` and no keys. `prefix` begins the names of all keys on the server.
+    `timeout` limits each command, in seconds.
+
+    Use `async with RedisStore(url, encryption_keys=key) as store`, or call `aclose()`. Close it after the sessions that
+    use it. A store belongs to the event loop that it is first used on.
+
+    Don't combine it with an emulator whose time you advance: the server's time doesn't follow.
     """
 
     def __init__(
@@ -115,7 +151,7 @@ class RedisStore:
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._prefix, self._timeout = prefix, seconds
         self._redis = Redis.from_pool(self._pool)
-        # Sent in full each time: after a failover, the new server may not have the script.
+        # Each call sends the script's text: after a failover, the new server may not have it loaded.
         self._load, self._save, self._take, self._give_back = (
             partial(self._redis.eval, text, 1) for text in (LOAD, SAVE, TAKE, GIVE_BACK)
         )
@@ -127,7 +163,7 @@ class RedisStore:
         self._moves = 0
 
     def __repr__(self) -> str:
-        where = self._pool.connection_kwargs if hasattr(self, "_pool") else {}  # its URL may have been refused
+        where = self._pool.connection_kwargs if hasattr(self, "_pool") else {}  # missing if the URL was invalid
         place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
         return f"RedisStore({place}/{where.get('db', 0)})"
 
@@ -138,17 +174,20 @@ class RedisStore:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. The store may be used again, which opens new ones."""
+        """Close the connections. Using the store again opens new ones.
+
+        Watchers are called again once a session is opened with the store. Raise `StoreError` on another event loop.
+        """
         if self._loop is not None and not self._loop.is_closed():
             self._bind()
         listening, self._listening, self._loop = self._listening, None, None
         while listening is not None and not listening.done():
-            listening.cancel()  # one may be lost for as long as it takes to hear of something
+            listening.cancel()  # the client may swallow this one
             await asyncio.wait([listening], timeout=AGAIN)
         await self._redis.aclose()
 
     def __del__(self) -> None:
-        # The constructor may have refused what it was given.
+        # If the constructor raised, the attribute may be missing.
         if getattr(self, "_loop", None) is not None:
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
@@ -160,7 +199,7 @@ class RedisStore:
                 self._listening.cancel()
 
     async def load(self, key: str) -> Reading:
-        """Read what is kept under a key."""
+        """Return a reading: the record under the key, or None if there is none, and the server's time."""
         answer = Secret(await self._run(key, "pair", self._load))
         at = time_of(answer)
         if at is None:
@@ -169,30 +208,35 @@ class RedisStore:
         return Reading(record=record, at=at)
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
-        """Keep a record in place of the one with the digest `replaces`."""
+        """Save a record in place of the one with the digest `replaces`. Return whether the server holds it now."""
+        # No message is published for a mark, since it isn't a new pair.
         until, channel = max(0, int(record.until * 1000)), "" if record.presenting else self._channel
         sealed = Secret(self._sealer.seal(key, record))
         arguments = Secret((record.digest, replaces or "", sealed.value, until, channel, key))
         return bool(await self._run(key, "pair", self._save, arguments) == 1)
 
     async def delete(self, key: str) -> None:
-        """Keep nothing under a key."""
+        """Remove the record under a key, if there is one."""
         await self._run(key, "pair", self._redis.delete)
 
     @asynccontextmanager
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
-        """Be the only one who holds a key's lease."""
+        """Yield True and hold the key's lease for the block, or yield False if another caller holds it."""
         owner = f"{self._holder}:{next(self._leases)}"
         held = bool(await self._run(key, "lease", self._take, Secret((owner, max(1, int(ttl * 1000))))) == 1)
         try:
             yield held
         finally:
             if held:
-                with suppress(StoreError):  # it ends by itself
+                with suppress(StoreError):  # the lease expires by itself
                     await self._run(key, "lease", self._give_back, Secret((owner,)))
 
     def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call back when another process has saved a pair."""
+        """Call `callback` when a process, this one included, has saved a pair under the key.
+
+        Return a function that ends this. The first call starts the task that listens. It has an empty context, since it
+        outlives the caller.
+        """
         loop = self._bind()
         if self._listening is None:
             self._listening = loop.create_task(
@@ -205,7 +249,7 @@ class RedisStore:
         return f"{self._prefix}news"
 
     def _bind(self) -> asyncio.AbstractEventLoop:
-        """Refuse any event loop but the first: connections live on one."""
+        """Return the running event loop. Raise `StoreError` if the store's connections belong to another one."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if self._loop is not loop:
@@ -217,8 +261,12 @@ class RedisStore:
     async def _run(
         self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[tuple[Any, ...]] = NO_ARGUMENTS
     ) -> Any:  # noqa: ANN401 - as the server answers
-        """Return the answer to a command about one key. An error doesn't show its arguments, which may hold tokens."""
+        """Return the server's answer to a command on one key. Raise `StoreError` if it fails or takes too long.
+
+        The error shows none of the arguments, which may hold tokens.
+        """
         self._bind()
+        # A cluster places a key by the part in braces, so that a pair and its lease are on one server.
         name = f"{self._prefix}{{{key}}}:{kind}"
 
         async def send() -> Any:  # noqa: ANN401 - as above
@@ -230,24 +278,24 @@ class RedisStore:
                     return await self._send(send)
         except (TimeoutError, ConnectionTimeout):  # the store's limit and the connection's are the same
             reason = f"no answer within {spoken(self._timeout)}"
-        except Exception as error:  # noqa: BLE001 - the client fails in ways of its own
+        except Exception as error:  # noqa: BLE001 - the client raises errors of many kinds
             reason = told(error)
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
 
     async def _send(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - as above
-        """Return the answer to a command; repeat it once if another server may serve since a failover."""
+        """Return the answer to a command. Repeat it once on new connections if this server can't run it."""
         moves = self._moves
         try:
             return await send()
         except RedisError as error:
             if code_of(error) not in ELSEWHERE:
                 raise
-        if self._moves == moves:  # otherwise another call has just done this
+        if self._moves == moves:  # otherwise another call has dropped the connections since
             await self._move()
         return await send()
 
     async def _move(self) -> None:
-        """Drop all connections, so that new ones lead to the server that the address names now."""
+        """Drop all connections. New ones lead to the server that the address leads to now."""
         self._moves += 1
         self._listener.move()
         await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py doesn't type it
@@ -256,19 +304,19 @@ class RedisStore:
 
 
 class Listener:
-    """Listens for new pairs. What it misses, a session finds when it is due.
+    """Listens to the channel and calls the watchers of each key that a message names.
 
-    It doesn't hold the store, which could otherwise not be collected.
+    It has no reference to the store. Its task would otherwise keep a store in memory that your app forgot to close.
     """
 
     def __init__(self, redis: Redis, channel: str, watchers: Watchers) -> None:
         self._redis = redis
         self._channel = channel
         self._watchers = watchers
-        self._limit: asyncio.Timeout | None = None  # of the connection
+        self._limit: asyncio.Timeout | None = None  # of the current connection
 
     async def run(self) -> None:
-        """Call watchers for as long as the store is open."""
+        """Listen until the task is cancelled. If the connection fails, connect again after a pause."""
         pause, longest = LISTEN_AGAIN
         while True:
             self._limit = limit = asyncio.timeout(LISTEN_FOR)
@@ -282,28 +330,32 @@ class Listener:
                         pause = LISTEN_AGAIN[0]
                         if message is not None:
                             self._watchers.call(message["data"].decode(errors="replace"))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next connection may do better
-                if limit.expired():  # a new connection leads to the server that the address names now
+            except Exception as error:  # noqa: BLE001 - after any error, the next connection may work
+                if limit.expired():  # no failure: connect again at once, to where the address leads now
                     continue
                 logger.info("not listening to %s any more, %s; again in %g s", self._channel, told(error), pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
     def move(self) -> None:
-        """Connect again, if it is connected."""
+        """End the current connection, so that `run` makes a new one at once."""
         if self._limit is not None:
-            with suppress(RuntimeError):  # it has ended already
+            with suppress(RuntimeError):  # the connection has ended already
                 self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 @contextmanager
 def cancellation_kept() -> Iterator[None]:
-    """Raise a cancellation that the client has lost: Python 3.11's `asyncio.wait_for` does where it has its answer."""
+    """Raise `CancelledError` after the block if its task was cancelled in the block, but the block didn't raise it.
+
+    The client can lose a cancellation in two ways. It can raise another exception instead. And it calls
+    `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives when the result is there already.
+    """
     task = cast("asyncio.Task[object]", asyncio.current_task())
     before = task.cancelling()
     try:
         yield
-    except Exception:  # whatever came of what went on
+    except Exception:  # of a task that was cancelled, only the cancellation counts
         if task.cancelling() == before:
             raise
     if task.cancelling() > before:
@@ -311,7 +363,7 @@ def cancellation_kept() -> Iterator[None]:
 
 
 def time_of(answer: Secret[Any]) -> float | None:
-    """Read the time in an answer to `LOAD`, if it is one."""
+    """Return the server's time in an answer to `LOAD`, in seconds, or None if the answer has another form."""
     match answer.value:
         case [bytes() | None, bytes() as seconds, bytes() as micros] if seconds.isdigit() and micros.isdigit():
             return int(seconds) + int(micros) / 1e6
@@ -320,8 +372,8 @@ def time_of(answer: Secret[Any]) -> float | None:
 
 
 def told(error: Exception) -> str:
-    """Return what went wrong, without the server's text, which may quote what was sent."""
-    if type(error) is ConnectionError:
+    """Return a description of an error, without the server's text, which may quote what was sent."""
+    if type(error) is ConnectionError:  # not a subclass, which may hold the server's text
         return str(error)
     if isinstance(error, AuthenticationError):
         return "the server does not accept the user name or password"
@@ -330,7 +382,7 @@ def told(error: Exception) -> str:
 
 
 def code_of(error: Exception) -> str | None:
-    """Return the code with which a server refused a command; None for anything else."""
+    """Return the code of the server's error answer, such as `READONLY`, or None if the error has none."""
     if isinstance(error, RedisError) and error.status_code not in (None, "ERR"):
         return error.status_code
     if type(error) is not ResponseError:
@@ -340,13 +392,19 @@ def code_of(error: Exception) -> str | None:
 
 
 def check(prefix: object) -> None:
-    """Refuse settings that would only fail once they are used."""
+    """Raise `ConfigurationError` for a prefix that would fail only when it is used.
+
+    A brace in the prefix would change which part of a name decides on its place in a cluster.
+    """
     if not isinstance(prefix, str) or "{" in prefix:
         raise ConfigurationError("RedisStore: prefix must be text without braces")
 
 
 def connect(url: Secret[str], timeout: float) -> BlockingConnectionPool:
-    """Make the connections that a URL asks for."""
+    """Return a connection pool for a URL. Raise `ConfigurationError` if the URL or one of its options is invalid.
+
+    No connection is opened yet.
+    """
     try:
         pool = BlockingConnectionPool.from_url(
             url.value,
@@ -355,11 +413,11 @@ def connect(url: Secret[str], timeout: float) -> BlockingConnectionPool:
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             health_check_interval=HEARTBEAT,
-            # A connection that the server has closed meanwhile is not worth a failure; every command may be sent twice.
+            # The server may have closed an idle connection. Trying once more is safe: every command may be sent twice.
             retry=Retry(NoBackoff(), 1),
         )
-        pool.connection_kwargs["decode_responses"] = False  # what is sealed is no text
-        pool.make_connection()  # type: ignore[no-untyped-call]  # it connects to nothing, but knows its options
+        pool.connection_kwargs["decode_responses"] = False  # a sealed record isn't text
+        pool.make_connection()  # type: ignore[no-untyped-call]  # raises for unknown options, and doesn't connect
     except (RedisError, ValueError, AttributeError, TypeError):
         pass
     else:

@@ -1,4 +1,26 @@
-"""Records sealed for where others can read: AES-256-GCM, bound to the record's key and to the format's version."""
+"""How records are sealed (encrypted), for stores whose content others may read, such as a file or a server.
+
+A record as bytes:
+
+======  =====  ============================================================================
+offset  bytes  content
+======  =====  ============================================================================
+0       1      version of this format: 1
+1       1      1 if the record is sealed, 0 if the rest is the JSON of `records.encode`
+2       4      only if sealed: the name of the encryption key, which is the start of a SHA-256
+6       12     only if sealed: a random nonce
+18      rest   only if sealed: the JSON, encrypted with AES-256-GCM
+======  =====  ============================================================================
+
+The encryption also authenticates the first two bytes and the key under which the store keeps the record. So a record
+that was changed, or copied to another key, doesn't open. An older record of the same key does open: an attacker who can
+write to the store can bring it back.
+
+The name lets a store that has several encryption keys choose the right one. So keys can be replaced while processes
+run.
+
+`Secret` and `del` keep encryption keys and tokens out of tracebacks that show local variables.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +43,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Sealer", "generate_encryption_key"]
 
-VERSION, NO_VERSION = 1, 32  # from there on, it is somebody's text
+# A first byte between the two is a newer version of this format. From 32 on it is text, which is not ours.
+VERSION, NO_VERSION = 1, 32
 PLAIN, SEALED = 0, 1
-KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
+KEY = re.compile(r"[A-Za-z0-9_-]{43}=")  # 32 bytes as URL-safe base64
 KEY_BYTES, NAME_BYTES, NONCE_BYTES = 32, 4, 12
 HEAD_BYTES = 2
 
 
 def generate_encryption_key() -> str:
-    """Make a key to seal records with: 32 random bytes, as URL-safe base64."""
+    """Return a new key for sealing records: 32 random bytes, as URL-safe base64."""
     return urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 class Sealer:
-    """Turn records into bytes, and back.
+    """Turns records into bytes and back, sealed or in plain text.
 
-    The first of `keys` seals, and each of them opens. A record opens only under the key of the store that it was sealed
-    for. Without keys, `plaintext=True` has to say that tokens may lie in the open. `store` names the store in errors.
+    The first of `encryption_keys` seals, and each of them opens what it has sealed. `generate_encryption_key()` returns
+    such a key. To keep tokens unsealed, pass `plaintext=True` and no keys. `store` is the store's name in errors.
+
+    A sealed record opens only under the store's key that it was sealed for. Sealing needs the extra `crypto`.
     """
 
     def __init__(self, store: str, encryption_keys: str | Sequence[str] = (), *, plaintext: bool = False) -> None:
@@ -59,7 +84,7 @@ class Sealer:
         self._ciphers = dict(load(store, key) for key in hidden)  # by name; the first one seals
 
     def seal(self, key: str, record: Record) -> bytes:
-        """Write a record as bytes that only the holder of a key can read."""
+        """Return a record as bytes, sealed for the store's key `key`, or in plain text without encryption keys."""
         if not self._ciphers:
             return bytes((VERSION, PLAIN)) + encode(record)
         head, nonce = bytes((VERSION, SEALED)), os.urandom(NONCE_BYTES)
@@ -67,7 +92,7 @@ class Sealer:
         return head + name + nonce + cipher.encrypt(nonce, encode(record), head + key.encode())
 
     def open(self, key: str, sealed: bytes) -> Record:
-        """Read what `seal` wrote for the same key."""
+        """Return the record that `seal` wrote for the same key. Raise `StoreError` with the reason if it can't."""
         head, body = bytes(sealed[:HEAD_BYTES]), Secret(sealed[HEAD_BYTES:])
         del sealed
         match tuple(head):
@@ -88,6 +113,7 @@ class Sealer:
         raise self._refuse(key, "cannot be read")
 
     def _unseal(self, key: str, head: bytes, body: bytes) -> Secret[bytes]:
+        """Return a record's JSON. Raise `StoreError` if no encryption key fits, or if the bytes aren't authentic."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - an extra
 
         name, nonce, ciphertext = body[:NAME_BYTES], body[NAME_BYTES:][:NONCE_BYTES], body[NAME_BYTES + NONCE_BYTES :]
@@ -104,12 +130,12 @@ class Sealer:
 
 
 def is_key(text: object) -> bool:
-    """Tell whether a text is an encryption key: no more and no less than one."""
+    """Return whether a value is exactly one encryption key, as `generate_encryption_key` returns it."""
     return isinstance(text, str) and KEY.fullmatch(text) is not None
 
 
 def load(store: str, key: Secret[str]) -> tuple[bytes, AESGCM]:
-    """Make a cipher of a key, with the name by which records know it."""
+    """Return an encryption key's name in records, and its cipher. Raise `ConfigurationError` if the key isn't one."""
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an extra
     except ImportError:

@@ -1,9 +1,28 @@
-"""A store in a file, for the processes of one machine."""
+"""A store in an SQLite file, which the processes of one machine can share.
+
+Threads
+    Each store runs its transactions in one thread of its own, so that the event loop doesn't wait for the disk.
+    Cancelling a call doesn't stop a transaction that has begun: a save may take effect, and a lease may be taken until
+    it expires.
+
+Transactions
+    A write locks the file before it reads (`BEGIN IMMEDIATE`), so another process can't write between a comparison and
+    the change that depends on it. A read doesn't lock out writers.
+
+Time
+    `load` returns the running clock of this machine, and ages and leases count by it. That clock starts again with the
+    machine, so its timeline is the machine's start. To remove expired records, the file counts a time of its own: each
+    save adds what has certainly passed since the last one (see `moments`). That time goes on across restarts. A record
+    is removed a day after it has expired by that time.
+
+Files
+    SQLite keeps a log (`-wal`) and its index (`-shm`) beside the file. Only the file's owner can read the three.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures  # its pools are loaded when one is made
+import concurrent.futures  # imports its thread pool when one is made
 import os
 import stat
 import warnings
@@ -29,34 +48,39 @@ if TYPE_CHECKING:
 __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
-APPLICATION = 0x53575431  # how SQLite files say whose they are
-SCHEMA = 2  # 1 was that of 0.1.0
+APPLICATION = 0x53575431  # "SWT1": SQLite's field for the application that a file belongs to
+SCHEMA = 2  # the version of the tables; 1 was that of 0.1.0
 OWNER_S = stat.S_IRUSR | stat.S_IWUSR
-BESIDE = ("-wal", "-shm", "-journal")
-EMPTY = 1  # byte at most: SQLite takes such a file for a new one
+BESIDE = ("-wal", "-shm", "-journal")  # what SQLite adds to the file's name for its other files
+EMPTY = 1  # byte: SQLite treats a file of this size, or an empty one, as a new one
 TABLES = (
     "CREATE TABLE records (key TEXT PRIMARY KEY, digest TEXT NOT NULL, sealed BLOB NOT NULL, until REAL NOT NULL)",
     "CREATE INDEX by_end ON records (until)",
     "CREATE TABLE leases (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL, timeline TEXT NOT NULL)",
-    # The file's own time, in which records expire, and when it was last noted.
+    # One row: `passed` is the file's own time at the last save, the rest is the moment of that save.
     "CREATE TABLE time (passed REAL NOT NULL, at REAL NOT NULL, wall REAL NOT NULL, timeline TEXT NOT NULL)",
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {SCHEMA}",
 )
 LOG_PAGES, PAGE = 64, 4096  # the log beside the file is emptied at 256 KiB; a renewal writes about 40 KiB
-BUSY = 0.5  # seconds to wait for another process that is writing
-SWEEP_AFTER = 86400.0  # seconds that a record stays after it has expired, in case a clock runs too fast
+BUSY = 0.5  # seconds to wait while another process writes
+SWEEP_AFTER = 86400.0  # seconds that a record stays after its expiry, in case a clock runs too fast
 MOST_AT_ONCE = 100  # records that one save removes at most, which keeps it quick and its log small
-LONGEST_LEASE = 3600.0  # seconds: one that ends later was taken before a restart, or by a clock that was wrong
+LONGEST_LEASE = 3600.0  # seconds: a lease that expires later was taken before a restart, or by a clock that was wrong
 
 
 class SqliteStore:
-    """Keep pairs in an SQLite file that survives the process, safe between processes of one machine.
+    """Keeps pairs in an SQLite file, where they survive the process. The processes of one machine can share the file.
 
-    The file is readable by its owner only, and records are sealed with the first of `encryption_keys`; `plaintext=True`
-    does without. Use it as `async with SqliteStore(path, encryption_keys=key) as store`, or close it with `aclose()`,
-    after the sessions that use it. A client or session that has a clock of its own, as in tests, needs a store with the
-    same.
+    Only the file's owner can read it. Records are encrypted with the first of `encryption_keys`, and each of the keys
+    decrypts what it has encrypted. To store tokens unencrypted, pass `plaintext=True` and no keys. The file must be on
+    a local file system.
+
+    Use `async with SqliteStore(path, encryption_keys=key) as store`, or call `aclose()`. Close it after the sessions
+    that use it. Each process needs a store of its own, made after any fork.
+
+    `clock` must be the clock of the client and the sessions that use the store. If they have one of their own, as in
+    tests, pass `clock=client.clock`.
     """
 
     def __init__(
@@ -88,19 +112,20 @@ class SqliteStore:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the file. The store may be used again, which opens it anew."""
+        """Close the file. Using the store again opens the file again."""
         worker = self.worker
-        if worker is not None and worker.process == os.getpid():  # another process's is never let go of
+        # After a fork, only the parent may close its connection (https://sqlite.org/howtocorrupt.html, 2.6).
+        if worker is not None and worker.process == os.getpid():
             self.worker = None
             closing = asyncio.get_running_loop().run_in_executor(worker.thread, worker.close)
             worker.thread.shutdown(wait=False)
             await closing
 
     def __del__(self) -> None:
-        # The constructor may have refused what it was given.
+        # If the constructor raised, the attribute may be missing.
         worker = getattr(self, "worker", None)
         if worker is not None and worker.process == os.getpid():
-            with suppress(RuntimeError):  # when Python ends, there are no threads any more
+            with suppress(RuntimeError):  # at Python's exit, no thread takes work any more
                 worker.thread.submit(worker.close)
             worker.thread.shutdown(wait=False)
             warnings.warn(
@@ -111,7 +136,7 @@ class SqliteStore:
             )
 
     async def load(self, key: str) -> Reading:
-        """Read what is kept under a key."""
+        """Return a reading: the record under the key, or None if there is none, and the clock's time."""
 
         def read(database: sqlite3.Connection) -> tuple[Secret[bytes] | None, float, float]:
             row = database.execute("SELECT CAST(sealed AS BLOB) FROM records WHERE key = ?", (key,)).fetchone()
@@ -119,17 +144,21 @@ class SqliteStore:
 
         sealed, at, wall = await self._do(key, read)
         record = None if sealed is None else self._sealer.open(key, sealed.value)
+        # Two names of the same start differ if they are calculated. Returning the record's own makes its age known.
         is_ours = record is not None and is_same_boot(record.timeline, self.timeline)
         timeline = record.timeline if record is not None and is_ours else self.timeline
         return Reading(record=record, at=at, timeline=timeline, wall=wall)
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
-        """Keep a record in place of the one with the digest `replaces`."""
+        """Save a record in place of the one with the digest `replaces`. Return whether the file holds it now.
+
+        The record is on the disk when the call returns.
+        """
         sealed = self._sealer.seal(key, record)
 
         def write(database: sqlite3.Connection) -> bool:
             time = note_time(database, Moment(self._clock.now(), self._clock.wall(), self.timeline))
-            until = time + life_of(record.pair.refresh_token)  # at the latest: only for sweeping
+            until = time + life_of(record.pair.refresh_token)  # at the latest: the pair was asked for some time ago
             sweep(database, time - SWEEP_AFTER)
             row = database.execute("SELECT digest FROM records WHERE key = ?", (key,)).fetchone()
             if row is not None and row[0] not in (replaces, record.digest):
@@ -140,12 +169,15 @@ class SqliteStore:
         return await self._do(key, write, writes=True)
 
     async def delete(self, key: str) -> None:
-        """Keep nothing under a key."""
+        """Remove the record under a key, if there is one."""
         await self._do(key, lambda database: database.execute("DELETE FROM records WHERE key = ?", (key,)), writes=True)
 
     @asynccontextmanager
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
-        """Be the only one who holds a key's lease."""
+        """Yield True and hold the key's lease for the block, or yield False if another caller holds it.
+
+        A lease from before the machine's last restart counts as expired.
+        """
         owner, longest = str(uuid4()), max(ttl, LONGEST_LEASE)
 
         def is_free(database: sqlite3.Connection) -> bool:
@@ -158,6 +190,7 @@ class SqliteStore:
                 return False
             now = self._clock.now()
             until = now + ttl
+            # Leases of other keys that were never given back would otherwise stay in the file.
             database.execute(
                 "DELETE FROM leases WHERE until < ? OR (until > ? AND timeline != ?)",
                 (now - LONGEST_LEASE, now + longest, self.timeline),
@@ -168,21 +201,28 @@ class SqliteStore:
         def give_back(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM leases WHERE key = ? AND owner = ?", (key, owner))
 
-        # Those who wait for a lease look often, and must not keep its holder from writing.
+        # Processes that wait for a lease check it often. They only read at first: taking a write lock each time would
+        # keep the lease's holder from writing.
         held = await self._do(key, is_free) and await self._do(key, take, writes=True)
         try:
             yield held
         finally:
             if held:
-                with suppress(StoreError):  # it ends by itself
+                with suppress(StoreError):  # the lease expires by itself
                     await self._do(key, give_back, writes=True)
 
     def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:  # noqa: ARG002 - as in the protocol
-        """Do nothing: a file tells nobody that it changed, and sessions look into it when they are due."""
+        """Return a function that does nothing: a file can't report changes, so `callback` is never called.
+
+        Sessions look into the file when their own renewal is due.
+        """
         return lambda: None
 
     async def _do(self, key: str, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
-        """Work on the file in the store's own thread, in a transaction."""
+        """Return the result of `work`, which runs in the store's thread as one transaction.
+
+        Raise `StoreError` with the text of SQLite or of the system if it fails.
+        """
         import sqlite3  # noqa: PLC0415 - loads a library that most users do without
 
         if self.worker is None:
@@ -197,8 +237,9 @@ class SqliteStore:
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
 
     def _transact(self, worker: Worker, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
+        """Return the result of `work` after its transaction is committed. It runs in the worker's thread."""
         if worker.database is None or worker.file != identity(self._path):
-            worker.close()  # the file may have been moved away
+            worker.close()  # the path may lead to another file by now
             worker.database = self._open()
             worker.file = identity(self._path)
         database = worker.database
@@ -213,10 +254,10 @@ class SqliteStore:
         return result
 
     def _open(self) -> sqlite3.Connection:
-        """Open the file, made readable by its owner only before SQLite writes to it."""
+        """Return a connection to the file. Make the file readable by its owner only, before SQLite writes to it."""
         import sqlite3  # noqa: PLC0415 - as above
 
-        path = Path(os.path.realpath(self._path))  # `resolve()` raises a RuntimeError where links go in a circle
+        path = Path(os.path.realpath(self._path))  # `resolve()` raises RuntimeError if links form a circle
         make_private(path)
         where = f"{path.as_uri()}?mode=rw"
         database = sqlite3.connect(where, uri=True, timeout=BUSY, isolation_level=None, check_same_thread=False)
@@ -252,7 +293,11 @@ class SqliteStore:
 
 
 class Worker:
-    """A thread, and the connection that is used in it only."""
+    """A thread, and the SQLite connection that only this thread uses.
+
+    `process` is the process that started the thread. After a fork, the child doesn't have the thread, and must not use
+    the connection. `file` identifies the file that the connection was opened on.
+    """
 
     __slots__ = ("database", "file", "process", "thread")
 
@@ -263,14 +308,14 @@ class Worker:
         self.file: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Close the file, in the thread."""
+        """Close the connection. Call it in the thread."""
         database, self.database = self.database, None
         if database is not None:
             database.close()
 
 
 def note_time(database: sqlite3.Connection, now: Moment) -> float:
-    """Return the file's own time, and note it: how many seconds have certainly passed since the first record."""
+    """Return the file's own time, and store it: how many seconds have certainly passed since the first save."""
     row = database.execute("SELECT passed, at, wall, timeline FROM time").fetchone()
     if row is None:
         time = 0.0
@@ -284,7 +329,7 @@ def note_time(database: sqlite3.Connection, now: Moment) -> float:
 
 
 def sweep(database: sqlite3.Connection, before: float) -> None:
-    """Remove at most MOST_AT_ONCE records that expired before a moment of the file's own time."""
+    """Remove records that expired before a moment of the file's own time: MOST_AT_ONCE of them at most."""
     database.execute(
         "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until < ? ORDER BY until LIMIT ?)",
         (before, MOST_AT_ONCE),
@@ -292,7 +337,7 @@ def sweep(database: sqlite3.Connection, before: float) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Tell one file from another of the same name."""
+    """Return what distinguishes a file from a later one at the same path: its device and inode. None: no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -301,10 +346,12 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def make_private(path: Path) -> None:
-    """Make a file that is there for its owner only, unless it is somebody else's.
+    """Create the file if there is none, and remove the access of other users.
 
-    It is read through SQLite alone: to close a descriptor of one's own would give up the locks that other connections
-    of this process hold (https://sqlite.org/howtocorrupt.html, 2.2).
+    A file that belongs to another application stays as it is.
+
+    Only SQLite may read the file here. If this function opened and closed an existing file itself, this process's other
+    connections would lose their locks on it (https://sqlite.org/howtocorrupt.html, 2.2).
     """
     import sqlite3  # noqa: PLC0415 - as above
 
@@ -322,7 +369,7 @@ def make_private(path: Path) -> None:
 
 
 def is_exposed(path: Path) -> bool:
-    """Tell whether a file is open to others."""
+    """Return whether a file exists and users other than its owner have any access to it."""
     try:
         return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO))
     except FileNotFoundError:
@@ -330,5 +377,5 @@ def is_exposed(path: Path) -> bool:
 
 
 def pragma(database: sqlite3.Connection, name: str) -> int:
-    """Read a number from the file's head."""
+    """Return a number from the header of the SQLite file."""
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])

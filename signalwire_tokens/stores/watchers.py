@@ -1,4 +1,4 @@
-"""Who wants to be told of which key."""
+"""The callbacks of `TokenStore.watch`, for stores that know when a key changes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
 
 class Watchers:
-    """Callbacks by key."""
+    """The callbacks for each key. One that raises is logged, and the others are still called."""
 
     def __init__(self) -> None:
         self.callbacks: dict[str, dict[object, Callable[[], object]]] = {}
 
     def add(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
-        """Remember a callback; return what forgets it."""
-        watch = object()
+        """Add a callback for a key. Return a function that removes it, and that may be called more than once."""
+        watch = object()  # removes this addition alone: the same callback may be added twice
         self.callbacks.setdefault(key, {})[watch] = callback
 
         def forget() -> None:
@@ -33,9 +33,9 @@ class Watchers:
         return forget
 
     def call(self, key: str) -> None:
-        """Tell those who want to know of a key."""
-        for callback in tuple(self.callbacks.get(key, {}).values()):
+        """Call the callbacks of a key, in the order in which they were added."""
+        for callback in tuple(self.callbacks.get(key, {}).values()):  # a callback may remove itself
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001 - it is somebody else's code
+            except Exception as error:  # noqa: BLE001 - a callback may raise anything
                 logger.warning("who watches #%s failed with %s", key[:8], type(error).__name__)

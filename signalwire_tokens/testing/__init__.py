@@ -1,7 +1,12 @@
-"""For the suites of those who build on this: the service on loopback, a clock that moves when told, a suite for stores.
+"""Testing support for your app: two pytest fixtures, a virtual clock, and a test suite for stores of your own.
 
-pytest finds the fixtures by itself where this package is installed with its extra `emulator`. They are asynchronous, so
-pytest-asyncio (or another plugin that runs such fixtures) has to be there too.
+- `signalwire_emulator` is a running emulator of the service.
+- `signalwire_clock` is a `VirtualClock`. If a test uses both fixtures, the emulator, its clients and their sessions run
+  on this clock, so hours pass in milliseconds.
+- `StoreConformance` is the test suite for stores.
+
+pytest loads this module as a plugin if the package is installed with the extra `emulator`. You don't have to import the
+fixtures. `signalwire_emulator` is asynchronous, so install pytest-asyncio or another plugin that runs such fixtures.
 """
 
 from __future__ import annotations
@@ -30,15 +35,16 @@ else:
 
 @pytest.fixture
 def signalwire_clock() -> VirtualClock:
-    """Give a clock that moves only in `await signalwire_clock.advance(seconds)`."""
+    """Return a clock that moves only while a test awaits `signalwire_clock.advance(seconds)`."""
     return VirtualClock()
 
 
 @asynchronous
 async def signalwire_emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
-    """Run an emulator of the service, in virtual time where the test has `signalwire_clock` too."""
+    """Yield a running emulator, on virtual time if the test also uses `signalwire_clock`. Close it after the test."""
     from signalwire_tokens.emulator import Emulator  # noqa: PLC0415 - its packages are an extra, and pytest loads this module everywhere
 
+    # A test that doesn't use the clock must keep real time, so this fixture can't simply require the other one.
     clock = request.getfixturevalue("signalwire_clock") if "signalwire_clock" in request.fixturenames else None
     async with Emulator(clock=clock) as emulator:
         yield emulator

@@ -1,4 +1,18 @@
-"""What every store of tokens has to do, as a suite of tests."""
+"""The requirements on a `TokenStore`, as a test suite that you run on your own store.
+
+Processes that share a store use it to agree on one pair, and on which process refreshes it. That depends on these four
+promises, which most of the tests check:
+
+| promise | reason |
+| --- | --- |
+| `save` is an atomic compare-and-set | if two processes replace a pair at once, one succeeds, and both know which |
+| `lease` has one holder, and expires by itself | one process refreshes at a time, and the others survive its crash |
+| `load` returns a time that all processes agree on | they have to agree on the age of a pair |
+| a record stays until its refresh token expires | a session that can only refresh can't replace a lost pair |
+
+The tests use `store` and `peer` as two processes would. They run on real time, because the clock of a server can't be
+moved. They also pass on slow machines: an upper limit of real time only stops a test that hangs.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreConformance"]
 
-NUMBERS = count(1)
-SHORT, LONG = 0.2, 3600.0  # seconds that a lease lives
-A_MOMENT = SHORT / 10  # seconds between two looks
-AT_ONCE = 10  # how many do the same at the same time
+NUMBERS = count(1)  # makes the tokens and keys of each test different
+SHORT, LONG = 0.2, 3600.0  # seconds: a lease that expires during a test, and one that doesn't
+A_MOMENT = SHORT / 10  # seconds between two checks of a store
+AT_ONCE = 10  # calls that run concurrently
 PATIENCE = 300.0  # seconds after which a test counts as hanging, on a slow machine as well
 ROUNDING = 1.0  # second by which a store's time may be rounded
 DAYS = 30 * 86400.0  # seconds; a wall clock in another unit is off by far more
@@ -38,7 +52,7 @@ P = ParamSpec("P")
 
 
 def make_pair() -> TokenPair:
-    """Make a pair like the service's."""
+    """Return a pair with the lifetimes of SignalWire's pairs. Each call returns different tokens."""
     now, number = datetime.now(UTC), next(NUMBERS)
     token, refresh_token = (
         Token(value=f"{kind}-{number}", issued_at=now, expires_at=now + life, kind=kind, channel="puc.signalwire.com")
@@ -48,25 +62,29 @@ def make_pair() -> TokenPair:
 
 
 async def make_record(store: TokenStore, key: str, age: float = 0.0) -> Record:
-    """Return a record of a pair that is so many seconds old."""
+    """Return a record of a new pair that was requested `age` seconds ago, by the store's time."""
     reading = await store.load(key)
     wall = time.time() if reading.wall is None else reading.wall
     return Record(pair=make_pair(), asked_at=reading.at - age, asked_wall=wall - age, timeline=reading.timeline)
 
 
 def held(reading: Reading) -> Record:
-    """Take the record that has to be there."""
+    """Return the record of a reading, and fail the test if there is none."""
     assert reading.record is not None, "nothing is kept under the key"
     return reading.record
 
 
 def lives(pair: TokenPair) -> list[timedelta]:
-    """Tell how long both halves live; when that began is not for a store to know."""
+    """Return the lifetimes of both tokens.
+
+    Tests compare these and not `issued_at` and `expires_at`, because a store keeps only the lifetimes. The session
+    calculates the dates again from the age of the record.
+    """
     return [half.expires_at - half.issued_at for half in (pair.access_token, pair.refresh_token)]
 
 
 def in_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
-    """Fail a test that hangs, by its name."""
+    """Return the test with a time limit, so that a store that hangs fails the test and doesn't block the suite."""
 
     @wraps(test)
     async def bounded(*args: P.args, **fixtures: P.kwargs) -> None:
@@ -77,10 +95,10 @@ def in_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Corouti
 
 
 class StoreConformance:
-    """Tests for a store of your own: derive from it, and override the fixture `store`.
+    """The test suite for a store of your own. Subclass it, and override the fixture `store`.
 
-    Override `peer` too, where another process would open the same data in another way. `tells` says whether `watch`
-    calls back.
+    If other processes can open the same data, override the fixture `peer`, too. It returns a second object on the same
+    data, as another process would have it. Set `tells` to True if the store's `watch` calls back.
     """
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [pytest.mark.asyncio] if find_spec("pytest_asyncio") else []
@@ -88,21 +106,21 @@ class StoreConformance:
 
     @pytest.fixture
     def key(self) -> str:
-        """Name a pair that nobody else has."""
+        """Return a key that no other test and no other run uses, because a store may keep its data between runs."""
         return key_of(("conformance", str(next(NUMBERS)), datetime.now(UTC).isoformat()))
 
     @pytest.fixture
     def store(self) -> TokenStore:
-        """Give the store to be tested."""
+        """Return the store under test. Override this."""
         raise NotImplementedError("override the fixture `store`")
 
     @pytest.fixture
     def peer(self, store: TokenStore) -> TokenStore:
-        """Give the same store as another process sees it."""
+        """Return the same store as another process sees it. By default, it is the same object."""
         return store
 
     async def test_nothing_is_kept_under_a_new_key(self, store: TokenStore, key: str) -> None:
-        """A store says so, and tells the time all the same, which does not go back."""
+        """A reading of a new key has no record, but it has the store's time, which never goes back."""
         first, second = await store.load(key), await store.load(key)
         assert first.record is None
         assert first.age is None
@@ -111,7 +129,7 @@ class StoreConformance:
         assert first.timeline == second.timeline
 
     async def test_what_was_saved_is_read(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """By others, too, and to the last field; but for the wall clock's times, of which only lives are kept."""
+        """Another process reads all fields of a saved record. Of a token's dates, only the lifetime must be kept."""
         for presenting in (None, "an attempt"):
             record = attrs.evolve(await make_record(store, key), presenting=presenting)
             await store.delete(key)
@@ -126,7 +144,7 @@ class StoreConformance:
                 assert (mine.value, mine.kind, mine.channel) == (theirs.value, theirs.kind, theirs.channel)
 
     async def test_a_pair_ages(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """By a time that all agree on."""
+        """Another process reads the age of a pair: its age when it was saved, plus the time since."""
         start = time.monotonic()
         assert await store.save(key, await make_record(store, key, age=LONG), None)
         age = (await peer.load(key)).age
@@ -136,14 +154,17 @@ class StoreConformance:
     async def test_a_wall_clock_goes_on_like_the_store_s_time(
         self, store: TokenStore, peer: TokenStore, key: str
     ) -> None:
-        """A reading that has a wall clock has one in seconds, which gains nothing on the store's time by itself."""
+        """A reading's `wall`, if there is one, is in seconds since the epoch and runs as fast as the store's time.
+
+        If it gained on the store's time, sessions would conclude that the machine was paused.
+        """
         assert await store.save(key, await make_record(store, key, age=LONG), None)
         assert abs((await peer.load(key)).gained) <= ROUNDING
         wall = (await store.load(key)).wall
         assert wall is None or abs(wall - time.time()) < DAYS, "the wall clock is not in seconds since the epoch"
 
     async def test_a_wrong_wall_clock_removes_no_record(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """A record stays as long as its refresh token lives, whatever the wall clock showed when it was asked for."""
+        """A record stays until its refresh token expires, even if the wall clock was 30 years off when it was saved."""
         other = key_of((key,))
         for wrong in (-YEARS, YEARS):
             record = await make_record(store, key)
@@ -156,7 +177,7 @@ class StoreConformance:
 
     @in_time
     async def test_keys_do_not_meet(self, store: TokenStore, key: str) -> None:
-        """What is kept under one key is not found, leased or deleted under another."""
+        """Loading, leasing and deleting one key doesn't affect another key."""
         other = key_of((key,))
         assert await store.save(key, await make_record(store, key), None)
         assert (await store.load(other)).record is None
@@ -169,7 +190,7 @@ class StoreConformance:
     async def test_only_the_record_that_was_read_is_replaced(
         self, store: TokenStore, peer: TokenStore, key: str
     ) -> None:
-        """A record that somebody else has put there in the meantime stays."""
+        """A save replaces only the record with the digest that the caller has read. A newer record stays."""
         first, second, third = [await make_record(store, key) for _ in range(3)]
         assert await store.save(key, first, None)
         assert not await peer.save(key, second, None)
@@ -179,7 +200,10 @@ class StoreConformance:
         assert held(await store.load(key)).digest == second.digest
 
     async def test_a_mark_is_a_change(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Who has read a record before it was marked can neither replace it nor mark it anew."""
+        """A caller that has read a record before it was marked with `presenting` can't replace it or mark it again.
+
+        The mark protects the refresh token, which the marking process is about to use.
+        """
         record = await make_record(store, key)
         mark, other = attrs.evolve(record, presenting="one"), attrs.evolve(record, presenting="another")
         assert await store.save(key, record, None)
@@ -189,7 +213,7 @@ class StoreConformance:
         assert held(await peer.load(key)).presenting == "one"
 
     async def test_saving_twice_is_saving_once(self, store: TokenStore, key: str) -> None:
-        """Whoever does not know whether it was saved may save again."""
+        """A caller that doesn't know whether a save worked can repeat it with the same arguments."""
         record, successor = await make_record(store, key), await make_record(store, key)
         assert await store.save(key, record, None)
         assert await store.save(key, record, None)
@@ -199,7 +223,7 @@ class StoreConformance:
 
     @in_time
     async def test_one_of_many_saves(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Of those who replace the same record at once, one does, and all others learn that they did not."""
+        """If several callers replace the same record at once, `save` returns True to exactly one of them."""
         record = await make_record(store, key)
         assert await store.save(key, record, None)
         successors = [await make_record(store, key) for _ in range(AT_ONCE)]
@@ -210,7 +234,10 @@ class StoreConformance:
         assert held(await store.load(key)).digest == successors[saved.index(True)].digest
 
     async def test_what_was_deleted_is_gone(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """It may be deleted twice; and anything can be saved there, whatever it was to replace."""
+        """A deleted record is gone. Deleting again isn't an error.
+
+        After that, any record can be saved, even with the digest of a record that no longer exists.
+        """
         record, successor = await make_record(store, key), await make_record(store, key)
         assert await store.save(key, record, None)
         await store.delete(key)
@@ -220,26 +247,26 @@ class StoreConformance:
 
     @in_time
     async def test_a_lease_has_one_holder(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Others learn at once that it is held; once it is given back, it can be had."""
+        """A second caller gets False at once while a lease is held, and True after the holder has left the block."""
         async with store.lease(key, LONG) as mine:
             assert mine
             async with peer.lease(key, LONG) as another:
                 assert not another
-            async with peer.lease(key, LONG) as another:  # to be turned away gives nothing back
+            async with peer.lease(key, LONG) as another:  # leaving without the lease must not release it
                 assert not another
         async with peer.lease(key, LONG) as another:
             assert another
 
     @in_time
     async def test_one_of_many_holds_a_lease(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Of those who want it at once, one gets it."""
+        """If several callers ask for a lease at once, exactly one gets it."""
         async with AsyncExitStack() as stack:
             wanted = [stack.enter_async_context((store, peer)[i % 2].lease(key, LONG)) for i in range(AT_ONCE)]
             assert [await one for one in wanted].count(True) == 1
 
     @in_time
     async def test_a_lease_lasts(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """As long as was asked for, and the store's time goes on by seconds meanwhile; to delete does not end it."""
+        """A held lease isn't lost before its time, even if its key is deleted. The store's time runs in seconds."""
         async with store.lease(key, LONG) as mine:
             assert mine
             start = time.monotonic()
@@ -253,12 +280,16 @@ class StoreConformance:
             least, most = stopping - started - ROUNDING, time.monotonic() - start + ROUNDING
             assert least <= after - before <= most, "the store's time is not in seconds"
             await store.delete(key)
-            async with peer.lease(key, LONG) as another:  # waiting for it would take an hour
+            async with peer.lease(key, LONG) as another:  # if this waited for the lease, it would take an hour
                 assert not another
 
     @in_time
     async def test_a_lease_ends_by_itself(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Not before its time. Who died with it is replaced, and who is late gives back nothing of another's."""
+        """A lease that its holder doesn't give back expires by itself, and not too early.
+
+        A process that crashes leaves such a lease. One that is only slow gives it back too late, when another caller
+        may hold the lease. That must not release the other caller's.
+        """
         start = time.monotonic()
         async with AsyncExitStack() as late:
             assert await late.enter_async_context(store.lease(key, SHORT))
@@ -272,7 +303,7 @@ class StoreConformance:
 
     @in_time
     async def test_a_failure_gives_the_lease_back(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """What goes wrong while it is held passes through unchanged."""
+        """An exception inside the block of a lease releases the lease, and is raised unchanged."""
         with pytest.raises(ZeroDivisionError):
             async with store.lease(key, LONG):
                 raise ZeroDivisionError
@@ -283,7 +314,7 @@ class StoreConformance:
     async def test_whoever_is_cancelled_gives_the_lease_back(
         self, store: TokenStore, peer: TokenStore, key: str
     ) -> None:
-        """As whoever fails does."""
+        """Cancelling the holder of a lease releases the lease."""
         holds = asyncio.Event()
 
         async def hold() -> None:
@@ -300,7 +331,7 @@ class StoreConformance:
 
     @in_time
     async def test_whoever_is_cancelled_harms_nobody(self, store: TokenStore, key: str) -> None:
-        """At any step; the store goes on."""
+        """A call that is cancelled doesn't break the store: later calls work."""
         record = await make_record(store, key)
         for work in (store.load(key), store.save(key, record, None), store.delete(key)):
             task = asyncio.ensure_future(work)
@@ -313,14 +344,18 @@ class StoreConformance:
 
     @in_time
     async def test_who_watches_is_told_of_new_pairs(self, store: TokenStore, peer: TokenStore, key: str) -> None:
-        """Of those under their key, until they do not want to be; a mark is no new pair."""
+        """Callbacks come on the event loop, for saves under the watched key only, and not after the watch has ended.
+
+        Ending one watch doesn't affect other watches of the same key, and a watch may be ended twice. If `tells` is
+        False, the store doesn't have to call back.
+        """
         told, others, second = asyncio.Event(), asyncio.Event(), asyncio.Event()
         threads = set[int]()
         store.watch(key, lambda: threads.add(threading.get_ident()))
         unwatch_second = store.watch(key, second.set)
         unwatch, unwatch_other = store.watch(key, told.set), store.watch(key_of((key,)), others.set)
         record = await make_record(store, key)
-        while self.tells and not told.is_set():  # it may take a moment to begin to listen
+        while self.tells and not told.is_set():  # the store may not be listening yet: repeat
             assert await peer.save(key, record, None)
             await asyncio.sleep(A_MOMENT)
         assert threads <= {threading.get_ident()}, "callbacks come on the event loop"
@@ -329,7 +364,7 @@ class StoreConformance:
         unwatch_other()
         told.clear()
         second.clear()
-        while self.tells and not second.is_set():  # others go on watching
+        while self.tells and not second.is_set():  # other watches of the key continue
             assert await peer.save(key, record, None)
             await asyncio.sleep(A_MOMENT)
         unwatch_second()
@@ -339,7 +374,7 @@ class StoreConformance:
         last = asyncio.Event()
         unwatch_last = store.watch(key, last.set)
         assert await peer.save(key, record, None)
-        while self.tells and not last.is_set():  # the others would have been called by then
+        while self.tells and not last.is_set():  # after this, wrong callbacks would have come as well
             assert await peer.save(key, record, None)
             await asyncio.sleep(A_MOMENT)
         await asyncio.sleep(A_MOMENT)

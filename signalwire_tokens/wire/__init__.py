@@ -1,10 +1,25 @@
-"""The service's operations as data: requests out; (status, headers, body) in, a model or an error out.
+"""SignalWire's operations as data, without I/O.
 
-Nothing here sends, waits or reads a clock. `checks` finds what is wrong with arguments, `space` with settings;
-`requests` describes each operation, and `backend` what an application's backend is asked; `answers` tells success from
-refusal, `codes` what a refusal is about, and `readers` what a success holds; `hints` reads what both report about the
-rate limit; `header` reads what a token says openly, and `lifetimes` how long tokens live by the settings. `exchange` is
-what a request and an answer are.
+A function such as `create_subscriber_token(…)` checks its arguments and returns a `Request`. The client sends it, and
+builds an `Answer` from the status, headers and body that come back. `read(request, answer)` returns a model or an
+error. Nothing here sends, waits or reads a clock, so tests need no network and no patched time.
+
+==============  =====================================================================
+module          what it has
+==============  =====================================================================
+`exchange`      `Request` and `Answer`
+`requests`      a function for each of SignalWire's operations
+`backend`       the request to your app's backend, and its answer
+`checks`        checks of arguments
+`space`         checks of a client's settings
+`answers`       success or error; whether to repeat a request
+`codes`         SignalWire's error codes
+`readers`       the bodies of successful answers
+`successors`    whether a new pair can replace the current one
+`hints`         the rate limit that an answer reports
+`header`        the readable parts of a token
+`lifetimes`     durations and lifetimes as text
+==============  =====================================================================
 """
 
 from .answers import pause_before_retry, read

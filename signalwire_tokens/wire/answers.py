@@ -1,4 +1,11 @@
-"""What comes back: (status, headers, body) in, a model or an error out, and whether to ask once more."""
+"""Turns an answer into a model or an error, and decides whether to repeat the request.
+
+An answer with a 2xx status is read by the request's reader. A 4xx or 5xx becomes an `ApiError`, by its code first and
+then by its status. Everything else, and a 2xx that can't be used, becomes an `UnexpectedResponse`.
+
+Error texts quote what SignalWire wrote, and SignalWire may quote the request. So every text is cleaned: secrets of the
+request are replaced by "***", and so is anything that looks like a token.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +43,12 @@ __all__ = ["pause_before_retry", "read"]
 
 T = TypeVar("T")
 
-SLOWEST_RETRY = 8.0
-FIRST_RETRY = 0.25
-LONGEST_TEXT = 300
-LONGEST_PAUSE = 1e9
-SHORTEST_SECRET = 6
-# What the service is known to call faults and fields.
+SLOWEST_RETRY = 8.0  # seconds
+FIRST_RETRY = 0.25  # seconds
+LONGEST_TEXT = 300  # characters
+LONGEST_PAUSE = 1e9  # seconds
+SHORTEST_SECRET = 6  # characters; shorter ones may be part of ordinary words, so only whole words are replaced
+# SignalWire's names of codes and fields. They are shown even if a secret, such as a password "scope", equals one.
 VOCABULARY = frozenset(
     [
         *ABOUT,
@@ -71,17 +78,18 @@ VOCABULARY = frozenset(
     ]
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,80}", re.ASCII)
-# A compact token, signed or encrypted, whole or cut short after its first part.
+# A compact token (JWS or JWE), whole or cut off after its first part.
 TOKEN_FORM = re.compile(r"\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*", re.ASCII)
 
 
 def read(
     request: Request[T], answer: Answer, *, secrets: Callable[[], Sequence[Secret[str] | Token]] = tuple
 ) -> T | SignalWireTokenError:
-    """Turn an answer into what was asked for, or into an error, which is returned and never raised from here.
+    """Return what a request's answer holds, or an error.
 
-    An error raised among these frames would carry what they hold: the whole answer. `secrets` tells what else was
-    sent that must not come back in the error's text.
+    The error is returned, not raised, because the frames of a traceback from here would hold the whole answer.
+    `secrets` returns credentials of the client that the error's text must not repeat, besides `request.secrets`. It is
+    a function, since only failures need them.
     """
     subscriber_id = None
     if answer.status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
@@ -106,7 +114,7 @@ def read(
 
 
 def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] | Token]) -> ApiError:
-    """Return the error for an answer that isn't a success: by the codes in its body first, then by its status."""
+    """Return the error for a 4xx or 5xx answer: by the codes in its body first, then by its status."""
     errors = problems(answer, secrets)
     kind, message = kind_of(request, answer.status, about(errors))
     detail = detail_of(answer, secrets)
@@ -123,8 +131,11 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
 
 
 def kind_of(request: Request[T], status: int, subject: About | None) -> Kind:
-    """Return which error a refusal is, and the text of its message. Without a known code, the status decides."""
-    if subject is About.TOKEN:  # of the one in the body, or else of the one that was sent as credentials
+    """Return the class of the error for a refusal, and the template of its message.
+
+    `subject` is what the answer's code is about. If it is None, no code is known and the status decides.
+    """
+    if subject is About.TOKEN:  # the token in the body if the request has one, or else the credentials
         return INVALID if request.presents_token else UNAUTHORIZED
     if subject is not None:
         return BY_CODE[subject]
@@ -156,7 +167,7 @@ BY_CODE: Mapping[About, Kind] = {
 
 
 def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Problem, ...]:
-    """Read every item of an error's body, as far as it has any."""
+    """Return the items of an error's body, cleaned, or () if the body isn't in SignalWire's form."""
     try:
         items = json_object(json_value(answer)).get("errors")
     except BrokenError:
@@ -177,7 +188,7 @@ def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Pr
 
 
 def detail_of(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> str | None:
-    """Read what a backend says of its refusal, where it says it as RFC 9457 has it."""
+    """Return the detail of an answer in the form of RFC 9457, as a backend may send it, or None."""
     if not answer.header("content-type").startswith("application/problem+json"):
         return None
     try:
@@ -187,18 +198,21 @@ def detail_of(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> str | N
 
 
 def word(value: object, secrets: Sequence[Secret[str] | Token]) -> str | None:
-    """Take a word of the service's own vocabulary as it is, whatever secret it may resemble."""
+    """Return a code or a field's name as it is if SignalWire is known to use it, or cleaned otherwise."""
     return value if isinstance(value, str) and value in VOCABULARY else clean(value, secrets)
 
 
 def clean(value: object, secrets: Sequence[Secret[str] | Token]) -> str | None:
-    """Make a text of the service's fit for a log: one line, not long, and none of what was sent in secret."""
+    """Return a text of an answer that is safe to log, or None if it isn't a string.
+
+    It is one line of printable characters, limited to `LONGEST_TEXT`. Secrets and tokens in it are replaced by "***".
+    """
     if not isinstance(value, str):
         return None
     for secret in secrets:
         if secret.value and len(secret.value) >= SHORTEST_SECRET:
             value = value.replace(secret.value, "***")
-        elif secret.value:  # as a word of its own: elsewhere, it would be given away by what is left of the text
+        elif secret.value:  # whole words only: "***" inside a known word would reveal the letters that it replaces
             value = re.sub(rf"(?<!\w){re.escape(secret.value)}(?!\w)", "***", value)
     value = TOKEN_FORM.sub("***", value)
     value = "".join(letter if letter.isprintable() else " " for letter in value)
@@ -206,13 +220,17 @@ def clean(value: object, secrets: Sequence[Secret[str] | Token]) -> str | None:
 
 
 def request_id(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> str | None:
-    """Read the service's name for this exchange, where it looks like one."""
+    """Return the answer's `X-Request-Id`, or None if it is missing or has an unusual form."""
     found = answer.header("x-request-id")
     return clean(found, secrets) if REQUEST_ID.fullmatch(found) else None
 
 
 def retry_after(answer: Answer) -> float | None:
-    """Read how long the service asks to be left alone, in either of the two forms, as seconds from now."""
+    """Return the pause in seconds that `Retry-After` asks for, or None if the header is missing or can't be read.
+
+    The header has either a number of seconds or a date. A date is compared with the answer's own `Date`, so a wrong
+    clock on this machine doesn't matter. Without a `Date`, it is compared with this machine's wall clock.
+    """
     found = answer.header("retry-after").strip()
     if found.isascii() and found.isdigit():
         return min(float(found[:20]), LONGEST_PAUSE)
@@ -226,10 +244,26 @@ def retry_after(answer: Answer) -> float | None:
 def pause_before_retry(
     request: Request[T], error: SignalWireTokenError, *, failures: int, draw: float, left: float, quiet: float = 0.0
 ) -> float | None:
-    """Return how long to wait before the request is sent again, or None if it must not be, or not in time.
+    """Return how many seconds to wait before a request is repeated, or None if it must not be repeated.
 
-    `failures` counts those so far, `draw` is uniform in 0 to 1, `left` the seconds that the whole call still has, and
-    `quiet` those for which SignalWire wants to be left alone.
+    Whether it may be repeated depends on what SignalWire may have done:
+
+    ===============================================  ===================  ==============================
+    error                                            SignalWire did it?   repeat?
+    ===============================================  ===================  ==============================
+    `TransportError` with `sent=False`               no                   yes
+    throttled, `TemporarilyRefused`                  no                   yes
+    `TransportError` with another `sent`             unknown              only if `request.replayable`
+    other `ServerError`                              unknown              only if `request.replayable`
+    any other error                                  doesn't matter       no: it isn't transient
+    ===============================================  ===================  ==============================
+
+    The pause is what `Retry-After` asks for, and at least `quiet`. Without `Retry-After`, it is `quiet` plus a random
+    time. The limit of that time is 0.25 s after the first failure, doubles with each further one, and ends at 8 s.
+
+    `failures` is the number of failures before this one, and `draw` a random number from 0 to 1. `left` is how many
+    seconds the whole call still has; None is returned if the pause doesn't fit. `quiet` is how many seconds remain of
+    a pause that SignalWire asked for, perhaps in the answer to another request.
     """
     if not is_transient(error):
         return None

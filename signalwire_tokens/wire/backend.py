@@ -1,4 +1,8 @@
-"""What an application's backend is asked for a token, and how its answer is read: `{token, expiry_at}`."""
+"""The request of a `BackendSession` to your app's backend, and its answer `{"token": …, "expiry_at": …}`.
+
+The backend's URL and headers may hold secrets: a key in the query, a secret path, a cookie. They are wrapped in
+`Secret`, and their parts are removed from error texts.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ Headers = Mapping[str, str]
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*", re.ASCII)
-# What a request says of its own body and way, and nobody else.
+# Headers that describe the request's own body and connection, so callers can't set them.
 ITS_OWN = frozenset(
     [
         "accept-encoding",
@@ -40,12 +44,15 @@ ITS_OWN = frozenset(
         "upgrade",
     ]
 )
-LONG = 16  # characters
-LEAST_MILLISECONDS = 1e11  # of the year 1973: what is less was meant to be seconds
+LONG = 16  # characters: shorter parts of a path are taken for ordinary words, not secrets
+LEAST_MILLISECONDS = 1e11  # in the year 1973; a smaller number was meant as seconds
 
 
 def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[str]]:
-    """Take a backend's URL apart, into its origin and what is asked for there, or refuse it and the headers."""
+    """Return the origin of a backend's URL, and its path with the query, or raise `InvalidRequest`.
+
+    The error lists the problems of both the URL and the headers.
+    """
     problems: list[Problem] = []
     found = split_url(problems, url)
     note_bad_headers(problems, headers)
@@ -54,7 +61,10 @@ def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[
 
 
 def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]:
-    """Set headers beside others and above them, or refuse those that cannot be sent."""
+    """Return `headers` with `added`, which replace headers of the same name, or raise `InvalidRequest`.
+
+    Names are compared without case. Only `added` is checked.
+    """
     problems: list[Problem] = []
     note_bad_headers(problems, added)
     refuse("BackendSession", problems)
@@ -64,9 +74,10 @@ def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]
 
 
 def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[str]]:
-    """Return a URL's origin and its path. Blanks around the URL don't count.
+    """Return a URL's origin, and its path with the query. Add what is wrong to `problems`.
 
-    Plain http is for this machine's own addresses: each request carries the caller's credentials.
+    Blanks around the URL are ignored. Plain http is accepted only for this machine's own addresses, because each
+    request carries the caller's credentials.
     """
     if not isinstance(url.value, str) or not url.value.strip():
         code = MISSING if url.value is None or isinstance(url.value, str) else INVALID
@@ -85,13 +96,13 @@ def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[st
         problems.append(Problem(code=INVALID, attribute="url", message=message))
     target = urlsplit(text)
     path = target.path or "/"
-    # The query may be a secret.
+    # The query may hold a secret.
     whole = Secret(f"{path}?{target.query}" if target.query else path)
     return write_origin(place.scheme, place.host, place.port), whole
 
 
 def note_bad_headers(problems: list[Problem], headers: Secret[Any]) -> None:
-    """Check headers that a caller adds."""
+    """Add to `problems` what is wrong with a caller's headers."""
     if not isinstance(headers.value, Mapping):
         problems.append(Problem(code=INVALID, attribute="headers", message="must be a mapping of names to values"))
         return
@@ -106,7 +117,7 @@ def note_bad_headers(problems: list[Problem], headers: Secret[Any]) -> None:
 
 
 def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPair]:
-    """Describe the question for a token. Nothing is used up by it, so it may be asked again."""
+    """Return the request for a token. It may be repeated, because it consumes nothing at the backend."""
     return Request(
         operation="fetch_token",
         method="POST",
@@ -121,7 +132,10 @@ def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPai
 
 
 def secrets_of_place(path: Secret[str]) -> Iterator[str]:
-    """Find what must not come back of a URL: a query's values, and parts of a path that are as long as secrets are."""
+    """Yield the parts of a path and query that may be secrets: long path segments, and the query's values.
+
+    Query values are yielded as they are written and decoded, because an answer may quote either form.
+    """
     place, _, query = path.value.partition("?")
     yield from (part for part in place.split("/") if len(part) >= LONG)
     for part in query.split("&"):
@@ -131,7 +145,10 @@ def secrets_of_place(path: Secret[str]) -> Iterator[str]:
 
 
 def secrets_of_headers(headers: Secret[Headers]) -> Iterator[str]:
-    """Find what must not come back of headers: their values, and what these are made of."""
+    """Yield the parts of headers that may be secrets.
+
+    They are each value, the value after its first word (as in `Bearer …`), each cookie, and the password of `Basic …`.
+    """
     for name, value in headers.value.items():
         yield value
         if name.lower() == "cookie":
@@ -144,7 +161,7 @@ def secrets_of_headers(headers: Secret[Headers]) -> Iterator[str]:
 
 
 def read_fetched(answer: Answer) -> TokenPair:
-    """Read a token and its end, which is in milliseconds, by the backend's clock where that is known."""
+    """Return a backend's token as a pair. Its expiry is in milliseconds since the epoch, by the backend's clock."""
     data = json_object(json_value(answer))
     ends = data.get("expiry_at")
     if isinstance(ends, bool) or not isinstance(ends, int | float):

@@ -1,6 +1,7 @@
-"""What is wrong with an argument, in the service's own vocabulary.
+"""Checks of arguments, with problems in the vocabulary of SignalWire's own errors.
 
-Each check returns the value as it is to be sent and adds what it finds to a list, so that a caller is told all at once.
+Each check returns the value in the form in which it is sent. If the value is wrong, the check adds a `Problem` to a
+list instead of raising an error. `refuse` then raises one `InvalidRequest` with all problems.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":
 
 
 def refuse(operation: str, problems: list[Problem]) -> None:
-    """Raise where there are problems."""
+    """Raise `InvalidRequest` if there are problems."""
     if problems:
         raise InvalidRequest("refused before anything was sent", operation=operation, errors=tuple(problems))
 
 
 def text(problems: list[Problem], name: str, value: object, *, required: bool = False) -> str | None:
-    """Check a string; one that is required must not be blank."""
+    """Check a string. A required one must not be None or blank."""
     if value is None and not required:
         return None
     if value is None or (required and isinstance(value, str) and not value.strip()):
@@ -68,7 +69,7 @@ def text(problems: list[Problem], name: str, value: object, *, required: bool = 
 
 
 def encodable(value: str) -> bool:
-    """Tell whether a string can be sent: a lone surrogate cannot."""
+    """Return whether UTF-8 can encode a string, which is impossible for a lone surrogate."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -77,7 +78,7 @@ def encodable(value: str) -> bool:
 
 
 def uuid(problems: list[Problem], name: str, value: object) -> str | None:
-    """Check a UUID, given as such or as a string in the usual form."""
+    """Check a UUID, or a string in the usual form with four hyphens. The result is in lower case."""
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, str) and UUID_FORM.fullmatch(value):
@@ -107,7 +108,10 @@ def address_ids(problems: list[Problem], name: str, value: object) -> list[str]:
 
 
 def moment(problems: list[Problem], name: str, value: object, now: float) -> int | None:
-    """Check a future time, given as unix seconds, an aware datetime or a timedelta from now."""
+    """Check a future time, and return it in whole unix seconds.
+
+    It is given in unix seconds, as a datetime with a time zone, or as a timedelta from `now`. `now` is in unix seconds.
+    """
     if value is None:
         return None
     seconds: float | None = None
@@ -133,7 +137,7 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
 
 
 def whole_seconds(problems: list[Problem], name: str, value: object) -> int | None:
-    """Check a lifetime in whole seconds, given as a number or a timedelta."""
+    """Check a lifetime in whole seconds, from one second to `LONGEST_LIFE`, given as a number or a timedelta."""
     span: object = span_of(cast("timedelta", value))
     if isinstance(span, timedelta) and SECOND <= span <= LONGEST_LIFE and not span % SECOND:
         return span // SECOND
@@ -142,7 +146,7 @@ def whole_seconds(problems: list[Problem], name: str, value: object) -> int | No
 
 
 def fingerprint(problems: list[Problem], name: str, value: object) -> str | None:
-    """Check the RFC 7638 thumbprint of a device's key."""
+    """Check the RFC 7638 thumbprint of a device's key: a SHA-256 in Base64, without padding."""
     if isinstance(value, str) and FINGERPRINT_FORM.fullmatch(value):
         return value
     message = "must be the 43 characters of a key's RFC 7638 thumbprint (A-Z, a-z, 0-9, _ and -)"
@@ -151,12 +155,12 @@ def fingerprint(problems: list[Problem], name: str, value: object) -> str | None
 
 
 def given(problems: list[Problem], fields: Mapping[str, object]) -> dict[str, object]:
-    """Check what may be left out: what was not is text, but for a few."""
+    """Check the optional fields that aren't None. `CHECKS` has the checks of those that aren't plain text."""
     return {name: CHECKS.get(name, text)(problems, name, value) for name, value in fields.items() if value is not None}
 
 
 def scope(problems: list[Problem], name: str, value: object) -> str | None:
-    """Check a scope against those that the service knows."""
+    """Check that SignalWire knows a scope."""
     if isinstance(value, str) and value in SCOPES:
         return value
     problems.append(Problem(code=INVALID, attribute=name, message=f"must be one of: {', '.join(SCOPES)}"))
@@ -171,8 +175,11 @@ CHECKS: Mapping[str, Callable[[list[Problem], str, object], object]] = {
 
 
 def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kind: str | None) -> None:
-    """Check a token that is to be sent; `kind` is what its header may say, where it can be read at all."""
-    # No local ever holds the value: it would stand in the traceback of whoever raises next.
+    """Check a token. `kind` is the kind that its header may have, or None for a click-to-call token.
+
+    A token whose header can't be read, or has no kind, passes.
+    """
+    # No local variable holds the plain value, since the frame would be part of a later error's traceback.
     if not isinstance(value.value, str):
         code = MISSING if value.value is None else INVALID
         problems.append(Problem(code=code, attribute=name, message="must be a token, as a string or a Token"))
@@ -191,12 +198,15 @@ def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kin
 
 
 def visible_ascii(value: str) -> bool:
-    """Tell whether a string can stand in a header as it is."""
+    """Return whether a string has only visible ASCII characters, so that it fits into a header as it is."""
     return value.isascii() and not value.encode().translate(None, VISIBLE)
 
 
 def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[str]) -> None:
-    """Check fields that are newer than the SDK."""
+    """Check `extra`, which holds fields that are newer than this library.
+
+    A name in `known` is a problem, because it is an argument of its own.
+    """
     if not isinstance(value.value, Mapping) or not all(isinstance(key, str) for key in value.value):
         problems.append(Problem(code=INVALID, attribute="extra", message="must be a mapping with strings as keys"))
         return
@@ -210,7 +220,7 @@ def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[st
 
 
 def encode(body: Mapping[str, object]) -> bytes | None:
-    """Write a body as JSON, or None where it cannot be."""
+    """Return a body as JSON in UTF-8, or None if JSON can't represent it."""
     try:
         return JSON.encode(body).encode()
     except (TypeError, ValueError, RecursionError):

@@ -1,7 +1,9 @@
-"""The codes that SignalWire publishes for what is wrong, and what each is about.
+"""SignalWire's error codes, and what each is about.
 
-SignalWire doesn't document with which status a code comes, so a code decides before the status: which error
-an answer becomes, and whether a session gives its refresh token up. A code that isn't listed here decides nothing.
+SignalWire publishes the codes, but doesn't document with which status each of them comes. So a code decides before the
+status: which error an answer becomes (`answers.kind_of`), and whether a session stops using its refresh token
+(`keeper.renewal.failure_of`). For an answer with several codes, `About` has the order. Codes that aren't listed here
+have no effect.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a code
 
 
 class About(Enum):
-    """What a code is about. If an answer has several codes, the first in this order decides."""
+    """What a code is about. If an answer has several codes, the first subject in this order decides."""
 
     THROTTLE = "too many requests"
     ACCOUNT = "the account's limits"
@@ -53,6 +55,6 @@ ABOUT: Mapping[str, About] = {
 
 
 def about(problems: Iterable[Problem]) -> About | None:
-    """Return what the items of an answer are about, or None if no code is known."""
+    """Return the deciding subject of an answer's items, or None if none of their codes is known."""
     found = {ABOUT.get(problem.code) for problem in problems}
     return next((one for one in About if one in found), None)

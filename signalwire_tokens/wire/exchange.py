@@ -1,4 +1,4 @@
-"""The two sides of an exchange: a request, with how its answer is read, and an answer."""
+"""`Request` and `Answer`: what the client sends, and what it gets back."""
 
 from __future__ import annotations
 
@@ -22,31 +22,38 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """What the service sent, when the request had left, and how long its tokens are known to live."""
+    """An answer, with what is needed to calculate when its tokens expire.
+
+    `body` is None if it was too large to be read. `sent` is when the request was sent, in unix seconds by this
+    machine's wall clock. `lifetimes` is how long the space's tokens live.
+    """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes | None = attrs.field(repr=False)  # None: it was larger than is read
+    body: bytes | None = attrs.field(repr=False)
     sent: float
     lifetimes: Lifetimes
 
     @property
     def issued_at(self) -> datetime:
-        """The moment that lifetimes are counted from."""
+        """When the tokens of this answer count as issued: when the request was sent.
+
+        SignalWire issued them a little later. So the calculated expiry is never too late.
+        """
         return datetime.fromtimestamp(self.sent, UTC)
 
     def header(self, name: str) -> str:
-        """Return a header's value, or nothing."""
+        """Return the value of a header, or "" if it is missing. `name` must be in lower case."""
         return next((value for key, value in self.headers.items() if key.lower() == name), "")
 
     @property
     def server_time(self) -> float | None:
-        """The service's own clock at the time of the answer, where it said."""
+        """The time of the answer's `Date` header, in unix seconds by the server's clock, or None without one."""
         return http_date(self.header("date"))
 
 
 class Auth(Enum):
-    """The authentication that an operation sends: its own and nothing more."""
+    """The credentials that an operation sends: the project's, a subscriber's access token, or none."""
 
     PROJECT = "Basic"
     SUBSCRIBER = "Bearer"
@@ -55,38 +62,48 @@ class Auth(Enum):
 
 @attrs.frozen(kw_only=True)
 class Request(Generic[T]):
-    """What is to be sent, and how its answer is read."""
+    """A request: what to send, and how to read its answer.
+
+    `operation` is the name of the client's method, for errors and traces. `read` returns what a successful answer
+    holds, or raises `BrokenError`. `bearer` is the access token for `Auth.SUBSCRIBER`.
+    """
 
     operation: str
     method: str
-    path: str = attrs.field(repr=False)  # a backend's may hold a secret
+    # Path and query. They aren't in the repr, because those of a backend may hold a secret.
+    path: str = attrs.field(repr=False)
     auth: Auth
     read: Callable[[Answer], T] = attrs.field(repr=False)
     bearer: Secret[str] | Token | None = None
-    headers: Secret[Mapping[str, str]] | None = None  # a caller's own, sent beside ours
+    # A caller's own headers for its backend. They are sent in addition to the client's.
+    headers: Secret[Mapping[str, str]] | None = None
     body: bytes | None = attrs.field(default=None, repr=False)
-    # What must not come back in an error's text.
+    # Strings that are removed from error texts, because an answer may quote its request.
     secrets: tuple[Secret[str] | Token, ...] = ()
-    # Who answers, as errors have it.
+    # The name of the server in error messages.
     peer: str = "the service"
-    # Whether it goes to the origin of embeds, which may be another than the space's.
+    # Whether the request goes to the client's embed origin instead of its space.
     for_embeds: bool = False
-    # Whether it may be sent again when nobody knows what became of it.
+    # Whether the request may be repeated when it is unknown whether the server carried it out.
     replayable: bool = True
-    # Whether the body holds the token that is presented. If not, a code about a token is about the credentials.
+    # Whether the body holds the presented token. If not, a code about a token is about the credentials.
     presents_token: bool = False
 
 
 class BrokenError(Exception):
-    """An answer of success that cannot be used. Never leaves this package: its frames hold the answer."""
+    """A successful answer (2xx) that can't be used. `reason` continues the text "answered 200, …".
+
+    It never leaves this package: `answers.read` turns it into an `UnexpectedResponse`, because its frames hold the
+    answer with its tokens. `subscriber_id` is set if the pair is for another subscriber than expected.
+    """
 
     def __init__(self, reason: str, *, subscriber_id: UUID | None = None) -> None:
         super().__init__(reason)
-        self.subscriber_id = subscriber_id  # of a pair for another subscriber than expected
+        self.subscriber_id = subscriber_id
 
 
 def http_date(text: str) -> float | None:
-    """Read a date of HTTP's as unix seconds."""
+    """Return the time of an HTTP date as unix seconds, or None if it can't be read."""
     try:
         found = parsedate_to_datetime(text)
         return found.replace(tzinfo=found.tzinfo or UTC).timestamp()

@@ -1,4 +1,18 @@
-"""What a token says openly: the protected header of its compact form, and a signed token's times."""
+"""The parts of a token that can be read without a key: its header, and the times of a signed token.
+
+A compact token consists of Base64 parts with dots between them. The first part is the header, a JSON object.
+
+=====  =====  ====================================================  ===========================
+form   parts  layout                                                what can be read
+=====  =====  ====================================================  ===========================
+JWE    5      header . key . vector . ciphertext . tag              the header
+JWS    3      header . claims . signature                           the header and the claims
+=====  =====  ====================================================  ===========================
+
+SignalWire's tokens are usually JWEs. The header shows the kind of token, and the host to connect to. It also shows how
+many parts there must be, which reveals a token that was cut off when it was copied. Nothing of this is verified. So
+the times of a signed token can shorten the lifetime that the library calculates, but never extend it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +24,10 @@ from typing import NamedTuple, cast
 
 __all__ = ["SIGNED", "YEAR_10000", "Form", "Header", "is_cut", "open_claims", "read_form", "read_header"]
 
-YEAR_10000 = 253402300800  # unix seconds beyond which Python has no dates
-SIGNED, ENCRYPTED = 3, 5  # the parts that a token has
-# The characters of a token's last part, by its encryption or else its algorithm, where they have one length.
+YEAR_10000 = 253402300800  # unix seconds; Python's dates end before it
+SIGNED, ENCRYPTED = 3, 5  # the number of parts of a token
+# How many characters the last part of a token has, by its `enc` or else its `alg`. Algorithms whose last part varies in
+# length are missing.
 LAST_PART_LENGTHS = {
     **dict.fromkeys(("A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256"), 22),
     **dict.fromkeys(("A256CBC-HS512", "HS256"), 43),
@@ -24,13 +39,15 @@ LAST_PART_LENGTHS = {
     "ES512": 176,
 }
 HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
-URL_SAFE = str.maketrans("-_+/", "+/__")  # the standard alphabet's own two are not in the URL-safe one
+# Turns URL-safe Base64 into standard Base64. "+" and "/" are invalid in a token, so they become "_", which is invalid
+# in standard Base64.
+URL_SAFE = str.maketrans("-_+/", "+/__")
 START = re.compile(r"[A-Za-z0-9_-]+")
 REST = {parts: re.compile(rf"(?:\.[A-Za-z0-9_-]*){{0,{parts - 1}}}") for parts in (SIGNED, ENCRYPTED)}
 
 
 class Header(NamedTuple):
-    """The members of a token's protected header that concern a client. Not to be trusted."""
+    """The members of a token's header that a client needs. They are unverified."""
 
     kind: str | None
     channel: str | None
@@ -40,7 +57,11 @@ NOTHING = Header(None, None)
 
 
 class Opening(NamedTuple):
-    """A header, the parts that it calls for, and the length of the last one, or None if that can vary."""
+    """A token's header, and what follows from it.
+
+    `parts` is how many parts the token must have. `last` is how many characters the last part must have, or None if
+    that varies.
+    """
 
     header: Header
     parts: int
@@ -48,19 +69,19 @@ class Opening(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How much of a token a text begins with."""
+    """The token at the beginning of a text, which may be cut off or followed by other text."""
 
     header: Header
-    parts: int  # that the header calls for
-    found: int  # parts that are there
+    parts: int  # how many parts the header calls for
+    found: int  # how many parts there are
     is_whole: bool
-    end: int  # where the token ends in the text
+    end: int  # the index in the text where the token ends
 
 
 def read_header(value: str) -> Header:
-    """Return kind and channel of a token; each is None if it can't be read.
+    """Return the kind and the channel of a token. Each is None if it is missing or can't be read.
 
-    PyJWT can't read them: it refuses a token of five parts.
+    PyJWT isn't used for this, because it doesn't accept tokens of five parts.
     """
     parts = value.split(".", ENCRYPTED)
     opening = opening_of(parts[0])
@@ -75,13 +96,16 @@ def is_cut(value: str) -> bool:
 
 
 def read_form(text: str) -> Form | None:
-    """Return the form of the token that a text begins with, or None if it begins with none."""
+    """Return the form of the token at the beginning of a text, or None if the text doesn't begin with one.
+
+    If the last part has more characters than its algorithm produces, the surplus isn't part of the token.
+    """
     start = START.match(text)
     opening = None if start is None else opening_of(start[0])
     if start is None or opening is None:
         return None
     rest = REST[opening.parts].match(text, start.end())
-    assert rest is not None  # noqa: S101 - it matches nothing as well
+    assert rest is not None  # noqa: S101 - the pattern also matches an empty text
     found, end = rest[0].count(".") + 1, rest.end()
     is_whole = found == opening.parts
     if is_whole:
@@ -92,14 +116,15 @@ def read_form(text: str) -> Form | None:
 
 
 def opening_of(first: str) -> Opening | None:
-    """Return what the first part of a token says, or None if it isn't a header."""
-    # Every JSON object with members begins like this. Anything else may be a secret.
+    """Return the header in the first part of a token and what follows from it, or None if the part isn't a header."""
+    # JSON objects begin with "{" and a quote or white space, whose Base64 begins with "ey" or "ew". Any other text may
+    # be a secret, and `decode` would keep it in its cache.
     return decode(first) if first.startswith(("ey", "ew")) else None
 
 
-@lru_cache(maxsize=64)  # a space's tokens share a handful of headers, and those are no secret
+@lru_cache(maxsize=64)  # a space's tokens share a few headers, which aren't secret
 def decode(first: str) -> Opening | None:
-    """Return what a JSON object says, or None if it can't be read or isn't a header."""
+    """Return the decoded header, or None if the text isn't Base64 of a JSON object with an `alg`."""
     encoded = first.translate(URL_SAFE)
     try:
         members = cast(
@@ -107,7 +132,7 @@ def decode(first: str) -> Opening | None:
         )
     except (ValueError, RecursionError):
         return None
-    if "alg" not in members:  # which every token's header has
+    if "alg" not in members:  # every token's header has it
         return None
     kind, channel, encryption = members.get("typ"), members.get("ch"), members.get("enc")
     sized = members["alg"] if encryption is None else encryption
@@ -122,10 +147,13 @@ def decode(first: str) -> Opening | None:
 
 
 def open_claims(value: str) -> dict[str, float]:
-    """Read `exp` and `iat` of a signed token, unverified and where they are plausible; an encrypted one hides them."""
+    """Return `exp` and `iat` of a signed token, in unix seconds, without those that are missing or implausible.
+
+    The signature isn't verified. The claims of an encrypted token can't be read, so the result is empty.
+    """
     if value.count(".") != SIGNED - 1:
         return {}
-    import jwt  # noqa: PLC0415 - slow to import, and the service's usual tokens never need it
+    import jwt  # noqa: PLC0415 - slow to import, and SignalWire's usual tokens don't need it
 
     try:
         claims = cast("dict[str, object]", jwt.decode(value, options={"verify_signature": False}))

@@ -1,6 +1,7 @@
-"""What an answer reports about the account's rate limit, in `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+"""The account's rate limit, as an answer reports it in `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
 
-SignalWire doesn't document these headers, so they are only hints to show. No decision depends on them.
+SignalWire doesn't document these headers, so the library only shows them to observers and errors. No decision depends
+on them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ __all__ = ["read_hint"]
 
 NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 MOST_REQUESTS = 1_000_000_000
-LONGEST_WINDOW = 366 * 86400  # seconds; a larger reset is a moment in unix seconds
-FIRST_MOMENT = 1_000_000_000  # of the year 2001; no reset between these two makes sense
+# Servers send the reset either as seconds from now, or as a time in unix seconds. The number's size shows which.
+LONGEST_WINDOW = 366 * 86400  # seconds from now, at most: about 32 million
+FIRST_MOMENT = 1_000_000_000  # unix seconds, at least: the year 2001. Numbers in between are ignored.
 
 
 def read_hint(answer: Answer) -> RateLimitHint | None:
-    """Return what an answer reports about the rate limit, or None if there is nothing that can be read."""
+    """Return what an answer reports about the rate limit, or None if it reports nothing that can be read."""
     limit, remaining = requests(answer, "x-ratelimit-limit"), requests(answer, "x-ratelimit-remaining")
     hint = RateLimitHint(limit=limit, remaining=remaining, reset_at=reset_at(answer))
     return None if hint == RateLimitHint() else hint
@@ -37,13 +39,13 @@ def number(answer: Answer, name: str) -> int | None:
 
 
 def requests(answer: Answer, name: str) -> int | None:
-    """Return the number of requests that a header holds, or None if it isn't credible."""
+    """Return the number of requests that a header holds, or None if it has none or an implausible one."""
     found = number(answer, name)
     return found if found is not None and found <= MOST_REQUESTS else None
 
 
 def reset_at(answer: Answer) -> datetime | None:
-    """Return when the limit is reset. A small number means seconds from now, a large one unix seconds."""
+    """Return when the limit is reset, or None if the header is missing or can't be read."""
     found = number(answer, "x-ratelimit-reset")
     if found is None:
         return None

@@ -10,7 +10,10 @@ __all__ = ["read_lifetimes"]
 
 
 def read_lifetimes(text: str | None) -> Lifetimes:
-    """Return the lifetimes that SIGNALWIRE_TOKENS_LIFETIME sets with a text, or the usual ones if it is not set."""
+    """Return the lifetimes for a value of SIGNALWIRE_TOKENS_LIFETIME. None means the standard lifetimes.
+
+    Raise `ConfigurationError` if the value isn't a duration, or is zero.
+    """
     if text is None:
         return Lifetimes()
     access = parse_duration(text)

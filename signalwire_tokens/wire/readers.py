@@ -1,4 +1,21 @@
-"""What an answer of success holds: pairs, tokens, addresses and subscribers, read with care."""
+"""Readers of successful answers: they return pairs, tokens, addresses and subscribers, or raise `BrokenError`.
+
+A token's expiry is encrypted, so the readers calculate it. It must not be too late, because callers would then use an
+expired token. These are the sources, and the earliest expiry counts:
+
+======================  ===========================================  =====================================
+token                   lifetime, from when the request was sent     function
+======================  ===========================================  =====================================
+without `expire_at`     the space's `Lifetimes`                      `life`
+with `expire_at`        until that time, by both clocks              `life`
+of a device             `expires_in` and `expires_at` of the answer  `read_bound`, `time_to`
+of a backend            until `expiry_at`, by the backend's clock    `time_to`
+signed (JWS)            at most its own `exp`                        `make_token`
+======================  ===========================================  =====================================
+
+An optional field that is missing or has another type becomes None or empty. The answer is broken only if it lacks what
+makes it useful: a token, an expiry from a backend, an id, or a list of addresses.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +50,7 @@ __all__ = [
 ]
 
 Json = Mapping[str, object]
-ROUNDING = timedelta(seconds=2)  # that both a Date and a token's end may be off
+ROUNDING = timedelta(seconds=2)  # `Date` and `expires_at` have whole seconds, so each may be off by one
 MISPLACED = {
     "token": "with a refresh token in place of an access token",
     "refresh_token": "with an access token in place of a refresh token",
@@ -43,14 +60,14 @@ MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", re.ASCII)
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """One page of a list, and where the next one is: a path on the same origin."""
+    """One page of a list. `next` is the path and query of the next page on the same origin, or None."""
 
     addresses: tuple[Address, ...]
     next: str | None
 
 
 def json_value(answer: Answer) -> object:
-    """Return the body's JSON, whatever it holds; raise `BrokenError` if it isn't JSON, too large, or compressed."""
+    """Return the JSON value of a body. Raise `BrokenError` if the body isn't JSON, is too large, or is compressed."""
     if answer.header("content-encoding").strip().lower() not in ("", "identity"):
         raise BrokenError("with a compressed body, which the request forbade")
     if answer.body is None:
@@ -64,7 +81,7 @@ def json_value(answer: Answer) -> object:
 
 
 def json_object(value: object) -> Json:
-    """Take a value as a JSON object."""
+    """Return a JSON value if it is an object, or raise `BrokenError`."""
     if not isinstance(value, dict):
         raise BrokenError("with JSON that is not an object")
     return cast("Json", value)
@@ -73,10 +90,14 @@ def json_object(value: object) -> Json:
 def read_pair(
     answer: Answer, *, until: int | None = None, unbound: bool = False, span: timedelta | None = None
 ) -> TokenPair:
-    """Return a pair that lives until a time asked for, or as long as the settings say.
+    """Return the pair of an answer.
 
-    An `unbound` pair has the scope `sat:refresh` and no fingerprint. A refreshed pair has the standard lifetimes. But
-    if the replaced refresh token lived for a `span` no longer than that of an unbound pair, the new pair counts as one.
+    `until` is the `expire_at` of the request in unix seconds, or None for the space's standard lifetimes. `unbound`
+    means that the pair has the scope `sat:refresh` and no fingerprint, so it may live for only a minute.
+
+    After a refresh, `span` is the whole lifetime of the refresh token that was exchanged, or None if it is unknown. If
+    it was as short as that of an unbound pair, the new pair counts as unbound, too. Otherwise a refreshed pair has the
+    standard lifetimes.
     """
     data = json_object(json_value(answer))
     lifetimes = answer.lifetimes
@@ -97,14 +118,25 @@ def read_pair(
 
 
 def read_token(answer: Answer, *, until: int | None = None, embed: bool = False) -> Token:
-    """Read a token that comes alone."""
+    """Return the token of an answer without a refresh token.
+
+    `until` is the expiry that was asked for, in unix seconds, or None. `embed` means a click-to-call guest's token.
+    """
     lifetime = answer.lifetimes.embed if embed else answer.lifetimes.access
     data = json_object(json_value(answer))
     return make_token(answer, data, "token", answer.issued_at, life(answer, until, lifetime))
 
 
 def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
-    """Say how long after it was sent for a token lives: by this machine's clock or the service's, whichever is less."""
+    """Return how long a token lives, counted from when its request was sent.
+
+    Without `until`, that is `lifetime`. With it, the token expires at that time by SignalWire's clock, which may differ
+    from this machine's. Both clocks are read, and the shorter result counts.
+
+    Example: `until` is 1000. This machine sent the request at 400 by its own clock, so 600 s are left. The answer's
+    `Date` is 460. It has whole seconds, so SignalWire's clock may already be at 461, and 539 s are left. The result is
+    539 s.
+    """
     if until is None:
         return lifetime
     server_time = answer.server_time
@@ -115,7 +147,12 @@ def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
 
 
 def read_bound(answer: Answer, *, lifetime: timedelta) -> TokenPair:
-    """Read a token that a key binds, and that lives for as long as was asked unless the answer says otherwise."""
+    """Return the token of an answer that is bound to a device's key, as a pair.
+
+    Its lifetime is the answer's `expires_in`, or the time to its `expires_at`, or else the `lifetime` that was asked
+    for. If the answer has both fields, the shorter one counts. `ROUNDING` is added to `expires_at`, so that rounding
+    alone doesn't shorten the lifetime.
+    """
     data = json_object(json_value(answer))
     seconds, end = number(data.get("expires_in")), number(data.get("expires_at"))
     span = lifetime if seconds is None else timedelta(seconds=seconds)
@@ -128,28 +165,33 @@ def read_bound(answer: Answer, *, lifetime: timedelta) -> TokenPair:
 
 
 def number(value: object) -> float | None:
-    """Take a number of seconds."""
+    """Return a JSON value if it is a plausible number of seconds, or None."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000:
         return value
     return None
 
 
 def time_to(answer: Answer, end: float) -> timedelta:
-    """Say how long after it was sent for a token lives: by the clock of whoever answered, where that is known."""
+    """Return how long a token lives that expires at `end`, in unix seconds, counted from when its request was sent.
+
+    The answerer wrote `end`, so its clock counts, which the answer's `Date` shows. One second is taken off, because a
+    `Date` has whole seconds. Without a `Date`, this machine's wall clock is used.
+    """
     server_time = answer.server_time
     return timedelta(seconds=max(0.0, end - answer.sent if server_time is None else end - server_time - 1))
 
 
 def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
-    """Read a token that nothing else comes with: where it is presented for the next one, it stands for itself."""
+    """Return a pair of an answer that has only one token. Both fields of the pair hold that token."""
     token = make_token(answer, data, "token", answer.issued_at, min(span, LONGEST_LIFE))
     return TokenPair(access_token=token, refresh_token=token)
 
 
 def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:
-    """Return the token of an answer's member, or refuse one that is cut or of the other kind.
+    """Return the token in the field `name` of an answer, which lives for `span` from `issued_at`.
 
-    What the token says openly of its own end can only bring that forward.
+    Raise `BrokenError` if the token is missing, cut off, or of the other kind. If the token is signed, its own `exp`
+    can shorten the lifetime. It can't extend it, because the signature isn't verified.
     """
     value = data.get(name)
     if not isinstance(value, str) or not value or not visible_ascii(value):
@@ -170,7 +212,7 @@ def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span:
 
 
 def read_page(answer: Answer, *, url: str) -> Page:
-    """Read a page of addresses."""
+    """Return a page of addresses. `url` is the URL of the request, which relative links refer to."""
     value = json_value(answer)
     if isinstance(value, list) and len(cast("list[object]", value)) == 1:
         (value,) = cast("list[object]", value)  # the published schema wraps the page in an array
@@ -178,12 +220,16 @@ def read_page(answer: Answer, *, url: str) -> Page:
     addresses = read_addresses(page.get("data"))
     links = page.get("links")
     following = cast("Json", links).get("next") if isinstance(links, dict) else None
-    # A page with nothing on it ends the list, whatever it says of a next one.
+    # An empty page ends the list, even if it links to a next one. Otherwise a faulty server could cause endless
+    # requests.
     return Page(addresses=addresses, next=path_within(url, following) if addresses and following else None)
 
 
 def path_within(url: str, link: object) -> str:
-    """Take a link as a path on a URL's origin: the API token that travels with it must not be led elsewhere."""
+    """Return the path and query of a link, or raise `BrokenError` if it leads to another origin than `url`.
+
+    The next request carries the project's API token, which must not be sent to another server.
+    """
     try:
         if not isinstance(link, str) or not visible_ascii(link):
             raise BrokenError("with a next page that is not a link")
@@ -197,19 +243,19 @@ def path_within(url: str, link: object) -> str:
 
 
 def origin_of(url: SplitResult) -> str:
-    """Name where a URL leads."""
+    """Return the origin of a URL, in the form that can be compared."""
     return write_origin(url.scheme, url.hostname or "", url.port)
 
 
 def read_addresses(value: object) -> tuple[Address, ...]:
-    """Read a list of addresses."""
+    """Return a list of addresses. Raise `BrokenError` if the value isn't a list, or an item has no id."""
     if not isinstance(value, list):
         raise BrokenError("without a list of addresses")
     return tuple(read_address(json_object(item)) for item in cast("list[object]", value))
 
 
 def read_address(data: Json) -> Address:
-    """Read an address; only its id must be there."""
+    """Return an address. Only its id is required."""
     locked, channels = data.get("locked"), data.get("channels")
     return Address(
         id=required_id(data),
@@ -225,7 +271,7 @@ def read_address(data: Json) -> Address:
 
 
 def read_info(answer: Answer) -> SubscriberInfo:
-    """Read who an access token is for."""
+    """Return the subscriber that an access token is for. Only the id is required."""
     data = json_object(json_value(answer))
     settings, claims = data.get("app_settings"), data.get("sat_claims")
     return SubscriberInfo(
@@ -252,7 +298,7 @@ INFO_TEXTS = (
 
 
 def read_claims(data: Json) -> SatClaims:
-    """Read what the service says of a token's claims."""
+    """Return what SignalWire reports about an access token's claims."""
     scope, binding = data.get("scope"), data.get("cnf")
     return SatClaims(
         scope=tuple(str(item) for item in cast("list[object]", scope)) if isinstance(scope, list) else (),
@@ -262,7 +308,7 @@ def read_claims(data: Json) -> SatClaims:
 
 
 def required_id(data: Json) -> UUID:
-    """Read the id without which a thing is nothing."""
+    """Return the id of an object, or raise `BrokenError` without one."""
     id_ = data.get("id")
     if not isinstance(id_, str) or not UUID_FORM.fullmatch(id_):
         raise BrokenError("without a usable id")
@@ -270,12 +316,12 @@ def required_id(data: Json) -> UUID:
 
 
 def texts(data: Json, *names: str) -> dict[str, Any]:
-    """Read members that are text where they are anything."""
+    """Return the named members of an object. One that isn't a string becomes None."""
     return {name: value if isinstance(value := data.get(name), str) else None for name in names}
 
 
 def instant(value: object) -> datetime | None:
-    """Read a time, given as unix seconds or as ISO 8601 writes it."""
+    """Return a time that is given in unix seconds or in ISO 8601, or None. Without a time zone, UTC is assumed."""
     if isinstance(value, str):
         try:
             found = datetime.fromisoformat(value)

@@ -1,4 +1,8 @@
-"""Each operation of the service as a value: what is sent, with which authentication, and how the answer is read."""
+"""A function for each of SignalWire's operations, which returns a `Request` or raises `InvalidRequest`.
+
+A `Request` holds what to send, with which authentication, and how to read the answer. The functions raise
+`InvalidRequest` with all problems at once. `now` is always the time from which a timedelta counts, in unix seconds.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ Extra: TypeAlias = Secret[Mapping[str, object] | None]
 
 
 def mask(token: str | Token) -> Secret[str] | Token:
-    """Wrap a token that came as a string before any frame below can show it; a `Token` hides itself."""
+    """Return a string wrapped in a `Secret`, or a `Token` as it is. Both hide their value from tracebacks."""
     return token if isinstance(token, Token) else Secret(token)
 
 
@@ -62,7 +66,7 @@ def create_subscriber_token(
     extra: Extra = NO_SECRET,
     **profile: str | None,
 ) -> Request[TokenPair]:
-    """Describe the issue of a subscriber's pair; `profile` are the fields that describe the person."""
+    """Return the request that issues a subscriber's pair. `profile` holds the fields that describe the person."""
     problems: list[Problem] = []
     until = checks.moment(problems, "expire_at", expire_at, now)
     checks.text(problems, "password", password.value)
@@ -84,7 +88,10 @@ def create_subscriber_token(
 
 
 def refresh_subscriber_token(refresh_token: Secret[str] | Token) -> Request[TokenPair]:
-    """Describe a rotation: it consumes the refresh token, so it is not sent again until its fate is known."""
+    """Return the request that exchanges a refresh token for a new pair.
+
+    A refresh token can be used once. So the request isn't repeated while it is unknown whether SignalWire received it.
+    """
     problems: list[Problem] = []
     checks.token(problems, "refresh_token", refresh_token, kind="Refresh")
     span = refresh_token.expires_at - refresh_token.issued_at if isinstance(refresh_token, Token) else None
@@ -108,7 +115,7 @@ def create_guest_token(
     ch: str | None = None,
     extra: Extra = NO_SECRET,
 ) -> Request[TokenPair]:
-    """Describe the issue of a guest's pair, for the addresses that the guest may reach."""
+    """Return the request that issues a guest's pair, for the addresses that the guest may call."""
     problems: list[Problem] = []
     until = checks.moment(problems, "expire_at", expire_at, now)
     return describe(
@@ -134,7 +141,7 @@ def create_invite_token(
     expires_at: When | None = None,
     extra: Extra = NO_SECRET,
 ) -> Request[Token]:
-    """Describe an invitation to an address, in the name of a subscriber."""
+    """Return the request that issues an invite to an address, in the name of a subscriber."""
     problems: list[Problem] = []
     until = checks.moment(problems, "expires_at", expires_at, now)
     checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
@@ -151,7 +158,7 @@ def create_invite_token(
 
 
 def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
-    """Describe the exchange of a click-to-call token, which is public, for a guest's token."""
+    """Return the request that exchanges a click-to-call token, which is public, for a guest's token."""
     problems: list[Problem] = []
     checks.token(problems, "token", token, kind=None)
     return describe(
@@ -169,19 +176,22 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
 def create_device_token(
     subscriber_token: Secret[str] | Token, *, proof: Secret[str], lifetime: Duration
 ) -> Request[TokenPair]:
-    """Describe the exchange of a subscriber's token for one that is bound to the key that signed the proof."""
+    """Return the request that exchanges a subscriber's token for one that is bound to the key that signed `proof`."""
     return describe_exchange("create_device_token", DEVICE_EXCHANGE, subscriber_token, proof, lifetime)
 
 
 def refresh_device_token(token: Secret[str] | Token, *, proof: Secret[str], lifetime: Duration) -> Request[TokenPair]:
-    """Describe the exchange of a bound token for the next one."""
+    """Return the request that exchanges a bound token for the next one."""
     return describe_exchange("refresh_device_token", DEVICE_REFRESH, token, proof, lifetime)
 
 
 def describe_exchange(
     operation: str, path: str, token: Secret[str] | Token, proof: Secret[str], lifetime: Duration
 ) -> Request[TokenPair]:
-    """Describe what takes a proof, which is good for once: it is not sent again."""
+    """Return a request that carries a proof of possession.
+
+    A proof can be used once, so the request isn't repeated while it is unknown whether SignalWire received it.
+    """
     problems: list[Problem] = []
     checks.token(problems, "token", token, kind="SAT")
     seconds = checks.whole_seconds(problems, "lifetime", lifetime)
@@ -199,7 +209,7 @@ def describe_exchange(
 
 
 def subscriber_info(subscriber_token: Secret[str] | Token) -> Request[SubscriberInfo]:
-    """Describe the question who an access token is for."""
+    """Return the request that looks up the subscriber of an access token."""
     problems: list[Problem] = []
     checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
     checks.refuse("subscriber_info", problems)
@@ -215,7 +225,11 @@ def subscriber_info(subscriber_token: Secret[str] | Token) -> Request[Subscriber
 
 
 def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[Page]:
-    """Describe the first page of a subscriber's addresses; further pages are followed within the origin alone."""
+    """Return the request for the first page of a subscriber's addresses.
+
+    Its answer links to the next page. A link to another origin than `origin` is an error, because the API token would
+    be sent there.
+    """
     problems: list[Problem] = []
     id_ = checks.uuid(problems, "subscriber_id", subscriber_id)
     checks.refuse("subscriber_addresses", problems)
@@ -244,7 +258,12 @@ def describe(
     replayable: bool = True,
     presents_token: bool = False,
 ) -> Request[T]:
-    """Put a POST together, or refuse it with every problem that was found; `known` are fields that may be missing."""
+    """Return a POST request, or raise `InvalidRequest` with all `problems`.
+
+    The body consists of `fields`, `hidden` and `extra`, without values that are None. `hidden` and `extra` may hold
+    secrets. A name in `fields`, `hidden` or `known` is an argument, so it must not be in `extra`. `known` has the names
+    that `fields` lacks if the caller gives no value for them.
+    """
     fields, hidden = fields or {}, hidden or {}
     if extra.value is not None:
         checks.extra_fields(problems, extra, known=(*fields, *hidden, *known))
@@ -280,7 +299,7 @@ def describe(
 
 
 def strings_in(value: object) -> Iterator[Secret[str]]:
-    """Find every string in what was sent along: any may be a secret."""
+    """Yield every string in a value, at any depth. Each may be a secret, so no error text may repeat it."""
     if isinstance(value, str):
         yield Secret(value)
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Where a space is, and what may be said there: settings, checked before anything is sent."""
+"""Checks of a `TokenClient`'s settings, before anything is sent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def check_settings(
     retries: object,
     lifetimes: object,
 ) -> tuple[str, str]:
-    """Return the origins of a space and of its embeds, or raise `InvalidRequest` with everything that is wrong."""
+    """Return the space's origin and the embed origin, or raise `InvalidRequest` with all problems of the settings.
+
+    The embed origin is the space's if `embed_origin` holds None.
+    """
     problems: list[Problem] = []
     origin = origin_of(problems, space.value)
     embeds = origin if embed_origin.value is None else embed_origin_of(problems, embed_origin.value)
@@ -53,12 +56,12 @@ def check_settings(
 
 
 def is_credential(value: object) -> bool:
-    """Tell whether a credential can stand in a header without splitting it."""
+    """Return whether a value is a string of visible ASCII characters, so that it can't break out of a header."""
     return isinstance(value, str) and value != "" and visible_ascii(value)
 
 
 def origin_of(problems: list[Problem], space: object) -> str:
-    """Return the origin of a space that is given by its name, its host or its origin, or note what is wrong with it."""
+    """Return a space's origin from its name, host or origin, or add a problem and return ""."""
     if space is None or (isinstance(space, str) and not space.strip()):
         problems.append(Problem(code=MISSING, attribute="space", message="must be a space's name, host or origin"))
         return ""
@@ -73,7 +76,7 @@ def origin_of(problems: list[Problem], space: object) -> str:
 
 
 def embed_origin_of(problems: list[Problem], embed_origin: object) -> str:
-    """Return the origin that embed requests go to, given by its host or its origin, or note what is wrong with it."""
+    """Return the embed origin from a host or an origin, or add a problem and return "". A name alone is a problem."""
     forms = (
         "must be a host ('embeds.signalwire.com') or an origin ('https://embeds.signalwire.com'), "
         "without user, path or query"
@@ -86,9 +89,10 @@ def embed_origin_of(problems: list[Problem], embed_origin: object) -> str:
 
 
 def place_of(problems: list[Problem], name: str, value: object, forms: str) -> Place | None:
-    """Return where a setting leads, or None. Note if it has none of the `forms`, or if no secret may be sent there.
+    """Return the scheme, host and port of a setting, or None if it has none of the `forms`. Add problems.
 
-    A place that isn't on this machine is reached by https alone: requests and answers carry credentials and tokens.
+    Plain http is a problem unless the host is this machine, because requests and answers carry credentials and tokens.
+    The place is still returned then.
     """
     place = read_place(value) if isinstance(value, str) else None
     if place is None:
@@ -100,16 +104,16 @@ def place_of(problems: list[Problem], name: str, value: object, forms: str) -> P
 
 
 def is_name(place: Place) -> bool:
-    """Return whether a place is a name alone, such as a space's."""
+    """Return whether a place is a name alone, such as "acme", and not a host."""
     is_bare = place.scheme is None and place.port is None
     return is_bare and not is_loopback(place.host) and "." not in place.host and ":" not in place.host
 
 
 def origin_at(place: Place) -> str:
-    """Return the origin of a place, which is reached by https unless it is on this machine or says otherwise."""
+    """Return the origin of a place. Without a scheme, it is http for this machine and https for any other host."""
     return write_origin(place.scheme or ("http" if is_loopback(place.host) else "https"), place.host, place.port)
 
 
 def basic_authorization(project_id: str, api_token: Secret[str]) -> Secret[str]:
-    """Write the header that the project's own operations send."""
+    """Return the `Authorization` header that carries the project's credentials."""
     return Secret(f"Basic {b64encode(f'{project_id}:{api_token.value}'.encode()).decode()}")

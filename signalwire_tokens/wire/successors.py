@@ -1,4 +1,11 @@
-"""What a new pair has to be beside readable: another one than it replaces, of the same subscriber."""
+"""Whether a new pair can replace the current one.
+
+An answer may be readable and still belong to another request. A proxy or a cache may repeat an old answer, or mix up
+two requests. HTTP has no field that connects an answer to its request, so the content is checked:
+
+- The access token must be new: none of the last ones, whose hashes are in `seen`.
+- The subscriber must be the same as before, if both pairs name one.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +29,10 @@ __all__ = ["replacing"]
 def replacing(
     request: Request[TokenPair], replaced: TokenPair | None, seen: set[int], *, or_of: UUID | None = None
 ) -> Request[TokenPair]:
-    """Return a request that only accepts a pair that can replace another one, or one of the subscriber `or_of`.
+    """Return a request whose answer is accepted only if its pair can replace the pair `replaced`.
 
-    HTTP can't rule out that an answer belongs to another request: a repeated or late one, or one from a cache. `seen`
-    holds the hashes of access tokens that were answered before; those of refused answers are added.
+    If `replaced` is None, the request is returned as it is. `seen` holds the hashes of earlier access tokens. The token
+    of a pair for another subscriber is added to it. `or_of` is a subscriber that is accepted as well.
     """
     if replaced is None:
         return request
@@ -36,7 +43,7 @@ def replacing(
 def read_successor(
     request: Request[TokenPair], replaced: TokenPair, seen: set[int], accepted: set[UUID | None], answer: Answer
 ) -> TokenPair:
-    """Return the new pair of an answer."""
+    """Return the new pair of an answer, or raise `BrokenError` if it can't replace the current one."""
     pair = request.read(answer)
     if pair.access_token.value == replaced.access_token.value or hash(pair.access_token.value) in seen:
         raise BrokenError("with a token that was answered before")
