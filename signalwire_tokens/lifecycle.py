@@ -1,20 +1,41 @@
-"""All state of one kept token. Everything that changes it is in this module: events come in, effects go out.
+"""The state machine of one kept token: every field that changes, and every rule that changes it.
 
-It does no I/O, reads no clock and draws no random numbers: callers pass `now`, in seconds by one clock, and `draw`,
-from 0 to 1. The policy decides by this record itself: nothing is copied.
+The session's engine reports *events* to a `Lifecycle`. Each event changes the record, and may return *effects*: what
+the engine has to log, emit or save, in this order. No other module writes to the record. The policy, the gates and the
+waiters only read it.
 
-::
+This module does no I/O, reads no clock and draws no random numbers. Callers pass `now`, in seconds by the session's
+clock, and `draw`, a random number from 0 to 1. So a test can put a session into any state without waiting for it.
+
+Phases::
 
     NEW ── open ──> OPEN ──> EXPIRED
      └───────────────┴──────────┴──> SHUT ──> ENDING ──> CLOSED
 
-Events are `open`, `begin` (a renewal or a look), `land`, `lose` (a renewal whose result couldn't be taken in),
-`invalidate`, `clock_leaped`, `want` (a caller waits), `press` (renew, whatever was planned), `check_until` (when
-`token()` checks again), and `advance` (to a later phase). A pair that lands after the session was shut is adopted like
-any other.
+A session only moves to a later phase. It may skip phases: a session that was never opened goes from NEW to CLOSED.
 
-Effects are `Emit` (an event to subscribers), `Adopted`, `Failed` and `Warn`. No event returns a schedule: the policy's
-`next_step` answers what to do next, and when.
+Events::
+
+    event          the engine reports it when
+    -------------  ----------------------------------------------------------------------------------------
+    open           the session opens, with or without a pair from elsewhere
+    begin          a renewal begins, or a look into the store for a pair that another process has saved
+    land           a renewal or a look has ended
+    lose           the result of a renewal or a look couldn't be processed, because something raised
+    invalidate     SignalWire has refused the current token
+    clock_leaped   the wall clock has gained on the session's clock
+    want           a caller begins to wait for a token
+    press          the session must renew as soon as it may, regardless of its plan
+    check_until    `token()` has checked that it runs in the right process and on the right event loop
+    advance        the session moves on to a later phase
+
+Effects are `Emit` (an event for the subscribers), `Adopted`, `Failed` and `Warn`.
+
+No event returns a schedule. After an event, the engine asks the policy for the next step and its time, and the policy
+calculates both from this record. Nothing is copied, so the plan can't disagree with the state.
+
+The lifecycle adopts a pair in every phase, even if the session was shut while the request was under way. Its refresh
+token may be the only valid one, and a store must get it.
 """
 
 from __future__ import annotations
@@ -40,7 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Phase", "Warn"]
 
 NEVER = -math.inf
-MOST_SEEN = 4  # access tokens whose repetition is noticed, the current one included
+MOST_SEEN = 4  # access tokens that a renewal must not return again: the current one and the three before it (P10)
 
 EventKind: TypeAlias = Literal[
     "started",
@@ -56,26 +77,29 @@ EventKind: TypeAlias = Literal[
 
 
 class Phase(IntEnum):
-    """How far a session has come."""
+    """The stages of a session, in order. A session never goes back to an earlier one."""
 
     NEW = 0
     OPEN = 1
-    EXPIRED = 2  # no way to renew is left
-    SHUT = 3  # it returns no token, and begins no renewal
-    ENDING = 4
+    EXPIRED = 2  # the token has expired, and no way to renew it is left
+    SHUT = 3  # `token()` raises, and no renewal begins; a renewal under way may still bring a pair
+    ENDING = 4  # `aclose()` waits for what is under way
     CLOSED = 5
 
 
 @attrs.frozen
 class Emit:
-    """Emit an event with the last error to the subscribers."""
+    """The effect that the subscribers get an event of this kind, with the last error."""
 
     kind: EventKind
 
 
 @attrs.frozen
 class Adopted:
-    """There is a new pair. `left` is how long the token before was still valid; None for a first one."""
+    """The effect that the session has a new pair, which the engine logs and saves.
+
+    `left` is for how many seconds the token before it was still valid: 0.0 if it had expired, None for a first pair.
+    """
 
     renewed: Renewed
     left: float | None
@@ -83,7 +107,11 @@ class Adopted:
 
 @attrs.frozen
 class Failed:
-    """An attempt failed. It is news if the session was well before."""
+    """The effect that an attempt failed, for the log.
+
+    `is_news` is True for the first failure after a success. So the log has one warning for each outage, not one for
+    each attempt.
+    """
 
     failure: Failure
     is_news: bool
@@ -91,7 +119,7 @@ class Failed:
 
 @attrs.frozen
 class Warn:
-    """Log a warning."""
+    """The effect that the log gets a warning."""
 
     what: str
 
@@ -101,18 +129,50 @@ REFUSED = (
     "the {what} was refused {left:.0f} s before its calculated expiry. It was used or revoked elsewhere, or tokens "
     "have a shorter lifetime than assumed"
 )
-SEE = ": see SIGNALWIRE_TOKENS_LIFETIME"  # which is about SignalWire's own answers
+SEE = ": see SIGNALWIRE_TOKENS_LIFETIME"  # a setting for SignalWire's tokens, so not for those of another source
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
 class Lifecycle:
-    """The record of one kept token, and the only writer of it.
+    """The record of one kept token.
 
-    `presents` and `reissues` are the ways there are to renew, `can_refresh` and `can_issue` those that are open. A
-    first pair is always issued. If `usual_lifetime` isn't 0, no token is too short-lived to be kept. `earlier` has the
-    hashes of the last access tokens before the current one. `fresh_until` is until when callers get `value` without any
-    further check. `wanted` is since when a caller waits, `pressed` since when the token is to be renewed whatever was
-    planned, and `not_before` when a forced renewal is allowed.
+    All times are in seconds by the session's clock. A time of -inf means "never so far". For `wanted` and `pressed`,
+    inf means "not at the moment".
+
+    Settings, which never change:
+
+    - `presents` and `reissues` are the ways to renew: to exchange a refresh token, and to issue a new pair. A session
+      issues its first pair even without `reissues`, unless it opens with a pair.
+    - `usual_lifetime` is how long the tokens of your own source usually live. If it isn't 0, the session keeps tokens
+      of any life. If it is 0, a token that is too short-lived for the policy counts as a failed renewal.
+
+    The current pair:
+
+    - `value` is the text of its access token, which `token()` returns.
+    - `lifetime` is how long that token is valid in all, and `access_until` is when it expires. Before the first pair,
+      `lifetime` is what the session expects.
+    - `asked` is when the pair was requested: lifetimes count from there, since SignalWire can't have counted from
+      earlier.
+    - `due` is when the token is due for renewal.
+    - `earlier` has the hashes of up to three access tokens before the current one.
+    - `generation` is how many pairs the session has had.
+    - `fresh_until` is until when `token()` returns `value` without any other check.
+
+    Attempts to renew:
+
+    - `can_refresh` and `can_issue` are the ways that are still open. A refusal may close one, and a new pair opens
+      both again, as far as the settings allow.
+    - `flying` is the renewal or look under way. None means that the session is at rest.
+    - `failing` describes the failures since the last success. None means that the last attempt succeeded.
+    - `tried` is when the last attempt ended.
+    - `draw` is the random number for the next plan, replaced after each attempt.
+
+    What callers want:
+
+    - `wanted` is since when a caller waits for a token.
+    - `pressed` is since when the session must renew as soon as it may. It overrides the pause after a failure.
+    - `forced` and `not_before` keep `invalidate()` from forcing renewals too often. `not_before` is when the next
+      renewal may begin, and `forced` is when the latest forced one may.
     """
 
     policy: RefreshPolicy
@@ -123,7 +183,7 @@ class Lifecycle:
     usual_lifetime: float = 0.0
     phase: Phase = Phase.NEW
     pair: TokenPair | None = None
-    value: str = attrs.field(default="", repr=False)  # pretty printers of tracebacks ask each field
+    value: str = attrs.field(default="", repr=False)  # a secret: traceback printers show the fields of attrs classes
     earlier: tuple[int, ...] = ()
     generation: int = 0
     fresh_until: float = NEVER
@@ -140,82 +200,94 @@ class Lifecycle:
     forced: float = NEVER
     not_before: float = NEVER
 
-    # Questions.
+    # Reading the record.
 
     @property
     def refresh_until(self) -> float:
-        """When the refresh token expires."""
+        """The time at which the refresh token expires; -inf without a pair."""
         return NEVER if self.pair is None else self.asked + life_of(self.pair.refresh_token)
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """The hashes of the last access tokens."""
+        """The hashes of the last access tokens, the current one included. No renewal must return one of them again."""
         return (*self.earlier, hash(self.value))
 
     @property
     def failure(self) -> Failure | None:
-        """What the last attempt failed with."""
+        """The failure of the last attempt; None if it succeeded."""
         return None if self.failing is None else self.failing.failure
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether a renewal may begin: the session is open, and none is under way."""
+        """True if a renewal may begin: the session is open, and nothing is under way."""
         return self.phase is Phase.OPEN and self.flying is None
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
-        """What the last attempt failed with; None if it succeeded."""
+        """The error of the last attempt; None if it succeeded."""
         return None if self.failing is None else self.failing.failure.error
 
     def left(self, now: float) -> float:
-        """Return how long the current token is still valid."""
+        """Return for how many seconds the current token is still valid. A negative number means that it has expired."""
         return self.access_until - now
 
     def state(self, now: float) -> SessionState:
-        """Return how the session stands."""
+        """Return the session's state, as callers see it."""
         if self.phase is Phase.OPEN:
             return self.policy.state(self, now)
         return SessionState.EXPIRED if self.phase is Phase.EXPIRED else SessionState.CLOSED
 
     def way(self, now: float) -> Step:
-        """Return what could be done now."""
+        """Return the step that a renewal would take if it began now; `Expire` if no way is left."""
         return self.policy.step_at(self, now)
 
     @property
     def longest_ttl(self) -> float:
-        """The longest `min_ttl` that callers can ask for, in seconds."""
+        """The longest `min_ttl` that callers can ask for, in seconds: what a token has left at its latest due time."""
         return self.policy.longest_ttl(max(self.lifetime, self.usual_lifetime))
 
     def may_force(self, now: float) -> bool:
-        """Return whether `invalidate` would have the token renewed at once."""
+        """Return whether `invalidate` would lead to a renewal at once, and not only after a while."""
         return now >= self.forced + self.policy.invalidate_interval(self.lifetime)
 
     def keeps(self, lifetime: float) -> bool:
-        """Return whether tokens that are valid for so long are kept."""
+        """Return whether the session keeps tokens that are valid for `lifetime` seconds in all."""
         return self.usual_lifetime > 0 or self.policy.accepts(lifetime)
 
     def can_present(self, pair: TokenPair) -> bool:
-        """Return whether a pair has a refresh token to present: one of a source's own may lack it."""
+        """Return whether the session can present the refresh token of a pair.
+
+        A pair from `Renewed.valid_for` has no refresh token, and so holds the access token twice. Only a source of your
+        own returns such pairs. A device's bound token is also both halves of its pair, but it does refresh itself.
+        """
         return self.presents and (not self.usual_lifetime or pair.refresh_token.value != pair.access_token.value)
 
     # Events.
 
     def open(self, now: float, brought: Renewed | None = None) -> None:
-        """Begin to keep a token, with a pair from elsewhere if there is one."""
+        """Open the session. `brought` is a pair from elsewhere, which becomes the current one, or None."""
         self.phase, self.due = Phase.OPEN, now
         if brought is not None:
             self._take(brought.pair, brought.asked, now)
 
     def begin(self, step: RenewalStep | Look) -> None:
-        """Begin a renewal, or look for a pair elsewhere. Callers that come later aren't served by it, if it fails."""
+        """Record that a step begins.
+
+        A renewal serves all callers that wait now, so it clears `wanted` and `pressed`. A caller that comes while it is
+        under way sets `wanted` again. If the renewal fails, that brings the next attempt forward.
+        """
         if not isinstance(step, Look):
             self.wanted = self.pressed = math.inf
         self.flying = step
 
     def land(self, step: RenewalStep, outcome: Outcome | None, now: float, draw: float) -> Sequence[Effect]:
-        """End what was begun. `step` is the one that was taken; without an outcome, a look has found nothing.
+        """End the step under way, and return the effects of its outcome.
 
-        That means something only for a token that has expired and can't be renewed.
+        `step` is the way that was taken. It may differ from the planned one, because a session with a store chooses by
+        what the store holds. `draw` is the random number for the next plan.
+
+        `outcome` is None if a look found nothing. That changes nothing while the token is valid or can still be
+        renewed. Otherwise the look was the last hope, and the refresh token counts as spent.
         """
         self.flying = None
         if outcome is None:
@@ -227,12 +299,28 @@ class Lifecycle:
         return self._adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
     def lose(self, step: RenewalStep | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
-        """End a renewal whose result couldn't be taken in, or a look. Without a `failure`, nothing else is known."""
+        """End the step under way without an outcome, because its result couldn't be processed.
+
+        `failure` counts as the result of a renewal. If it is None, or if the step was a look, only `flying` changes.
+        """
         self.flying = None
         return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
 
     def invalidate(self, now: float) -> Sequence[Effect]:
-        """Return the current token to no caller any more, and have it renewed as soon as that may be forced."""
+        """Treat the current token as expired, and make the session due. Return a warning if the refusal came early.
+
+        The policy sets an interval for renewals that are forced in this way: a minute for tokens of two hours. For
+        example::
+
+            invalidated at   renewal allowed from   then `forced` is
+            --------------   --------------------   ----------------
+                   0                 at once                0
+                  10                   60                  60
+                 130                  at once             130
+
+        A new pair lifts the restriction for its planned renewals, since it sets `not_before` back. It leaves `forced`
+        as it is.
+        """
         effects = self._doubt("access token", self.access_until, now)
         self.access_until, self.fresh_until, self.due = now, NEVER, now
         self.not_before = self.forced + self.policy.invalidate_interval(self.lifetime)
@@ -240,40 +328,51 @@ class Lifecycle:
         return effects
 
     def clock_leaped(self, seconds: float, now: float) -> bool:
-        """Renew soon if the wall clock has leaped, since nothing shows how old the token is. Return whether it has."""
+        """Bring the due time forward if the wall clock has gained too much. Return whether it has.
+
+        `seconds` is how much the wall clock has gained on the session's clock. More than a minute, by default, may mean
+        that a virtual machine was paused, which the session's clock doesn't count. The token may then be older than the
+        session assumes.
+        """
         if seconds <= self.policy.tuning.clock_jump or self.pair is None:
             return False
         self.due = min(self.due, self.policy.due_after_jump(now=now, lifetime=self.lifetime, draw=self.draw))
         return True
 
     def want(self, now: float) -> bool:
-        """Bring the next attempt forward for a caller that waits. Return whether it is the first one."""
+        """Bring the next attempt forward for a caller that waits. Return False if another caller already has."""
         is_first = self.wanted == math.inf
         if is_first:
             self.wanted = now
         return is_first
 
     def press(self, now: float, *, is_forced: bool = False) -> None:
-        """Renew now, whatever was planned."""
+        """Bring the next renewal forward to the earliest time that is allowed, regardless of the plan.
+
+        `is_forced` lifts the interval between forced renewals, too. A fleet sets it for `refresh()`.
+        """
         self.pressed = now
         if is_forced:
             self.not_before = NEVER
 
     def check_until(self, until: float) -> None:
-        """Return the token to callers without any further check for a while."""
+        """Set until when `token()` returns the current token without another check, but no later than the due time."""
         self.fresh_until = min(self.due, until)
 
     def advance(self, phase: Phase) -> None:
-        """Come to a later phase, from which on no token is returned without a check, or none at all."""
+        """Move on to a phase, unless the session is past it. The next call of `token()` then checks the phase."""
         self.phase, self.fresh_until = max(self.phase, phase), NEVER
 
-    # How the record changes.
+    # Changing the record.
 
     def _take(self, pair: TokenPair, asked: float, now: float) -> bool:
-        """Make a pair the current one, and return whether its token is kept.
+        """Replace the current pair, and return whether the new access token is long-lived enough to be kept.
 
-        If the new access token expires sooner than the current one, that stays. An exception between two of these lines
-        leaves a token in use that is valid for longer than is assumed.
+        The refresh token is always taken, since the one before it may be used up. The access token isn't if the current
+        one expires later, by more than rounding explains: then that one stays, with the new refresh token. (P6)
+
+        The order of the assignments matters, because any of them may raise, for example `MemoryError`. The new token is
+        in place before its expiry is. Until then, the expiry of the token before it counts, which is the earlier one.
         """
         lifetime = life_of(pair.access_token)
         access_until, due = asked + lifetime, self.policy.due_at(asked=asked, lifetime=lifetime, draw=self.draw)
@@ -286,7 +385,7 @@ class Lifecycle:
         earlier = (*self.earlier[2 - MOST_SEEN :], hash(replaced)) if replaced else ()
         self.pair, self.value = pair, pair.access_token.value
         self.access_until, self.asked = access_until, asked
-        self.lifetime = lifetime if is_kept else self.lifetime  # one of nothing would mean pauses of next to nothing
+        self.lifetime = lifetime if is_kept else self.lifetime  # pauses scale with it: 0 s would mean no pauses
         self.earlier = earlier
         if self.failing is not None:
             self.failing.replays, self.failing.is_short = 0, not is_kept
@@ -298,13 +397,17 @@ class Lifecycle:
         return is_kept
 
     def _adopt(self, renewed: Renewed, step: RenewalStep, now: float) -> Sequence[Effect]:
-        """Make a new pair the current one."""
+        """Adopt a new pair, and return the effects.
+
+        A token that is too short-lived to be kept is adopted all the same, because it is better than none. It also
+        counts as a failure, so the session tries again after a short pause.
+        """
         pair, before, left = renewed.pair, self.pair, self.left(now)
         is_short = not self._take(pair, renewed.asked, now)
         effects: list[Effect] = []
         failing = self.failing
         if failing is not None and self.generation == 1:
-            failing.is_degraded = False  # no event has reported what went wrong before
+            failing.is_degraded = False  # before the first pair, no event reported a failure: nothing to recover from
         lifetime = life_of(pair.access_token)
         if self.keeps(lifetime):
             self.failing = None
@@ -324,7 +427,25 @@ class Lifecycle:
     def _fail(
         self, failure: Failure, step: RenewalStep, now: float, *, is_short: bool | None = None
     ) -> Sequence[Effect]:
-        """Note why there is no new pair, and which way it has closed."""
+        """Record a failed attempt, and return the effects.
+
+        A failure may close the way that was tried::
+
+            failure               of         closes
+            -------------------   --------   -------------------------------------------------------------------
+            Spent                 an issue   issuing
+            Spent                 a refresh  refreshing
+            Ambiguous or Denied   a refresh  refreshing, if the session may issue
+            Ambiguous             a refresh  nothing, if it may not: the next attempt replays the refresh token
+            any other             either     nothing
+
+        After `Ambiguous`, the refresh token may be used up, and some services punish a second use. (P20)
+
+        A `NotYet` while the token is valid for long enough isn't a failure of the source. It resets the count of
+        failures, and emits `recovered` if an earlier failure was reported.
+
+        `is_short` is True if a new token was too short-lived to be kept. None keeps the value of the failure before.
+        """
         failing = self.failing = self.failing or Failing(failure)
         failing.failure = failure
         failing.count += 1
@@ -336,14 +457,14 @@ class Lifecycle:
             case Spent(), UseRefreshToken():
                 self.can_refresh = False
             case Ambiguous() | Denied(), UseRefreshToken() if self.can_issue:
-                self.can_refresh = False  # it may be used up, or refused again
+                self.can_refresh = False
             case Ambiguous(), UseRefreshToken():
                 failing.replays += 1
             case _:
                 pass
         effects: list[Effect] = []
         is_early = self.policy.is_early(failure, left=self.left(now), lifetime=self.lifetime)
-        if is_early:  # nothing is wrong with what was asked
+        if is_early:  # the source works, and has no later token yet
             failing.count = 0
             if failing.is_degraded:
                 failing.is_degraded = False
@@ -358,7 +479,10 @@ class Lifecycle:
         return effects
 
     def _doubt(self, what: str, until: float, now: float) -> list[Effect]:
-        """Warn of a token that was refused long before its expiry."""
+        """Return a warning if a token was refused long before its expiry, so that it wasn't merely a little early.
+
+        `what` is the kind of token, and `until` the time at which the session expected it to expire.
+        """
         left = until - now
         if left <= self.policy.needed_ttl(self.lifetime):
             return []
@@ -366,5 +490,5 @@ class Lifecycle:
 
 
 def redated(token: Token, later: Token, left: float) -> Token:
-    """Return a token as one that was issued with a later one, and expires in so many seconds."""
+    """Return `token` with the time of issue of `later`, and an expiry `left` seconds after that."""
     return attrs.evolve(token, issued_at=later.issued_at, expires_at=later.issued_at + timedelta(seconds=left))

@@ -1,8 +1,23 @@
-"""What a renewal is asked for, and what it can answer.
+"""The steps of a session, and the outcomes of a renewal.
 
-A renewal answers `Renewed`, or a failure: `NotSent` (it did nothing), `NotYet` (there is no later token yet),
-`Ambiguous` (it may have done something), `Throttled` (turned away), `Spent` (refused for good), `Misconfigured` (the
-settings are at fault) or `Denied` (SignalWire refuses this session). The policy and the lifecycle know only these.
+A renewal returns `Renewed` or one of seven failures. The policy and the lifecycle decide by these alone, and not by
+status codes or exceptions. What separates the failures is what SignalWire, or your own source, may have done::
+
+    failure         SignalWire has                           the refresh token    the next attempt
+    -------------   --------------------------------------   ------------------   ------------------------------
+    NotSent         done nothing: it got no request, or      is still good        the same step, growing pauses
+                    can't process it at the moment
+    NotYet          done nothing: it has no later token      isn't involved       the same step, a share of what
+                                                                                  is left later
+    Ambiguous       perhaps done it: the answer is missing   may be used up       an issue if allowed, growing
+                                                                                  pauses
+    Throttled       done nothing: it wants a pause           is still good        the same step, after the pause
+    Spent           refused it, and always would             is given up          the other step, at once
+    Misconfigured   refused the settings                     is still good        the same step, after minutes
+    Denied          refused this session alone               is given up if the   an issue, after minutes
+                                                             session may issue
+
+`RefreshPolicy` has the lengths of the pauses. `keeper.failure_of` decides which failure an exception stands for.
 """
 
 from __future__ import annotations
@@ -31,53 +46,59 @@ __all__ = [
 ]
 
 
-# Its subclasses, and those of `Timed`, need no decorator: they have no fields of their own.
+# The subclasses of this class and of `Timed` need no decorator, because they add no fields.
 @attrs.frozen
 class Answered:
-    """What came of an attempt that failed."""
+    """The base of all failures: an attempt that brought no pair. `error` is the reason."""
 
     error: SignalWireTokenError = attrs.field()
 
     @error.validator
     def _check(self, _: object, error: object) -> None:
-        if not isinstance(error, SignalWireTokenError):  # the text of any other may hold a secret, and stands nowhere
+        if not isinstance(error, SignalWireTokenError):  # the text of any other exception may hold a secret
             raise TypeError(f"error must be a SignalWireTokenError, and is {type(error).__name__}")
 
 
 class NotSent(Answered):
-    """It never left: the same again is safe."""
+    """The failure of a request that was never sent, or that did nothing. Repeating it is safe."""
 
 
 class NotYet(Answered):
-    """It did nothing, because there is no later token yet. That is no fault unless the current token is ending."""
+    """The failure of a source that has no later token than the current one yet.
+
+    It counts as a failure only once the current token is about to expire.
+    """
 
 
 class Ambiguous(Answered):
-    """Nobody knows what it did: a refresh token that was sent may be used up."""
+    """The failure of a request with an unknown result: a refresh token that was sent may be used up."""
 
 
 class Throttled(Answered):
-    """It was turned away before anything was done."""
+    """The failure of a request that SignalWire rejected unprocessed, because it wants a pause."""
 
 
 class Spent(Answered):
-    """It was refused, and would be again."""
+    """The failure of a request that was refused, and would be refused again: this way to renew is closed."""
 
 
 class Misconfigured(Answered):
-    """The settings are at fault: no session of the project gets a token until someone corrects them."""
+    """The failure of wrong settings: no session of the project gets a token until you correct them."""
 
 
 class Denied(Answered):
-    """SignalWire refuses this session alone, until something changes there."""
+    """The failure of a request that SignalWire refuses to this session alone, until something changes at SignalWire."""
 
 
 @attrs.frozen
 class Renewed:
-    """A new pair. Without `asked`, the times of its tokens are those of the wall clock.
+    """A new pair, returned by a renewal.
 
-    `asked` is when it was asked for, by the session's clock: from then on, each token is valid for as long as its times
-    are apart. `math.inf` stands for when the renewal began. `unsaved` is why the store doesn't have the pair.
+    `asked` is when the renewal requested it, by the session's clock. Each token is valid from then on, for the time
+    between its `issued_at` and its `expires_at`. `math.inf` stands for the moment at which the session called `renew`.
+    With the default, -inf, the session works out the age of the pair from its `issued_at` and the wall clock.
+
+    `unsaved` is the error with which the store failed to save the pair; None if it was saved, or without a store.
     """
 
     pair: TokenPair = attrs.field()
@@ -86,7 +107,7 @@ class Renewed:
 
     @pair.validator
     def _check(self, _: object, pair: object) -> None:
-        if not isinstance(pair, TokenPair):  # the text of a token stands in no message
+        if not isinstance(pair, TokenPair):  # the message names the type alone: the object may be a token's text
             raise TypeError(f"pair must be a TokenPair, and is {type(pair).__name__}: see Renewed.valid_for()")
         for token in (pair.access_token, pair.refresh_token):
             fault = find_fault(token.value)
@@ -95,9 +116,11 @@ class Renewed:
 
     @classmethod
     def valid_for(cls, token: str, duration: Duration) -> Self:
-        """Return an access token without a refresh token, which is valid for so many seconds from when `renew` began.
+        """Return the outcome for an access token that comes without a refresh token.
 
-        A token that never expires is valid for `math.inf` seconds.
+        The token is valid for `seconds` from when the session called `renew`. Pass `math.inf` for a token that never
+        expires. Raises `UnexpectedResponse` if `token` can't be a token or `seconds` isn't a number. The error never
+        shows the token.
         """
         seconds = seconds_of(duration)
         fault = find_fault(token, seconds)
@@ -110,7 +133,10 @@ class Renewed:
 
 
 def find_fault(token: object, seconds: object = 0) -> str | None:
-    """Return what is wrong with a token that is valid for so many seconds, without the token."""
+    """Return what is wrong with a token or its seconds, in words that complete a message; None if both are fine.
+
+    The text never shows the token.
+    """
     if not isinstance(token, str):
         return f"must be a string, and is {type(token).__name__}"
     if not token or token.strip() != token or not token.isprintable():
@@ -128,25 +154,25 @@ Outcome: TypeAlias = Renewed | Failure
 
 @attrs.frozen
 class Timed:
-    """Something to be done, and when."""
+    """The base of all steps. `at` is when to take the step, in seconds by the session's clock."""
 
     at: float
 
 
 class UseRefreshToken(Timed):
-    """Exchange the refresh token for a new pair."""
+    """The step to exchange the refresh token for a new pair."""
 
 
 class IssueNew(Timed):
-    """Issue a pair anew."""
+    """The step to issue a new pair without a refresh token."""
 
 
 class Look(Timed):
-    """Look whether another process has renewed the pair."""
+    """The step to look for a pair that another process has saved in the store."""
 
 
 class Expire(Timed):
-    """Give up: there is no way left, and the token has come to its end."""
+    """The step to give up: no way to renew is left, and the access token expires at this time."""
 
 
 RenewalStep: TypeAlias = UseRefreshToken | IssueNew

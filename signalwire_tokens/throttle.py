@@ -1,7 +1,24 @@
-"""How long SignalWire is left alone after it asked for that: one `Throttle` per client, which all of its users share.
+"""How long the library sends no requests after SignalWire asked for a pause.
 
-`errors.is_throttle` decides what counts as asking. The client reports every answer here. Its retries, its sessions,
-fleets and the token endpoint look here before they send a request.
+A client has one `Throttle` for its space, which its retries, sessions, fleets and the token endpoint share. (Another
+origin for embed tokens has its own.) Another source of tokens has one for each session. `errors.is_throttle` decides
+which answers ask for a pause. The client reports every answer to the throttle with `note`.
+
+The throttle only records what SignalWire asked for. Its users decide how far they follow it: a session with a valid
+token waits for at most half of the time that is left, for example. A direct call of a client's method sends its first
+request in any case; only its retries wait.
+
+Answers don't arrive in the order of their requests. An answer counts as news only if its request was sent after
+SignalWire last asked for a pause. For example::
+
+    time   answer                           request sent at   the pause then ends at
+    ----   ------------------------------   ---------------   -------------------------------------------------
+      1    429 with `Retry-After: 30`              0          31
+      2    429 with `Retry-After: 5`               0          31, since an older request can only extend it
+      3    200                                     0          31, since the request was sent before SignalWire asked
+     11    429 with `Retry-After: 5`              10          16, since a newer answer replaces the older one
+     13    429 without `Retry-After`              12          16, since the assumed second can only extend it
+     15    200                                    14          now: the throttle is lifted, and watchers are called
 """
 
 from __future__ import annotations
@@ -17,23 +34,24 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_THROTTLE", "Throttle"]
 
-LONGEST_THROTTLE = 60.0  # seconds from when SignalWire asked, for callers without a valid token
-UNSAID = 1.0  # seconds that SignalWire is left alone if it doesn't say for how long
+LONGEST_THROTTLE = 60.0  # seconds from when SignalWire asked, after which callers without a valid token ask again
+UNSAID = 1.0  # the pause in seconds if SignalWire asks for one without a `Retry-After`
 
 
 class Watcher(Protocol):
-    """What waits for the end of a throttle."""
+    """An object that waits for the end of a throttle: the engine of a session, or the governor of a fleet."""
 
     def throttle_lifted(self) -> None:
-        """Plan the next request: SignalWire accepts requests again."""
+        """Plan the next request, since SignalWire accepts requests again."""
         ...
 
 
 class Throttle:
-    """Until when SignalWire wants to be left alone, by the client's clock.
+    """The pause that SignalWire last asked for.
 
-    It asked at `asked_at`, until `until`, with `error`. A success lifts the throttle if its request was sent after
-    SignalWire asked: an earlier one says nothing about now.
+    Times are in seconds by the client's clock. SignalWire asked at `asked_at` for a pause until `until`, with `error`.
+    All three are -inf, -inf and None before the first pause. Once the throttle is lifted, `error` is None and `until`
+    is -inf, but `asked_at` stays: it is what later answers are compared with.
     """
 
     __slots__ = ("_watchers", "asked_at", "error", "until")
@@ -45,23 +63,29 @@ class Throttle:
         self._watchers: WeakSet[Watcher] = WeakSet()
 
     def left(self, now: float, *, longest: float = math.inf) -> float:
-        """Return for how many seconds SignalWire is still left alone, if never for more than `longest` in all."""
+        """Return for how many seconds no request should be sent; 0.0 if one may be sent now.
+
+        `longest` limits the whole pause, in seconds from when SignalWire asked.
+        """
         return max(0.0, min(self.until, self.asked_at + longest) - now)
 
     def note(self, error: SignalWireTokenError | None, *, sent: float, now: float) -> None:
-        """Begin, replace or lift the throttle by what came of a request; None stands for success."""
+        """Update the throttle by the answer to a request that was sent at `sent`.
+
+        `error` is what the answer means, and None for a success. An error that isn't a throttle changes nothing.
+        """
         is_newer = sent > self.asked_at
         if error is None:
             if is_newer and self.error is not None:
                 self._lift()
         elif is_throttle(error):
             until = now + (UNSAID if error.retry_after is None else error.retry_after)
-            # The answer to a later request says how long it is now.
+            # The answer to a newer request with a length of its own replaces the pause; any other only extends it.
             self.until = until if is_newer and error.retry_after is not None else max(self.until, until)
             self.asked_at, self.error = now, error
 
     def watch(self, watcher: Watcher) -> None:
-        """Call a watcher when the throttle is lifted; once, and only if it still exists."""
+        """Call `watcher.throttle_lifted()` once, when the throttle is lifted. The throttle holds the watcher weakly."""
         self._watchers.add(watcher)
 
     def _lift(self) -> None:

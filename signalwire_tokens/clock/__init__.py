@@ -1,4 +1,8 @@
-"""Time, as an argument: the machine's, one that moves only when told, and the timer that sessions share."""
+"""Time as an argument: the system clock, a virtual clock for tests, and the timer that the sessions of a loop share.
+
+`system` has the `Clock` protocol and the machine's own clock, `virtual` the clock for tests, and `timer` the `Timer`
+that wakes sessions at their deadlines.
+"""
 
 from .system import SYSTEM, Alarm, Clock, SystemClock, moment_in
 from .timer import Sleeper, Timer, timer_of

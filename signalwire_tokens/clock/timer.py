@@ -1,4 +1,22 @@
-"""One timer for all sessions of an event loop: a heap of deadlines, and one alarm for the first of them."""
+"""One timer for all sessions of an event loop: a heap of deadlines, and one alarm for the earliest of them.
+
+A process may have a hundred thousand sessions. The event loop sees a single callback of theirs, so that waking all of
+them after a suspend doesn't block other work. These rules make that reliable:
+
+- **Lazy deletion.** A sleeper's deadline is its `wakes_at`. To move it, the timer pushes another heap entry. An entry
+  whose time differs from its sleeper's `wakes_at` is *stale*: the timer skips it, and clears the heap once most entries
+  are.
+- **Weak references.** The heap holds its sleepers weakly. A session that your app drops is collected.
+- **Short alarms.** An event loop's timers may not count the time of a suspended machine. So no alarm is set for more
+  than `LONGEST_SLICE` seconds. If the machine sleeps past a deadline, the alarm is that late at most.
+- **Batches.** One ring handles at most `MOST_AT_ONCE` sleepers, then sets an alarm for the next turn of the loop. A
+  sleeper that sets a new deadline during a ring waits for the next ring, even if that deadline is past: otherwise it
+  could keep the ring from ending.
+- **Exceptions.** A new alarm is set before the old one is cancelled. An entry stays in the heap until its sleeper was
+  woken. So an exception in any line, for example `MemoryError`, loses no deadline. (P7)
+- **Leaps of the wall clock.** Each ring compares the wall clock with the session's clock. If it has gained more than a
+  second, all sleepers with an entry in the heap are notified, in batches, too. They decide whether the gain matters.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Sleeper", "Timer", "timer_of"]
 
-# An alarm does not count the time in which the machine was suspended: it must not be far off when that ends.
-LONGEST_SLICE = 30.0
-AT_ONCE = -math.inf
-MOST_FALLEN = 100
-MOST_AT_ONCE = 500  # are woken or notified before the event loop gets its turn
+LONGEST_SLICE = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
+AT_ONCE = -math.inf  # the value of `_rings_at` if the alarm rings in the next turn of the event loop
+MOST_FALLEN = 100  # stale entries that the heap may have, however small it is
+MOST_AT_ONCE = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
 
 T = TypeVar("T")
 Entry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
@@ -35,21 +52,29 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
 
 class Sleeper(Protocol):
-    """Who has a deadline."""
+    """An object that the timer wakes at a deadline: the engine of a session, or the governor of a fleet.
+
+    `wakes_at` is the deadline in seconds by the timer's clock; `math.inf` means that there is none. Only the timer sets
+    it.
+    """
 
     wakes_at: float
 
     def wake(self, timer: Timer) -> None:
-        """Do what is due; what takes a task, let the timer begin."""
+        """Act on the deadline. This must not block: for anything that takes longer, begin a task with `timer.begin`."""
         ...
 
     def note_leap(self, seconds: float, now: float) -> None:
-        """Learn that the wall clock has gained on the session's clock."""
+        """Plan again, since the wall clock has gained `seconds` on the timer's clock, which is at `now`."""
         ...
 
 
 class Timer:
-    """Wake sleepers at their deadlines. It keeps none of them alive, and outlives any that raises."""
+    """A set of deadlines that share one alarm of an event loop.
+
+    The timer belongs to the process and the event loop that it was created on. It holds its sleepers weakly, and the
+    tasks that it runs strongly, because the event loop itself holds tasks weakly.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -57,16 +82,19 @@ class Timer:
         self.process: int = os.getpid()
         self._heap: list[Entry] = []
         self._order = 0
-        self._fallen = 0  # about how many of those do not stand any more
+        self._fallen = 0  # stale entries in the heap, approximately
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
-        self.wall_ahead: float = clock.wall() - clock.now()  # when they were last compared
-        self._leaps: deque[Leap] = deque()  # with the sleepers that have yet to be notified
+        self.wall_ahead: float = clock.wall() - clock.now()  # at the last comparison
+        self._leaps: deque[Leap] = deque()  # each with the sleepers that the timer still has to notify
         self._held: set[asyncio.Task[Any]] = set()
-        self._begun: list[asyncio.Task[Any]] | None = None  # while it rings: by whom it wakes
+        self._begun: list[asyncio.Task[Any]] | None = None  # the tasks that the current ring began; None between rings
 
     def find_misuse(self) -> str | None:
-        """Return why the timer can't be used in this process or on this event loop, with the remedy; None if it can."""
+        """Return why the timer can't be used here, with the remedy; None if process and event loop are the right ones.
+
+        The text continues a sentence, such as "session #1234 …".
+        """
         if self.process != os.getpid():
             return "belongs to the process that opened it: open another after a fork"
         try:
@@ -83,26 +111,26 @@ class Timer:
         )
 
     def set(self, sleeper: Sleeper, at: float) -> None:
-        """Wake a sleeper at a time, and not at the time that was set before."""
+        """Wake a sleeper at `at`, in place of the deadline that it had before."""
         before = sleeper.wakes_at
         if at != before or at == math.inf:
             self._order += 1
-            heappush(self._heap, (at, self._order, ref(sleeper)))  # if this raises, the deadline before still stands
+            heappush(self._heap, (at, self._order, ref(sleeper)))  # first: if this raises, the old deadline stands
             sleeper.wakes_at = at
             self._note_fallen(before)
-        # An alarm that is overdue has slept with the machine, and may be half a minute off.
+        # An overdue alarm means that the machine was suspended: its callback may still be half a minute away.
         if at < self._rings_at or AT_ONCE < self._rings_at < self.clock.now():
             self._arm()
 
     def unset(self, sleeper: Sleeper) -> None:
-        """Let a sleeper sleep."""
+        """Remove the deadline of a sleeper."""
         before, sleeper.wakes_at = sleeper.wakes_at, math.inf
         self._note_fallen(before)
         if self._heap and not stands(self._heap[0]):
             self._arm()
 
     def _note_fallen(self, deadline: float) -> None:
-        """Count a deadline that no longer stands; clear the heap of them when they are the most of it."""
+        """Count the entry of a replaced deadline as stale. Clear the heap once most entries are."""
         if deadline < math.inf:
             self._fallen += 1
             if self._fallen > MOST_FALLEN and self._fallen > len(self._heap) / 2:
@@ -111,22 +139,28 @@ class Timer:
                 self._heap, self._fallen = heap, 0
 
     def look(self, now: float) -> None:
-        """Ring as soon as may be if a deadline has passed, as it has after the machine was suspended."""
+        """Ring in the next turn of the event loop if a deadline has passed.
+
+        Callers of `token()` use this: after a suspend, the first caller needn't wait for the alarm.
+        """
         if self._heap and self._heap[0][0] <= now and self._rings_at > AT_ONCE:
             self._arm()
 
     def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Return a task that runs `work` in an empty context."""
+        """Return a task that runs `work` in an empty context.
+
+        A renewal serves all callers, so it must not inherit the context variables of the one that happened to start it.
+        """
         task = self.run(work, name, Context())
         if self._begun is not None:
             self._begun.append(task)
         return task
 
     def run(self, work: Coroutine[Any, Any, T], name: str, context: Context) -> asyncio.Task[T]:
-        """Return a task that runs `work` in `context`. The timer holds it until it is done.
+        """Return a task that runs `work` in `context`. The timer holds the task until it is done.
 
-        It starts in a later turn of the event loop. The loop's task factory isn't used, because an eager one would run
-        the first step here, before the caller has noted that there is a task.
+        The task starts in a later turn of the event loop, even if the loop has an eager task factory. An eager task
+        would run its first step in this call, before the caller has recorded that there is a task.
         """
         task = asyncio.Task(work, loop=self.loop, name=f"signalwire-tokens: {name}", context=context)
         self._held.add(task)
@@ -134,7 +168,10 @@ class Timer:
         return task
 
     def _arm(self) -> None:
-        """Set the alarm for the first deadline that still stands, and only then cancel the one before."""
+        """Set the alarm for the earliest deadline.
+
+        The old alarm is cancelled last, in case setting the new one raises.
+        """
         while self._heap and not stands(self._heap[0]):
             heappop(self._heap)
         alarm, rings_at = None, math.inf
@@ -148,9 +185,9 @@ class Timer:
             before.cancel()
 
     def _ring(self) -> Sequence[asyncio.Task[Any]]:
-        """Wake the sleepers that are due; return the tasks that they began, or NOTHING_DUE.
+        """Wake the sleepers that are due, and return the tasks that they began; `NOTHING_DUE` if there were none.
 
-        Whatever raises, the alarm is set again. A deadline stays in the heap until its sleeper was woken.
+        If anything raises, the alarm is set again first. A deadline stays in the heap until its sleeper was woken.
         """
         try:
             return self._wake_all()
@@ -160,6 +197,7 @@ class Timer:
             raise
 
     def _wake_all(self) -> Sequence[asyncio.Task[Any]]:
+        """Compare the clocks, notify sleepers of leaps, wake those that are due, and set the next alarm."""
         self._rings_at = math.inf
         begun: list[asyncio.Task[Any]] = []
         self._begun = begun
@@ -172,11 +210,11 @@ class Timer:
         return begun if woken or notified else NOTHING_DUE
 
     def _wake_due(self, now: float, most: int) -> int:
-        """Wake the sleepers that are due, up to so many; return how many deadlines have come."""
+        """Wake up to `most` sleepers that are due, and return how many entries were handled."""
         last, woken = self._order, 0
         while self._heap and woken < most:
             entry = at, order, reference = self._heap[0]
-            if at > now or order > last:  # one that has set a deadline meanwhile has to wait for the next turn
+            if at > now or order > last:  # the entry was pushed during this ring: it has to wait for the next one
                 break
             woken += 1
             if stands(entry) and (sleeper := reference()) is not None:
@@ -186,18 +224,22 @@ class Timer:
         return woken
 
     def rouse(self, sleeper: Sleeper, now: float) -> None:
-        """Wake a sleeper now, and again later if that fails."""
+        """Wake a sleeper now. If that raises, log it, and wake the sleeper again in `LONGEST_SLICE` seconds."""
         try:
             before, sleeper.wakes_at = sleeper.wakes_at, math.inf
             self._note_fallen(before)
             sleeper.wake(self)
         except Exception:
-            if not now < sleeper.wakes_at < now + LONGEST_SLICE:  # it has set none itself
+            if not now < sleeper.wakes_at < now + LONGEST_SLICE:  # it hasn't set an earlier deadline before it raised
                 self.set(sleeper, now + LONGEST_SLICE)
             logger.exception("%r could not be woken; it is tried again", sleeper)
 
     def _watch_wall(self, now: float) -> None:
-        """Record that the wall clock has gained on ours, which is the only sign of a paused virtual machine."""
+        """Compare the wall clock with the timer's clock, and record a leap if it has gained more than a second.
+
+        A gain is the only sign that a virtual machine was paused. A loss isn't a leap. Neither is a
+        suspend, which both clocks count.
+        """
         ahead = self.clock.wall() - now
         gained = ahead - self.wall_ahead
         if gained > 1:
@@ -205,10 +247,10 @@ class Timer:
         self.wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
-        """Notify at most MOST_AT_ONCE sleepers of a leap of the wall clock; return how many entries were handled.
+        """Notify at most `MOST_AT_ONCE` sleepers of a leap of the wall clock, and return how many entries were handled.
 
-        A sleeper without a deadline is notified, too, if its last one is still in the heap. If not, it has begun to
-        renew or to look, and compares the clocks itself.
+        This includes sleepers without a deadline, as long as a stale entry of theirs is in the heap. A session without
+        any entry is about to renew, or has a renewal or a look under way. It compares the clocks itself when that ends.
         """
         looked = 0
         while self._leaps and looked < MOST_AT_ONCE:
@@ -221,24 +263,27 @@ class Timer:
             if sleeper is not None:
                 try:
                     sleeper.note_leap(gained, now)
-                except Exception:  # whatever it is: the others must be notified
+                except Exception:  # of any kind: the other sleepers must still be notified
                     logger.exception("%r could not be notified of a leap of the wall clock", sleeper)
             entries.pop()
         return looked
 
 
 def stands(entry: Entry) -> bool:
-    """Tell whether a deadline is still that of its sleeper."""
+    """Return whether an entry still has the deadline of its sleeper. If not, the entry is stale."""
     sleeper = entry[2]()
     return sleeper is not None and sleeper.wakes_at == entry[0]
 
 
-# By the ids of event loop and clock, which live as long as their timer does; a timer lives as long as anybody needs it.
+# The timers by the ids of their event loop and clock. A timer references both, so an id isn't reused while it exists.
 TIMERS: WeakValueDictionary[tuple[int, int], Timer] = WeakValueDictionary()
 
 
 def timer_of(clock: Clock) -> Timer:
-    """Return the timer that the running event loop has for a clock."""
+    """Return the timer of the running event loop for a clock, or create it.
+
+    A forked process gets a timer of its own.
+    """
     key = (id(asyncio.get_running_loop()), id(clock))
     timer = TIMERS.get(key)
     if timer is None or timer.process != os.getpid():

@@ -1,4 +1,4 @@
-"""A clock that moves only when it is told to."""
+"""A clock for tests, which moves only in `advance()`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["VirtualClock"]
 
 NEW_YEAR_2030 = 1_893_456_000.0
-# After everything that an alarm began has come to rest, those who waited for it get so many turns of the event loop.
+# Turns of the event loop after the last task has come to rest, in which tasks that waited for its result can run.
 TURNS = 6
 
 
 class VirtualAlarm:
-    """A call that was put off."""
+    """A planned call of a function."""
 
     __slots__ = ("callback",)
 
@@ -32,15 +32,18 @@ class VirtualAlarm:
         self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        """Let it not happen."""
+        """Cancel the call. This does nothing if it has happened already."""
         self.callback = None
 
 
 class VirtualClock:
-    """A clock for tests: hours pass in milliseconds, and only in `await clock.advance(seconds)`.
+    """A clock for tests: hours pass in milliseconds, and only in `await clock.advance(duration)`.
 
-    While time advances, every alarm rings at its moment, and what it began is finished before time goes on: a session's
-    request is answered at the time at which it was sent. What sleeps on this clock sleeps until time has come so far.
+    While time advances, each alarm rings at its own moment. The tasks that it begins finish, or sleep on this clock,
+    before time goes on. So SignalWire's answer to a request comes at the same virtual time as the request.
+    `clock.sleep()` returns once another task has advanced time far enough.
+
+    `wall` is the time of the wall clock at the start, in seconds since the epoch: the first moment of 2030 by default.
     """
 
     def __init__(self, wall: float = NEW_YEAR_2030) -> None:
@@ -48,21 +51,24 @@ class VirtualClock:
         self._suspended = 0.0
         self._wall_ahead = wall
         self._order = 0
-        self.alarms: list[tuple[float, int, VirtualAlarm]] = []  # by running time, then by order
-        self._at_once = 0  # alarms that ring before time goes on
+        self.alarms: list[tuple[float, int, VirtualAlarm]] = []  # a heap, by running time and then in order of calls
+        self._at_once = 0  # alarms that ring in the next turn of the event loop
         self._begun: set[asyncio.Task[object]] = set()
         self._asleep: set[asyncio.Task[object] | None] = set()
 
     def now(self) -> float:
-        """Return the seconds that have passed."""
+        """Return the seconds that have passed since the clock was created, suspended ones included."""
         return self._running + self._suspended
 
     def wall(self) -> float:
-        """Return seconds since the epoch."""
+        """Return the seconds since the epoch, by the virtual wall clock."""
         return self.now() + self._wall_ahead
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
-        """Call back when so many seconds have passed; at once, if none have to."""
+        """Call `callback` once `seconds` have passed, and return the alarm.
+
+        With 0 or less, that is the loop's next turn.
+        """
         alarm = VirtualAlarm(callback)
         if seconds <= 0:
             self._at_once += 1
@@ -73,7 +79,7 @@ class VirtualClock:
         return alarm
 
     async def sleep(self, seconds: float) -> None:
-        """Return when so many seconds have passed."""
+        """Return once `seconds` have passed. With 0 or less, return in the next turn of the event loop."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -88,7 +94,7 @@ class VirtualClock:
             alarm.cancel()
 
     async def advance(self, duration: Duration) -> None:
-        """Let time pass."""
+        """Advance the time by `duration`, ring each alarm at its moment, and wait for the tasks that it begins."""
         until = self._running + passing_seconds(duration)
         await self._settle()
         while self.alarms and self.alarms[0][0] <= until:
@@ -100,11 +106,11 @@ class VirtualClock:
         self._running = max(self._running, until)
 
     def suspend(self, duration: Duration) -> None:
-        """Let time pass as it does on a machine that sleeps: no alarm rings, and none comes any closer."""
+        """Advance the time as on a suspended machine: `duration` passes, but no alarm rings or comes closer."""
         self._suspended += passing_seconds(duration)
 
     def set_wall(self, seconds: float) -> None:
-        """Set the wall clock alone, forth or back, as a user or an NTP daemon does."""
+        """Set the wall clock alone, forward or back, as a user or an NTP daemon does. `seconds` are since the epoch."""
         self._wall_ahead = seconds - self.now()
 
     def _ring_at_once(self, alarm: VirtualAlarm) -> None:
@@ -112,7 +118,7 @@ class VirtualClock:
         self._ring(alarm)
 
     def _ring(self, alarm: VirtualAlarm) -> bool:
-        """Call back; return False if there was nothing to do."""
+        """Call the callback of an alarm, and return False if nothing was due."""
         callback, alarm.callback = alarm.callback, None
         begun = NOTHING_DUE if callback is None else callback()
         if isinstance(begun, Iterable):
@@ -120,7 +126,7 @@ class VirtualClock:
         return begun is not NOTHING_DUE
 
     async def _settle(self) -> None:
-        """Return when no alarm is to ring at once, and all that alarms began is finished or sleeps on this clock."""
+        """Return once no alarm is about to ring, and all tasks that alarms began are done or sleep on this clock."""
         turns = 0
         while turns < TURNS:
             await asyncio.sleep(0)

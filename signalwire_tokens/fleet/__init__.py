@@ -1,7 +1,14 @@
-"""Many sessions, one governor: who may renew when, so that neither the service nor anybody's token suffers.
+"""Many sessions that renew in turn, so that SignalWire isn't overloaded and no token expires that could be renewed.
 
-`sessions` is the fleet as its users see it, `context` what its sessions share, `governor` lets them renew in turn,
-`queue` is who waits for that, and `breaker` what is known of the service's health.
+::
+
+    module     has
+    --------   ---------------------------------------------------------------------------------------
+    sessions   `SessionFleet`, the public interface
+    context    `FleetContext`, the owner of the sessions: it closes idle ones, and remembers their fields
+    governor   `Governor`, the gate of the sessions: it decides which one renews, and when
+    queue      `Queue`, the sessions that wait for their turn
+    breaker    `Breaker`, what the fleets of a client know about SignalWire's health
 """
 
 from .breaker import BreakerState

@@ -1,4 +1,4 @@
-"""What the sessions of a fleet belong to: they are asked for, become idle, and leave."""
+"""The owner of a fleet's sessions: it knows which are idle, closes them, and remembers how to open them again."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ __all__ = ["FleetContext", "renewal_of"]
 class FleetContext(Owner):
     """What the sessions of a fleet share.
 
-    `leaving` are those that are closed and have something under way, and their references; `closers` are the tasks that
-    close the fleet. `fields` holds the token fields of closed sessions, by reference, for opening them again.
+    - `sessions` are the open sessions, by reference.
+    - `leaving` are closed sessions with a renewal or look still under way, and their references.
+    - `closers` are the tasks that close the fleet.
+    - `fields` are the token fields of closed sessions, by reference, for the session that is opened next.
+    - `idle_timeout` is after how many seconds without a call a session is idle.
     """
 
     another: ClassVar[str] = "get it from an open fleet again"
@@ -40,14 +43,18 @@ class FleetContext(Owner):
     fields: dict[str, Mapping[str, Any]] = attrs.Factory(dict)
 
     def used(self, engine: Engine) -> None:
-        """Note that a caller uses the session, and plan its renewal if it was idle."""
-        engine.check_place()  # planning sets the event loop's alarm
+        """Record that a caller uses the session, and plan its renewal if it was idle."""
+        engine.check_place()  # planning sets an alarm of the event loop, which must be this one
         was_idle, engine.used_at = self._is_idle(engine), engine.now()
         if was_idle:
             engine.plan()
 
     def defers(self, engine: Engine) -> bool:
-        """Close a session that has expired, or that is idle and whose token has expired."""
+        """Return whether a session must not act on its deadline, because it is idle or not open.
+
+        An idle session doesn't renew. It closes when its token expires, so that a caller that comes before gets the
+        token. An expired session closes now: `expired` has set its deadline.
+        """
         is_idle = self._is_idle(engine)
         if is_idle and engine.left() > 0:
             engine.opened().set(engine, engine.cycle.access_until)
@@ -56,18 +63,21 @@ class FleetContext(Owner):
         return is_idle or engine.cycle.phase is not Phase.OPEN
 
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
-        """Emit the event that the session has started."""
+        """Emit `started` when a session has its first pair."""
         if is_first:
-            engine.used_at = engine.cycle.tried  # which is now
+            engine.used_at = engine.cycle.tried  # the current time: the wait for the first turn doesn't count as idle
             engine.tell("started")
 
     def expired(self, engine: Engine) -> None:
-        """Close the session after a while. The next call then opens another one."""
+        """Set the time at which an expired session closes. The next call for its reference then opens another session.
+
+        Until then, calls raise its error, so a reference that can't have a token doesn't cost a request with each call.
+        """
         self.governor.forget(engine)
         engine.opened().set(engine, engine.now() + engine.cycle.policy.expired_kept_for(engine.cycle.lifetime))
 
     def left(self, engine: Engine) -> None:
-        """Remove the session from its fleet, which keeps its fields for opening it again."""
+        """Remove a closing session from its fleet, which keeps its fields."""
         renewal = renewal_of(engine)
         session = self.sessions.get(renewal.reference)
         if session is not None and engine_of(session) is engine:
@@ -80,10 +90,10 @@ class FleetContext(Owner):
         self.governor.forget(engine)
 
     def _is_idle(self, engine: Engine) -> bool:
-        """Return whether callers haven't asked for a while, and no subscriber or waiter is left.
+        """Return whether no caller has used the session for a while, and it has no subscriber and no waiting caller.
 
-        A session that waits for its first turn isn't idle. A session that SignalWire refused before its first token
-        becomes idle after five minutes at most.
+        A session that waits for its first turn isn't idle. If SignalWire has refused a session before its first token,
+        it becomes idle after five minutes at the latest. Otherwise references that don't exist would stay in the fleet.
         """
         cycle = engine.cycle
         if engine.listeners or engine.waiters or (cycle.generation == 0 and cycle.failing is None):
@@ -95,5 +105,5 @@ class FleetContext(Owner):
 
 
 def renewal_of(engine: Engine) -> SubscriberRenewal:
-    """Return how a session of a fleet's is renewed."""
+    """Return the renewal of a session that belongs to a fleet."""
     return cast("SubscriberRenewal", engine.renewal)

@@ -1,4 +1,31 @@
-"""Who may renew when: first those who need it soonest, so many at a time, so many a second, and none in vain."""
+"""The gate of a fleet's sessions: it decides which session renews next, and when.
+
+A session that wants to renew calls `enter`. It may begin at once if all of these limits allow it. If not, it waits in
+the queue, and the governor wakes it in its turn: the most urgent session first.
+
+- **Rate.** No second has more than `rate` renewals that begin in it. Each renewal moves `_next_at`, the time of the
+  next free slot, by `_interval`. A late alarm may catch up on `SLACK` seconds of slots, no more. To make up for that,
+  the interval is longer than `1 / rate` by the same share. With a rate of 150, for example, slots are 6.8 ms apart. If
+  an alarm rings 15 ms late, three sessions begin at once. Within any second, at most 1.02 s of slots are used: 150.
+- **Concurrency.** No more than `concurrency` renewals are under way.
+- **Breaker.** While SignalWire is down, the breaker is open, and one session at a time sends a request, the probe. When
+  SignalWire is back, rate and concurrency grow from a tenth to the full ones.
+- **Throttle.** If SignalWire asks for a pause, no renewal begins until it ends, or a minute after SignalWire asked.
+
+A renewal that finds its pair in the store sends no request, so it gives its slot back. Looks into the store need no
+slot: only their number at a time is limited.
+
+The breaker and the throttle belong to the client, and so to all its fleets. A fleet isn't notified when another one
+changes the breaker, so each governor compares its state with the last one that it saw (`_look_at_breaker`).
+
+**Failed sessions.** A session that fails plans its own next attempt, which may be minutes away. If SignalWire was the
+reason, that is too long. So the governor remembers the sessions that have failed since SignalWire last
+answered. When SignalWire is back, it has them all try again. While SignalWire is down and no other session wants to
+renew, one of them becomes the probe.
+
+A session that failed because of the settings gets one more try once another session has succeeded: the settings may
+have been corrected. If it fails again, it keeps to its own plan until it has succeeded (`_pardon`).
+"""
 
 from __future__ import annotations
 
@@ -28,18 +55,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Governor"]
 
-MOST_AT_ONCE = 100  # are called before the event loop gets its turn
+MOST_AT_ONCE = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
 SLACK = 0.02  # seconds by which an alarm may ring late without lowering the rate
-PROBES_IN_VAIN = 2  # and whoever asks for a token is told at once that there is none
+PROBES_IN_VAIN = 2  # after this many failed probes in a row, callers get an error without waiting
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
-# Of all sessions of a client, in whatever fleets they are.
+# One breaker for each client, because all its fleets send their requests to the same service.
 BREAKERS: WeakKeyDictionary[TokenClient, Breaker] = WeakKeyDictionary()
 
 
 class Governor(Gate):
-    """The gate of a fleet's sessions: they renew in turn. The timer wakes it when one may, and it wakes that one."""
+    """The gate that the sessions of a fleet share.
+
+    The timer wakes the governor when a session may renew, and the governor then wakes that session. The session calls
+    `enter` in that moment, and gets in. Or it finds that it needn't renew any more, and the next one gets its turn.
+
+    `policy` has the pauses and the ramp, and `rate` is how many renewals may begin in a second.
+    """
 
     looks_first = True
 
@@ -54,47 +87,47 @@ class Governor(Gate):
         self._policy = policy
         self._lifetime = client.lifetimes.access.total_seconds()
         self._concurrency = concurrency
-        # A window of a second has no more than `rate` of them in it, though an alarm was late before it.
+        # Longer than 1 / rate by SLACK, so that no second has more than `rate` renewals even after a late alarm.
         self._interval = (1 + SLACK) / rate
-        self._next_at = -math.inf  # by the rate alone
+        self._next_at = -math.inf  # when the next slot is free, by the rate alone
         self._queue = Queue()
-        self._flights: dict[Engine, bool] = {}  # and whether they have asked the service yet
-        self._called: Engine | None = None
-        self._probe: Engine | None = None
-        self._failed: dict[Engine, Failure] = {}  # since the service last answered
-        self._pardoned: set[Engine] = set()  # once, and have not succeeded since
+        self._flights: dict[Engine, bool] = {}  # sessions that renew, and whether they have sent their request
+        self._called: Engine | None = None  # the session whose turn it is, while it is woken
+        self._probe: Engine | None = None  # the session of this fleet that sends the probe
+        self._failed: dict[Engine, Failure] = {}  # sessions that have failed since SignalWire last answered
+        self._pardoned: set[Engine] = set()  # sessions that have had their one more try, and haven't succeeded since
         self._was_open = self._was_shut = self._closed = False
-        self._to_look: deque[tuple[Engine, Callable[[], None]]] = deque()
-        self._looking: set[Engine] = set()
+        self._to_look: deque[tuple[Engine, Callable[[], None]]] = deque()  # looks that wait
+        self._looking: set[Engine] = set()  # looks under way
 
     @property
     def in_flight(self) -> int:
-        """How many are renewing."""
+        """The number of sessions that are renewing."""
         return len(self._flights)
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """The number of sessions that wait for their turn."""
         return len(self._queue)
 
     @property
     def state(self) -> BreakerState:
-        """How the service is taken to be."""
+        """The state of the breaker."""
         return self.breaker.state(self._now(), self._ramp)
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
-        """What the service was last found to be ill with, if it has not answered since."""
+        """The last failure since SignalWire last answered, or else the error with which it asked for a pause."""
         if self.breaker.failure is not None:
             return self.breaker.failure.error
         return self.throttle.error if self._throttle_end() > self._now() else None
 
     def throttle_period(self, engine: Engine) -> ThrottlePeriod:  # noqa: ARG002 - it is the same for all
-        """Return that no session is to wait by itself: the governor does for all of them."""
+        """Return that no session has to wait by itself after a throttle. The governor waits for all of them."""
         return NO_THROTTLE
 
     def outlook(self, engine: Engine) -> Outlook:
-        """Return what a session has to expect."""
+        """Return what the governor adds to a session's own plan."""
         pause = self.pause()
         return Outlook(
             pause=pause,
@@ -105,16 +138,20 @@ class Governor(Gate):
         )
 
     def is_shut(self, pause: float | None = None) -> bool:
-        """Return whether callers wait in vain, except those of the session that probes the service next.
+        """Return whether callers should not wait for a renewal: SignalWire is down, and not only for a moment.
 
-        It is down, and not for a moment only.
+        `pause` is the result of `pause()`, if the caller has it already. The callers of the session that is the next
+        probe may wait nevertheless; `outlook` makes that exception.
         """
         breaker, pause = self.breaker, self.pause() if pause is None else pause
         in_vain = breaker.failed_probes >= PROBES_IN_VAIN or breaker.at_fault
         return pause > 0 and (in_vain or pause > self._policy.wait_timeout)
 
     def pause(self) -> float:
-        """Say for how long nobody may renew at all, as far as that is known."""
+        """Return for how many seconds no session of the fleet may renew, as far as the governor knows.
+
+        The end of a probe under way isn't known. The longest pause before the next probe serves as an estimate.
+        """
         now = self._now()
         pause = self._throttle_end() - now
         if self.breaker.is_open:
@@ -124,7 +161,10 @@ class Governor(Gate):
         return max(0.0, pause)
 
     def enter(self, engine: Engine) -> bool:
-        """Let somebody renew now, or wake them when it is their turn."""
+        """Return whether a session may renew now. If not, add it to the queue: the governor wakes it in its turn.
+
+        A session that gets in takes a slot of the rate, or becomes the probe while SignalWire is down.
+        """
         now = self._now()
         if self._closed:
             return False
@@ -144,22 +184,35 @@ class Governor(Gate):
         return True
 
     def force(self, engine: Engine, step: RenewalStep) -> None:  # noqa: ARG002 - the plan chooses the step
-        """Have a session renew in its turn, as soon as possible."""
+        """Start a renewal that a caller has forced, in the session's turn."""
         engine.press(is_forced=True)
 
     def wanted(self, engine: Engine) -> None:
-        """Learn that somebody who waits has come to need it sooner."""
+        """Move a session in the queue forward, since a caller waits for its token now."""
         if engine in self._queue:
             self._queue.add(engine)
             self._arm(self._now())
 
     def asks(self, engine: Engine) -> None:
-        """Learn that a renewal is about to ask the service; one that finds its pair in a store does not."""
+        """Record that a renewal is about to send its request.
+
+        If it finds a pair in the store instead, it gives its slot back.
+        """
         if engine in self._flights:
             self._flights[engine] = True
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Note the result of a renewal, or that a look into the store has ended."""
+        """Release what a renewal or a look has taken, and learn from the outcome.
+
+        A renewal without a request::
+
+            the session was    the outcome            then
+            ----------------   --------------------   ------------------------------------------------------
+            not the probe      any                    its slot is given back
+            the probe          a pair from the store  the next session may be the probe at once
+            the probe          a failure of the       the next probe waits for a pause: the store is slow or
+                               store                  down, and would hold up one probe after another
+        """
         if engine in self._looking:
             self._looking.discard(engine)
             self._arm(self._now())
@@ -184,13 +237,13 @@ class Governor(Gate):
             self.timer.set(self, self._now())
 
     def forget(self, engine: Engine) -> None:
-        """Call a session no more."""
+        """Remove a session that has closed or expired."""
         self._queue.remove(engine)
         self._failed.pop(engine, None)
         self._pardoned.discard(engine)
 
     def close(self) -> None:
-        """Call nobody any more."""
+        """Stop waking sessions, and leave the probe to other fleets of the client."""
         self._closed = True
         self._queue.clear()
         self._failed.clear()
@@ -201,18 +254,18 @@ class Governor(Gate):
             self._probe, self.breaker.probing = None, False
 
     def look(self, engine: Engine, begin: Callable[[], None]) -> None:
-        """Have a session look into the store. So many look at a time, and a look takes no slot of a renewal."""
+        """Call `begin`, which starts a look into the store, once fewer than `concurrency` looks are under way."""
         self._to_look.append((engine, begin))
         self._arm(self._now())
 
     def wake(self, timer: Timer) -> None:
-        """Call those whose turn it is."""
+        """Start the looks and renewals whose turn it is. The timer calls this."""
         now = self._now()
         self._look_at_breaker()
         for _ in range(min(MOST_AT_ONCE, len(self._to_look))):
             if len(self._looking) >= self._concurrency:
                 break
-            engine, begin = self._to_look[0]  # and stays there until it looks, whatever raises
+            engine, begin = self._to_look[0]  # removed only after `begin`, so that an exception doesn't lose the look
             self._looking.add(engine)
             begin()
             self._to_look.popleft()
@@ -228,7 +281,7 @@ class Governor(Gate):
         self._arm(now)
 
     def note_leap(self, seconds: float, now: float) -> None:
-        """Leave leaps of the wall clock to those whom they concern."""
+        """Ignore leaps of the wall clock: the timer notifies the sessions itself."""
 
     def _now(self) -> float:
         return self.timer.clock.now()
@@ -242,25 +295,28 @@ class Governor(Gate):
         return self._free_at(now) <= now
 
     def _throttle_end(self) -> float:
-        """Return when the whole fleet asks SignalWire again after a throttle."""
+        """Return when the fleet renews again after a throttle: a minute after SignalWire asked, at the latest."""
         asked, until = self.throttle.asked_at, self.throttle.until
         if until == -math.inf:
             return until
         return self._policy.throttle_end(asked=asked, until=until, lifetime=self._lifetime, draw=self._draw)
 
     def _head(self) -> Engine | None:
-        """Return who is next. While the service is down, one that fails by itself is no use for finding out."""
+        """Return the session that is next, or None.
+
+        While SignalWire is down, sessions that haven't failed come first.
+        """
         return self._queue.first(healthy=self.breaker.is_open)
 
     def _call(self, engine: Engine, timer: Timer, now: float) -> None:
-        """Wake somebody, who enters, or has no need to any more."""
+        """Wake a session in its turn. It calls `enter`, unless it needn't renew any more."""
         self._queue.remove(engine)
         self._called = engine
         timer.rouse(engine, now)
         self._called = None
 
     def _arm(self, now: float) -> None:
-        """Have the timer call when there is something to do next."""
+        """Set the timer to when a look or a renewal may begin."""
         if self._to_look and len(self._looking) < self._concurrency:
             at = now
         else:
@@ -272,18 +328,25 @@ class Governor(Gate):
             self.timer.set(self, at)
 
     def _free_at(self, now: float) -> float:
-        """Return when a session may renew, as far as that is known. A renewal that ends brings it forward."""
+        """Return when a session may renew, in seconds by the fleet's clock; inf if that depends on a renewal under way.
+
+        When such a renewal ends, `ended` sets the timer again.
+        """
         share = self.breaker.share(now, self._ramp)
         if share:
             at = self._next_at if len(self._flights) < max(1.0, self._concurrency * share) else math.inf
-        elif self.breaker.probing:  # if another fleet is, that doesn't tell
+        elif self.breaker.probing:  # a probe of another fleet doesn't notify this one when it ends: look again later
             at = math.inf if self._probe is not None else now + self.pause()
         else:
             at = self.breaker.probe_at
         return max(now, at, self._throttle_end())
 
     def _judge(self, engine: Engine, outcome: Outcome, *, was_probe: bool) -> None:
-        """Learn from an outcome how the service is."""
+        """Update the breaker by the outcome of a request.
+
+        `Spent` and `Denied` are answers: SignalWire works, even if it refuses the session. An error of the store means
+        nothing.
+        """
         if isinstance(outcome, Renewed | Spent | Denied):  # SignalWire has answered, if not what was asked for
             self._failed.pop(engine, None)
             self._pardoned.discard(engine)
@@ -297,6 +360,7 @@ class Governor(Gate):
             self._look_at_breaker()
 
     def _note_failure(self, engine: Engine, failure: Failure, *, was_probe: bool) -> None:
+        """Count a failure of SignalWire's, and set the time of the next probe. A throttle opens the breaker at once."""
         limit = 0.0 if isinstance(failure, Throttled) else self._policy.tuning.outage_after
         is_news = self.breaker.fail(id(engine), failure, limit=limit, was_probe=was_probe)
         if is_news:
@@ -305,12 +369,16 @@ class Governor(Gate):
             self._put_off(self._now())
 
     def _put_off(self, now: float) -> None:
-        """Let the service be for a while."""
+        """Set the time of the next probe."""
         draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
         self.breaker.probe_at = now + self._policy.probe_pause(self._lifetime, self.breaker.failed_probes, draw)
 
     def _look_at_breaker(self) -> None:
-        """Let nobody wait for a service that is down; when it is back, let those try again whom it has failed."""
+        """React to a breaker that has changed, perhaps because of another fleet of the client.
+
+        If SignalWire is back, the sessions that have failed try again. If waiting can't help from now on, waiting
+        callers are woken, and get an error.
+        """
         was_open, self._was_open = self._was_open, self.breaker.is_open
         was_shut, self._was_shut = self._was_shut, self.is_shut()
         if was_open and not self._was_open:
@@ -322,7 +390,7 @@ class Governor(Gate):
                 engine.notify()
 
     def _pardon(self) -> None:
-        """Let those try again, once, whom the settings have kept from it, since they are good for somebody else."""
+        """Start one more try of sessions that failed because of the settings, since another session has succeeded."""
         failed, self._failed = self._failed, {}
         for engine, failure in failed.items():
             if isinstance(failure, Misconfigured) and engine not in self._pardoned:

@@ -1,4 +1,4 @@
-"""The sessions of a fleet that wait for their turn to renew, those that need it soonest first."""
+"""The sessions of a fleet that wait for their turn to renew, the most urgent first."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Queue"]
 
-MOST_FALLEN = 100
-Place: TypeAlias = tuple[float, int]
+MOST_FALLEN = 100  # stale entries that the lines may have, however few sessions wait
+Place: TypeAlias = tuple[float, int]  # the deadline of a session, and the order of arrival for equal ones
 
 
 class Queue:
-    """Who waits, by how soon they need a renewal. Those that have failed by themselves stand in a line of their own."""
+    """A priority queue of sessions, by the time at which their renewal would come too late.
+
+    It has two lines: sessions whose last attempt failed wait in the second one. While SignalWire is down, the first
+    line provides the probes. A session with a fault of its own would fail as a probe, even if SignalWire is back.
+
+    A line is a heap, and to remove or move an entry in its middle would be slow. So the entry stays. It is *stale* if
+    its place isn't the one in `_places`. Stale entries are skipped, and cleared once there are too many.
+    """
 
     def __init__(self) -> None:
         self._order = count()
-        self._lines: tuple[list[tuple[float, int, Engine]], ...] = ([], [])  # the second is of those that have failed
+        self._lines: tuple[list[tuple[float, int, Engine]], ...] = ([], [])  # the second one is for failed sessions
         self._places: dict[Engine, Place] = {}
 
     def __len__(self) -> int:
@@ -35,14 +42,14 @@ class Queue:
         return iter(self._places)
 
     def add(self, engine: Engine) -> None:
-        """Add a session, or move it forward if it needs a renewal sooner than before."""
+        """Add a session, or move it forward if its renewal has become more urgent. It never moves back."""
         deadline, before = engine.deadline(), self._places.get(engine)
         if before is None or deadline < before[0]:
             place = self._places[engine] = (deadline, next(self._order))
             heappush(self._lines[engine.has_failed()], (*place, engine))
 
     def remove(self, engine: Engine) -> None:
-        """Remove a session. Its entries in the lines are removed later."""
+        """Remove a session, if it is in the queue."""
         self._places.pop(engine, None)
         if sum(map(len, self._lines)) > 2 * len(self._places) + MOST_FALLEN:
             for line in self._lines:
@@ -50,13 +57,17 @@ class Queue:
                 heapify(line)
 
     def first(self, *, healthy: bool) -> Engine | None:
-        """Return who is next: if `healthy`, one that hasn't failed by itself, as long as there is any."""
+        """Return the next session, or None if the queue is empty.
+
+        If `healthy`, that is one whose last attempt didn't fail, as long as there is any.
+        """
         firsts = [line[0] for line in self._lines if self._has_first(line)]
         if not firsts:
             return None
         return firsts[0][2] if healthy else min(firsts)[2]
 
     def _has_first(self, line: list[tuple[float, int, Engine]]) -> bool:
+        """Return whether a line has a session, after the stale entries at its front are removed."""
         while line and self._places.get(line[0][2]) != line[0][:2]:
             heappop(line)
         return bool(line)

@@ -1,4 +1,4 @@
-"""The fleet as its users see it."""
+"""The public interface of a fleet: tokens by reference, its sessions, a snapshot, and how it opens and closes."""
 
 from __future__ import annotations
 
@@ -35,18 +35,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
 
-MOST_AT_ONCE = 1000  # are told that the fleet is closing before the event loop gets its turn
+MOST_AT_ONCE = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
 
 @attrs.frozen(kw_only=True)
 class FleetSnapshot:
-    """How a fleet stood at a moment.
+    """The state of a fleet at one moment.
 
-    `sessions` counts them by state; one that has yet to get its first token is late. `waiting` of them are due and wait
-    for their turn, `in_flight` are being renewed. `errors` counts what they failed with last, by the error's name;
-    `last_error` is what the service itself was last found to be ill with, and None when it has answered since.
+    `sessions` counts the open sessions by state. A session that still waits for its first token is UNAVAILABLE.
+    `waiting` of them wait for their turn to renew, and `in_flight` are renewing. `breaker` is what the fleet assumes
+    about SignalWire's health. `next_due` is when the next session acts: now if one waits for its turn, None if no
+    session has a plan. `errors` counts the sessions by the error of their last attempt, by the name of its class.
+    `last_error` is the last failure since SignalWire last answered; None if it has answered.
     """
 
     sessions: Mapping[SessionState, int]
@@ -59,12 +61,20 @@ class FleetSnapshot:
 
 
 class SessionFleet:
-    """Many subscribers' tokens, kept alive together: `await fleet.token(reference)` gives a live one.
+    """Many subscribers' tokens that are kept valid together.
 
-    A session is opened for a subscriber who is asked for. It stays open until `close_session()`, or until no caller has
-    asked for it for `idle_timeout`. At most `max_concurrency` sessions renew at a time, and `max_rate` begin to in a
-    second, first those whose tokens expire soonest. While the service is down, one at a time asks after it. `client` is
-    the one that it was given. `reference in fleet` is true while a session is open for that subscriber.
+    While the fleet is open, `await fleet.token(reference)` returns a valid token of the subscriber with that reference.
+    The first call opens a session for it, which stays open until `close_session()`. With an `idle_timeout`, it also
+    closes when it was without calls for that long and its token expires.
+
+    Sessions renew in turn, those first whose tokens expire soonest. At most `max_concurrency` renew at a time, and
+    `max_rate` begin in a second. While SignalWire is down, one session at a time sends a request, to see whether it is
+    back.
+
+    All sessions share the `client`, the `policy` and the `store`. `reference in fleet` is true while a session is open
+    for that subscriber.
+
+    Raises `ConfigurationError` if the settings don't fit together.
     """
 
     _context: FleetContext | None = None
@@ -88,16 +98,19 @@ class SessionFleet:
         self._rate: float = max_rate
         self._sessions: dict[str, SubscriberSession] = {}
         idle = math.inf if idle_timeout is None else positive_seconds("idle_timeout", idle_timeout)
-        self._idle_timeout: float = idle + CHECKED_EVERY  # for which `token()` may return without asking
-        # Refuses now what no session could be opened with, and not when the first one is asked for.
+        # For CHECKED_EVERY, `token()` may return without a call of `FleetContext.used`.
+        self._idle_timeout: float = idle + CHECKED_EVERY
+        # Settings with which no session can be opened raise an error here, and not at the first call.
         SubscriberSession(client, "anybody", policy=self._policy, store=store)
 
     def token(self, reference: str, min_ttl: Duration | None = None) -> Coroutine[Any, Any, str]:
-        """Return a subscriber's token, which is live, as `SubscriberSession.token` does.
+        """Return a valid access token of a subscriber, as `SubscriberSession.token` does.
 
-        The first call for a subscriber opens a session, or takes up what the store has. Raises `TokenUnavailable` where
-        there is no live token at this moment, and at once where the service is down; what will not pass by itself, such
-        as a reference that the service refuses, is raised as it is.
+        The first call for a subscriber opens a session: it issues a pair, or adopts the one that the store has.
+
+        Raises `TokenUnavailable` if no token is valid at the moment; at once if SignalWire is down. An error that
+        doesn't pass by itself is raised as it is: for example, if SignalWire refuses this reference, or the project's
+        credentials.
         """
         session = self._sessions.get(reference)
         return self._first_token(reference, min_ttl) if session is None else session.token(min_ttl)
@@ -107,19 +120,21 @@ class SessionFleet:
         return reference in self._sessions
 
     def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
-        """Return a subscriber's session, opened if it was not: it gets its token in the background.
+        """Return the session of a subscriber, and open it if necessary. It gets its token in the background.
 
-        `token_fields` are those of `SubscriberSession`, for one that isn't open yet. If none of them shapes the token,
-        the fields of the last session for this reference apply, until you call `close_session()`.
+        `token_fields` are those of `SubscriberSession`, for a session that isn't open yet. If none of them shapes the
+        token, the fields of the last session for this reference apply, until you call `close_session()`.
+
+        Raises `ConfigurationError` if the session is open with other fields that shape its token.
         """
         fields = masked(token_fields, "SessionFleet.session")
-        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stand in this frame; it is a dict
+        token_fields.clear()  # type: ignore[attr-defined]  # a password must not stay in this frame; it is a dict
         session = self._sessions.get(reference)
         if session is None:
             return self._open(reference, fields)
         engine = engine_of(session)
         if fields:
-            other = engine_of(self._make(reference, fields))  # refuses fields that are wrong
+            other = engine_of(self._make(reference, fields))  # raises an error for fields that are wrong
             if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
                 raise ConfigurationError(
                     f"session {engine.label} is open with other fields that shape its token: close_session() it, and "
@@ -129,9 +144,10 @@ class SessionFleet:
         return session
 
     async def close_session(self, reference: str) -> None:
-        """Close a subscriber's session, if there is one, and forget its fields. What a store holds stays there.
+        """Close the session of a subscriber, if one is open, and drop its fields. The pair stays in the store.
 
-        Callers that wait for its token get `SessionClosed`. Callers that ask from now on get another session.
+        Callers that wait for its token get `SessionClosed`. Later calls open another session. A renewal under way isn't
+        cancelled: this waits for it, up to the policy's limit (15 s).
         """
         context = self._opened()
         self._check_place(context)
@@ -147,14 +163,14 @@ class SessionFleet:
             await session.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                for one in earlier:  # whose renewals are still under way
+                for one in earlier:  # sessions for the same reference that closed before, with a renewal under way
                     await one.aclose()
 
     def snapshot(self) -> FleetSnapshot:
-        """Look at all sessions: a hundred thousand take a tenth of a second or two."""
+        """Return the state of the fleet. With a hundred thousand sessions, this takes a tenth of a second or two."""
         governor = self._opened().governor
         states, errors, due = Counter[SessionState](), Counter[str](), math.inf
-        for session in tuple(self._sessions.values()):  # an exporter of metrics may call this in another thread
+        for session in tuple(self._sessions.values()):  # a copy: metrics exporters may call this from another thread
             state, error = session.state, session.last_error
             states[state] += 1
             if error is not None:
@@ -173,7 +189,7 @@ class SessionFleet:
         )
 
     async def start(self) -> Self:
-        """Open the fleet. `async with` does it for you."""
+        """Open the fleet. `async with` calls this. A fleet can be opened only once."""
         if self._closing:
             raise SessionClosed("the fleet was closed: make another one")
         if self._context is not None:
@@ -184,7 +200,11 @@ class SessionFleet:
         return self
 
     async def aclose(self) -> None:
-        """Close all sessions. Renewals under way are not cancelled, but waited for, up to the policy's `drain`."""
+        """Close the fleet and all its sessions. `async with` calls this.
+
+        Renewals under way aren't cancelled: this waits for them, for 15 s in all by default. Sessions that aren't
+        closed by then, or when you cancel the call, are closed without waiting.
+        """
         context = self._context
         if context is not None:
             self._check_place(context)
@@ -200,13 +220,16 @@ class SessionFleet:
         except TimeoutError:
             logger.warning("%r was closed before all that was under way had ended", self)
         finally:
-            for session in list(self._sessions.values()):  # the time is up, or the closing task was cancelled
+            for session in list(self._sessions.values()):  # left over after a timeout, a cancellation or an error
                 drop(engine_of(session))
             context.closers.discard(closer)
             context.fields.clear()
 
     async def _close_all(self, context: FleetContext) -> None:
-        """Tell all who wait for a token, and then let end what is under way, at so many sessions at a time."""
+        """Close all sessions, `max_concurrency` at a time.
+
+        All of them are shut first, so that callers that wait get `SessionClosed` at once.
+        """
         sessions = list(self._sessions.values())
         for number, session in enumerate(sessions):
             shut(engine_of(session))
@@ -237,7 +260,7 @@ class SessionFleet:
             )
 
     def _opened(self) -> FleetContext:
-        """Refuse to be used where the fleet does not live, before it does, and after."""
+        """Return what the sessions share, or raise `SessionClosed` if the fleet isn't open."""
         if self._closing:
             raise SessionClosed("the fleet was closed: make another one")
         if self._context is None:
@@ -245,7 +268,7 @@ class SessionFleet:
         return self._context
 
     def _check_place(self, context: FleetContext) -> None:
-        """Raise `SessionError` in another process, or on another event loop, than the fleet's."""
+        """Raise `SessionError` if this isn't the process and the event loop that the fleet was opened on."""
         misuse = context.governor.timer.find_misuse()
         if misuse is not None:
             raise SessionError(f"the fleet {misuse}")
@@ -258,7 +281,10 @@ class SessionFleet:
         return SubscriberSession(self.client, reference, policy=self._policy, store=self._store, **fields)
 
     def _open(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
-        """Return a new open session. It has the fields of the last one for this reference, unless `fields` shape it."""
+        """Open a session and return it.
+
+        It has the fields of the last one for this reference, unless `fields` shape the token.
+        """
         context = self._opened()
         self._check_place(context)
         last = context.fields.get(reference)
@@ -279,14 +305,14 @@ def has_shape(fields: Mapping[str, Any]) -> bool:
 
 
 async def close_some(sessions: Iterator[SubscriberSession]) -> None:
-    """Close one session after another; others do so, too."""
+    """Close one session after another. Several tasks share the iterator."""
     for session in sessions:
         await session.aclose()
         await asyncio.sleep(0)
 
 
 def check_settings(client: object, policy: object, concurrency: object, rate: object) -> None:
-    """Refuse what a fleet cannot be made with."""
+    """Raise `ConfigurationError` if no fleet can be made with these settings."""
     if not isinstance(client, TokenClient):
         raise ConfigurationError("a fleet needs a TokenClient")
     if policy is not None and not isinstance(policy, RefreshPolicy):

@@ -52,8 +52,8 @@ class SubscriberAuth(Auth):
     """The `auth` of an `AsyncClient` that signs requests with a session's token.
 
     Only requests to `origins` get the token. Each is an exact origin, such as "https://acme.signalwire.com". By
-    default, it is the origin of the session's space. A redirect to another origin is followed without the token. A request that
-    already has an `Authorization` header is sent as it is.
+    default, it is the origin of the session's space. A redirect to another origin is followed without the token. A
+    request that already has an `Authorization` header is sent as it is.
 
     One exception is the client's: on a redirect from plain http to https on the same host, it keeps the token. Only an
     address of this machine can be an origin with plain http.

@@ -1,4 +1,21 @@
-"""How a session ends: what is under way may end, within bounds, and so may its subscribers."""
+"""How a session closes.
+
+`close()` takes these steps. Each has a limit, so closing always ends, even if SignalWire, the store or a subscriber
+hangs::
+
+    step                                                        limit
+    ---------------------------------------------------------   ------------------------------------------------
+    shut: `token()` raises, and no renewal begins               none is needed: it happens at once
+    wait for the renewal or look under way                      the policy's time for closing (15 s)
+    make a last attempt to save a pair that isn't saved yet     three waits for the store, of 1 s each
+    emit `closed`, and wake all callers                         none is needed
+    wait for subscribers that still handle an event             `LAST_WORD`; then they are cancelled
+    close the source (`close_source`, by the session)           the policy's time for closing, once more
+
+A renewal under way isn't cancelled even after its limit: the session stops waiting for it, and it ends by itself.
+
+If the task that closes is cancelled, the session is closed at once, without the waits. Its subscribers are cancelled.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["close", "close_source", "drain", "drop", "shut"]
 
-LAST_WORD = 1.0  # seconds that subscribers get to finish when a session closes
+LAST_WORD = 1.0  # seconds that subscribers have to finish when a session closes, and again after they are cancelled
 
 
 async def close(engine: Engine) -> None:
-    """Close a session. What is under way isn't cancelled, but waited for, up to the policy's `drain`."""
+    """Close a session, and wait for what is under way, within limits.
+
+    If the session is closing already, wait until it is closed.
+    """
     cycle = engine.cycle
     if engine.timer is None:
         cycle.advance(Phase.CLOSED)
@@ -49,7 +69,7 @@ async def close(engine: Engine) -> None:
 
 
 async def close_source(engine: Engine) -> None:
-    """Close what renews the token, within bounds."""
+    """Close the source of tokens, if it has an `aclose()`. An error or a timeout is logged."""
     end = getattr(engine.renewal, "aclose", None)
     with logged(f"session {engine.label}: its source could not be closed"):
         async with asyncio.timeout(engine.cycle.policy.close_timeout):
@@ -58,7 +78,7 @@ async def close_source(engine: Engine) -> None:
 
 
 def drop(engine: Engine) -> None:
-    """Close a session without waiting for anything."""
+    """Close a session at once, without waiting for anything."""
     engine.owner.left(engine)
     shut(engine)
     silence(engine)
@@ -66,20 +86,20 @@ def drop(engine: Engine) -> None:
 
 
 def shut(engine: Engine) -> None:
-    """Have a session return no token any more, and begin no renewal."""
+    """Stop a session from returning tokens and from beginning renewals. Callers that wait get `SessionClosed`."""
     engine.cycle.advance(Phase.SHUT)
     engine.opened().unset(engine)
     engine.notify()
 
 
 async def drain(engine: Engine) -> None:
-    """Wait for what is under way, within bounds."""
+    """Wait for the renewal or look under way, up to the policy's time for closing. It isn't cancelled."""
     if engine.flight is not None:
         await asyncio.wait([engine.flight], timeout=engine.cycle.policy.close_timeout)
 
 
 def finish(engine: Engine) -> None:
-    """Mark the session as closed, and tell its subscribers."""
+    """Set the session to closed, and emit `closed`. The store is released first."""
     if engine.shared is not None:
         engine.shared.stop()
     engine.tell("closed")
@@ -88,19 +108,25 @@ def finish(engine: Engine) -> None:
 
 
 def told(engine: Engine) -> set[asyncio.Task[None]]:
-    """Return the tasks in which subscribers are being told, except those that close the session."""
+    """Return the tasks in which subscribers handle events.
+
+    Tasks that close the session are left out: a callback that calls `aclose()` can't wait for itself.
+    """
     closers = {asyncio.current_task(), *engine.owner.closers}
     return {one.task for one in engine.listeners if one.task is not None and one.task not in closers}
 
 
 def silence(engine: Engine) -> None:
-    """End the tasks in which subscribers are being told."""
+    """Cancel the tasks in which subscribers handle events, except tasks that close the session."""
     for task in told(engine):
         task.cancel()
 
 
 async def dismiss(tasks: set[asyncio.Task[None]]) -> None:
-    """Wait for subscribers, and cancel those that take too long."""
+    """Wait for subscribers to finish, then cancel those that haven't, and wait again.
+
+    Both waits take `LAST_WORD` at most.
+    """
     for end in (False, True):
         tasks = {task for task in tasks if not task.done()}
         if tasks:

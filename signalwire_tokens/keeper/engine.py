@@ -1,7 +1,28 @@
-"""The engine of a session: it renews its token when that is due, in one task, and carries out what follows.
+"""The engine of a session: it plans renewals, runs them, and carries out what follows.
 
-The lifecycle holds all state of the token, and the policy says when it is due. The timer and the governor of a fleet
-hold engines; users hold a `TokenSession`.
+The lifecycle holds the state of the token. The policy chooses the next step and its time, and the gate decides whether
+the session may renew now. The engine connects them to the timer, the store, the source of tokens and the subscribers.
+
+One renewal::
+
+    plan()             the policy names the next step and its time; the timer gets that time
+    wake()             the timer rings, and the policy names the step again, since time has passed
+      gate.enter()     the gate lets the session renew, or wakes it later
+      begin()          a task runs the renewal, and the lifecycle notes that it is under way
+    _land()            the task is done
+      _conclude()      the lifecycle adopts the outcome; its effects are logged, saved and emitted
+        gate.ended()   the gate lets the next session renew
+        plan()         the timer gets the time of the next step
+        notify()       callers that wait look at the result
+
+Two rules follow from this:
+
+- **One task at a time.** `flight` is the only task of a session that renews or looks into the store. All callers wait
+  for it. No caller runs it in its own task, so a cancelled caller doesn't cancel the renewal. (P15)
+- **The engine never cancels it.** Its answer may hold the only valid refresh token. (P21)
+
+The timer and a fleet's governor hold engines. Your app holds a `TokenSession`, so a session that it drops can be
+collected, although the timer knows its engine.
 """
 
 from __future__ import annotations
@@ -47,7 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-LIFT_SPREAD = 1.0  # seconds
+LIFT_SPREAD = 1.0  # seconds over which the sessions of a client renew after a throttle is lifted
 Flight: TypeAlias = "asyncio.Task[RenewalResult]"
 Begun: TypeAlias = RenewalStep | Look
 BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
@@ -57,11 +78,18 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 @attrs.define(eq=False, repr=False)
 class Engine:
-    """Renews a token when that is due, and emits events.
+    """The parts of one session, and what it has under way.
 
-    `gate` decides who may renew when, `owner` is what the session belongs to, `shared` renews if there is a store, and
-    `brought` is a pair to begin with. `used_at` is when a caller last used a session of a fleet. `flight` is the one
-    task that renews, or looks into the store.
+    - `renewal` is the source of tokens, and `cycle` the session's state.
+    - `gate` decides when the session may renew, and `owner` is what the session belongs to. A fleet sets its own.
+    - `shared` renews through the store; None without a store.
+    - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
+    - `used_at` is when a caller last used a session of a fleet.
+    - `wakes_at` is the deadline that the timer has for the session; inf if there is none.
+    - `flight` is the task of the renewal or look under way.
+    - `timer` is None until the session is opened.
+    - `waiters` are the callers that wait for the next change; None if none does.
+    - `now` is the clock's method, which the engine calls often.
     """
 
     renewal: Renewal
@@ -84,55 +112,61 @@ class Engine:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
 
-    # Questions.
+    # Reading the state.
 
     @property
     def label(self) -> str:
-        """How the session is named in logs and errors."""
+        """The name of the session in logs and errors."""
         return getattr(self.renewal, "label", f"of {type(self.renewal).__name__}")
 
     def left(self) -> float:
-        """Return how long the current token is still valid."""
+        """Return for how many seconds the current token is still valid. A negative number means that it has expired."""
         return self.cycle.left(self.now())
 
     def next_step(self) -> Step:
-        """Return what to do next, and when, as long as SignalWire wants what it has said last."""
+        """Return what to do next, and when, as long as nothing changes. The pause that SignalWire asked for counts."""
         return self.cycle.policy.next_step(self.cycle, self.gate.throttle_period(self))
 
     def opened(self) -> Timer:
-        """Return the timer, which an engine has from `open()` on."""
+        """Return the timer, which the engine has from `open()` on."""
         assert self.timer is not None  # noqa: S101 - it is set before any of its callers can run
         return self.timer
 
     def check_place(self) -> None:
-        """Raise `SessionError` in another process, or on another event loop, than the session's."""
+        """Raise `SessionError` if this isn't the process and the event loop that the session was opened on."""
         if self.timer is not None and (misuse := self.timer.find_misuse()) is not None:
             raise SessionError(f"session {self.label} {misuse}")
 
-    # What a fleet's governor asks and tells.
+    # For the governor of a fleet.
 
     def deadline(self) -> float:
-        """Return when a renewal comes too late."""
+        """Return when a renewal would come too late, in seconds by the session's clock."""
         return self.cycle.policy.deadline(self.cycle, self.now())
 
     def has_failed(self) -> bool:
-        """Return whether the last attempt failed, and the session wasn't told to try again."""
+        """Return whether the last attempt failed, unless the session must try again regardless."""
         return self.cycle.failing is not None and self.cycle.pressed == math.inf
 
     def press(self, *, is_forced: bool = False) -> None:
-        """Renew as soon as it may, whatever was planned or has failed."""
+        """Bring the next renewal forward to the earliest time that is allowed, regardless of the plan and of failures.
+
+        `is_forced` lifts the interval between forced renewals, too.
+        """
         self.cycle.press(self.now(), is_forced=is_forced)
         self.plan()
 
     def throttle_lifted(self) -> None:
-        """Plan the next attempt without the throttle: within a second, so that not all sessions come at once."""
+        """Plan the next attempt, since SignalWire accepts requests again.
+
+        Each session waits for a random part of a second, so that not all of them send a request at once.
+        """
         if self.timer is not None and self.cycle.is_at_rest:
             self.timer.set(self, self.now() + self.cycle.draw * LIFT_SPREAD)
 
-    # The plan.
+    # Planning.
 
     def open(self, timer: Timer) -> None:
-        """Begin to keep a token."""
+        """Open the session, with the timer of its event loop. The first attempt is due at once."""
         self.timer = timer
         pair, self.brought = self.brought, None
         self.cycle.open(self.now(), None if pair is None else Renewed(pair, asked_at(pair, self.clock)))
@@ -141,22 +175,43 @@ class Engine:
         self.plan()
 
     def plan(self) -> None:
-        """Have the timer call when the next step is due."""
+        """Set the timer to the time of the next step. Without an open session at rest, do nothing.
+
+        This may begin a look into the store, but never a renewal. If one is due, the timer rings at once, and `wake()`
+        begins it.
+        """
         if self.timer is not None and self.cycle.is_at_rest:
             self._follow(self.next_step(), self.timer)
 
     def wake(self, timer: Timer) -> None:
-        """Do what is due."""
+        """Begin the step that is due.
+
+        The timer calls this at the session's deadline, and a governor when it is the session's turn.
+        """
         cycle = self.cycle
         if self.owner.defers(self) or not cycle.is_at_rest:
             return
         step = self.next_step()
         if step.at <= self.now() and not isinstance(step, Expire):
-            step = cycle.way(self.now())  # the machine may have slept since the step was planned
+            step = cycle.way(self.now())  # during a suspend, the refresh token of the planned step may have expired
         self._follow(step, timer, may_begin=True)
 
     def _follow(self, step: Step, timer: Timer, *, may_begin: bool = False) -> None:
-        """Do a step whose time has come, or have the timer call at that time. A renewal reads the store anyway."""
+        """Begin a step if it is due, or set the timer to its time.
+
+        The first line that fits decides::
+
+            the step is                                            then
+            ----------------------------------------------------   ----------------------------------------------------
+            due, and the store should be read first (`_is_lost`)   look into the store
+            to expire, and due                                     the session expires
+            a renewal, and due, with `may_begin`                   begin it; if the gate refuses, it wakes the session
+            any other                                              wait for the timer, which rings at once if it is due
+
+        Only `wake()` sets `may_begin`. A session that waits looks into the store if another session has saved a pair:
+        at once, or at `rests_until` if that is later. A renewal needs no look before it, since it reads the store
+        itself.
+        """
         now, shared = self.now(), self.shared
         is_over, is_turn = isinstance(step, Expire) and step.at <= now, may_begin and step.at <= now
         if shared is not None and self._is_lost(shared, now, is_over=is_over):
@@ -164,7 +219,7 @@ class Engine:
         elif is_over:
             self._expire(timer)
         elif isinstance(step, Expire) or not (is_turn and self._enter(step)):
-            at = math.inf if is_turn else step.at  # the gate wakes it
+            at = math.inf if is_turn else step.at  # if the gate has refused, it wakes the session
             looks_at = shared.rests_until if shared is not None and shared.heard else math.inf
             if shared is not None and looks_at <= now < at:
                 self._want_look(shared, timer, is_last=False)
@@ -174,34 +229,41 @@ class Engine:
     def _want_look(self, shared: SharedRenewal, timer: Timer, *, is_last: bool) -> None:
         """Look into the store as soon as the gate allows it."""
         self.gate.look(self, partial(self._look, shared, is_last, timer.wall_ahead))
-        self.cycle.begin(Look(self.now()))  # even if it is put off
+        self.cycle.begin(Look(self.now()))  # from now on, even if the gate puts it off: no renewal begins before it
         timer.unset(self)
 
     def _enter(self, step: RenewalStep) -> bool:
-        """Renew if the gate allows it, and return whether it does. If not, the gate wakes the session later."""
+        """Begin a renewal if the gate allows it, and return whether it has begun.
+
+        If not, the gate wakes the session later.
+        """
         try:
             if self.gate.enter(self):
                 self.begin(step)
         finally:
-            if self.flight is None:  # it may have entered, and then something raised
+            if self.flight is None:  # `begin` may have raised after the gate let the session in: leave the gate again
                 self.gate.ended(self, BROKEN)
         return self.flight is not None
 
     def _is_lost(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
-        """Return whether to look into the store first, once for a token that has expired."""
+        """Return whether a session without a valid token should look into the store before it goes on.
+
+        In a fleet, it looks once for each expired token, because its renewal may have to wait for a turn. Any session
+        looks once more before it expires for good (`is_over`), and another time if there is news.
+        """
         is_late = is_over or (self.gate.looks_first and self.cycle.access_until <= now)
         return is_late and not shared.has_looked(is_last=is_over)
 
     def note_leap(self, seconds: float, now: float) -> None:
-        """Renew soon if the wall clock has leapt, since the age of the token is unknown then.
+        """Bring the next renewal forward if the wall clock has gained too much: the age of the token is then unknown.
 
-        A renewal under way compares the clocks itself when it ends.
+        While a renewal is under way, this does nothing. `_conclude` compares the clocks when the renewal ends.
         """
         if not isinstance(self.cycle.flying, RenewalStep) and self.cycle.clock_leaped(seconds, now):
             self.plan()
 
     def heard(self) -> None:
-        """Look into the store, now or after what is under way, since another session has renewed."""
+        """Look into the store soon, since another session has saved a pair. The store calls this."""
         shared, is_open = self.shared, self.cycle.phase is Phase.OPEN
         if shared is not None and is_open and self.opened().loop is asyncio.get_running_loop():
             shared.heard = True
@@ -209,7 +271,10 @@ class Engine:
                 self.plan()
 
     def _expire(self, timer: Timer) -> None:
-        """Give up for good."""
+        """End the session's attempts, since its token has expired and no way to renew is left.
+
+        Closing is all that remains.
+        """
         timer.unset(self)
         self.cycle.advance(Phase.EXPIRED)
         logger.error("session %s generation %d: no way left to renew", self.label, self.cycle.generation)
@@ -217,14 +282,18 @@ class Engine:
         self.owner.expired(self)
         self.notify()
 
-    # A renewal.
+    # Renewing.
 
     def begin(self, step: RenewalStep) -> None:
-        """Renew now."""
+        """Begin a renewal. The gate must have let the session in."""
         self._depart(self._renew(step), step, "renew", self.opened().wall_ahead)
 
     def _look(self, shared: SharedRenewal, is_last: bool, wall_ahead: float) -> None:
-        """Look for a pair that another process has saved, if the session is still open."""
+        """Begin a look into the store, if the session is still open and at rest.
+
+        `wall_ahead` is by how much the wall clock was ahead of the session's clock, as the timer knew it when it
+        planned this.
+        """
         try:
             if self.flight is None and self.cycle.phase is Phase.OPEN:
                 self._depart(shared.look(is_last=is_last), Look(self.now()), "look for", wall_ahead)
@@ -235,7 +304,11 @@ class Engine:
                 self._plan_again()
 
     def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
-        """Begin a task that only the event loop's end cancels. `wall_ahead` is what the timer has last seen of it."""
+        """Run `work` as the session's task, and have `_land` process its result.
+
+        `what` is a verb for the task's name. `wall_ahead` is by how much the wall clock was ahead of the session's
+        clock when the timer last compared them. Only the event loop itself cancels the task, when the program ends.
+        """
         timer, cycle = self.opened(), self.cycle
         land = partial(self._land, step, cycle.pair, wall_ahead)
         flight = timer.begin(work, f"{what} {self.label}")
@@ -245,12 +318,20 @@ class Engine:
         timer.unset(self)
 
     async def _renew(self, step: RenewalStep) -> RenewalResult:
+        """Return the outcome of a renewal, and the step that it took.
+
+        A session with a store chooses the step by the record.
+        """
         if self.shared is not None:
             return await self.shared.renew(step, self._ask)
         return step, await self._ask(step, self.cycle.pair, None)
 
     async def _ask(self, way: RenewalStep, pair: TokenPair | None, limit: float | None) -> Outcome:
-        """Return what came of asking for a pair."""
+        """Return the outcome of one request to the source. An error that it raises becomes a failure.
+
+        `way` is the step, and `pair` has the refresh token for it. The source must answer within `limit` seconds; None
+        means no limit. Exceptions that aren't a `SignalWireTokenError` pass through to `result_of`.
+        """
         self.gate.asks(self)
         request = RenewalRequest(step=way, pair=pair, current=self.cycle, asked=self.now(), timeout=limit)
         try:
@@ -266,21 +347,29 @@ class Engine:
             if not math.isfinite(outcome.asked):
                 earliest = request.asked if outcome.asked == math.inf else asked_at(outcome.pair, self.clock)
                 outcome = attrs.evolve(outcome, asked=min(request.asked, earliest))
-            if self.cycle.usual_lifetime and isinstance(way, IssueNew):  # a refresh may have used its token up
+            # Your own source may return the current token again, because it has no later one yet. A refreshed pair
+            # counts in any case, because the refresh token before it may be used up.
+            if self.cycle.usual_lifetime and isinstance(way, IssueNew):
                 return only_later(outcome, self.cycle, self.now())
         return outcome
 
     def _land(self, step: Begun, pair: TokenPair | None, wall_ahead: float, flight: Flight) -> None:
-        """Publish what came of a renewal of a pair. Whatever raises here, the session plans its next attempt."""
+        """Process the result of the session's task.
+
+        If that raises, the session plans its next attempt all the same. (P7)
+
+        `pair` is the current pair from before. If it still is the current one after an exception, the result is lost,
+        and the refresh token may be used up. The failure then is `Ambiguous`.
+        """
         try:
             self._conclude(step, wall_ahead, flight)
-        except Exception as error:  # whatever it is: the session must not stay without a plan
+        except Exception as error:  # of any kind: the session must not stay without a plan
             cycle = self.cycle
             logger.exception("session %s generation %d: a result could not be taken in", self.label, cycle.generation)
             self.flight = None
             self.gate.ended(self, BROKEN)
             failure = None
-            if cycle.pair is pair:  # the refresh token may be used up
+            if cycle.pair is pair:
                 what = f"the result of a renewal could not be taken in: {type(error).__name__}"
                 failure = Ambiguous(SignalWireTokenError(what))
             self._carry_out(cycle.lose(step, failure, self.now()))
@@ -288,13 +377,17 @@ class Engine:
             self.notify()
 
     def _plan_again(self) -> None:
-        """Have the timer call in a moment, after planning itself may have raised."""
+        """Set the timer to the earliest time for an attempt, in case the planning itself has raised."""
         cycle = self.cycle
         if cycle.phase is Phase.OPEN:
             self.opened().set(self, self.now() + cycle.policy.min_interval_for(cycle.lifetime))
 
     def _conclude(self, step: Begun, wall_ahead: float, flight: Flight) -> None:
-        """Publish an outcome, plan what follows, and wake the callers that wait."""
+        """Process an outcome, leave the gate, plan the next step, and wake the callers that wait.
+
+        The nested `finally` blocks keep this order: the session leaves the gate and plans even if its outcome can't be
+        processed. Callers are woken last, so that they find everything done.
+        """
         self.flight = None
         way, outcome = result_of(flight, step)
         try:
@@ -303,12 +396,12 @@ class Engine:
                     self._carry_out([Warn(f"not saved, {outcome.unsaved}")])
                     self.tell("persist_failed", outcome.unsaved)
                 if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
-                    self.shared.heard = False  # the news are its own
+                    self.shared.heard = False  # a renewal has read the store itself, or has saved the newest pair
                 self._carry_out(self.cycle.land(way, outcome, self.now(), draw()))
             finally:
                 self.gate.ended(self, outcome)
         finally:
-            # A leap of the wall clock in the meantime was reported to sessions at rest only.
+            # During a renewal, `note_leap` does nothing. So compare the clocks now, for the time since it began.
             self.note_leap(self._wall_ahead() - wall_ahead, self.now())
             self.plan()
             self.notify()
@@ -317,7 +410,7 @@ class Engine:
         return self.clock.wall() - self.now()
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        """Log and emit what an event of the lifecycle led to."""
+        """Log and emit the effects of an event of the lifecycle."""
         label, generation = self.label, self.cycle.generation
         for effect in effects:
             match effect:
@@ -326,7 +419,7 @@ class Engine:
                 case Adopted():
                     self._adopted(effect)
                 case Failed(failure, is_news):
-                    level = logging.WARNING if is_news else logging.INFO  # one line an outage, not one an attempt
+                    level = logging.WARNING if is_news else logging.INFO  # one warning for each outage
                     logger.log(level, "session %s generation %d: %s", label, generation, failure.error)
                 case Warn(what):
                     logger.warning("session %s generation %d: %s", label, generation, what)
@@ -334,7 +427,10 @@ class Engine:
                     assert_never(effect)
 
     def _adopted(self, adopted: Adopted) -> None:
-        """Save a new pair that isn't saved yet, and report it."""
+        """Log a new pair, and save it later if the store doesn't have it yet.
+
+        The source may report the renewal to metrics, by its method `adopted`.
+        """
         shared, token = self.shared, adopted.renewed.pair.access_token
         logger.info("session %s generation %d: renewed, %r", self.label, self.cycle.generation, token)
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
@@ -345,16 +441,16 @@ class Engine:
                 report(adopted.left)
         self.owner.adopted(self, is_first=adopted.left is None)
 
-    # Those who wait and listen.
+    # Callers and subscribers.
 
     def invalidate(self) -> None:
-        """Return the current token to nobody any more, and renew it."""
+        """Treat the current token as expired, and renew it as soon as that is allowed."""
         self._carry_out(self.cycle.invalidate(self.now()))
         self.plan()
         self.notify()
 
     def hasten(self) -> None:
-        """Bring the next attempt forward, since somebody waits for it."""
+        """Bring the next attempt forward for a caller that waits for a token."""
         now, shared = self.now(), self.shared
         if self.cycle.want(now) or (shared is not None and self._is_lost(shared, now, is_over=False)):
             self.plan()
@@ -362,19 +458,23 @@ class Engine:
         self.gate.wanted(self)
 
     async def changed(self, deadline: WaitDeadline | None = None) -> None:
-        """Wait until something happens, or the deadline is over."""
+        """Wait for the next `notify()`, or for the deadline to end. The caller then has to look at what has changed."""
         if self.waiters is None:
             self.waiters = Waiters()
         await self.waiters.wait(deadline)
 
     def notify(self) -> None:
-        """Let all who wait look again."""
+        """Wake all callers that wait in `changed()`."""
         waiters, self.waiters = self.waiters, None
         if waiters is not None:
             waiters.wake()
 
     def tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
-        """Emit an event to the subscribers. It never raises, because its callers have more to do."""
+        """Emit an event to the subscribers. This never raises, because the engine has more to do afterwards.
+
+        `error` is the reason for the event; None stands for the last error of the session. Nothing is emitted before
+        the session is opened. Once it is closed, only `closed` is.
+        """
         cycle = self.cycle
         if self.timer is None or (cycle.phase is Phase.CLOSED and kind != "closed"):
             return
@@ -383,10 +483,10 @@ class Engine:
                 why = None if kind == "recovered" else error or cycle.last_error
                 event = SessionEvent(kind=kind, generation=cycle.generation, pair=cycle.pair, error=why)
                 listener.emit(event, self.timer)
-            except Exception:  # whatever it is, such as a MemoryError
+            except Exception:  # of any kind, such as a MemoryError
                 logger.exception("session %s: the event %r could not be emitted", self.label, kind)
 
 
 def draw() -> float:
-    """Return a random number from 0 to 1: it spreads load and keeps no secret."""
-    return random.random()  # noqa: S311 - as it says
+    """Return a random number from 0 to 1."""
+    return random.random()  # noqa: S311 - it spreads load and keeps no secret

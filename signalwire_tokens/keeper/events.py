@@ -27,9 +27,13 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 @attrs.frozen(kw_only=True)
 class SessionEvent:
-    """Something that happened to a session: what, to which pair, and the error where one is why.
+    """An event of a session.
 
-    With `persist_failed`, the pair is the one before that which could not be saved.
+    `kind` is what happened, and `pair` the session's current pair; None before the first one. `generation` is how many
+    pairs the session has had. `error` is the reason, where there is one.
+
+    An event `persist_failed` comes before the pair that couldn't be saved becomes the current one. Its `pair` is the
+    one before.
     """
 
     kind: EventKind
@@ -42,9 +46,11 @@ Callback: TypeAlias = Callable[[SessionEvent], object]
 
 
 class Listener:
-    """A subscriber's callback. It receives events in order, one at a time, in a task of its own.
+    """A subscriber's callback, with its events that are still to be handled.
 
-    Emitting never runs the callback at once, even on an event loop with eager tasks.
+    The callback receives events in order, one at a time, in a task of its own. So a callback that hangs doesn't delay
+    the session or other subscribers. It runs in the context of the task that subscribed. Emitting never runs the
+    callback at once, even on an event loop with eager tasks.
     """
 
     __slots__ = ("_callback", "_context", "_events", "_forgotten", "task")
@@ -57,7 +63,7 @@ class Listener:
         self.task: asyncio.Task[None] | None = None
 
     def emit(self, event: SessionEvent, timer: Timer) -> None:
-        """Call the callback soon."""
+        """Queue an event, and start the subscriber's task if none is running."""
         if self._forgotten:
             return
         self._events.append(event)
@@ -65,7 +71,11 @@ class Listener:
             self.task = timer.run(self._listen(), "call a subscriber", self._context)
 
     def forget(self, forgotten: Callable[[], None]) -> None:
-        """Emit no more events, and call `forgotten` once the callback has ended, if it is running."""
+        """Stop calling the callback, and drop the events in its queue.
+
+        `forgotten` is called once the callback isn't running any more: now, or when its current call has ended. Until
+        then, the session still knows its task, and can wait for it when it closes.
+        """
         self._forgotten = True
         self._events.clear()
         if self.task is None or self.task.done():
@@ -74,13 +84,14 @@ class Listener:
             self.task.add_done_callback(lambda _: forgotten())
 
     async def _listen(self) -> None:
+        """Call the callback with one event after another, until the queue is empty. An exception doesn't stop that."""
         while self._events:
             event = self._events.popleft()
             try:
                 result = self._callback(event)
                 if inspect.isawaitable(result):
                     await result
-            except Exception:  # whatever it is: a subscriber is anybody's code, and the next event is still to be told
+            except Exception:  # of any kind: the callback is your app's code, and the next event must still reach it
                 logger.exception("a subscriber failed on %r", event.kind)
             except asyncio.CancelledError:
                 if is_cancelled():
@@ -90,7 +101,10 @@ class Listener:
 
 @contextmanager
 def logged(what: str) -> Iterator[None]:
-    """Go on where a caller's code fails, and log that without its text, which may hold a secret."""
+    """Log an exception of your app's code, and go on. The log has its type only, because its text may hold a secret.
+
+    A cancellation of the current task passes through.
+    """
     try:
         yield
     except (Exception, asyncio.CancelledError) as error:
@@ -100,6 +114,10 @@ def logged(what: str) -> Iterator[None]:
 
 
 def is_cancelled() -> bool:
-    """Tell whether somebody wants this task to end; if not, a `CancelledError` is a failure of what raised it."""
+    """Return whether the current task was asked to end.
+
+    If not, a `CancelledError` comes from the code that was called, which has cancelled something of its own. It then
+    counts as a failure of that code.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,6 +1,14 @@
-"""What stands around a session: who may renew when, and what the session belongs to.
+"""The surroundings of a session: the gate that decides when it may renew, and the owner that it belongs to.
 
-A session of its own has a `Gate` and is `ALONE`. Those of a fleet share a governor and a context.
+The engine calls both at fixed moments. A session on its own has a `Gate` and the owner `ALONE`, which let it renew at
+any time. The sessions of a fleet share a `Governor` and a `FleetContext`. The governor is a gate that lets them renew
+in turn, and the context is an owner that closes idle sessions.
+
+One renewal calls its gate in this order::
+
+    enter(engine)            may it begin? If not, the gate wakes the session later, and the engine asks again
+    asks(engine)             it is about to send a request; skipped if the store has a better pair
+    ended(engine, outcome)   it has ended; also called after `enter` returned False, which changes nothing
 """
 
 from __future__ import annotations
@@ -26,10 +34,11 @@ __all__ = ["ALONE", "Gate", "Outlook", "Owner"]
 
 
 class Outlook(NamedTuple):
-    """What a session has to expect, besides what it has planned itself.
+    """What the gate adds to a session's own plan.
 
-    No renewal begins for the next `pause` seconds. `is_waiting` says whether the session waits for its turn, `is_shut`
-    whether it is in vain to wait for its renewal. `fault` is what won't pass by itself.
+    No renewal begins for the next `pause` seconds. `may_renew` is False if a renewal that is forced now would have to
+    wait. `is_waiting` is True while the session waits for its turn. `is_shut` is True if callers should not wait for
+    the session's renewal. `fault` is an error that doesn't pass by itself, such as wrong credentials.
     """
 
     pause: float = 0.0
@@ -43,10 +52,12 @@ CLEAR = Outlook()
 
 
 class Gate:
-    """Who may renew when: here any session at any time, unless its source wants to be left alone.
+    """The gate of a session on its own: it may renew at any time, except while its source wants a pause.
 
-    A client notes that in its `throttle`, by its clock. Without one, the gate notes it from the session's own renewals.
-    With `looks_first`, sessions without a valid token look into their store before they renew.
+    A client keeps that pause in its `throttle`, by `clock`. With None, the gate has a throttle of its own, and updates
+    it by the session's renewals.
+
+    If `looks_first`, a session without a valid token looks into the store before it waits for a renewal.
     """
 
     looks_first = False
@@ -55,15 +66,18 @@ class Gate:
         self.throttle: Throttle = Throttle() if throttle is None else throttle
         self._notes = throttle is None
         self._clock = clock
-        self._sent: float | None = None  # when the renewal under way asked its source
+        self._sent: float | None = None  # when the renewal under way sent its request; None if it hasn't
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
-        """What SignalWire last failed with, if that keeps sessions from renewing. Any thread may ask."""
+        """The error with which the source asked for the current pause; None without a pause. Any thread may read it."""
         return self.throttle.error if self.throttle.until > self._clock.now() else None
 
     def throttle_period(self, engine: Engine) -> ThrottlePeriod:
-        """Return when the source asked to be left alone, and until when. The engine hears if that ends earlier."""
+        """Return when the source asked for a pause, and until when, by the engine's clock; -inf twice without a pause.
+
+        If the pause ends earlier than announced, the throttle calls the engine's `throttle_lifted()`.
+        """
         throttle = self.throttle
         if throttle.error is None:
             return NO_THROTTLE
@@ -73,31 +87,34 @@ class Gate:
             throttle.watch(engine)
         return asked, until
 
-    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - there is only one
-        """Return what a session has to expect, besides what it has planned itself."""
+    def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - this gate has one session
+        """Return what the gate adds to the session's own plan."""
         return Outlook(may_renew=False) if self.last_error else CLEAR
 
     def look(self, engine: Engine, begin: Callable[[], None]) -> None:  # noqa: ARG002 - as above
-        """Have a session look into its store, by `begin`, now or later."""
+        """Call `begin`, with which a session looks into its store, now or later."""
         begin()
 
     def enter(self, engine: Engine) -> bool:  # noqa: ARG002 - as above
-        """Return whether a session may renew now; if not, wake it in its turn."""
+        """Return whether a session may renew now. If not, the gate wakes it when it may."""
         return True
 
     def force(self, engine: Engine, step: RenewalStep) -> None:
-        """Have a session renew whatever is planned: now, or as soon as it may."""
+        """Start a renewal that a caller has forced: now, or as soon as the session may renew."""
         engine.begin(step)
 
     def asks(self, engine: Engine) -> None:
-        """Note that a renewal that entered is about to send a request; one that finds its pair in a store doesn't."""
+        """Record that the renewal under way is about to send its request.
+
+        A renewal that finds a better pair in the store sends none.
+        """
         self._sent = engine.now()
 
     def wanted(self, engine: Engine) -> None:
-        """Note that a caller waits for a session's token."""
+        """React to a caller that waits for a session's token. This gate does nothing."""
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
-        """Note the result of a renewal or a look; None if a look has found nothing or couldn't begin."""
+        """React to the end of a renewal or a look. `outcome` is None if a look found nothing or couldn't begin."""
         sent, self._sent = self._sent, None
         if self._notes and sent is not None and isinstance(outcome, Renewed | Throttled):
             error = outcome.error if isinstance(outcome, Throttled) else None
@@ -105,10 +122,11 @@ class Gate:
 
 
 class Owner:
-    """What a session belongs to. This one is for sessions of their own.
+    """The owner of a session, which the engine informs of events. This one, for a session on its own, does nothing.
 
-    `another` says how to get another session, once this one is closed. `closers` are other tasks that close it. If it
-    `is_fleet`, dropped sessions don't warn, and `token()` raises what won't pass by itself as it is.
+    `another` is the advice in error messages on how to get another session after this one is closed. `closers` are
+    other tasks that close the session, which must not wait for themselves. If it `is_fleet`, dropped sessions don't
+    warn, and `token()` raises an error that doesn't pass by itself as it is.
     """
 
     __slots__ = ()
@@ -117,20 +135,20 @@ class Owner:
     closers: Collection[asyncio.Task[None] | None] = ()
 
     def used(self, engine: Engine) -> None:
-        """Note that somebody asks for the session."""
+        """React to a call for the session."""
 
-    def defers(self, engine: Engine) -> bool:  # noqa: ARG002 - no session of its own is idle
-        """Return whether a session that is woken has nothing to do."""
+    def defers(self, engine: Engine) -> bool:  # noqa: ARG002 - only a fleet has idle sessions
+        """Return whether a session must not act on its deadline now. The owner may close it instead."""
         return False
 
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
-        """Note that a session has a new pair."""
+        """React to a new pair of a session. `is_first` is True for its first pair."""
 
     def expired(self, engine: Engine) -> None:
-        """Note that a session has no way to renew."""
+        """React to a session that has expired: its token, and every way to renew it."""
 
     def left(self, engine: Engine) -> None:
-        """Note that a session is closing."""
+        """React to a session that begins to close."""
 
 
 ALONE = Owner()

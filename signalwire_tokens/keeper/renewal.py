@@ -1,4 +1,4 @@
-"""What renews a token: a `Renewal`, which is asked for the next pair, and what its errors mean."""
+"""The protocol of a source of tokens, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -50,11 +50,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Current", "Renewal", "RenewalRequest", "RenewalResult", "asked_at", "failure_of", "only_later", "result_of"]
 
-RenewalResult: TypeAlias = tuple[RenewalStep, Outcome | None]  # the way that was taken, and what came of it
+# The step that was taken, and its outcome. The outcome is None if a look has found nothing.
+RenewalResult: TypeAlias = tuple[RenewalStep, Outcome | None]
 
 
 class Current(Protocol):
-    """A live view of the session, to read only. The text of its token is `value`, which expires at `access_until`."""
+    """A live, read-only view of the session.
+
+    `value` is the text of its access token, which expires at `access_until`, in seconds by the session's clock. Before
+    the first pair, `pair` is None, `value` is empty and `access_until` is -inf.
+    """
 
     pair: TokenPair | None
     value: str
@@ -62,18 +67,19 @@ class Current(Protocol):
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """The hashes of the last access tokens."""
+        """The hashes of the last access tokens, the current one included."""
 
     def left(self, now: float) -> float:
-        """Return how long the current token is still valid."""
+        """Return for how many seconds the current token is still valid. A negative number means that it has expired."""
 
 
 @attrs.frozen(kw_only=True)
 class RenewalRequest:
-    """What a `Renewal` is asked for.
+    """The arguments of `Renewal.renew`.
 
-    `step` says whether to present the refresh token of `pair`, or to issue a new pair. `asked` is the time, by the
-    session's clock. The renewal must answer within `timeout` seconds, if that isn't None.
+    `step` is the way to take: exchange the refresh token of `pair`, or issue a new pair. `current` is a view of the
+    session. `asked` is when the session called `renew`, in seconds by its clock. `timeout` is within how many seconds
+    the renewal must answer. It is None without a store: the session then sets no limit, so set your own.
     """
 
     step: RenewalStep
@@ -84,24 +90,38 @@ class RenewalRequest:
 
 
 class Renewal(Protocol):
-    """Brings the next pair of a session.
+    """A source of tokens: an object that returns the next pair of a session.
 
-    It may also have `label`, which names the session in logs and errors; `meaning(error, request)`, which returns the
-    failure that a `SignalWireTokenError` of `renew()` is; `adopted(left)`, which is called when a new pair has replaced
-    one that was still valid for so many seconds; and `aclose()`, which is awaited at the end of the session's own.
+    It may have these attributes, too:
+
+    - `label` is the name of the session in logs and errors.
+    - `meaning(error, request)` returns the failure that a `SignalWireTokenError` raised by `renew()` stands for.
+    - `adopted(left)` is called when a new pair has replaced another one. `left` is for how many seconds the token
+      before was still valid, or 0.0.
+    - `aclose()` is called after the session has closed, and awaited if it is async.
     """
 
     def renew(self, request: RenewalRequest) -> Outcome | Awaitable[Outcome]:
-        """Return a new pair, or why there is none; or raise an error. It is usually async."""
+        """Return a new pair, or a failure; or raise an error. It is usually async.
+
+        The session never calls it while a call is under way, and never cancels it.
+        """
 
 
 def asked_at(pair: TokenPair, clock: Clock) -> float:
-    """Return when a pair from elsewhere was asked for. Only the wall clock shows that."""
+    """Return when a pair from elsewhere was requested, in seconds by the session's clock.
+
+    Only the wall clock can show that, by the pair's `issued_at`. A pair that seems to be from the future counts as new.
+    """
     return clock.now() - max(0.0, clock.wall() - pair.access_token.issued_at.timestamp())
 
 
 def only_later(renewed: Renewed, current: Current, now: float, *, margin: float = 0.0) -> Outcome:
-    """Return a pair if its token is another than the current one, and doesn't expire sooner than `margin` after it."""
+    """Return the new pair if its token is valid, isn't the current one, and doesn't expire sooner; `NotYet` otherwise.
+
+    `margin` is by how many seconds it must expire later than the current one, where rounding may make equal times
+    differ.
+    """
     token, until = renewed.pair.access_token, renewed.asked + life_of(renewed.pair.access_token)
     if until <= now:
         return NotYet(UnexpectedResponse("the token that was given has expired already: check both machines' clocks"))
@@ -111,10 +131,19 @@ def only_later(renewed: Renewed, current: Current, now: float, *, margin: float 
 
 
 def failure_of(error: SignalWireTokenError, step: RenewalStep) -> Failure:
-    """Return what an error means for a renewal: by the codes of the answer first, then by its kind.
+    """Return which failure an error stands for: by the codes in the answer first, then by the error's class.
 
-    A refresh sends nothing but a token, so a code about the request means that token. After a code about the
-    subscriber, that token is of no use, either: only the answer to an issue decides about the subscriber.
+    A code about the token, such as `token_expired`, or about the subscriber decides by the step::
+
+        a code about     in the answer to a refresh   in the answer to an issue
+        --------------   --------------------------   -------------------------
+        the API token    Misconfigured                Misconfigured
+        the token        Spent                        Misconfigured
+        the subscriber   Spent                        Denied
+
+    An issue presents no token but the project's credentials, so there a code about a token means the settings. After a
+    refresh, a code about the subscriber only ends the use of that refresh token. The answer to an issue decides about
+    the subscriber.
     """
     if is_throttle(error):
         return Throttled(error)
@@ -124,7 +153,7 @@ def failure_of(error: SignalWireTokenError, step: RenewalStep) -> Failure:
             return NotSent(error)
         case _ if subject is About.API_TOKEN:
             return Misconfigured(error)
-        case _ if subject is About.TOKEN:  # where none was presented, it is about the credentials
+        case _ if subject is About.TOKEN:
             return Spent(error) if isinstance(step, UseRefreshToken) else Misconfigured(error)
         case _ if subject is About.SUBSCRIBER:
             return Spent(error) if isinstance(step, UseRefreshToken) else Denied(error)
@@ -139,14 +168,17 @@ def failure_of(error: SignalWireTokenError, step: RenewalStep) -> Failure:
 
 
 def result_of(flight: asyncio.Task[RenewalResult], step: RenewalStep | Look) -> RenewalResult:
-    """Return what a task came to, or a failure if it said nothing. A look that said nothing has found nothing."""
+    """Return the result of the task of a renewal or a look. A task that raised or was cancelled counts as `Ambiguous`.
+
+    A look changes nothing at SignalWire, so a look that raised has simply found nothing.
+    """
     error = None if flight.cancelled() else flight.exception()
     if error is None and not flight.cancelled():
         return flight.result()
     if isinstance(step, Look):
         return UseRefreshToken(step.at), None
     what = "was cancelled from outside"
-    if error is not None:  # its text isn't shown, since it may hold a secret
+    if error is not None:  # shown without its text, which may hold a secret
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         what = f"failed with {type(error).__name__}, {Path(frame.f_code.co_filename).name}, line {line}"
     return step, Ambiguous(SignalWireTokenError(f"the renewal {what}"))

@@ -1,4 +1,4 @@
-"""What users ask of a session, whatever keeps it alive: its token, how it stands, its beginning and its end."""
+"""The public interface of a session: its token, its state, its events, and how it opens and closes."""
 
 from __future__ import annotations
 
@@ -51,16 +51,27 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 
 class TokenSession:
-    """A token that is kept valid: while the session is open, `await session.token()` returns a valid one.
+    """A token from your own source that is kept valid.
 
-    `renewal` brings the next token; it may be your own. `lifetime` is how long its tokens usually live. `pair` is one
-    to begin with. In a `store`, the pair outlives the session under `store_key`, and is shared by all sessions with
-    that key.
+    While the session is open, `await session.token()` returns a valid token. The session renews it in the background.
 
-    A renewal that can use refresh tokens says so by `presents`. Without `reissues` it can do nothing else. Unless
-    `keeps_all` is False, a token is kept even if it lives shorter than the policy's `min_lifetime`, and one that
-    doesn't expire later than the current token is not. `throttle` is until when SignalWire wants to be left alone, by
-    a clock. `longest` limits the lifetimes of a stored pair.
+    `renewal` is the source of tokens: an object with a method `renew(request)`. `lifetime` is how long its tokens are
+    usually valid. Until the first token is there, the pauses between attempts depend on it. `policy` has the times of
+    renewals and pauses. `pair` is a pair to begin with. `clock` is the machine's clock by default.
+
+    With a `store`, the pair outlives the session under `store_key`. All sessions with the same key share it: one
+    renews, and the others take the new pair from the store.
+
+    Set `presents` if the source can exchange refresh tokens. Unset `reissues` if it can't issue a new pair without one;
+    the first pair is requested in any case, unless you pass it.
+
+    Unless `keeps_all` is False, the session keeps any token, however short-lived, but none that expires before the
+    current one. With False, a token that is too short-lived for the policy counts as a failed renewal.
+
+    `throttle` is the pause that SignalWire has asked a client for, with the client's clock; None gives the session its
+    own. `longest` limits the lifetimes of a pair from the store: of the access token, and of the refresh token.
+
+    Raises `ConfigurationError` if these don't fit together.
     """
 
     __slots__ = ("__weakref__", "_engine")
@@ -97,11 +108,18 @@ class TokenSession:
         self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
 
     async def token(self, min_ttl: Duration | None = None) -> str:
-        """Return a token that is live.
+        """Return a valid access token.
 
-        It waits only where the token at hand has less than `min_ttl` seconds left (30 by default), and then no longer
-        than the policy's `patience`; a token that is still live is returned rather than none. Raises `TokenUnavailable`
-        where there is no live one at this moment, `SessionExpired` where there will be none any more.
+        This takes no time as long as the current token has `min_ttl` seconds left. `min_ttl` is 30 s by default, or a
+        tenth of the lifetime if that is less. Otherwise the call waits for a renewal: for ten seconds at most, and for
+        no more than half of the time that a valid token has left. If no renewal succeeds in time, it returns the
+        current token if that is still valid.
+
+        Raises `TokenUnavailable` if no token is valid at the moment: call again later. Raises `SessionExpired` if no
+        way to renew is left, and `SessionClosed` if the session isn't open. Raises `SessionError` in another process,
+        or on another event loop, than the session's. Raises `ValueError` if no token ever has `min_ttl` seconds left.
+
+        If you cancel the call, the renewal goes on for other callers.
         """
         engine = self._engine
         cycle = engine.cycle
@@ -111,7 +129,7 @@ class TokenSession:
 
     @property
     def pair(self) -> TokenPair:
-        """The current pair."""
+        """The current pair, whether it is valid or not. Raises `SessionClosed` before the first one."""
         pair = self._engine.cycle.pair
         if pair is None:
             raise SessionClosed(f"session {self._engine.label} has no pair yet: open it with `async with` or `start()`")
@@ -119,17 +137,17 @@ class TokenSession:
 
     @property
     def state(self) -> SessionState:
-        """How the session stands."""
+        """The state of the session at this moment."""
         return self._engine.cycle.state(self._engine.now())
 
     @property
     def expires_in(self) -> timedelta:
-        """How long the token at hand is live for."""
+        """The time for which the current token is still valid; zero if it has expired."""
         return timedelta(seconds=max(0.0, min(self._engine.left(), timedelta.max.total_seconds() / 2)))
 
     @property
     def next_refresh_at(self) -> datetime | None:
-        """When the next renewal is planned; None if none is."""
+        """The time of the next planned renewal; now if one is under way, None if none is planned."""
         engine, cycle = self._engine, self._engine.cycle
         step, outlook = engine.next_step(), engine.gate.outlook(engine)
         is_begun = isinstance(cycle.flying, RenewalStep)
@@ -140,18 +158,21 @@ class TokenSession:
 
     @property
     def generation(self) -> int:
-        """How many pairs the session has had, the current one included."""
+        """The number of pairs that the session has had, the current one included."""
         return self._engine.cycle.generation
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
-        """What the last attempt to renew failed with, or why there is none; None if it succeeded."""
+        """The error of the last attempt to renew; None if it succeeded.
+
+        Without a valid token, it may also be an error that stops a whole fleet, or the pause that SignalWire asked for.
+        """
         engine = self._engine
         return reason_of(engine) if engine.left() <= 0 else engine.cycle.last_error
 
     @property
     def store_key(self) -> str | None:
-        """The key under which the store keeps the session's pair; None without a store."""
+        """The key of the session's pair in the store; None without a store."""
         shared = self._engine.shared
         return None if shared is None else shared.key
 
@@ -166,17 +187,19 @@ class TokenSession:
                 await engine.changed()
 
     def rotations(self) -> AsyncIterator[TokenPair]:
-        """Iterate over the pairs as they come, beginning with the current one. A task that waits counts as asking.
+        """Yield the current pair, and then each new one.
 
-        Who is slow gets the latest only. It ends when the session is closed, and raises `SessionExpired` if it dies.
+        A slow reader gets the latest pair only. The iteration ends when the session closes. It raises `SessionExpired`
+        if the session expires. In a fleet, a session with a waiting reader isn't idle.
         """
         self._engine.owner.used(self._engine)
         return self._rotations()
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call or await `callback` on every event; return a function that ends that. A subscriber counts as asking.
+        """Call `callback` with each `SessionEvent` from now on, and return a function that ends the subscription.
 
-        An exception in the callback is logged. A callback that hangs delays no other.
+        The callback may be async. It gets the events in order, one at a time. If it raises, the exception is logged. If
+        it hangs, only its own events wait. In a fleet, a session with a subscriber isn't idle.
         """
         engine = self._engine
         engine.owner.used(engine)
@@ -194,12 +217,19 @@ class TokenSession:
         return unsubscribe
 
     async def refresh(self) -> TokenPair:
-        """Renew now, whatever the policy says, or join the renewal that is under way; return the new pair."""
+        """Renew now, regardless of the policy, and return the new pair. A call during a renewal joins it.
+
+        Raises `TokenUnavailable` if the renewal fails, and `SessionExpired` if no way to renew is left.
+        """
         await next_pair(self._engine)
         return self.pair
 
     def invalidate(self, token: str | Token) -> None:
-        """Learn that the service refused a token: it is not handed out again, and renewed. Any other is ignored."""
+        """Report that SignalWire refused a token.
+
+        If it is the current token, the session no longer returns it, and renews. It does so once a minute at most, so
+        callers may be without a token until then. A token that isn't the current one is ignored.
+        """
         engine = self._engine
         check(engine)
         if self._is_current(token):
@@ -208,11 +238,13 @@ class TokenSession:
             engine.invalidate()
 
     def report_unauthorized(self, token: str | Token) -> bool:
-        """Invalidate a token that a request got a 401 for; return whether to repeat the request with the next token.
+        """Report that a request with a token got a 401, and return whether to repeat the request with the next token.
 
-        If no renewal may begin now, the token stays in use, and the result is False: other callers would be without a
-        token. That is so for a minute after another one was invalidated, and while SignalWire is left alone. Raises
-        `SessionExpired` or `SessionClosed` if there will be no next token.
+        If a renewal may begin now, this invalidates the token and returns True. Otherwise the token stays in use and
+        the result is False, because other callers would be without a token. That is so for a minute after the last
+        invalidation, and while SignalWire wants a pause. For a token that isn't the current one, the result is True.
+
+        Raises `SessionExpired` or `SessionClosed` if there will be no next token.
         """
         engine = self._engine
         check(engine)
@@ -224,14 +256,19 @@ class TokenSession:
         return True
 
     def _is_current(self, token: str | Token) -> bool:
-        """Return whether callers get that token."""
+        """Return whether `token()` returns that token at the moment."""
         if not isinstance(token, str | Token):
             raise TypeError(f"token must be a string or a Token, and is {type(token).__name__}")
         text = token.value if isinstance(token, Token) else token
         return text == self._engine.cycle.value and self._engine.left() > 0
 
     async def start(self) -> Self:
-        """Open the session: return when there is a live token. `async with` does it for you."""
+        """Open the session, and return once it has a valid token. `async with` calls this.
+
+        If no token comes in time, the session closes and this raises the reason: the error of the source if it doesn't
+        pass by itself, or else `TokenUnavailable`. If you cancel the call, the session closes, too. A session can be
+        opened only once.
+        """
         engine, cycle = self._engine, self._engine.cycle
         if cycle.phase >= Phase.SHUT:
             raise SessionClosed(f"session {engine.label} was closed: {engine.owner.another}")
@@ -248,24 +285,26 @@ class TokenSession:
         return self
 
     async def _first_token(self) -> None:
-        """Wait for a live token; a fault that will not pass is raised as it is."""
+        """Wait for a valid token. An error that doesn't pass by itself is raised as it is."""
         engine = self._engine
         try:
             await live_token(engine, None)
         except (TokenUnavailable, SessionExpired) as error:
-            await drain(engine)  # what is still under way may bring the pair
+            await drain(engine)  # the renewal under way may still bring the pair
             if engine.left() > 0:
                 return
             fault = fault_of(engine)
             if fault is not None:
                 raise fault from None
-            error.__cause__ = reason_of(engine) or error.__cause__  # it may have become known by now
+            error.__cause__ = reason_of(engine) or error.__cause__  # the drained renewal may have brought a reason
             raise
 
     async def aclose(self) -> None:
-        """Close the session. A renewal under way is not cancelled, but waited for, up to the policy's `drain`.
+        """Close the session, and then its source. `async with` calls this.
 
-        Its source gets that time once more for its own `aclose()`. What that raises is logged.
+        From the first moment on, `token()` raises `SessionClosed`. A renewal under way isn't cancelled: this waits for
+        it, up to the policy's limit (15 s). Then the source's `aclose()` is awaited, if it has one, for the same time
+        at most. What that raises is logged. If the session is closing already, this returns when it is closed.
         """
         engine = self._engine
         engine.check_place()
@@ -275,7 +314,7 @@ class TokenSession:
             await close_source(engine)
 
     async def wait_closed(self) -> None:
-        """Return when the session is closed; raise `SessionExpired` if it dies."""
+        """Return once the session is closed. Raise `SessionExpired` if it expires."""
         engine = self._engine
         while engine.cycle.phase is not Phase.CLOSED:
             if engine.cycle.phase < Phase.SHUT:
@@ -292,12 +331,12 @@ class TokenSession:
         return f"<{type(self).__name__} {self._engine.label} {self.state.value}, generation {self.generation}>"
 
     def __del__(self) -> None:
-        engine = getattr(self, "_engine", None)  # the constructor may have refused what it was given
+        engine = getattr(self, "_engine", None)  # the constructor may have raised
         if engine is None or engine.timer is None or engine.timer.process != os.getpid():
             return
         if engine.cycle.phase is Phase.CLOSED:
             return
-        if not engine.owner.is_fleet:  # which warns itself
+        if not engine.owner.is_fleet:  # a fleet warns once for all of its sessions
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -306,11 +345,11 @@ class TokenSession:
             )
         if engine.shared is not None:
             engine.shared.forget()
-        engine.cycle.advance(Phase.CLOSED)  # a renewal under way lands, and nothing follows
+        engine.cycle.advance(Phase.CLOSED)  # a renewal under way still ends, but no other one follows
 
 
 def check_settings(renewal: object, policy: object, pair: object, *, has_way: bool) -> None:
-    """Refuse what no session can be made with."""
+    """Raise `ConfigurationError` if no session can be made with these settings."""
     if isinstance(renewal, type) or not callable(getattr(renewal, "renew", None)):
         raise ConfigurationError("renewal must be an object with a method renew(request)")
     for name, value, kind in (("policy", policy, RefreshPolicy), ("pair", pair, TokenPair)):
@@ -322,4 +361,4 @@ def check_settings(renewal: object, policy: object, pair: object, *, has_way: bo
 
 def engine_of(session: TokenSession) -> Engine:
     """Return the engine of a session, for a fleet."""
-    return session._engine  # noqa: SLF001 - the one place outside of the class, beside it
+    return session._engine  # noqa: SLF001 - the one place outside of the class that reads it

@@ -1,8 +1,37 @@
-"""How a pair that is shared through a store is renewed: one process at a time, and by what the store holds.
+"""How processes renew a pair that they share through a store.
 
-Whoever holds the lease reads the record, marks it if it is about to present its refresh token, asks, and saves.
-Everybody else goes on with the current token and adopts the new pair. A mark that is found says that a refresh token
-may be used up, and so a new pair is issued in its place.
+The danger: a refresh token may work only once. If two processes present it, or one presents it and stops before it has
+saved the answer, the only valid refresh token may be lost. A second use may even end all tokens of the same issue. So
+one process renews at a time, and leaves a *mark* in the record before it presents a refresh token. If the process
+stops, the next one finds the mark and issues a new pair instead. (P20, P32, P33)
+
+A renewal takes these steps::
+
+    1. read     a later pair is stored already: adopt it, and end here
+    2. lease    only one process holds the lease; the others use their current token, and read again in a moment
+    3. read     under the lease: only a refresh token that was read here may be presented
+    4. mark     for a refresh: save the record with a random mark, before presenting its refresh token
+    5. request  refresh or issue: it must begin in the first half of the lease, and take half of it at most
+    6. save     save the new pair in place of the record from step 4
+    7. release  release the lease; adopt the pair
+
+Steps 4 and 6 compare and set: the store saves only if it still holds the record that was read. A process that was
+stopped for longer than its lease then saves nothing. It finds the pair of another process, and adopts that.
+
+After a failed request, the mark depends on what SignalWire may have done::
+
+    outcome                 the mark
+    ---------------------   ----------------------------------------------------------------------------------
+    Ambiguous               stays: the refresh token may be used up
+    Spent                   stays: the refresh token is of no use to other processes, either
+    any other failure       is removed: nothing was done, so the next process may present the refresh token
+
+**Without the store.** If it fails or doesn't answer, the session uses its current token almost to the end. Then it
+issues a pair of its own, since other processes may be presenting the shared refresh token. It saves that pair in the
+background once the store answers again. (P34)
+
+**News.** A store calls `watch`'s callback when another process has saved a pair. The session then *looks*: it reads the
+store, and adopts a later pair, without the lease.
 """
 
 from __future__ import annotations
@@ -45,9 +74,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ask", "SharedRenewal"]
 
-REST_OF_STORE = 10  # times the usual pause until a store that has failed is read again
+REST_OF_STORE = 10  # after a look that failed, the next one waits this many times longer than usual
 METHODS = ("delete", "lease", "load", "save", "watch")
-# Asks for a pair: by that way, with the refresh token of that pair, within so many seconds.
+# Requests a pair: with this step, the pair that has the refresh token, and a limit in seconds.
 Ask: TypeAlias = "Callable[[RenewalStep, TokenPair | None, float | None], Awaitable[Outcome]]"
 T = TypeVar("T")
 
@@ -55,20 +84,27 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 
 def nothing() -> None:
-    """Do nothing."""
+    """Return None: the `unwatch` of a session that doesn't watch a store."""
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
 class SharedRenewal:
-    """Renews the pair that a store holds under a key.
+    """The renewal of a pair that a store holds under a key.
 
-    `brought` is a pair that the session didn't issue, until the store has it: whatever it holds under the key before is
-    a successor. `longest` limits the lifetimes of a stored pair, which may have been stored with other settings.
-    `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was asked for, and
-    `answer` is the last pair that was asked for here, with the same of that. `mark` is the last mark of its own.
-    `heard` says that there is a new pair to look at, which is done from `rests_until` on. `looked_for` is the expiry of
-    the token for which a look was made after that, and how many of these were the last one before the session expires:
-    a second one follows if there are news.
+    - `cycle` is the session's state, and `clock` its clock.
+    - `longest` limits the lifetimes of a stored pair, because another session may have stored it with other settings.
+    - `brought` is a pair from elsewhere that the session was created with, until the store has it. Any record under the
+      key then holds a successor of that pair.
+    - `ahead` is by how much the wall clock was ahead of the session's clock when the current pair was requested.
+      `answer` has the last pair that this session requested, with the same difference. They show whether a virtual
+      machine was paused since then, so that a pair that is saved late gets the right age.
+    - `mark` is this session's last mark. A session that can't issue may present a refresh token again despite its own
+      mark, because no other process is presenting it.
+    - `heard` is True if there is news to look at. A look may begin at `rests_until`.
+    - `looked_for` limits the looks of a session without a valid token. It holds the expiry of the token for which it
+      has looked, and the number of *last looks*, before the session would expire. There is one, and another one after
+      news.
+    - `saving` is the task that saves a pair in the background, and `unwatch` ends the callbacks of the store.
     """
 
     store: TokenStore = attrs.field(repr=False)
@@ -90,10 +126,13 @@ class SharedRenewal:
         if isinstance(self.store, type) or not all(callable(getattr(self.store, name, None)) for name in METHODS):
             raise ConfigurationError("store must be one, such as SqliteStore(path, encryption_keys=…)")
 
-    # A renewal.
+    # Renewing.
 
     async def renew(self, step: RenewalStep, ask: Ask) -> RenewalResult:
-        """Renew, or adopt what another process has renewed."""
+        """Return a new pair, or a failure: from a request, or from the store if another process has renewed.
+
+        The result also has the step that was taken. The record decides it, so it may differ from `step`.
+        """
         try:
             return await self._renew_alone(step, ask)
         except StoreError as error:
@@ -101,7 +140,12 @@ class SharedRenewal:
         return await self._renew_without(step, ask, failure)
 
     async def _renew_alone(self, step: RenewalStep, ask: Ask) -> RenewalResult:
-        """Renew as the only one who does."""
+        """Renew under the lease, or adopt the pair of the process that holds it. Raise `StoreError` if the store fails.
+
+        While another process holds the lease, the session reads the store again and again, for the time of two leases.
+        If that brings nothing, it raises `StoreError`, so that it renews without the store. A session that can't issue
+        a pair of its own, or was shut, returns `NotSent` instead.
+        """
         policy, cycle = self.cycle.policy, self.cycle
         ttl = policy.lease_for(cycle.lifetime)
         give_up = self.clock.now() + 2 * ttl
@@ -121,7 +165,15 @@ class SharedRenewal:
         raise failure
 
     async def _renew_leased(self, step: RenewalStep, ask: Ask, latest: float) -> RenewalResult | None:
-        """Renew by what the store holds now; None if somebody has changed that all the same."""
+        """Renew under the lease. Return None if another process has changed the record nevertheless.
+
+        `latest` is until when a request may begin, so that it can end before the lease does. A process that was stopped
+        for longer than its lease goes on as if it still held it. This is why each save names the record that it
+        replaces.
+
+        A session that can't issue has to present even a refresh token that another process has marked. It waits with
+        that until its own token is about to expire.
+        """
         cycle, policy, sight = self.cycle, self.cycle.policy, await self._read()
         held, found = sight.reading.record, self._better(sight)
         if found is not None:
@@ -155,14 +207,24 @@ class SharedRenewal:
         return way, found or outcome
 
     async def _after_failure(self, outcome: Outcome, plain: Record, mark: Record) -> Renewed | None:
-        """Take the mark back if nothing was done; if something may have been, look whether somebody did that."""
+        """Remove the mark if SignalWire did nothing. Otherwise, return a later pair if the store holds one.
+
+        After `Ambiguous` or `Spent`, another process may have used the refresh token, and saved the answer.
+        """
         if not isinstance(outcome, Ambiguous | Spent | Renewed):
             await self._save(plain, mark.digest)
             return None
         return self._better(await self._read())
 
     async def _renew_without(self, step: RenewalStep, ask: Ask, error: StoreError) -> RenewalResult:
-        """Renew without the store, once that can't be put off: with a pair of its own rather than the shared one."""
+        """Renew without the store if the current token is about to expire.
+
+        Before that, the result is the store's error, as `NotSent`.
+
+        The session issues a pair of its own, since other processes may be presenting the shared refresh token. If it
+        can't issue, it presents that refresh token as the last way left. A pair from elsewhere that was never found in
+        the store isn't presented, though: the store may hold its successor.
+        """
         cycle = self.cycle
         may_have_successor = cycle.pair is not None and cycle.pair is self.brought
         has_time = cycle.left(self.clock.now()) > cycle.policy.needed_ttl(cycle.lifetime)
@@ -176,7 +238,7 @@ class SharedRenewal:
         return way, attrs.evolve(outcome, unsaved=error) if isinstance(outcome, Renewed) else outcome
 
     async def _ask_dated(self, ask: Ask, way: RenewalStep, pair: TokenPair | None, limit: float | None) -> Outcome:
-        """Return what asking came to, and note by how much the wall clock was ahead when it began."""
+        """Request a pair, and record how far the wall clock was ahead of the session's clock when the request began."""
         ahead = self._wall_ahead()
         outcome = await ask(way, pair, limit)
         if isinstance(outcome, Renewed):
@@ -184,7 +246,11 @@ class SharedRenewal:
         return outcome
 
     async def _commit(self, renewed: Renewed, sight: Sight, replaces: str | None) -> Renewed:
-        """Save a new pair; if another process was faster, take its pair."""
+        """Save a new pair, and return it. If another process was faster and has a later pair, return that one.
+
+        `replaces` is the digest of the record that the pair replaces; None if the store held none. If the store fails,
+        the result has the error as `unsaved`: the session uses the pair, and saves it later.
+        """
         try:
             record = sight.record(renewed.pair, renewed.asked, self._ahead_of(renewed.pair))
             if await self._save(record, replaces):
@@ -197,15 +263,22 @@ class SharedRenewal:
             failure = error.with_traceback(None)
         return attrs.evolve(renewed, unsaved=failure)
 
-    # Outside of renewals.
+    # Looking for news, and saving in the background.
 
     def has_looked(self, *, is_last: bool) -> bool:
-        """Return whether the session has looked for another pair since its own expired."""
+        """Return whether no further look is needed for the expired token.
+
+        `is_last` asks for the look before the session expires.
+        """
         expired, last = self.looked_for
         return expired == self.cycle.access_until and (not is_last or last > (1 if self.heard else 0))
 
     async def look(self, *, is_last: bool) -> RenewalResult:
-        """Return a better pair that another process has saved; if it's the last chance, one that can be refreshed."""
+        """Return the pair that another process has saved, if it is later than the current one.
+
+        `is_last` is True before the session expires. A pair then also counts if only its refresh token is valid. The
+        result has a step, which means nothing, and None if nothing was found.
+        """
         cycle, found, rest = self.cycle, None, self.cycle.policy.poll_for(self.cycle.lifetime)
         was_heard, self.heard = self.heard, False
         if cycle.left(self.clock.now()) <= 0:
@@ -222,12 +295,16 @@ class SharedRenewal:
         return UseRefreshToken(now), found
 
     def adopted(self, renewed: Renewed) -> bool:
-        """Note that there is a new current pair, and return whether it is to be saved later."""
+        """Record that there is a new current pair, and return whether to begin a task that saves it later."""
         self.ahead = self._ahead_of(renewed.pair)
         return renewed.unsaved is not None and (self.saving is None or self.saving.done())
 
     async def save_later(self, heard: Callable[[], None]) -> None:
-        """Save the current pair behind its users, until that is done or there is a better one, which `heard` is for."""
+        """Save the current pair in the background, and try again until that succeeds.
+
+        If the store holds a later pair, call `heard`, so that the session adopts it, and end. This goes on after the
+        session is dropped, as long as its refresh token is valid. Closing the session cancels it.
+        """
         cycle = self.cycle
         pause, longest = cycle.policy.store_pauses(cycle.lifetime)
         while cycle.phase is not Phase.CLOSED or self.clock.now() < cycle.refresh_until:
@@ -241,7 +318,7 @@ class SharedRenewal:
                     return
 
     async def _has_better(self) -> bool:
-        """Return whether the store holds a better pair than the current one, which is saved if it doesn't."""
+        """Return whether the store holds a later pair than the current one. If it doesn't, save the current one."""
         sight = await self._read()
         held, pair, asked, latest = sight.reading.record, self.cycle.pair, self.cycle.asked, sight.latest
         if pair is None or holds(held, pair):
@@ -249,32 +326,35 @@ class SharedRenewal:
         if self._better(sight) is not None:
             return True
         if (latest is not None and latest >= asked) or (held is not None and pair is self.brought):
-            return False  # a successor, whatever the clocks say
+            return False  # the store holds a successor of the current pair, even if its token expires earlier
         if not await self._save(sight.record(pair, asked, self.ahead), None if held is None else held.digest):
             raise self._complaint("somebody else has just saved another pair")
         self.brought = None
         return False
 
     def watch(self, heard: Callable[[], None]) -> None:
-        """Call a method, as long as its object is in use, when somebody has saved a pair."""
+        """Start watching the store, which calls `heard` when another session has saved a pair.
+
+        `heard` is a method, and its object is held weakly.
+        """
         method = WeakMethod(heard)
         with logged("a store cannot be watched"):
             self.unwatch = self.store.watch(self.key, lambda: (call := method()) and call())
 
     def forget(self) -> None:
-        """Stop watching. What isn't saved yet still is."""
+        """Stop watching the store. A task that saves a pair goes on."""
         unwatch, self.unwatch = self.unwatch, nothing
         with logged("a store failed to forget a session"):
             unwatch()
 
     def stop(self) -> None:
-        """Stop watching and saving. The event loop may be closed already."""
+        """Stop watching the store and saving. The event loop may be closed already."""
         if self.saving is not None and not self.saving.get_loop().is_closed():
             self.saving.cancel()
         self.forget()
 
     async def finish(self) -> None:
-        """Let go of the store, which may be closed next; save what was not saved yet, in one last attempt."""
+        """Release the store, which may be closed next. Save a pair that isn't saved yet in one last attempt."""
         saving = self.saving
         is_saved = saving is None or saving.done()
         self.stop()
@@ -286,7 +366,7 @@ class SharedRenewal:
         except StoreError as error:
             logger.warning("a session was closed with its pair not saved: %s", error)
 
-    # The store.
+    # Access to the store.
 
     @property
     def _is_shut(self) -> bool:
@@ -296,7 +376,10 @@ class SharedRenewal:
         return self.clock.wall() - self.clock.now()
 
     def _ahead_of(self, pair: TokenPair) -> float:
-        """Return by how much the wall clock was ahead of the session's when a pair that is new here was asked for."""
+        """Return by how much the wall clock was ahead of the session's clock when a new pair was requested.
+
+        For a pair from elsewhere, the present difference serves, since its age was calculated just now.
+        """
         answer, ahead = self.answer
         return ahead if pair is answer else self._wall_ahead()
 
@@ -304,6 +387,10 @@ class SharedRenewal:
         return find_better(sight, self.cycle, now=self.clock.now(), wall=self.clock.wall())
 
     async def _read(self) -> Sight:
+        """Return a reading of the store, with the times by both clocks around it.
+
+        Raise `StoreError` if it isn't sound.
+        """
         before, ahead = self.clock.now(), self._wall_ahead()
         reading = await self._use(lambda: self.store.load(self.key))
         if not is_sound(reading):
@@ -317,7 +404,7 @@ class SharedRenewal:
 
     @asynccontextmanager
     async def _leased(self, ttl: float) -> AsyncIterator[bool]:
-        """Hold the lease, if nobody else does. It is given back in bounded time, and ends by itself otherwise."""
+        """Yield whether this session holds the lease. It is released in limited time; otherwise it ends by itself."""
         leases = AsyncExitStack()
         held = await self._use(lambda: leases.enter_async_context(self.store.lease(self.key, ttl)))
         try:
@@ -327,7 +414,11 @@ class SharedRenewal:
                 await self._use(leases.aclose)
 
     async def _use(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask the store, and wait for as long as a store gets; whatever goes wrong is a `StoreError`."""
+        """Return the result of a store's method, or raise `StoreError` if it takes too long or raises anything.
+
+        A store may be your own code, which may also raise `CancelledError` by mistake. Only a cancellation of the
+        current task passes through.
+        """
         limit = self.cycle.policy.store_limit(self.cycle.lifetime)
         try:
             async with asyncio.timeout(limit):
@@ -343,8 +434,9 @@ class SharedRenewal:
         raise self._complaint(reason)
 
     def _complaint(self, reason: str) -> StoreError:
+        """Return a `StoreError` that names the store and the first digits of the key, but no content."""
         try:
             store = repr(self.store)
-        except Exception:  # noqa: BLE001 - a store is anybody's code, and its state may be what failed
+        except Exception:  # noqa: BLE001 - a store may be your app's code, and its `repr` may fail as well
             store = type(self.store).__name__
         return StoreError(f"{store}: #{self.key[:8]}: {reason}")

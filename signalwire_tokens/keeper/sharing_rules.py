@@ -1,6 +1,21 @@
-"""What to present, adopt or distrust of what a store holds: decided by pure functions, without asyncio and clocks.
+"""The decisions about a shared pair: which refresh token to use, which pair to adopt, and how old a stored pair is.
 
-All times are seconds by the session's clock, unless they are said to be others.
+These are pure functions, without asyncio and clocks. All times are in seconds by the session's clock, unless a
+docstring names another one.
+
+Why age is hard: a token doesn't show when it expires, and the machines that share a store don't agree on the time. So a
+record holds when its pair was requested by the *store's* clock, and a reading holds the time of that clock. The
+difference is the pair's age. The session subtracts the age from its own time *before* it read the record. The pair then
+seems older than it is by as long as the read took, and never younger. For example::
+
+    the session asks the store at          100.0   by the session's clock
+    the store answers: its time is        5050.0   by the store's clock
+    the record's pair was requested at    5020.0   by the store's clock, so its age is 30 s
+    the pair was requested at               70.0   by the session's clock, or a moment later
+
+The age is *unknown* if the store's clock was restarted, or if the record seems to be from the future. It is also
+unknown if the wall clock has gained too much, since a virtual machine may have been paused. No session serves a pair of
+unknown age, but its refresh token may be used.
 """
 
 from __future__ import annotations
@@ -21,17 +36,18 @@ if TYPE_CHECKING:
 
 __all__ = ["UNBOUNDED", "Lives", "Sight", "choose", "find_better", "find_other", "holds", "is_sound", "shortened"]
 
-Lives: TypeAlias = tuple[timedelta, timedelta]  # of an access token, and of its refresh token
+Lives: TypeAlias = tuple[timedelta, timedelta]  # the lifetimes of an access token and of its refresh token
 UNBOUNDED: Lives = (LONGEST_LIFE, LONGEST_LIFE)
-UNKNOWN = "unknown"  # the timeline of no store: the age of such a record's pair is unknown
+UNKNOWN = "unknown"  # a timeline that matches no store's, so that readers take the pair's age for unknown
 
 
 @attrs.frozen(eq=False)
 class Sight:
-    """A reading, and between which moments of the session's clock it was taken.
+    """A reading of the store, with the times at which the session took it.
 
-    `wall` is the wall clock's time after it, and `gained` what that clock gained on the session's meanwhile. A gain of
-    more than `leap` seconds means that a virtual machine may have been paused, so the pair's age is unknown.
+    `before` and `after` are the session's clock before and after the read. `wall` is the wall clock after it. `gained`
+    is how much the wall clock has gained on the session's clock during the read. If that is more than `leap`, a virtual
+    machine may have been paused, and the pair's age is unknown.
     """
 
     reading: Reading
@@ -43,22 +59,27 @@ class Sight:
 
     @property
     def asked(self) -> float | None:
-        """When the record's pair was asked for, by the session's clock, or a little earlier; None where unknown."""
+        """When the record's pair was requested, or a little earlier; None if its age is unknown."""
         latest = self.latest
         return latest if self.reading.gained <= self.leap and self.gained <= self.leap else None
 
     @property
     def latest(self) -> float | None:
-        """When the record's pair was asked for, at the latest: earlier, if a machine was paused since."""
+        """When the record's pair was requested by the store's clock alone; None if even that doesn't show its age.
+
+        If a virtual machine was paused since, the store's clock may have stopped. The pair is then older than this.
+        """
         age = self.reading.age
         return None if age is None else self.before - age
 
     def record(self, pair: TokenPair, asked: float, ahead: float) -> Record:
-        """Return the record of a pair, by the store's time, or as a little older than the pair is.
+        """Return the record to save for a pair that was requested at `asked`.
 
-        `asked` is when the pair was asked for, by the session's clock, and `ahead` by how much the wall clock was ahead
-        of that clock then. If the wall clock has leapt since, the pair is older than the session's clock knows, and the
-        record is of no timeline that the store knows.
+        `ahead` is by how much the wall clock was ahead of the session's clock at that time. If the wall clock has
+        gained too much since, the pair is older than the session's clock shows. The record then gets a timeline that no
+        store has, so that readers take the age for unknown.
+
+        The record makes the pair a little older than it is, by the time since the store read its clock.
         """
         return Record(
             pair=pair,
@@ -69,7 +90,7 @@ class Sight:
 
 
 def find_better(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
-    """Return the stored pair, if its token is valid and expires later than the current one."""
+    """Return the stored pair if its token is valid and expires later than the current one; None otherwise."""
     record, asked = sight.reading.record, sight.asked
     if record is None or asked is None or record.pair.access_token.value == cycle.value:
         return None
@@ -79,7 +100,10 @@ def find_better(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> R
 
 
 def find_other(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
-    """Return the stored pair, if it is another than the current one and has a valid refresh token."""
+    """Return the stored pair if it isn't the current one and its refresh token is valid; None otherwise.
+
+    Its access token may have expired. This is for a session that has no other way left to renew.
+    """
     held, asked = sight.reading.record, sight.asked
     if held is None or asked is None or holds(held, cycle.pair) or held.until <= sight.reading.at:
         return None
@@ -89,11 +113,28 @@ def find_other(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Re
 def choose(
     sight: Sight, cycle: Lifecycle, step: RenewalStep, *, brought: TokenPair | None, ahead: float
 ) -> tuple[RenewalStep, Record | None]:
-    """Return whether to present a refresh token, and the record that has it.
+    """Return whether to refresh or to issue, and the record with the refresh token to use; None for an issue.
 
-    If a pair can be issued, no refresh token is presented that may be used up. `brought` is a pair that the session
-    didn't issue, until the store has it. `ahead` is by how much the wall clock was ahead of the session's clock when
-    the current pair was asked for.
+    The rule is: a refresh token that may be used up isn't presented if the session can issue a pair instead. (P20) The
+    first line that fits decides::
+
+        the store holds                           the candidate            it is doubtful, because
+        ---------------------------------------   ----------------------   -----------------------------------------
+        nothing                                   the session's own pair   a lost record may have been used
+        a pair older than the session's own       the session's own pair   the store has lost a newer record
+        a marked record                           the record               its refresh token may have been presented
+        the session's pair, and the plan is       the record               its refresh token was refused or given up
+        to issue
+        a pair whose refresh token has expired    the record               SignalWire will refuse it
+        any other record                          the record               -
+
+    A doubtful candidate leads to an issue if the session may issue, and to a refresh otherwise. Without a candidate
+    that has a refresh token, the result is an issue. A session that was created with a pair from elsewhere may not
+    issue before it has a current pair.
+
+    `brought` is a pair that the session didn't request itself, until the store has it. Any record under its key then
+    holds a successor of that pair, even if the clocks make it look older. `ahead` is by how much the wall clock was
+    ahead of the session's clock when the current pair was requested.
     """
     held, pair = sight.reading.record, cycle.pair
     mine = None if pair is None else sight.record(pair, cycle.asked, ahead)
@@ -102,7 +143,7 @@ def choose(
     is_older = (age := sight.reading.age) is not None and sight.after - age < cycle.asked
     is_behind = pair is not None and not known and pair is not brought and is_older
     if held is None or is_behind:
-        doubtful, best = True, mine  # the store has lost something
+        doubtful, best = True, mine
     else:
         refused = known and isinstance(step, IssueNew)
         ended = sight.latest is not None and held.until <= sight.reading.at
@@ -113,7 +154,7 @@ def choose(
 
 
 def redated(pair: TokenPair, asked: float, *, now: float, wall: float) -> TokenPair:
-    """Return a stored pair with the times of its tokens by this machine's wall clock."""
+    """Return a stored pair with its times by this machine's wall clock."""
     issued_at = datetime.fromtimestamp(wall, UTC) - timedelta(seconds=now - asked)
     token, refresh_token = (
         attrs.evolve(half, issued_at=issued_at, expires_at=issued_at + timedelta(seconds=life_of(half)))
@@ -123,7 +164,11 @@ def redated(pair: TokenPair, asked: float, *, now: float, wall: float) -> TokenP
 
 
 def shortened(reading: Reading, longest: Lives) -> Reading:
-    """Return the reading with its pair's lifetimes limited to `longest`."""
+    """Return the reading with the lifetimes of its pair limited to `longest`.
+
+    Another session may have stored the pair with other settings. A pair that looks valid for too long must not be
+    served.
+    """
     record = reading.record
     if record is None:
         return reading
@@ -137,12 +182,15 @@ def shortened(reading: Reading, longest: Lives) -> Reading:
 
 
 def holds(record: Record | None, pair: TokenPair | None) -> bool:
-    """Return whether a record is of a pair."""
+    """Return whether a record holds a pair, by its refresh token."""
     return record is not None and pair is not None and record.pair.refresh_token.value == pair.refresh_token.value
 
 
 def is_sound(reading: object) -> bool:
-    """Return whether an answer is a reading whose times are numbers."""
+    """Return whether a store's answer is a reading with finite times.
+
+    A store may be your own code, and have mistakes.
+    """
     if not isinstance(reading, Reading) or not isinstance(reading.record, Record | None):
         return False
     times: tuple[object, ...] = (reading.at, 0.0 if reading.wall is None else reading.wall)

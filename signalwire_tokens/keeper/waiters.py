@@ -1,4 +1,17 @@
-"""Who waits for a token, until when, and when that is in vain."""
+"""How callers wait for a token, how long, and when waiting can't help.
+
+A caller of `token()` gets the first of these that is possible:
+
+1. the current token, if it is valid for long enough. Without `min_ttl`, that includes any token that isn't due yet;
+2. the next token, if a renewal brings one in time. The caller waits for half of the time that its token has left, up to
+   the policy's limit (ten seconds). If the attempt fails, the wait ends;
+3. the current token, if it is still valid. It may not last for long, but it is better than none;
+4. without a valid token, the next token within the policy's limit;
+5. an error. The caller gets it at once, without waiting, if waiting can't help (`is_hopeless`).
+
+A caller that waits brings the next attempt forward. It waits for *any* change of the session, and then looks at the
+state again. So all callers share one renewal, and a cancelled caller changes nothing for the others. (P15)
+"""
 
 from __future__ import annotations
 
@@ -30,11 +43,14 @@ if TYPE_CHECKING:
 
 __all__ = ["WaitDeadline", "Waiters", "check", "fault_of", "live_token", "next_pair", "reason_of"]
 
-CHECKED_EVERY = 1.0  # seconds for which `token()` doesn't check its process and event loop again
+CHECKED_EVERY = 1.0  # seconds after a check of process and event loop in which `token()` doesn't check again
 
 
 class WaitDeadline:
-    """Until when somebody waits: through any number of waits."""
+    """The end of a caller's patience, across any number of waits.
+
+    `future` is the future that the caller waits for at the moment. Each wait sets its own.
+    """
 
     __slots__ = ("future", "is_over")
 
@@ -43,13 +59,16 @@ class WaitDeadline:
         self.is_over: bool = False
 
     def end(self) -> None:
-        """Wait no longer."""
+        """Set the deadline as passed, and end the current wait."""
         self.is_over = True
         resolve(self.future)
 
 
 class Waiters:
-    """Those who wait for the next thing to happen."""
+    """The callers that wait for the next change of a session.
+
+    The engine wakes all of them at once, and makes a new object for callers that wait after that.
+    """
 
     __slots__ = ("_futures",)
 
@@ -60,7 +79,7 @@ class Waiters:
         return bool(self._futures)
 
     async def wait(self, deadline: WaitDeadline | None) -> None:
-        """Wait until something happens, or the deadline is over."""
+        """Return at the next `wake()`, or when the deadline ends."""
         future = asyncio.get_running_loop().create_future()
         if deadline is not None:
             deadline.future = future
@@ -71,19 +90,22 @@ class Waiters:
             self._futures.discard(future)
 
     def wake(self) -> None:
-        """Let all of them look again."""
+        """Wake all callers."""
         for future in self._futures:
             resolve(future)
 
 
 def resolve(future: asyncio.Future[None]) -> None:
-    """End a wait, if it has not ended."""
+    """End the wait for a future, unless it has ended, or its caller was cancelled."""
     if not future.done():
         future.set_result(None)
 
 
 def check(engine: Engine) -> Timer:
-    """Return the timer of an open session, or raise if it isn't open or is used in the wrong place."""
+    """Return the timer of an open session.
+
+    Raise `SessionClosed`, `SessionError` or `SessionExpired` if it can't be used.
+    """
     cycle, timer = engine.cycle, engine.timer
     if timer is None:
         raise SessionClosed(f"session {engine.label} is not open: use `async with`, or await its start()")
@@ -97,7 +119,11 @@ def check(engine: Engine) -> Timer:
 
 
 async def live_token(engine: Engine, min_ttl: Duration | None) -> str:
-    """Return a valid token, after a renewal if one is called for."""
+    """Return a valid token, and renew first if that is needed.
+
+    In a fleet, an error that doesn't pass by itself replaces `TokenUnavailable`, so callers see SignalWire's own error.
+    (P5)
+    """
     engine.owner.used(engine)
     try:
         return await wait_for_token(engine, min_ttl)
@@ -105,7 +131,7 @@ async def live_token(engine: Engine, min_ttl: Duration | None) -> str:
         fault = fault_of(engine) if engine.owner.is_fleet and engine.left() <= 0 else None
         if fault is None:
             raise
-    # A copy for each: one that was raised for somebody holds their frames.
+    # Each caller gets a copy, because the traceback of a raised error holds the frames of the caller that it went to.
     raise copy.copy(fault) from fault.__cause__
 
 
@@ -120,19 +146,22 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
         cycle.check_until(now + CHECKED_EVERY)
         return cycle.value
     if left > 0:
-        # A renewal that fails ends the wait: the current token is better than nothing.
+        # An attempt that fails ends this wait, too, since the current token is still valid.
         await wait(engine, min(patience, left / 2), lambda: cycle.tried != tried)
     if engine.left() <= 0:
         await wait(engine, patience, lambda: engine.left() > 0)
     check(engine)
     if engine.left() > 0:
         return cycle.value
-    await asyncio.sleep(0)  # whoever asks again and again must not keep the renewal from its turn
+    await asyncio.sleep(0)  # a caller that retries in a loop must not keep the renewal's task from running
     raise unavailable(engine, "has no live token at this moment")
 
 
 async def next_pair(engine: Engine) -> None:
-    """Renew now, or join the renewal under way. A pair that a look under way brings will do, too."""
+    """Return once there is a new pair, from a renewal that begins now or from the one under way.
+
+    If that renewal brings none, raise an error. A look under way comes first. If it finds a pair, no renewal begins.
+    """
     check(engine)
     if engine.flight is not None and engine.flight is asyncio.current_task():
         raise SessionError("a renewal can't wait for itself: renew() must not call the session's refresh()")
@@ -155,7 +184,10 @@ async def next_pair(engine: Engine) -> None:
 
 
 def check_ttl(engine: Engine, min_ttl: object) -> float:
-    """Return how much life a caller wants, or raise `ValueError`."""
+    """Return for how many seconds a caller wants the token to be valid. Raise `ValueError` if no token can be.
+
+    `min_ttl` is None for the policy's own minimum.
+    """
     cycle = engine.cycle
     if min_ttl is None:
         return cycle.policy.needed_ttl(cycle.lifetime)
@@ -170,7 +202,10 @@ def check_ttl(engine: Engine, min_ttl: object) -> float:
 
 
 async def wait(engine: Engine, seconds: float, is_satisfied: Callable[[], bool]) -> None:
-    """Wait for the next renewal, for so many seconds of running time, as long as there is hope."""
+    """Wait until `is_satisfied()`, for `seconds` at most, as long as a renewal can still come in time.
+
+    The seconds are running time: the time of a suspended machine doesn't count.
+    """
     deadline = WaitDeadline()
     alarm = engine.clock.call_later(seconds, deadline.end)
     try:
@@ -185,13 +220,25 @@ async def wait(engine: Engine, seconds: float, is_satisfied: Callable[[], bool])
 
 
 def is_hopeless(engine: Engine, seconds: float) -> bool:
-    """Return whether it is in vain to wait for a renewal for so many seconds."""
+    """Return whether no renewal can bring a token within `seconds`, so that a caller should not wait.
+
+    The first line that fits decides. "Late" means that the current token has expired::
+
+        a renewal or a look is under way                           wait
+        late, and the next attempt is due now                      wait
+        the gate is shut: the fleet has stopped renewing           hopeless
+        late, in a queue, and an error that doesn't pass by        hopeless
+        itself is known
+        late, and the last failure was `Misconfigured` or          hopeless, unless the next attempt is due now
+        `Denied`
+        any other                                                  hopeless if the next attempt is later than `seconds`
+    """
     cycle, now = engine.cycle, engine.now()
     if cycle.flying is not None:
         return False
     is_late = cycle.left(now) <= 0
     if is_late and engine.wakes_at <= now:
-        return False  # it is about to begin
+        return False
     outlook = engine.gate.outlook(engine)
     if outlook.is_shut or (is_late and outlook.is_waiting and fault_of(engine, outlook) is not None):
         return True
@@ -200,7 +247,10 @@ def is_hopeless(engine: Engine, seconds: float) -> bool:
 
 
 def time_left(engine: Engine, outlook: Outlook | None = None) -> float:
-    """Return how long it is until the next attempt."""
+    """Return in how many seconds the next attempt may begin; 0.0 if a look is under way, inf if none is planned.
+
+    In a queue, a session has no deadline of its own, so its plan counts.
+    """
     if isinstance(engine.cycle.flying, Look):
         return 0.0
     outlook = outlook or engine.gate.outlook(engine)
@@ -209,12 +259,17 @@ def time_left(engine: Engine, outlook: Outlook | None = None) -> float:
 
 
 def reason_of(engine: Engine) -> SignalWireTokenError | None:
-    """Return why there is no token, as far as that is known."""
+    """Return the error that explains why the session has no valid token; None if it isn't known."""
     return engine.cycle.last_error or engine.gate.last_error
 
 
 def fault_of(engine: Engine, outlook: Outlook | None = None) -> SignalWireTokenError | None:
-    """Return what keeps a session from a token and won't pass by itself."""
+    """Return the error that keeps a session from a token and doesn't pass by itself; None if there is none.
+
+    That is an error of its settings, or a refusal of this session. For a session that must try again regardless, the
+    last failure doesn't count. The first pair counts as refused after `Spent`, too, because there is nothing left to
+    try with. `outlook` is what the gate expects, if the caller knows it already.
+    """
     cycle = engine.cycle
     if cycle.pressed == math.inf:
         unused = cycle.generation == 0 and isinstance(cycle.failure, Spent)
@@ -226,9 +281,12 @@ def fault_of(engine: Engine, outlook: Outlook | None = None) -> SignalWireTokenE
 
 
 def unavailable(engine: Engine, what: str) -> TokenUnavailable:
-    """Return an error that says why there is no token, and when the next attempt is."""
+    """Return an error that has the reason as its cause, and the next attempt as its `retry_after`.
+
+    `what` continues the message after the session's name.
+    """
     cycle = engine.cycle
-    # Whoever asks again sooner than the session can try asks in vain.
+    # Attempts are never closer than the policy's minimum, so an earlier call can't find a new token.
     pause = max(time_left(engine), cycle.policy.min_interval_for(cycle.lifetime))
     has_way = pause < math.inf and not isinstance(engine.next_step(), Expire)
     error = TokenUnavailable(f"session {engine.label} {what}", retry_after=pause if has_way else None)
