@@ -50,7 +50,7 @@ import attrs
 from .errors import SignalWireTokenError, UnexpectedResponse
 from .models import Token, TokenPair, life_of
 from .outcomes import Ambiguous, Denied, Failure, IssueNew, Look, NotSent, RenewalStep, Renewed, Spent, UseRefreshToken
-from .policy import ROUNDING, Failing, RefreshPolicy, SessionState, renewable_until
+from .policy import CLOCK_TOLERANCE, Failing, RefreshPolicy, SessionState, renewable_until
 from .wire import TOKEN_EXPIRED
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ SEE = ": see SIGNALWIRE_TOKENS_LIFETIME"  # a setting for SignalWire's tokens, s
 class Lifecycle:
     """The record of one kept token.
 
-    All times are in seconds by the session's clock. A time of -inf means "never so far". For `wanted` and `pressed`,
+    All times are in seconds by the session's clock. A time of -inf means "never so far". For `awaited` and `demanded`,
     inf means "not at the moment".
 
     Settings, which never change:
@@ -162,17 +162,17 @@ class Lifecycle:
 
     - `can_refresh` and `can_issue` are the ways that are still open. A refusal may close one, and a new pair opens
       both again, as far as the settings allow.
-    - `flying` is the renewal or look under way. None means that the session is at rest.
+    - `under_way` is the renewal or look under way. None means that the session is at rest.
     - `failing` describes the failures since the last success. None means that the last attempt succeeded.
-    - `tried` is when the last attempt ended.
+    - `tried_at` is when the last attempt ended.
     - `draw` is the random number for the next plan, replaced after each attempt.
 
     What callers want:
 
-    - `wanted` is since when a caller waits for a token.
-    - `pressed` is since when the session must renew as soon as it may. It overrides the pause after a failure.
-    - `forced` and `not_before` keep `invalidate()` from forcing renewals too often. `not_before` is when the next
-      renewal may begin, and `forced` is when the latest forced one may.
+    - `awaited` is since when a caller waits for a token.
+    - `demanded` is since when the session must renew as soon as it may. It overrides the pause after a failure.
+    - `forced_at` and `not_before` keep `invalidate()` from forcing renewals too often. `not_before` is when the next
+      renewal may begin, and `forced_at` is when the latest forced one may.
     """
 
     policy: RefreshPolicy
@@ -192,12 +192,12 @@ class Lifecycle:
     access_until: float = NEVER
     can_refresh: bool = False
     can_issue: bool = True
-    flying: RenewalStep | Look | None = None
+    under_way: RenewalStep | Look | None = None
     failing: Failing | None = None
-    tried: float = NEVER
-    wanted: float = math.inf
-    pressed: float = math.inf
-    forced: float = NEVER
+    tried_at: float = NEVER
+    awaited: float = math.inf
+    demanded: float = math.inf
+    forced_at: float = NEVER
     not_before: float = NEVER
 
     # Reading the record.
@@ -220,7 +220,7 @@ class Lifecycle:
     @property
     def is_at_rest(self) -> bool:
         """True if a renewal may begin: the session is open, and nothing is under way."""
-        return self.phase is Phase.OPEN and self.flying is None
+        return self.phase is Phase.OPEN and self.under_way is None
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
@@ -248,7 +248,7 @@ class Lifecycle:
 
     def may_force(self, now: float) -> bool:
         """Return whether `invalidate` would lead to a renewal at once, and not only after a while."""
-        return now >= self.forced + self.policy.invalidate_interval(self.lifetime)
+        return now >= self.forced_at + self.policy.invalidate_interval(self.lifetime)
 
     def keeps(self, lifetime: float) -> bool:
         """Return whether the session keeps tokens that are valid for `lifetime` seconds in all."""
@@ -268,17 +268,17 @@ class Lifecycle:
         """Open the session. `brought` is a pair from elsewhere, which becomes the current one, or None."""
         self.phase, self.due = Phase.OPEN, now
         if brought is not None:
-            self._take(brought.pair, brought.asked, now)
+            self._replace_pair(brought.pair, brought.asked, now)
 
     def begin(self, step: RenewalStep | Look) -> None:
         """Record that a step begins.
 
-        A renewal serves all callers that wait now, so it clears `wanted` and `pressed`. A caller that comes while it is
-        under way sets `wanted` again. If the renewal fails, that brings the next attempt forward.
+        A renewal serves all callers that wait now, so it clears `awaited` and `demanded`. A caller that comes while it
+        is under way sets `awaited` again. If the renewal fails, that brings the next attempt forward.
         """
         if not isinstance(step, Look):
-            self.wanted = self.pressed = math.inf
-        self.flying = step
+            self.awaited = self.demanded = math.inf
+        self.under_way = step
 
     def land(self, step: RenewalStep, outcome: Outcome | None, now: float, draw: float) -> Sequence[Effect]:
         """End the step under way, and return the effects of its outcome.
@@ -289,21 +289,21 @@ class Lifecycle:
         `outcome` is None if a look found nothing. That changes nothing while the token is valid or can still be
         renewed. Otherwise the look was the last hope, and the refresh token counts as spent.
         """
-        self.flying = None
+        self.under_way = None
         if outcome is None:
             if max(self.access_until, renewable_until(self)) > now:
                 return ()
             error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
             outcome = Spent(error)
-        self.tried, self.draw = now, draw
+        self.tried_at, self.draw = now, draw
         return self._adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
-    def lose(self, step: RenewalStep | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
+    def fail_to_process(self, step: RenewalStep | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
         """End the step under way without an outcome, because its result couldn't be processed.
 
-        `failure` counts as the result of a renewal. If it is None, or if the step was a look, only `flying` changes.
+        `failure` counts as the result of a renewal. If it is None, or if the step was a look, only `under_way` changes.
         """
-        self.flying = None
+        self.under_way = None
         return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
 
     def invalidate(self, now: float) -> Sequence[Effect]:
@@ -312,19 +312,19 @@ class Lifecycle:
         The policy sets an interval for renewals that are forced in this way: a minute for tokens of two hours. For
         example::
 
-            invalidated at   renewal allowed from   then `forced` is
+            invalidated at   renewal allowed from   then `forced_at` is
             --------------   --------------------   ----------------
                    0                 at once                0
                   10                   60                  60
                  130                  at once             130
 
-        A new pair lifts the restriction for its planned renewals, since it sets `not_before` back. It leaves `forced`
-        as it is.
+        A new pair lifts the restriction for its planned renewals, since it sets `not_before` back. It leaves
+        `forced_at` as it is.
         """
         effects = self._doubt("access token", self.access_until, now)
         self.access_until, self.fresh_until, self.due = now, NEVER, now
-        self.not_before = self.forced + self.policy.invalidate_interval(self.lifetime)
-        self.forced = max(now, self.not_before)
+        self.not_before = self.forced_at + self.policy.invalidate_interval(self.lifetime)
+        self.forced_at = max(now, self.not_before)
         return effects
 
     def clock_leaped(self, seconds: float, now: float) -> bool:
@@ -339,19 +339,19 @@ class Lifecycle:
         self.due = min(self.due, self.policy.due_after_jump(now=now, lifetime=self.lifetime, draw=self.draw))
         return True
 
-    def want(self, now: float) -> bool:
+    def caller_waits(self, now: float) -> bool:
         """Bring the next attempt forward for a caller that waits. Return False if another caller already has."""
-        is_first = self.wanted == math.inf
+        is_first = self.awaited == math.inf
         if is_first:
-            self.wanted = now
+            self.awaited = now
         return is_first
 
-    def press(self, now: float, *, is_forced: bool = False) -> None:
+    def demand(self, now: float, *, is_forced: bool = False) -> None:
         """Bring the next renewal forward to the earliest time that is allowed, regardless of the plan.
 
         `is_forced` lifts the interval between forced renewals, too. A fleet sets it for `refresh()`.
         """
-        self.pressed = now
+        self.demanded = now
         if is_forced:
             self.not_before = NEVER
 
@@ -365,7 +365,7 @@ class Lifecycle:
 
     # Changing the record.
 
-    def _take(self, pair: TokenPair, asked: float, now: float) -> bool:
+    def _replace_pair(self, pair: TokenPair, asked: float, now: float) -> bool:
         """Replace the current pair, and return whether the new access token is long-lived enough to be kept.
 
         The refresh token is always taken, since the one before it may be used up. The access token isn't if the current
@@ -377,7 +377,7 @@ class Lifecycle:
         lifetime = life_of(pair.access_token)
         access_until, due = asked + lifetime, self.policy.due_at(asked=asked, lifetime=lifetime, draw=self.draw)
         is_kept, replaced = self.keeps(lifetime), self.value
-        if self.pair is not None and self.access_until > max(now, access_until + ROUNDING):
+        if self.pair is not None and self.access_until > max(now, access_until + CLOCK_TOLERANCE):
             is_kept, lifetime, replaced = True, self.lifetime, pair.access_token.value
             token = redated(self.pair.access_token, pair.access_token, self.access_until - asked)
             pair = attrs.evolve(pair, access_token=token)
@@ -390,7 +390,7 @@ class Lifecycle:
         if self.failing is not None:
             self.failing.replays, self.failing.is_short = 0, not is_kept
         self.can_refresh, self.can_issue = self.can_present(pair), self.reissues
-        self.not_before, self.wanted, self.pressed = NEVER, math.inf, math.inf
+        self.not_before, self.awaited, self.demanded = NEVER, math.inf, math.inf
         self.due = due
         self.generation += 1
         self.fresh_until = NEVER
@@ -403,7 +403,7 @@ class Lifecycle:
         counts as a failure, so the session tries again after a short pause.
         """
         pair, before, left = renewed.pair, self.pair, self.left(now)
-        is_short = not self._take(pair, renewed.asked, now)
+        is_short = not self._replace_pair(pair, renewed.asked, now)
         effects: list[Effect] = []
         failing = self.failing
         if failing is not None and self.generation == 1:

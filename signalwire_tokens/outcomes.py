@@ -48,7 +48,7 @@ __all__ = [
 
 # The subclasses of this class and of `Timed` need no decorator, because they add no fields.
 @attrs.frozen
-class Answered:
+class FailedAttempt:
     """The base of all failures: an attempt that brought no pair. `error` is the reason."""
 
     error: SignalWireTokenError = attrs.field()
@@ -59,34 +59,34 @@ class Answered:
             raise TypeError(f"error must be a SignalWireTokenError, and is {type(error).__name__}")
 
 
-class NotSent(Answered):
+class NotSent(FailedAttempt):
     """The failure of a request that was never sent, or that did nothing. Repeating it is safe."""
 
 
-class NotYet(Answered):
+class NotYet(FailedAttempt):
     """The failure of a source that has no later token than the current one yet.
 
     It counts as a failure only once the current token is about to expire.
     """
 
 
-class Ambiguous(Answered):
+class Ambiguous(FailedAttempt):
     """The failure of a request with an unknown result: a refresh token that was sent may be used up."""
 
 
-class Throttled(Answered):
+class Throttled(FailedAttempt):
     """The failure of a request that SignalWire rejected unprocessed, because it wants a pause."""
 
 
-class Spent(Answered):
+class Spent(FailedAttempt):
     """The failure of a request that was refused, and would be refused again: this way to renew is closed."""
 
 
-class Misconfigured(Answered):
+class Misconfigured(FailedAttempt):
     """The failure of wrong settings: no session of the project gets a token until you correct them."""
 
 
-class Denied(Answered):
+class Denied(FailedAttempt):
     """The failure of a request that SignalWire refuses to this session alone, until something changes at SignalWire."""
 
 

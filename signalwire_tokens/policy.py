@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "CLOCK_TOLERANCE",
     "NEVER",
     "NO_THROTTLE",
-    "ROUNDING",
     "Failing",
     "RefreshPolicy",
     "RefreshTuning",
@@ -60,7 +60,7 @@ __all__ = [
 
 NEVER = -math.inf  # the time of what has never happened
 MAX_DOUBLINGS = 10  # more would change nothing: every pause has an upper bound
-ROUNDING = 2.0  # seconds by which two times may differ through rounding alone: a `Date` header has whole seconds
+CLOCK_TOLERANCE = 2.0  # seconds by which two times may differ through rounding alone: a `Date` header has whole seconds
 
 
 class SessionState(Enum):
@@ -106,10 +106,10 @@ class Situation(Protocol):
     | `can_refresh` | whether the refresh token may still be used |
     | `can_issue` | whether a new pair may be issued |
     | `draw` | a random number from 0 to 1, drawn again after each attempt |
-    | `tried` | when the last attempt ended; -inf before the first one |
+    | `tried_at` | when the last attempt ended; -inf before the first one |
     | `not_before` | when the next renewal may start at the earliest |
-    | `wanted` | since when a caller waits; inf if none does |
-    | `pressed` | when a renewal was demanded, whatever was planned; inf if none was |
+    | `awaited` | since when a caller waits; inf if none does |
+    | `demanded` | when a renewal was demanded, whatever was planned; inf if none was |
     | `failing` | the failures since the last success, if any |
     """
 
@@ -119,10 +119,10 @@ class Situation(Protocol):
     can_refresh: bool
     can_issue: bool
     draw: float
-    tried: float
+    tried_at: float
     not_before: float
-    wanted: float
-    pressed: float
+    awaited: float
+    demanded: float
     failing: Failing | None
 
     @property
@@ -301,7 +301,7 @@ class RefreshPolicy:
         """
         if situation.access_until > now:
             return situation.access_until
-        is_awaited, lifetime = situation.wanted < math.inf, situation.lifetime
+        is_awaited, lifetime = situation.awaited < math.inf, situation.lifetime
         return now + (self.needed_ttl(lifetime) if is_awaited else self.longest_ttl(lifetime))
 
     def probe_pause(self, lifetime: float, failed: int, draw: float) -> float:
@@ -353,17 +353,17 @@ class RefreshPolicy:
         4. A pause that SignalWire asked for is kept, within limits.
         5. `not_before` limits how often `invalidate()` starts renewals.
         """
-        failing = situation.failing if situation.pressed == math.inf else None
+        failing = situation.failing if situation.demanded == math.inf else None
         failure = None if failing is None else failing.failure
         if failing is None:
-            at = min(situation.due, situation.pressed)
+            at = min(situation.due, situation.demanded)
         else:
-            at = situation.tried + self._pause(situation, failing)
-        left = situation.access_until - situation.tried
+            at = situation.tried_at + self._pause(situation, failing)
+        left = situation.access_until - situation.tried_at
         is_early = self.is_early(failure, left=left, lifetime=situation.lifetime)
         if not (is_early or isinstance(failure, Misconfigured | Denied)):  # trying sooner does not help
-            at = min(at, situation.wanted)
-        at = max(at, situation.tried + self.min_interval_for(situation.lifetime))
+            at = min(at, situation.awaited)
+        at = max(at, situation.tried_at + self.min_interval_for(situation.lifetime))
         if at < throttle[1]:
             at = max(at, self._throttle_end(situation, throttle, at))
         return max(at, situation.not_before)
@@ -385,7 +385,7 @@ class RefreshPolicy:
         """
         tuning = self.tuning
         failure, doublings = failing.failure, 2.0 ** min(failing.count, MAX_DOUBLINGS)
-        pace, left = self._pace(situation.lifetime), situation.access_until - situation.tried
+        pace, left = self._pace(situation.lifetime), situation.access_until - situation.tried_at
         has_expired = left <= 0 and situation.access_until != NEVER  # before the first token, nothing has expired
         match failure:
             case Spent():
@@ -409,7 +409,7 @@ class RefreshPolicy:
                 pause = pace * between(shortest, longest, situation.draw)
             case _:
                 assert_never(failure)
-        horizon = renewable_until(situation) - situation.tried
+        horizon = renewable_until(situation) - situation.tried_at
         if left > 0 and not failing.is_short:
             horizon = min(horizon, left)
         return min(pause, horizon * tuning.backoff_share)

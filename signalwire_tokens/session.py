@@ -31,7 +31,7 @@ from .errors import (
 from .keeper import TokenSession, failure_of
 from .models import KINDS, LONGEST_LIFE, Secret, Token, TokenPair, digest_of, is_misplaced
 from .outcomes import Denied, IssueNew, Renewed, Spent
-from .policy import ROUNDING
+from .policy import CLOCK_TOLERANCE
 from .stores import key_of
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
     from .policy import RefreshPolicy
     from .stores import TokenStore
 
-__all__ = ["SHAPING", "SubscriberRenewal", "SubscriberSession", "TokenFields", "masked"]
+__all__ = ["EACH_ISSUE", "SubscriberRenewal", "SubscriberSession", "TokenFields", "with_secrets_hidden"]
 
 NOTHING: Mapping[str, Any] = {}
 # These fields shape the token, so each issue sends them. All others describe the subscriber, who keeps them, so they
 # are sent only until a renewal succeeds. Sending them again could overwrite a later change of the profile.
-SHAPING = ("application_id", "fingerprint", "scope", "region", "extra")
+EACH_ISSUE = ("application_id", "fingerprint", "scope", "region", "extra")
 
 
 class TokenFields(TypedDict, total=False):
@@ -110,7 +110,7 @@ class SubscriberSession(TokenSession):
         clock: Clock | None = None,
         **token_fields: Unpack[TokenFields],
     ) -> None:
-        fields = {name: value for name, value in masked(token_fields).items() if value is not None}
+        fields = {name: value for name, value in with_secrets_hidden(token_fields).items() if value is not None}
         token_fields.clear()  # type: ignore[attr-defined]  # this frame must not hold a password; it is a dict
         if lifetime is not None and not reissue:
             raise ConfigurationError(
@@ -227,8 +227,8 @@ class SubscriberRenewal:
         self.reference: str = reference
         self._label = label
         self._lifetime = lifetime
-        self._shape = {name: value for name, value in fields.items() if name in SHAPING} or NOTHING
-        self._first = {name: value for name, value in fields.items() if name not in SHAPING} or NOTHING
+        self._shape = {name: value for name, value in fields.items() if name in EACH_ISSUE} or NOTHING
+        self._first = {name: value for name, value in fields.items() if name not in EACH_ISSUE} or NOTHING
 
     @property
     def label(self) -> str:
@@ -285,7 +285,7 @@ class SubscriberRenewal:
         if isinstance(request.step, IssueNew) or pair is None:
             answer = await self._issue(replaced, seen, request.timeout)
         else:
-            refresh = wire.replacing(wire.refresh_subscriber_token(pair.refresh_token), pair, seen)
+            refresh = wire.accepting_only_successor(wire.refresh_subscriber_token(pair.refresh_token), pair, seen)
             answer = await self.client.send(refresh, retries=0, limit=request.timeout)
         self._first = NOTHING
         if answer.subscriber_id is None and replaced is not None:
@@ -316,7 +316,9 @@ class SubscriberRenewal:
         request, clock = self.describe_issue(), self.client.clock
         began = clock.now()
         try:
-            return await self.client.send(wire.replacing(request, replaced, seen), retries=0, limit=limit)
+            return await self.client.send(
+                wire.accepting_only_successor(request, replaced, seen), retries=0, limit=limit
+            )
         except (ValidationFailed, UnexpectedResponse) as error:
             refused = error.with_traceback(None)
         other = refused.subscriber_id if isinstance(refused, UnexpectedResponse) else None
@@ -329,13 +331,13 @@ class SubscriberRenewal:
             raise refused
         # `other` is None unless the first answer named another subscriber. That subscriber is accepted now. The token
         # must be another one: the first answer's token is in `seen`.
-        request = wire.replacing(request, replaced, seen, or_of=other)
+        request = wire.accepting_only_successor(request, replaced, seen, or_of=other)
         left = (self.client.timeout if limit is None else limit) - (clock.now() - began)
         return await self.client.send(request, retries=0, limit=left)
 
     def _is_off(self, server_time: float) -> bool:
         """Return whether SignalWire's time differs from this machine's wall clock by more than rounding explains."""
-        return abs(server_time - self.client.clock.wall()) > ROUNDING
+        return abs(server_time - self.client.clock.wall()) > CLOCK_TOLERANCE
 
     def _may_be_about_lifetime(self, error: ValidationFailed) -> bool:
         """Return whether SignalWire may have refused `expire_at`, which depends on this machine's wall clock.
@@ -348,7 +350,7 @@ class SubscriberRenewal:
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
 
 
-def masked(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mapping[str, Any]:
+def with_secrets_hidden(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mapping[str, Any]:
     """Return the fields with `password` and `extra` wrapped in a `Secret`.
 
     Raise `TypeError` for an unknown field, as Python does for an unknown keyword argument of `taker`.

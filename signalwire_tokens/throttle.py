@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["LONGEST_THROTTLE", "Throttle"]
 
 LONGEST_THROTTLE = 60.0  # seconds from when SignalWire asked, after which callers without a valid token ask again
-UNSAID = 1.0  # the pause in seconds if SignalWire asks for one without a `Retry-After`
+DEFAULT_PAUSE = 1.0  # the pause in seconds if SignalWire asks for one without a `Retry-After`
 
 
 class Watcher(Protocol):
@@ -79,7 +79,7 @@ class Throttle:
             if is_newer and self.error is not None:
                 self._lift()
         elif is_throttle(error):
-            until = now + (UNSAID if error.retry_after is None else error.retry_after)
+            until = now + (DEFAULT_PAUSE if error.retry_after is None else error.retry_after)
             # The answer to a newer request with a length of its own replaces the pause; any other only extends it.
             self.until = until if is_newer and error.retry_after is not None else max(self.until, until)
             self.asked_at, self.error = now, error

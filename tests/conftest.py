@@ -187,6 +187,6 @@ def tls():
     """Make a certificate for this machine: the server's context, and that of a client that trusts it."""
     authority, server = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(server)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    return server, trusting
+    context_trusting = ssl.create_default_context()
+    authority.configure_trust(context_trusting)
+    return server, context_trusting

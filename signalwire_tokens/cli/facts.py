@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import attrs
 
-from signalwire_tokens.wire.codes import ABOUT
+from signalwire_tokens.wire.codes import SUBJECTS
 
 __all__ = ["PUBLISHED", "QUESTIONS", "Fact", "answered", "observed", "rounded", "unobserved"]
 
@@ -170,4 +170,4 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 # Whatever may stand in a report though it is a private word, too.
-PUBLISHED = frozenset({*texts_in([one.published for one in QUESTIONS.values()]), *ALL_LINKS, *ABOUT})
+PUBLISHED = frozenset({*texts_in([one.published for one in QUESTIONS.values()]), *ALL_LINKS, *SUBJECTS})

@@ -21,7 +21,7 @@ from signalwire_tokens.errors import (
     Unauthorized,
     ValidationFailed,
 )
-from signalwire_tokens.wire import About, about
+from signalwire_tokens.wire import Subject, about
 
 from .command import plain
 from .telling import span
@@ -78,7 +78,7 @@ def remedy_for(error: SignalWireTokenError) -> str:
             return "fix what the error names"
         case Unauthorized():
             return "project id and API token must be of one project, in this space; the token may have been revoked"
-        case Forbidden() if about(error.errors) is About.SUBSCRIBER:
+        case Forbidden() if about(error.errors) is Subject.SUBSCRIBER:
             return "look at the subscriber, who may have expired or been removed"
         case Forbidden():
             return "give the API token one of the scopes Voice, Messaging, Fax or Video"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from signalwire_tokens.models import Secret, digest_of
-from signalwire_tokens.wire.header import SIGNED, Form, open_claims, read_form
+from signalwire_tokens.wire.header import SIGNED, TokenShape, open_claims, read_form
 
 from .command import Command, plain, say_json, written
 from .issuing import ask_service, read_token
@@ -98,7 +98,9 @@ def describe_rest(rest: Secret[str]) -> str:
     return f"{counted} that {'isn' if count == 1 else 'aren'}'t part of it"
 
 
-def form_and_life(token: Secret[str], form: Form | None, until: datetime | None, now: datetime) -> tuple[str, str]:
+def form_and_life(
+    token: Secret[str], form: TokenShape | None, until: datetime | None, now: datetime
+) -> tuple[str, str]:
     """Return what form a token has, and what can be known of its life."""
     if form is None:
         if CLICK_TO_CALL.match(token.value):

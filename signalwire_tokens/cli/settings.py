@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 import click
 
-from signalwire_tokens.client import TokenClient, environment, trusting
+from signalwire_tokens.client import TokenClient, context_trusting, environment
 from signalwire_tokens.client.environment import trimmed
 from signalwire_tokens.durations import parse_duration
 from signalwire_tokens.errors import ConfigurationError, InvalidRequest
@@ -111,7 +111,7 @@ class Settings:
 
     def context(self) -> ssl.SSLContext | None:
         """Make what trusts the certificates that are given, if some are."""
-        return None if self.ca_file is None else trusting(self.ca_file)
+        return None if self.ca_file is None else context_trusting(self.ca_file)
 
     def api_token(self) -> Secret[Any]:
         """Find the API token. A file's is read again when the service refuses it: it may have been replaced."""

@@ -21,14 +21,14 @@ credential in a plain variable while a call below it can fail. Three habits ensu
 
 from .functions import CallerFunction
 from .observing import Observer, report_renewal
-from .operations import ClientSettings, TokenClient, make_client, trusting
+from .operations import ClientSettings, TokenClient, context_trusting, make_client
 
 __all__ = [
     "CallerFunction",
     "ClientSettings",
     "Observer",
     "TokenClient",
+    "context_trusting",
     "make_client",
     "report_renewal",
-    "trusting",
 ]

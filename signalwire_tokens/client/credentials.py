@@ -10,9 +10,9 @@ from signalwire_tokens import wire
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
 
-__all__ = ["ProjectCredentials", "ask_caller", "bare"]
+__all__ = ["ProjectCredentials", "ask_caller", "without_tracebacks"]
 
-LAST_WORD = 1.0  # seconds that the function gets to stop after its cancellation, when the client closes
+CLOSE_TIMEOUT = 1.0  # seconds that the function gets to stop after its cancellation, when the client closes
 Refusal: TypeAlias = tuple[str, Exception | None]
 WAS_CLOSED: Refusal = ("the client was closed before api_token had answered", None)
 WAS_CANCELLED: Refusal = ("the function given as api_token was cancelled", None)
@@ -82,11 +82,11 @@ class ProjectCredentials:
         return (await self.header(operation)).value != refused.value
 
     async def aclose(self) -> None:
-        """Cancel the function if it is running. Wait at most `LAST_WORD` seconds for its end."""
+        """Cancel the function if it is running. Wait at most `CLOSE_TIMEOUT` seconds for its end."""
         self._closed = True
         if self._asking is not None:
             self._asking.cancel()
-            await asyncio.wait([self._asking], timeout=LAST_WORD)
+            await asyncio.wait([self._asking], timeout=CLOSE_TIMEOUT)
 
     def _check(self, operation: str) -> None:
         """Raise an error that names every missing credential, by its environment variable or its argument."""
@@ -107,22 +107,26 @@ class ProjectCredentials:
         if self._asking is None:
             self._asking = asyncio.create_task(self._answer(), name="signalwire-tokens: api_token")
             self._asking.add_done_callback(self._forget)
-        asking = self._asking
+        operation_started = self._asking
         self._waiting += 1
         try:
-            await asyncio.wait([asking])
+            await asyncio.wait([operation_started])
         finally:
             self._waiting -= 1
-            if not self._waiting and not asking.done():
-                asking.cancel()
+            if not self._waiting and not operation_started.done():
+                operation_started.cancel()
                 self._asking = None
-        refusal = (WAS_CLOSED if self._closed else WAS_CANCELLED) if asking.cancelled() else asking.result()
+        refusal = (
+            (WAS_CLOSED if self._closed else WAS_CANCELLED)
+            if operation_started.cancelled()
+            else operation_started.result()
+        )
         if refusal is not None:
             message, cause = refusal
             raise ConfigurationError(message, operation=operation) from cause
 
-    def _forget(self, asking: asyncio.Task[Refusal | None]) -> None:
-        if self._asking is asking:
+    def _forget(self, operation_started: asyncio.Task[Refusal | None]) -> None:
+        if self._asking is operation_started:
             self._asking = None
 
     async def _answer(self) -> Refusal | None:
@@ -146,11 +150,11 @@ async def ask_caller(function: Secret[Any]) -> tuple[Secret[Any], Exception | No
         if inspect.isawaitable(answer.value):
             answer.value = await answer.value
     except Exception as error:  # noqa: BLE001 - a function of your app may raise any exception
-        return Secret(None), bare(error)
+        return Secret(None), without_tracebacks(error)
     return answer, None
 
 
-def bare(error: Exception) -> Exception:
+def without_tracebacks(error: Exception) -> Exception:
     """Remove the tracebacks of an error and of all its causes and contexts, and return the error.
 
     The frames of a traceback may hold credentials.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .operations import TokenClient
 
-__all__ = ["Observer", "look_on", "report_renewal", "show_hint"]
+__all__ = ["Observer", "observe", "report_renewal", "show_hint"]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
@@ -26,7 +26,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 class Observer(Protocol):
     """An object whose methods a client calls while it works, on the event loop. The methods must not block."""
 
-    def asking(self, operation: str, origin: str) -> AbstractContextManager[object]:
+    def operation_started(self, operation: str, origin: str) -> AbstractContextManager[object]:
         """Return a context manager that the client enters before an operation and exits after it.
 
         One operation may send several requests. `__exit__` gets the error with which the operation failed, if it
@@ -34,7 +34,7 @@ class Observer(Protocol):
         """
         ...
 
-    def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:
+    def rate_limit_reported(self, operation: str, origin: str, hint: RateLimitHint) -> None:
         """Record what an answer reports about the account's rate limit, if it reports anything."""
         ...
 
@@ -63,12 +63,12 @@ def report_renewal(client: TokenClient, left: float) -> None:
 
 
 @contextmanager
-def look_on(observers: tuple[Observer, ...], operation: str, origin: str) -> Iterator[None]:
+def observe(observers: tuple[Observer, ...], operation: str, origin: str) -> Iterator[None]:
     """Enter each observer's context around an operation, and exit it with the operation's error, if there is one."""
     entered: list[AbstractContextManager[object]] = []
     for observer in observers:
         with tolerate():
-            context = observer.asking(operation, origin)
+            context = observer.operation_started(operation, origin)
             context.__enter__()
             entered.append(context)
     try:
@@ -83,7 +83,7 @@ def show_hint(observers: tuple[Observer, ...], operation: str, origin: str, hint
     """Pass what an answer reports about the rate limit to each observer."""
     for observer in observers:
         with tolerate():
-            observer.hinted(operation, origin, hint)
+            observer.rate_limit_reported(operation, origin, hint)
 
 
 def leave(entered: list[AbstractContextManager[object]], error: BaseException | None) -> None:

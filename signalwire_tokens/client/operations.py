@@ -42,9 +42,9 @@ from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo,
 from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 from . import environment
-from .credentials import ProjectCredentials, bare
-from .observing import look_on, show_hint
-from .sender import Sender, Trip
+from .credentials import ProjectCredentials, without_tracebacks
+from .observing import observe, show_hint
+from .sender import Sender, SendProgress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
 
     from .observing import Observer
 
-__all__ = ["ClientSettings", "TokenClient", "make_client", "trusting"]
+__all__ = ["ClientSettings", "TokenClient", "context_trusting", "make_client"]
 
 T = TypeVar("T")
 ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
-Way: TypeAlias = tuple[str, Sender, Throttle]
+Route: TypeAlias = tuple[str, Sender, Throttle]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 
@@ -139,7 +139,7 @@ class TokenClient:
         self._credentials = ProjectCredentials(project_id, token)
         self.throttle = Throttle()
         self.sender: Sender = Sender(self.origin, http_session, ssl, hidden_proxy)
-        self._embeds: Way | None = None  # if embed requests don't go to the space
+        self._embeds: Route | None = None  # if embed requests don't go to the space
         if self.embed_origin != self.origin:
             self._embeds = self.embed_origin, Sender(self.embed_origin, http_session, ssl, hidden_proxy), Throttle()
 
@@ -184,7 +184,7 @@ class TokenClient:
             environment.api_token(),
             embed_origin=embeds_place.value,
             http_session=http_session,
-            ssl=trusting(ca_file) if ssl is None and ca_file else ssl,
+            ssl=context_trusting(ca_file) if ssl is None and ca_file else ssl,
             proxy=hidden_proxy.value,
             timeout=timeout,
             retries=retries,
@@ -405,22 +405,25 @@ class TokenClient:
         return (self._send_watched if self.observers else self._send)(request, retries, limit)
 
     async def _send_watched(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
-        with look_on(self.observers, request.operation, self._way(request)[0]):
+        with observe(self.observers, request.operation, self._way(request)[0]):
             return await self._send(request, retries, limit)
 
     async def _send(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
-        trip = Trip()
+        progress = SendProgress()
         seconds = self.timeout if limit is None else min(limit, self.timeout)
         try:
             async with asyncio.timeout(seconds) as bound:
-                outcome = await self._attempt(request, trip)
+                outcome = await self._attempt(request, progress)
                 if not isinstance(outcome, SignalWireTokenError):
                     return outcome
                 most = self._retries if retries is None else retries
-                outcome = await self._ask_again(request, trip, outcome, most, bound)
+                outcome = await self._ask_again(request, progress, outcome, most, bound)
         except TimeoutError:
             outcome = TimedOut(
-                f"no answer within {seconds:g} s", sent=trip.sent, operation=request.operation, status=trip.status
+                f"no answer within {seconds:g} s",
+                sent=progress.sent,
+                operation=request.operation,
+                status=progress.status,
             )
         if isinstance(outcome, SignalWireTokenError):
             raise outcome
@@ -429,7 +432,7 @@ class TokenClient:
     async def _ask_again(
         self,
         request: wire.Request[T],
-        trip: Trip,
+        progress: SendProgress,
         outcome: T | SignalWireTokenError,
         retries: int,
         bound: asyncio.Timeout,
@@ -441,9 +444,9 @@ class TokenClient:
         """
         failures, asked_again = 0, False
         while isinstance(outcome, SignalWireTokenError):
-            if isinstance(outcome, Unauthorized) and not asked_again and await self._may_ask_again(request, trip):
+            if isinstance(outcome, Unauthorized) and not asked_again and await self._may_ask_again(request, progress):
                 asked_again = True
-                outcome = await self._attempt(request, trip)
+                outcome = await self._attempt(request, progress)
                 continue
             left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
@@ -456,10 +459,10 @@ class TokenClient:
             await self.clock.sleep(pause)
             if self.sender.closed:
                 return outcome
-            outcome = await self._attempt(request, trip)
+            outcome = await self._attempt(request, progress)
         return outcome
 
-    async def _attempt(self, request: wire.Request[T], trip: Trip) -> T | SignalWireTokenError:
+    async def _attempt(self, request: wire.Request[T], progress: SendProgress) -> T | SignalWireTokenError:
         """Send a request once, and return its result or its error.
 
         Every answer is also reported to the throttle of its origin, which all users of the client share. Observers get
@@ -467,24 +470,24 @@ class TokenClient:
         """
         origin, sender, throttle = self._way(request)
         sender.check()
-        trip.start(await self._authorize(request))
+        progress.start(await self._authorize(request))
         sent, sent_at = self.clock.now(), self.clock.wall()
         try:
-            status, headers, body = await sender.send(request, trip)
+            status, headers, body = await sender.send(request, progress)
         except TransportError as error:
             return error.with_traceback(None)
         logger.debug("%s: answered %d", request.operation, status)
         answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent_at, lifetimes=self.lifetimes)
-        outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(trip)))
+        outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(progress)))
         failure = outcome if isinstance(outcome, SignalWireTokenError) else None
         throttle.note(failure, sent=sent, now=self.clock.now())
         if self.observers and (hint := wire.read_hint(answer)) is not None:
             show_hint(self.observers, request.operation, origin, hint)
         if isinstance(outcome, UnexpectedResponse):
-            trip.drop()  # more answers to other requests may arrive on the same connection
+            progress.drop()  # more answers to other requests may arrive on the same connection
         return outcome
 
-    def _way(self, request: wire.Request[Any]) -> Way:
+    def _way(self, request: wire.Request[Any]) -> Route:
         """Return the origin that a request goes to, with the sender and the throttle for it."""
         if request.for_embeds and self._embeds is not None:
             return self._embeds
@@ -502,14 +505,14 @@ class TokenClient:
             case _:
                 assert_never(request.auth)
 
-    async def _may_ask_again(self, request: wire.Request[T], trip: Trip) -> bool:
+    async def _may_ask_again(self, request: wire.Request[T], progress: SendProgress) -> bool:
         """Return whether the project has another API token than the one that SignalWire refused.
 
         If `api_token` is a function, this calls it.
         """
-        if request.auth is not wire.Auth.PROJECT or trip.authorization is None:
+        if request.auth is not wire.Auth.PROJECT or progress.authorization is None:
             return False
-        return await self._credentials.changed(trip.authorization, request.operation)
+        return await self._credentials.changed(progress.authorization, request.operation)
 
 
 def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings]) -> TokenClient:
@@ -523,23 +526,23 @@ def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings])
     return TokenClient(place.value, **settings.value)
 
 
-def credentials_of(trip: Trip) -> tuple[Secret[str], ...]:
+def credentials_of(progress: SendProgress) -> tuple[Secret[str], ...]:
     """Return the credentials that a request carried, so that they can be removed from error texts.
 
     They may be older than the client's current ones. For basic authentication, the API token is returned as well.
     """
-    if trip.authorization is None:
+    if progress.authorization is None:
         return ()
-    value = Secret(trip.authorization.value.partition(" ")[2])
+    value = Secret(progress.authorization.value.partition(" ")[2])
     with suppress(ValueError):
         return (value, Secret(b64decode(value.value, validate=True).decode().partition(":")[2]))
     return (value,)
 
 
-def trusting(ca_file: str) -> tls.SSLContext:
+def context_trusting(ca_file: str) -> tls.SSLContext:
     """Return a TLS context that trusts only the certificates in a PEM file."""
     try:
         return tls.create_default_context(cafile=ca_file)
     except OSError as error:
-        failure = bare(error)
+        failure = without_tracebacks(error)
     raise ConfigurationError(f"SIGNALWIRE_REST_CA_FILE: no certificates can be read from {ca_file}") from failure

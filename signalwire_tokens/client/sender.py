@@ -5,7 +5,7 @@ The two kinds of session need different care:
 ========================  ================================  ====================================================
                           the client's own session          a given session
 ========================  ================================  ====================================================
-default headers, cookies  none besides `HEADERS`            unknown: `send_ours_alone` removes all added headers
+default headers, cookies  none besides `HEADERS`            unknown: `strip_added_headers` removes all added headers
 idle connections          checked by `GuardedConnector`     not checked: each request closes its connection
 TLS                       `ssl` or the system's default     the session may have turned verification off, so
                                                             each request names a context that verifies
@@ -32,7 +32,7 @@ from signalwire_tokens.errors import ConfigurationError, ConnectionFailed, Timed
 from signalwire_tokens.models import Secret
 
 from .connector import GuardedConnector, abort
-from .credentials import bare
+from .credentials import without_tracebacks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from signalwire_tokens import wire
 
-__all__ = ["Sender", "Trip"]
+__all__ = ["SendProgress", "Sender"]
 
 LARGEST_BODY = 64 * 1024
 NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
@@ -59,7 +59,7 @@ FRAMING = ("Content-Encoding", "Expect", "Transfer-Encoding")
 NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
-class Trip:
+class SendProgress:
     """A record of how far a request has come, and of the connection that it uses.
 
     `sent` has the meaning of `TransportError.sent`: False until the request is written, then None, because it may have
@@ -108,7 +108,7 @@ class Sender:
         if http is not None:
             if not isinstance(http, aiohttp.ClientSession):
                 raise ConfigurationError("http_session must be an aiohttp.ClientSession")
-            refuse_additions(http, origin)
+            check_given_session(http, origin)
             self._http = http
 
     @property
@@ -130,10 +130,12 @@ class Sender:
         if self._loop is not None and self._http is not None:
             await self._http.close()
 
-    async def send(self, request: wire.Request[Any], trip: Trip) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
+    async def send(
+        self, request: wire.Request[Any], progress: SendProgress
+    ) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
         """Send a request once and return its answer's status, headers and body. The body is None if it is too large.
 
-        `trip` records the progress. Raise `ConnectionFailed` or `TimedOut` if no complete answer arrives.
+        `progress` records the progress. Raise `ConnectionFailed` or `TimedOut` if no complete answer arrives.
         """
         http = self._open()
         failure: TransportError | None = None
@@ -141,8 +143,8 @@ class Sender:
             response = await http.request(
                 request.method,
                 URL(self._origin + request.path, encoded=True),
-                data=NotedBody(request.body or b"", trip, is_pooled=self._loop is not None),
-                headers=self._headers(request, trip.authorization),
+                data=RecordingBody(request.body or b"", progress, is_pooled=self._loop is not None),
+                headers=self._headers(request, progress.authorization),
                 ssl=True if self._ssl is None else self._ssl,
                 proxy=self._proxy,
                 proxy_headers=None if self._proxy_headers is None else self._proxy_headers.value,
@@ -150,19 +152,19 @@ class Sender:
                 middlewares=(
                     ()
                     if self._loop and request.body is not None
-                    else (partial(send_ours_alone, trip.authorization is not None, request),)
+                    else (partial(strip_added_headers, progress.authorization is not None, request),)
                 ),
                 timeout=NO_LIMIT,
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=False,  # some versions of aiohttp don't limit the decompressed size
             )
-            trip.sent, trip.status = True, response.status
+            progress.sent, progress.status = True, response.status
             return response.status, response.headers, await read_body(response)
         except asyncio.CancelledError as cancelled:
             raise cancelled.with_traceback(None)  # noqa: B904 - the frames below hold the headers
         except (aiohttp.ClientError, OSError) as error:
-            failure = self._failure(error, request.operation, trip)
+            failure = self._failure(error, request.operation, progress)
         raise failure
 
     def check(self) -> None:
@@ -208,19 +210,19 @@ class Sender:
             **({} if authorization is None else {"Authorization": authorization.value}),
         }
 
-    def _failure(self, error: Exception, operation: str, trip: Trip) -> TransportError:
+    def _failure(self, error: Exception, operation: str, progress: SendProgress) -> TransportError:
         """Return the error that stands for one of aiohttp's.
 
         Its cause is the operating system's error at most. aiohttp's error isn't kept, because its frames hold headers.
         """
-        sent = False if isinstance(error, NEVER_LEFT) else trip.sent or None
+        sent = False if isinstance(error, NEVER_LEFT) else progress.sent or None
         if isinstance(error, TimeoutError):
             message = f"the connection to {self._origin} timed out"
-            return TimedOut(message, sent=sent, operation=operation, status=trip.status)
+            return TimedOut(message, sent=sent, operation=operation, status=progress.status)
         cause = system_error(error)
         reason = reason_of(error) if cause is None else str(cause)
         what = f"cannot connect to {self._origin}" if sent is False else f"the connection to {self._origin} broke"
-        failure = ConnectionFailed(f"{what}: {reason}", sent=sent, operation=operation, status=trip.status)
+        failure = ConnectionFailed(f"{what}: {reason}", sent=sent, operation=operation, status=progress.status)
         failure.__cause__ = cause
         return failure
 
@@ -233,7 +235,7 @@ def system_error(error: Exception) -> OSError | None:
     elif isinstance(error, aiohttp.ClientConnectorError):
         found = error.os_error
     if isinstance(found, OSError):
-        bare(found)
+        without_tracebacks(found)
         return found
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror)
@@ -258,16 +260,16 @@ def reason_of(error: Exception) -> str:
             return type(error).__name__
 
 
-class NotedBody(aiohttp.BytesPayload):
-    """A request body, perhaps empty, that records in a `Trip` when it is written and over which connection.
+class RecordingBody(aiohttp.BytesPayload):
+    """A request body, perhaps empty, that records in a `SendProgress` when it is written and over which connection.
 
     If `is_pooled` is False, the connection is closed after the answer. It would go back to the pool of a given session
     otherwise, which doesn't check idle connections.
     """
 
-    def __init__(self, body: bytes, trip: Trip, *, is_pooled: bool) -> None:
+    def __init__(self, body: bytes, progress: SendProgress, *, is_pooled: bool) -> None:
         super().__init__(body, content_type="application/json")
-        self._trip, self._is_pooled = trip, is_pooled
+        self._trip, self._is_pooled = progress, is_pooled
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Record that the request is being written, then write the body. aiohttp calls this method."""
@@ -296,7 +298,7 @@ async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
             response.close()
 
 
-async def send_ours_alone(
+async def strip_added_headers(
     authorized: bool,
     described: wire.Request[Any],
     request: aiohttp.ClientRequest,
@@ -349,10 +351,10 @@ def split_proxy(proxy: Secret[str | None]) -> tuple[URL | None, Secret[Mapping[s
     return url.value.with_user(None), Secret({"Proxy-Authorization": header})
 
 
-def refuse_additions(http: aiohttp.ClientSession, origin: str) -> None:
+def check_given_session(http: aiohttp.ClientSession, origin: str) -> None:
     """Raise `ConfigurationError` if a given session adds credentials to requests, or changes their framing.
 
-    `send_ours_alone` runs too late for some of these: aiohttp has chosen the proxy and the framing by then.
+    `strip_added_headers` runs too late for some of these: aiohttp has chosen the proxy and the framing by then.
     """
     added = [f"a default {name} header" for name in (*CREDENTIALS, *FRAMING) if name in http.headers]
     if http.auth is not None:

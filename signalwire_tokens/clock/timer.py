@@ -8,8 +8,8 @@ them after a suspend doesn't block other work. These rules make that reliable:
   are.
 - **Weak references.** The heap holds its sleepers weakly. A session that your app drops is collected.
 - **Short alarms.** An event loop's timers may not count the time of a suspended machine. So no alarm is set for more
-  than `LONGEST_SLICE` seconds. If the machine sleeps past a deadline, the alarm is that late at most.
-- **Batches.** One ring handles at most `MOST_AT_ONCE` sleepers, then sets an alarm for the next turn of the loop. A
+  than `LONGEST_ALARM` seconds. If the machine sleeps past a deadline, the alarm is that late at most.
+- **Batches.** One ring handles at most `MOST_PER_TURN` sleepers, then sets an alarm for the next turn of the loop. A
   sleeper that sets a new deadline during a ring waits for the next ring, even if that deadline is past: otherwise it
   could keep the ring from ending.
 - **Exceptions.** A new alarm is set before the old one is cancelled. An entry stays in the heap until its sleeper was
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Sleeper", "Timer", "timer_of"]
 
-LONGEST_SLICE = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
+LONGEST_ALARM = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
 AT_ONCE = -math.inf  # the value of `_rings_at` if the alarm rings in the next turn of the event loop
-MOST_FALLEN = 100  # stale entries that the heap may have, however small it is
-MOST_AT_ONCE = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
+MOST_STALE = 100  # stale entries that the heap may have, however small it is
+MOST_PER_TURN = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
 
 T = TypeVar("T")
 Entry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
@@ -82,7 +82,7 @@ class Timer:
         self.process: int = os.getpid()
         self._heap: list[Entry] = []
         self._order = 0
-        self._fallen = 0  # stale entries in the heap, approximately
+        self._stale = 0  # stale entries in the heap, approximately
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
         self.wall_ahead: float = clock.wall() - clock.now()  # at the last comparison
@@ -126,17 +126,17 @@ class Timer:
         """Remove the deadline of a sleeper."""
         before, sleeper.wakes_at = sleeper.wakes_at, math.inf
         self._note_fallen(before)
-        if self._heap and not stands(self._heap[0]):
+        if self._heap and not is_current(self._heap[0]):
             self._arm()
 
     def _note_fallen(self, deadline: float) -> None:
         """Count the entry of a replaced deadline as stale. Clear the heap once most entries are."""
         if deadline < math.inf:
-            self._fallen += 1
-            if self._fallen > MOST_FALLEN and self._fallen > len(self._heap) / 2:
-                heap = [entry for entry in self._heap if stands(entry)]
+            self._stale += 1
+            if self._stale > MOST_STALE and self._stale > len(self._heap) / 2:
+                heap = [entry for entry in self._heap if is_current(entry)]
                 heapify(heap)
-                self._heap, self._fallen = heap, 0
+                self._heap, self._stale = heap, 0
 
     def look(self, now: float) -> None:
         """Ring in the next turn of the event loop if a deadline has passed.
@@ -172,12 +172,12 @@ class Timer:
 
         The old alarm is cancelled last, in case setting the new one raises.
         """
-        while self._heap and not stands(self._heap[0]):
+        while self._heap and not is_current(self._heap[0]):
             heappop(self._heap)
         alarm, rings_at = None, math.inf
         if self._heap or self._leaps:
             now = self.clock.now()
-            seconds = 0.0 if self._leaps else min(max(0.0, self._heap[0][0] - now), LONGEST_SLICE)
+            seconds = 0.0 if self._leaps else min(max(0.0, self._heap[0][0] - now), LONGEST_ALARM)
             rings_at = now + seconds if seconds else AT_ONCE
             alarm = self.clock.call_later(seconds, self._ring)
         before, self._alarm, self._rings_at = self._alarm, alarm, rings_at
@@ -204,7 +204,7 @@ class Timer:
         now = self.clock.now()
         self._watch_wall(now)
         notified = self._notify_of_leap(now)
-        woken = self._wake_due(now, MOST_AT_ONCE - notified)
+        woken = self._wake_due(now, MOST_PER_TURN - notified)
         self._begun = None
         self._arm()
         return begun if woken or notified else NOTHING_DUE
@@ -217,21 +217,21 @@ class Timer:
             if at > now or order > last:  # the entry was pushed during this ring: it has to wait for the next one
                 break
             woken += 1
-            if stands(entry) and (sleeper := reference()) is not None:
-                self.rouse(sleeper, now)
+            if is_current(entry) and (sleeper := reference()) is not None:
+                self.wake_now(sleeper, now)
             if self._heap and self._heap[0] is entry:
                 heappop(self._heap)
         return woken
 
-    def rouse(self, sleeper: Sleeper, now: float) -> None:
-        """Wake a sleeper now. If that raises, log it, and wake the sleeper again in `LONGEST_SLICE` seconds."""
+    def wake_now(self, sleeper: Sleeper, now: float) -> None:
+        """Wake a sleeper now. If that raises, log it, and wake the sleeper again in `LONGEST_ALARM` seconds."""
         try:
             before, sleeper.wakes_at = sleeper.wakes_at, math.inf
             self._note_fallen(before)
             sleeper.wake(self)
         except Exception:
-            if not now < sleeper.wakes_at < now + LONGEST_SLICE:  # it hasn't set an earlier deadline before it raised
-                self.set(sleeper, now + LONGEST_SLICE)
+            if not now < sleeper.wakes_at < now + LONGEST_ALARM:  # it hasn't set an earlier deadline before it raised
+                self.set(sleeper, now + LONGEST_ALARM)
             logger.exception("%r could not be woken; it is tried again", sleeper)
 
     def _watch_wall(self, now: float) -> None:
@@ -247,13 +247,13 @@ class Timer:
         self.wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
-        """Notify at most `MOST_AT_ONCE` sleepers of a leap of the wall clock, and return how many entries were handled.
+        """Notify at most `MOST_PER_TURN` sleepers of a leap of the wall clock. Return how many entries were handled.
 
         This includes sleepers without a deadline, as long as a stale entry of theirs is in the heap. A session without
         any entry is about to renew, or has a renewal or a look under way. It compares the clocks itself when that ends.
         """
         looked = 0
-        while self._leaps and looked < MOST_AT_ONCE:
+        while self._leaps and looked < MOST_PER_TURN:
             gained, entries = self._leaps[0]
             if not entries:
                 self._leaps.popleft()
@@ -269,7 +269,7 @@ class Timer:
         return looked
 
 
-def stands(entry: Entry) -> bool:
+def is_current(entry: Entry) -> bool:
     """Return whether an entry still has the deadline of its sleeper. If not, the entry is stale."""
     sleeper = entry[2]()
     return sleeper is not None and sleeper.wakes_at == entry[0]

@@ -82,7 +82,7 @@ class DeviceSession(TokenSession):
             raise ConfigurationError("key must be a DeviceKey: DeviceKey.generate() makes one")
         client = make_client("DeviceSession", place, options)
         # Raises now, rather than in the background, if an argument is wrong.
-        first = Secret("later") if callable(source.value) else masked(source)
+        first = Secret("later") if callable(source.value) else as_bearer(source)
         wire.create_device_token(first, proof=Secret("later"), lifetime=lifetime)
         self.client: TokenClient = client
         self.key: DeviceKey = held.value
@@ -151,7 +151,7 @@ class DeviceRenewal:
         """Return the request that exchanges a bound token for the next one. `seen` is as in `wire.replacing`."""
         proof = Secret(self._key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self.service_time()))
         request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
-        return wire.replacing(request, pair, seen)
+        return wire.accepting_only_successor(request, pair, seen)
 
     async def renew(self, request: RenewalRequest) -> Renewed:
         """Return the next bound token, as a pair whose fields both hold it, or raise the client's error."""
@@ -187,7 +187,7 @@ class DeviceRenewal:
             return await client.send(describe(), retries=0)
         except Unauthorized as error:
             refused = error.with_traceback(None)
-        if wire.about(refused.errors) is wire.About.TOKEN:
+        if wire.about(refused.errors) is wire.Subject.TOKEN:
             raise refused  # its code shows that the token is wrong
         fault = await self._find_fault(token)
         raise Unauthorized(
@@ -201,8 +201,8 @@ class DeviceRenewal:
     async def _fetch(self) -> Bearer:
         """Return the first token: as it was given, or from the function."""
         if self._function is None:
-            return masked(self._source)
-        return masked(await self._function.call(self._client.clock, self._client.timeout))
+            return as_bearer(self._source)
+        return as_bearer(await self._function.call(self._client.clock, self._client.timeout))
 
     async def _find_fault(self, token: Bearer) -> str | None:
         """Return what is wrong with a token that was refused twice, or None if that isn't known.
@@ -245,6 +245,6 @@ class DeviceRenewal:
         return NotSent(error) if isinstance(meaning, Ambiguous) else meaning
 
 
-def masked(given: Secret[Any]) -> Bearer:
+def as_bearer(given: Secret[Any]) -> Bearer:
     """Return a given `Token` as it is. A string stays in its `Secret`, so that no frame holds it."""
     return given.value if isinstance(given.value, Token) else given

@@ -10,7 +10,7 @@ import attrs
 
 from .validation import describe
 
-__all__ = ["OPERATIONS", "UNPROCESSABLE", "Call", "RefusedError", "Reply", "failure", "operation_of"]
+__all__ = ["OPERATIONS", "UNPROCESSABLE", "Call", "Reply", "RequestRefusedError", "failure", "operation_of"]
 
 Json = dict[str, Any]
 
@@ -45,14 +45,15 @@ class Call:
 
     - `path`: as the client sent it, without the query. Escapes such as `%2F` are not decoded.
     - `authorization`: the whole header, or None if the request has none.
-    - `flaw`: what is wrong with the form of the HTTP request, or None. The service answers every flaw with 400.
+    - `malformed_because`: what is wrong with the form of the HTTP request, or None. The service answers every flaw with
+      400.
     """
 
     method: str
     path: str
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     authorization: str | None = attrs.field(default=None, repr=False)
-    flaw: str | None = None
+    malformed_because: str | None = None
     content_type: str = "application/json"
     body: bytes = attrs.field(default=b"", repr=False)
 
@@ -71,7 +72,7 @@ class Reply:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """Ends the handling of a call. `reply` is the answer to it."""
 
     def __init__(self, reply: Reply) -> None:

@@ -18,9 +18,10 @@ The gateway closes a connected connection for one of these reasons:
 Other wrong calls get an error, and the connection stays open. It also stays open if the token is revoked, because the
 gateway checks for that only when the client presents a token.
 
-Each connection has two tasks. `Line.listen` reads and answers messages. `Line.watch` sleeps until the next ping is due
-or the token expires. Pings go by `Clock.now`, which setting the wall clock doesn't change. Tokens expire at a date, so
-their expiry goes by `Clock.wall`. `Emulator.advance` moves both readings, and wakes every `watch`.
+Each connection has two tasks. `GatewayConnection.listen` reads and answers messages. `GatewayConnection.watch` sleeps
+until the next ping is due or the token expires. Pings go by `Clock.now`, which setting the wall clock doesn't change.
+Tokens expire at a date, so their expiry goes by `Clock.wall`. `Emulator.advance` moves both readings, and wakes every
+`watch`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from uuid import UUID, uuid4
 import attrs
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from .possession import UnprovenError
+from .possession import AuthenticationError
 from .strict_json import read_json
 from .validation import LAST_SECOND
 
@@ -50,8 +51,8 @@ __all__ = ["Connection", "Gateway", "is_handshake", "is_right_handshake"]
 Json = dict[str, Any]
 
 LARGEST_MESSAGE = 64 * 1024
-GREETING = 10.0  # seconds within which a client must connect
-PATIENCE = 5.0  # seconds of real time that sending a message may take, if the client doesn't read
+CONNECT_TIMEOUT = 10.0  # seconds within which a client must connect
+SEND_TIMEOUT = 5.0  # seconds of real time that sending a message may take, if the client doesn't read
 PING_EVERY = 15.0  # seconds between pings, and the time to answer one
 MAJOR_VERSION = 4  # of the protocol
 # The codes of errors. The first four are those of JSON-RPC 2.0.
@@ -60,7 +61,7 @@ NOT_AUTHENTICATED = -32002
 OK, UNAUTHORIZED = 200, 401  # recorded for an authentication. JSON-RPC itself has no status
 
 
-class RefusedError(Exception):
+class RpcError(Exception):
     """A call failed, and is answered with an error. If it is `final`, the gateway then closes the connection."""
 
     def __init__(self, code: int, message: str, *, final: bool = False) -> None:
@@ -99,7 +100,7 @@ class Gateway:
         self.service: Service = service
         self.clock: Clock = clock
         self.note: Callable[[str, int, str | None], None] = note
-        self.lines: set[Line] = set()
+        self.lines: set[GatewayConnection] = set()
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -109,7 +110,7 @@ class Gateway:
     def look(self) -> None:
         """Wake every connection to check whether its token has expired. Call this after moving the clock."""
         for line in self.lines:
-            line.looked.set()
+            line.woken.set()
 
     def cut(self) -> None:
         """Abort all connections without a closing handshake, as if the network had failed."""
@@ -120,13 +121,13 @@ class Gateway:
         """Accept a WebSocket, and serve it until it is closed."""
         socket = web.WebSocketResponse(max_msg_size=LARGEST_MESSAGE)
         await socket.prepare(request)
-        line = Line(self, socket, request.transport)
+        line = GatewayConnection(self, socket, request.transport)
         self.lines.add(line)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(line.watch())
                 await line.listen()
-                line.looked.set()  # wakes `watch`, which ends because the socket is closed
+                line.woken.set()  # wakes `watch`, which ends because the socket is closed
         finally:
             self.lines.discard(line)
         return socket
@@ -147,16 +148,16 @@ def is_right_handshake(request: web.BaseRequest) -> bool:
         return False
 
 
-class Line:
+class GatewayConnection:
     """One open connection. `connection` is its public description, or None until it is authenticated."""
 
     def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
         self._gateway, self._socket, self._transport = gateway, socket, transport
         self.connection: Connection | None = None
-        self.looked: asyncio.Event = asyncio.Event()
+        self.woken: asyncio.Event = asyncio.Event()
         self._claims: Claims | None = None
         self._pings: set[str] = set()  # ids of pings that the client has not answered
-        self._greet_by = gateway.clock.now() + GREETING
+        self._greet_by = gateway.clock.now() + CONNECT_TIMEOUT
         self._ping_at = self._greet_by
         self._calls: Mapping[str, Callable[[Json], Json]] = {
             "signalwire.connect": self._connect,
@@ -177,7 +178,7 @@ class Line:
             if message.type is not WSMsgType.TEXT:
                 await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA)
                 break
-            await self._hear(cast("str", message.data))
+            await self._handle(cast("str", message.data))
 
     async def watch(self) -> None:
         """Send pings, and close the connection when there is a reason. Return when it is closed.
@@ -188,28 +189,28 @@ class Line:
         while not self._socket.closed:
             reason = self._find_end()
             if reason is not None:
-                await self._end(None, RefusedError(NOT_AUTHENTICATED, reason))
+                await self._end(None, RpcError(NOT_AUTHENTICATED, reason))
             elif self._claims is not None and clock.now() >= self._ping_at:
                 self._ping_at = clock.now() + PING_EVERY
                 id_ = str(uuid4())
                 self._pings.add(id_)
-                await self._say({"id": id_, "method": "signalwire.ping", "params": {"timestamp": clock.wall()}})
+                await self._send({"id": id_, "method": "signalwire.ping", "params": {"timestamp": clock.wall()}})
             else:
-                await self._rest(min(self._ping_at - clock.now(), self._left()))
+                await self._sleep(min(self._ping_at - clock.now(), self._seconds_left()))
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait for `seconds` of the emulator's clock, or until `looked` is set.
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for `seconds` of the emulator's clock, or until `woken` is set.
 
         It is set when the time was moved, and when the connection was authenticated or closed.
         """
-        alarm = self._gateway.clock.call_later(seconds, self.looked.set)
+        alarm = self._gateway.clock.call_later(seconds, self.woken.set)
         try:
-            await self.looked.wait()
+            await self.woken.wait()
         finally:
-            self.looked.clear()
+            self.woken.clear()
             alarm.cancel()
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         """Return in how many seconds the token expires. Without a token, return a time after which to check again."""
         return PING_EVERY if self._claims is None else self._claims.expires_at - self._gateway.clock.wall()
 
@@ -218,11 +219,11 @@ class Line:
         now = self._gateway.clock.now()
         if self._claims is None:
             return "nobody has connected in time" if now >= self._greet_by else None
-        if self._left() <= 0:
+        if self._seconds_left() <= 0:
             return "the token has expired"
         return "a ping was not answered" if self._pings and now >= self._ping_at else None
 
-    async def _hear(self, text: str) -> None:
+    async def _handle(self, text: str) -> None:
         """Answer one message: a call with its result or an error, and a response to a ping with nothing."""
         id_: str | None = None
         try:
@@ -232,28 +233,28 @@ class Line:
             if "method" not in message:
                 self._pings.discard(message["id"])
                 return
-            await self._say({"id": id_, "result": self._answer(message)})
-        except RefusedError as refused:
+            await self._send({"id": id_, "result": self._answer(message)})
+        except RpcError as refused:
             if refused.final:
                 await self._end(id_, refused)
             else:
-                await self._say({"id": id_, "error": {"code": refused.code, "message": refused.message}})
+                await self._send({"id": id_, "error": {"code": refused.code, "message": refused.message}})
 
     def _answer(self, message: Json) -> Json:
         method = message["method"]
         call = self._calls.get(method)
         if call is None:
-            raise RefusedError(METHOD_NOT_FOUND, "there is no such method")
+            raise RpcError(METHOD_NOT_FOUND, "there is no such method")
         if self._claims is None and method not in ("signalwire.connect", "signalwire.ping"):
-            raise RefusedError(NOT_AUTHENTICATED, "signalwire.connect comes first")
+            raise RpcError(NOT_AUTHENTICATED, "signalwire.connect comes first")
         return call(message["params"])
 
     def _connect(self, params: Json) -> Json:
         version = params.get("version")
         if self._claims is not None:
-            raise RefusedError(INVALID_REQUEST, "this connection is connected already")
+            raise RpcError(INVALID_REQUEST, "this connection is connected already")
         if not isinstance(version, dict) or cast("Json", version).get("major") != MAJOR_VERSION:
-            raise RefusedError(INVALID_PARAMS, "version.major must be 4", final=True)
+            raise RpcError(INVALID_PARAMS, "version.major must be 4", final=True)
         claims = self._authenticate("signalwire.connect", params)
         self._claims = claims
         self._ping_at = self._gateway.clock.now()
@@ -262,7 +263,7 @@ class Line:
             subscriber_id=UUID(claims.subscriber_id) if claims.subscriber_id else None,
             expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
         )
-        self.looked.set()
+        self.woken.set()
         return {
             "identity": str(uuid4()),
             "protocol": f"signalwire_{self.connection.id}",
@@ -274,23 +275,23 @@ class Line:
         before = cast("Claims", self._claims)
         given = params.get("authentication")
         if not isinstance(given, dict) or cast("Json", given).get("project") != self._gateway.service.project_id:
-            raise RefusedError(INVALID_PARAMS, "authentication.project must be the project's id", final=True)
+            raise RpcError(INVALID_PARAMS, "authentication.project must be the project's id", final=True)
         claims = self._authenticate("signalwire.reauthenticate", params)
         if (claims.holder, claims.subscriber_id) != (before.holder, before.subscriber_id):
-            raise RefusedError(NOT_AUTHENTICATED, "the token is somebody else's", final=True)
+            raise RpcError(NOT_AUTHENTICATED, "the token is somebody else's", final=True)
         self._claims, connection = claims, cast("Connection", self.connection)
         self.connection = attrs.evolve(
             connection,
             expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
             reauthenticated=connection.reauthenticated + 1,
         )
-        self.looked.set()
+        self.woken.set()
         return {"authorization": self._describe(claims)}
 
     def _authenticate(self, method: str, params: Json) -> Claims:
         """Return the claims of the token that a call presents, if it is valid and has the proof that it needs.
 
-        Raise a final `RefusedError` for any other. The client doesn't get the reason, but `note` does.
+        Raise a final `RpcError` for any other. The client doesn't get the reason, but `note` does.
         """
         given, service = params.get("authentication"), self._gateway.service
         try:
@@ -298,10 +299,10 @@ class Line:
             proof, thumbprint = params.get("dpop_token"), None
             if proof is not None:
                 thumbprint = service.holders.verify(proof, {"rpc": "request", "mth": method})
-            service.holders.admit(claims, thumbprint)
-        except UnprovenError as error:
+            service.holders.check_binding(claims, thumbprint)
+        except AuthenticationError as error:
             self._gateway.note(method, UNAUTHORIZED, str(error))
-            raise RefusedError(NOT_AUTHENTICATED, "authentication failed", final=True) from None
+            raise RpcError(NOT_AUTHENTICATED, "authentication failed", final=True) from None
         self._gateway.note(method, OK, None)
         return claims
 
@@ -326,51 +327,51 @@ class Line:
     def _ping(self, params: Json) -> Json:
         timestamp = params.get("timestamp")
         if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp <= LAST_SECOND:
-            raise RefusedError(INVALID_PARAMS, "timestamp must be a number of seconds")
+            raise RpcError(INVALID_PARAMS, "timestamp must be a number of seconds")
         return {"timestamp": self._gateway.clock.wall()}
 
     def _register(self, *, is_online: bool) -> Json:
         self.connection = attrs.evolve(cast("Connection", self.connection), is_online=is_online)
         return {}
 
-    async def _say(self, message: Json) -> None:
+    async def _send(self, message: Json) -> None:
         """Send a message. Abort the connection if the client doesn't read it in time.
 
         Without this limit, a client that never reads would keep the connection open after its token has expired.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SEND_TIMEOUT):
                 await self._socket.send_json({"jsonrpc": "2.0", **message})
         except TimeoutError:
             self.cut()
         except ConnectionError:
             pass
 
-    async def _end(self, id_: str | None, refused: RefusedError) -> None:
+    async def _end(self, id_: str | None, refused: RpcError) -> None:
         """Send an error, and close the connection. `id_` is the id of the call that it answers, or None."""
-        await self._say({"id": id_, "error": {"code": refused.code, "message": refused.message}})
+        await self._send({"id": id_, "error": {"code": refused.code, "message": refused.message}})
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
 
 def read_message(text: str) -> Json:
-    """Return a message, with empty `params` if it has none. Raise a `RefusedError` if it isn't a JSON object."""
+    """Return a message, with empty `params` if it has none. Raise a `RpcError` if it isn't a JSON object."""
     try:
         message = read_json(text)
     except ValueError:
-        raise RefusedError(PARSE_ERROR, "this is not JSON") from None
+        raise RpcError(PARSE_ERROR, "this is not JSON") from None
     if not isinstance(message, dict):
-        raise RefusedError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
+        raise RpcError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
     return {"params": {}, **cast("Json", message)}
 
 
 def check_message(message: Json) -> None:
-    """Raise a `RefusedError` if a message isn't a valid call or response.
+    """Raise a `RpcError` if a message isn't a valid call or response.
 
     JSON-RPC 2.0 allows calls without an id, and ids that are numbers. SignalWire's protocol uses neither.
     """
     is_call = isinstance(message.get("method"), str) and isinstance(message["params"], dict)
     is_answer = "method" not in message and ("result" in message) != ("error" in message)
     if message.get("jsonrpc") != "2.0" or not (is_call or is_answer):
-        raise RefusedError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
+        raise RpcError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
     if not isinstance(message.get("id"), str):
-        raise RefusedError(INVALID_REQUEST, "every message has an id here, which is a string")
+        raise RpcError(INVALID_REQUEST, "every message has an id here, which is a string")

@@ -104,19 +104,20 @@ def log_failure(error: BaseException | None) -> None:
 async def read_call(request: web.BaseRequest) -> Call:
     """Return a request as a `Call` for the service, with its body read.
 
-    If the form of the request is wrong, the call has a `flaw`. A body of more than 1 MiB, aiohttp's limit, isn't kept.
+    If the form of the request is wrong, the call has a `malformed_because`. A body of more than 1 MiB, aiohttp's limit,
+    isn't kept.
     """
-    body, flaw = b"", find_flaw(request)
+    body, malformed_because = b"", find_flaw(request)
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        flaw = "the body is larger than 1 MiB"
+        malformed_because = "the body is larger than 1 MiB"
     return Call(
         method=request.method,
         path=request.rel_url.raw_path,  # as it was sent: an escaped slash isn't one
         query=dict(request.query),
         authorization=request.headers.get("Authorization"),
-        flaw=flaw,
+        malformed_because=malformed_because,
         content_type=request.headers.get("Content-Type", ""),
         body=body,
     )

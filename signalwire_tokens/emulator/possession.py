@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from .sealing import Claims
 
-__all__ = ["REFRESHABLE", "Holders", "UnprovenError", "digest"]
+__all__ = ["REFRESHABLE", "AuthenticationError", "KeyBindings", "digest"]
 
 REFRESHABLE = "sat:refresh"  # the scope of access tokens that a device can exchange for a bound one
 WINDOW = 60.0  # seconds by which a proof's `iat` may be before or after the emulator's time
@@ -60,14 +60,14 @@ REGISTRY = jws.JWSRegistry(algorithms=["RS256"])
 REGISTRY.max_header_length = 4096
 
 
-class UnprovenError(Exception):
+class AuthenticationError(Exception):
     """The authentication of a request failed: its token isn't accepted, or the proof is missing or wrong.
 
     The text explains why, for `Entry.reason`. It quotes nothing of the token or the proof.
     """
 
 
-class Holders:
+class KeyBindings:
     """The record of proofs that were presented, and of tokens that their first use has bound to a key.
 
     `now` returns the emulator's time, in seconds since the epoch.
@@ -81,7 +81,7 @@ class Holders:
     def verify(
         self, proof: object, expected: Mapping[str, str | tuple[str, ...]], *, token: str = "", must_name: bool = False
     ) -> str:
-        """Return the thumbprint of the key that signed a proof, or raise an `UnprovenError` if the proof isn't valid.
+        """Return the thumbprint of the key that signed a proof. Raise an `AuthenticationError` for a wrong proof.
 
         `expected` maps the names of claims to the value that each must have, or to a tuple of values to choose from.
         `token` is the token that the request carries. If the proof has an `ath`, it must name this token. With
@@ -93,21 +93,21 @@ class Holders:
         claims = read_claims(signed)
         for name, wanted in expected.items():
             if claims.get(name) not in ((wanted,) if isinstance(wanted, str) else wanted):
-                raise UnprovenError(f"the proof's {name} is for something else")
+                raise AuthenticationError(f"the proof's {name} is for something else")
         issued_at, id_ = claims.get("iat"), claims.get("jti")
         now = self._now()
         is_time = isinstance(issued_at, int) and not isinstance(issued_at, bool)
         if not is_time or not now - WINDOW <= cast("int", issued_at) <= now + WINDOW:
-            raise UnprovenError("the proof's iat is not within 60 s")
+            raise AuthenticationError("the proof's iat is not within 60 s")
         if not isinstance(id_, str) or not UUID4.fullmatch(id_):
-            raise UnprovenError("the proof's jti is no random UUID")
+            raise AuthenticationError("the proof's jti is no random UUID")
         if claims.get("ath") != digest(token) and (must_name or "ath" in claims):
-            raise UnprovenError("the proof's ath is not the token's")
+            raise AuthenticationError("the proof's ath is not the token's")
         self._note(id_.lower())
         return key.thumbprint()
 
-    def admit(self, claims: Claims, thumbprint: str | None) -> None:
-        """Check a token against the key of the proof that came with it, or raise an `UnprovenError`.
+    def check_binding(self, claims: Claims, thumbprint: str | None) -> None:
+        """Check a token against the key of the proof that came with it, or raise an `AuthenticationError`.
 
         `thumbprint` is the result of `verify`, or None if the request has no proof. A bound token needs a proof of the
         key that it is bound to. The first proof binds an unbound token that has the scope `sat:refresh`.
@@ -117,16 +117,16 @@ class Holders:
             if thumbprint is not None and REFRESHABLE in claims.scope:
                 self._bound[claims.id] = thumbprint
         elif thumbprint is None:
-            raise UnprovenError("the token is bound to a key, and no proof came with it")
+            raise AuthenticationError("the token is bound to a key, and no proof came with it")
         elif thumbprint != binding:
-            raise UnprovenError("the token is bound to another key than the proof's")
+            raise AuthenticationError("the token is bound to another key than the proof's")
 
     def binding_of(self, claims: Claims) -> str | None:
         """Return the thumbprint of the key that a token is bound to, or None if it is unbound."""
         return claims.fingerprint or self._bound.get(claims.id)
 
     def _note(self, id_: str) -> None:
-        """Record that a proof was presented, or raise an `UnprovenError` if it was presented before.
+        """Record that a proof was presented, or raise an `AuthenticationError` if it was presented before.
 
         A proof may be made up to one window ahead of the emulator's time, and is accepted until one window after its
         `iat`. So each id has to be remembered for two windows, and can then be forgotten.
@@ -135,57 +135,57 @@ class Holders:
         while self._presented and (oldest := next(iter(self._presented.items())))[1] < now:
             del self._presented[oldest[0]]
         if id_ in self._presented:
-            raise UnprovenError("the proof was presented before")
+            raise AuthenticationError("the proof was presented before")
         self._presented[id_] = now + 2 * WINDOW
 
 
 def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
-    """Return a proof with the key in its header, which has signed it. Raise an `UnprovenError` for anything else.
+    """Return a proof with the key in its header, which has signed it. Raise an `AuthenticationError` for anything else.
 
     The claims are not checked yet.
     """
     try:
         signed = jws.extract_compact(proof.encode() if isinstance(proof, str) else b"", registry=REGISTRY)
     except (JoseError, ValueError, TypeError, RecursionError):
-        raise UnprovenError("the proof is no signed token") from None
+        raise AuthenticationError("the proof is no signed token") from None
     header = signed.headers()
     if header.get("typ") != "dpop+jwt" or header.get("alg") != "RS256":
-        raise UnprovenError("the proof's header must say dpop+jwt and RS256")
+        raise AuthenticationError("the proof's header must say dpop+jwt and RS256")
     key = read_key(header.get("jwk"))
     try:
         is_signed = jws.validate_compact(signed, key, registry=REGISTRY)
     except (JoseError, ValueError, TypeError):
         is_signed = False
     if not is_signed:
-        raise UnprovenError("the proof is not signed by the key that it names")
+        raise AuthenticationError("the proof is not signed by the key that it names")
     return signed, key
 
 
 def read_key(jwk: object) -> RSAKey:
-    """Return the public RSA key that a proof's header holds, or raise an `UnprovenError`."""
+    """Return the public RSA key that a proof's header holds, or raise an `AuthenticationError`."""
     members = cast("dict[str, Any]", jwk) if isinstance(jwk, dict) else {}
     if members.get("kty") != "RSA" or PRIVATE & members.keys():
-        raise UnprovenError("the proof's jwk is not the public half of an RSA key")
+        raise AuthenticationError("the proof's jwk is not the public half of an RSA key")
     uses = cast("object", members.get("key_ops", ["verify"]))
     if members.get("use", "sig") != "sig" or members.get("alg", "RS256") != "RS256" or uses != ["verify"]:
-        raise UnprovenError("the proof's jwk is not for signatures")
+        raise AuthenticationError("the proof's jwk is not for signatures")
     try:
         bits = int.from_bytes(urlsafe_b64decode(f"{members['n']}==")).bit_length()
         if bits < LEAST_BITS:
-            raise UnprovenError(f"the proof's key has {bits} bits, and must have {LEAST_BITS}")
+            raise AuthenticationError(f"the proof's key has {bits} bits, and must have {LEAST_BITS}")
         return RSAKey.import_key({name: members[name] for name in PUBLIC})
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
-        raise UnprovenError("the proof's jwk is no key") from None
+        raise AuthenticationError("the proof's jwk is no key") from None
 
 
 def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
-    """Return the claims of a proof, or raise an `UnprovenError` if its payload isn't a JSON object."""
+    """Return the claims of a proof, or raise an `AuthenticationError` if its payload isn't a JSON object."""
     try:
         claims = read_json(signed.payload)
     except ValueError:
         claims = None
     if not isinstance(claims, dict):
-        raise UnprovenError("the proof says nothing")
+        raise AuthenticationError("the proof says nothing")
     return cast("dict[str, object]", claims)
 
 

@@ -1,7 +1,7 @@
 """Which tokens the emulator still accepts after they were refreshed, replaced or revoked.
 
-SignalWire doesn't publish its rules. So the rules are a value, a `Rotation`, and a `History` applies them to what has
-happened to the tokens.
+SignalWire doesn't publish its rules. So the rules are a value, a `Rotation`, and a `TokenHistory` applies them to what
+has happened to the tokens.
 
 All tokens that descend from one issue form a line. A refresh adds a pair to the line, and so does a second refresh with
 the same refresh token, where that is accepted:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from .sealing import Claims
 
-__all__ = ["ROTATIONS", "History", "Rotation"]
+__all__ = ["ROTATIONS", "Rotation", "TokenHistory"]
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +77,7 @@ ROTATIONS: Mapping[str, Rotation] = {
 }
 
 
-class History:
+class TokenHistory:
     """The record of what was done with tokens, and the decision whether a token is still accepted.
 
     It doesn't check whether tokens have expired: the service does that first. `now` returns the emulator's time, in
@@ -97,13 +97,13 @@ class History:
         """Record a new pair, given its access token. `is_issued` is True for an issue and False for a refresh."""
         rotation, newest = self.rotation, self._newest
         if rotation.refresh_revokes_access:
-            newest[access.line] = access.id
+            newest[access.family] = access.id
         if (
             is_issued
             and access.holder == "subscriber"
             and (rotation.issue_revokes_access or rotation.issue_revokes_refresh)
         ):
-            newest[cast("str", access.subscriber_id)] = access.line
+            newest[cast("str", access.subscriber_id)] = access.family
 
     def accept(self, refresh: Claims) -> bool:
         """Record a use of a refresh token, and return whether the service accepts it.
@@ -116,7 +116,7 @@ class History:
             del self._used[oldest[0]]
         if self.is_spent(refresh):
             if self.rotation.reuse_revokes:
-                self._revoked.add(refresh.line)
+                self._revoked.add(refresh.family)
             return False
         if self.is_revoked(refresh):
             return False
@@ -138,13 +138,13 @@ class History:
         if claims.id in self._revoked:
             return True
         if claims.kind == "Refresh":
-            return claims.line in self._revoked or (self.rotation.issue_revokes_refresh and self._is_old(claims))
+            return claims.family in self._revoked or (self.rotation.issue_revokes_refresh and self._is_old(claims))
         # A bound token comes from an exchange, not from a refresh, so it never is the newest access token of its line.
-        if not claims.is_bound and self._newest.get(claims.line, claims.id) != claims.id:
+        if not claims.is_exchanged and self._newest.get(claims.family, claims.id) != claims.id:
             return True
         return self.rotation.issue_revokes_access and self._is_old(claims)
 
     def _is_old(self, claims: Claims) -> bool:
         """Return whether the token is a subscriber's and belongs to an older line than the subscriber's newest one."""
         is_subscriber = claims.holder == "subscriber"
-        return is_subscriber and self._newest.get(cast("str", claims.subscriber_id), claims.line) != claims.line
+        return is_subscriber and self._newest.get(cast("str", claims.subscriber_id), claims.family) != claims.family

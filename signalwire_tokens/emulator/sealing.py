@@ -15,7 +15,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 from joserfc.registry import HeaderParameter
 
-__all__ = ["Claims", "Sealer"]
+__all__ = ["Claims", "TokenSealer"]
 
 # joserfc rejects a header with a member that isn't registered.
 REGISTRY = jwe.JWERegistry(header_registry={"ch": HeaderParameter("cluster", "str")}, algorithms=["dir", "A256GCM"])
@@ -29,9 +29,9 @@ class Claims:
     - `kind`: `"SAT"` for an access token, `"Refresh"` for a refresh token.
     - `holder`: the kind of owner: `"subscriber"`, `"guest"`, `"invite"` or `"embed"`.
     - `issued_at`, `expires_at`: seconds since the epoch, by the emulator's clock.
-    - `line`: an id that all tokens share which descend from one issue by refreshing or exchanging. See `rotation`.
+    - `family`: an id that all tokens share which descend from one issue by refreshing or exchanging. See `rotation`.
     - `fingerprint`: the thumbprint of the key that the token is bound to, or None. See `possession`.
-    - `is_bound`: whether the token comes from an exchange at a device operation. A token can have a `fingerprint`
+    - `is_exchanged`: whether the token comes from an exchange at a device operation. A token can have a `fingerprint`
       without that, if it was issued for a key and has not been exchanged yet.
     - `scope`, `addresses`: what the token allows.
     - `channel`: the `ch` for the header, if a guest's issue asked for one. None means the emulator's own.
@@ -42,17 +42,17 @@ class Claims:
     holder: str
     issued_at: float
     expires_at: float
-    line: str
+    family: str
     subscriber_id: str | None = None
     application_id: str | None = None
     fingerprint: str | None = None
     scope: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
-    is_bound: bool = False
+    is_exchanged: bool = False
     channel: str | None = None
 
 
-class Sealer:
+class TokenSealer:
     """Encrypts claims into tokens, and decrypts tokens into claims.
 
     `channel` is the realtime host that tokens name in their header. With None, they name no host. `key` has 32 bytes.

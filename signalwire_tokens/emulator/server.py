@@ -61,7 +61,7 @@ HOST = "127.0.0.1"
 BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # browsers resolve these to this machine
 NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
 NOT_DONE = failure(500)  # the reply that a fault replaces. The client never gets it
-LAST_WORD = 1.0  # seconds that running requests have to finish when the emulator closes
+SHUTDOWN_TIMEOUT = 1.0  # seconds that running requests have to finish when the emulator closes
 
 
 @attrs.frozen(kw_only=True)
@@ -178,19 +178,19 @@ class Emulator:
             rotation=rotation_of(rotation),
             channel=None,
             page_size=page_size,
-            project_id=str(UUID(bytes=draw(seed, "project")[:16], version=4)),
-            api_token=f"PT{draw(seed, 'api token').hex()[:48]}",
-            key=draw(seed, "key"),
+            project_id=str(UUID(bytes=derive_bytes(seed, "project")[:16], version=4)),
+            api_token=f"PT{derive_bytes(seed, 'api token').hex()[:48]}",
+            key=derive_bytes(seed, "key"),
             strict=strict,
             rate_limit=rate_limit,
             statuses=statuses,
         )
-        click_to_call = draw(seed, "click to call").hex()[:32]
+        click_to_call = derive_bytes(seed, "click to call").hex()[:32]
         self.click_to_call: str = f"c2c_{click_to_call}"
         self.service.click_to_call |= {self.click_to_call, f"c2t_{click_to_call}"}
         self._channel = channel
         self._gateway = Gateway(self.service, self._clock, self._note_call)
-        self.faults: list[Armed] = []
+        self.faults: list[PendingFault] = []
         self._running = False
         self._server = AsyncExitStack()
         self._folder: TemporaryDirectory[str] | None = None
@@ -206,7 +206,7 @@ class Emulator:
             raise RuntimeError("this emulator runs already")
         if self.tls:
             self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
-            self._context, self._pin = certify(self.ca_file)
+            self._context, self._pin = issue_certificate(self.ca_file)
         try:
             await self._listen()
         except BaseException:
@@ -371,7 +371,7 @@ class Emulator:
             check_whole("times", times)
             if times < 1:
                 raise ValueError("times must be 1 or more, or None: until clear_faults()")
-        self.faults.append(Armed(fault=fault, operation=operation, left=times))
+        self.faults.append(PendingFault(fault=fault, operation=operation, left=times))
 
     def clear_faults(self) -> None:
         """Remove all faults that requests have not used up. A request that already waits in a fault still does."""
@@ -396,7 +396,7 @@ class Emulator:
         """Serve the port. The exit stack closes the server even if this fails half-way."""
         self._closing.clear()
         server = Server(self._serve, self._answer)
-        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=LAST_WORD)
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT)
         self._server.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, HOST, self._port, ssl_context=self._context).start()
@@ -415,7 +415,7 @@ class Emulator:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to one request. The module's docstring lists the steps."""
         call = await read_call(request)
-        if call.flaw is None:
+        if call.malformed_because is None:
             if call.method == "OPTIONS" and is_open_to_browsers(call.path):
                 return preflight()
             if is_handshake(request):
@@ -518,7 +518,7 @@ def rotation_of(given: Rotation | str) -> Rotation:
 
 
 @attrs.define
-class Armed:
+class PendingFault:
     """A fault that was asked for, with the requests that it still applies to. `left` is None for no limit."""
 
     fault: Fault
@@ -526,7 +526,7 @@ class Armed:
     left: int | None
 
 
-def certify(ca_file: Path) -> tuple[ssl.SSLContext, str]:
+def issue_certificate(ca_file: Path) -> tuple[ssl.SSLContext, str]:
     """Create an authority and a certificate for this machine, and write the authority's certificate to `ca_file`.
 
     Return the SSL context for a server, and the digest of its public key for Chromium (SHA-256 in base64).
@@ -541,6 +541,6 @@ def certify(ca_file: Path) -> tuple[ssl.SSLContext, str]:
     return context, b64encode(sha256(spki).digest()).decode()
 
 
-def draw(seed: str | None, purpose: str) -> bytes:
+def derive_bytes(seed: str | None, purpose: str) -> bytes:
     """Return 32 bytes for a purpose: random ones without a seed, and always the same ones for a seed."""
     return secrets.token_bytes(32) if seed is None else sha256(f"{purpose} {seed}".encode()).digest()

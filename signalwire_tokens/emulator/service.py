@@ -16,8 +16,8 @@ A call passes these checks in this order. The first one that fails decides the r
 Handlers have no `await`, so concurrent calls never see a half-changed state. A fault that loses an answer comes into
 effect after the handler has returned, in `server`.
 
-Two exceptions end a handler early. `RefusedError` carries the reply. `UnprovenError` means that authentication failed,
-and becomes a 401 that doesn't explain why.
+Two exceptions end a handler early. `RequestRefusedError` carries the reply. `AuthenticationError` means that
+authentication failed, and becomes a 401 that doesn't explain why.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 import attrs
 
 from .arguments import check_statuses
-from .calls import OPERATIONS, UNPROCESSABLE, Call, RefusedError, Reply, failure, operation_of
+from .calls import OPERATIONS, UNPROCESSABLE, Call, Reply, RequestRefusedError, failure, operation_of
 from .limits import Meter, RateLimit
-from .possession import REFRESHABLE, Holders, UnprovenError
-from .rotation import History, Rotation
-from .sealing import Claims, Sealer
+from .possession import REFRESHABLE, AuthenticationError, KeyBindings
+from .rotation import Rotation, TokenHistory
+from .sealing import Claims, TokenSealer
 from .strict_json import read_json
 from .validation import Validator
 
@@ -118,12 +118,12 @@ class Service:
         self._statuses = {} if statuses is None else check_statuses(statuses)
         self.strict: bool = strict
         self.meter: Meter = Meter(rate_limit, now)
-        self.history: History = History(rotation, now)
+        self.history: TokenHistory = TokenHistory(rotation, now)
         self._page_size = page_size
-        self.sealer: Sealer = Sealer(channel, key)
+        self.sealer: TokenSealer = TokenSealer(channel, key)
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
-        self.holders: Holders = Holders(now)
+        self.holders: KeyBindings = KeyBindings(now)
         self.handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
             "refresh_subscriber_token": self._refresh_subscriber_token,
@@ -168,17 +168,17 @@ class Service:
         return claims.kind == "SAT" or not self.history.is_spent(claims)
 
     def authenticate(self, token: object) -> Claims:
-        """Return the claims of a valid access token of any holder, or raise an `UnprovenError`.
+        """Return the claims of a valid access token of any holder, or raise an `AuthenticationError`.
 
-        This doesn't check the key that the token is bound to: see `Holders.admit`.
+        This doesn't check the key that the token is bound to: see `KeyBindings.check_binding`.
         """
         claims = self.sealer.open(token) if isinstance(token, str) else None
         if claims is None or claims.kind != "SAT":
-            raise UnprovenError("this is no access token of this service's")
+            raise AuthenticationError("this is no access token of this service's")
         if claims.expires_at <= self._now():
-            raise UnprovenError("the token has expired")
+            raise AuthenticationError("the token has expired")
         if self.history.is_revoked(claims):
-            raise UnprovenError("the token was revoked")
+            raise AuthenticationError("the token was revoked")
         return claims
 
     def set_channel(self, channel: str | None) -> None:
@@ -199,8 +199,8 @@ class Service:
         return attrs.evolve(reply, headers=headers) if headers else reply
 
     def _answer(self, call: Call) -> Reply:
-        if call.flaw is not None:
-            return failure(400, call.flaw)
+        if call.malformed_because is not None:
+            return failure(400, call.malformed_because)
         operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)
@@ -208,9 +208,9 @@ class Service:
             return failure(400, "the query has parameters that aren't described")
         try:
             return self.handlers[operation](call)
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             return refused.reply
-        except UnprovenError as error:
+        except AuthenticationError as error:
             return failure(401, str(error))
 
     def _create_subscriber_token(self, call: Call) -> Reply:
@@ -270,7 +270,7 @@ class Service:
 
     def _create_invite_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
-        self.holders.admit(claims, None)
+        self.holders.check_binding(claims, None)
         body = self._validator(call)
         address = body.address("address_id", self._addresses)
         expires_at = body.future("expires_at", self._now())
@@ -325,14 +325,14 @@ class Service:
 
     def _create_device_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
-        if claims.is_bound:
-            raise UnprovenError("the token was exchanged already: it is to be refreshed")
+        if claims.is_exchanged:
+            raise AuthenticationError("the token was exchanged already: it is to be refreshed")
         return self._exchange(call, claims)
 
     def _refresh_device_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
-        if not claims.is_bound:
-            raise UnprovenError("the token is bound to no key yet: it is to be exchanged")
+        if not claims.is_exchanged:
+            raise AuthenticationError("the token is bound to no key yet: it is to be exchanged")
         return self._exchange(call, claims)
 
     def _exchange(self, call: Call, claims: Claims) -> Reply:
@@ -344,23 +344,23 @@ class Service:
         proof, seconds = body.required_string("dpop_token"), body.seconds("expire_in", DEVICE_LIFE)
         self._check(body)
         if REFRESHABLE not in claims.scope:
-            raise UnprovenError(f"the token has no scope {REFRESHABLE}")
+            raise AuthenticationError(f"the token has no scope {REFRESHABLE}")
         # SignalWire's own browser SDK signs only the path. RFC 9449 wants the full URI.
         places = (call.path, f"{self.origin}{call.path}")
         thumbprint = self.holders.verify(
             proof,
             {"htm": call.method, "htu": places},
             token=(call.authorization or "").partition(" ")[2],
-            must_name=claims.is_bound,
+            must_name=claims.is_exchanged,
         )
-        self.holders.admit(claims, thumbprint)
+        self.holders.check_binding(claims, thumbprint)
         bound = attrs.evolve(
             claims,
             id=str(uuid4()),
             issued_at=self._now(),
             expires_at=self._now() + seconds,
             fingerprint=thumbprint,
-            is_bound=True,
+            is_exchanged=True,
         )
         answer = {"token": self.sealer.seal(bound), "expires_at": int(bound.expires_at), "expires_in": seconds}
         return Reply(201, answer)
@@ -393,28 +393,29 @@ class Service:
         return Reply(200, {"data": mine[start : start + size], "links": links})
 
     def _check_project(self, call: Call) -> None:
-        """Raise a `RefusedError` (401) unless the call has the project's id and API token as Basic authentication."""
+        """Raise a `RequestRefusedError` (401) unless Basic authentication has the project's id and API token."""
         kind, _, value = (call.authorization or "").partition(" ")
         try:
             given = b64decode(value, validate=True) if kind.lower() == "basic" else b""
         except ValueError:
             given = b""
         if not hmac.compare_digest(given, f"{self.project_id}:{self.api_token}".encode()):
-            raise RefusedError(failure(401))
+            raise RequestRefusedError(failure(401))
 
     def _check_subscriber(self, call: Call) -> Claims:
         """Return the claims of the access token that the call has as Bearer authentication.
 
-        Raise an `UnprovenError` if it isn't valid, and a `RefusedError` (403) if its holder isn't a subscriber.
+        Raise an `AuthenticationError` if it isn't valid, and a `RequestRefusedError` (403) if its holder isn't a
+        subscriber.
         """
         kind, _, value = (call.authorization or "").partition(" ")
         claims = self.authenticate(value if kind.lower() == "bearer" else None)
         if claims.holder != "subscriber":
-            raise RefusedError(failure(403))
+            raise RequestRefusedError(failure(403))
         return claims
 
     def _validator(self, call: Call) -> Validator:
-        """Return a validator for the call's body, or raise a `RefusedError` (400) if it isn't JSON.
+        """Return a validator for the call's body, or raise a `RequestRefusedError` (400) if it isn't JSON.
 
         A body that isn't declared to be JSON isn't read. It counts as empty, so the answer lists the required members.
         """
@@ -423,18 +424,21 @@ class Service:
         try:
             return Validator(read_json(call.body), strict=self.strict)
         except ValueError as error:
-            raise RefusedError(failure(400, f"the body isn't JSON: {type(error).__name__}")) from None
+            raise RequestRefusedError(failure(400, f"the body isn't JSON: {type(error).__name__}")) from None
 
     def _check(self, body: Validator) -> None:
-        """Raise a `RefusedError` if the body has problems. Handlers call this after they have read all members."""
+        """Raise a `RequestRefusedError` if the body has problems.
+
+        Handlers call this after they have read all members.
+        """
         body.check_names()
         if body.problems:
             raise self._refusal(body)
 
-    def _refusal(self, body: Validator) -> RefusedError:
+    def _refusal(self, body: Validator) -> RequestRefusedError:
         """Return the error that answers with all problems of a body. The first one decides the status."""
         status = self._statuses.get(body.problems[0]["code"], UNPROCESSABLE)
-        return RefusedError(Reply(status, {"errors": body.problems}))
+        return RequestRefusedError(Reply(status, {"errors": body.problems}))
 
     def _subscriber(self, reference: str) -> Subscriber:
         """Return the subscriber with a reference, created with one address if the reference is new.
@@ -451,13 +455,13 @@ class Service:
         return self._subscribers[reference]
 
     def _claims(self, *, kind: str, holder: str, expires_at: float, **more: Any) -> Claims:  # noqa: ANN401 - of Claims
-        fields = {"line": str(uuid4()), **more}
+        fields = {"family": str(uuid4()), **more}
         return Claims(id=str(uuid4()), kind=kind, holder=holder, issued_at=self._now(), expires_at=expires_at, **fields)
 
     def _issue_pair(self, *, holder: str, expires_at: float | None = None, **more: Any) -> dict[str, str]:  # noqa: ANN401
         """Return the tokens of a new pair as members of an answer. `more` has further claims for both of them.
 
-        The pair is an issue and begins a new line, unless `more` has a `line`. Then it is a refresh within that line.
+        The pair is an issue and begins a new family, unless `more` has a `family`. Then it is a refresh within it.
 
         | pair | access token expires |
         | --- | --- |
@@ -475,9 +479,9 @@ class Service:
         margin = (lifetimes.refresh - lifetimes.access).total_seconds()
         access = self._claims(kind="SAT", holder=holder, expires_at=expires_at, **more)
         refresh = self._claims(
-            kind="Refresh", holder=holder, expires_at=expires_at + margin, **{**more, "line": access.line}
+            kind="Refresh", holder=holder, expires_at=expires_at + margin, **{**more, "family": access.family}
         )
-        self.history.note_pair(access, is_issued="line" not in more)
+        self.history.note_pair(access, is_issued="family" not in more)
         return {"token": self.sealer.seal(access), "refresh_token": self.sealer.seal(refresh)}
 
     def _rotate(self, claims: Claims) -> dict[str, str]:
@@ -493,7 +497,7 @@ class Service:
             scope=claims.scope,
             addresses=claims.addresses,
             channel=claims.channel,
-            line=claims.line,
+            family=claims.family,
         )
 
 
@@ -506,11 +510,11 @@ def is_json(content_type: str) -> bool:
 def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> int:
     """Return a number from the query, or the default if it is absent.
 
-    Raise a `RefusedError` (400) if it isn't a whole number from `least` to `most`.
+    Raise a `RequestRefusedError` (400) if it isn't a whole number from `least` to `most`.
     """
     text = call.query.get(name)
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
-        raise RefusedError(failure(400, f"{name} isn't a number from {least} to {most}"))
+        raise RequestRefusedError(failure(400, f"{name} isn't a number from {least} to {most}"))
     return int(text)

@@ -65,8 +65,8 @@ class FleetContext(Owner):
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
         """Emit `started` when a session has its first pair."""
         if is_first:
-            engine.used_at = engine.cycle.tried  # the current time: the wait for the first turn doesn't count as idle
-            engine.tell("started")
+            engine.used_at = engine.cycle.tried_at  # now: the wait for the first turn doesn't count as idle
+            engine.emit("started")
 
     def expired(self, engine: Engine) -> None:
         """Set the time at which an expired session closes. The next call for its reference then opens another session.
@@ -82,9 +82,9 @@ class FleetContext(Owner):
         session = self.sessions.get(renewal.reference)
         if session is not None and engine_of(session) is engine:
             del self.sessions[renewal.reference]
-            if engine.flight is not None:
+            if engine.task is not None:
                 self.leaving[session] = renewal.reference
-                engine.flight.add_done_callback(lambda _: self.leaving.pop(session, None))
+                engine.task.add_done_callback(lambda _: self.leaving.pop(session, None))
             if renewal.fields:
                 self.fields[renewal.reference] = renewal.fields
         self.governor.forget(engine)

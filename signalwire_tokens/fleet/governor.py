@@ -24,7 +24,7 @@ answered. When SignalWire is back, it has them all try again. While SignalWire i
 renew, one of them becomes the probe.
 
 A session that failed because of the settings gets one more try once another session has succeeded: the settings may
-have been corrected. If it fails again, it keeps to its own plan until it has succeeded (`_pardon`).
+have been corrected. If it fails again, it keeps to its own plan until it has succeeded (`_retry_misconfigured`).
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Governor"]
 
-MOST_AT_ONCE = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
+MOST_PER_TURN = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
 SLACK = 0.02  # seconds by which an alarm may ring late without lowering the rate
-PROBES_IN_VAIN = 2  # after this many failed probes in a row, callers get an error without waiting
+PROBES_BEFORE_ERRORS = 2  # after this many failed probes in a row, callers get an error without waiting
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -144,7 +144,7 @@ class Governor(Gate):
         probe may wait nevertheless; `outlook` makes that exception.
         """
         breaker, pause = self.breaker, self.pause() if pause is None else pause
-        in_vain = breaker.failed_probes >= PROBES_IN_VAIN or breaker.at_fault
+        in_vain = breaker.failed_probes >= PROBES_BEFORE_ERRORS or breaker.at_fault
         return pause > 0 and (in_vain or pause > self._policy.wait_timeout)
 
     def pause(self) -> float:
@@ -185,9 +185,9 @@ class Governor(Gate):
 
     def force(self, engine: Engine, step: RenewalStep) -> None:  # noqa: ARG002 - the plan chooses the step
         """Start a renewal that a caller has forced, in the session's turn."""
-        engine.press(is_forced=True)
+        engine.demand(is_forced=True)
 
-    def wanted(self, engine: Engine) -> None:
+    def caller_waits(self, engine: Engine) -> None:
         """Move a session in the queue forward, since a caller waits for its token now."""
         if engine in self._queue:
             self._queue.add(engine)
@@ -223,11 +223,11 @@ class Governor(Gate):
         if asked is None or outcome is None:
             return
         if asked:
-            self._judge(engine, outcome, was_probe=was_probe)
+            self._record_outcome(engine, outcome, was_probe=was_probe)
         elif not was_probe:
             self._next_at -= self._interval
         elif not isinstance(outcome, Renewed):
-            self._put_off(self._now())
+            self._delay_probe(self._now())
         self._draw = random.random()  # noqa: S311 - as above
         self._arm(self._now())
 
@@ -262,14 +262,14 @@ class Governor(Gate):
         """Start the looks and renewals whose turn it is. The timer calls this."""
         now = self._now()
         self._look_at_breaker()
-        for _ in range(min(MOST_AT_ONCE, len(self._to_look))):
+        for _ in range(min(MOST_PER_TURN, len(self._to_look))):
             if len(self._looking) >= self._concurrency:
                 break
             engine, begin = self._to_look[0]  # removed only after `begin`, so that an exception doesn't lose the look
             self._looking.add(engine)
             begin()
             self._to_look.popleft()
-        for _ in range(MOST_AT_ONCE):
+        for _ in range(MOST_PER_TURN):
             head = self._head()
             if head is None or not self._is_free(now):
                 break
@@ -277,7 +277,7 @@ class Governor(Gate):
         if self.breaker.is_open and self._failed and self._head() is None and self._is_free(now):
             engine = next(iter(self._failed))
             del self._failed[engine]
-            engine.press()
+            engine.demand()
         self._arm(now)
 
     def note_leap(self, seconds: float, now: float) -> None:
@@ -312,7 +312,7 @@ class Governor(Gate):
         """Wake a session in its turn. It calls `enter`, unless it needn't renew any more."""
         self._queue.remove(engine)
         self._called = engine
-        timer.rouse(engine, now)
+        timer.wake_now(engine, now)
         self._called = None
 
     def _arm(self, now: float) -> None:
@@ -341,7 +341,7 @@ class Governor(Gate):
             at = self.breaker.probe_at
         return max(now, at, self._throttle_end())
 
-    def _judge(self, engine: Engine, outcome: Outcome, *, was_probe: bool) -> None:
+    def _record_outcome(self, engine: Engine, outcome: Outcome, *, was_probe: bool) -> None:
         """Update the breaker by the outcome of a request.
 
         `Spent` and `Denied` are answers: SignalWire works, even if it refuses the session. An error of the store means
@@ -353,7 +353,7 @@ class Governor(Gate):
             if self.breaker.succeed(self._now()):
                 logger.info("the service is back")
             self._look_at_breaker()
-            self._pardon()
+            self._retry_misconfigured()
         elif not isinstance(outcome.error, StoreError):
             self._failed[engine] = outcome
             self._note_failure(engine, outcome, was_probe=was_probe)
@@ -366,9 +366,9 @@ class Governor(Gate):
         if is_news:
             logger.warning("the service is down, and asked after by one session at a time: %s", failure.error)
         if is_news or was_probe:
-            self._put_off(self._now())
+            self._delay_probe(self._now())
 
-    def _put_off(self, now: float) -> None:
+    def _delay_probe(self, now: float) -> None:
         """Set the time of the next probe."""
         draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
         self.breaker.probe_at = now + self._policy.probe_pause(self._lifetime, self.breaker.failed_probes, draw)
@@ -384,15 +384,15 @@ class Governor(Gate):
         if was_open and not self._was_open:
             failed, self._failed = self._failed, {}
             for engine in failed:
-                engine.press()
+                engine.demand()
         if self._was_shut and not was_shut:
             for engine in (*self._queue, *self._failed):
                 engine.notify()
 
-    def _pardon(self) -> None:
+    def _retry_misconfigured(self) -> None:
         """Start one more try of sessions that failed because of the settings, since another session has succeeded."""
         failed, self._failed = self._failed, {}
         for engine, failure in failed.items():
             if isinstance(failure, Misconfigured) and engine not in self._pardoned:
                 self._pardoned.add(engine)
-                engine.press()
+                engine.demand()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Queue"]
 
-MOST_FALLEN = 100  # stale entries that the lines may have, however few sessions wait
+MOST_STALE = 100  # stale entries that the lines may have, however few sessions wait
 Place: TypeAlias = tuple[float, int]  # the deadline of a session, and the order of arrival for equal ones
 
 
@@ -51,7 +51,7 @@ class Queue:
     def remove(self, engine: Engine) -> None:
         """Remove a session, if it is in the queue."""
         self._places.pop(engine, None)
-        if sum(map(len, self._lines)) > 2 * len(self._places) + MOST_FALLEN:
+        if sum(map(len, self._lines)) > 2 * len(self._places) + MOST_STALE:
             for line in self._lines:
                 line[:] = [entry for entry in line if self._places.get(entry[2]) == entry[:2]]
                 heapify(line)

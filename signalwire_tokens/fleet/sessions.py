@@ -21,7 +21,7 @@ from signalwire_tokens.durations import positive_seconds
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
 from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
 from signalwire_tokens.policy import RefreshPolicy, SessionState
-from signalwire_tokens.session import SHAPING, SubscriberSession, TokenFields, masked
+from signalwire_tokens.session import EACH_ISSUE, SubscriberSession, TokenFields, with_secrets_hidden
 
 from .breaker import BreakerState
 from .context import FleetContext, renewal_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
 
-MOST_AT_ONCE = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
+MOST_PER_TURN = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -127,14 +127,14 @@ class SessionFleet:
 
         Raises `ConfigurationError` if the session is open with other fields that shape its token.
         """
-        fields = masked(token_fields, "SessionFleet.session")
+        fields = with_secrets_hidden(token_fields, "SessionFleet.session")
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stay in this frame; it is a dict
         session = self._sessions.get(reference)
         if session is None:
-            return self._open(reference, fields)
+            return self._open_session(reference, fields)
         engine = engine_of(session)
         if fields:
-            other = engine_of(self._make(reference, fields))  # raises an error for fields that are wrong
+            other = engine_of(self._new_session(reference, fields))  # raises an error for fields that are wrong
             if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
                 raise ConfigurationError(
                     f"session {engine.label} is open with other fields that shape its token: close_session() it, and "
@@ -233,7 +233,7 @@ class SessionFleet:
         sessions = list(self._sessions.values())
         for number, session in enumerate(sessions):
             shut(engine_of(session))
-            if number % MOST_AT_ONCE == 0:
+            if number % MOST_PER_TURN == 0:
                 await asyncio.sleep(0)
         left = iter((*sessions, *context.leaving))
         await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
@@ -274,13 +274,13 @@ class SessionFleet:
             raise SessionError(f"the fleet {misuse}")
 
     async def _first_token(self, reference: str, min_ttl: Duration | None) -> str:
-        session = self._sessions.get(reference) or self._open(reference, {})
+        session = self._sessions.get(reference) or self._open_session(reference, {})
         return await session.token(min_ttl)
 
-    def _make(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
+    def _new_session(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
         return SubscriberSession(self.client, reference, policy=self._policy, store=self._store, **fields)
 
-    def _open(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
+    def _open_session(self, reference: str, fields: Mapping[str, Any]) -> SubscriberSession:
         """Open a session and return it.
 
         It has the fields of the last one for this reference, unless `fields` shape the token.
@@ -290,7 +290,7 @@ class SessionFleet:
         last = context.fields.get(reference)
         if last is not None and not has_shape(fields):
             fields = {**last, **fields}
-        session = self._make(reference, fields)
+        session = self._new_session(reference, fields)
         engine, governor = engine_of(session), context.governor
         engine.gate, engine.owner, engine.used_at = governor, context, engine.now()
         engine.open(governor.timer)
@@ -301,7 +301,7 @@ class SessionFleet:
 
 def has_shape(fields: Mapping[str, Any]) -> bool:
     """Return whether any of the fields shapes the token. A field that is None counts, too."""
-    return not fields.keys().isdisjoint(SHAPING)
+    return not fields.keys().isdisjoint(EACH_ISSUE)
 
 
 async def close_some(sessions: Iterator[SubscriberSession]) -> None:

@@ -65,7 +65,7 @@ def subscriber_auth(
         if response.status != HTTPStatus.UNAUTHORIZED:
             return response
         is_replayable = not request.body or isinstance(request.body, BytesPayload)
-        if not signer.refuse(token) or not is_replayable:
+        if not signer.report_refused(token) or not is_replayable:
             return response
         response.release()
         return await send(request, handler, await signer.token())

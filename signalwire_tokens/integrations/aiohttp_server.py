@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from . import token_rules
-from .token_endpoint import Backend, Visit
+from .token_endpoint import Backend, BackendRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,11 +70,11 @@ class TokenBackend(Backend[web.Request]):
 
     async def health(self, request: web.Request) -> web.Response:
         """Return the fleet's health as JSON, without naming any user. The status is 503 if the fleet isn't open."""
-        return write(self._tell_health(request.method))
+        return write(self._health(request.method))
 
 
-def read(request: web.Request) -> Visit[web.Request]:
-    """Return a request as a `Visit`. Its body is read later, and not beyond the limit."""
+def read(request: web.Request) -> BackendRequest[web.Request]:
+    """Return a request as a `BackendRequest`. Its body is read later, and not beyond the limit."""
 
     async def read_body() -> bytes:
         content = request.content
@@ -88,7 +88,7 @@ def read(request: web.Request) -> Visit[web.Request]:
             return b""  # the connection broke: the answer is 400, but it reaches no client
         return bytes(body)
 
-    return Visit(request, token_rules.read_request(request.method, request.headers.items()), read_body)
+    return BackendRequest(request, token_rules.read_request(request.method, request.headers.items()), read_body)
 
 
 def write(answer: token_rules.Answer) -> web.Response:

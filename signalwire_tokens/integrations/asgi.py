@@ -19,7 +19,7 @@ import attrs
 from multidict import CIMultiDict
 
 from . import token_rules
-from .token_endpoint import Backend, Visit
+from .token_endpoint import Backend, BackendRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 
-class GoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client closed the connection before it had sent the whole request."""
 
 
@@ -64,7 +64,7 @@ class Request:
 class Handler:
     """One endpoint of the backend, as an ASGI application."""
 
-    def __init__(self, answer: Callable[[Visit[Request]], Awaitable[token_rules.Answer]]) -> None:
+    def __init__(self, answer: Callable[[BackendRequest[Request]], Awaitable[token_rules.Answer]]) -> None:
         self._answer = answer
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -75,9 +75,9 @@ class Handler:
         asked = token_rules.read_request(scope["method"], headers)
         try:
             answer = await self._answer(
-                Visit(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_body(receive))
+                BackendRequest(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_body(receive))
             )
-        except GoneError:
+        except ClientDisconnectedError:
             return
         head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
@@ -138,17 +138,20 @@ class TokenBackend(Backend[Request]):
         async with self._open():
             yield
 
-    async def _look(self, visit: Visit[Request]) -> token_rules.Answer:
-        return self._tell_health(visit.asked.method)
+    async def _look(self, visit: BackendRequest[Request]) -> token_rules.Answer:
+        return self._health(visit.asked.method)
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Return a request's body, or the start of it if it exceeds the limit. Raise `GoneError` if the client left."""
+    """Return a request's body, or the start of it if it exceeds the limit.
+
+    Raise `ClientDisconnectedError` if the client left.
+    """
     body, more = bytearray(), True
     while more and len(body) <= token_rules.LARGEST_BODY:
         message = await receive()
         if message["type"] != "http.request":
-            raise GoneError
+            raise ClientDisconnectedError
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return bytes(body)

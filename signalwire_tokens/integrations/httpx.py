@@ -30,7 +30,7 @@ HTTP_CLIENTS = ("httpx2", "httpx")
 HEADER = "Authorization"
 
 
-def find(name: str) -> tuple[type, ...]:
+def installed_classes(name: str) -> tuple[type, ...]:
     """Return the classes with a name in httpx2 and httpx. Raise `ModuleNotFoundError` if neither is installed."""
     found: list[type] = []
     for library in HTTP_CLIENTS:
@@ -44,8 +44,8 @@ def find(name: str) -> tuple[type, ...]:
 if TYPE_CHECKING:
     from httpx2 import Auth
 else:
-    Auth = type("Auth", find("Auth"), {})  # both libraries accept only an instance of their own class
-REPLAYABLE = find("ByteStream")  # the bodies that can be sent twice
+    Auth = type("Auth", installed_classes("Auth"), {})  # both libraries accept only an instance of their own class
+REPLAYABLE = installed_classes("ByteStream")  # the bodies that can be sent twice
 
 
 class SubscriberAuth(Auth):
@@ -108,10 +108,10 @@ class SubscriberAuth(Auth):
                 request.headers.pop(HEADER, None)
             last = response.request
             refused = token if last is request or HEADER in last.headers else None
-            clean(response)
+            remove_tokens(response)
             if response.status_code != HTTPStatus.UNAUTHORIZED or not self._signs(last.url):
                 return
-            if refused is not None and (has_refused or not self._signer.refuse(refused)):
+            if refused is not None and (has_refused or not self._signer.report_refused(refused)):
                 return
             has_refused = refused is not None
             if not isinstance(last.stream, REPLAYABLE):
@@ -123,7 +123,7 @@ class SubscriberAuth(Auth):
         return self._signer.signs(url.scheme, url.raw_host.decode("ascii"), url.port)
 
 
-def clean(response: Response) -> None:
+def remove_tokens(response: Response) -> None:
     """Remove the token from all requests of an exchange. A caller that sends one again gets the current token."""
     left = [response.request, response.next_request, *(one.request for one in response.history)]
     for request in left:

@@ -123,7 +123,7 @@ class Telemetry(Observer):
             client.observers = (*client.observers, self)
 
     @contextmanager
-    def asking(self, operation: str, origin: str) -> Iterator[None]:
+    def operation_started(self, operation: str, origin: str) -> Iterator[None]:
         """Yield for one operation of a client, in a span. Record its duration and its result."""
         about = {"signalwire.operation": operation, **server_at(origin)}
         began = perf_counter()  # the caller's real waiting time, even if the client has a virtual clock
@@ -156,7 +156,7 @@ class Telemetry(Observer):
             span.set_attribute("http.response.status_code", error.status)
         span.set_status(StatusCode.ERROR)
 
-    def hinted(self, operation: str, origin: str, hint: RateLimitHint) -> None:  # noqa: ARG002 - all share one limit
+    def rate_limit_reported(self, operation: str, origin: str, hint: RateLimitHint) -> None:  # noqa: ARG002 - all share one limit
         """Record what an answer reports about the account's rate limit."""
         server = server_at(origin)
         if hint.limit is not None:

@@ -50,7 +50,7 @@ class Signer:
         await self._session.token()
         return self._session.pair.access_token
 
-    def refuse(self, token: Token) -> bool:
+    def report_refused(self, token: Token) -> bool:
         """Report a 401 for a token to its session. Return whether to repeat the request with the next token."""
         try:
             return self._session.report_unauthorized(token)

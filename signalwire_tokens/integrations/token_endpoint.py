@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.models import Token
 
-__all__ = ["Backend", "FleetSource", "Identity", "Visit"]
+__all__ = ["Backend", "BackendRequest", "FleetSource", "Identity"]
 
 # Seconds that a returned token has left at least, if a renewal can get it. SignalWire's browser SDK asks again five
 # seconds before the expiry, and must not get the same token again.
 LEAST_LEFT = 60.0
 # Seconds for which `health` returns the same snapshot. A snapshot visits all sessions, and `health` needs no sign-in.
-LOOK_EVERY = 1.0
+SNAPSHOT_AGE = 1.0
 
 CLIENT_ERRORS, NOT_NOW = range(400, 500), 503
 
@@ -59,11 +59,11 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.backend")
 
 
 @attrs.frozen
-class Visit(Generic[R]):
+class BackendRequest(Generic[R]):
     """One request: the framework's object, its head for `token_rules`, and a function that reads its body."""
 
     request: R
-    asked: token_rules.Asked
+    asked: token_rules.RequestHead
     read: Callable[[], Awaitable[bytes]]
 
 
@@ -128,53 +128,55 @@ class Backend(Generic[R]):
             finally:
                 self._fleet = None
 
-    async def _hand_out(self, visit: Visit[R]) -> token_rules.Answer:
+    async def _hand_out(self, visit: BackendRequest[R]) -> token_rules.Answer:
         """Return the answer to a request for the signed-in user's token."""
-        return await self._admit(visit, self._give)
+        return await self._admit(visit, self._token_answer)
 
-    async def _log_out(self, visit: Visit[R]) -> token_rules.Answer:
+    async def _log_out(self, visit: BackendRequest[R]) -> token_rules.Answer:
         """Close the signed-in user's session, and return the answer to the request for it."""
         return await self._admit(visit, self._discard)
 
-    def _tell_health(self, method: str) -> token_rules.Answer:
+    def _health(self, method: str) -> token_rules.Answer:
         """Return the answer to a request for the fleet's health. It names no user."""
-        asked = token_rules.Asked(method, {})  # without an `Origin`, so that no other origin's page can read the answer
-        return token_rules.finish(token_rules.admit_look(method) or self._answer_health(), asked, self._rules)
+        asked = token_rules.RequestHead(
+            method, {}
+        )  # without an `Origin`, so that no other origin's page can read the answer
+        return token_rules.finish(token_rules.admit_health(method) or self._answer_health(), asked, self._rules)
 
     def _answer_health(self) -> token_rules.Answer:
         try:
-            return token_rules.answer_with(describe(self._look_at(self.fleet)))
+            return token_rules.answer_with(describe(self._fresh_snapshot(self.fleet)))
         except (ConfigurationError, SessionClosed):
-            return token_rules.refuse(NOT_NOW, "The fleet is not open.")
+            return token_rules.problem_answer(NOT_NOW, "The fleet is not open.")
 
-    def _look_at(self, fleet: SessionFleet) -> FleetSnapshot:
+    def _fresh_snapshot(self, fleet: SessionFleet) -> FleetSnapshot:
         now = fleet.client.clock.now()
-        if self._snapshot is None or not 0 <= now - self._snapshot_at < LOOK_EVERY:
+        if self._snapshot is None or not 0 <= now - self._snapshot_at < SNAPSHOT_AGE:
             self._snapshot, self._snapshot_at = fleet.snapshot(), now
         return self._snapshot
 
     async def _admit(
-        self, visit: Visit[R], go_on: Callable[[str, token_rules.Wish], Awaitable[token_rules.Answer]]
+        self, visit: BackendRequest[R], go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.Answer]]
     ) -> token_rules.Answer:
         """Return the answer to a request. Call `go_on` with the user's reference and the body if both are accepted."""
-        answer = token_rules.admit(visit.asked, self._rules) or await self._hear(visit, go_on)
+        answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
         if answer.status in CLIENT_ERRORS:
             logger.debug("a request of the origin %.200r: %d", visit.asked.headers.get("origin"), answer.status)
         return token_rules.finish(answer, visit.asked, self._rules)
 
-    async def _hear(
-        self, visit: Visit[R], go_on: Callable[[str, token_rules.Wish], Awaitable[token_rules.Answer]]
+    async def _handle_admitted(
+        self, visit: BackendRequest[R], go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.Answer]]
     ) -> token_rules.Answer:
         """Return the answer to a request from an admitted page, without the common headers."""
         found = self._identify(visit.request)
         reference = await found if inspect.isawaitable(found) else found
         if reference is None:
-            return token_rules.refuse(401, "Sign in first.")
+            return token_rules.problem_answer(401, "Sign in first.")
         if not isinstance(reference, str):
             raise TypeError(
                 f"identify must return a subscriber's reference or None, and not a {type(reference).__name__}"
             )
-        wish = token_rules.read_wish(await visit.read(), self._rules)
+        wish = token_rules.parse_body(await visit.read(), self._rules)
         if isinstance(wish, token_rules.Answer):
             return wish
         try:
@@ -185,26 +187,26 @@ class Backend(Generic[R]):
             logger.log(level, "no token for a browser of #%s: %s", digest_of(reference), error)
             return answer
 
-    async def _give(self, reference: str, wish: token_rules.Wish) -> token_rules.Answer:
+    async def _token_answer(self, reference: str, wish: token_rules.TokenRequest) -> token_rules.Answer:
         """Return a token for a reference: a new one that the device's key binds, or the fleet's."""
         fleet = self.fleet
         if wish.fingerprint is not None:
-            return await self._bind(fleet.client, reference, wish.fingerprint)
+            return await self._issue_bound(fleet.client, reference, wish.fingerprint)
         if reference not in fleet and (refusal := self._count(fleet.client, reference)) is not None:
             return refusal
         session = fleet.session(reference)
         await session.token(min(LEAST_LEFT, engine_of(session).cycle.longest_ttl))
         # The session's clock knows what is left. The wall clock may have been set since the token was issued.
-        return give(session.pair.access_token, fleet.client.clock.wall() + session.expires_in.total_seconds())
+        return format_token(session.pair.access_token, fleet.client.clock.wall() + session.expires_in.total_seconds())
 
-    async def _bind(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.Answer:
+    async def _issue_bound(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.Answer:
         """Return a new token that is bound to a device's key. SignalWire is asked once, without retries.
 
         Raise `TokenUnavailable` while too many such requests are under way, because the fleet's limits don't apply to
         them. Raise it as well while SignalWire throttles the client.
         """
         now = client.clock.now()
-        pause = token_rules.pause_before_binding(client.throttle, now=now, under_way=self._binding)
+        pause = token_rules.pause_before_bound_token(client.throttle, now=now, under_way=self._binding)
         if pause is not None:
             throttled = client.throttle.left(now) > 0
             reason = "SignalWire asked to be left alone" if throttled else "too many are being issued"
@@ -219,19 +221,19 @@ class Backend(Generic[R]):
             pair = await client.send(request, retries=0)
         finally:
             self._binding -= 1
-        return give(pair.access_token, pair.access_token.expires_at.timestamp())
+        return format_token(pair.access_token, pair.access_token.expires_at.timestamp())
 
     def _count(self, client: TokenClient, reference: str) -> token_rules.Answer | None:
         """Count a token that SignalWire is about to issue for a reference. Return a 429 if the limit is reached."""
         pause = self._limit.take(reference, now=client.clock.now())
         return None if pause is None else token_rules.ask_later(429, "Too many new tokens: ask again later.", pause)
 
-    async def _discard(self, reference: str, _: token_rules.Wish) -> token_rules.Answer:
+    async def _discard(self, reference: str, _: token_rules.TokenRequest) -> token_rules.Answer:
         await self.fleet.close_session(reference)
         return token_rules.Answer(status=204)
 
 
-def give(token: Token, ends: float) -> token_rules.Answer:
+def format_token(token: Token, ends: float) -> token_rules.Answer:
     """Return the answer with a token. `ends` is when it expires, in seconds since the epoch.
 
     The answer has milliseconds, as JavaScript's `Date` does.

@@ -46,20 +46,20 @@ from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 __all__ = [
     "LARGEST_BODY",
     "Answer",
-    "Asked",
     "IssueLimit",
+    "RequestHead",
     "Rules",
-    "Wish",
+    "TokenRequest",
     "admit",
-    "admit_look",
+    "admit_health",
     "answer_for",
     "answer_with",
     "ask_later",
     "finish",
-    "pause_before_binding",
+    "parse_body",
+    "pause_before_bound_token",
+    "problem_answer",
     "read_request",
-    "read_wish",
-    "refuse",
 ]
 
 LARGEST_BODY = 4096  # bytes
@@ -69,7 +69,7 @@ SHORTEST_PAUSE = 1.0  # seconds
 MINUTE = 60.0  # seconds
 MOST_ISSUES = 1_000_000  # a minute
 ROUNDING = 1e-6  # seconds by which calculated times may be off
-MOST_BINDING = 32  # requests under way for tokens bound to a key: the fleet's limits don't apply to these
+MOST_BOUND_REQUESTS = 32  # requests under way for tokens bound to a key: the fleet's limits don't apply to these
 WITHOUT_LENGTH = frozenset((*range(100, 200), 204, 304))  # statuses without `Content-Length`; RFC 9110, section 8.6
 TITLES = {
     400: "Bad Request",
@@ -111,7 +111,7 @@ class Rules:
 
 
 @attrs.frozen
-class Asked:
+class RequestHead:
     """The head of a request: its method, and its headers with names in lower case."""
 
     method: str
@@ -119,7 +119,7 @@ class Asked:
 
 
 @attrs.frozen
-class Wish:
+class TokenRequest:
     """The content of a request's body. With a `fingerprint`, the device's key with that thumbprint binds the token."""
 
     fingerprint: str | None = None
@@ -134,7 +134,7 @@ class Answer:
     body: bytes = attrs.field(default=b"", repr=False)
 
 
-def read_request(method: str, headers: Iterable[tuple[str, str]]) -> Asked:
+def read_request(method: str, headers: Iterable[tuple[str, str]]) -> RequestHead:
     """Return a request's head. Repeated headers become one value, joined by ", ".
 
     So a repeated `Origin` doesn't equal an allowed one. Cookies are joined by "; ", since HTTP/2 may split them into
@@ -145,37 +145,39 @@ def read_request(method: str, headers: Iterable[tuple[str, str]]) -> Asked:
         key = name.lower()
         between = "; " if key == "cookie" else ", "
         joined[key] = f"{joined[key]}{between}{value}" if key in joined else value
-    return Asked(method, joined)
+    return RequestHead(method, joined)
 
 
-def admit(asked: Asked, rules: Rules) -> Answer | None:
+def admit(asked: RequestHead, rules: Rules) -> Answer | None:
     """Return a rejection or the answer to a CORS preflight, or None to proceed. The body isn't read yet."""
     if asked.method == "OPTIONS" and "access-control-request-method" in asked.headers:
         return answer_preflight(asked, rules)
     if asked.method != "POST":
-        return refuse(405, "Only POST is answered here.", headers={"Allow": "POST, OPTIONS"})
+        return problem_answer(405, "Only POST is answered here.", headers={"Allow": "POST, OPTIONS"})
     if not may_ask(asked.headers, rules):
-        return refuse(403, "Pages of this origin may not ask: it is neither this server's own nor an allowed one.")
+        return problem_answer(
+            403, "Pages of this origin may not ask: it is neither this server's own nor an allowed one."
+        )
     if media_type(asked.headers) != "application/json":
-        return refuse(415, "The body must be declared as application/json.")
+        return problem_answer(415, "The body must be declared as application/json.")
     if asked.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        return refuse(415, "The body must not be compressed.")
+        return problem_answer(415, "The body must not be compressed.")
     if is_too_long(asked.headers.get("content-length", "")):
-        return refuse(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
+        return problem_answer(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
     return None
 
 
-def admit_look(method: str) -> Answer | None:
+def admit_health(method: str) -> Answer | None:
     """Return a rejection of any method other than GET and HEAD, or None to proceed."""
     if method in ("GET", "HEAD"):
         return None
-    return refuse(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
+    return problem_answer(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
 
 
-def answer_preflight(asked: Asked, rules: Rules) -> Answer:
+def answer_preflight(asked: RequestHead, rules: Rules) -> Answer:
     """Return the answer to a CORS preflight. `finish` adds the headers that name the allowed origin."""
     if asked.headers.get("origin") not in rules.allowed_origins:
-        return refuse(403, "Pages of this origin may not ask: it is not an allowed one.")
+        return problem_answer(403, "Pages of this origin may not ask: it is not an allowed one.")
     return Answer(
         status=204,
         headers={
@@ -212,24 +214,24 @@ def is_too_long(content_length: str) -> bool:
     return len(digits) > len(str(LARGEST_BODY)) or int(digits) > LARGEST_BODY
 
 
-def read_wish(body: bytes, rules: Rules) -> Wish | Answer:
+def parse_body(body: bytes, rules: Rules) -> TokenRequest | Answer:
     """Return what a body asks for, or a rejection."""
     if len(body) > LARGEST_BODY:
-        return refuse(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
+        return problem_answer(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
     try:
         wish: object = json.loads(body)
     except (ValueError, RecursionError):
-        return refuse(400, "The body must be JSON.")
+        return problem_answer(400, "The body must be JSON.")
     if not isinstance(wish, dict):
-        return refuse(400, "The body must be a JSON object; {} asks for nothing in particular.")
+        return problem_answer(400, "The body must be a JSON object; {} asks for nothing in particular.")
     if "fingerprint" not in wish:
-        return Wish()
+        return TokenRequest()
     fingerprint = cast("dict[str, object]", wish)["fingerprint"]
     if not isinstance(fingerprint, str) or not FINGERPRINT_FORM.fullmatch(fingerprint):
-        return refuse(422, "fingerprint must be the 43 characters of a key's RFC 7638 thumbprint.")
+        return problem_answer(422, "fingerprint must be the 43 characters of a key's RFC 7638 thumbprint.")
     if not rules.allow_device_tokens:
-        return refuse(422, "Tokens that a key binds are not given out here: leave fingerprint out.")
-    return Wish(fingerprint)
+        return problem_answer(422, "Tokens that a key binds are not given out here: leave fingerprint out.")
+    return TokenRequest(fingerprint)
 
 
 def answer_with(body: Mapping[str, object]) -> Answer:
@@ -241,7 +243,7 @@ def answer_with(body: Mapping[str, object]) -> Answer:
     )
 
 
-def refuse(status: int, detail: str, *, headers: Headers | None = None) -> Answer:
+def problem_answer(status: int, detail: str, *, headers: Headers | None = None) -> Answer:
     """Return a rejection whose body is a problem in the form of RFC 9457. `detail` is for the page's developer."""
     problem = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
     return Answer(
@@ -269,23 +271,23 @@ def answer_for(error: SignalWireTokenError) -> Answer:
         pause = PAUSE if error.retry_after is None else error.retry_after
         return ask_later(503, "There is no token at this moment: ask again.", pause)
     if isinstance(error, ConfigurationError | InvalidRequest):
-        return refuse(500, "The application is not set up for this: its log says why.")
-    return refuse(502, "The token service refuses what the application asks of it.")
+        return problem_answer(500, "The application is not set up for this: its log says why.")
+    return problem_answer(502, "The token service refuses what the application asks of it.")
 
 
 def ask_later(status: int, detail: str, pause: float) -> Answer:
     """Return a rejection with a `Retry-After` of `pause` seconds: rounded up, and from 1 to 60."""
     seconds = max(SHORTEST_PAUSE, min(pause, LONGEST_THROTTLE))
-    return refuse(status, detail, headers={"Retry-After": str(math.ceil(seconds - ROUNDING))})
+    return problem_answer(status, detail, headers={"Retry-After": str(math.ceil(seconds - ROUNDING))})
 
 
-def pause_before_binding(throttle: Throttle, *, now: float, under_way: int) -> float | None:
+def pause_before_bound_token(throttle: Throttle, *, now: float, under_way: int) -> float | None:
     """Return how many seconds to wait before the next request for a token bound to a key. None: send it now.
 
     `under_way` is the number of such requests that aren't answered yet. `now` is by the client's clock.
     """
     quiet = throttle.left(now, longest=LONGEST_THROTTLE)
-    return max(SHORTEST_PAUSE, quiet) if quiet > 0 or under_way >= MOST_BINDING else None
+    return max(SHORTEST_PAUSE, quiet) if quiet > 0 or under_way >= MOST_BOUND_REQUESTS else None
 
 
 class IssueLimit:
@@ -321,7 +323,7 @@ class IssueLimit:
         return None
 
 
-def finish(answer: Answer, asked: Asked, rules: Rules) -> Answer:
+def finish(answer: Answer, asked: RequestHead, rules: Rules) -> Answer:
     """Return an answer with the common headers: its length, no caching, and CORS for an allowed origin."""
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
     if answer.status not in WITHOUT_LENGTH:

@@ -57,14 +57,14 @@ async def close(engine: Engine) -> None:
         if engine.shared is not None:
             await engine.shared.finish()
     except asyncio.CancelledError:
-        silence(engine)
+        cancel_subscribers(engine)
         raise
     finally:
         finish(engine)
     try:
-        await dismiss(told(engine))
+        await wait_for_subscribers(subscriber_tasks(engine))
     except asyncio.CancelledError:
-        silence(engine)
+        cancel_subscribers(engine)
         raise
 
 
@@ -81,7 +81,7 @@ def drop(engine: Engine) -> None:
     """Close a session at once, without waiting for anything."""
     engine.owner.left(engine)
     shut(engine)
-    silence(engine)
+    cancel_subscribers(engine)
     finish(engine)
 
 
@@ -94,20 +94,20 @@ def shut(engine: Engine) -> None:
 
 async def drain(engine: Engine) -> None:
     """Wait for the renewal or look under way, up to the policy's time for closing. It isn't cancelled."""
-    if engine.flight is not None:
-        await asyncio.wait([engine.flight], timeout=engine.cycle.policy.close_timeout)
+    if engine.task is not None:
+        await asyncio.wait([engine.task], timeout=engine.cycle.policy.close_timeout)
 
 
 def finish(engine: Engine) -> None:
     """Set the session to closed, and emit `closed`. The store is released first."""
     if engine.shared is not None:
         engine.shared.stop()
-    engine.tell("closed")
+    engine.emit("closed")
     engine.cycle.advance(Phase.CLOSED)
     engine.notify()
 
 
-def told(engine: Engine) -> set[asyncio.Task[None]]:
+def subscriber_tasks(engine: Engine) -> set[asyncio.Task[None]]:
     """Return the tasks in which subscribers handle events.
 
     Tasks that close the session are left out: a callback that calls `aclose()` can't wait for itself.
@@ -116,13 +116,13 @@ def told(engine: Engine) -> set[asyncio.Task[None]]:
     return {one.task for one in engine.listeners if one.task is not None and one.task not in closers}
 
 
-def silence(engine: Engine) -> None:
+def cancel_subscribers(engine: Engine) -> None:
     """Cancel the tasks in which subscribers handle events, except tasks that close the session."""
-    for task in told(engine):
+    for task in subscriber_tasks(engine):
         task.cancel()
 
 
-async def dismiss(tasks: set[asyncio.Task[None]]) -> None:
+async def wait_for_subscribers(tasks: set[asyncio.Task[None]]) -> None:
     """Wait for subscribers to finish, then cancel those that haven't, and wait again.
 
     Both waits take `LAST_WORD` at most.

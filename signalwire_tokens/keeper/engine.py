@@ -17,7 +17,7 @@ One renewal::
 
 Two rules follow from this:
 
-- **One task at a time.** `flight` is the only task of a session that renews or looks into the store. All callers wait
+- **One task at a time.** `task` is the only task of a session that renews or looks into the store. All callers wait
   for it. No caller runs it in its own task, so a cancelled caller doesn't cancel the renewal. (P15)
 - **The engine never cancels it.** Its answer may hold the only valid refresh token. (P21)
 
@@ -44,8 +44,8 @@ from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.outcomes import (
     Ambiguous,
-    Answered,
     Expire,
+    FailedAttempt,
     IssueNew,
     Look,
     NotSent,
@@ -69,9 +69,9 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 LIFT_SPREAD = 1.0  # seconds over which the sessions of a client renew after a throttle is lifted
-Flight: TypeAlias = "asyncio.Task[RenewalResult]"
+RenewalTask: TypeAlias = "asyncio.Task[RenewalResult]"
 Begun: TypeAlias = RenewalStep | Look
-BROKEN = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
+NOT_PROCESSED = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
@@ -86,7 +86,7 @@ class Engine:
     - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
     - `used_at` is when a caller last used a session of a fleet.
     - `wakes_at` is the deadline that the timer has for the session; inf if there is none.
-    - `flight` is the task of the renewal or look under way.
+    - `task` is the task of the renewal or look under way.
     - `timer` is None until the session is opened.
     - `waiters` are the callers that wait for the next change; None if none does.
     - `now` is the clock's method, which the engine calls often.
@@ -101,7 +101,7 @@ class Engine:
     owner: Owner = ALONE
     used_at: float = -math.inf
     wakes_at: float = math.inf
-    flight: Flight | None = None
+    task: RenewalTask | None = None
     timer: Timer | None = None
     waiters: Waiters | None = None
     listeners: tuple[Listener, ...] = ()
@@ -145,14 +145,14 @@ class Engine:
 
     def has_failed(self) -> bool:
         """Return whether the last attempt failed, unless the session must try again regardless."""
-        return self.cycle.failing is not None and self.cycle.pressed == math.inf
+        return self.cycle.failing is not None and self.cycle.demanded == math.inf
 
-    def press(self, *, is_forced: bool = False) -> None:
+    def demand(self, *, is_forced: bool = False) -> None:
         """Bring the next renewal forward to the earliest time that is allowed, regardless of the plan and of failures.
 
         `is_forced` lifts the interval between forced renewals, too.
         """
-        self.cycle.press(self.now(), is_forced=is_forced)
+        self.cycle.demand(self.now(), is_forced=is_forced)
         self.plan()
 
     def throttle_lifted(self) -> None:
@@ -203,7 +203,7 @@ class Engine:
 
             the step is                                            then
             ----------------------------------------------------   ----------------------------------------------------
-            due, and the store should be read first (`_is_lost`)   look into the store
+            due, and the store should be read first (`_should_look_first`)   look into the store
             to expire, and due                                     the session expires
             a renewal, and due, with `may_begin`                   begin it; if the gate refuses, it wakes the session
             any other                                              wait for the timer, which rings at once if it is due
@@ -214,7 +214,7 @@ class Engine:
         """
         now, shared = self.now(), self.shared
         is_over, is_turn = isinstance(step, Expire) and step.at <= now, may_begin and step.at <= now
-        if shared is not None and self._is_lost(shared, now, is_over=is_over):
+        if shared is not None and self._should_look_first(shared, now, is_over=is_over):
             self._want_look(shared, timer, is_last=is_over)
         elif is_over:
             self._expire(timer)
@@ -241,11 +241,11 @@ class Engine:
             if self.gate.enter(self):
                 self.begin(step)
         finally:
-            if self.flight is None:  # `begin` may have raised after the gate let the session in: leave the gate again
-                self.gate.ended(self, BROKEN)
-        return self.flight is not None
+            if self.task is None:  # `begin` may have raised after the gate let the session in: leave the gate again
+                self.gate.ended(self, NOT_PROCESSED)
+        return self.task is not None
 
-    def _is_lost(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
+    def _should_look_first(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
         """Return whether a session without a valid token should look into the store before it goes on.
 
         In a fleet, it looks once for each expired token, because its renewal may have to wait for a turn. Any session
@@ -259,7 +259,7 @@ class Engine:
 
         While a renewal is under way, this does nothing. `_conclude` compares the clocks when the renewal ends.
         """
-        if not isinstance(self.cycle.flying, RenewalStep) and self.cycle.clock_leaped(seconds, now):
+        if not isinstance(self.cycle.under_way, RenewalStep) and self.cycle.clock_leaped(seconds, now):
             self.plan()
 
     def heard(self) -> None:
@@ -278,7 +278,7 @@ class Engine:
         timer.unset(self)
         self.cycle.advance(Phase.EXPIRED)
         logger.error("session %s generation %d: no way left to renew", self.label, self.cycle.generation)
-        self.tell("expired")
+        self.emit("expired")
         self.owner.expired(self)
         self.notify()
 
@@ -286,7 +286,7 @@ class Engine:
 
     def begin(self, step: RenewalStep) -> None:
         """Begin a renewal. The gate must have let the session in."""
-        self._depart(self._renew(step), step, "renew", self.opened().wall_ahead)
+        self._start_task(self._renew(step), step, "renew", self.opened().wall_ahead)
 
     def _look(self, shared: SharedRenewal, is_last: bool, wall_ahead: float) -> None:
         """Begin a look into the store, if the session is still open and at rest.
@@ -295,15 +295,15 @@ class Engine:
         planned this.
         """
         try:
-            if self.flight is None and self.cycle.phase is Phase.OPEN:
-                self._depart(shared.look(is_last=is_last), Look(self.now()), "look for", wall_ahead)
+            if self.task is None and self.cycle.phase is Phase.OPEN:
+                self._start_task(shared.look(is_last=is_last), Look(self.now()), "look for", wall_ahead)
         finally:
-            if self.flight is None:
-                self._carry_out(self.cycle.lose(Look(self.now()), None, self.now()))
+            if self.task is None:
+                self._carry_out(self.cycle.fail_to_process(Look(self.now()), None, self.now()))
                 self.gate.ended(self, None)
                 self._plan_again()
 
-    def _depart(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
         """Run `work` as the session's task, and have `_land` process its result.
 
         `what` is a verb for the task's name. `wall_ahead` is by how much the wall clock was ahead of the session's
@@ -311,10 +311,10 @@ class Engine:
         """
         timer, cycle = self.opened(), self.cycle
         land = partial(self._land, step, cycle.pair, wall_ahead)
-        flight = timer.begin(work, f"{what} {self.label}")
-        flight.add_done_callback(land)
+        task = timer.begin(work, f"{what} {self.label}")
+        task.add_done_callback(land)
         cycle.begin(step)
-        self.flight = flight
+        self.task = task
         timer.unset(self)
 
     async def _renew(self, step: RenewalStep) -> RenewalResult:
@@ -340,7 +340,7 @@ class Engine:
         except SignalWireTokenError as error:
             meaning, error = getattr(self.renewal, "meaning", None), error.with_traceback(None)
             return failure_of(error, way) if meaning is None else meaning(error, request)
-        if not isinstance(outcome, Renewed | Answered):
+        if not isinstance(outcome, Renewed | FailedAttempt):
             what = f"renew() returned {type(outcome).__name__}: it must return Renewed or a failure"
             return Ambiguous(SignalWireTokenError(what))
         if isinstance(outcome, Renewed):
@@ -353,7 +353,7 @@ class Engine:
                 return only_later(outcome, self.cycle, self.now())
         return outcome
 
-    def _land(self, step: Begun, pair: TokenPair | None, wall_ahead: float, flight: Flight) -> None:
+    def _land(self, step: Begun, pair: TokenPair | None, wall_ahead: float, task: RenewalTask) -> None:
         """Process the result of the session's task.
 
         If that raises, the session plans its next attempt all the same. (P7)
@@ -362,17 +362,17 @@ class Engine:
         and the refresh token may be used up. The failure then is `Ambiguous`.
         """
         try:
-            self._conclude(step, wall_ahead, flight)
+            self._conclude(step, wall_ahead, task)
         except Exception as error:  # of any kind: the session must not stay without a plan
             cycle = self.cycle
             logger.exception("session %s generation %d: a result could not be taken in", self.label, cycle.generation)
-            self.flight = None
-            self.gate.ended(self, BROKEN)
+            self.task = None
+            self.gate.ended(self, NOT_PROCESSED)
             failure = None
             if cycle.pair is pair:
                 what = f"the result of a renewal could not be taken in: {type(error).__name__}"
                 failure = Ambiguous(SignalWireTokenError(what))
-            self._carry_out(cycle.lose(step, failure, self.now()))
+            self._carry_out(cycle.fail_to_process(step, failure, self.now()))
             self._plan_again()
             self.notify()
 
@@ -382,19 +382,19 @@ class Engine:
         if cycle.phase is Phase.OPEN:
             self.opened().set(self, self.now() + cycle.policy.min_interval_for(cycle.lifetime))
 
-    def _conclude(self, step: Begun, wall_ahead: float, flight: Flight) -> None:
+    def _conclude(self, step: Begun, wall_ahead: float, task: RenewalTask) -> None:
         """Process an outcome, leave the gate, plan the next step, and wake the callers that wait.
 
         The nested `finally` blocks keep this order: the session leaves the gate and plans even if its outcome can't be
         processed. Callers are woken last, so that they find everything done.
         """
-        self.flight = None
-        way, outcome = result_of(flight, step)
+        self.task = None
+        way, outcome = result_of(task, step)
         try:
             try:
                 if isinstance(outcome, Renewed) and outcome.unsaved is not None:
                     self._carry_out([Warn(f"not saved, {outcome.unsaved}")])
-                    self.tell("persist_failed", outcome.unsaved)
+                    self.emit("persist_failed", outcome.unsaved)
                 if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
                     self.shared.heard = False  # a renewal has read the store itself, or has saved the newest pair
                 self._carry_out(self.cycle.land(way, outcome, self.now(), draw()))
@@ -415,7 +415,7 @@ class Engine:
         for effect in effects:
             match effect:
                 case Emit(kind):
-                    self.tell(kind)
+                    self.emit(kind)
                 case Adopted():
                     self._adopted(effect)
                 case Failed(failure, is_news):
@@ -449,13 +449,13 @@ class Engine:
         self.plan()
         self.notify()
 
-    def hasten(self) -> None:
+    def caller_waits(self) -> None:
         """Bring the next attempt forward for a caller that waits for a token."""
         now, shared = self.now(), self.shared
-        if self.cycle.want(now) or (shared is not None and self._is_lost(shared, now, is_over=False)):
+        if self.cycle.caller_waits(now) or (shared is not None and self._should_look_first(shared, now, is_over=False)):
             self.plan()
         self.opened().look(now)
-        self.gate.wanted(self)
+        self.gate.caller_waits(self)
 
     async def changed(self, deadline: WaitDeadline | None = None) -> None:
         """Wait for the next `notify()`, or for the deadline to end. The caller then has to look at what has changed."""
@@ -469,7 +469,7 @@ class Engine:
         if waiters is not None:
             waiters.wake()
 
-    def tell(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
+    def emit(self, kind: EventKind, error: SignalWireTokenError | None = None) -> None:
         """Emit an event to the subscribers. This never raises, because the engine has more to do afterwards.
 
         `error` is the reason for the event; None stands for the last error of the session. Nothing is emitted before

@@ -110,7 +110,7 @@ class Gate:
         """
         self._sent = engine.now()
 
-    def wanted(self, engine: Engine) -> None:
+    def caller_waits(self, engine: Engine) -> None:
         """React to a caller that waits for a session's token. This gate does nothing."""
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:

@@ -39,7 +39,7 @@ from signalwire_tokens.outcomes import (
     Throttled,
     UseRefreshToken,
 )
-from signalwire_tokens.wire import About, about
+from signalwire_tokens.wire import Subject, about
 
 if TYPE_CHECKING:
     import asyncio
@@ -151,11 +151,11 @@ def failure_of(error: SignalWireTokenError, step: RenewalStep) -> Failure:
     match error:
         case TransportError(sent=False) | TokenUnavailable() | StoreError() | TemporarilyRefused():
             return NotSent(error)
-        case _ if subject is About.API_TOKEN:
+        case _ if subject is Subject.API_TOKEN:
             return Misconfigured(error)
-        case _ if subject is About.TOKEN:
+        case _ if subject is Subject.TOKEN:
             return Spent(error) if isinstance(step, UseRefreshToken) else Misconfigured(error)
-        case _ if subject is About.SUBSCRIBER:
+        case _ if subject is Subject.SUBSCRIBER:
             return Spent(error) if isinstance(step, UseRefreshToken) else Denied(error)
         case ConfigurationError() | Unauthorized():
             return Misconfigured(error)
@@ -167,14 +167,14 @@ def failure_of(error: SignalWireTokenError, step: RenewalStep) -> Failure:
             return Ambiguous(error)
 
 
-def result_of(flight: asyncio.Task[RenewalResult], step: RenewalStep | Look) -> RenewalResult:
+def result_of(task: asyncio.Task[RenewalResult], step: RenewalStep | Look) -> RenewalResult:
     """Return the result of the task of a renewal or a look. A task that raised or was cancelled counts as `Ambiguous`.
 
     A look changes nothing at SignalWire, so a look that raised has simply found nothing.
     """
-    error = None if flight.cancelled() else flight.exception()
-    if error is None and not flight.cancelled():
-        return flight.result()
+    error = None if task.cancelled() else task.exception()
+    if error is None and not task.cancelled():
+        return task.result()
     if isinstance(step, Look):
         return UseRefreshToken(step.at), None
     what = "was cancelled from outside"

@@ -150,8 +150,8 @@ class TokenSession:
         """The time of the next planned renewal; now if one is under way, None if none is planned."""
         engine, cycle = self._engine, self._engine.cycle
         step, outlook = engine.next_step(), engine.gate.outlook(engine)
-        is_begun = isinstance(cycle.flying, RenewalStep)
-        is_planned = cycle.flying is not None or engine.wakes_at < math.inf or outlook.is_waiting
+        is_begun = isinstance(cycle.under_way, RenewalStep)
+        is_planned = cycle.under_way is not None or engine.wakes_at < math.inf or outlook.is_waiting
         if cycle.phase is not Phase.OPEN or not is_planned or (isinstance(step, Expire) and not is_begun):
             return None
         return moment_in(engine.clock, 0.0 if is_begun else max(step.at - engine.now(), outlook.pause, 0.0))
@@ -281,7 +281,7 @@ class TokenSession:
             await self.aclose()
             raise
         cycle.check_until(-math.inf)  # the next call may come from another event loop
-        engine.tell("started")
+        engine.emit("started")
         return self
 
     async def _first_token(self) -> None:

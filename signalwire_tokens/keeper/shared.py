@@ -65,7 +65,7 @@ from signalwire_tokens.stores import TokenStore
 
 from .events import is_cancelled, logged
 from .renewal import RenewalResult, asked_at
-from .sharing_rules import UNBOUNDED, Lives, Sight, choose, find_better, find_other, holds, is_sound, shortened
+from .sharing_rules import UNBOUNDED, Lives, TimedReading, choose, find_better, find_other, holds, is_sound, shortened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -174,16 +174,16 @@ class SharedRenewal:
         A session that can't issue has to present even a refresh token that another process has marked. It waits with
         that until its own token is about to expire.
         """
-        cycle, policy, sight = self.cycle, self.cycle.policy, await self._read()
-        held, found = sight.reading.record, self._better(sight)
+        cycle, policy, timed = self.cycle, self.cycle.policy, await self._read()
+        held, found = timed.reading.record, self._better(timed)
         if found is not None:
             return UseRefreshToken(step.at), found
         if held is None and cycle.pair is None and self.brought is not None:
             renewed = Renewed(self.brought, asked_at(self.brought, self.clock))
-            adopted = await self._commit(renewed, sight, None)
+            adopted = await self._commit(renewed, timed, None)
             self.brought = None if adopted.unsaved is None else self.brought
             return UseRefreshToken(step.at), adopted
-        way, plain = choose(sight, cycle, step, brought=self.brought, ahead=self.ahead)
+        way, plain = choose(timed, cycle, step, brought=self.brought, ahead=self.ahead)
         mark = None
         if isinstance(way, UseRefreshToken) and plain is not None:
             reserve = policy.needed_ttl(cycle.lifetime)
@@ -200,7 +200,7 @@ class SharedRenewal:
             outcome = await self._ask_dated(ask, way, pair, policy.lease_for(cycle.lifetime) / 2)
         if isinstance(outcome, Renewed):
             replaces = mark or held
-            return way, await self._commit(outcome, sight, None if replaces is None else replaces.digest)
+            return way, await self._commit(outcome, timed, None if replaces is None else replaces.digest)
         if mark is not None and plain is not None:
             with suppress(StoreError):
                 found = await self._after_failure(outcome, plain, mark)
@@ -245,14 +245,14 @@ class SharedRenewal:
             self.answer = outcome.pair, ahead
         return outcome
 
-    async def _commit(self, renewed: Renewed, sight: Sight, replaces: str | None) -> Renewed:
+    async def _commit(self, renewed: Renewed, timed: TimedReading, replaces: str | None) -> Renewed:
         """Save a new pair, and return it. If another process was faster and has a later pair, return that one.
 
         `replaces` is the digest of the record that the pair replaces; None if the store held none. If the store fails,
         the result has the error as `unsaved`: the session uses the pair, and saves it later.
         """
         try:
-            record = sight.record(renewed.pair, renewed.asked, self._ahead_of(renewed.pair))
+            record = timed.record(renewed.pair, renewed.asked, self._ahead_of(renewed.pair))
             if await self._save(record, replaces):
                 return renewed
             found = self._better(await self._read())
@@ -285,9 +285,9 @@ class SharedRenewal:
             expired, last = self.looked_for
             self.looked_for = cycle.access_until, (last if expired == cycle.access_until else 0) + is_last
         try:
-            sight = await self._read()
+            timed = await self._read()
             find = find_other if is_last else find_better
-            found = find(sight, cycle, now=self.clock.now(), wall=self.clock.wall())
+            found = find(timed, cycle, now=self.clock.now(), wall=self.clock.wall())
         except StoreError:
             self.heard, rest = self.heard or was_heard, REST_OF_STORE * rest
         now = self.clock.now()
@@ -319,15 +319,15 @@ class SharedRenewal:
 
     async def _has_better(self) -> bool:
         """Return whether the store holds a later pair than the current one. If it doesn't, save the current one."""
-        sight = await self._read()
-        held, pair, asked, latest = sight.reading.record, self.cycle.pair, self.cycle.asked, sight.latest
+        timed = await self._read()
+        held, pair, asked, latest = timed.reading.record, self.cycle.pair, self.cycle.asked, timed.latest
         if pair is None or holds(held, pair):
             return False
-        if self._better(sight) is not None:
+        if self._better(timed) is not None:
             return True
         if (latest is not None and latest >= asked) or (held is not None and pair is self.brought):
             return False  # the store holds a successor of the current pair, even if its token expires earlier
-        if not await self._save(sight.record(pair, asked, self.ahead), None if held is None else held.digest):
+        if not await self._save(timed.record(pair, asked, self.ahead), None if held is None else held.digest):
             raise self._complaint("somebody else has just saved another pair")
         self.brought = None
         return False
@@ -383,10 +383,10 @@ class SharedRenewal:
         answer, ahead = self.answer
         return ahead if pair is answer else self._wall_ahead()
 
-    def _better(self, sight: Sight) -> Renewed | None:
-        return find_better(sight, self.cycle, now=self.clock.now(), wall=self.clock.wall())
+    def _better(self, timed: TimedReading) -> Renewed | None:
+        return find_better(timed, self.cycle, now=self.clock.now(), wall=self.clock.wall())
 
-    async def _read(self) -> Sight:
+    async def _read(self) -> TimedReading:
         """Return a reading of the store, with the times by both clocks around it.
 
         Raise `StoreError` if it isn't sound.
@@ -397,7 +397,9 @@ class SharedRenewal:
             raise self._complaint("answered with something else than a reading")
         after, wall = self.clock.now(), self.clock.wall()
         gained, leap = wall - after - ahead, self.cycle.policy.tuning.clock_jump
-        return Sight(shortened(reading, self.longest), before=before, after=after, wall=wall, gained=gained, leap=leap)
+        return TimedReading(
+            shortened(reading, self.longest), before=before, after=after, wall=wall, gained=gained, leap=leap
+        )
 
     async def _save(self, record: Record, replaces: str | None) -> bool:
         return await self._use(lambda: self.store.save(self.key, record, replaces))

@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from signalwire_tokens.lifecycle import Lifecycle
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["UNBOUNDED", "Lives", "Sight", "choose", "find_better", "find_other", "holds", "is_sound", "shortened"]
+__all__ = [
+    "UNBOUNDED",
+    "Lives",
+    "TimedReading",
+    "choose",
+    "find_better",
+    "find_other",
+    "holds",
+    "is_sound",
+    "shortened",
+]
 
 Lives: TypeAlias = tuple[timedelta, timedelta]  # the lifetimes of an access token and of its refresh token
 UNBOUNDED: Lives = (LONGEST_LIFE, LONGEST_LIFE)
@@ -42,7 +52,7 @@ UNKNOWN = "unknown"  # a timeline that matches no store's, so that readers take 
 
 
 @attrs.frozen(eq=False)
-class Sight:
+class TimedReading:
     """A reading of the store, with the times at which the session took it.
 
     `before` and `after` are the session's clock before and after the read. `wall` is the wall clock after it. `gained`
@@ -89,9 +99,9 @@ class Sight:
         )
 
 
-def find_better(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
+def find_better(timed: TimedReading, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
     """Return the stored pair if its token is valid and expires later than the current one; None otherwise."""
-    record, asked = sight.reading.record, sight.asked
+    record, asked = timed.reading.record, timed.asked
     if record is None or asked is None or record.pair.access_token.value == cycle.value:
         return None
     if asked + life_of(record.pair.access_token) <= max(now, cycle.access_until):
@@ -99,19 +109,19 @@ def find_better(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> R
     return Renewed(redated(record.pair, asked, now=now, wall=wall), asked)
 
 
-def find_other(sight: Sight, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
+def find_other(timed: TimedReading, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
     """Return the stored pair if it isn't the current one and its refresh token is valid; None otherwise.
 
     Its access token may have expired. This is for a session that has no other way left to renew.
     """
-    held, asked = sight.reading.record, sight.asked
-    if held is None or asked is None or holds(held, cycle.pair) or held.until <= sight.reading.at:
+    held, asked = timed.reading.record, timed.asked
+    if held is None or asked is None or holds(held, cycle.pair) or held.until <= timed.reading.at:
         return None
     return Renewed(redated(held.pair, asked, now=now, wall=wall), asked)
 
 
 def choose(
-    sight: Sight, cycle: Lifecycle, step: RenewalStep, *, brought: TokenPair | None, ahead: float
+    timed: TimedReading, cycle: Lifecycle, step: RenewalStep, *, brought: TokenPair | None, ahead: float
 ) -> tuple[RenewalStep, Record | None]:
     """Return whether to refresh or to issue, and the record with the refresh token to use; None for an issue.
 
@@ -136,17 +146,17 @@ def choose(
     holds a successor of that pair, even if the clocks make it look older. `ahead` is by how much the wall clock was
     ahead of the session's clock when the current pair was requested.
     """
-    held, pair = sight.reading.record, cycle.pair
-    mine = None if pair is None else sight.record(pair, cycle.asked, ahead)
+    held, pair = timed.reading.record, cycle.pair
+    mine = None if pair is None else timed.record(pair, cycle.asked, ahead)
     known = holds(held, pair)
     may_issue = cycle.can_issue and (pair is not None or brought is None)
-    is_older = (age := sight.reading.age) is not None and sight.after - age < cycle.asked
+    is_older = (age := timed.reading.age) is not None and timed.after - age < cycle.asked
     is_behind = pair is not None and not known and pair is not brought and is_older
     if held is None or is_behind:
         doubtful, best = True, mine
     else:
         refused = known and isinstance(step, IssueNew)
-        ended = sight.latest is not None and held.until <= sight.reading.at
+        ended = timed.latest is not None and held.until <= timed.reading.at
         doubtful, best = held.presenting is not None or refused or ended, held
     if best is None or not cycle.can_present(best.pair) or (doubtful and may_issue):
         return IssueNew(step.at), None

@@ -139,7 +139,7 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
     """Return the current token if it is valid for long enough, or wait for the next one."""
     timer, cycle = check(engine), engine.cycle
     reserve, patience = check_ttl(engine, min_ttl), cycle.policy.wait_timeout
-    now, tried = engine.now(), cycle.tried
+    now, tried_at = engine.now(), cycle.tried_at
     left, is_fresh = cycle.left(now), min_ttl is None and now < cycle.due
     if left > 0 and (left >= reserve or is_fresh):
         timer.look(now)
@@ -147,7 +147,7 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
         return cycle.value
     if left > 0:
         # An attempt that fails ends this wait, too, since the current token is still valid.
-        await wait(engine, min(patience, left / 2), lambda: cycle.tried != tried)
+        await wait(engine, min(patience, left / 2), lambda: cycle.tried_at != tried_at)
     if engine.left() <= 0:
         await wait(engine, patience, lambda: engine.left() > 0)
     check(engine)
@@ -163,20 +163,20 @@ async def next_pair(engine: Engine) -> None:
     If that renewal brings none, raise an error. A look under way comes first. If it finds a pair, no renewal begins.
     """
     check(engine)
-    if engine.flight is not None and engine.flight is asyncio.current_task():
+    if engine.task is not None and engine.task is asyncio.current_task():
         raise SessionError("a renewal can't wait for itself: renew() must not call the session's refresh()")
     cycle, generation = engine.cycle, engine.cycle.generation
-    while isinstance(cycle.flying, Look):
+    while isinstance(cycle.under_way, Look):
         await engine.changed()
         check(engine)
-    if cycle.flying is None and cycle.generation == generation:
+    if cycle.under_way is None and cycle.generation == generation:
         step = cycle.way(engine.now())
         if isinstance(step, Expire):
             raise SessionExpired(f"session {engine.label} has no way to renew") from cycle.last_error
         engine.gate.force(engine, step)
     while cycle.generation == generation:
-        is_to_come = cycle.pressed < math.inf and cycle.phase is Phase.OPEN
-        is_over = engine.flight is None and (not is_to_come or is_hopeless(engine, cycle.policy.wait_timeout))
+        is_to_come = cycle.demanded < math.inf and cycle.phase is Phase.OPEN
+        is_over = engine.task is None and (not is_to_come or is_hopeless(engine, cycle.policy.wait_timeout))
         if is_over or cycle.phase is Phase.CLOSED:
             check(engine)
             raise unavailable(engine, "could not be renewed now")
@@ -209,7 +209,7 @@ async def wait(engine: Engine, seconds: float, is_satisfied: Callable[[], bool])
     deadline = WaitDeadline()
     alarm = engine.clock.call_later(seconds, deadline.end)
     try:
-        engine.hasten()
+        engine.caller_waits()
         while not (is_satisfied() or deadline.is_over):
             check(engine)
             if is_hopeless(engine, seconds):
@@ -234,7 +234,7 @@ def is_hopeless(engine: Engine, seconds: float) -> bool:
         any other                                                  hopeless if the next attempt is later than `seconds`
     """
     cycle, now = engine.cycle, engine.now()
-    if cycle.flying is not None:
+    if cycle.under_way is not None:
         return False
     is_late = cycle.left(now) <= 0
     if is_late and engine.wakes_at <= now:
@@ -251,7 +251,7 @@ def time_left(engine: Engine, outlook: Outlook | None = None) -> float:
 
     In a queue, a session has no deadline of its own, so its plan counts.
     """
-    if isinstance(engine.cycle.flying, Look):
+    if isinstance(engine.cycle.under_way, Look):
         return 0.0
     outlook = outlook or engine.gate.outlook(engine)
     at = engine.next_step().at if outlook.is_waiting else engine.wakes_at
@@ -271,7 +271,7 @@ def fault_of(engine: Engine, outlook: Outlook | None = None) -> SignalWireTokenE
     try with. `outlook` is what the gate expects, if the caller knows it already.
     """
     cycle = engine.cycle
-    if cycle.pressed == math.inf:
+    if cycle.demanded == math.inf:
         unused = cycle.generation == 0 and isinstance(cycle.failure, Spent)
         if unused or isinstance(cycle.failure, Misconfigured | Denied):
             return cycle.last_error
@@ -291,7 +291,7 @@ def unavailable(engine: Engine, what: str) -> TokenUnavailable:
     has_way = pause < math.inf and not isinstance(engine.next_step(), Expire)
     error = TokenUnavailable(f"session {engine.label} {what}", retry_after=pause if has_way else None)
     error.__cause__ = reason_of(engine)
-    if error.__cause__ is None and isinstance(cycle.flying, RenewalStep):
-        taken = engine.now() - cycle.flying.at
+    if error.__cause__ is None and isinstance(cycle.under_way, RenewalStep):
+        taken = engine.now() - cycle.under_way.at
         error.__cause__ = SignalWireTokenError(f"the renewal under way has taken {taken:.0f} s so far")
     return error

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryStore"]
 
-MOST_AT_ONCE = 100  # heap entries that one save handles at most, so that it doesn't block the event loop
+MOST_SWEPT = 100  # heap entries that one save handles at most, so that it doesn't block the event loop
 SPARE = 100  # entries that the heap may have beyond twice the number of records before it is built again
 
 
 @attrs.frozen
-class Held:
+class HeldLease:
     """A record, and the time of its heap entry: when the record expires, or earlier."""
 
     record: Record
@@ -50,7 +50,7 @@ class MemoryStore:
 
     def __init__(self, *, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self.records: dict[str, Held] = {}
+        self.records: dict[str, HeldLease] = {}
         self._due: list[tuple[float, str]] = []  # a heap of expiry times and keys
         self._leases: dict[str, tuple[object, float]] = {}
         self.watchers: Watchers = Watchers()
@@ -103,7 +103,7 @@ class MemoryStore:
     def _keep(self, key: str, record: Record, due: float) -> None:
         """Save a record whose heap entry is at `due`. Add that entry if the key doesn't have it yet."""
         held = self.records.get(key)
-        self.records[key] = Held(record, due)
+        self.records[key] = HeldLease(record, due)
         if held is None or held.due != due:
             heappush(self._due, (due, key))
         if len(self._due) > 2 * len(self.records) + SPARE:  # most belong to deleted or replaced records
@@ -112,7 +112,7 @@ class MemoryStore:
 
     def _sweep(self, now: float) -> None:
         """Remove records that have expired by `now`. Add a new entry for each that expires later than its old entry."""
-        for _ in range(MOST_AT_ONCE):
+        for _ in range(MOST_SWEPT):
             if not self._due or self._due[0][0] > now:
                 break
             due, key = heappop(self._due)

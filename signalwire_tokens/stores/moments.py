@@ -32,7 +32,7 @@ from signalwire_tokens.clock import SYSTEM
 __all__ = ["Moment", "is_same_boot", "passed", "timeline"]
 
 SAME_BOOT = 60.0  # seconds: calculated start times that are closer than this are of the same start
-RESTART = 60.0  # seconds that count across a restart at most: the wall clock may have been set meanwhile
+MOST_ACROSS_RESTART = 60.0  # seconds that count across a restart at most: the wall clock may have been set meanwhile
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ def passed(since: Moment, until: Moment) -> float:
     The result may be too small: if the wall clock is set back, a virtual machine is paused, or the machine restarts.
     Setting the wall clock doesn't make it too large, except by a minute at most across a restart.
     """
-    most = until.at - since.at if is_same_boot(since.timeline, until.timeline) else RESTART
+    most = until.at - since.at if is_same_boot(since.timeline, until.timeline) else MOST_ACROSS_RESTART
     return max(0.0, min(most, until.wall - since.wall))
 
 

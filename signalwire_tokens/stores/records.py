@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "Record", "decode", "encode", "key_of"]
 
 # Seconds that a store's time may step back. A record that is further ahead of the reading has an unknown age.
-BACKWARDS = 1.0
+CLOCK_STEP_TOLERANCE = 1.0
 EPOCH = datetime.fromtimestamp(0, UTC)  # when decoded tokens are issued, until the session knows the pair's age
 
 
@@ -99,7 +99,7 @@ class Reading:
         if self.record is None or self.record.timeline != self.timeline:
             return None
         age = self.at - self.record.asked_at
-        return max(0.0, age) if age > -BACKWARDS else None
+        return max(0.0, age) if age > -CLOCK_STEP_TOLERANCE else None
 
     @property
     def gained(self) -> float:

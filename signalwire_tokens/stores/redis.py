@@ -74,8 +74,11 @@ __all__ = ["RedisStore"]
 
 MOST_CONNECTIONS = 64
 HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
-AGAIN = 0.05  # seconds until the listening task is cancelled again
-LISTEN_AGAIN = (0.1, 10.0)  # seconds until the next attempt to listen: the first pause and, by doubling, the longest
+CANCEL_AGAIN_AFTER = 0.05  # seconds until the listening task is cancelled again
+RECONNECT_PAUSES = (
+    0.1,
+    10.0,
+)  # seconds until the next attempt to listen: the first pause and, by doubling, the longest
 LISTEN_FOR = 600.0  # seconds on one connection: after a failover, nothing may be published on its server any more
 
 # Each script uses one key, since a proxy for a cluster accepts no script with keys on different servers.
@@ -89,23 +92,23 @@ redis.call('PEXPIREAT', KEYS[1], ARGV[4])
 if ARGV[5] ~= '' then redis.pcall('PUBLISH', ARGV[5], ARGV[6]) end
 return 1
 """
-TAKE = """
+TAKE_LEASE = """
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+RELEASE_LEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 NO_ARGUMENTS: Secret[tuple[Any, ...]] = Secret(())
 
 # The server has done nothing, and can't until its role or its cluster changes. After a failover, another server can.
-ELSEWHERE = {
+WRONG_SERVER = {
     "CLUSTERDOWN": ": its cluster is down",
     "MASTERDOWN": ": it is a replica that has lost its primary",
     "NOREPLICAS": ": it has too few replicas",
     "READONLY": ": it is a replica",
 }
-HINTS = ELSEWHERE | {
+HINTS = WRONG_SERVER | {
     "DB index": ": it has no database of this number",
     "LOADING": ": it is starting",
     "MISCONF": ": it cannot write to its disk",
@@ -146,19 +149,19 @@ class RedisStore:
         hidden, hidden_keys = Secret(url), Secret(encryption_keys)
         del url, encryption_keys
         seconds = positive_seconds("RedisStore: timeout", timeout)
-        check(prefix)
-        self._pool = connect(hidden, seconds)
+        check_prefix(prefix)
+        self._pool = make_pool(hidden, seconds)
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._prefix, self._timeout = prefix, seconds
         self._redis = Redis.from_pool(self._pool)
         # Each call sends the script's text: after a failover, the new server may not have it loaded.
         self._load, self._save, self._take, self._give_back = (
-            partial(self._redis.eval, text, 1) for text in (LOAD, SAVE, TAKE, GIVE_BACK)
+            partial(self._redis.eval, text, 1) for text in (LOAD, SAVE, TAKE_LEASE, RELEASE_LEASE)
         )
         self._holder, self._leases = uuid4().hex, count(1)
         self._watchers = Watchers()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._listener = Listener(self._redis, f"{prefix}news", self._watchers)
+        self._listener = ChannelListener(self._redis, f"{prefix}news", self._watchers)
         self._listening: asyncio.Task[None] | None = None
         self._moves = 0
 
@@ -183,7 +186,7 @@ class RedisStore:
         listening, self._listening, self._loop = self._listening, None, None
         while listening is not None and not listening.done():
             listening.cancel()  # the client may swallow this one
-            await asyncio.wait([listening], timeout=AGAIN)
+            await asyncio.wait([listening], timeout=CANCEL_AGAIN_AFTER)
         await self._redis.aclose()
 
     def __del__(self) -> None:
@@ -279,7 +282,7 @@ class RedisStore:
         except (TimeoutError, ConnectionTimeout):  # the store's limit and the connection's are the same
             reason = f"no answer within {spoken(self._timeout)}"
         except Exception as error:  # noqa: BLE001 - the client raises errors of many kinds
-            reason = told(error)
+            reason = describe_error(error)
         raise StoreError(f"{self}: #{key[:8]}: {reason}")
 
     async def _send(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - as above
@@ -288,7 +291,7 @@ class RedisStore:
         try:
             return await send()
         except RedisError as error:
-            if code_of(error) not in ELSEWHERE:
+            if code_of(error) not in WRONG_SERVER:
                 raise
         if self._moves == moves:  # otherwise another call has dropped the connections since
             await self._move()
@@ -303,7 +306,7 @@ class RedisStore:
             await self._pool.disconnect(inuse_connections=False)
 
 
-class Listener:
+class ChannelListener:
     """Listens to the channel and calls the watchers of each key that a message names.
 
     It has no reference to the store. Its task would otherwise keep a store in memory that your app forgot to close.
@@ -317,7 +320,7 @@ class Listener:
 
     async def run(self) -> None:
         """Listen until the task is cancelled. If the connection fails, connect again after a pause."""
-        pause, longest = LISTEN_AGAIN
+        pause, longest = RECONNECT_PAUSES
         while True:
             self._limit = limit = asyncio.timeout(LISTEN_FOR)
             try:
@@ -327,13 +330,15 @@ class Listener:
                     while True:
                         with cancellation_kept():
                             message = await pubsub.get_message(timeout=HEARTBEAT)
-                        pause = LISTEN_AGAIN[0]
+                        pause = RECONNECT_PAUSES[0]
                         if message is not None:
                             self._watchers.call(message["data"].decode(errors="replace"))
             except Exception as error:  # noqa: BLE001 - after any error, the next connection may work
                 if limit.expired():  # no failure: connect again at once, to where the address leads now
                     continue
-                logger.info("not listening to %s any more, %s; again in %g s", self._channel, told(error), pause)
+                logger.info(
+                    "not listening to %s any more, %s; again in %g s", self._channel, describe_error(error), pause
+                )
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
@@ -371,7 +376,7 @@ def time_of(answer: Secret[Any]) -> float | None:
             return None
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return a description of an error, without the server's text, which may quote what was sent."""
     if type(error) is ConnectionError:  # not a subclass, which may hold the server's text
         return str(error)
@@ -391,7 +396,7 @@ def code_of(error: Exception) -> str | None:
     return None if found is None else found[0]
 
 
-def check(prefix: object) -> None:
+def check_prefix(prefix: object) -> None:
     """Raise `ConfigurationError` for a prefix that would fail only when it is used.
 
     A brace in the prefix would change which part of a name decides on its place in a cluster.
@@ -400,7 +405,7 @@ def check(prefix: object) -> None:
         raise ConfigurationError("RedisStore: prefix must be text without braces")
 
 
-def connect(url: Secret[str], timeout: float) -> BlockingConnectionPool:
+def make_pool(url: Secret[str], timeout: float) -> BlockingConnectionPool:
     """Return a connection pool for a URL. Raise `ConfigurationError` if the URL or one of its options is invalid.
 
     No connection is opened yet.

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Sealer", "generate_encryption_key"]
 
 # A first byte between the two is a newer version of this format. From 32 on it is text, which is not ours.
-VERSION, NO_VERSION = 1, 32
+VERSION, FIRST_TEXT_BYTE = 1, 32
 PLAIN, SEALED = 0, 1
 KEY = re.compile(r"[A-Za-z0-9_-]{43}=")  # 32 bytes as URL-safe base64
 KEY_BYTES, NAME_BYTES, NONCE_BYTES = 32, 4, 12
@@ -104,7 +104,7 @@ class Sealer:
                 raise self._refuse(key, "is sealed, and this store was given no keys")
             case (1, 1):
                 body = self._unseal(key, head, body.value)
-            case (version, _) if VERSION < version < NO_VERSION:
+            case (version, _) if VERSION < version < FIRST_TEXT_BYTE:
                 raise self._refuse(key, "was written by a newer version of signalwire-tokens")
             case _:
                 raise self._refuse(key, "is not one of signalwire-tokens")

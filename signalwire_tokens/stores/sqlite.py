@@ -50,9 +50,9 @@ __all__ = ["SqliteStore"]
 T = TypeVar("T")
 APPLICATION = 0x53575431  # "SWT1": SQLite's field for the application that a file belongs to
 SCHEMA = 2  # the version of the tables; 1 was that of 0.1.0
-OWNER_S = stat.S_IRUSR | stat.S_IWUSR
-BESIDE = ("-wal", "-shm", "-journal")  # what SQLite adds to the file's name for its other files
-EMPTY = 1  # byte: SQLite treats a file of this size, or an empty one, as a new one
+OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
+SIDE_FILE_SUFFIXES = ("-wal", "-shm", "-journal")  # what SQLite adds to the file's name for its other files
+LARGEST_EMPTY_FILE = 1  # byte: SQLite treats a file of this size, or an empty one, as a new one
 TABLES = (
     "CREATE TABLE records (key TEXT PRIMARY KEY, digest TEXT NOT NULL, sealed BLOB NOT NULL, until REAL NOT NULL)",
     "CREATE INDEX by_end ON records (until)",
@@ -65,7 +65,7 @@ TABLES = (
 LOG_PAGES, PAGE = 64, 4096  # the log beside the file is emptied at 256 KiB; a renewal writes about 40 KiB
 BUSY = 0.5  # seconds to wait while another process writes
 SWEEP_AFTER = 86400.0  # seconds that a record stays after its expiry, in case a clock runs too fast
-MOST_AT_ONCE = 100  # records that one save removes at most, which keeps it quick and its log small
+MOST_SWEPT = 100  # records that one save removes at most, which keeps it quick and its log small
 LONGEST_LEASE = 3600.0  # seconds: a lease that expires later was taken before a restart, or by a clock that was wrong
 
 
@@ -332,7 +332,7 @@ def sweep(database: sqlite3.Connection, before: float) -> None:
     """Remove records that expired before a moment of the file's own time: MOST_AT_ONCE of them at most."""
     database.execute(
         "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until < ? ORDER BY until LIMIT ?)",
-        (before, MOST_AT_ONCE),
+        (before, MOST_SWEPT),
     )
 
 
@@ -358,14 +358,16 @@ def make_private(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise OSError("the path is not that of a file")
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_S))
-    exposed = [each for each in (path, *(path.with_name(path.name + end) for end in BESIDE)) if is_exposed(each)]
-    if exposed and path.stat().st_size > EMPTY:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+    exposed = [
+        each for each in (path, *(path.with_name(path.name + end) for end in SIDE_FILE_SUFFIXES)) if is_exposed(each)
+    ]
+    if exposed and path.stat().st_size > LARGEST_EMPTY_FILE:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             if pragma(database, "application_id") != APPLICATION:
                 return
     for each in exposed:
-        each.chmod(OWNER_S)
+        each.chmod(OWNER_ONLY)
 
 
 def is_exposed(path: Path) -> bool:

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["StoreConformance"]
 
 NUMBERS = count(1)  # makes the tokens and keys of each test different
-SHORT, LONG = 0.2, 3600.0  # seconds: a lease that expires during a test, and one that doesn't
-A_MOMENT = SHORT / 10  # seconds between two checks of a store
-AT_ONCE = 10  # calls that run concurrently
-PATIENCE = 300.0  # seconds after which a test counts as hanging, on a slow machine as well
+SHORT_LEASE, LONG_LEASE = 0.2, 3600.0  # seconds: a lease that expires during a test, and one that doesn't
+POLL_INTERVAL = SHORT_LEASE / 10  # seconds between two checks of a store
+CONCURRENT_CALLS = 10  # calls that run concurrently
+TIME_LIMIT = 300.0  # seconds after which a test counts as hanging, on a slow machine as well
 ROUNDING = 1.0  # second by which a store's time may be rounded
 DAYS = 30 * 86400.0  # seconds; a wall clock in another unit is off by far more
 YEARS = 30 * 365 * 86400.0  # seconds by which a wall clock may be wrong
@@ -68,13 +68,13 @@ async def make_record(store: TokenStore, key: str, age: float = 0.0) -> Record:
     return Record(pair=make_pair(), asked_at=reading.at - age, asked_wall=wall - age, timeline=reading.timeline)
 
 
-def held(reading: Reading) -> Record:
+def record_of(reading: Reading) -> Record:
     """Return the record of a reading, and fail the test if there is none."""
     assert reading.record is not None, "nothing is kept under the key"
     return reading.record
 
 
-def lives(pair: TokenPair) -> list[timedelta]:
+def lifetimes_of(pair: TokenPair) -> list[timedelta]:
     """Return the lifetimes of both tokens.
 
     Tests compare these and not `issued_at` and `expires_at`, because a store keeps only the lifetimes. The session
@@ -83,12 +83,12 @@ def lives(pair: TokenPair) -> list[timedelta]:
     return [half.expires_at - half.issued_at for half in (pair.access_token, pair.refresh_token)]
 
 
-def in_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
+def with_time_limit(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
     """Return the test with a time limit, so that a store that hangs fails the test and doesn't block the suite."""
 
     @wraps(test)
     async def bounded(*args: P.args, **fixtures: P.kwargs) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIME_LIMIT):
             await test(*args, **fixtures)
 
     return bounded
@@ -98,11 +98,11 @@ class StoreConformance:
     """The test suite for a store of your own. Subclass it, and override the fixture `store`.
 
     If other processes can open the same data, override the fixture `peer`, too. It returns a second object on the same
-    data, as another process would have it. Set `tells` to True if the store's `watch` calls back.
+    data, as another process would have it. Set `calls_watchers` to True if the store's `watch` calls back.
     """
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [pytest.mark.asyncio] if find_spec("pytest_asyncio") else []
-    tells: ClassVar[bool] = False
+    calls_watchers: ClassVar[bool] = False
 
     @pytest.fixture
     def key(self) -> str:
@@ -134,11 +134,11 @@ class StoreConformance:
             record = attrs.evolve(await make_record(store, key), presenting=presenting)
             await store.delete(key)
             assert await store.save(key, record, None)
-            read = held(await peer.load(key))
+            read = record_of(await peer.load(key))
             assert (read.digest, read.presenting) == (record.digest, presenting)
             assert (read.asked_at, read.asked_wall) == (record.asked_at, record.asked_wall)
             assert read.pair.subscriber_id == record.pair.subscriber_id
-            assert lives(read.pair) == lives(record.pair)
+            assert lifetimes_of(read.pair) == lifetimes_of(record.pair)
             for half in ("access_token", "refresh_token"):
                 mine, theirs = getattr(read.pair, half), getattr(record.pair, half)
                 assert (mine.value, mine.kind, mine.channel) == (theirs.value, theirs.kind, theirs.channel)
@@ -146,10 +146,10 @@ class StoreConformance:
     async def test_a_pair_ages(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """Another process reads the age of a pair: its age when it was saved, plus the time since."""
         start = time.monotonic()
-        assert await store.save(key, await make_record(store, key, age=LONG), None)
+        assert await store.save(key, await make_record(store, key, age=LONG_LEASE), None)
         age = (await peer.load(key)).age
         assert age is not None
-        assert LONG <= age <= LONG + (time.monotonic() - start) + ROUNDING
+        assert LONG_LEASE <= age <= LONG_LEASE + (time.monotonic() - start) + ROUNDING
 
     async def test_a_wall_clock_goes_on_like_the_store_s_time(
         self, store: TokenStore, peer: TokenStore, key: str
@@ -158,7 +158,7 @@ class StoreConformance:
 
         If it gained on the store's time, sessions would conclude that the machine was paused.
         """
-        assert await store.save(key, await make_record(store, key, age=LONG), None)
+        assert await store.save(key, await make_record(store, key, age=LONG_LEASE), None)
         assert abs((await peer.load(key)).gained) <= ROUNDING
         wall = (await store.load(key)).wall
         assert wall is None or abs(wall - time.time()) < DAYS, "the wall clock is not in seconds since the epoch"
@@ -173,16 +173,16 @@ class StoreConformance:
                 await store.delete(each)
             assert await store.save(key, record, None)
             assert await peer.save(other, await make_record(peer, other), None)
-            assert held(await peer.load(key)).digest == record.digest
+            assert record_of(await peer.load(key)).digest == record.digest
 
-    @in_time
+    @with_time_limit
     async def test_keys_do_not_meet(self, store: TokenStore, key: str) -> None:
         """Loading, leasing and deleting one key doesn't affect another key."""
         other = key_of((key,))
         assert await store.save(key, await make_record(store, key), None)
         assert (await store.load(other)).record is None
         await store.delete(other)
-        async with store.lease(key, LONG) as mine, store.lease(other, LONG) as another:
+        async with store.lease(key, LONG_LEASE) as mine, store.lease(other, LONG_LEASE) as another:
             assert mine
             assert another
         assert (await store.load(key)).record is not None
@@ -195,9 +195,9 @@ class StoreConformance:
         assert await store.save(key, first, None)
         assert not await peer.save(key, second, None)
         assert not await peer.save(key, second, third.digest)
-        assert held(await store.load(key)).digest == first.digest
+        assert record_of(await store.load(key)).digest == first.digest
         assert await peer.save(key, second, first.digest)
-        assert held(await store.load(key)).digest == second.digest
+        assert record_of(await store.load(key)).digest == second.digest
 
     async def test_a_mark_is_a_change(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """A caller that has read a record before it was marked with `presenting` can't replace it or mark it again.
@@ -210,7 +210,7 @@ class StoreConformance:
         assert await store.save(key, mark, record.digest)
         assert not await peer.save(key, other, record.digest)
         assert not await peer.save(key, await make_record(store, key), record.digest)
-        assert held(await peer.load(key)).presenting == "one"
+        assert record_of(await peer.load(key)).presenting == "one"
 
     async def test_saving_twice_is_saving_once(self, store: TokenStore, key: str) -> None:
         """A caller that doesn't know whether a save worked can repeat it with the same arguments."""
@@ -221,17 +221,17 @@ class StoreConformance:
         assert await store.save(key, successor, record.digest)
         assert not await store.save(key, record, None)
 
-    @in_time
+    @with_time_limit
     async def test_one_of_many_saves(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """If several callers replace the same record at once, `save` returns True to exactly one of them."""
         record = await make_record(store, key)
         assert await store.save(key, record, None)
-        successors = [await make_record(store, key) for _ in range(AT_ONCE)]
+        successors = [await make_record(store, key) for _ in range(CONCURRENT_CALLS)]
         saved = await asyncio.gather(
             *((store, peer)[i % 2].save(key, successor, record.digest) for i, successor in enumerate(successors))
         )
         assert saved.count(True) == 1
-        assert held(await store.load(key)).digest == successors[saved.index(True)].digest
+        assert record_of(await store.load(key)).digest == successors[saved.index(True)].digest
 
     async def test_what_was_deleted_is_gone(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """A deleted record is gone. Deleting again isn't an error.
@@ -245,45 +245,47 @@ class StoreConformance:
         assert (await peer.load(key)).record is None
         assert await store.save(key, successor, record.digest)
 
-    @in_time
+    @with_time_limit
     async def test_a_lease_has_one_holder(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """A second caller gets False at once while a lease is held, and True after the holder has left the block."""
-        async with store.lease(key, LONG) as mine:
+        async with store.lease(key, LONG_LEASE) as mine:
             assert mine
-            async with peer.lease(key, LONG) as another:
+            async with peer.lease(key, LONG_LEASE) as another:
                 assert not another
-            async with peer.lease(key, LONG) as another:  # leaving without the lease must not release it
+            async with peer.lease(key, LONG_LEASE) as another:  # leaving without the lease must not release it
                 assert not another
-        async with peer.lease(key, LONG) as another:
+        async with peer.lease(key, LONG_LEASE) as another:
             assert another
 
-    @in_time
+    @with_time_limit
     async def test_one_of_many_holds_a_lease(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """If several callers ask for a lease at once, exactly one gets it."""
         async with AsyncExitStack() as stack:
-            wanted = [stack.enter_async_context((store, peer)[i % 2].lease(key, LONG)) for i in range(AT_ONCE)]
+            wanted = [
+                stack.enter_async_context((store, peer)[i % 2].lease(key, LONG_LEASE)) for i in range(CONCURRENT_CALLS)
+            ]
             assert [await one for one in wanted].count(True) == 1
 
-    @in_time
+    @with_time_limit
     async def test_a_lease_lasts(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """A held lease isn't lost before its time, even if its key is deleted. The store's time runs in seconds."""
-        async with store.lease(key, LONG) as mine:
+        async with store.lease(key, LONG_LEASE) as mine:
             assert mine
             start = time.monotonic()
             before = after = (await store.load(key)).at
             started = stopping = time.monotonic()
-            while stopping - started < SHORT or (after == before and stopping - started < 2 * ROUNDING):
-                await asyncio.sleep(A_MOMENT)
+            while stopping - started < SHORT_LEASE or (after == before and stopping - started < 2 * ROUNDING):
+                await asyncio.sleep(POLL_INTERVAL)
                 stopping = time.monotonic()
                 after = (await store.load(key)).at
             assert after > before, "the store's time stands still"
             least, most = stopping - started - ROUNDING, time.monotonic() - start + ROUNDING
             assert least <= after - before <= most, "the store's time is not in seconds"
             await store.delete(key)
-            async with peer.lease(key, LONG) as another:  # if this waited for the lease, it would take an hour
+            async with peer.lease(key, LONG_LEASE) as another:  # if this waited for the lease, it would take an hour
                 assert not another
 
-    @in_time
+    @with_time_limit
     async def test_a_lease_ends_by_itself(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """A lease that its holder doesn't give back expires by itself, and not too early.
 
@@ -292,25 +294,25 @@ class StoreConformance:
         """
         start = time.monotonic()
         async with AsyncExitStack() as late:
-            assert await late.enter_async_context(store.lease(key, SHORT))
+            assert await late.enter_async_context(store.lease(key, SHORT_LEASE))
             async with AsyncExitStack() as stack:
-                while not await stack.enter_async_context(peer.lease(key, LONG)):
-                    await asyncio.sleep(A_MOMENT)
-                assert time.monotonic() - start > SHORT * 0.9
+                while not await stack.enter_async_context(peer.lease(key, LONG_LEASE)):
+                    await asyncio.sleep(POLL_INTERVAL)
+                assert time.monotonic() - start > SHORT_LEASE * 0.9
                 await late.aclose()
-                async with store.lease(key, LONG) as mine:
+                async with store.lease(key, LONG_LEASE) as mine:
                     assert not mine
 
-    @in_time
+    @with_time_limit
     async def test_a_failure_gives_the_lease_back(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """An exception inside the block of a lease releases the lease, and is raised unchanged."""
         with pytest.raises(ZeroDivisionError):
-            async with store.lease(key, LONG):
+            async with store.lease(key, LONG_LEASE):
                 raise ZeroDivisionError
-        async with peer.lease(key, LONG) as another:
+        async with peer.lease(key, LONG_LEASE) as another:
             assert another
 
-    @in_time
+    @with_time_limit
     async def test_whoever_is_cancelled_gives_the_lease_back(
         self, store: TokenStore, peer: TokenStore, key: str
     ) -> None:
@@ -318,7 +320,7 @@ class StoreConformance:
         holds = asyncio.Event()
 
         async def hold() -> None:
-            async with store.lease(key, LONG):
+            async with store.lease(key, LONG_LEASE):
                 holds.set()
                 await asyncio.Event().wait()
 
@@ -326,10 +328,10 @@ class StoreConformance:
         await holds.wait()
         holding.cancel()
         await asyncio.wait([holding])
-        async with peer.lease(key, LONG) as another:
+        async with peer.lease(key, LONG_LEASE) as another:
             assert another
 
-    @in_time
+    @with_time_limit
     async def test_whoever_is_cancelled_harms_nobody(self, store: TokenStore, key: str) -> None:
         """A call that is cancelled doesn't break the store: later calls work."""
         record = await make_record(store, key)
@@ -340,14 +342,14 @@ class StoreConformance:
             await asyncio.wait([task])
         await store.delete(key)
         assert await store.save(key, record, None)
-        assert held(await store.load(key)).digest == record.digest
+        assert record_of(await store.load(key)).digest == record.digest
 
-    @in_time
+    @with_time_limit
     async def test_who_watches_is_told_of_new_pairs(self, store: TokenStore, peer: TokenStore, key: str) -> None:
         """Callbacks come on the event loop, for saves under the watched key only, and not after the watch has ended.
 
-        Ending one watch doesn't affect other watches of the same key, and a watch may be ended twice. If `tells` is
-        False, the store doesn't have to call back.
+        Ending one watch doesn't affect other watches of the same key, and a watch may be ended twice. If
+        `calls_watchers` is False, the store doesn't have to call back.
         """
         told, others, second = asyncio.Event(), asyncio.Event(), asyncio.Event()
         threads = set[int]()
@@ -355,18 +357,18 @@ class StoreConformance:
         unwatch_second = store.watch(key, second.set)
         unwatch, unwatch_other = store.watch(key, told.set), store.watch(key_of((key,)), others.set)
         record = await make_record(store, key)
-        while self.tells and not told.is_set():  # the store may not be listening yet: repeat
+        while self.calls_watchers and not told.is_set():  # the store may not be listening yet: repeat
             assert await peer.save(key, record, None)
-            await asyncio.sleep(A_MOMENT)
+            await asyncio.sleep(POLL_INTERVAL)
         assert threads <= {threading.get_ident()}, "callbacks come on the event loop"
         unwatch()
         unwatch()
         unwatch_other()
         told.clear()
         second.clear()
-        while self.tells and not second.is_set():  # other watches of the key continue
+        while self.calls_watchers and not second.is_set():  # other watches of the key continue
             assert await peer.save(key, record, None)
-            await asyncio.sleep(A_MOMENT)
+            await asyncio.sleep(POLL_INTERVAL)
         unwatch_second()
         second.clear()
         assert await peer.save(key, attrs.evolve(record, presenting="an attempt"), record.digest)
@@ -374,10 +376,10 @@ class StoreConformance:
         last = asyncio.Event()
         unwatch_last = store.watch(key, last.set)
         assert await peer.save(key, record, None)
-        while self.tells and not last.is_set():  # after this, wrong callbacks would have come as well
+        while self.calls_watchers and not last.is_set():  # after this, wrong callbacks would have come as well
             assert await peer.save(key, record, None)
-            await asyncio.sleep(A_MOMENT)
-        await asyncio.sleep(A_MOMENT)
+            await asyncio.sleep(POLL_INTERVAL)
+        await asyncio.sleep(POLL_INTERVAL)
         unwatch_last()
         assert not told.is_set()
         assert not second.is_set()

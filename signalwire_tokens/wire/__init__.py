@@ -24,7 +24,7 @@ module          what it has
 
 from .answers import pause_before_retry, read
 from .backend import add_headers, check_endpoint, fetch_token
-from .codes import TOKEN_EXPIRED, About, about
+from .codes import TOKEN_EXPIRED, Subject, about
 from .exchange import Answer, Auth, Request
 from .header import Header, read_header
 from .hints import read_hint
@@ -46,20 +46,21 @@ from .requests import (
     subscriber_info,
 )
 from .space import basic_authorization, check_settings, is_credential
-from .successors import replacing
+from .successors import accepting_only_successor
 
 __all__ = [
     "DEVICE_EXCHANGE",
     "DEVICE_REFRESH",
     "TOKEN_EXPIRED",
-    "About",
     "Answer",
     "Auth",
     "Header",
     "Page",
     "Request",
+    "Subject",
     "When",
     "about",
+    "accepting_only_successor",
     "add_headers",
     "basic_authorization",
     "check_endpoint",
@@ -79,7 +80,6 @@ __all__ = [
     "read_lifetimes",
     "refresh_device_token",
     "refresh_subscriber_token",
-    "replacing",
     "subscriber_addresses",
     "subscriber_info",
 ]

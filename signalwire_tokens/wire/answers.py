@@ -29,8 +29,8 @@ from signalwire_tokens.errors import (
     is_transient,
 )
 
-from .codes import ABOUT, About, about
-from .exchange import Answer, BrokenError, Request, http_date
+from .codes import SUBJECTS, Subject, about
+from .exchange import Answer, Request, UnusableAnswer, http_date
 from .hints import read_hint
 from .readers import json_object, json_value
 
@@ -51,7 +51,7 @@ SHORTEST_SECRET = 6  # characters; shorter ones may be part of ordinary words, s
 # SignalWire's names of codes and fields. They are shown even if a secret, such as a password "scope", equals one.
 VOCABULARY = frozenset(
     [
-        *ABOUT,
+        *SUBJECTS,
         "validation_error",
         "reference",
         "expire_at",
@@ -95,7 +95,7 @@ def read(
     if answer.status // 100 == 2:  # noqa: PLR2004 - any 2xx is a success
         try:
             return request.read(answer)
-        except BrokenError as error:
+        except UnusableAnswer as error:
             reason, subscriber_id = str(error), error.subscriber_id
     elif answer.status // 100 == 3:  # noqa: PLR2004 - any 3xx is a redirect
         reason = "a redirect, which is never followed; is this the right address?"
@@ -130,12 +130,12 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
     return error
 
 
-def kind_of(request: Request[T], status: int, subject: About | None) -> Kind:
+def kind_of(request: Request[T], status: int, subject: Subject | None) -> Kind:
     """Return the class of the error for a refusal, and the template of its message.
 
     `subject` is what the answer's code is about. If it is None, no code is known and the status decides.
     """
-    if subject is About.TOKEN:  # the token in the body if the request has one, or else the credentials
+    if subject is Subject.TOKEN:  # the token in the body if the request has one, or else the credentials
         return INVALID if request.presents_token else UNAUTHORIZED
     if subject is not None:
         return BY_CODE[subject]
@@ -156,13 +156,13 @@ BY_STATUS: Mapping[int, Kind] = {
     422: INVALID,
     429: THROTTLED,
 }
-BY_CODE: Mapping[About, Kind] = {
-    About.THROTTLE: THROTTLED,
-    About.ACCOUNT: (TemporarilyRefused, "{peer} allows no more for this account at the moment ({status})"),
-    About.MOMENT: (TemporarilyRefused, "{peer} cannot process the request at the moment ({status})"),
-    About.API_TOKEN: FORBIDDEN,
-    About.SUBSCRIBER: FORBIDDEN,
-    About.REQUEST: INVALID,
+BY_CODE: Mapping[Subject, Kind] = {
+    Subject.THROTTLE: THROTTLED,
+    Subject.ACCOUNT: (TemporarilyRefused, "{peer} allows no more for this account at the moment ({status})"),
+    Subject.MOMENT: (TemporarilyRefused, "{peer} cannot process the request at the moment ({status})"),
+    Subject.API_TOKEN: FORBIDDEN,
+    Subject.SUBSCRIBER: FORBIDDEN,
+    Subject.REQUEST: INVALID,
 }
 
 
@@ -170,7 +170,7 @@ def problems(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> tuple[Pr
     """Return the items of an error's body, cleaned, or () if the body isn't in SignalWire's form."""
     try:
         items = json_object(json_value(answer)).get("errors")
-    except BrokenError:
+    except UnusableAnswer:
         return ()
     if not isinstance(items, list):
         return ()
@@ -193,7 +193,7 @@ def detail_of(answer: Answer, secrets: Sequence[Secret[str] | Token]) -> str | N
         return None
     try:
         return clean(json_object(json_value(answer)).get("detail"), secrets)
-    except BrokenError:
+    except UnusableAnswer:
         return None
 
 

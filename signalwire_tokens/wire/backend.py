@@ -17,11 +17,11 @@ from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Secret, TokenPair
 from signalwire_tokens.origins import is_loopback, read_place, write_origin
 
-from .checks import encode, refuse, visible_ascii
+from .checks import encode, raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
-from .exchange import Answer, Auth, BrokenError, Request
+from .exchange import Answer, Auth, Request, UnusableAnswer
 from .header import YEAR_10000
-from .readers import json_object, json_value, lone_pair, time_to
+from .readers import json_object, json_value, lifetime_to, single_token_pair
 
 __all__ = ["add_headers", "check_endpoint", "fetch_token"]
 
@@ -56,7 +56,7 @@ def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[
     problems: list[Problem] = []
     found = split_url(problems, url)
     note_bad_headers(problems, headers)
-    refuse("BackendSession", problems)
+    raise_if_any("BackendSession", problems)
     return found
 
 
@@ -67,7 +67,7 @@ def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]
     """
     problems: list[Problem] = []
     note_bad_headers(problems, added)
-    refuse("BackendSession", problems)
+    raise_if_any("BackendSession", problems)
     theirs = {name.lower() for name in added.value}
     kept = {name: value for name, value in headers.value.items() if name.lower() not in theirs}
     return Secret({**kept, **added.value})
@@ -165,7 +165,7 @@ def read_fetched(answer: Answer) -> TokenPair:
     data = json_object(json_value(answer))
     ends = data.get("expiry_at")
     if isinstance(ends, bool) or not isinstance(ends, int | float):
-        raise BrokenError("without a usable expiry_at")
+        raise UnusableAnswer("without a usable expiry_at")
     if not LEAST_MILLISECONDS <= ends < YEAR_10000 * 1000:
-        raise BrokenError("with an expiry_at that is not in milliseconds since the epoch")
-    return lone_pair(answer, data, time_to(answer, ends / 1000))
+        raise UnusableAnswer("with an expiry_at that is not in milliseconds since the epoch")
+    return single_token_pair(answer, data, lifetime_to(answer, ends / 1000))

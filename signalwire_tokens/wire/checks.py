@@ -31,7 +31,7 @@ __all__ = [
     "extra_fields",
     "given",
     "moment",
-    "refuse",
+    "raise_if_any",
     "text",
     "token",
     "uuid",
@@ -47,7 +47,7 @@ VISIBLE = bytes(range(0x21, 0x7F))
 JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def refuse(operation: str, problems: list[Problem]) -> None:
+def raise_if_any(operation: str, problems: list[Problem]) -> None:
     """Raise `InvalidRequest` if there are problems."""
     if problems:
         raise InvalidRequest("refused before anything was sent", operation=operation, errors=tuple(problems))

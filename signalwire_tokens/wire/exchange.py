@@ -15,7 +15,7 @@ from signalwire_tokens.models import Lifetimes, Secret, Token
 if TYPE_CHECKING:
     from uuid import UUID
 
-__all__ = ["Answer", "Auth", "BrokenError", "Request", "http_date"]
+__all__ = ["Answer", "Auth", "Request", "UnusableAnswer", "http_date"]
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Request(Generic[T]):
     """A request: what to send, and how to read its answer.
 
     `operation` is the name of the client's method, for errors and traces. `read` returns what a successful answer
-    holds, or raises `BrokenError`. `bearer` is the access token for `Auth.SUBSCRIBER`.
+    holds, or raises `UnusableAnswer`. `bearer` is the access token for `Auth.SUBSCRIBER`.
     """
 
     operation: str
@@ -90,7 +90,7 @@ class Request(Generic[T]):
     presents_token: bool = False
 
 
-class BrokenError(Exception):
+class UnusableAnswer(Exception):
     """A successful answer (2xx) that can't be used. `reason` continues the text "answered 200, …".
 
     It never leaves this package: `answers.read` turns it into an `UnexpectedResponse`, because its frames hold the

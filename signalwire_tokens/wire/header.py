@@ -22,7 +22,7 @@ from binascii import a2b_base64
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-__all__ = ["SIGNED", "YEAR_10000", "Form", "Header", "is_cut", "open_claims", "read_form", "read_header"]
+__all__ = ["SIGNED", "YEAR_10000", "Header", "TokenShape", "is_cut", "open_claims", "read_form", "read_header"]
 
 YEAR_10000 = 253402300800  # unix seconds; Python's dates end before it
 SIGNED, ENCRYPTED = 3, 5  # the number of parts of a token
@@ -56,7 +56,7 @@ class Header(NamedTuple):
 NOTHING = Header(None, None)
 
 
-class Opening(NamedTuple):
+class HeaderInfo(NamedTuple):
     """A token's header, and what follows from it.
 
     `parts` is how many parts the token must have. `last` is how many characters the last part must have, or None if
@@ -68,7 +68,7 @@ class Opening(NamedTuple):
     last: int | None
 
 
-class Form(NamedTuple):
+class TokenShape(NamedTuple):
     """The token at the beginning of a text, which may be cut off or followed by other text."""
 
     header: Header
@@ -95,7 +95,7 @@ def is_cut(value: str) -> bool:
     return opening is not None and len(others) + 1 < opening.parts
 
 
-def read_form(text: str) -> Form | None:
+def read_form(text: str) -> TokenShape | None:
     """Return the form of the token at the beginning of a text, or None if the text doesn't begin with one.
 
     If the last part has more characters than its algorithm produces, the surplus isn't part of the token.
@@ -112,10 +112,10 @@ def read_form(text: str) -> Form | None:
         length = end - text.rindex(".", 0, end) - 1
         surplus = length - (max(1, length) if opening.last is None else opening.last)
         is_whole, end = surplus >= 0, end - max(0, surplus)
-    return Form(opening.header, opening.parts, found, is_whole, end)
+    return TokenShape(opening.header, opening.parts, found, is_whole, end)
 
 
-def opening_of(first: str) -> Opening | None:
+def opening_of(first: str) -> HeaderInfo | None:
     """Return the header in the first part of a token and what follows from it, or None if the part isn't a header."""
     # JSON objects begin with "{" and a quote or white space, whose Base64 begins with "ey" or "ew". Any other text may
     # be a secret, and `decode` would keep it in its cache.
@@ -123,7 +123,7 @@ def opening_of(first: str) -> Opening | None:
 
 
 @lru_cache(maxsize=64)  # a space's tokens share a few headers, which aren't secret
-def decode(first: str) -> Opening | None:
+def decode(first: str) -> HeaderInfo | None:
     """Return the decoded header, or None if the text isn't Base64 of a JSON object with an `alg`."""
     encoded = first.translate(URL_SAFE)
     try:
@@ -136,7 +136,7 @@ def decode(first: str) -> Opening | None:
         return None
     kind, channel, encryption = members.get("typ"), members.get("ch"), members.get("enc")
     sized = members["alg"] if encryption is None else encryption
-    return Opening(
+    return HeaderInfo(
         Header(
             kind if kind in ("SAT", "Refresh") and isinstance(kind, str) else None,
             channel if isinstance(channel, str) and HOST.fullmatch(channel) else None,

@@ -1,4 +1,4 @@
-"""Readers of successful answers: they return pairs, tokens, addresses and subscribers, or raise `BrokenError`.
+"""Readers of successful answers: they return pairs, tokens, addresses and subscribers, or raise `UnusableAnswer`.
 
 A token's expiry is encrypted, so the readers calculate it. It must not be too late, because callers would then use an
 expired token. These are the sources, and the earliest expiry counts:
@@ -6,10 +6,10 @@ expired token. These are the sources, and the earliest expiry counts:
 ======================  ===========================================  =====================================
 token                   lifetime, from when the request was sent     function
 ======================  ===========================================  =====================================
-without `expire_at`     the space's `Lifetimes`                      `life`
-with `expire_at`        until that time, by both clocks              `life`
-of a device             `expires_in` and `expires_at` of the answer  `read_bound`, `time_to`
-of a backend            until `expiry_at`, by the backend's clock    `time_to`
+without `expire_at`     the space's `Lifetimes`                      `lifetime_until`
+with `expire_at`        until that time, by both clocks              `lifetime_until`
+of a device             `expires_in` and `expires_at` of the answer  `read_bound`, `lifetime_to`
+of a backend            until `expiry_at`, by the backend's clock    `lifetime_to`
 signed (JWS)            at most its own `exp`                        `make_token`
 ======================  ===========================================  =====================================
 
@@ -33,20 +33,20 @@ from signalwire_tokens.models import LONGEST_LIFE, Address, SatClaims, Subscribe
 from signalwire_tokens.origins import write_origin
 
 from .checks import UUID_FORM, visible_ascii
-from .exchange import Answer, BrokenError
+from .exchange import Answer, UnusableAnswer
 from .header import YEAR_10000, is_cut, open_claims, read_header
 
 __all__ = [
     "Page",
     "json_object",
     "json_value",
-    "lone_pair",
+    "lifetime_to",
     "read_bound",
     "read_info",
     "read_page",
     "read_pair",
     "read_token",
-    "time_to",
+    "single_token_pair",
 ]
 
 Json = Mapping[str, object]
@@ -67,23 +67,26 @@ class Page:
 
 
 def json_value(answer: Answer) -> object:
-    """Return the JSON value of a body. Raise `BrokenError` if the body isn't JSON, is too large, or is compressed."""
+    """Return the JSON value of a body.
+
+    Raise `UnusableAnswer` if the body isn't JSON, is too large, or is compressed.
+    """
     if answer.header("content-encoding").strip().lower() not in ("", "identity"):
-        raise BrokenError("with a compressed body, which the request forbade")
+        raise UnusableAnswer("with a compressed body, which the request forbade")
     if answer.body is None:
-        raise BrokenError("with a body larger than 64 KiB")
+        raise UnusableAnswer("with a body larger than 64 KiB")
     try:
         return cast("object", json.loads(answer.body))
     except (ValueError, RecursionError):
         found = answer.header("content-type").partition(";")[0].strip().lower()
         what = found if MEDIA_TYPE.fullmatch(found) and "json" not in found else "something else"
-        raise BrokenError(f"with {what if answer.body else 'nothing'} where JSON was expected") from None
+        raise UnusableAnswer(f"with {what if answer.body else 'nothing'} where JSON was expected") from None
 
 
 def json_object(value: object) -> Json:
-    """Return a JSON value if it is an object, or raise `BrokenError`."""
+    """Return a JSON value if it is an object, or raise `UnusableAnswer`."""
     if not isinstance(value, dict):
-        raise BrokenError("with JSON that is not an object")
+        raise UnusableAnswer("with JSON that is not an object")
     return cast("Json", value)
 
 
@@ -102,14 +105,14 @@ def read_pair(
     data = json_object(json_value(answer))
     lifetimes = answer.lifetimes
     margin = lifetimes.refresh - lifetimes.access
-    access = life(answer, until, lifetimes.access)
+    access = lifetime_until(answer, until, lifetimes.access)
     if unbound or (span is not None and span <= lifetimes.unbound + margin):
         access = min(access, lifetimes.unbound)
     id_, issued_at = data.get("subscriber_id"), answer.issued_at
     token = make_token(answer, data, "token", issued_at, access)
     refresh_token = make_token(answer, data, "refresh_token", issued_at, access + margin)
     if token.value == refresh_token.value:
-        raise BrokenError("with one token for both halves of a pair")
+        raise UnusableAnswer("with one token for both halves of a pair")
     return TokenPair(
         access_token=token,
         refresh_token=refresh_token,
@@ -124,10 +127,10 @@ def read_token(answer: Answer, *, until: int | None = None, embed: bool = False)
     """
     lifetime = answer.lifetimes.embed if embed else answer.lifetimes.access
     data = json_object(json_value(answer))
-    return make_token(answer, data, "token", answer.issued_at, life(answer, until, lifetime))
+    return make_token(answer, data, "token", answer.issued_at, lifetime_until(answer, until, lifetime))
 
 
-def life(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
+def lifetime_until(answer: Answer, until: int | None, lifetime: timedelta) -> timedelta:
     """Return how long a token lives, counted from when its request was sent.
 
     Without `until`, that is `lifetime`. With it, the token expires at that time by SignalWire's clock, which may differ
@@ -157,11 +160,11 @@ def read_bound(answer: Answer, *, lifetime: timedelta) -> TokenPair:
     seconds, end = number(data.get("expires_in")), number(data.get("expires_at"))
     span = lifetime if seconds is None else timedelta(seconds=seconds)
     if end is not None:
-        left = time_to(answer, end)
+        left = lifetime_to(answer, end)
         span = left if seconds is None or not left else min(span, left + ROUNDING)
     if not span:
-        raise BrokenError("with a token that has ended")
-    return lone_pair(answer, data, span)
+        raise UnusableAnswer("with a token that has ended")
+    return single_token_pair(answer, data, span)
 
 
 def number(value: object) -> float | None:
@@ -171,7 +174,7 @@ def number(value: object) -> float | None:
     return None
 
 
-def time_to(answer: Answer, end: float) -> timedelta:
+def lifetime_to(answer: Answer, end: float) -> timedelta:
     """Return how long a token lives that expires at `end`, in unix seconds, counted from when its request was sent.
 
     The answerer wrote `end`, so its clock counts, which the answer's `Date` shows. One second is taken off, because a
@@ -181,7 +184,7 @@ def time_to(answer: Answer, end: float) -> timedelta:
     return timedelta(seconds=max(0.0, end - answer.sent if server_time is None else end - server_time - 1))
 
 
-def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
+def single_token_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
     """Return a pair of an answer that has only one token. Both fields of the pair hold that token."""
     token = make_token(answer, data, "token", answer.issued_at, min(span, LONGEST_LIFE))
     return TokenPair(access_token=token, refresh_token=token)
@@ -190,17 +193,17 @@ def lone_pair(answer: Answer, data: Json, span: timedelta) -> TokenPair:
 def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span: timedelta) -> Token:
     """Return the token in the field `name` of an answer, which lives for `span` from `issued_at`.
 
-    Raise `BrokenError` if the token is missing, cut off, or of the other kind. If the token is signed, its own `exp`
+    Raise `UnusableAnswer` if the token is missing, cut off, or of the other kind. If the token is signed, its own `exp`
     can shorten the lifetime. It can't extend it, because the signature isn't verified.
     """
     value = data.get(name)
     if not isinstance(value, str) or not value or not visible_ascii(value):
-        raise BrokenError(f"without a usable {name}")
+        raise UnusableAnswer(f"without a usable {name}")
     if is_cut(value):
-        raise BrokenError(f"with a {name} that was cut off")
+        raise UnusableAnswer(f"with a {name} that was cut off")
     header = read_header(value)
     if is_misplaced(name, header.kind):
-        raise BrokenError(MISPLACED[name])
+        raise UnusableAnswer(MISPLACED[name])
     claims = open_claims(value)
     if "exp" in claims:
         server_time = answer.server_time
@@ -226,19 +229,19 @@ def read_page(answer: Answer, *, url: str) -> Page:
 
 
 def path_within(url: str, link: object) -> str:
-    """Return the path and query of a link, or raise `BrokenError` if it leads to another origin than `url`.
+    """Return the path and query of a link, or raise `UnusableAnswer` if it leads to another origin than `url`.
 
     The next request carries the project's API token, which must not be sent to another server.
     """
     try:
         if not isinstance(link, str) or not visible_ascii(link):
-            raise BrokenError("with a next page that is not a link")
+            raise UnusableAnswer("with a next page that is not a link")
         target = urlsplit(urljoin(url, link))
         elsewhere = "@" in target.netloc or origin_of(target) != origin_of(urlsplit(url))
     except ValueError:
-        raise BrokenError("with a next page that is not a link") from None
+        raise UnusableAnswer("with a next page that is not a link") from None
     if elsewhere:
-        raise BrokenError("with a next page on another origin")
+        raise UnusableAnswer("with a next page on another origin")
     return f"{target.path}?{target.query}" if target.query else target.path
 
 
@@ -248,9 +251,9 @@ def origin_of(url: SplitResult) -> str:
 
 
 def read_addresses(value: object) -> tuple[Address, ...]:
-    """Return a list of addresses. Raise `BrokenError` if the value isn't a list, or an item has no id."""
+    """Return a list of addresses. Raise `UnusableAnswer` if the value isn't a list, or an item has no id."""
     if not isinstance(value, list):
-        raise BrokenError("without a list of addresses")
+        raise UnusableAnswer("without a list of addresses")
     return tuple(read_address(json_object(item)) for item in cast("list[object]", value))
 
 
@@ -308,10 +311,10 @@ def read_claims(data: Json) -> SatClaims:
 
 
 def required_id(data: Json) -> UUID:
-    """Return the id of an object, or raise `BrokenError` without one."""
+    """Return the id of an object, or raise `UnusableAnswer` without one."""
     id_ = data.get("id")
     if not isinstance(id_, str) or not UUID_FORM.fullmatch(id_):
-        raise BrokenError("without a usable id")
+        raise UnusableAnswer("without a usable id")
     return UUID(id_)
 
 

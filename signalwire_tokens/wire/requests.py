@@ -212,7 +212,7 @@ def subscriber_info(subscriber_token: Secret[str] | Token) -> Request[Subscriber
     """Return the request that looks up the subscriber of an access token."""
     problems: list[Problem] = []
     checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
-    checks.refuse("subscriber_info", problems)
+    checks.raise_if_any("subscriber_info", problems)
     return Request(
         operation="subscriber_info",
         method="GET",
@@ -232,7 +232,7 @@ def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[P
     """
     problems: list[Problem] = []
     id_ = checks.uuid(problems, "subscriber_id", subscriber_id)
-    checks.refuse("subscriber_addresses", problems)
+    checks.raise_if_any("subscriber_addresses", problems)
     return Request(
         operation="subscriber_addresses",
         method="GET",
@@ -268,7 +268,7 @@ def describe(
     if extra.value is not None:
         checks.extra_fields(problems, extra, known=(*fields, *hidden, *known))
     if problems:
-        checks.refuse(operation, problems)
+        checks.raise_if_any(operation, problems)
     return Request(
         operation=operation,
         method="POST",

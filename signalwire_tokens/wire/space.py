@@ -11,7 +11,7 @@ from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Lifetimes, Secret
 from signalwire_tokens.origins import Place, is_loopback, read_place, write_origin
 
-from .checks import refuse, visible_ascii
+from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
 
 __all__ = ["basic_authorization", "check_settings", "is_credential"]
@@ -51,7 +51,7 @@ def check_settings(
         problems.append(Problem(code=INVALID, attribute="retries", message="must be a whole number, 0 or more"))
     if not isinstance(lifetimes, Lifetimes):
         problems.append(Problem(code=INVALID, attribute="lifetimes", message="must be a Lifetimes"))
-    refuse("TokenClient", problems)
+    raise_if_any("TokenClient", problems)
     return origin, embeds
 
 

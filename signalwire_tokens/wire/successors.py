@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .exchange import BrokenError
+from .exchange import UnusableAnswer
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from .exchange import Answer, Request
 
-__all__ = ["replacing"]
+__all__ = ["accepting_only_successor"]
 
 
-def replacing(
+def accepting_only_successor(
     request: Request[TokenPair], replaced: TokenPair | None, seen: set[int], *, or_of: UUID | None = None
 ) -> Request[TokenPair]:
     """Return a request whose answer is accepted only if its pair can replace the pair `replaced`.
@@ -43,11 +43,11 @@ def replacing(
 def read_successor(
     request: Request[TokenPair], replaced: TokenPair, seen: set[int], accepted: set[UUID | None], answer: Answer
 ) -> TokenPair:
-    """Return the new pair of an answer, or raise `BrokenError` if it can't replace the current one."""
+    """Return the new pair of an answer, or raise `UnusableAnswer` if it can't replace the current one."""
     pair = request.read(answer)
     if pair.access_token.value == replaced.access_token.value or hash(pair.access_token.value) in seen:
-        raise BrokenError("with a token that was answered before")
+        raise UnusableAnswer("with a token that was answered before")
     if replaced.subscriber_id is not None and pair.subscriber_id not in accepted:
         seen.add(hash(pair.access_token.value))
-        raise BrokenError("for another subscriber", subscriber_id=pair.subscriber_id)
+        raise UnusableAnswer("for another subscriber", subscriber_id=pair.subscriber_id)
     return pair

@@ -80,16 +80,19 @@ async def request_ratios(port, *, calls, pairs):
     async with client, aiohttp.ClientSession() as http:
         pair = await client.create_subscriber_token("alice@example.com")
 
-        async def bare(path, body):
+        async def without_tracebacks(path, body):
             async with http.post(url + path, json=body, headers=AUTHORIZATION) as response:
                 return await response.json()
 
         bodies = {"reference": "alice@example.com"}, {"refresh_token": pair.refresh_token.value}
         ways = {
-            "issued": (lambda: client.create_subscriber_token("alice@example.com"), lambda: bare("", bodies[0])),
+            "issued": (
+                lambda: client.create_subscriber_token("alice@example.com"),
+                lambda: without_tracebacks("", bodies[0]),
+            ),
             "refreshed": (
                 lambda: client.refresh_subscriber_token(pair.refresh_token),
-                lambda: bare("/refresh", bodies[1]),
+                lambda: without_tracebacks("/refresh", bodies[1]),
             ),
         }
         ratios = {(way, in_flight): [] for way in ways for in_flight in IN_FLIGHT}

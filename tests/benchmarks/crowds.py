@@ -55,17 +55,17 @@ async def crowd(port, *, total, chunk, idle):
     starts, sizes, seconds = [], {}, 0.0
     async with client, aiohttp.ClientSession() as http:
 
-        async def bare():
+        async def without_tracebacks():
             async with http.post(url, json={"reference": "alice@example.com"}, headers=AUTHORIZATION) as response:
                 return await response.json()
 
         async with SessionFleet(client, max_rate=math.inf, max_concurrency=AT_A_TIME, policy=PATIENT) as fleet:
             await rate(lambda: client.create_subscriber_token("alice@example.com"), AT_A_TIME, 2 * chunk)
-            await rate(bare, AT_A_TIME, 2 * chunk)
+            await rate(without_tracebacks, AT_A_TIME, 2 * chunk)
             at_rest = [await share_of_processor(idle)]
             base = resident()
             for first in range(0, total, chunk):
-                floor = chunk / await rate(bare, AT_A_TIME, chunk)
+                floor = chunk / await rate(without_tracebacks, AT_A_TIME, chunk)
                 start = time.perf_counter()
                 await start_some(fleet, [f"user-{number}@example.com" for number in range(first, first + chunk)])
                 seconds += time.perf_counter() - start

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from signalwire_tokens import ConfigurationError, RateLimited, TimedOut, TokenClient, Unauthorized, ValidationFailed
-from signalwire_tokens.client.credentials import bare
+from signalwire_tokens.client.credentials import without_tracebacks
 from signalwire_tokens.emulator import Status
 
 pytestmark = pytest.mark.usefixtures("loop_time")
@@ -285,8 +285,8 @@ def test_a_chain_of_errors_can_be_stripped_of_its_frames():
     with pytest.raises(ValueError, match="second") as caught:
         fail_twice()
     assert caught.value.__context__.__traceback__ is not None
-    assert bare(caught.value).__traceback__ is None
+    assert without_tracebacks(caught.value).__traceback__ is None
     assert caught.value.__context__.__traceback__ is None
     caught.value.__context__.__cause__ = caught.value
     caught.value.__cause__ = KeyError("a cause beside the context, and in a ring")
-    assert bare(caught.value) is caught.value
+    assert without_tracebacks(caught.value) is caught.value

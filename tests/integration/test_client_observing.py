@@ -24,7 +24,7 @@ class Onlooker:
             raise RuntimeError(what)
 
     @contextmanager
-    def asking(self, operation, origin):
+    def operation_started(self, operation, origin):
         self._note("begin")
         try:
             yield
@@ -34,7 +34,7 @@ class Onlooker:
         finally:
             self._note("end")
 
-    def hinted(self, operation, origin, hint):
+    def rate_limit_reported(self, operation, origin, hint):
         self._note(hint)
 
     def renewed(self, left):
@@ -53,7 +53,7 @@ def hinting(status, body=b"{}"):
 async def test_an_observer_sees_each_hint_about_the_rate_limit(caplog):
     """Successes and errors of each attempt are included. An answer without a hint shows none."""
     onlooker, other, seen = Onlooker(HINT), Onlooker(), []
-    onlooker.hinted = lambda *what: seen.append(what)
+    onlooker.rate_limit_reported = lambda *what: seen.append(what)
     async with unruly_server() as server, TokenClient(server.space, "project", "hush", timeout=HANG) as client:
         client.observers = (onlooker, Onlooker(HINT), other)
         server.special += [hinting(b"500 Oops"), hinting(b"201 Created", b'{"token":"a","refresh_token":"b"}')]
@@ -103,9 +103,9 @@ async def test_an_observer_learns_which_origin_is_asked(emulator):
     asked = []
 
     class Witness(Onlooker):
-        def asking(self, operation, origin):
+        def operation_started(self, operation, origin):
             asked.append((operation, origin))
-            return super().asking(operation, origin)
+            return super().operation_started(operation, origin)
 
     async with TokenClient("acme", embed_origin=emulator.space) as client:
         client.observers = (Witness(),)
@@ -128,7 +128,7 @@ async def test_an_observer_cannot_hide_an_error(emulator, client):
     """Whatever it answers to being told."""
 
     class Hider(Onlooker):
-        def asking(self, operation, origin):
+        def operation_started(self, operation, origin):
             return self
 
         def __enter__(self):

@@ -212,12 +212,12 @@ async def test_what_needs_no_project_works_without_one(emulator, client, project
     """And what needs one names all arguments that are missing, at once."""
     pair = await client.create_subscriber_token(ALICE)
     room = emulator.add_address("room")
-    async with TokenClient(emulator.space, project_id, api_token) as bare:
-        await bare.create_embed_token(emulator.click_to_call)
-        await bare.create_invite_token(room, subscriber_token=pair.access_token)
-        await bare.subscriber_info(pair.access_token)
+    async with TokenClient(emulator.space, project_id, api_token) as without_tracebacks:
+        await without_tracebacks.create_embed_token(emulator.click_to_call)
+        await without_tracebacks.create_invite_token(room, subscriber_token=pair.access_token)
+        await without_tracebacks.subscriber_info(pair.access_token)
         with pytest.raises(ConfigurationError) as caught:
-            await bare.create_subscriber_token(ALICE)
+            await without_tracebacks.create_subscriber_token(ALICE)
     assert str(caught.value) == f"create_subscriber_token: {needs}"
 
 
@@ -242,10 +242,10 @@ async def test_an_environment_without_a_project_is_named_by_the_first_operation_
     monkeypatch.setenv("SIGNALWIRE_SPACE", client.origin)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    async with TokenClient.from_env(clock=client.clock) as bare:
-        await bare.subscriber_info(pair.access_token)
+    async with TokenClient.from_env(clock=client.clock) as without_tracebacks:
+        await without_tracebacks.subscriber_info(pair.access_token)
         with pytest.raises(ConfigurationError) as caught:
-            await bare.refresh_subscriber_token(pair.refresh_token)
+            await without_tracebacks.refresh_subscriber_token(pair.refresh_token)
     reason = f"needs the environment {names}: not set when TokenClient.from_env() was called"
     assert str(caught.value) == f"refresh_subscriber_token: {reason}"
 

@@ -251,8 +251,8 @@ async def test_a_session_that_does_not_verify_is_made_to():
             for _ in range(2):
                 with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
                     await client.create_embed_token(emulator.click_to_call)
-            trusting = ssl.create_default_context(cafile=emulator.ca_file)
-            await TokenClient(emulator.space, http_session=http, ssl=trusting).create_embed_token(
+            context_trusting = ssl.create_default_context(cafile=emulator.ca_file)
+            await TokenClient(emulator.space, http_session=http, ssl=context_trusting).create_embed_token(
                 emulator.click_to_call
             )
             client = TokenClient("acme", embed_origin=emulator.space, http_session=http, retries=0)

@@ -11,7 +11,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from signalwire_tokens.emulator import Emulator
-from signalwire_tokens.emulator.gateway import Line
+from signalwire_tokens.emulator.gateway import GatewayConnection
 from signalwire_tokens.wire import read_header
 from support.dpop_proofs import make_proof
 from support.gateway_client import Caller, call_in
@@ -311,7 +311,7 @@ def frame(message):
 
 async def test_whoever_hung_up_at_once_can_be_cut_off(emulator, caller, pair):
     """And everybody else with them."""
-    emulator._gateway.lines.add(Line(emulator._gateway, caller.socket, None))
+    emulator._gateway.lines.add(GatewayConnection(emulator._gateway, caller.socket, None))
     await caller.connect(pair.access_token.value)
     emulator._gateway.cut()
     await eventually(lambda: emulator.connections == ())

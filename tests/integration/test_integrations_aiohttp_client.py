@@ -233,14 +233,14 @@ async def test_a_redirect_from_a_stranger_is_signed_where_it_leads_home(session,
 
 async def test_a_token_does_not_go_from_https_to_http(emulator, session, tls):
     """An origin is its scheme as well."""
-    server, trusting = tls
+    server, context_trusting = tls
     async with (
         Api(emulator, context=server) as api,
         Api(emulator) as plain,
         aiohttp.ClientSession(
             middlewares=(subscriber_auth(session, origins=[api.origin, "https://other.example"]),)
         ) as http,
-        http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"}, ssl=trusting) as response,
+        http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"}, ssl=context_trusting) as response,
     ):
         assert response.status == 401
     assert api.tokens == [session.pair.access_token.value]

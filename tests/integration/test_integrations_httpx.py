@@ -181,10 +181,10 @@ async def test_nothing_of_an_exchange_keeps_the_token(session, api, http):
 
 async def test_a_token_does_not_go_from_https_to_http(library, emulator, session, tls):
     """An origin is its scheme as well."""
-    server, trusting = tls
+    server, context_trusting = tls
     async with Api(emulator, context=server) as api, Api(emulator) as plain:
         auth = SubscriberAuth(session, origins=[api.origin])
-        async with library.AsyncClient(auth=auth, verify=trusting, follow_redirects=True) as http:
+        async with library.AsyncClient(auth=auth, verify=context_trusting, follow_redirects=True) as http:
             assert (await http.get(f"{api.origin}/to", params={"url": f"{plain.origin}/x"})).status_code == 401
     assert api.tokens == [session.pair.access_token.value]
     assert plain.tokens == [None]

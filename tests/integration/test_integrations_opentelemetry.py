@@ -87,7 +87,7 @@ async def test_what_answers_say_about_the_rate_limit_is_shown(backend):
     server = {"server.address": "acme.signalwire.com", "server.port": 443}
     assert backend.points("signalwire.rate_limit.limit") == []
     for hint in (RateLimitHint(limit=13_800, remaining=9), RateLimitHint(remaining=7), RateLimitHint(limit=100)):
-        backend.telemetry.hinted("create_embed_token", "https://acme.signalwire.com", hint)
+        backend.telemetry.rate_limit_reported("create_embed_token", "https://acme.signalwire.com", hint)
     for name, value in (("limit", 100), ("remaining", 7)):
         (point,) = backend.points(f"signalwire.rate_limit.{name}")
         assert (point.value, dict(point.attributes)) == (value, server)
@@ -139,7 +139,7 @@ async def test_how_long_operations_take_is_measured(emulator, client, backend):
 
 async def test_the_usual_port_is_named_too(backend):
     """It is part of where a server is."""
-    with backend.telemetry.asking("create_embed_token", "https://acme.signalwire.com"):
+    with backend.telemetry.operation_started("create_embed_token", "https://acme.signalwire.com"):
         pass
     (span,) = backend.spans
     assert dict(span.attributes) == {
@@ -279,9 +279,9 @@ async def test_nothing_that_is_exported_names_anybody(emulator, clock, client, b
         pair = fleet.session(ALICE).pair
         clock.suspend(LIFE + 1)
         emulator.fail(Status(422))
-        asking = asyncio.create_task(fleet.token(ALICE))
+        operation_started = asyncio.create_task(fleet.token(ALICE))
         await clock.advance(10)
-        await asking
+        await operation_started
     exported = " ".join(span.to_json() for span in backend.spans) + backend.reader.get_metrics_data().to_json()
     for secret in (
         ALICE,

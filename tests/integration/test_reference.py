@@ -48,11 +48,11 @@ from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import ROTATIONS, Emulator, Status
 from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry
 from signalwire_tokens.integrations.opentelemetry import Telemetry
-from signalwire_tokens.session import SHAPING
+from signalwire_tokens.session import EACH_ISSUE
 from signalwire_tokens.stores import redis
 from signalwire_tokens.testing import VirtualClock
 from signalwire_tokens.wire.answers import BY_CODE, INVALID
-from signalwire_tokens.wire.codes import ABOUT, About
+from signalwire_tokens.wire.codes import SUBJECTS, Subject
 from support import contract
 from support.documented import assert_documented, assert_listed
 from support.paths import PACKAGE, ROOT
@@ -226,10 +226,10 @@ def test_every_code_is_told():
     """With what it is about and the error that it becomes, in the order in which codes decide."""
     rows = table(section("errors", "Codes"))
     told = [(name, (subject, code(kind)[0])) for names, subject, kind in rows for name in code(names)]
-    kinds = BY_CODE | {About.TOKEN: INVALID}
-    there = {name: (subject.value, kinds[subject][0].__name__) for name, subject in ABOUT.items()}
+    kinds = BY_CODE | {Subject.TOKEN: INVALID}
+    there = {name: (subject.value, kinds[subject][0].__name__) for name, subject in SUBJECTS.items()}
     assert_documented(f"{ERRORS}, under Codes", told, there, in_order=True)
-    assert [subject for _, subject, _ in rows] == [subject.value for subject in About]
+    assert [subject for _, subject, _ in rows] == [subject.value for subject in Subject]
 
 
 class Meters:
@@ -349,9 +349,9 @@ async def do_everything(emulator, client, telemetry):
     hints = {"X-RateLimit-Limit": "13800", "X-RateLimit-Remaining": "13799"}
     async with Desk(give, client.clock) as desk:
         desk.script.append(Answer(body=body, headers=hints))
-        asking = BackendSession(desk.url, clock=client.clock)
-        telemetry.watch(asking)
-        async with asking:
+        operation_started = BackendSession(desk.url, clock=client.clock)
+        telemetry.watch(operation_started)
+        async with operation_started:
             pass
 
 
@@ -495,7 +495,7 @@ def test_every_client_setting_is_told():
 def test_every_field_of_a_token_is_told():
     """And with which issue it is sent."""
     told = [(code(name)[0], when) for name, when, _ in table(section("settings", "TokenFields"))]
-    there = {name: "each issue" if name in SHAPING else "the first issue" for name in TokenFields.__annotations__}
+    there = {name: "each issue" if name in EACH_ISSUE else "the first issue" for name in TokenFields.__annotations__}
     assert_documented(f"{SETTINGS}, under TokenFields", told, there, in_order=True)
 
 

@@ -25,7 +25,7 @@ from signalwire_tokens.durations import spoken
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, generate_encryption_key, key_of
 from signalwire_tokens.stores import redis as redis_store
-from signalwire_tokens.stores.redis import LISTEN_FOR, MOST_CONNECTIONS, RedisStore, cancellation_kept, told
+from signalwire_tokens.stores.redis import LISTEN_FOR, MOST_CONNECTIONS, RedisStore, cancellation_kept, describe_error
 from signalwire_tokens.testing import StoreConformance
 from support.faulty_redis import Proxy, nonsense, wait_no_longer_than
 from support.paths import ROOT
@@ -131,7 +131,7 @@ async def failures(store, key):
 
 
 class TestRedisStore(StoreConformance):
-    tells = True
+    calls_watchers = True
 
     @pytest.fixture
     async def store(self, redis_server, prefix):
@@ -146,7 +146,7 @@ class TestRedisStore(StoreConformance):
 
 @pytest.mark.slow  # it is the same suite once more
 class TestRedisStoreInPlaintext(StoreConformance):
-    tells = True
+    calls_watchers = True
 
     @pytest.fixture
     async def store(self, redis_server, prefix):
@@ -700,8 +700,8 @@ async def test_many_operations_at_once_move_together(prefix, key):
 )
 def test_what_a_server_answers_is_named_by_its_code(error, words):
     """Of its words, nothing is shown: they may quote what was sent."""
-    assert told(error).startswith(f"the server answered {words}")
-    assert "You" not in told(error)
+    assert describe_error(error).startswith(f"the server answered {words}")
+    assert "You" not in describe_error(error)
 
 
 async def test_another_event_loop_is_refused(store, key):

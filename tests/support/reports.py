@@ -14,7 +14,7 @@ from signalwire_tokens.cli.facts import STEP
 from signalwire_tokens.cli.report import FORMAT, Report
 from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import RateLimit, Rotation
-from signalwire_tokens.wire.codes import ABOUT
+from signalwire_tokens.wire.codes import SUBJECTS
 from support.cli_runner import served
 from support.paths import TESTS
 
@@ -119,4 +119,4 @@ def statuses_from(seen):
 
 def code_of(answer):
     """Return the code of an answer's first problem, if SignalWire publishes it."""
-    return next((code for code in answer["codes"][:1] if code in ABOUT), None)
+    return next((code for code in answer["codes"][:1] if code in SUBJECTS), None)

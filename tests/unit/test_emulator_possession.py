@@ -13,7 +13,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from signalwire_tokens import Lifetimes
 from signalwire_tokens.emulator.calls import Call
-from signalwire_tokens.emulator.possession import Holders, UnprovenError
+from signalwire_tokens.emulator.possession import AuthenticationError, KeyBindings
 from signalwire_tokens.emulator.rotation import ROTATIONS, Rotation
 from signalwire_tokens.emulator.service import Service
 from support.dpop_proofs import REGISTRY, digest, make_proof
@@ -276,12 +276,12 @@ def test_a_proof_that_says_nothing_is_refused():
     header = {"typ": "dpop+jwt", "alg": "RS256", "jwk": KEY.as_dict(private=False)}
     for payload in (b"", b"[]", b"\xff"):
         proof = jws.serialize_compact(header, payload, KEY, registry=REGISTRY)
-        with pytest.raises(UnprovenError, match="says nothing"):
-            Holders(lambda: NOW).verify(proof, {})
+        with pytest.raises(AuthenticationError, match="says nothing"):
+            KeyBindings(lambda: NOW).verify(proof, {})
 
 
 def test_a_proof_s_key_is_not_taken_for_a_secret():
     """A signature that was made with the public key as the key of an HMAC, say."""
     proof = make_proof(OctKey.generate_key(256), header={"alg": "HS256", "jwk": KEY.as_dict(private=False)})
-    with pytest.raises(UnprovenError, match="RS256"):
-        Holders(lambda: NOW).verify(proof, {})
+    with pytest.raises(AuthenticationError, match="RS256"):
+        KeyBindings(lambda: NOW).verify(proof, {})

@@ -18,7 +18,7 @@ from signalwire_tokens import Lifetimes
 from signalwire_tokens.emulator import RateLimit, Rotation
 from signalwire_tokens.emulator.calls import OPERATIONS, Call, failure
 from signalwire_tokens.emulator.rotation import ROTATIONS
-from signalwire_tokens.emulator.sealing import Claims, Sealer
+from signalwire_tokens.emulator.sealing import Claims, TokenSealer
 from signalwire_tokens.emulator.service import Service
 from signalwire_tokens.wire import read_header
 
@@ -115,11 +115,11 @@ def test_a_channel_is_left_out_where_there_is_none(time):
 @pytest.mark.parametrize("value", ["", "x", "a.b.c.d.e", "..", "\ud800", "é....", "e30....."])
 def test_a_sealer_opens_its_own_tokens_alone(value):
     """Any other string is no token, one that another service sealed included."""
-    claims = Claims(id="1", kind="SAT", holder="guest", issued_at=1.0, expires_at=2.0, line="1", addresses=("a",))
-    sealer = Sealer(None, bytes(32))
+    claims = Claims(id="1", kind="SAT", holder="guest", issued_at=1.0, expires_at=2.0, family="1", addresses=("a",))
+    sealer = TokenSealer(None, bytes(32))
     assert sealer.open(sealer.seal(claims)) == claims
     assert sealer.open(value) is None
-    assert sealer.open(Sealer(None, secrets.token_bytes(32)).seal(claims)) is None
+    assert sealer.open(TokenSealer(None, secrets.token_bytes(32)).seal(claims)) is None
 
 
 @pytest.mark.parametrize("path", [TOKENS, REFRESH, GUESTS])
@@ -164,8 +164,8 @@ def test_a_subscriber_s_operations_want_a_subscriber(service, time):
         (f"Bearer {guest['token']}", 403),
     ]:
         assert post(service, INVITES, {"address_id": address}, authorization).status == status
-        is_bound = authorization == f"Bearer {bound['token']}"
-        assert get(service, INFO, authorization).status == (200 if status == 201 or is_bound else status)
+        is_exchanged = authorization == f"Bearer {bound['token']}"
+        assert get(service, INFO, authorization).status == (200 if status == 201 or is_exchanged else status)
     time.now += 7200
     assert get(service, INFO, f"Bearer {pair['token']}").status == 401
 
@@ -516,7 +516,9 @@ def test_a_problem_s_status_can_be_chosen_by_its_code(time):
 def test_a_request_of_a_wrong_form_is_a_bad_request(service):
     """Even if its credentials are right, and if none are needed."""
     for path in (TOKENS, EMBEDS):
-        call = Call(method="POST", path=path, authorization=BASIC, flaw="of a test", body=b'{"reference": "a"}')
+        call = Call(
+            method="POST", path=path, authorization=BASIC, malformed_because="of a test", body=b'{"reference": "a"}'
+        )
         assert service.handle(call).status == 400
 
 

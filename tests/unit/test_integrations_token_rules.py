@@ -25,14 +25,14 @@ from signalwire_tokens.integrations.token_rules import (
     Answer,
     IssueLimit,
     Rules,
-    Wish,
+    TokenRequest,
     admit,
-    admit_look,
+    admit_health,
     answer_for,
     finish,
-    pause_before_binding,
+    parse_body,
+    pause_before_bound_token,
     read_request,
-    read_wish,
 )
 from signalwire_tokens.throttle import Throttle
 
@@ -208,9 +208,9 @@ def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
 @pytest.mark.parametrize(
     ("body", "result"),
     [
-        (b"{}", Wish()),
-        (b' {"more": [1, {"a": null}]} ', Wish()),
-        (f'{{"fingerprint": "{THUMBPRINT}"}}'.encode(), Wish(THUMBPRINT)),
+        (b"{}", TokenRequest()),
+        (b' {"more": [1, {"a": null}]} ', TokenRequest()),
+        (f'{{"fingerprint": "{THUMBPRINT}"}}'.encode(), TokenRequest(THUMBPRINT)),
         (b"", 400),
         (b"not JSON", 400),
         (b'{"a": 1', 400),
@@ -229,8 +229,8 @@ def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
 )
 def test_a_body_is_read_strictly(body, result):
     """What has the wrong form is a problem, and says which."""
-    found = read_wish(body, Rules(allow_device_tokens=True))
-    if isinstance(result, Wish):
+    found = parse_body(body, Rules(allow_device_tokens=True))
+    if isinstance(result, TokenRequest):
         assert found == result
     else:
         assert found.status == result
@@ -240,14 +240,14 @@ def test_a_body_is_read_strictly(body, result):
 
 def test_a_bound_token_is_given_only_where_that_is_allowed():
     """Nobody is given another kind of token than was asked for."""
-    assert read_wish(f'{{"fingerprint": "{THUMBPRINT}"}}'.encode(), RULES).status == 422
+    assert parse_body(f'{{"fingerprint": "{THUMBPRINT}"}}'.encode(), RULES).status == 422
 
 
 @given(st.binary(max_size=200))
 def test_no_body_breaks_the_reader(body):
     """Whatever it is."""
-    found = read_wish(body, RULES)
-    assert isinstance(found, Wish) or found.status in (400, 422)
+    found = parse_body(body, RULES)
+    assert isinstance(found, TokenRequest) or found.status in (400, 422)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_the_public_origin_is_exact(origin):
 @pytest.mark.parametrize(("method", "may_look"), [("GET", True), ("HEAD", True), ("POST", False), ("OPTIONS", False)])
 def test_whoever_looks_only_looks(method, may_look):
     """Health is told, and nothing is taken."""
-    answer = admit_look(method)
+    answer = admit_health(method)
     assert (answer is None) is may_look
     assert may_look or (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
@@ -333,7 +333,7 @@ def test_tokens_that_a_key_binds_are_asked_for_in_moderation(asked_at, seconds, 
     throttle = Throttle()
     if asked_at is not None:
         throttle.note(RateLimited("x", retry_after=seconds), sent=asked_at, now=asked_at)
-    assert pause_before_binding(throttle, now=100.0, under_way=under_way) == pause
+    assert pause_before_bound_token(throttle, now=100.0, under_way=under_way) == pause
 
 
 @pytest.mark.parametrize(("most", "pauses"), [(1, [60, 60]), (3, [20, 20, 20]), (20, [3] * 20), (7, [60 / 7] * 7)])

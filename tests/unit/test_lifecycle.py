@@ -28,7 +28,7 @@ from signalwire_tokens.outcomes import (
     Throttled,
     UseRefreshToken,
 )
-from signalwire_tokens.policy import NO_THROTTLE, ROUNDING, Failing
+from signalwire_tokens.policy import CLOCK_TOLERANCE, NO_THROTTLE, Failing
 
 LIFE, WINDOW, NOW = 7200.0, 300.0, 100_000.0
 POLICY = RefreshPolicy()
@@ -55,10 +55,10 @@ def make(phase, ways, age, step, failure=None):
     cycle = Lifecycle(POLICY, lifetime=LIFE, draw=0.5)
     cycle.open(NOW - LIFE, None if AGES[age] is None else Renewed(make_pair(), NOW - AGES[age]))
     cycle.phase, (cycle.can_refresh, cycle.can_issue) = phase, ways
-    cycle.flying = None if step is None else step(NOW)
+    cycle.under_way = None if step is None else step(NOW)
     if failure is not None:
         cycle.failing = Failing(failure)
-        cycle.failing.count, cycle.tried = 1, NOW - 1
+        cycle.failing.count, cycle.tried_at = 1, NOW - 1
     return cycle
 
 
@@ -79,15 +79,15 @@ def check(name, cycle, before):
     if cycle.phase >= Phase.EXPIRED:
         assert not cycle.is_at_rest, name
         assert cycle.state(NOW) in (SessionState.EXPIRED, SessionState.CLOSED), name
-    if cycle.flying is not None:
+    if cycle.under_way is not None:
         assert not cycle.is_at_rest, name
 
 
 EVENTS = {
     "invalidate": lambda cycle: cycle.invalidate(NOW),
     "clock_leaped": lambda cycle: cycle.clock_leaped(3600.0, NOW),
-    "want": lambda cycle: cycle.want(NOW),
-    "press": lambda cycle: cycle.press(NOW),
+    "want": lambda cycle: cycle.caller_waits(NOW),
+    "press": lambda cycle: cycle.demand(NOW),
     "check_until": lambda cycle: cycle.check_until(NOW + 1),
     "check_next": lambda cycle: cycle.check_until(-math.inf),
     "shut": lambda cycle: cycle.advance(Phase.SHUT),
@@ -120,7 +120,7 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
     expected_kinds = {"Spent": ("closed",), "Ambiguous": ("closed", "open"), "Denied": ("closed", "open")}
     kinds = Counter(dict.fromkeys(expected_kinds.get(type(failure).__name__, ("open",)), 0))
     for name, cycle in states(steps=(UseRefreshToken, IssueNew)):
-        step, before, ways = cycle.flying, cycle.phase, (cycle.can_refresh, cycle.can_issue)
+        step, before, ways = cycle.under_way, cycle.phase, (cycle.can_refresh, cycle.can_issue)
         pair, count = cycle.pair, failures_of(cycle)
         effects = cycle.land(step, failure, NOW, 0.5)
         check(name, cycle, before)
@@ -135,7 +135,7 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
         is_early = POLICY.is_early(failure, left=cycle.left(NOW), lifetime=LIFE)
         assert [one.is_news for one in effects if isinstance(one, Failed)] == [not is_early], name
         assert failures_of(cycle) == (0 if is_early else count + 1), name
-        assert cycle.flying is None, name
+        assert cycle.under_way is None, name
     print(dict(kinds))  # noqa: T201 - `pytest -s` shows it
     assert all(kinds.values())
 
@@ -143,7 +143,7 @@ def test_a_renewal_that_failed_closes_no_other_way_than_its_own(failure):
 def test_an_outage_is_reported_once():
     """And so is its end. Without a first token, neither is."""
     for name, cycle in states(phases=[Phase.OPEN], steps=[UseRefreshToken], failures=[None]):
-        step, has_token = cycle.flying, cycle.generation > 0
+        step, has_token = cycle.under_way, cycle.generation > 0
         outcomes = [Ambiguous(ERROR), Ambiguous(ERROR), Renewed(make_pair(), NOW), Renewed(make_pair(), NOW)]
         effects = [cycle.land(step, outcome, NOW, 0.5) for outcome in outcomes]
         emitted = [[one.kind for one in some if isinstance(one, Emit)] for some in effects]
@@ -156,11 +156,11 @@ def test_a_pair_that_lands_is_always_kept(asked):
     """Of its access token and the current one, the one stays that expires later. (P6)"""
     kinds = Counter({"replaced": 0, "stayed": 0})
     for name, cycle in states(steps=(UseRefreshToken, IssueNew)):
-        step, before, generation = cycle.flying, cycle.phase, cycle.generation
+        step, before, generation = cycle.under_way, cycle.phase, cycle.generation
         pair, current, until = make_pair(), cycle.value, cycle.access_until
         effects = cycle.land(step, Renewed(pair, asked), NOW, 0.5)
         check(name, cycle, before)
-        stays = until > max(NOW, asked + LIFE + ROUNDING)
+        stays = until > max(NOW, asked + LIFE + CLOCK_TOLERANCE)
         kinds["stayed" if stays else "replaced"] += 1
         assert cycle.value == (current if stays else pair.access_token.value), name
         assert cycle.access_until == (until if stays else asked + LIFE), name
@@ -179,8 +179,8 @@ def test_a_pair_that_lands_is_always_kept(asked):
 def test_a_token_that_is_too_short_lived_counts_as_a_failure():
     """It is better than none, and its life doesn't shorten the pauses."""
     for name, cycle in states(phases=[Phase.OPEN], steps=[IssueNew], failures=[None]):
-        stays = cycle.access_until > NOW + 1 + ROUNDING
-        cycle.land(cycle.flying, Renewed(make_pair(1.0), NOW), NOW, 0.5)
+        stays = cycle.access_until > NOW + 1 + CLOCK_TOLERANCE
+        cycle.land(cycle.under_way, Renewed(make_pair(1.0), NOW), NOW, 0.5)
         assert cycle.lifetime == LIFE, name
         assert isinstance(cycle.failure, NotSent), name
         assert cycle.failing.is_short is not stays, name
@@ -200,7 +200,7 @@ def test_the_next_step_uses_a_way_that_is_open():
         if isinstance(step, Expire):
             assert not cycle.can_issue, name
         else:
-            assert step.at >= cycle.tried + POLICY.min_interval_for(LIFE), name
+            assert step.at >= cycle.tried_at + POLICY.min_interval_for(LIFE), name
     print({kind.__name__: number for kind, number in kinds.items()})  # noqa: T201 - `pytest -s` shows it
     assert all(kinds.values())
 
@@ -211,14 +211,14 @@ def test_a_look_that_finds_nothing_means_something_only_for_a_token_that_is_lost
     kinds = Counter({"lost": 0, "as before": 0})
     for name, cycle in states(steps=[None], failures=[None]):
         before, ways = cycle.phase, (cycle.can_refresh, cycle.can_issue)
-        cycle.want(NOW)
+        cycle.caller_waits(NOW)
         cycle.begin(Look(NOW))
         assert not cycle.is_at_rest, name
-        assert cycle.wanted == NOW, name
+        assert cycle.awaited == NOW, name
         pair = make_pair()
         effects = cycle.land(UseRefreshToken(NOW), Renewed(pair, NOW) if is_found else None, NOW, 0.5)
         check(name, cycle, before)
-        assert cycle.flying is None, name
+        assert cycle.under_way is None, name
         if is_found:
             assert cycle.pair.refresh_token is pair.refresh_token, name
             continue
@@ -234,8 +234,8 @@ def test_a_lost_result_ends_the_renewal():
     """Whether its pair was adopted or not."""
     for failure in (None, Ambiguous(ERROR)):
         for name, cycle in states(steps=(UseRefreshToken, IssueNew), failures=[None]):
-            step, before = cycle.flying, cycle.phase
-            cycle.lose(step, failure, NOW)
+            step, before = cycle.under_way, cycle.phase
+            cycle.fail_to_process(step, failure, NOW)
             check(name, cycle, before)
-            assert cycle.flying is None, name
+            assert cycle.under_way is None, name
             assert cycle.failure is failure, name

@@ -59,10 +59,10 @@ class Situation:
     can_issue: bool
     draw: float = 0.5
     failing: Failing | None = None
-    tried: float = -math.inf
+    tried_at: float = -math.inf
     not_before: float = -math.inf
-    wanted: float = math.inf
-    pressed: float = math.inf
+    awaited: float = math.inf
+    demanded: float = math.inf
     throttled_at: float = -math.inf
     throttled_until: float = -math.inf
 
@@ -71,9 +71,9 @@ def next_step(case):
     return POLICY.next_step(case, (case.throttled_at, case.throttled_until))
 
 
-def pause(failure, *, failures=1, tried=5000.0, **more):
+def pause(failure, *, failures=1, tried_at=5000.0, **more):
     """How long a session waits after a failure."""
-    return next_step(situation(failure=failure(ERROR), failures=failures, tried=tried, **more)).at - tried
+    return next_step(situation(failure=failure(ERROR), failures=failures, tried_at=tried_at, **more)).at - tried_at
 
 
 @pytest.mark.parametrize(("draw", "share"), [(0.0, 0.6), (0.5, 0.7), (1.0, 0.8)])
@@ -150,33 +150,33 @@ def test_the_backoff_doubles_up_to_a_minute(failure, failures, longest):
 @pytest.mark.parametrize("failure", [NotSent, NotYet, Ambiguous, Throttled, Misconfigured])
 def test_no_pause_is_longer_than_a_quarter_of_what_is_left(failure):
     """So that there are always more tries before the end, down to the floor."""
-    assert pause(failure, failures=50, tried=LIFE - 20, draw=1.0) == pytest.approx(5)
-    assert pause(failure, failures=50, tried=LIFE - 1, draw=1.0) == pytest.approx(0.5)
+    assert pause(failure, failures=50, tried_at=LIFE - 20, draw=1.0) == pytest.approx(5)
+    assert pause(failure, failures=50, tried_at=LIFE - 1, draw=1.0) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("failure", [NotSent, NotYet, Ambiguous, Throttled, Misconfigured])
 @pytest.mark.parametrize(("draw", "seconds"), [(0.0, 5), (1.0, 15)])
 def test_once_late_a_try_comes_every_five_to_fifteen_seconds(failure, draw, seconds):
     """However many have failed; after the first few, sooner: a machine that wakes may have no network for a second."""
-    assert pause(failure, failures=50, tried=8000.0, draw=draw) == pytest.approx(seconds)
+    assert pause(failure, failures=50, tried_at=8000.0, draw=draw) == pytest.approx(seconds)
     if failure is not Misconfigured:
-        assert pause(failure, failures=1, tried=8000.0, draw=1.0) == pytest.approx(1)
+        assert pause(failure, failures=1, tried_at=8000.0, draw=1.0) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("draw", "seconds"), [(0.0, 300), (0.5, 450)])
 def test_where_the_settings_are_at_fault_tries_are_slow(draw, seconds):
     """Somebody has to mend them, and a locked account helps nobody."""
-    assert pause(Misconfigured, draw=draw, tried=1000.0) == seconds
-    assert pause(Misconfigured, draw=draw, tried=1000.0, wanted=1001.0) == seconds
+    assert pause(Misconfigured, draw=draw, tried_at=1000.0) == seconds
+    assert pause(Misconfigured, draw=draw, tried_at=1000.0, awaited=1001.0) == seconds
 
 
 @pytest.mark.parametrize(("draw", "share"), [(0.0, 1 / 8), (1.0, 1 / 4)])
 def test_where_it_is_too_early_tries_follow_what_is_left(draw, share):
     """Few while there is time, and more towards the end; a life too short to be renewed at leisure is no exception."""
-    assert pause(NotYet, tried=5000.0, draw=draw) == pytest.approx(share * 2200)
-    assert pause(NotYet, tried=5000.0, draw=draw, failures=40) == pytest.approx(share * 2200)
-    assert pause(NotYet, lifetime=12.0, tried=0.0, draw=draw) == pytest.approx(share * 12)
-    assert pause(NotYet, lifetime=86400.0, tried=0.0, draw=draw) == pytest.approx(share * 2400), (
+    assert pause(NotYet, tried_at=5000.0, draw=draw) == pytest.approx(share * 2200)
+    assert pause(NotYet, tried_at=5000.0, draw=draw, failures=40) == pytest.approx(share * 2200)
+    assert pause(NotYet, lifetime=12.0, tried_at=0.0, draw=draw) == pytest.approx(share * 12)
+    assert pause(NotYet, lifetime=86400.0, tried_at=0.0, draw=draw) == pytest.approx(share * 2400), (
         "ten minutes at the most"
     )
 
@@ -189,12 +189,12 @@ def test_only_what_came_too_early_is_no_fault_and_only_while_there_is_time(failu
     assert not POLICY.is_early(failure(ERROR), left=30, lifetime=LIFE)
     assert not POLICY.is_early(None, left=31, lifetime=LIFE)
     if failure in (NotSent, NotYet):
-        assert (pause(failure, failures=9, draw=1.0, wanted=5001.0) == 1.0) is not is_early
+        assert (pause(failure, failures=9, draw=1.0, awaited=5001.0) == 1.0) is not is_early
 
 
 def test_a_refusal_for_good_is_followed_by_the_other_way_at_once():
     """As soon as the floor lets it."""
-    step = next_step(situation(failure=Spent(ERROR), failures=9, tried=5000.0, can_refresh=False))
+    step = next_step(situation(failure=Spent(ERROR), failures=9, tried_at=5000.0, can_refresh=False))
     assert step == IssueNew(5000.5)
 
 
@@ -208,23 +208,23 @@ def test_without_another_way_a_doubted_refresh_token_is_presented_again_within_a
 @pytest.mark.parametrize("lifetime", [30.0, 60.0, 180.0])
 def test_short_lives_scale_pauses_and_floor(lifetime):
     """By their share of six minutes; the floor is a two-hundredth of the life."""
-    assert pause(NotSent, failures=3, lifetime=lifetime, tried=0.6 * lifetime, draw=1.0) == pytest.approx(
+    assert pause(NotSent, failures=3, lifetime=lifetime, tried_at=0.6 * lifetime, draw=1.0) == pytest.approx(
         4 * lifetime / 360
     )
-    assert pause(NotSent, failures=1, lifetime=lifetime, tried=0.6 * lifetime, draw=0.0) == pytest.approx(
+    assert pause(NotSent, failures=1, lifetime=lifetime, tried_at=0.6 * lifetime, draw=0.0) == pytest.approx(
         min(0.5, lifetime / 200)
     )
-    assert pause(NotSent, failures=9, lifetime=lifetime, tried=lifetime + 1, draw=1.0) == pytest.approx(
+    assert pause(NotSent, failures=9, lifetime=lifetime, tried_at=lifetime + 1, draw=1.0) == pytest.approx(
         15 * lifetime / 360
     )
 
 
 def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
     """And no further."""
-    failed = {"failure": NotSent(ERROR), "failures": 9, "tried": 5000.0, "draw": 1.0}
-    assert next_step(situation(**failed, wanted=5000.1)) == UseRefreshToken(5000.5)
-    assert next_step(situation(**failed, wanted=5020.0)) == UseRefreshToken(5020.0)
-    assert next_step(situation(wanted=100.0)) == UseRefreshToken(100.0)
+    failed = {"failure": NotSent(ERROR), "failures": 9, "tried_at": 5000.0, "draw": 1.0}
+    assert next_step(situation(**failed, awaited=5000.1)) == UseRefreshToken(5000.5)
+    assert next_step(situation(**failed, awaited=5020.0)) == UseRefreshToken(5020.0)
+    assert next_step(situation(awaited=100.0)) == UseRefreshToken(100.0)
 
 
 @pytest.mark.parametrize(
@@ -239,9 +239,9 @@ def test_whoever_waits_brings_the_next_try_forward_to_the_floor():
 )
 def test_a_service_that_asks_for_quiet_gets_it_within_bounds(at, asked, until):
     """A caller that waits doesn't change that. (P23)"""
-    failed = {"failure": Throttled(ERROR), "failures": 9, "tried": at, "draw": 0.5}
+    failed = {"failure": Throttled(ERROR), "failures": 9, "tried_at": at, "draw": 0.5}
     failed |= {"throttled_at": at, "throttled_until": at + asked}
-    waiting = {} if at > LIFE else {"wanted": at}
+    waiting = {} if at > LIFE else {"awaited": at}
     assert next_step(situation(**failed, **waiting)).at == pytest.approx(until)
 
 
@@ -253,7 +253,7 @@ def test_the_quiet_that_another_session_was_asked_for_holds_for_this_one():
 
 def test_quiet_leaves_a_chance_to_a_refresh_token_that_is_the_only_way():
     """Half of its window, at most."""
-    late = {"failure": Throttled(ERROR), "failures": 9, "tried": 7460.0, "draw": 0.0, "can_issue": False}
+    late = {"failure": Throttled(ERROR), "failures": 9, "tried_at": 7460.0, "draw": 0.0, "can_issue": False}
     assert next_step(situation(**late, throttled_at=7460.0, throttled_until=9000.0)) == UseRefreshToken(
         7465 + (7500 - 7465) / 2
     )
@@ -261,7 +261,7 @@ def test_quiet_leaves_a_chance_to_a_refresh_token_that_is_the_only_way():
 
 def test_a_forced_renewal_waits_for_its_turn():
     """Before anything else."""
-    assert next_step(situation(due=100.0, wanted=101.0, not_before=160.0)) == UseRefreshToken(160.0)
+    assert next_step(situation(due=100.0, awaited=101.0, not_before=160.0)) == UseRefreshToken(160.0)
     assert (POLICY.invalidate_interval(LIFE), POLICY.invalidate_interval(60.0)) == (60.0, 6.0)
 
 
@@ -277,8 +277,8 @@ def test_the_first_issue_is_paced_like_any_other():
 def test_the_last_chance_of_a_refresh_token_is_not_slept_through():
     """With no other way, pauses shrink towards its end; once none fits, there is none."""
     late = {"failure": NotSent(ERROR), "failures": 5, "can_issue": False, "draw": 1.0}
-    assert next_step(situation(**late, tried=7492.0)) == UseRefreshToken(7494.0)
-    assert next_step(situation(**late, tried=7499.6)) == Expire(LIFE)
+    assert next_step(situation(**late, tried_at=7492.0)) == UseRefreshToken(7494.0)
+    assert next_step(situation(**late, tried_at=7499.6)) == Expire(LIFE)
 
 
 def test_a_leap_of_the_wall_clock_makes_a_session_due_within_a_minute():
@@ -337,16 +337,16 @@ def test_durations_are_seconds_or_timedeltas():
 # Any situation that may be: tried or not, late or not, with whatever ways are left.
 times = st.floats(0, 3 * LIFE)
 situations = st.builds(
-    lambda lifetime, tried, failure, throttle, **more: situation(
+    lambda lifetime, tried_at, failure, throttle, **more: situation(
         lifetime=lifetime,
-        tried=tried * lifetime,
+        tried_at=tried_at * lifetime,
         failure=failure and failure(ERROR),
         throttled_at=throttle[0],
         throttled_until=sum(throttle),
         **more,
     ),
     lifetime=st.floats(0, 1e5),
-    tried=st.floats(0, 3),
+    tried_at=st.floats(0, 3),
     failure=st.sampled_from([None, *FAILURES]),
     failures=st.integers(1, 5000),
     replays=st.integers(0, 3),
@@ -355,8 +355,8 @@ situations = st.builds(
     can_refresh=st.booleans(),
     can_issue=st.booleans(),
     throttle=st.one_of(st.just((-math.inf, 0.0)), st.tuples(times, times)),
-    wanted=st.one_of(st.just(math.inf), times),
-    pressed=st.one_of(st.just(math.inf), times),
+    awaited=st.one_of(st.just(math.inf), times),
+    demanded=st.one_of(st.just(math.inf), times),
 )
 
 
@@ -369,9 +369,9 @@ def test_the_next_step_is_bounded(case):
         assert step.at == case.access_until
         return
     floor = min(TUNING.min_interval, lifetime * TUNING.min_interval_share)
-    assert step.at >= case.tried + floor - 1e-9
-    is_planned = case.failing is None or case.pressed < math.inf  # a failure doesn't count for one that is pressed
-    start = max(case.tried, case.due) if is_planned else case.tried
+    assert step.at >= case.tried_at + floor - 1e-9
+    is_planned = case.failing is None or case.demanded < math.inf  # a failure doesn't count for one that is pressed
+    start = max(case.tried_at, case.due) if is_planned else case.tried_at
     quiet = max(lifetime * TUNING.throttle_share, TUNING.throttle_max) + TUNING.throttle_spread
     assert step.at <= max(start + TUNING.rejected_backoff_max, case.throttled_at) + quiet
     if isinstance(step, UseRefreshToken):
@@ -381,7 +381,7 @@ def test_the_next_step_is_bounded(case):
 @given(situations)
 def test_a_retry_comes_before_the_end_where_the_floor_lets_it(case):
     """A failure is followed by an attempt while the token is valid, unless that is too short-lived to be kept."""
-    left = case.access_until - case.tried
+    left = case.access_until - case.tried_at
     step = next_step(case)
     is_kept = case.failing is not None and not case.failing.is_short
     if is_kept and not isinstance(step, Expire) and left > 10:
@@ -416,7 +416,7 @@ def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, can_issue, lifetime
                 due=POLICY.due_at(asked=now, lifetime=lifetime, draw=draw),
                 access_until=now + lifetime,
                 refresh_until=now + lifetime + WINDOW,
-                tried=now,
+                tried_at=now,
                 can_issue=can_issue,
                 draw=draw,
             )
@@ -425,7 +425,7 @@ def test_a_driver_ends_or_holds_a_live_token(outcomes, draw, can_issue, lifetime
             case = attrs.evolve(
                 case,
                 failing=Failing(outcome(ERROR), count=(0 if case.failing is None else case.failing.count) + 1),
-                tried=now,
+                tried_at=now,
                 can_refresh=case.can_refresh and not (presented and (outcome is Spent or outcome is Ambiguous)),
                 can_issue=case.can_issue and not (outcome is Spent and not presented),
             )
@@ -450,5 +450,5 @@ def test_outcomes_and_steps_are_values():
 )
 def test_what_is_waited_for_comes_before_what_is_merely_due(access_until, awaited, deadline):
     """After a live token that is about to end; what nobody waits for comes with those that are due at the latest."""
-    case = situation(access_until=access_until, lifetime=7200, wanted=1000 if awaited else math.inf)
+    case = situation(access_until=access_until, lifetime=7200, awaited=1000 if awaited else math.inf)
     assert POLICY.deadline(case, 1000) == deadline

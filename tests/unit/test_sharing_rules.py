@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from signalwire_tokens import RefreshPolicy, SignalWireTokenError
-from signalwire_tokens.keeper.sharing_rules import Sight, choose, find_better, find_other, holds
+from signalwire_tokens.keeper.sharing_rules import TimedReading, choose, find_better, find_other, holds
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.outcomes import IssueNew, Renewed, Spent, UseRefreshToken
@@ -64,10 +64,10 @@ class Case:
         self.cycle = Lifecycle(RefreshPolicy(), lifetime=LIFE, draw=0.5, presents=presents, reissues=reissues)
         self.cycle.open(NOW - LIFE, None if self.held is None else Renewed(self.held[0], NOW - self.held[1]))
         if self.held is None and not reissues:  # a first issue was refused
-            self.cycle.lose(IssueNew(NOW), Spent(SignalWireTokenError("no")), NOW)
+            self.cycle.fail_to_process(IssueNew(NOW), Spent(SignalWireTokenError("no")), NOW)
         self.brought = BROUGHT if is_brought else None
         self.step = step(NOW)
-        self.sight = Sight(self.reading(), before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)
+        self.timed = TimedReading(self.reading(), before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)
 
     def reading(self):
         record = None
@@ -81,10 +81,10 @@ class Case:
 
     @property
     def record(self):
-        return self.sight.reading.record
+        return self.timed.reading.record
 
     def choose(self):
-        return choose(self.sight, self.cycle, self.step, brought=self.brought, ahead=AHEAD)
+        return choose(self.timed, self.cycle, self.step, brought=self.brought, ahead=AHEAD)
 
     @property
     def may_issue(self):
@@ -121,7 +121,7 @@ def test_what_is_presented_is_known_and_safe(cases):
         assert record is case.record, name  # the store has lost nothing
         assert record.presenting is None, name
         is_refused = holds(record, case.cycle.pair) and isinstance(case.step, IssueNew)
-        has_ended = case.sight.latest is not None and record.until <= NOW
+        has_ended = case.timed.latest is not None and record.until <= NOW
         assert not is_refused, name
         assert not has_ended, name
     assert counted(kinds)
@@ -131,7 +131,7 @@ def test_a_pair_that_is_found_never_replaces_one_that_expires_later(cases):
     """It is valid, of known age, and another one."""
     kinds = Counter({"found": 0, "not found": 0})
     for name, case in cases:
-        found = find_better(case.sight, case.cycle, now=NOW, wall=WALL)
+        found = find_better(case.timed, case.cycle, now=NOW, wall=WALL)
         kinds["not found" if found is None else "found"] += 1
         is_valid = case.stored is not None and case.stored[1] is not None and case.stored[1] < LIFE
         is_later = is_valid and (case.held is None or case.stored[1] < case.held[1])
@@ -147,7 +147,7 @@ def test_the_last_way_out_is_another_pair_with_a_valid_refresh_token(cases):
     """Its access token may have expired."""
     kinds = Counter({"found": 0, "not found": 0})
     for name, case in cases:
-        found = find_other(case.sight, case.cycle, now=NOW, wall=WALL)
+        found = find_other(case.timed, case.cycle, now=NOW, wall=WALL)
         kinds["not found" if found is None else "found"] += 1
         is_known = case.stored is not None and case.stored[1] is not None and case.stored[1] < LIFE + WINDOW
         is_other = is_known and not (case.held is not None and case.stored[0] is case.held[0])
@@ -158,10 +158,10 @@ def test_the_last_way_out_is_another_pair_with_a_valid_refresh_token(cases):
 def test_a_paused_machine_makes_a_pair_s_age_unknown():
     """So it is neither better nor a way out."""
     case = Case("a later pair", None, "one", False, UseRefreshToken, True, True)
-    paused = attrs.evolve(case.sight.reading, wall=WALL + 61)
-    sight = Sight(paused, before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)
-    assert find_better(sight, case.cycle, now=NOW, wall=WALL) is None
-    assert find_other(sight, case.cycle, now=NOW, wall=WALL) is None
+    paused = attrs.evolve(case.timed.reading, wall=WALL + 61)
+    timed = TimedReading(paused, before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)
+    assert find_better(timed, case.cycle, now=NOW, wall=WALL) is None
+    assert find_other(timed, case.cycle, now=NOW, wall=WALL) is None
 
 
 @pytest.mark.parametrize("stored", ["an earlier pair", "a later pair"])

@@ -29,7 +29,7 @@ from signalwire_tokens import (
     wire,
 )
 from signalwire_tokens.models import Secret
-from signalwire_tokens.wire.codes import ABOUT
+from signalwire_tokens.wire.codes import SUBJECTS
 from support.wire_samples import (
     ADDRESSES,
     EMBED,
@@ -359,8 +359,8 @@ def test_a_code_decides_before_the_status(code, kind, status):
 
 def test_every_published_code_is_known():
     """Each is about one thing."""
-    assert set(ABOUT) == {code for code, _ in CODED}
-    assert set(ABOUT.values()) == set(wire.About)
+    assert set(SUBJECTS) == {code for code, _ in CODED}
+    assert set(SUBJECTS.values()) == set(wire.Subject)
 
 
 @pytest.mark.parametrize("code", TOKEN_CODES)

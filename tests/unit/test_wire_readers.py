@@ -396,9 +396,9 @@ def test_who_a_token_is_for_is_read():
     assert info.sat_claims.fingerprint == "thumb"
     assert info.sat_claims.expires_at == datetime.fromtimestamp(1_800_000_000, UTC)
     assert "hush" not in repr(info)
-    bare = read(INFO, {"id": ID, "sat_claims": {"scope": "x", "cnf": 7}}, 200)
-    assert bare.fabric_addresses == ()
-    assert bare.sat_claims.scope == ()
-    assert bare.sat_claims.fingerprint is None
+    without_tracebacks = read(INFO, {"id": ID, "sat_claims": {"scope": "x", "cnf": 7}}, 200)
+    assert without_tracebacks.fabric_addresses == ()
+    assert without_tracebacks.sat_claims.scope == ()
+    assert without_tracebacks.sat_claims.fingerprint is None
     assert read(INFO, {"id": ID}, 200).sat_claims is None
     assert isinstance(read(INFO, {}, 200), UnexpectedResponse)

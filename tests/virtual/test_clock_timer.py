@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from signalwire_tokens.clock import SystemClock, Timer, VirtualClock, timer_of
-from signalwire_tokens.clock.timer import LONGEST_SLICE, MOST_AT_ONCE, MOST_FALLEN, TIMERS
+from signalwire_tokens.clock.timer import LONGEST_ALARM, MOST_PER_TURN, MOST_STALE, TIMERS
 
 
 class Sleeper:
@@ -88,7 +88,7 @@ async def test_one_alarm_stands_for_all_deadlines(clock, timer):
 
 async def test_many_that_are_due_at_once_leave_turns_to_others(clock, timer):
     """A hundred thousand sessions that wake from a suspend do not hold up the event loop."""
-    sleepers = [Sleeper() for _ in range(3 * MOST_AT_ONCE)]
+    sleepers = [Sleeper() for _ in range(3 * MOST_PER_TURN)]
     for sleeper in sleepers:
         timer.set(sleeper, 10)
     clock.suspend(20)
@@ -97,7 +97,7 @@ async def test_many_that_are_due_at_once_leave_turns_to_others(clock, timer):
     for _ in range(4):
         await asyncio.sleep(0)
         woken.append(sum(len(sleeper.woken) for sleeper in sleepers))
-    assert woken == [MOST_AT_ONCE, 2 * MOST_AT_ONCE, 3 * MOST_AT_ONCE, 3 * MOST_AT_ONCE]
+    assert woken == [MOST_PER_TURN, 2 * MOST_PER_TURN, 3 * MOST_PER_TURN, 3 * MOST_PER_TURN]
 
 
 async def test_a_timer_keeps_nobody_alive_and_goes_when_nobody_is_left(clock, timer):
@@ -234,17 +234,17 @@ async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, tim
             turn[0] += 1
             await asyncio.sleep(0)
 
-    sleepers = [Noting() for _ in range(3 * MOST_AT_ONCE)]
+    sleepers = [Noting() for _ in range(3 * MOST_PER_TURN)]
     for number, sleeper in enumerate(sleepers):
         timer.set(sleeper, 5000 + number)
-    due = [Sleeper(does=lambda: turns.append(turn[0])) for _ in range(MOST_AT_ONCE)]
+    due = [Sleeper(does=lambda: turns.append(turn[0])) for _ in range(MOST_PER_TURN)]
     for sleeper in due:
-        timer.set(sleeper, LONGEST_SLICE)
+        timer.set(sleeper, LONGEST_ALARM)
     counting = asyncio.create_task(count_turns())
     clock.set_wall(clock.wall() + 86400)
-    await clock.advance(LONGEST_SLICE)
+    await clock.advance(LONGEST_ALARM)
     counting.cancel()
-    assert max(Counter(turns).values()) <= MOST_AT_ONCE
+    assert max(Counter(turns).values()) <= MOST_PER_TURN
     assert all(sleeper.woken for sleeper in due)
     assert [len(sleeper.leaps) for sleeper in sleepers] == [1] * len(sleepers)
     await clock.advance(61)
@@ -344,7 +344,7 @@ async def ring_with(number):
     sleepers = {name: Sleeper(name) for name in ("early", "again", "broken", "unset", "late", "later")}
     sleepers["again"].does = lambda: len(sleepers["again"].woken) < 2 and timer.set(sleepers["again"], 20)
     sleepers["broken"].does = lambda: len(sleepers["broken"].woken) < 2 and 1 / 0
-    for _ in range(MOST_FALLEN):  # the heap is cleared when one more is set or unset
+    for _ in range(MOST_STALE):  # the heap is cleared when one more is set or unset
         timer.set(sleepers["unset"], 9)
         timer.unset(sleepers["unset"])
     for name, at in (("early", 8), ("again", 10), ("broken", 10), ("late", 10), ("later", 12), ("unset", 11)):
@@ -371,11 +371,11 @@ async def test_a_fault_in_any_line_of_a_ring_leaves_nobody_asleep(caplog):
         assert times == {"early": 1, "again": 2, "later": 1}, number
         assert sum(not sleeper.leaps for sleeper in sleepers.values()) <= 1, number  # the one whose call it was
         first = [min(sleeper.woken, default=0) for sleeper in sleepers.values()]
-        assert max(first) <= 18 + LONGEST_SLICE, number
+        assert max(first) <= 18 + LONGEST_ALARM, number
 
 
 @pytest.mark.parametrize("at", [20, None])
-@pytest.mark.parametrize("fallen", [0, MOST_FALLEN])
+@pytest.mark.parametrize("fallen", [0, MOST_STALE])
 async def test_a_fault_in_any_line_of_a_change_leaves_nobody_asleep(at, fallen):
     """The alarm stays set, and one whose deadline was to be changed has the old one or the new one."""
     count = number = 1

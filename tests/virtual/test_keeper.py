@@ -613,11 +613,11 @@ async def test_a_renewal_that_is_cancelled_before_its_first_step_is_one_that_fai
     """Nothing waits for it for ever."""
     async with Scripted(clock) as session:
         refresh = asyncio.create_task(session.refresh())
-        if engine_of(session).flight is None:  # an eager task has begun it already
+        if engine_of(session).task is None:  # an eager task has begun it already
             await asyncio.sleep(0)
-        engine_of(session).flight.cancel()
+        engine_of(session).task.cancel()
         assert isinstance(await outcome(refresh), TokenUnavailable)
-        assert engine_of(session).flight is None
+        assert engine_of(session).task is None
 
 
 async def test_rotations_begin_with_the_pair_at_hand(clock):

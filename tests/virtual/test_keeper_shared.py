@@ -1064,7 +1064,7 @@ async def test_looks_leave_the_next_renewal_where_it_is(share, store, clock):
         for is_under_way in (True, False):
             engine_of(session).heard()
             await settle()
-            assert (session.cycle.flying is not None) is is_under_way
+            assert (session.cycle.under_way is not None) is is_under_way
             assert session.next_refresh_at == planned
             store.heal()
             read.set()
@@ -1179,7 +1179,7 @@ async def test_a_look_that_is_cancelled_from_outside_closes_no_way(share, store)
         store.moods["load"] = "hang"
         engine_of(session).heard()
         await settle()
-        engine_of(session).flight.cancel()
+        engine_of(session).task.cancel()
         store.heal()
         await settle()
         assert session.last_error is None
@@ -1227,7 +1227,7 @@ def test_a_session_that_outlives_its_event_loop_warns_once(recwarn, monkeypatch)
         store.moods["load"] = "hang"
         engine_of(session).heard()
         await settle()
-        assert not engine_of(session).flight.done()
+        assert not engine_of(session).task.done()
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave_open())

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from signalwire_tokens import MemoryStore
-from signalwire_tokens.stores.memory import MOST_AT_ONCE, SPARE
+from signalwire_tokens.stores.memory import MOST_SWEPT, SPARE
 from signalwire_tokens.testing import StoreConformance
 from signalwire_tokens.testing.conformance import make_record
 
@@ -21,7 +21,7 @@ def with_life(record, seconds):
 
 
 class TestMemoryStore(StoreConformance):
-    tells = True
+    calls_watchers = True
 
     @pytest.fixture
     def store(self):
@@ -92,12 +92,12 @@ async def test_memory_is_bounded_by_the_records_that_are_kept(clock, what):
 async def test_one_save_removes_a_bounded_number_of_records(clock):
     """The others go with the next saves, and prevent none meanwhile."""
     store = MemoryStore(clock=clock)
-    keys = [f"{number:03}" for number in range(2 * MOST_AT_ONCE)]
+    keys = [f"{number:03}" for number in range(2 * MOST_SWEPT)]
     for key in keys:
         await store.save(key, await make_record(store, key), None)
     await clock.advance(LIFE)
     await store.save("first", await make_record(store, "first"), None)
-    assert list(store.records) == [*keys[MOST_AT_ONCE:], "first"]
+    assert list(store.records) == [*keys[MOST_SWEPT:], "first"]
     await store.save(keys[-1], await make_record(store, keys[-1]), None)
     assert set(store.records) == {keys[-1], "first"}
 
@@ -105,10 +105,10 @@ async def test_one_save_removes_a_bounded_number_of_records(clock):
 async def test_an_expired_record_that_is_still_in_memory_prevents_no_save(clock):
     """A save finds a place that is as good as empty."""
     store = MemoryStore(clock=clock)
-    for number in range(MOST_AT_ONCE + 1):
+    for number in range(MOST_SWEPT + 1):
         await store.save(f"{number:03}", await make_record(store, "alice"), None)
     await clock.advance(LIFE)
-    last = f"{MOST_AT_ONCE:03}"
+    last = f"{MOST_SWEPT:03}"
     record = await make_record(store, last)
     assert await store.save(last, record, None)
     assert (await store.load(last)).record.digest == record.digest

@@ -20,12 +20,12 @@ from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.errors import is_throttle
 from signalwire_tokens.integrations import token_rules
-from signalwire_tokens.integrations.token_endpoint import Backend, Visit
+from signalwire_tokens.integrations.token_endpoint import Backend, BackendRequest
 from signalwire_tokens.throttle import Throttle
 from support.fake_transport import make_client
 
 MINUTE, TEN_DAYS = 60.0, 864_000.0
-SPREAD, ROUNDING, UNSAID = 5.0, 1.0, 1.0
+SPREAD, ROUNDING, DEFAULT_PAUSE = 5.0, 1.0, 1.0
 STEP = 0.25  # in which time advances here
 START = VirtualClock().wall()
 THROTTLES = [Status(429), Status(503), Status(422, code="rate_limit_exceeded"), Status(429, code="cannot_process")]
@@ -125,7 +125,7 @@ class Endpoint:
             return self.asks_for.encode()
 
         asked = token_rules.read_request("POST", [("Content-Type", "application/json")])
-        answer = await self.backend._hand_out(Visit(None, asked, read))
+        answer = await self.backend._hand_out(BackendRequest(None, asked, read))
         if answer.status == 503:
             raise TokenUnavailable("503", retry_after=float(answer.headers["Retry-After"]))
         return json.loads(answer.body)["token"]
@@ -170,7 +170,7 @@ async def test_a_throttle_is_respected_and_bounded(served, make, value, least, f
     """No request goes out before its end; a minute after SignalWire asked, one does, whatever it said. (P23)"""
     emulator, clock, client = served
     if least is None:
-        least = 0.0 if fault.status == 503 else UNSAID  # without a time, a 503 is a failure like any other
+        least = 0.0 if fault.status == 503 else DEFAULT_PAUSE  # without a time, a 503 is a failure like any other
     emulator.fail(attrs.evolve(fault, retry_after=value))
     async with AsyncExitStack() as stack:
         token = await persist(make(client, stack), clock)
@@ -199,7 +199,7 @@ async def test_a_call_of_the_client_waits_for_as_long_as_it_may_take_in_all(emul
     else:
         first, second = emulator.requests
         waited = (second.at - first.at).total_seconds()
-        assert (least or 0.0) - ROUNDING <= waited <= (least or UNSAID) + ROUNDING
+        assert (least or 0.0) - ROUNDING <= waited <= (least or DEFAULT_PAUSE) + ROUNDING
 
 
 @pytest.mark.parametrize("make", CALLERS, ids=lambda kind: kind.__name__)
