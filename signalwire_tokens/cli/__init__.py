@@ -1,7 +1,7 @@
-"""The command `signalwire-tokens`: thin, a module for each part.
+"""The command `signalwire-tokens`.
 
-`command` is what all have in common, and `settings` where they get what they need to ask the service; `issuing`,
-`inspecting`, `holding`, `doctor`, `demo` and `serve` are the commands.
+`command` is what all commands share, and `options` the options that several have. Each other module has one command, or
+a part of one: `create`, `inspect_token`, `keep`, `doctor`, `demo` and `emulator`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import click
 
 from signalwire_tokens._version import __version__
 
-from . import completion, demo, doctor, holding, inspecting, issuing, serve
+from . import create, demo, doctor, emulator, holding, inspect_token
+from .command import Group
 
 __all__ = ["cli"]
 
 COMMANDS = (
-    *(issuing.subscriber, issuing.guest, issuing.invite, issuing.embed, issuing.refresh),
-    *(inspecting.inspect, holding.hold, doctor.doctor),
-    *(demo.demo, serve.emulator, completion.sealing_key, completion.completion),
+    *(create.create, create.refresh, inspect_token.inspect, holding.hold),
+    *(doctor.doctor, demo.demo, emulator.emulator, create.generate_key),
 )
 
 
-@click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="signalwire-tokens")
 def cli() -> None:
-    """Issue SignalWire subscriber tokens, look at them, and keep them alive."""
+    """Issue SignalWire tokens, and keep them valid.
+
+    SIGNALWIRE_SPACE, SIGNALWIRE_PROJECT_ID and SIGNALWIRE_API_TOKEN name the space and the credentials. To try it
+    without any, run `signalwire-tokens demo`.
+    """

@@ -1,9 +1,10 @@
-"""What all commands have in common: `--json`, `--debug`, one line where something went wrong, and an exit code."""
+"""What all commands share: `--json`, `--debug`, sections in the help, one line for an error, and an exit code."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,17 +28,25 @@ from signalwire_tokens.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["Command", "Exit", "exit_of", "plain", "say_json", "written"]
+__all__ = ["Command", "Exit", "Group", "Option", "exit_of", "one_line", "print_json", "to_json"]
+
+SECTIONS = ("Options", "Profile", "Connection", "Output")
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong settings, 4 refused by SignalWire, 5 invalid request, "
+    "6 unavailable (try again), 7 session expired"
+)
+LONG = re.compile(r"[\w.~+/=-]{40,}")  # what may be a token that was passed in the wrong place
+DEBUG = "signalwire_tokens.debug"
 
 
 class Exit(IntEnum):
-    """What a command ends with."""
+    """The exit codes."""
 
     DONE = 0
     FAILED = 1
-    MISWRITTEN = 2
+    USAGE = 2
     SETTINGS = 3
     REFUSED = 4
     INVALID = 5
@@ -47,7 +56,7 @@ class Exit(IntEnum):
 
 
 def exit_of(error: Exception) -> Exit:
-    """Say what a command ends with that failed so: whether to try again, and who can mend it, show in it."""
+    """Return the exit code for an error. It shows whether to try again, and what must be fixed."""
     match error:
         case ConfigurationError():
             return Exit.SETTINGS
@@ -63,50 +72,83 @@ def exit_of(error: Exception) -> Exit:
             return Exit.FAILED
 
 
-class Command(click.Command):
-    """A command that can speak JSON, and says in one line what went wrong."""
+class Option(click.Option):
+    """An option that the help lists in a section, with its default and its environment variable."""
 
-    def __init__(self, name: str | None, params: list[click.Parameter] | None = None, **settings: Any) -> None:  # noqa: ANN401 - as click has them
-        common: list[click.Parameter] = [
-            click.Option(["--json", "as_json"], is_flag=True, help="Speak JSON, of errors too."),
-            click.Option(
+    def __init__(self, names: Sequence[str], *, section: str = "Options", **settings: Any) -> None:  # noqa: ANN401 - as click has them
+        if "envvar" in settings:
+            settings["help"] += f"  [${settings['envvar']}]"
+        super().__init__(names, **settings)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command with `--json` and `--debug`. An error is one line, or with `--json` an object."""
+
+    def __init__(self, name: str | None, *, examples: Sequence[str] = (), **settings: Any) -> None:  # noqa: ANN401 - as click has them
+        self._examples = examples
+        common = [
+            Option(["--json", "as_json"], is_flag=True, section="Output", help="Print JSON, also for errors."),
+            Option(
                 ["--debug"],
                 is_flag=True,
+                section="Output",
                 expose_value=False,
-                callback=note_debug,
-                help="Log what is done, and show where an error came from. No secret is shown.",
+                callback=lambda context, _, debug: context.meta.update({DEBUG: debug}),
+                help="Print logs and tracebacks, without secrets.",
             ),
         ]
-        super().__init__(name, params=[*(params or []), *common], **settings)
+        super().__init__(name, params=[*settings.pop("params", ()), *common], **settings)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in their sections."""
+        for section in SECTIONS:
+            options = [one for one in self.get_params(ctx) if getattr(one, "section", "Output") == section]
+            records = [
+                record for one in options if isinstance(one, click.Option) and (record := one.get_help_record(ctx))
+            ]
+            if records:
+                with formatter.section(section):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as click has it
+        """Write the examples, and what the exit codes mean."""
+        if self._examples:
+            with formatter.section("Examples"):
+                for example in self._examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+        formatter.write_paragraph()
+        formatter.write_text(EXIT_CODES)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments."""
+        """Parse the arguments. An error quotes nothing that may be a token."""
         as_json = "--json" in args
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if not as_json:
-                raise
-            fail(ctx, Exit.MISWRITTEN, {"type": "UsageError", "message": error.format_message()}, as_json=True)
+            shown = without_tokens(error)
+        if as_json:
+            fail(ctx, Exit.USAGE, {"type": "UsageError", "message": shown.format_message()}, as_json=True)
+        raise shown
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command."""
         as_json, debug = bool(ctx.params.get("as_json")), bool(ctx.meta.get(DEBUG))
         try:
-            with logged(debug=debug):
+            with logging_to_stderr(debug=debug):
                 super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             code, text = Exit.INTERRUPTED, {"type": "Interrupted", "message": "interrupted"}
         except click.UsageError as error:
             if not as_json:
                 raise
-            code, text = Exit.MISWRITTEN, {"type": "UsageError", "message": error.format_message()}
-        except BrokenPipeError:  # whoever read it has heard enough
+            code, text = Exit.USAGE, {"type": "UsageError", "message": error.format_message()}
+        except BrokenPipeError:  # the reader has closed the pipe
             ctx.exit(Exit.FAILED)
         except click.ClickException as error:
             code, text = Exit.FAILED, {"type": "Failed", "message": error.format_message()}
-        except Exception as error:  # noqa: BLE001 - whatever it is, who typed the command is told in a line
-            code, text = exit_of(error), describe(error)
+        except Exception as error:  # noqa: BLE001 - any error becomes one line
+            code, text = exit_of(error), facts_of(error)
             if debug:
                 click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         else:
@@ -114,26 +156,38 @@ class Command(click.Command):
         fail(ctx, code, text, as_json=as_json)
 
 
+class Group(click.Group):
+    """A group of commands. An unknown name isn't quoted if it may be a token."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            shown = without_tokens(error)
+        raise shown
+
+
+def without_tokens(error: click.UsageError) -> click.UsageError:
+    """Return the error, or one like it without what may be a token: someone may have passed it in the wrong place."""
+    text = error.format_message()
+    return click.UsageError(LONG.sub("…", text), error.ctx) if LONG.search(text) else error
+
+
 def fail(ctx: click.Context, code: Exit, text: dict[str, Any], *, as_json: bool) -> NoReturn:
-    """End a command, and say why: in a line, or as an object."""
+    """End a command, and print why: as a line, or as an object."""
     if as_json:
-        say_json({"error": text, "exit_code": int(code)}, err=True)
+        print_json({"error": text, "exit_code": int(code)}, err=True)
     else:
         click.echo(f"Error: {text['message']}", err=True)
     ctx.exit(code)
 
 
-DEBUG = "signalwire_tokens.debug"
-
-
-def note_debug(ctx: click.Context, _: click.Parameter, debug: bool) -> None:
-    """Remember what `--debug` said."""
-    ctx.meta[DEBUG] = debug
-
-
 @contextmanager
-def logged(*, debug: bool) -> Iterator[None]:
-    """Let the library log to standard error where that is wanted; else commands speak for themselves."""
+def logging_to_stderr(*, debug: bool) -> Iterator[None]:
+    """Let the library log to standard error if `debug` is true. Otherwise, commands print errors themselves."""
     logger = logging.getLogger("signalwire_tokens")
     handler = logging.StreamHandler() if debug else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
@@ -148,8 +202,8 @@ def logged(*, debug: bool) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def describe(error: Exception) -> dict[str, Any]:
-    """Say what went wrong, as facts."""
+def facts_of(error: Exception) -> dict[str, Any]:
+    """Return an error as members of a JSON object."""
     kind = type(error).__name__
     if isinstance(error, SignalWireTokenError):
         facts = {
@@ -160,28 +214,28 @@ def describe(error: Exception) -> dict[str, Any]:
             "retry_after": error.retry_after,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        return {"type": kind, "message": plain(str(error)), **known}
+        return {"type": kind, "message": one_line(str(error)), **known}
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         return {"type": kind, "message": f"{place}{error.strerror}"}
-    # What it says of itself may hold anything.
-    return {"type": kind, "message": f"{kind}, which should not have happened: --debug shows where"}
+    # The text of any other error may hold a secret.
+    return {"type": kind, "message": f"unexpected {kind}: run the command with --debug, and report what it prints"}
 
 
-def plain(text: str) -> str:
-    """Put what others have written into one line, without what a terminal would obey."""
+def one_line(text: str) -> str:
+    """Return a text of others in one line, without control characters that a terminal would obey."""
     return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
-def say_json(value: object, *, err: bool = False) -> None:
+def print_json(value: object, *, err: bool = False) -> None:
     """Print a value as a line of JSON."""
-    click.echo(json.dumps(value, default=written), err=err)
+    click.echo(json.dumps(value, default=to_json), err=err)
 
 
-def written(value: object) -> str:
-    """Write what JSON has no form for."""
+def to_json(value: object) -> str:
+    """Return a time or an id as the text that stands for it in JSON."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, UUID):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"JSON has no form for {type(value).__name__}")

@@ -14,7 +14,7 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.models import Token, TokenPair
 
-from .command import Command, say_json
+from .command import Command, print_json
 from .signals import on_stop
 from .trial import Held, hold
 
@@ -28,7 +28,7 @@ __all__ = ["demo"]
 
 @click.command(cls=Command)
 def demo(*, as_json: bool) -> None:
-    """Show what it does, on an emulator of the service.
+    """Show what this library does, on an emulator.
 
     It starts an emulator of SignalWire's token service on this machine, issues a token of each kind there, and shows
     what each is for. Then it holds a session whose tokens live seconds, through a burst of errors and a lost answer,
@@ -44,7 +44,7 @@ def demo(*, as_json: bool) -> None:
     except OSError as error:
         raise click.ClickException(f"the demo broke off: {error.strerror}") from None
     if as_json:
-        say_json(attrs.asdict(held))
+        print_json(attrs.asdict(held))
     if not held.went_well:
         raise click.ClickException("there was a moment without a live token")
 

@@ -18,7 +18,7 @@ from yarl import URL
 from signalwire_tokens import wire
 from signalwire_tokens.errors import ApiError, SignalWireTokenError, is_transient
 
-from .command import Command, plain, say_json, written
+from .command import Command, one_line, print_json, to_json
 from .examination import PLAN, examine_service
 from .findings import (
     Finding,
@@ -32,8 +32,8 @@ from .findings import (
     of_life,
     of_names,
 )
+from .options import Settings, connection
 from .report import Report, ReportFile
-from .settings import Settings, examining
 from .signals import on_stop
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ COLORS = {Verdict.WELL: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red"
     help="Find out, with tokens for --reference, what SignalWire doesn't publish, and write it to FILE; - is standard "
     "output.",
 )
-@examining
+@connection(embeds=True)
 def doctor(*, settings: Settings, reference: str | None, report: str | None, as_json: bool) -> None:
-    """Find out what is wrong with the settings, the network or the credentials, and how to fix it.
+    """Check settings, network and credentials.
 
     Nothing is issued, unless there is a --reference. With --report as well, it finds out how your space behaves where
     SignalWire's documentation leaves that open, and where it differs from it. The report holds no secrets, so you can
@@ -74,7 +74,7 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
     file = None if report is None else ReportFile(report)
     is_aside = file is not None and file.is_output  # then findings are written to standard error
     if file is not None:
-        click.echo(announcement(plain(reference or "")), err=True)
+        click.echo(announcement(one_line(reference or "")), err=True)
     findings: list[Finding] = []
 
     def take(finding: Finding) -> None:
@@ -89,7 +89,7 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
     wrong = sum(one.verdict is Verdict.WRONG for one in findings)
     if as_json:
         found = [{**attrs.asdict(one), "verdict": one.verdict.value} for one in findings]
-        say_json({"healthy": not wrong, "findings": found}, err=is_aside)
+        print_json({"healthy": not wrong, "findings": found}, err=is_aside)
     if wrong:
         raise click.ClickException("1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong")
 
@@ -288,7 +288,7 @@ async def try_out(client: TokenClient, reference: str, ahead: timedelta) -> Asyn
 def told(pair: TokenPair) -> str:
     """Name a pair's access token."""
     token = pair.access_token
-    return f"{token.kind or 'token'} #{token.digest}, live until {written(token.expires_at)}"
+    return f"{token.kind or 'token'} #{token.digest}, live until {to_json(token.expires_at)}"
 
 
 async def life_of(client: TokenClient, pair: TokenPair, ahead: timedelta) -> timedelta | None:

@@ -96,7 +96,7 @@ def example(code: str, **more: object) -> Question:
     return problem(code, status=422, **more)
 
 
-def plain(status: int) -> Question:
+def one_line(status: int) -> Question:
     """Return the question whether a request is refused with this status and a body that lists no errors."""
     return Question({"status": status, "body": "other"}, includes)
 
@@ -139,7 +139,7 @@ QUESTIONS: Mapping[str, Question] = {
     "guest_foreign_addresses": example("must_belong_to_project", items=1),
     "guest_too_many_addresses": problem("allowed_address_limit_exceeded"),
     "invite_unknown_address": example("invalid_parameter", texts=["Address is invalid"]),
-    "embed_made_up_token": plain(403),
+    "embed_made_up_token": one_line(403),
     "refresh_malformed_token": problem("invalid_token_format"),
     "refresh_foreign_token": problem("token_invalid"),
     "refresh_access_token": problem("not_a_refresh_token"),
@@ -150,9 +150,9 @@ QUESTIONS: Mapping[str, Question] = {
     "malformed_json": Question({"status": 400}, includes),
     "json_nan": Question(),
     "json_repeated_member": Question(),
-    "wrong_api_token": plain(401),
-    "wrong_access_token": plain(401),
-    "unknown_subscriber": plain(404),
+    "wrong_api_token": one_line(401),
+    "wrong_access_token": one_line(401),
+    "unknown_subscriber": one_line(404),
     "rate_limit_headers": Question(),
     "retry_after": Question(),
 }

@@ -23,7 +23,7 @@ from signalwire_tokens.errors import (
 )
 from signalwire_tokens.wire import Subject, about
 
-from .command import plain
+from .command import one_line
 from .telling import span
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Finding:
 
 def of_failure(check: str, error: SignalWireTokenError) -> Finding:
     """Judge a request that ought to have gone well."""
-    return Finding(check, Verdict.WRONG, plain(str(error)), remedy_for(error))
+    return Finding(check, Verdict.WRONG, one_line(str(error)), remedy_for(error))
 
 
 def remedy_for(error: SignalWireTokenError) -> str:
@@ -121,7 +121,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     words = (isinstance(error, OSError) and error.strerror) or str(error)  # of several at once, the words alone
-    return plain(words) or type(error).__name__
+    return one_line(words) or type(error).__name__
 
 
 def of_answer(error: SignalWireTokenError | None) -> list[Finding]:

@@ -20,11 +20,11 @@ from signalwire_tokens.models import Secret
 from signalwire_tokens.policy import RefreshPolicy
 from signalwire_tokens.session import SubscriberSession
 
-from .command import Command, plain, written
+from .command import Command, one_line, to_json
 from .feeding import Feed, greet
+from .options import Settings, connection, duration, profile
 from .program import Program
 from .screen import Screen
-from .settings import Settings, credentialed, duration, token_fields
 from .signals import on_stop
 from .storing import Store, look_into, may_hold_secret, open_store
 from .telling import Teller, look_on
@@ -73,8 +73,8 @@ class Wanted:
     help="Read the encryption key from FILE.  [SIGNALWIRE_TOKENS_ENCRYPTION_KEY_FILE]",
 )
 @click.option("--lifetime", type=duration, help="How long each token is to live: 90s, 15m, 2h or 1d.")
-@token_fields
-@credentialed
+@profile
+@connection()
 @click.pass_context
 def hold(
     context: click.Context,
@@ -89,7 +89,7 @@ def hold(
     fields: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Keep a token of the subscriber REFERENCE alive, until told to stop.
+    """Keep a token of a subscriber valid.
 
     On a terminal, it is drawn as it stands; elsewhere, each event is a line. With --write, a file that only you can
     read holds a live token, and is replaced as a whole with each new one. With --exec, a command is run with each, on
@@ -139,7 +139,7 @@ async def keep(client: TokenClient, wanted: Wanted, outlets: list[Outlet], telle
         if session is not None:
             await serve(session, feeds, stop, screen)
             token = session.pair.access_token
-            told = f"token #{token.digest} is good until {written(token.expires_at)}"
+            told = f"token #{token.digest} is good until {to_json(token.expires_at)}"
             stack.callback(teller.note, "left", told, digest=token.digest, expires_at=token.expires_at)
             stack.push_async_callback(finish, feeds)
 
@@ -199,7 +199,7 @@ async def begin(make: Callable[[], SubscriberSession], teller: Teller, stop: asy
 
 def say_why(teller: Teller, error: Exception | None, pause: float | None = None) -> None:
     """Tell why there is no session yet, and when another is tried."""
-    reason = None if error is None else plain(str(error))
+    reason = None if error is None else one_line(str(error))
     again = "" if pause is None else f"trying again in {pause:.0f} s"
     facts = {"retry_after": None if pause is None else round(pause, 1), "error": reason}
     teller.note("waiting", "; ".join(filter(None, [reason, again])), **facts)

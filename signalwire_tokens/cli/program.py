@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import plain
+from .command import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +163,7 @@ class Tail:
         """Read what is left, and return the last line, without the token."""
         self._read()
         text = self._kept.decode(errors="replace").replace(token.value, f"#{token.digest}").strip()
-        return plain(LONG.sub("…", text.rpartition("\n")[2]))[-MOST_SHOWN:]
+        return one_line(LONG.sub("…", text.rpartition("\n")[2]))[-MOST_SHOWN:]
 
     def close(self) -> None:
         """Read no more."""

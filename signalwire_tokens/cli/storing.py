@@ -10,7 +10,7 @@ from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
 from signalwire_tokens.stores import SqliteStore, TokenStore
 
-from .settings import read_credential
+from .options import read_credential
 
 if TYPE_CHECKING:
     from pathlib import Path

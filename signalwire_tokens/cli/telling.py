@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .command import plain, written
+from .command import one_line, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class Teller:
         """Tell of something that happened: as words, or as the facts of it."""
         if self._as_json:
             known = {name: fact for name, fact in facts.items() if fact is not None}
-            self._say(json.dumps({"at": datetime.now(UTC), "event": event, **known}, default=written))
+            self._say(json.dumps({"at": datetime.now(UTC), "event": event, **known}, default=to_json))
         else:
             self.say(f"{event}: {text}")
 
@@ -51,7 +51,7 @@ class Teller:
         token = event.pair.access_token if event.pair else None
         if token is None and event.kind == "closed":
             return  # one that was never open
-        error = None if event.error is None else plain(str(event.error))
+        error = None if event.error is None else one_line(str(event.error))
         told = f"token #{token.digest}" if token else None
         self.note(
             event.kind,
@@ -85,7 +85,7 @@ def standing_of(session: SubscriberSession) -> Standing:
         life=(token.expires_at - token.issued_at).total_seconds() if token else 1.0,
         generation=session.generation,
         pause=None if due is None else max(0.0, due.timestamp() - now),
-        error=None if session.last_error is None else plain(str(session.last_error)),
+        error=None if session.last_error is None else one_line(str(session.last_error)),
     )
 
 

@@ -107,26 +107,22 @@ class ProjectCredentials:
         if self._asking is None:
             self._asking = asyncio.create_task(self._answer(), name="signalwire-tokens: api_token")
             self._asking.add_done_callback(self._forget)
-        operation_started = self._asking
+        asking = self._asking
         self._waiting += 1
         try:
-            await asyncio.wait([operation_started])
+            await asyncio.wait([asking])
         finally:
             self._waiting -= 1
-            if not self._waiting and not operation_started.done():
-                operation_started.cancel()
+            if not self._waiting and not asking.done():
+                asking.cancel()
                 self._asking = None
-        refusal = (
-            (WAS_CLOSED if self._closed else WAS_CANCELLED)
-            if operation_started.cancelled()
-            else operation_started.result()
-        )
+        refusal = (WAS_CLOSED if self._closed else WAS_CANCELLED) if asking.cancelled() else asking.result()
         if refusal is not None:
             message, cause = refusal
             raise ConfigurationError(message, operation=operation) from cause
 
-    def _forget(self, operation_started: asyncio.Task[Refusal | None]) -> None:
-        if self._asking is operation_started:
+    def _forget(self, asking: asyncio.Task[Refusal | None]) -> None:
+        if self._asking is asking:
             self._asking = None
 
     async def _answer(self) -> Refusal | None:

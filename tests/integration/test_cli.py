@@ -26,7 +26,7 @@ from signalwire_tokens import (
     __version__,
 )
 from signalwire_tokens.cli.demo import describe, run_demo, show_kinds
-from signalwire_tokens.cli.serve import rate, serve, show_json, show_line
+from signalwire_tokens.cli.emulator import print_entry, print_entry_as_json, rate, serve
 from signalwire_tokens.cli.telling import draw, standing_of
 from signalwire_tokens.cli.trial import GLANCE, Held, hold
 from signalwire_tokens.emulator import Emulator, RateLimit
@@ -194,7 +194,7 @@ def test_help_names_the_commands(flag):
     """Each with a sentence."""
     text = run(flag).output
     assert re.search(r"demo +Show", text)
-    assert re.search(r"emulator +Run", text)
+    assert re.search(r"emulator +Run an emulator of SignalWire", text)
 
 
 def test_the_version_is_the_package_s():
@@ -277,7 +277,7 @@ def test_a_demo_that_is_told_to_stop_leaves_the_terminal_as_it_was():
 async def serving(*, as_json=False, **settings):
     """Run the command `emulator` in this process; a signal ends it."""
     with stoppable():
-        emulator = Emulator(**settings, on_request=show_json if as_json else show_line)
+        emulator = Emulator(**settings, on_request=print_entry_as_json if as_json else print_entry)
         server = asyncio.create_task(serve(emulator, port=0, as_json=as_json))
         try:
             yield server
@@ -436,4 +436,4 @@ def test_a_port_that_is_taken_is_said_in_one_line(emulator):
     """Not in a traceback."""
     result = run("emulator", "--port", str(emulator.port))
     assert result.exit_code == 1
-    assert re.fullmatch(r"Error: cannot serve port \d+: .*address already in use\n", result.stderr)
+    assert re.fullmatch(r"Error: can't serve port \d+: .*address already in use\n", result.stderr)

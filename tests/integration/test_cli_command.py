@@ -28,8 +28,8 @@ from signalwire_tokens import (
     ValidationFailed,
 )
 from signalwire_tokens.cli import cli
-from signalwire_tokens.cli.command import Command, Exit, exit_of, say_json
-from signalwire_tokens.cli.settings import FIELDS
+from signalwire_tokens.cli.command import Command, Exit, exit_of, print_json
+from signalwire_tokens.cli.options import PROFILE
 from signalwire_tokens.emulator import Status
 from support.cli_runner import code_of, run, run_apart
 from support.documented import assert_documented
@@ -40,6 +40,7 @@ pytestmark = pytest.mark.usefixtures("plain_environment")
 APART = pytest.param(run_apart, marks=pytest.mark.slow)  # it starts the command in a process
 NAME = "docs/reference/command-line.md"
 PAGE = (ROOT / NAME).read_text()
+TOKEN = f"eyJ{'x' * 200}..{'y' * 40}"
 
 
 def fail_with(error, *arguments):
@@ -95,20 +96,32 @@ COMMON = {
     "--project-id",
     "--api-token-file",
     "--ca-file",
-    *(f"--{name.replace('_', '-')}" for name in FIELDS),
+    *(f"--{name.replace('_', '-')}" for name in PROFILE),
 }
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
-def test_every_command_speaks_json_and_is_documented(name):
-    """As it says of itself."""
-    text = run(name, "--help").output
+def commands():
+    """Yield each command with its whole name."""
+    for name, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {one}", inner) for one, inner in command.commands.items())
+        else:
+            yield name, command
+
+
+@pytest.mark.parametrize(("name", "command"), [*commands()], ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_speaks_json_and_is_documented(name, command):
+    """Its help has a short summary, examples or exit codes, and its page lists all options."""
+    text = run(*name.split(), "--help").output
     assert "--json" in text
     assert "--debug" in text
+    assert "Exit codes: 0 done" in text
+    assert len(command.get_short_help_str(200)) <= 45
+    assert all(one.help for one in command.params if isinstance(one, click.Option))
     start = re.search(rf"^`signalwire-tokens {name}\b", PAGE, re.MULTILINE)
     assert start, f"document `signalwire-tokens {name}` in {NAME}, at the beginning of a line"
     own = PAGE[start.end() :].partition("\n`signalwire-tokens ")[0]
-    options = {one for param in cli.commands[name].params for one in param.opts if one.startswith("-")}
+    options = {one for param in command.params for one in param.opts if one.startswith("-")}
     missing = sorted(one for one in options if (f"`{one}" not in PAGE if one in COMMON else one not in own))
     assert not missing, "\n".join(f"document `{one}` in {NAME}, for `signalwire-tokens {name}`" for one in missing)
 
@@ -121,7 +134,7 @@ def test_an_error_is_one_line_whatever_it_says():
 def test_an_error_in_json_is_its_facts(service):
     """On standard error, beside the exit code."""
     service.fail(Status(429, retry_after=3600), times=None)  # too long to be waited for
-    result = run("guest", "00000000-0000-4000-8000-000000000000", "--json", **settings_of(service))
+    result = run("create", "guest", "00000000-0000-4000-8000-000000000000", "--json", **settings_of(service))
     told = json.loads(result.stderr)
     assert result.stdout == ""
     assert told["exit_code"] == result.exit_code == 6
@@ -150,7 +163,7 @@ def test_what_should_not_have_happened_says_nothing_of_itself():
     result = fail_with(KeyError("hush"))
     assert (result.exit_code, result.stderr) == (
         1,
-        "Error: KeyError, which should not have happened: --debug shows where\n",
+        "Error: unexpected KeyError: run the command with --debug, and report what it prints\n",
     )
 
 
@@ -168,7 +181,7 @@ def test_debug_shows_the_chain_and_the_log_without_a_secret(service, way):
         if fault:
             service.fail(fault, times=None)
         settings = settings_of(service, SIGNALWIRE_API_TOKEN="PThush")
-        result = way("subscriber", "alice", "--debug", **settings)
+        result = way("create", "subscriber", "alice", "--debug", **settings)
         assert code_of(result) == (6 if fault else 4)
         assert "Traceback" in result.stderr
         assert "signalwire_tokens.client: create_subscriber_token: answered" in result.stderr
@@ -180,19 +193,19 @@ def test_the_log_is_left_as_it_was(service):
     """For whoever runs a command in a process that goes on."""
     logger = logging.getLogger("signalwire_tokens")
     before = (logger.level, [*logger.handlers])
-    assert run("subscriber", "alice", "--debug", **settings_of(service)).exit_code == 0
+    assert run("create", "subscriber", "alice", "--debug", **settings_of(service)).exit_code == 0
     assert (logger.level, logger.handlers) == before
 
 
 def test_values_are_written_as_json_has_them(capsys):
     """Times with their zone, ids as text; anything else is a mistake."""
-    say_json({"at": datetime(2026, 11, 22, 3, 4, 5, 6, UTC), "id": UUID(int=1)})
+    print_json({"at": datetime(2026, 11, 22, 3, 4, 5, 6, UTC), "id": UUID(int=1)})
     assert json.loads(capsys.readouterr().out) == {
         "at": "2026-11-22T03:04:05Z",
         "id": "00000000-0000-0000-0000-000000000001",
     }
-    with pytest.raises(TypeError, match="set has no form"):
-        say_json(set())
+    with pytest.raises(TypeError, match="no form for set"):
+        print_json(set())
 
 
 def test_a_reader_that_has_gone_is_told_nothing():
@@ -203,26 +216,37 @@ def test_a_reader_that_has_gone_is_told_nothing():
 
 def test_a_command_that_was_miswritten_says_so_in_json_too():
     """Before it has run."""
-    for arguments in (["guest", "--json"], ["hold", "--json", "alice", "--lifetime", "soon"]):
+    for arguments in (["create", "guest", "--json"], ["hold", "--json", "alice", "--lifetime", "soon"]):
         result = run(*arguments)
         told = json.loads(result.stderr)
         assert (result.exit_code, result.stdout) == (2, "")
         assert (told["exit_code"], told["error"]["type"]) == (2, "UsageError")
 
 
+@pytest.mark.parametrize(
+    "arguments", [[TOKEN], ["create", TOKEN], ["create", "subscriber", "alice", TOKEN], ["inspect", "--ask", TOKEN]]
+)
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["lines", "json"])
+def test_a_token_in_the_wrong_place_is_not_repeated(arguments, form):
+    """Neither by a command nor by a group."""
+    result = run(*arguments, *form)
+    assert result.exit_code == 2
+    assert TOKEN[:40] not in result.output
+
+
+@pytest.mark.parametrize("command", ["inspect", "refresh"])
+def test_a_token_as_an_argument_is_refused_with_the_way_to_pass_it(command):
+    """On standard input."""
+    result = run(command, "hush")
+    assert (result.exit_code, "hush" in result.output) == (2, False)
+    assert "pass the token on standard input" in result.stderr
+
+
 def test_a_command_that_was_miswritten_says_how_it_goes():
     """With the code that is the same everywhere."""
-    result = run("subscriber")
+    result = run("create", "subscriber")
     assert result.exit_code == 2
     assert "Missing argument 'REFERENCE'" in result.stderr
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_script_for_each_shell(shell):
-    """Which asks this very command."""
-    script = run("completion", shell).output
-    assert "_SIGNALWIRE_TOKENS_COMPLETE" in script
-    assert json.loads(run("completion", shell, "--json").output) == {"shell": shell, "script": script[:-1]}
 
 
 def run_named(**environment):
@@ -247,6 +271,6 @@ def test_completion_completes(typed, offered, way):
 
 def test_an_encryption_key_is_one_that_stores_take():
     """Another each time."""
-    first, second = run("sealing-key").output, json.loads(run("sealing-key", "--json").output)["key"]
+    first, second = run("generate-key").output, json.loads(run("generate-key", "--json").output)["key"]
     assert first.strip() != second
     assert len(first.strip()) == len(second) == 44

@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from signalwire_tokens.cli.doctor import examine, shake_hands
-from signalwire_tokens.cli.settings import Settings
+from signalwire_tokens.cli.options import Settings
 from signalwire_tokens.emulator import HTML, Raw, SkewDate, Status
 from support.cli_runner import code_of, run, run_apart, served
 from support.processes import settings_of

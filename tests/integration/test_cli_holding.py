@@ -812,7 +812,7 @@ def test_a_file_that_holds_something_else_is_refused_before_anything_is_asked(se
 def test_a_token_that_another_command_wrote_stays_if_there_is_no_new_one(service, tmp_path, capfd):
     """`hold` doesn't know when it expires, and doesn't remove a token that may be valid."""
     path = tmp_path / "token"
-    path.write_text(run("subscriber", "alice", **settings_of(service)).stdout.strip())
+    path.write_text(run("create", "subscriber", "alice", **settings_of(service)).stdout.strip())
     before = path.read_text()
     service.fail(Status(401), times=None)
     with stoppable():

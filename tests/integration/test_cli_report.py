@@ -16,8 +16,8 @@ from signalwire_tokens import Lifetimes, ServerError, ValidationFailed
 from signalwire_tokens.cli.doctor import CHECKS, examine, fill
 from signalwire_tokens.cli.examination import PLAN, examine_service
 from signalwire_tokens.cli.facts import QUESTIONS
+from signalwire_tokens.cli.options import Settings
 from signalwire_tokens.cli.report import Report
-from signalwire_tokens.cli.settings import Settings
 from signalwire_tokens.emulator import HTML, ROTATIONS, Emulator, RateLimit, Raw, Redirect, Reset, Rotation, Status
 from signalwire_tokens.emulator.calls import failure
 from support import reports

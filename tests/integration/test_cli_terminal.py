@@ -16,7 +16,7 @@ STOP = "\x03"
 @pytest.fixture
 def place(service):
     """Know a subscriber's pair, and where it can be reached."""
-    pair = run("subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout
+    pair = run("create", "subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout
     told = run("inspect", "--ask", "--json", stdin=pair, **settings_of(service)).stdout
     return {
         "pair": json.loads(pair),

@@ -5,6 +5,7 @@ import re
 import shlex
 import tomllib
 
+import click
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -70,7 +71,9 @@ def shown_commands():
     for page in PAGES:
         text = page.read_text()
         for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            for line in re.findall(r"^(?:\$ )?([a-z_].*signalwire-tokens.*|signalwire-tokens.*)$", block, re.MULTILINE):
+            for line in re.findall(
+                r"^(?:\$ )?([a-z_].*signalwire-tokens .*|signalwire-tokens .*)$", block, re.MULTILINE
+            ):
                 yield page.name, line
         for line in re.findall(r"^ExecStart=\S+/(signalwire-tokens.*)$", text, re.MULTILINE):
             yield page.name, line
@@ -85,8 +88,11 @@ def shown_commands():
 @pytest.mark.parametrize(("page", "line"), sorted(set(shown_commands())))
 def test_commands_that_are_shown_can_be_given(page, line):
     """Their options and arguments are those that there are."""
-    name, *arguments = shlex.split(re.sub(r"[<>|].*", "", line.partition("signalwire-tokens ")[2]))
-    with cli.commands[name].make_context(name, arguments) as context:
+    command, arguments = cli, shlex.split(re.sub(r"[<>|].*", "", line.partition("signalwire-tokens ")[2]))
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
+    with command.make_context(name, arguments) as context:
         assert context.command.name == name
 
 

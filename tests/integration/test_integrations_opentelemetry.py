@@ -279,9 +279,9 @@ async def test_nothing_that_is_exported_names_anybody(emulator, clock, client, b
         pair = fleet.session(ALICE).pair
         clock.suspend(LIFE + 1)
         emulator.fail(Status(422))
-        operation_started = asyncio.create_task(fleet.token(ALICE))
+        call = asyncio.create_task(fleet.token(ALICE))
         await clock.advance(10)
-        await operation_started
+        await call
     exported = " ".join(span.to_json() for span in backend.spans) + backend.reader.get_metrics_data().to_json()
     for secret in (
         ALICE,

@@ -349,9 +349,9 @@ async def do_everything(emulator, client, telemetry):
     hints = {"X-RateLimit-Limit": "13800", "X-RateLimit-Remaining": "13799"}
     async with Desk(give, client.clock) as desk:
         desk.script.append(Answer(body=body, headers=hints))
-        operation_started = BackendSession(desk.url, clock=client.clock)
-        telemetry.watch(operation_started)
-        async with operation_started:
+        asking = BackendSession(desk.url, clock=client.clock)
+        telemetry.watch(asking)
+        async with asking:
             pass
 
 

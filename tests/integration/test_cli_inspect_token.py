@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from signalwire_tokens import SatClaims, SubscriberInfo
-from signalwire_tokens.cli.inspecting import describe_token, tell_info
+from signalwire_tokens.cli.inspect_token import describe_info, describe_token
 from signalwire_tokens.models import Secret
 from support.cli_runner import Terminal, run, run_apart
 from support.processes import settings_of
@@ -32,7 +32,7 @@ ENCRYPTED = f"{encoded({'alg': 'dir', 'enc': 'A256GCM'})}..aXY.Y2lwaGVy.{'T' * 2
 
 
 def issue_pair(service):
-    return json.loads(run("subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout)
+    return json.loads(run("create", "subscriber", "alice@example.com", "--pair", **settings_of(service)).stdout)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_an_encrypted_token_tells_its_kind_and_not_its_end(service, way):
     assert lines["characters"] == str(len(pair["token"]))
     assert lines["expires_at"] == "unknown"
     assert lines["life"].startswith(
-        "it is encrypted, so only SignalWire can read when it expires; an access token usually lives two hours"
+        "only SignalWire can read when it expires, because it is encrypted; an access token is usually valid for 2 h"
     )
     assert pair["token"] not in text
     assert len(service.requests) == requests
@@ -60,22 +60,22 @@ def test_a_refresh_token_is_told_apart(service):
     """By its header, as far as that is to be trusted."""
     told = json.loads(run("inspect", "--json", stdin=issue_pair(service)["refresh_token"]).stdout)
     assert told["kind"] == "Refresh"
-    assert "two hours and five minutes" in told["life"]
+    assert "2 h 5 min" in told["life"]
 
 
 @pytest.mark.parametrize(
     ("token", "form", "life"),
     [
-        (signed(exp=NOW.timestamp() + 90), "signed", "it ends in 90.0 s, as it says of itself, unverified"),
-        (signed(exp=NOW.timestamp() - 7200), "signed", "it ended 2 h 00 min ago, as it says of itself, unverified"),
-        (signed(iat=NOW.timestamp()), "signed", "it names no end"),
-        (ENCRYPTED, "encrypted, five parts (JWE)", "it is encrypted, so only SignalWire can read when it expires"),
-        ("c2c_0123456789abcdef", "the public click-to-call token", "as long as its setting stands"),
-        ("c2t_0123456789abcdef", "the public click-to-call token", "as long as its setting stands"),
-        ("rubbish", "none that the service's tokens have", "unknown"),
-        ("a.b.c", "none that the service's tokens have", "unknown"),
-        ("a.b.c.d.e", "none that the service's tokens have", "unknown"),
-        ("\udcff", "none that the service's tokens have", "unknown"),
+        (signed(exp=NOW.timestamp() + 90), "signed", "expires in 1 min 30 s, by its own claim, which isn't verified"),
+        (signed(exp=NOW.timestamp() - 7200), "signed", "expired 2 h ago, by its own claim, which isn't verified"),
+        (signed(iat=NOW.timestamp()), "signed", "it names no expiry"),
+        (ENCRYPTED, "encrypted, five parts (JWE)", "only SignalWire can read when it expires, because it is encrypted"),
+        ("c2c_0123456789abcdef", "public click-to-call token", "valid as long as SignalWire has its setting"),
+        ("c2t_0123456789abcdef", "public click-to-call token", "valid as long as SignalWire has its setting"),
+        ("rubbish", "unknown: not a SignalWire token", "unknown"),
+        ("a.b.c", "unknown: not a SignalWire token", "unknown"),
+        ("a.b.c.d.e", "unknown: not a SignalWire token", "unknown"),
+        ("\udcff", "unknown: not a SignalWire token", "unknown"),
     ],
 )
 def test_what_a_form_tells_of_a_life(token, form, life):
@@ -83,7 +83,7 @@ def test_what_a_form_tells_of_a_life(token, form, life):
     told = describe_token(Secret(token), NOW)
     assert told["format"].startswith(form)
     assert told["life"] == life
-    assert (told["expires_at"] is None) == ("it end" not in life)
+    assert (told["expires_at"] is None) == ("claim" not in life)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
@@ -190,26 +190,42 @@ def test_a_refresh_token_cannot_be_asked_about(service):
     result = run("inspect", "--ask", stdin=pair["refresh_token"], SIGNALWIRE_SPACE=service.space)
     assert (result.exit_code, result.stderr) == (
         1,
-        "Error: the service cannot be asked about a refresh token without using it up\n",
+        "Error: SignalWire can't be asked about a refresh token without using it up\n",
     )
     assert len(service.requests) == requests
 
 
 def test_a_service_that_says_nothing_of_claims_leaves_the_end_unknown():
     """Fields may be missing from its answer."""
-    assert tell_info(SubscriberInfo(id=UUID(int=1))) == {"subscriber": {"id": UUID(int=1)}, "addresses": []}
+    assert describe_info(SubscriberInfo(id=UUID(int=1))) == {"subscriber": {"id": UUID(int=1)}, "addresses": []}
     claims = SatClaims(scope=("sat:refresh",))
-    assert "expires_at" not in tell_info(SubscriberInfo(id=UUID(int=1), sat_claims=claims))
+    assert "expires_at" not in describe_info(SubscriberInfo(id=UUID(int=1), sat_claims=claims))
 
 
 def test_what_people_call_themselves_forges_no_line(service):
     """A name may hold anything."""
     name = "Alice\nkind         Refresh\x1b[31m"
-    token = run("subscriber", "alice@example.com", "--display-name", name, **settings_of(service)).stdout
+    token = run("create", "subscriber", "alice@example.com", "--display-name", name, **settings_of(service)).stdout
     result = run("inspect", "--ask", stdin=token, SIGNALWIRE_SPACE=service.space)
     assert result.stdout.count("\nkind") == 0
     assert "\x1b" not in result.stdout
     assert "Alice kind Refresh [31m" in result.stdout
+
+
+@pytest.mark.parametrize("text", ["rubbish\n", "Bearer eyJ", "a.b.c.d.e"])
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["lines", "json"])
+def test_a_text_that_is_no_token_is_an_error(text, form):
+    """What is known about the text is printed all the same."""
+    result = run("inspect", *form, stdin=text)
+    assert result.exit_code == 1
+    assert "holds no SignalWire token" in result.stderr
+    assert "unknown: not a SignalWire token" in result.stdout
+
+
+def test_an_incomplete_token_is_an_error():
+    """It can't be used."""
+    result = run("inspect", stdin=ENCRYPTED[:-1])
+    assert (result.exit_code, result.stderr) == (1, "Error: the token is incomplete\n")
 
 
 @pytest.mark.slow  # it starts the command on a terminal

@@ -10,7 +10,7 @@ from asyncio.subprocess import PIPE
 import click
 import pytest
 
-from signalwire_tokens.cli import cli, issuing
+from signalwire_tokens.cli import cli, create
 from signalwire_tokens.emulator import Delay, Reset
 from support.cli_runner import Terminal, run, run_apart, run_in_shell, served, started_command, stoppable
 from support.processes import last_lines, settings_of
@@ -20,11 +20,13 @@ pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def issue_pair(service, *options):
-    return json.loads(run("subscriber", "alice@example.com", "--pair", *options, **settings_of(service)).stdout)
+    return json.loads(
+        run("create", "subscriber", "alice@example.com", "--pair", *options, **settings_of(service)).stdout
+    )
 
 
 def address_of(service, reference="alice@example.com"):
-    token = run("subscriber", reference, **settings_of(service)).stdout
+    token = run("create", "subscriber", reference, **settings_of(service)).stdout
     told = run("inspect", "--ask", "--json", stdin=token, **settings_of(service)).stdout
     return json.loads(told)["addresses"][0]["id"]
 
@@ -35,11 +37,11 @@ def address_of(service, reference="alice@example.com"):
 )
 def test_a_token_is_alone_on_standard_output(service, way):
     """And what is known of it on standard error, where it can be read without being piped."""
-    result = way("subscriber", "alice@example.com", "--first-name", "Alice", **settings_of(service))
+    result = way("create", "subscriber", "alice@example.com", "--first-name", "Alice", **settings_of(service))
     assert service.accepts(result.stdout.removesuffix("\n"))
     assert re.fullmatch(
-        r"SAT #[0-9a-f]{8} of subscriber [0-9a-f-]{36}, live until [0-9TZ:-]+, for puc\.signalwire\.com\n"
-        r"its refresh token is not shown: --pair prints both\n",
+        r"SAT #[0-9a-f]{8} of subscriber [0-9a-f-]{36}, valid until [0-9TZ:-]+, for puc\.signalwire\.com\n"
+        r"its refresh token isn't shown: --pair prints both\n",
         result.stderr,
     )
     info = json.loads(run("inspect", "--ask", "--json", stdin=result.stdout, **settings_of(service)).stdout)
@@ -59,7 +61,7 @@ def test_a_pair_is_json_with_both_halves(service):
 
 def test_json_holds_no_refresh_token_unless_the_pair_is_asked_for(service):
     """It goes further than a token does."""
-    told = json.loads(run("subscriber", "alice", "--json", **settings_of(service)).stdout)
+    told = json.loads(run("create", "subscriber", "alice", "--json", **settings_of(service)).stdout)
     assert told.keys() == {"token", "kind", "channel", "issued_at", "expires_at", "subscriber_id"}
 
 
@@ -74,14 +76,16 @@ def test_a_lifetime_is_as_long_as_was_asked_for(service):
 
 def test_a_guest_is_let_to_addresses(service):
     """One or more, by their ids."""
-    result = run("guest", address_of(service), address_of(service, "bob"), **settings_of(service))
+    result = run("create", "guest", address_of(service), address_of(service, "bob"), **settings_of(service))
     assert service.accepts(result.stdout.strip())
-    assert json.loads(run("guest", address_of(service), "--pair", **settings_of(service)).stdout)["refresh_token"]
+    assert json.loads(run("create", "guest", address_of(service), "--pair", **settings_of(service)).stdout)[
+        "refresh_token"
+    ]
 
 
 def test_arguments_are_refused_in_the_services_words(service):
     """Before anything is sent."""
-    result = run("guest", "lobby", "kitchen", **settings_of(service))
+    result = run("create", "guest", "lobby", "kitchen", **settings_of(service))
     assert result.exit_code == 5
     assert "allowed_addresses[0] must be a UUID" in result.stderr
     assert "allowed_addresses[1] must be a UUID" in result.stderr
@@ -90,7 +94,7 @@ def test_arguments_are_refused_in_the_services_words(service):
 
 def test_an_invitation_is_sent_in_a_subscriber_s_name(service):
     """With that subscriber's token, and not the project's."""
-    result = run("invite", address_of(service), "--as", "alice@example.com", **settings_of(service))
+    result = run("create", "invite", address_of(service), "--as", "alice@example.com", **settings_of(service))
     assert service.accepts(result.stdout.strip())
     assert [(entry.operation, entry.auth) for entry in service.requests[-2:]] == [
         ("create_subscriber_token", "Basic"),
@@ -101,10 +105,12 @@ def test_an_invitation_is_sent_in_a_subscriber_s_name(service):
 
 def test_an_embed_token_needs_no_credentials(service):
     """And gets none."""
-    result = run("embed", service.click_to_call, SIGNALWIRE_SPACE=service.space, SIGNALWIRE_API_TOKEN="PThush")
+    result = run(
+        "create", "embed", service.click_to_call, SIGNALWIRE_SPACE=service.space, SIGNALWIRE_API_TOKEN="PThush"
+    )
     assert service.accepts(result.stdout.strip())
     assert service.requests[-1].auth is None
-    told = json.loads(run("embed", service.click_to_call, "--json", SIGNALWIRE_SPACE=service.space).stdout)
+    told = json.loads(run("create", "embed", service.click_to_call, "--json", SIGNALWIRE_SPACE=service.space).stdout)
     assert told["kind"] == "SAT"
 
 
@@ -113,13 +119,13 @@ def test_an_embed_token_may_be_asked_for_elsewhere(service, by):
     """Nothing listens at the space."""
     option = ["--embed-origin", service.space] if by == "option" else []
     variable = {} if by == "option" else {"SIGNALWIRE_TOKENS_EMBED_ORIGIN": f"{service.space} \n"}
-    result = run("embed", service.click_to_call, *option, SIGNALWIRE_SPACE="127.0.0.1:1", **variable)
+    result = run("create", "embed", service.click_to_call, *option, SIGNALWIRE_SPACE="127.0.0.1:1", **variable)
     assert service.accepts(result.stdout.strip())
 
 
 def test_an_embed_origin_that_cannot_be_right_is_named(service):
     """The error names its variable, together with those of all other wrong settings."""
-    result = run("embed", "c2t_1", "--embed-origin", "http://example.com", SIGNALWIRE_SPACE="a b")
+    result = run("create", "embed", "c2t_1", "--embed-origin", "http://example.com", SIGNALWIRE_SPACE="a b")
     assert result.exit_code == 3
     assert result.stderr.startswith("Error: SIGNALWIRE_SPACE must be ")
     assert "; SIGNALWIRE_TOKENS_EMBED_ORIGIN must be reached by https" in result.stderr
@@ -157,12 +163,12 @@ def test_what_is_no_token_is_not_sent_and_not_quoted(service, given, form):
 @pytest.mark.parametrize(
     ("arguments", "stream", "said"),
     [
-        ("subscriber alice", ">&-", "standard output is closed, and the token would be lost"),
+        ("create subscriber alice", ">&-", "standard output is closed, so the token would be lost"),
         ("refresh", "<&-", "standard input is closed: it must hold a token"),
         ("inspect", "<&-", "standard input is closed: it must hold a token"),
-        ("subscriber alice --project-id ''", "<&-", "not set: SIGNALWIRE_PROJECT_ID"),
-        ("refresh", ">/dev/full", "the new pair could not be printed and is lost, issue another: No space left"),
-        ("subscriber alice", ">/dev/full", "No space left on device"),
+        ("create subscriber alice --project-id ''", "<&-", "not set: SIGNALWIRE_PROJECT_ID"),
+        ("refresh", ">/dev/full", "can't print the new pair, so it is lost; create another one: No space left"),
+        ("create subscriber alice", ">/dev/full", "No space left on device"),
     ],
 )
 def test_a_stream_that_is_not_there_is_named(service, arguments, stream, said):
@@ -177,7 +183,7 @@ def test_a_stream_that_is_not_there_is_named(service, arguments, stream, said):
 @pytest.mark.parametrize("command", [["refresh"], ["inspect"]])
 def test_a_closed_standard_input_is_named(service, monkeypatch, command):
     """In the place of an error of Python's."""
-    monkeypatch.setattr(issuing.sys, "stdin", None)
+    monkeypatch.setattr(create.sys, "stdin", None)
     with pytest.raises(click.UsageError, match="standard input is closed: it must hold a token"):
         cli.main(command, standalone_mode=False, prog_name="signalwire-tokens")
     assert not service.requests
@@ -186,7 +192,7 @@ def test_a_closed_standard_input_is_named(service, monkeypatch, command):
 @pytest.mark.slow  # it starts the command in a process
 def test_a_reader_that_has_gone_is_told_nothing(service):
     """It has heard enough."""
-    result = run_in_shell("subscriber alice --json | true", **settings_of(service))
+    result = run_in_shell("create subscriber alice --json | true", **settings_of(service))
     assert "Traceback" not in result.stderr
     assert "roken pipe" not in result.stderr
 

@@ -6,9 +6,11 @@ from datetime import timedelta
 import click
 import pytest
 
+from signalwire_tokens import TokenFields
 from signalwire_tokens.cli import cli
-from signalwire_tokens.cli.settings import duration
+from signalwire_tokens.cli.options import PROFILE, duration
 from support.cli_runner import Terminal, run
+from support.documented import assert_listed
 from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("plain_environment")
 def test_what_is_missing_is_named_all_at_once(value):
     """With the variable and the option that would give it; a blank variable counts as one that isn't set."""
     names = ("SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN", "SIGNALWIRE_API_TOKEN_FILE")
-    result = run("subscriber", "alice", **dict.fromkeys(names, value))
+    result = run("create", "subscriber", "alice", **dict.fromkeys(names, value))
     assert result.exit_code == 3
     assert result.stderr == (
         "Error: not set: SIGNALWIRE_SPACE (or --space), SIGNALWIRE_PROJECT_ID (or --project-id), "
@@ -30,13 +32,20 @@ def test_options_go_before_the_environment(service):
     """As everywhere."""
     settings = settings_of(service, SIGNALWIRE_SPACE="127.0.0.1:1", SIGNALWIRE_PROJECT_ID="none")
     space, project = ["--space", service.space], ["--project-id", service.project_id]
-    assert run("subscriber", "alice", *space, *project, **settings).exit_code == 0
-    assert run("subscriber", "alice", *space, **settings).exit_code == 4
+    assert run("create", "subscriber", "alice", *space, *project, **settings).exit_code == 0
+    assert run("create", "subscriber", "alice", *space, **settings).exit_code == 4
+
+
+def test_every_field_of_a_subscriber_has_an_option():
+    """Except the secret ones, and `extra`, which is a mapping."""
+    fields = TokenFields.__annotations__.keys() - {"password", "extra"}
+    assert_listed("signalwire_tokens/cli/options.py", PROFILE, fields)
 
 
 def test_no_option_takes_a_secret():
     """What could hold one is a file, or a URL whose password is refused. (P42)"""
-    options = {option for command in cli.commands.values() for one in command.params for option in one.opts}
+    commands = [*cli.commands.values(), *cli.commands["create"].commands.values()]
+    options = {option for command in commands for one in command.params for option in one.opts}
     suspicious = {one for one in options if re.search(r"token|secret|password|key|credential", one)}
     assert suspicious == {"--api-token-file", "--encryption-key-file"}
 
@@ -48,18 +57,18 @@ def test_the_api_token_may_be_in_a_file(service, tmp_path, by):
     file.write_text(f"{service.api_token}\n")
     settings = settings_of(service, SIGNALWIRE_API_TOKEN="PTanother")
     if by == "option":
-        result = run("subscriber", "alice", "--api-token-file", file, **settings)
+        result = run("create", "subscriber", "alice", "--api-token-file", file, **settings)
     else:
-        result = run("subscriber", "alice", **settings, SIGNALWIRE_API_TOKEN_FILE=str(file))
+        result = run("create", "subscriber", "alice", **settings, SIGNALWIRE_API_TOKEN_FILE=str(file))
     assert result.exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "cannot be read: No such file or directory"),
-        (" \n", "is empty"),
-        ("PThush\nPThush", "must hold visible ASCII characters, in one line"),
+        (None, "can't read {file}: No such file or directory"),
+        (" \n", "{file} is empty"),
+        ("PThush\nPThush", "{file} must hold visible ASCII characters, in one line"),
     ],
 )
 def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, said):
@@ -67,8 +76,8 @@ def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, sai
     file = tmp_path / "api-token"
     if content is not None:
         file.write_text(content)
-    result = run("subscriber", "alice", "--api-token-file", file, **settings_of(service))
-    assert (result.exit_code, result.stderr) == (3, f"Error: {file} {said}\n")
+    result = run("create", "subscriber", "alice", "--api-token-file", file, **settings_of(service))
+    assert (result.exit_code, result.stderr) == (3, f"Error: {said.format(file=file)}\n")
     assert not service.requests
 
 
@@ -83,7 +92,7 @@ def test_a_file_that_holds_no_api_token_is_named(service, tmp_path, content, sai
 )
 def test_a_setting_that_cannot_be_right_is_named(service, name, value):
     """By its variable, and with the exit code of settings."""
-    result = run("subscriber", "alice", **settings_of(service, **{name: value}))
+    result = run("create", "subscriber", "alice", **settings_of(service, **{name: value}))
     assert result.exit_code == 3
     assert result.stderr.startswith(f"Error: {name} must be ")
     assert "two words" not in result.stderr
@@ -93,27 +102,27 @@ def test_what_editors_and_shells_add_to_a_secret_is_no_part_of_it(service, tmp_p
     """A line's end, and a mark of the order of bytes."""
     file = tmp_path / "api-token"
     file.write_text(f"\ufeff{service.api_token}\r\n", encoding="utf-8")
-    assert run("subscriber", "alice", "--api-token-file", file, **settings_of(service)).exit_code == 0
+    assert run("create", "subscriber", "alice", "--api-token-file", file, **settings_of(service)).exit_code == 0
     settings = settings_of(service, SIGNALWIRE_API_TOKEN=f"{service.api_token}\n")
-    assert run("subscriber", "alice", **settings).exit_code == 0
+    assert run("create", "subscriber", "alice", **settings).exit_code == 0
 
 
 @pytest.mark.parametrize("form", [" {} ", "{}\r", "\t{}\n"])
 def test_blanks_around_a_variable_or_an_option_do_not_count(service, tmp_path, form):
     """As for the library."""
     settings = {name: form.format(value) for name, value in settings_of(service).items()}
-    assert run("subscriber", "alice", **settings).exit_code == 0
+    assert run("create", "subscriber", "alice", **settings).exit_code == 0
     file = tmp_path / "api-token"
     file.write_text(service.api_token)
     files = {"SIGNALWIRE_API_TOKEN_FILE": form.format(file), "SIGNALWIRE_REST_CA_FILE": form.format("")}
     settings |= {"SIGNALWIRE_API_TOKEN": "PTanother", **files}
     options = ["--space", form.format(f"{service.space}/"), "--project-id", form.format(service.project_id)]
-    assert run("subscriber", "alice", *options, **settings).exit_code == 0
+    assert run("create", "subscriber", "alice", *options, **settings).exit_code == 0
 
 
 def test_certificates_to_trust_are_named_in_a_file(service, tmp_path):
     """By the variable of the official client, or by an option."""
-    result = run("subscriber", "alice", "--ca-file", tmp_path / "none.pem", **settings_of(service))
+    result = run("create", "subscriber", "alice", "--ca-file", tmp_path / "none.pem", **settings_of(service))
     assert result.exit_code == 3
     assert "no certificates can be read from" in result.stderr
 
@@ -121,7 +130,7 @@ def test_certificates_to_trust_are_named_in_a_file(service, tmp_path):
 @pytest.mark.slow  # it starts the command on a terminal
 def test_on_a_terminal_what_is_missing_is_asked_for_and_the_secret_is_not_shown(service):
     """So that nobody has to put it anywhere."""
-    with Terminal("subscriber", "alice@example.com") as terminal:
+    with Terminal("create", "subscriber", "alice@example.com") as terminal:
         terminal.read_until("Space: ")
         terminal.type(f"{service.space}\n")
         terminal.read_until("Project id: ")
@@ -140,7 +149,9 @@ def test_on_a_terminal_what_is_missing_is_asked_for_and_the_secret_is_not_shown(
 @pytest.mark.slow  # it starts the command on a terminal
 def test_an_answer_that_is_refused_on_a_terminal_leaves_at_once():
     """Ctrl-C where the API token is asked for."""
-    with Terminal("subscriber", "alice", SIGNALWIRE_SPACE="acme", SIGNALWIRE_PROJECT_ID="project") as terminal:
+    with Terminal(
+        "create", "subscriber", "alice", SIGNALWIRE_SPACE="acme", SIGNALWIRE_PROJECT_ID="project"
+    ) as terminal:
         terminal.read_until("API token: ")
         terminal.interrupt()
         shown, code = terminal.end()
@@ -160,5 +171,5 @@ def test_a_length_of_time_is_a_number_and_its_unit(text, meant):
 @pytest.mark.parametrize("text", ["", "15", "m", "1.5h", "-1s", "1h30m", "1w"])
 def test_any_other_length_of_time_is_refused(text):
     """With what to write."""
-    with pytest.raises(click.BadParameter, match="not a length of time: write 90s, 15m, 2h or 1d"):
+    with pytest.raises(click.BadParameter, match="isn't a duration: write 90s, 15m, 2h or 1d"):
         duration(text)
