@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["BackendSession"]
 
 Headers: TypeAlias = Mapping[str, str]
-NOTHING: Headers = {}
-ROUNDING = 1.0  # seconds: expiries are calculated with the answer's `Date`, which has only whole seconds
+NO_HEADERS: Headers = {}
+DATE_RESOLUTION = 1.0  # seconds: expiries are calculated with the answer's `Date`, which has only whole seconds
 
 
 class BackendSession(TokenSession):
@@ -58,7 +58,7 @@ class BackendSession(TokenSession):
         policy: RefreshPolicy | None = None,
         **settings: Unpack[ClientSettings],
     ) -> None:
-        place, given, options = Secret(url), Secret(NOTHING if headers is None else headers), Secret(settings.copy())
+        place, given, options = Secret(url), Secret(NO_HEADERS if headers is None else headers), Secret(settings.copy())
         hook = Secret[Any](auth)
         del url, headers, auth
         settings.clear()  # type: ignore[attr-defined]  # a proxy's password must not stand in this frame; it is a dict
@@ -98,13 +98,13 @@ class BackendRenewal:
         """Return the backend's token, or `NotYet` if it doesn't expire later than the current one.
 
         A backend such as `TokenBackend` keeps one token for each subscriber, so it may return the current one again.
-        `ROUNDING` allows for expiries that differ only because of whole seconds.
+        `DATE_RESOLUTION` allows for expiries that differ only because of whole seconds.
         """
         headers, client = self._headers, self._client
         if self._function is not None:
             headers = wire.add_headers(headers, await self._function.call(client.clock, client.timeout))
         pair = await client.send(wire.fetch_token(self._path, headers), retries=0, limit=request.timeout)
-        return only_later(Renewed(pair, request.asked), request.current, client.clock.now(), margin=ROUNDING)
+        return only_later(Renewed(pair, request.asked), request.current, client.clock.now(), margin=DATE_RESOLUTION)
 
     def meaning(self, error: SignalWireTokenError, request: RenewalRequest) -> Failure:
         """Return the failure that an error stands for.

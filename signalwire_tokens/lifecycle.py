@@ -125,7 +125,7 @@ class Warn:
 
 
 Effect: TypeAlias = Emit | Adopted | Failed | Warn
-REFUSED = (
+EARLY_REFUSAL = (
     "the {what} was refused {left:.0f} s before its calculated expiry. It was used or revoked elsewhere, or tokens "
     "have a shorter lifetime than assumed"
 )
@@ -379,7 +379,7 @@ class Lifecycle:
         is_kept, replaced = self.keeps(lifetime), self.value
         if self.pair is not None and self.access_until > max(now, access_until + CLOCK_TOLERANCE):
             is_kept, lifetime, replaced = True, self.lifetime, pair.access_token.value
-            token = redated(self.pair.access_token, pair.access_token, self.access_until - asked)
+            token = with_expiry_of(self.pair.access_token, pair.access_token, self.access_until - asked)
             pair = attrs.evolve(pair, access_token=token)
             access_until = self.access_until
         earlier = (*self.earlier[2 - MOST_SEEN :], hash(replaced)) if replaced else ()
@@ -486,9 +486,9 @@ class Lifecycle:
         left = until - now
         if left <= self.policy.needed_ttl(self.lifetime):
             return []
-        return [Warn(REFUSED.format(what=what, left=left) + ("" if self.usual_lifetime else SEE))]
+        return [Warn(EARLY_REFUSAL.format(what=what, left=left) + ("" if self.usual_lifetime else SEE))]
 
 
-def redated(token: Token, later: Token, left: float) -> Token:
+def with_expiry_of(token: Token, later: Token, left: float) -> Token:
     """Return `token` with the time of issue of `later`, and an expiry `left` seconds after that."""
     return attrs.evolve(token, issued_at=later.issued_at, expires_at=later.issued_at + timedelta(seconds=left))

@@ -130,7 +130,7 @@ class Situation(Protocol):
         """When the refresh token expires."""
 
 
-def check_settings(
+def check_numbers(
     settings: RefreshPolicy | RefreshTuning, *, ranges: Sequence[str], shares: Sequence[str] = ()
 ) -> None:
     """Raise `ConfigurationError` for a number that isn't positive, a share of 1 or more, or a range upside down."""
@@ -199,7 +199,7 @@ class RefreshTuning:
     """After an outage, how long a fleet takes to return to its full rate; scaled."""
 
     def __attrs_post_init__(self) -> None:
-        check_settings(self, ranges=("expired_backoff", "rejected_backoff"))
+        check_numbers(self, ranges=("expired_backoff", "rejected_backoff"))
 
 
 @attrs.frozen(kw_only=True)
@@ -230,7 +230,7 @@ class RefreshPolicy:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.tuning, RefreshTuning):
             raise ConfigurationError(f"tuning must be a RefreshTuning, and is {type(self.tuning).__name__}")
-        check_settings(self, ranges=("backoff",), shares=("refresh_from", "refresh_to"))
+        check_numbers(self, ranges=("backoff",), shares=("refresh_from", "refresh_to"))
         if self.refresh_from > self.refresh_to:
             raise ConfigurationError("refresh_from must not be more than refresh_to")
         if self.tuning.min_ttl_share > self.longest_ttl(1.0):

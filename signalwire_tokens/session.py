@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EACH_ISSUE", "SubscriberRenewal", "SubscriberSession", "TokenFields", "with_secrets_hidden"]
 
-NOTHING: Mapping[str, Any] = {}
+NO_FIELDS: Mapping[str, Any] = {}
 # These fields shape the token, so each issue sends them. All others describe the subscriber, who keeps them, so they
 # are sent only until a renewal succeeds. Sending them again could overwrite a later change of the profile.
 EACH_ISSUE = ("application_id", "fingerprint", "scope", "region", "extra")
@@ -220,15 +220,15 @@ class SubscriberRenewal:
         reference: str = "",
         *,
         lifetime: timedelta | None = None,
-        fields: Mapping[str, Any] = NOTHING,
+        fields: Mapping[str, Any] = NO_FIELDS,
         label: str | None = None,
     ) -> None:
         self.client: TokenClient = client
         self.reference: str = reference
         self._label = label
         self._lifetime = lifetime
-        self._shape = {name: value for name, value in fields.items() if name in EACH_ISSUE} or NOTHING
-        self._first = {name: value for name, value in fields.items() if name not in EACH_ISSUE} or NOTHING
+        self._shape = {name: value for name, value in fields.items() if name in EACH_ISSUE} or NO_FIELDS
+        self._first = {name: value for name, value in fields.items() if name not in EACH_ISSUE} or NO_FIELDS
 
     @property
     def label(self) -> str:
@@ -287,7 +287,7 @@ class SubscriberRenewal:
         else:
             refresh = wire.accepting_only_successor(wire.refresh_subscriber_token(pair.refresh_token), pair, seen)
             answer = await self.client.send(refresh, retries=0, limit=request.timeout)
-        self._first = NOTHING
+        self._first = NO_FIELDS
         if answer.subscriber_id is None and replaced is not None:
             answer = attrs.evolve(answer, subscriber_id=replaced.subscriber_id)
         return Renewed(answer, request.asked)

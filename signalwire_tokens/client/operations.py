@@ -123,7 +123,7 @@ class TokenClient:
         embeds_place = Secret(embed_origin)
         del space, api_token, proxy, embed_origin
         self.lifetimes = Lifetimes() if lifetimes is None else lifetimes
-        self.origin, self.embed_origin = wire.check_settings(
+        self.origin, self.embed_origin = wire.check_client_settings(
             place,
             project_id,
             token,

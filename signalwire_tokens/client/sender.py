@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SendProgress", "Sender"]
 
-LARGEST_BODY = 64 * 1024
+LARGEST_ANSWER = 64 * 1024
 NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 HEADERS = {
     "Accept": "application/json",
@@ -160,7 +160,7 @@ class Sender:
                 auto_decompress=False,  # some versions of aiohttp don't limit the decompressed size
             )
             progress.sent, progress.status = True, response.status
-            return response.status, response.headers, await read_body(response)
+            return response.status, response.headers, await read_answer_body(response)
         except asyncio.CancelledError as cancelled:
             raise cancelled.with_traceback(None)  # noqa: B904 - the frames below hold the headers
         except (aiohttp.ClientError, OSError) as error:
@@ -220,7 +220,7 @@ class Sender:
             message = f"the connection to {self._origin} timed out"
             return TimedOut(message, sent=sent, operation=operation, status=progress.status)
         cause = system_error(error)
-        reason = reason_of(error) if cause is None else str(cause)
+        reason = network_reason(error) if cause is None else str(cause)
         what = f"cannot connect to {self._origin}" if sent is False else f"the connection to {self._origin} broke"
         failure = ConnectionFailed(f"{what}: {reason}", sent=sent, operation=operation, status=progress.status)
         failure.__cause__ = cause
@@ -242,7 +242,7 @@ def system_error(error: Exception) -> OSError | None:
     return None
 
 
-def reason_of(error: Exception) -> str:
+def network_reason(error: Exception) -> str:
     """Return what went wrong, for errors without a system error.
 
     aiohttp's own text isn't used, because it may quote the answer.
@@ -280,8 +280,8 @@ class RecordingBody(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
-    """Return the body of an answer, or None in the `Secret` if it is larger than `LARGEST_BODY`.
+async def read_answer_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
+    """Return the body of an answer, or None in the `Secret` if it is larger than `LARGEST_ANSWER`.
 
     An answer that is read to its end releases its connection. In any other case, including a cancellation, the
     connection is closed.
@@ -290,7 +290,7 @@ async def read_body(response: aiohttp.ClientResponse) -> Secret[bytes | None]:
     try:
         while not response.content.at_eof():
             body.value.extend(await response.content.readany())
-            if len(body.value) > LARGEST_BODY:
+            if len(body.value) > LARGEST_ANSWER:
                 return Secret(None)
         return Secret(bytes(body.value))
     finally:

@@ -9,7 +9,7 @@ them after a suspend doesn't block other work. These rules make that reliable:
 - **Weak references.** The heap holds its sleepers weakly. A session that your app drops is collected.
 - **Short alarms.** An event loop's timers may not count the time of a suspended machine. So no alarm is set for more
   than `LONGEST_ALARM` seconds. If the machine sleeps past a deadline, the alarm is that late at most.
-- **Batches.** One ring handles at most `MOST_PER_TURN` sleepers, then sets an alarm for the next turn of the loop. A
+- **Batches.** A ring handles at most `SLEEPERS_PER_TURN` sleepers, then sets an alarm for the next turn of the loop. A
   sleeper that sets a new deadline during a ring waits for the next ring, even if that deadline is past: otherwise it
   could keep the ring from ending.
 - **Exceptions.** A new alarm is set before the old one is cancelled. An entry stays in the heap until its sleeper was
@@ -42,11 +42,11 @@ __all__ = ["Sleeper", "Timer", "timer_of"]
 LONGEST_ALARM = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
 AT_ONCE = -math.inf  # the value of `_rings_at` if the alarm rings in the next turn of the event loop
 MOST_STALE = 100  # stale entries that the heap may have, however small it is
-MOST_PER_TURN = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
+SLEEPERS_PER_TURN = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
 
 T = TypeVar("T")
-Entry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
-Leap: TypeAlias = tuple[float, list[Entry]]
+HeapEntry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
+Leap: TypeAlias = tuple[float, list[HeapEntry]]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
@@ -80,7 +80,7 @@ class Timer:
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.process: int = os.getpid()
-        self._heap: list[Entry] = []
+        self._heap: list[HeapEntry] = []
         self._order = 0
         self._stale = 0  # stale entries in the heap, approximately
         self._alarm: Alarm | None = None
@@ -204,7 +204,7 @@ class Timer:
         now = self.clock.now()
         self._watch_wall(now)
         notified = self._notify_of_leap(now)
-        woken = self._wake_due(now, MOST_PER_TURN - notified)
+        woken = self._wake_due(now, SLEEPERS_PER_TURN - notified)
         self._begun = None
         self._arm()
         return begun if woken or notified else NOTHING_DUE
@@ -247,13 +247,13 @@ class Timer:
         self.wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
-        """Notify at most `MOST_PER_TURN` sleepers of a leap of the wall clock. Return how many entries were handled.
+        """Notify up to `SLEEPERS_PER_TURN` sleepers of a leap of the wall clock. Return how many entries were handled.
 
         This includes sleepers without a deadline, as long as a stale entry of theirs is in the heap. A session without
         any entry is about to renew, or has a renewal or a look under way. It compares the clocks itself when that ends.
         """
         looked = 0
-        while self._leaps and looked < MOST_PER_TURN:
+        while self._leaps and looked < SLEEPERS_PER_TURN:
             gained, entries = self._leaps[0]
             if not entries:
                 self._leaps.popleft()
@@ -269,7 +269,7 @@ class Timer:
         return looked
 
 
-def is_current(entry: Entry) -> bool:
+def is_current(entry: HeapEntry) -> bool:
     """Return whether an entry still has the deadline of its sleeper. If not, the entry is stale."""
     sleeper = entry[2]()
     return sleeper is not None and sleeper.wakes_at == entry[0]

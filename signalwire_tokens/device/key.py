@@ -48,7 +48,7 @@ __all__ = ["DeviceKey"]
 
 BITS = 2048
 PUBLIC_EXPONENT = 65537
-EMPTY = "password must not be empty: a key is not written in the clear"
+EMPTY_REFUSED = "password must not be empty: a key is not written in the clear"
 LONGEST_PASSWORD = 1023  # bytes; OpenSSL's limit
 # What is likely wrong with a PEM text that can't be loaded. The keys are marks in the text; the first that fits counts.
 MARKS = {
@@ -118,11 +118,11 @@ class DeviceKey:
         place, word = Path(path).resolve(), Secret[Any](password)
         del password
         if as_password(word).value is None:
-            raise ConfigurationError(EMPTY)
+            raise ConfigurationError(EMPTY_REFUSED)
         if not place.parent.is_dir():
             raise ConfigurationError(f"{place.parent} is no directory: make it, or name another place for the key")
         if not place.exists():
-            keep(place, Secret(cls.generate().to_pem(word.value)))
+            save_key(place, Secret(cls.generate().to_pem(word.value)))
         try:
             return cls.from_pem(place.read_bytes(), word.value)
         except ConfigurationError as error:
@@ -135,7 +135,7 @@ class DeviceKey:
         del password
         secret = as_password(word)
         if secret.value is None:
-            raise ConfigurationError(EMPTY)
+            raise ConfigurationError(EMPTY_REFUSED)
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret.value))
 
     def proof(self, method: str, uri: str, token: str | Token | None = None, *, now: float | None = None) -> str:
@@ -152,7 +152,7 @@ class DeviceKey:
         place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
         claims: dict[str, Any] = {"htm": method, "htu": place.geturl()}
         if hidden.value is not None:
-            claims["ath"] = digest(hidden.value.encode(errors="backslashreplace"))
+            claims["ath"] = base64_digest(hidden.value.encode(errors="backslashreplace"))
         return self._sign(claims, now)
 
     def rpc_proof(self, method: str, *, now: float | None = None) -> str:
@@ -195,7 +195,7 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
     raise ConfigurationError(f"the key's PEM {what}")
 
 
-def keep(place: Path, pem: Secret[bytes]) -> None:
+def save_key(place: Path, pem: Secret[bytes]) -> None:
     """Save a key as a new file, completely or not at all. Do nothing if the file exists by then."""
     draft = place.with_name(uuid4().hex)
     try:
@@ -268,9 +268,9 @@ def as_password(given: Secret[Any]) -> Secret[bytes | None]:
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
     """Return the RFC 7638 thumbprint of a public key. `jwk` must have only the members in `THUMBED`."""
-    return digest(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
+    return base64_digest(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode())
 
 
-def digest(data: bytes) -> str:
+def base64_digest(data: bytes) -> str:
     """Return the SHA-256 of data in URL-safe Base64 without padding, as proofs and thumbprints use it."""
     return urlsafe_b64encode(sha256(data).digest()).decode().rstrip("=")

@@ -39,9 +39,9 @@ TokenSource: TypeAlias = str | Token | Callable[[], str | Token | Awaitable[str 
 Bearer: TypeAlias = Secret[str] | Token
 
 EXCHANGE, REFRESH = "create_device_token", "refresh_device_token"
-SCOPE = "sat:refresh"
-NOT_ACCEPTED = f"the token is not accepted (401): have one issued with scope={SCOPE!r}"
-UNKNOWN = (
+REFRESH_SCOPE = "sat:refresh"
+NOT_ACCEPTED = f"the token is not accepted (401): have one issued with scope={REFRESH_SCOPE!r}"
+UNKNOWN_FAULT = (
     "the key's proof is not accepted (401), and nothing is known to be wrong with the token: look at this machine's "
     "clock, and at whatever stands between it and the service"
 )
@@ -191,7 +191,7 @@ class DeviceRenewal:
             raise refused  # its code shows that the token is wrong
         fault = await self._find_fault(token)
         raise Unauthorized(
-            UNKNOWN if fault is None else f"{NOT_ACCEPTED} and fingerprint={self._key.fingerprint!r}",
+            UNKNOWN_FAULT if fault is None else f"{NOT_ACCEPTED} and fingerprint={self._key.fingerprint!r}",
             operation=refused.operation,
             status=refused.status,
             errors=() if fault is None else (Problem(code="invalid_parameter", attribute="token", message=fault),),
@@ -218,8 +218,8 @@ class DeviceRenewal:
         except SignalWireTokenError:
             return None
         claims = info.sat_claims
-        if claims is not None and SCOPE not in claims.scope:
-            return f"has no scope {SCOPE}"
+        if claims is not None and REFRESH_SCOPE not in claims.scope:
+            return f"has no scope {REFRESH_SCOPE}"
         if claims is not None and claims.fingerprint not in (None, self._key.fingerprint):
             return "is bound to another key"
         return None

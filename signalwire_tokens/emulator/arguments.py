@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_statuses", "check_whole", "whole"]
 
-ERRORS = range(400, 600)  # HTTP statuses that report an error
+ERROR_STATUSES = range(400, 600)  # HTTP statuses that report an error
 STATUSES = "statuses must map codes to whole numbers"
 
 
@@ -40,6 +40,6 @@ def check_statuses(statuses: object) -> dict[str, int]:
     found = dict(statuses)
     if not all(isinstance(code, str) and is_whole(status) for code, status in found.items()):
         raise TypeError(STATUSES)
-    if not all(status in ERRORS for status in found.values()):
-        raise ValueError(f"statuses must be from {ERRORS[0]} to {ERRORS[-1]}")
+    if not all(status in ERROR_STATUSES for status in found.values()):
+        raise ValueError(f"statuses must be from {ERROR_STATUSES[0]} to {ERROR_STATUSES[-1]}")
     return found

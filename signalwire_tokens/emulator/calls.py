@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 
-from .validation import describe
+from .validation import problem_item
 
 __all__ = ["OPERATIONS", "UNPROCESSABLE", "Call", "Reply", "RequestRefusedError", "failure", "operation_of"]
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
 UNPROCESSABLE = 422  # the only status whose body is always a list of problems
 
@@ -29,7 +29,7 @@ OPERATIONS = {
     "subscriber_addresses": ("GET", re.compile(r"/api/fabric/resources/subscribers/(?P<id>[^/]+)/addresses")),
 }
 # The texts of the plain answers, which have no list of problems: `{"error": "Not Found"}`.
-ERRORS = {
+REASONS = {
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -67,7 +67,7 @@ class Reply:
     """
 
     status: int
-    body: Json = attrs.field(repr=False)
+    body: JsonObject = attrs.field(repr=False)
     reason: str | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
@@ -90,8 +90,8 @@ def failure(status: int, reason: str | None = None, *, code: str | None = None, 
     if code is None and status == UNPROCESSABLE:
         code = "invalid_parameter"
     if code is not None:
-        return Reply(status, {"errors": [describe(code, attribute)]}, reason)
-    return Reply(status, {"error": ERRORS.get(status, "Error")}, reason)
+        return Reply(status, {"errors": [problem_item(code, attribute)]}, reason)
+    return Reply(status, {"error": REASONS.get(status, "Error")}, reason)
 
 
 def operation_of(method: str, path: str) -> str | None:

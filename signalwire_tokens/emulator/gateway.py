@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Gateway", "is_handshake", "is_right_handshake"]
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
 LARGEST_MESSAGE = 64 * 1024
 CONNECT_TIMEOUT = 10.0  # seconds within which a client must connect
@@ -58,7 +58,7 @@ MAJOR_VERSION = 4  # of the protocol
 # The codes of errors. The first four are those of JSON-RPC 2.0.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 NOT_AUTHENTICATED = -32002
-OK, UNAUTHORIZED = 200, 401  # recorded for an authentication. JSON-RPC itself has no status
+OK, RPC_UNAUTHORIZED = 200, 401  # recorded for an authentication. JSON-RPC itself has no status
 
 
 class RpcError(Exception):
@@ -159,7 +159,7 @@ class GatewayConnection:
         self._pings: set[str] = set()  # ids of pings that the client has not answered
         self._greet_by = gateway.clock.now() + CONNECT_TIMEOUT
         self._ping_at = self._greet_by
-        self._calls: Mapping[str, Callable[[Json], Json]] = {
+        self._calls: Mapping[str, Callable[[JsonObject], JsonObject]] = {
             "signalwire.connect": self._connect,
             "signalwire.reauthenticate": self._reauthenticate,
             "signalwire.ping": self._ping,
@@ -240,7 +240,7 @@ class GatewayConnection:
             else:
                 await self._send({"id": id_, "error": {"code": refused.code, "message": refused.message}})
 
-    def _answer(self, message: Json) -> Json:
+    def _answer(self, message: JsonObject) -> JsonObject:
         method = message["method"]
         call = self._calls.get(method)
         if call is None:
@@ -249,11 +249,11 @@ class GatewayConnection:
             raise RpcError(NOT_AUTHENTICATED, "signalwire.connect comes first")
         return call(message["params"])
 
-    def _connect(self, params: Json) -> Json:
+    def _connect(self, params: JsonObject) -> JsonObject:
         version = params.get("version")
         if self._claims is not None:
             raise RpcError(INVALID_REQUEST, "this connection is connected already")
-        if not isinstance(version, dict) or cast("Json", version).get("major") != MAJOR_VERSION:
+        if not isinstance(version, dict) or cast("JsonObject", version).get("major") != MAJOR_VERSION:
             raise RpcError(INVALID_PARAMS, "version.major must be 4", final=True)
         claims = self._authenticate("signalwire.connect", params)
         self._claims = claims
@@ -271,10 +271,10 @@ class GatewayConnection:
             "ice_servers": [],
         }
 
-    def _reauthenticate(self, params: Json) -> Json:
+    def _reauthenticate(self, params: JsonObject) -> JsonObject:
         before = cast("Claims", self._claims)
         given = params.get("authentication")
-        if not isinstance(given, dict) or cast("Json", given).get("project") != self._gateway.service.project_id:
+        if not isinstance(given, dict) or cast("JsonObject", given).get("project") != self._gateway.service.project_id:
             raise RpcError(INVALID_PARAMS, "authentication.project must be the project's id", final=True)
         claims = self._authenticate("signalwire.reauthenticate", params)
         if (claims.holder, claims.subscriber_id) != (before.holder, before.subscriber_id):
@@ -288,25 +288,27 @@ class GatewayConnection:
         self.woken.set()
         return {"authorization": self._describe(claims)}
 
-    def _authenticate(self, method: str, params: Json) -> Claims:
+    def _authenticate(self, method: str, params: JsonObject) -> Claims:
         """Return the claims of the token that a call presents, if it is valid and has the proof that it needs.
 
         Raise a final `RpcError` for any other. The client doesn't get the reason, but `note` does.
         """
         given, service = params.get("authentication"), self._gateway.service
         try:
-            claims = service.authenticate(cast("Json", given).get("jwt_token") if isinstance(given, dict) else None)
+            claims = service.authenticate(
+                cast("JsonObject", given).get("jwt_token") if isinstance(given, dict) else None
+            )
             proof, thumbprint = params.get("dpop_token"), None
             if proof is not None:
                 thumbprint = service.holders.verify(proof, {"rpc": "request", "mth": method})
             service.holders.check_binding(claims, thumbprint)
         except AuthenticationError as error:
-            self._gateway.note(method, UNAUTHORIZED, str(error))
+            self._gateway.note(method, RPC_UNAUTHORIZED, str(error))
             raise RpcError(NOT_AUTHENTICATED, "authentication failed", final=True) from None
         self._gateway.note(method, OK, None)
         return claims
 
-    def _describe(self, claims: Claims) -> Json:
+    def _describe(self, claims: Claims) -> JsonObject:
         """Return the `authorization` that the gateway answers: what the token allows, and for whom."""
         project_id = self._gateway.service.project_id
         return {
@@ -324,17 +326,17 @@ class GatewayConnection:
             },
         }
 
-    def _ping(self, params: Json) -> Json:
+    def _ping(self, params: JsonObject) -> JsonObject:
         timestamp = params.get("timestamp")
         if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp <= LAST_SECOND:
             raise RpcError(INVALID_PARAMS, "timestamp must be a number of seconds")
         return {"timestamp": self._gateway.clock.wall()}
 
-    def _register(self, *, is_online: bool) -> Json:
+    def _register(self, *, is_online: bool) -> JsonObject:
         self.connection = attrs.evolve(cast("Connection", self.connection), is_online=is_online)
         return {}
 
-    async def _send(self, message: Json) -> None:
+    async def _send(self, message: JsonObject) -> None:
         """Send a message. Abort the connection if the client doesn't read it in time.
 
         Without this limit, a client that never reads would keep the connection open after its token has expired.
@@ -353,7 +355,7 @@ class GatewayConnection:
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
 
-def read_message(text: str) -> Json:
+def read_message(text: str) -> JsonObject:
     """Return a message, with empty `params` if it has none. Raise a `RpcError` if it isn't a JSON object."""
     try:
         message = read_json(text)
@@ -361,10 +363,10 @@ def read_message(text: str) -> Json:
         raise RpcError(PARSE_ERROR, "this is not JSON") from None
     if not isinstance(message, dict):
         raise RpcError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
-    return {"params": {}, **cast("Json", message)}
+    return {"params": {}, **cast("JsonObject", message)}
 
 
-def check_message(message: Json) -> None:
+def check_message(message: JsonObject) -> None:
     """Raise a `RpcError` if a message isn't a valid call or response.
 
     JSON-RPC 2.0 allows calls without an id, and ids that are numbers. SignalWire's protocol uses neither.

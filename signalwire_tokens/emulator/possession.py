@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from .sealing import Claims
 
-__all__ = ["REFRESHABLE", "AuthenticationError", "KeyBindings", "digest"]
+__all__ = ["REFRESHABLE", "AuthenticationError", "KeyBindings", "token_digest"]
 
 REFRESHABLE = "sat:refresh"  # the scope of access tokens that a device can exchange for a bound one
 WINDOW = 60.0  # seconds by which a proof's `iat` may be before or after the emulator's time
@@ -56,8 +56,8 @@ PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 # By default, joserfc accepts headers of up to 512 bytes. A header that holds an RSA key is longer.
-REGISTRY = jws.JWSRegistry(algorithms=["RS256"])
-REGISTRY.max_header_length = 4096
+PROOF_ALGORITHMS = jws.JWSRegistry(algorithms=["RS256"])
+PROOF_ALGORITHMS.max_header_length = 4096
 
 
 class AuthenticationError(Exception):
@@ -101,7 +101,7 @@ class KeyBindings:
             raise AuthenticationError("the proof's iat is not within 60 s")
         if not isinstance(id_, str) or not UUID4.fullmatch(id_):
             raise AuthenticationError("the proof's jti is no random UUID")
-        if claims.get("ath") != digest(token) and (must_name or "ath" in claims):
+        if claims.get("ath") != token_digest(token) and (must_name or "ath" in claims):
             raise AuthenticationError("the proof's ath is not the token's")
         self._note(id_.lower())
         return key.thumbprint()
@@ -145,7 +145,7 @@ def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
     The claims are not checked yet.
     """
     try:
-        signed = jws.extract_compact(proof.encode() if isinstance(proof, str) else b"", registry=REGISTRY)
+        signed = jws.extract_compact(proof.encode() if isinstance(proof, str) else b"", registry=PROOF_ALGORITHMS)
     except (JoseError, ValueError, TypeError, RecursionError):
         raise AuthenticationError("the proof is no signed token") from None
     header = signed.headers()
@@ -153,7 +153,7 @@ def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
         raise AuthenticationError("the proof's header must say dpop+jwt and RS256")
     key = read_key(header.get("jwk"))
     try:
-        is_signed = jws.validate_compact(signed, key, registry=REGISTRY)
+        is_signed = jws.validate_compact(signed, key, registry=PROOF_ALGORITHMS)
     except (JoseError, ValueError, TypeError):
         is_signed = False
     if not is_signed:
@@ -189,6 +189,6 @@ def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
     return cast("dict[str, object]", claims)
 
 
-def digest(token: str) -> str:
+def token_digest(token: str) -> str:
     """Return the `ath` of a token: its SHA-256 in base64url, without padding."""
     return urlsafe_b64encode(sha256(token.encode()).digest()).decode().rstrip("=")

@@ -18,9 +18,9 @@ from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
 if TYPE_CHECKING:
     from .calls import Reply
 
-__all__ = ["answer", "begin", "flood", "hang_up", "http_date", "is_open_to_browsers", "preflight", "status_of"]
+__all__ = ["answer", "flood", "hang_up", "http_date", "is_open_to_browsers", "preflight", "start_response", "status_of"]
 
-CHUNK = b" " * 65536  # written at a time, so that a huge answer doesn't have to fit into memory
+BODY_CHUNK = b" " * 65536  # written at a time, so that a huge answer doesn't have to fit into memory
 CREATED = 201
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -87,7 +87,7 @@ def http_date(seconds: float) -> str:
     return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
 
 
-async def begin(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
+async def start_response(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
     """Send the headers of a response and the first half of its body. Return what was begun.
 
     The headers announce the length of the whole body, so the client can see that it is incomplete. A client that has
@@ -107,8 +107,8 @@ async def flood(request: web.BaseRequest, size: int) -> web.StreamResponse:
     response.content_length = size
     with suppress(ConnectionError):
         await response.prepare(request)
-        for sent in range(0, size, len(CHUNK)):
-            await response.write(CHUNK[: size - sent])
+        for sent in range(0, size, len(BODY_CHUNK)):
+            await response.write(BODY_CHUNK[: size - sent])
     return response
 
 

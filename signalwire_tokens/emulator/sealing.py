@@ -18,7 +18,9 @@ from joserfc.registry import HeaderParameter
 __all__ = ["Claims", "TokenSealer"]
 
 # joserfc rejects a header with a member that isn't registered.
-REGISTRY = jwe.JWERegistry(header_registry={"ch": HeaderParameter("cluster", "str")}, algorithms=["dir", "A256GCM"])
+TOKEN_ALGORITHMS = jwe.JWERegistry(
+    header_registry={"ch": HeaderParameter("cluster", "str")}, algorithms=["dir", "A256GCM"]
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,12 +72,12 @@ class TokenSealer:
         if channel is not None:
             header["ch"] = channel
         plain = json.dumps(attrs.asdict(claims)).encode()
-        return jwe.encrypt_compact(header, plain, self._key, registry=REGISTRY)
+        return jwe.encrypt_compact(header, plain, self._key, registry=TOKEN_ALGORITHMS)
 
     def open(self, token: str) -> Claims | None:
         """Return the claims of a token, or None if no sealer with this key has made it. The token may have expired."""
         try:
-            plain = jwe.decrypt_compact(token, self._key, registry=REGISTRY).plaintext
+            plain = jwe.decrypt_compact(token, self._key, registry=TOKEN_ALGORITHMS).plaintext
         except (JoseError, ValueError, TypeError):
             return None
         data = cast("dict[str, Any]", json.loads(plain or b"{}"))

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Service"]
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
-PROFILE = (
+PROFILE_FIELDS = (
     "first_name",
     "last_name",
     "display_name",
@@ -122,7 +122,7 @@ class Service:
         self._page_size = page_size
         self.sealer: TokenSealer = TokenSealer(channel, key)
         self._subscribers: dict[str, Subscriber] = {}  # by reference
-        self._addresses: dict[str, tuple[str | None, Json]] = {}  # by id, with the subscriber's id
+        self._addresses: dict[str, tuple[str | None, JsonObject]] = {}  # by id, with the subscriber's id
         self.holders: KeyBindings = KeyBindings(now)
         self.handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
@@ -221,7 +221,7 @@ class Service:
         application_id, fingerprint = body.uuid("application_id"), body.fingerprint("fingerprint")
         scope, region = body.scope("scope"), body.region("region")
         body.string("password")
-        profile = {name: value for name in PROFILE if (value := body.string(name)) is not None}
+        profile = {name: value for name in PROFILE_FIELDS if (value := body.string(name)) is not None}
         if region is not None:
             profile["region"] = region
         self._check(body)
@@ -305,7 +305,7 @@ class Service:
             {
                 "id": subscriber.id,
                 "email": subscriber.reference,
-                **dict.fromkeys((*PROFILE, "region")),
+                **dict.fromkeys((*PROFILE_FIELDS, "region")),
                 **subscriber.profile,
                 "push_notification_key": None,
                 "app_settings": {"display_name": "Emulator", "scopes": list(claims.scope)},
@@ -318,7 +318,7 @@ class Service:
             },
         )
 
-    def describe_binding(self, claims: Claims) -> Json:
+    def describe_binding(self, claims: Claims) -> JsonObject:
         """Return the claim `cnf` (RFC 7800) with the key that a token is bound to, or nothing if it is unbound."""
         binding = self.holders.binding_of(claims)
         return {} if binding is None else {"cnf": {"jkt": binding}}

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-__all__ = ["LAST_SECOND", "Validator", "describe"]
+__all__ = ["LAST_SECOND", "Validator", "problem_item"]
 
-UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
+UUID_TEXT = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 MOST_ADDRESSES = 10  # that a guest's token may allow
 BLANKS = " \t\n\r\f\v"
 REGIONS = ("us-central",)  # the regions that SignalWire publishes
 LAST_SECOND = 253402300799  # the end of the year 9999, in seconds since the epoch. More must be milliseconds
-LONGEST_LIFE = 315_360_000  # seconds: ten years. SignalWire's own limit isn't known
+LONGEST_EXPIRY = 315_360_000  # seconds: ten years. SignalWire's own limit isn't known
 DOCS = "https://signalwire.com/docs/apis/error-codes"
 # The messages of problems by code, where the caller of `describe` passes none.
 MESSAGES = {
@@ -32,7 +32,7 @@ MESSAGES = {
 }
 
 
-def describe(code: str, attribute: str | None = None, message: str | None = None) -> dict[str, str]:
+def problem_item(code: str, attribute: str | None = None, message: str | None = None) -> dict[str, str]:
     """Return a problem as an item of the answer's `errors`.
 
     `attribute` is the member of the body that has the problem. With None, the item has no `attribute`. If `message` is
@@ -80,7 +80,7 @@ class Validator:
 
     def complain(self, code: str, attribute: str, message: str | None = None) -> None:
         """Add a problem. `attribute` is the name of the member, and the `message` defaults to the one of the code."""
-        self.problems.append(describe(code, attribute, message))
+        self.problems.append(problem_item(code, attribute, message))
 
     def reject(self, name: str, fault: str) -> None:
         """Add the problem `invalid_parameter`. Its message is the name of the member in title case, and the fault."""
@@ -133,7 +133,7 @@ class Validator:
 
     def uuid(self, name: str) -> str | None:
         """Return an optional UUID, or None if it is absent or wrong."""
-        return self.matching(name, UUID_FORM, "a UUID")
+        return self.matching(name, UUID_TEXT, "a UUID")
 
     def fingerprint(self, name: str) -> str | None:
         """Return the optional thumbprint of a key, or None if it is absent or wrong."""
@@ -171,7 +171,7 @@ class Validator:
     def seconds(self, name: str, default: int) -> int:
         """Return an optional lifetime in seconds, or the default if it is absent or wrong."""
         value = whole_number(self.value(name)) if self.has(name) else default
-        if value is None or not 0 < value <= LONGEST_LIFE:
+        if value is None or not 0 < value <= LONGEST_EXPIRY:
             self.reject(name, "must be a number of seconds")
             return default
         return value
@@ -197,7 +197,7 @@ class Validator:
         items = cast("list[object]", values)
         if len(items) > MOST_ADDRESSES:
             self.complain("allowed_address_limit_exceeded", name, f"The maximum is {MOST_ADDRESSES} addresses")
-        ids = [item.lower() for item in items if isinstance(item, str) and UUID_FORM.fullmatch(item)]
+        ids = [item.lower() for item in items if isinstance(item, str) and UUID_TEXT.fullmatch(item)]
         if len(ids) < len(items):
             self.reject(name, "must be UUIDs")
         if any(id_ not in known for id_ in ids):

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Governor"]
 
-MOST_PER_TURN = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
+STARTS_PER_TURN = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
 SLACK = 0.02  # seconds by which an alarm may ring late without lowering the rate
 PROBES_BEFORE_ERRORS = 2  # after this many failed probes in a row, callers get an error without waiting
 
@@ -262,14 +262,14 @@ class Governor(Gate):
         """Start the looks and renewals whose turn it is. The timer calls this."""
         now = self._now()
         self._look_at_breaker()
-        for _ in range(min(MOST_PER_TURN, len(self._to_look))):
+        for _ in range(min(STARTS_PER_TURN, len(self._to_look))):
             if len(self._looking) >= self._concurrency:
                 break
             engine, begin = self._to_look[0]  # removed only after `begin`, so that an exception doesn't lose the look
             self._looking.add(engine)
             begin()
             self._to_look.popleft()
-        for _ in range(MOST_PER_TURN):
+        for _ in range(STARTS_PER_TURN):
             head = self._head()
             if head is None or not self._is_free(now):
                 break

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Queue"]
 
 MOST_STALE = 100  # stale entries that the lines may have, however few sessions wait
-Place: TypeAlias = tuple[float, int]  # the deadline of a session, and the order of arrival for equal ones
+QueuePlace: TypeAlias = tuple[float, int]  # the deadline of a session, and the order of arrival for equal ones
 
 
 class Queue:
@@ -30,7 +30,7 @@ class Queue:
     def __init__(self) -> None:
         self._order = count()
         self._lines: tuple[list[tuple[float, int, Engine]], ...] = ([], [])  # the second one is for failed sessions
-        self._places: dict[Engine, Place] = {}
+        self._places: dict[Engine, QueuePlace] = {}
 
     def __len__(self) -> int:
         return len(self._places)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
 
-MOST_PER_TURN = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
+CLOSES_PER_TURN = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -90,7 +90,7 @@ class SessionFleet:
         max_rate: float = 150.0,
         idle_timeout: Duration | None = None,
     ) -> None:
-        check_settings(client, policy, max_concurrency, max_rate)
+        check_fleet_settings(client, policy, max_concurrency, max_rate)
         self.client: TokenClient = client
         self._store: TokenStore | None = store
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
@@ -233,7 +233,7 @@ class SessionFleet:
         sessions = list(self._sessions.values())
         for number, session in enumerate(sessions):
             shut(engine_of(session))
-            if number % MOST_PER_TURN == 0:
+            if number % CLOSES_PER_TURN == 0:
                 await asyncio.sleep(0)
         left = iter((*sessions, *context.leaving))
         await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
@@ -311,7 +311,7 @@ async def close_some(sessions: Iterator[SubscriberSession]) -> None:
         await asyncio.sleep(0)
 
 
-def check_settings(client: object, policy: object, concurrency: object, rate: object) -> None:
+def check_fleet_settings(client: object, policy: object, concurrency: object, rate: object) -> None:
     """Raise `ConfigurationError` if no fleet can be made with these settings."""
     if not isinstance(client, TokenClient):
         raise ConfigurationError("a fleet needs a TokenClient")

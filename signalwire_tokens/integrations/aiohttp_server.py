@@ -58,7 +58,7 @@ class TokenBackend(Backend[web.Request]):
 
         `expiry_at` is in milliseconds since the epoch. Browsers send `OPTIONS` before a `POST` from another origin.
         """
-        return write(await self._hand_out(read(request)))
+        return web_response(await self._hand_out(backend_request(request)))
 
     async def logout(self, request: web.Request) -> web.Response:
         """Close the signed-in user's session, so that its token isn't renewed. Route all HTTP methods to it.
@@ -66,14 +66,14 @@ class TokenBackend(Backend[web.Request]):
         A token that the browser already has stays valid until it expires. Other workers close the user's session once
         their fleet's `idle_timeout` has passed.
         """
-        return write(await self._log_out(read(request)))
+        return web_response(await self._log_out(backend_request(request)))
 
     async def health(self, request: web.Request) -> web.Response:
         """Return the fleet's health as JSON, without naming any user. The status is 503 if the fleet isn't open."""
-        return write(self._health(request.method))
+        return web_response(self._health(request.method))
 
 
-def read(request: web.Request) -> BackendRequest[web.Request]:
+def backend_request(request: web.Request) -> BackendRequest[web.Request]:
     """Return a request as a `BackendRequest`. Its body is read later, and not beyond the limit."""
 
     async def read_body() -> bytes:
@@ -82,7 +82,7 @@ def read(request: web.Request) -> BackendRequest[web.Request]:
             return await request.read()  # if your app has read the body, aiohttp has kept it
         body = bytearray()
         try:
-            while len(body) <= token_rules.LARGEST_BODY and (chunk := await content.readany()):
+            while len(body) <= token_rules.LARGEST_REQUEST and (chunk := await content.readany()):
                 body += chunk
         except (ConnectionError, web.RequestPayloadError):
             return b""  # the connection broke: the answer is 400, but it reaches no client
@@ -91,6 +91,6 @@ def read(request: web.Request) -> BackendRequest[web.Request]:
     return BackendRequest(request, token_rules.read_request(request.method, request.headers.items()), read_body)
 
 
-def write(answer: token_rules.Answer) -> web.Response:
+def web_response(answer: token_rules.Answer) -> web.Response:
     """Return an answer as aiohttp's response."""
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)

@@ -75,7 +75,7 @@ class Handler:
         asked = token_rules.read_request(scope["method"], headers)
         try:
             answer = await self._answer(
-                BackendRequest(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_body(receive))
+                BackendRequest(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_request_body(receive))
             )
         except ClientDisconnectedError:
             return
@@ -142,13 +142,13 @@ class TokenBackend(Backend[Request]):
         return self._health(visit.asked.method)
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_request_body(receive: Receive) -> bytes:
     """Return a request's body, or the start of it if it exceeds the limit.
 
     Raise `ClientDisconnectedError` if the client left.
     """
     body, more = bytearray(), True
-    while more and len(body) <= token_rules.LARGEST_BODY:
+    while more and len(body) <= token_rules.LARGEST_REQUEST:
         message = await receive()
         if message["type"] != "http.request":
             raise ClientDisconnectedError

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Telemetry"]
 
-SCOPE = "signalwire_tokens"
+INSTRUMENTATION_SCOPE = "signalwire_tokens"
 REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
 ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
 # The advised boundaries of the two histograms, in seconds.
@@ -67,8 +67,8 @@ class Telemetry(Observer):
     def __init__(
         self, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
     ) -> None:
-        meter = metrics.get_meter(SCOPE, __version__, meter_provider)
-        self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+        meter = metrics.get_meter(INSTRUMENTATION_SCOPE, __version__, meter_provider)
+        self._tracer = trace.get_tracer(INSTRUMENTATION_SCOPE, __version__, tracer_provider)
         self._issued = meter.create_counter(
             "signalwire.tokens.issued", unit="{token}", description="Tokens issued, by operation."
         )

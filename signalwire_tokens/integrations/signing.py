@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Signer"]
 
-PLAIN = {"ws": "http", "wss": "https"}  # a WebSocket begins as an HTTP request
+HTTP_SCHEMES = {"ws": "http", "wss": "https"}  # a WebSocket begins as an HTTP request
 
 
 class Signer:
@@ -40,7 +40,7 @@ class Signer:
 
     def signs(self, scheme: str, host: str, port: int | None) -> bool:
         """Return whether requests to an origin get the token. A `port` of None is the scheme's usual port."""
-        return write_origin(PLAIN.get(scheme, scheme), host.lower(), port) in self._origins
+        return write_origin(HTTP_SCHEMES.get(scheme, scheme), host.lower(), port) in self._origins
 
     async def token(self) -> Token:
         """Return a valid token, renewed first if needed. Raise what `session.token()` raises.

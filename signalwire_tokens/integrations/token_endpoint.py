@@ -11,7 +11,7 @@ step  what happens                                                   answer if i
 4     the limit per user, then the fleet, which may ask SignalWire   200, 204 (logout); 429, 500, 502, 503
 ====  =============================================================  ===============================================
 
-`token_rules.finish` adds the common headers to each answer.
+`token_rules.with_headers` adds the common headers to each answer.
 """
 
 from __future__ import annotations
@@ -141,11 +141,11 @@ class Backend(Generic[R]):
         asked = token_rules.RequestHead(
             method, {}
         )  # without an `Origin`, so that no other origin's page can read the answer
-        return token_rules.finish(token_rules.admit_health(method) or self._answer_health(), asked, self._rules)
+        return token_rules.with_headers(token_rules.admit_health(method) or self._answer_health(), asked, self._rules)
 
     def _answer_health(self) -> token_rules.Answer:
         try:
-            return token_rules.answer_with(describe(self._fresh_snapshot(self.fleet)))
+            return token_rules.answer_with(health_report(self._fresh_snapshot(self.fleet)))
         except (ConfigurationError, SessionClosed):
             return token_rules.problem_answer(NOT_NOW, "The fleet is not open.")
 
@@ -162,7 +162,7 @@ class Backend(Generic[R]):
         answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
         if answer.status in CLIENT_ERRORS:
             logger.debug("a request of the origin %.200r: %d", visit.asked.headers.get("origin"), answer.status)
-        return token_rules.finish(answer, visit.asked, self._rules)
+        return token_rules.with_headers(answer, visit.asked, self._rules)
 
     async def _handle_admitted(
         self, visit: BackendRequest[R], go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.Answer]]
@@ -241,7 +241,7 @@ def format_token(token: Token, ends: float) -> token_rules.Answer:
     return token_rules.answer_with({"token": token.value, "expiry_at": int(ends * 1000)})
 
 
-def describe(snapshot: FleetSnapshot) -> dict[str, object]:
+def health_report(snapshot: FleetSnapshot) -> dict[str, object]:
     """Return a fleet's health, ready for JSON.
 
     The status is "ok", or "degraded" while SignalWire fails or throttles requests, or has only just recovered. It stays

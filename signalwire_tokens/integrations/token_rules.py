@@ -44,7 +44,7 @@ from signalwire_tokens.origins import check_origins
 from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 __all__ = [
-    "LARGEST_BODY",
+    "LARGEST_REQUEST",
     "Answer",
     "IssueLimit",
     "RequestHead",
@@ -55,20 +55,20 @@ __all__ = [
     "answer_for",
     "answer_with",
     "ask_later",
-    "finish",
     "parse_body",
     "pause_before_bound_token",
     "problem_answer",
     "read_request",
+    "with_headers",
 ]
 
-LARGEST_BODY = 4096  # bytes
+LARGEST_REQUEST = 4096  # bytes
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
 PAUSE = 5.0  # seconds for `Retry-After` if the error has no `retry_after`
 SHORTEST_PAUSE = 1.0  # seconds
 MINUTE = 60.0  # seconds
 MOST_ISSUES = 1_000_000  # a minute
-ROUNDING = 1e-6  # seconds by which calculated times may be off
+FLOAT_ERROR = 1e-6  # seconds by which calculated times may be off
 MOST_BOUND_REQUESTS = 32  # requests under way for tokens bound to a key: the fleet's limits don't apply to these
 WITHOUT_LENGTH = frozenset((*range(100, 200), 204, 304))  # statuses without `Content-Length`; RFC 9110, section 8.6
 TITLES = {
@@ -163,7 +163,7 @@ def admit(asked: RequestHead, rules: Rules) -> Answer | None:
     if asked.headers.get("content-encoding", "identity").strip().lower() != "identity":
         return problem_answer(415, "The body must not be compressed.")
     if is_too_long(asked.headers.get("content-length", "")):
-        return problem_answer(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
+        return problem_answer(413, f"The body must not be longer than {LARGEST_REQUEST} bytes.")
     return None
 
 
@@ -175,7 +175,7 @@ def admit_health(method: str) -> Answer | None:
 
 
 def answer_preflight(asked: RequestHead, rules: Rules) -> Answer:
-    """Return the answer to a CORS preflight. `finish` adds the headers that name the allowed origin."""
+    """Return the answer to a CORS preflight. `with_headers` adds the headers that name the allowed origin."""
     if asked.headers.get("origin") not in rules.allowed_origins:
         return problem_answer(403, "Pages of this origin may not ask: it is not an allowed one.")
     return Answer(
@@ -211,13 +211,13 @@ def is_too_long(content_length: str) -> bool:
     digits = content_length.strip().lstrip("0")
     if not (digits.isascii() and digits.isdigit()):
         return False
-    return len(digits) > len(str(LARGEST_BODY)) or int(digits) > LARGEST_BODY
+    return len(digits) > len(str(LARGEST_REQUEST)) or int(digits) > LARGEST_REQUEST
 
 
 def parse_body(body: bytes, rules: Rules) -> TokenRequest | Answer:
     """Return what a body asks for, or a rejection."""
-    if len(body) > LARGEST_BODY:
-        return problem_answer(413, f"The body must not be longer than {LARGEST_BODY} bytes.")
+    if len(body) > LARGEST_REQUEST:
+        return problem_answer(413, f"The body must not be longer than {LARGEST_REQUEST} bytes.")
     try:
         wish: object = json.loads(body)
     except (ValueError, RecursionError):
@@ -278,7 +278,7 @@ def answer_for(error: SignalWireTokenError) -> Answer:
 def ask_later(status: int, detail: str, pause: float) -> Answer:
     """Return a rejection with a `Retry-After` of `pause` seconds: rounded up, and from 1 to 60."""
     seconds = max(SHORTEST_PAUSE, min(pause, LONGEST_THROTTLE))
-    return problem_answer(status, detail, headers={"Retry-After": str(math.ceil(seconds - ROUNDING))})
+    return problem_answer(status, detail, headers={"Retry-After": str(math.ceil(seconds - FLOAT_ERROR))})
 
 
 def pause_before_bound_token(throttle: Throttle, *, now: float, under_way: int) -> float | None:
@@ -316,14 +316,14 @@ class IssueLimit:
             self._restored.popitem(last=False)
         restored = max(now, self._restored.get(reference, now)) + MINUTE / self.most
         pause = restored - now - MINUTE
-        if pause > ROUNDING:
+        if pause > FLOAT_ERROR:
             return pause
         self._restored[reference] = restored
         self._restored.move_to_end(reference)
         return None
 
 
-def finish(answer: Answer, asked: RequestHead, rules: Rules) -> Answer:
+def with_headers(answer: Answer, asked: RequestHead, rules: Rules) -> Answer:
     """Return an answer with the common headers: its length, no caching, and CORS for an allowed origin."""
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
     if answer.status not in WITHOUT_LENGTH:

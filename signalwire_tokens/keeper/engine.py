@@ -397,7 +397,7 @@ class Engine:
                     self.emit("persist_failed", outcome.unsaved)
                 if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
                     self.shared.heard = False  # a renewal has read the store itself, or has saved the newest pair
-                self._carry_out(self.cycle.land(way, outcome, self.now(), draw()))
+                self._carry_out(self.cycle.land(way, outcome, self.now(), random_draw()))
             finally:
                 self.gate.ended(self, outcome)
         finally:
@@ -487,6 +487,6 @@ class Engine:
                 logger.exception("session %s: the event %r could not be emitted", self.label, kind)
 
 
-def draw() -> float:
+def random_draw() -> float:
     """Return a random number from 0 to 1."""
     return random.random()  # noqa: S311 - it spreads load and keeps no secret

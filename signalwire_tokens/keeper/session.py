@@ -25,7 +25,7 @@ from signalwire_tokens.outcomes import Expire, RenewalStep
 from signalwire_tokens.policy import RefreshPolicy, SessionState
 
 from .closing import close, close_source, drain
-from .engine import Engine, draw
+from .engine import Engine, random_draw
 from .events import Listener
 from .gate import Gate
 from .shared import SharedRenewal
@@ -92,7 +92,7 @@ class TokenSession:
         throttle: tuple[Throttle, Clock] | None = None,
         longest: tuple[Duration, Duration] = UNBOUNDED,
     ) -> None:
-        check_settings(renewal, policy, pair, has_way=presents or reissues)
+        check_session_settings(renewal, policy, pair, has_way=presents or reissues)
         if (store is None) != (not store_key):
             raise ConfigurationError("store and store_key need each other: the key names the token in the store")
         policy, clock, life = policy or DEFAULT_POLICY, clock or SYSTEM, positive_seconds("lifetime", lifetime)
@@ -100,7 +100,7 @@ class TokenSession:
             policy.check_lifetime(life)
         usual = life if keeps_all else 0.0
         cycle = Lifecycle(
-            policy, lifetime=life, draw=draw(), presents=presents, reissues=reissues, usual_lifetime=usual
+            policy, lifetime=life, draw=random_draw(), presents=presents, reissues=reissues, usual_lifetime=usual
         )
         limits = positive_span("longest", longest[0]), positive_span("longest", longest[1])
         shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, limits, pair)
@@ -348,7 +348,7 @@ class TokenSession:
         engine.cycle.advance(Phase.CLOSED)  # a renewal under way still ends, but no other one follows
 
 
-def check_settings(renewal: object, policy: object, pair: object, *, has_way: bool) -> None:
+def check_session_settings(renewal: object, policy: object, pair: object, *, has_way: bool) -> None:
     """Raise `ConfigurationError` if no session can be made with these settings."""
     if isinstance(renewal, type) or not callable(getattr(renewal, "renew", None)):
         raise ConfigurationError("renewal must be an object with a method renew(request)")

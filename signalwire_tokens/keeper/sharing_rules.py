@@ -48,7 +48,7 @@ __all__ = [
 
 Lives: TypeAlias = tuple[timedelta, timedelta]  # the lifetimes of an access token and of its refresh token
 UNBOUNDED: Lives = (LONGEST_LIFE, LONGEST_LIFE)
-UNKNOWN = "unknown"  # a timeline that matches no store's, so that readers take the pair's age for unknown
+UNKNOWN_TIMELINE = "unknown"  # a timeline that matches no store's, so that readers take the pair's age for unknown
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +95,7 @@ class TimedReading:
             pair=pair,
             asked_at=self.reading.at - (self.after - asked),
             asked_wall=asked + ahead,
-            timeline=self.reading.timeline if self.wall - self.after - ahead <= self.leap else UNKNOWN,
+            timeline=self.reading.timeline if self.wall - self.after - ahead <= self.leap else UNKNOWN_TIMELINE,
         )
 
 
@@ -106,7 +106,7 @@ def find_better(timed: TimedReading, cycle: Lifecycle, *, now: float, wall: floa
         return None
     if asked + life_of(record.pair.access_token) <= max(now, cycle.access_until):
         return None
-    return Renewed(redated(record.pair, asked, now=now, wall=wall), asked)
+    return Renewed(with_times(record.pair, asked, now=now, wall=wall), asked)
 
 
 def find_other(timed: TimedReading, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
@@ -117,7 +117,7 @@ def find_other(timed: TimedReading, cycle: Lifecycle, *, now: float, wall: float
     held, asked = timed.reading.record, timed.asked
     if held is None or asked is None or holds(held, cycle.pair) or held.until <= timed.reading.at:
         return None
-    return Renewed(redated(held.pair, asked, now=now, wall=wall), asked)
+    return Renewed(with_times(held.pair, asked, now=now, wall=wall), asked)
 
 
 def choose(
@@ -163,7 +163,7 @@ def choose(
     return UseRefreshToken(step.at), best
 
 
-def redated(pair: TokenPair, asked: float, *, now: float, wall: float) -> TokenPair:
+def with_times(pair: TokenPair, asked: float, *, now: float, wall: float) -> TokenPair:
     """Return a stored pair with its times by this machine's wall clock."""
     issued_at = datetime.fromtimestamp(wall, UTC) - timedelta(seconds=now - asked)
     token, refresh_token = (

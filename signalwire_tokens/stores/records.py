@@ -153,7 +153,7 @@ def decode(written: bytes) -> Record:
     """
     try:
         content = cast("dict[str, Any]", json.loads(written))
-        token, refresh_token = (read_token(half) for half in content["pair"])
+        token, refresh_token = (decode_token(half) for half in content["pair"])
         subscriber_id = content["subscriber_id"]
         pair = TokenPair(
             access_token=token,
@@ -166,7 +166,7 @@ def decode(written: bytes) -> Record:
                 pair=pair,
                 asked_at=asked_at,
                 asked_wall=asked_wall,
-                timeline=text(content["timeline"]),
+                timeline=as_text(content["timeline"]),
                 presenting=text_or_none(content["presenting"]),
             )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -174,10 +174,10 @@ def decode(written: bytes) -> Record:
     raise ValueError("is not a record")
 
 
-def read_token(half: dict[str, Any]) -> Token:
+def decode_token(half: dict[str, Any]) -> Token:
     """Return one token of a pair, issued at the epoch. The session corrects its times when it knows the age."""
     return Token(
-        value=text(half["value"]),
+        value=as_text(half["value"]),
         issued_at=EPOCH,
         expires_at=EPOCH + timedelta(seconds=half["life"]),
         kind=text_or_none(half["kind"]),
@@ -185,7 +185,7 @@ def read_token(half: dict[str, Any]) -> Token:
     )
 
 
-def text(value: object) -> str:
+def as_text(value: object) -> str:
     """Return a string as it is. Raise `TypeError` for anything else, which `decode` turns into its own error."""
     if not isinstance(value, str):
         raise TypeError
@@ -194,4 +194,4 @@ def text(value: object) -> str:
 
 def text_or_none(value: object) -> str | None:
     """Return a string or None as it is. Raise `TypeError` for anything else."""
-    return None if value is None else text(value)
+    return None if value is None else as_text(value)

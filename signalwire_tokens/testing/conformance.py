@@ -45,7 +45,7 @@ SHORT_LEASE, LONG_LEASE = 0.2, 3600.0  # seconds: a lease that expires during a 
 POLL_INTERVAL = SHORT_LEASE / 10  # seconds between two checks of a store
 CONCURRENT_CALLS = 10  # calls that run concurrently
 TIME_LIMIT = 300.0  # seconds after which a test counts as hanging, on a slow machine as well
-ROUNDING = 1.0  # second by which a store's time may be rounded
+STORE_RESOLUTION = 1.0  # second by which a store's time may be rounded
 DAYS = 30 * 86400.0  # seconds; a wall clock in another unit is off by far more
 YEARS = 30 * 365 * 86400.0  # seconds by which a wall clock may be wrong
 P = ParamSpec("P")
@@ -149,7 +149,7 @@ class StoreConformance:
         assert await store.save(key, await make_record(store, key, age=LONG_LEASE), None)
         age = (await peer.load(key)).age
         assert age is not None
-        assert LONG_LEASE <= age <= LONG_LEASE + (time.monotonic() - start) + ROUNDING
+        assert LONG_LEASE <= age <= LONG_LEASE + (time.monotonic() - start) + STORE_RESOLUTION
 
     async def test_a_wall_clock_goes_on_like_the_store_s_time(
         self, store: TokenStore, peer: TokenStore, key: str
@@ -159,7 +159,7 @@ class StoreConformance:
         If it gained on the store's time, sessions would conclude that the machine was paused.
         """
         assert await store.save(key, await make_record(store, key, age=LONG_LEASE), None)
-        assert abs((await peer.load(key)).gained) <= ROUNDING
+        assert abs((await peer.load(key)).gained) <= STORE_RESOLUTION
         wall = (await store.load(key)).wall
         assert wall is None or abs(wall - time.time()) < DAYS, "the wall clock is not in seconds since the epoch"
 
@@ -274,12 +274,12 @@ class StoreConformance:
             start = time.monotonic()
             before = after = (await store.load(key)).at
             started = stopping = time.monotonic()
-            while stopping - started < SHORT_LEASE or (after == before and stopping - started < 2 * ROUNDING):
+            while stopping - started < SHORT_LEASE or (after == before and stopping - started < 2 * STORE_RESOLUTION):
                 await asyncio.sleep(POLL_INTERVAL)
                 stopping = time.monotonic()
                 after = (await store.load(key)).at
             assert after > before, "the store's time stands still"
-            least, most = stopping - started - ROUNDING, time.monotonic() - start + ROUNDING
+            least, most = stopping - started - STORE_RESOLUTION, time.monotonic() - start + STORE_RESOLUTION
             assert least <= after - before <= most, "the store's time is not in seconds"
             await store.delete(key)
             async with peer.lease(key, LONG_LEASE) as another:  # if this waited for the lease, it would take an hour

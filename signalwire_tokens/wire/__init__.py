@@ -45,7 +45,7 @@ from .requests import (
     subscriber_addresses,
     subscriber_info,
 )
-from .space import basic_authorization, check_settings, is_credential
+from .space import basic_authorization, check_client_settings, is_credential
 from .successors import accepting_only_successor
 
 __all__ = [
@@ -63,8 +63,8 @@ __all__ = [
     "accepting_only_successor",
     "add_headers",
     "basic_authorization",
+    "check_client_settings",
     "check_endpoint",
-    "check_settings",
     "create_device_token",
     "create_embed_token",
     "create_guest_token",

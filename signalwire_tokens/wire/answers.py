@@ -30,7 +30,7 @@ from signalwire_tokens.errors import (
 )
 
 from .codes import SUBJECTS, Subject, about
-from .exchange import Answer, Request, UnusableAnswer, http_date
+from .exchange import Answer, Request, UnusableAnswer, parse_http_date
 from .hints import read_hint
 from .readers import json_object, json_value
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 SLOWEST_RETRY = 8.0  # seconds
 FIRST_RETRY = 0.25  # seconds
 LONGEST_TEXT = 300  # characters
-LONGEST_PAUSE = 1e9  # seconds
+LONGEST_RETRY_AFTER = 1e9  # seconds
 SHORTEST_SECRET = 6  # characters; shorter ones may be part of ordinary words, so only whole words are replaced
 # SignalWire's names of codes and fields. They are shown even if a secret, such as a password "scope", equals one.
 VOCABULARY = frozenset(
@@ -136,7 +136,7 @@ def kind_of(request: Request[T], status: int, subject: Subject | None) -> Kind:
     `subject` is what the answer's code is about. If it is None, no code is known and the status decides.
     """
     if subject is Subject.TOKEN:  # the token in the body if the request has one, or else the credentials
-        return INVALID if request.presents_token else UNAUTHORIZED
+        return INVALID_REQUEST if request.presents_token else UNAUTHORIZED
     if subject is not None:
         return BY_CODE[subject]
     return FAILED if status // 100 == 5 else BY_STATUS.get(status, REFUSED)  # noqa: PLR2004 - any 5xx
@@ -147,13 +147,13 @@ REFUSED: Kind = (ApiError, "{peer} answered {status}")
 FAILED: Kind = (ServerError, "{peer} failed with {status}")
 UNAUTHORIZED: Kind = (Unauthorized, "the credentials were not accepted ({status})")
 FORBIDDEN: Kind = (Forbidden, "{peer} does not allow this ({status})")
-INVALID: Kind = (ValidationFailed, "{peer} refused the request ({status})")
+INVALID_REQUEST: Kind = (ValidationFailed, "{peer} refused the request ({status})")
 THROTTLED: Kind = (RateLimited, "too many requests ({status})")
 BY_STATUS: Mapping[int, Kind] = {
     401: UNAUTHORIZED,
     403: FORBIDDEN,
     404: (NotFound, "not found ({status}); is this the right address?"),
-    422: INVALID,
+    422: INVALID_REQUEST,
     429: THROTTLED,
 }
 BY_CODE: Mapping[Subject, Kind] = {
@@ -162,7 +162,7 @@ BY_CODE: Mapping[Subject, Kind] = {
     Subject.MOMENT: (TemporarilyRefused, "{peer} cannot process the request at the moment ({status})"),
     Subject.API_TOKEN: FORBIDDEN,
     Subject.SUBSCRIBER: FORBIDDEN,
-    Subject.REQUEST: INVALID,
+    Subject.REQUEST: INVALID_REQUEST,
 }
 
 
@@ -233,12 +233,12 @@ def retry_after(answer: Answer) -> float | None:
     """
     found = answer.header("retry-after").strip()
     if found.isascii() and found.isdigit():
-        return min(float(found[:20]), LONGEST_PAUSE)
-    until = http_date(found)
+        return min(float(found[:20]), LONGEST_RETRY_AFTER)
+    until = parse_http_date(found)
     if until is None:
         return None
     server_time = answer.server_time
-    return min(max(0.0, until - (answer.sent if server_time is None else server_time)), LONGEST_PAUSE)
+    return min(max(0.0, until - (answer.sent if server_time is None else server_time)), LONGEST_RETRY_AFTER)
 
 
 def pause_before_retry(

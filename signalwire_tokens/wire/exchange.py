@@ -15,7 +15,7 @@ from signalwire_tokens.models import Lifetimes, Secret, Token
 if TYPE_CHECKING:
     from uuid import UUID
 
-__all__ = ["Answer", "Auth", "Request", "UnusableAnswer", "http_date"]
+__all__ = ["Answer", "Auth", "Request", "UnusableAnswer", "parse_http_date"]
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Answer:
     @property
     def server_time(self) -> float | None:
         """The time of the answer's `Date` header, in unix seconds by the server's clock, or None without one."""
-        return http_date(self.header("date"))
+        return parse_http_date(self.header("date"))
 
 
 class Auth(Enum):
@@ -102,7 +102,7 @@ class UnusableAnswer(Exception):
         self.subscriber_id = subscriber_id
 
 
-def http_date(text: str) -> float | None:
+def parse_http_date(text: str) -> float | None:
     """Return the time of an HTTP date as unix seconds, or None if it can't be read."""
     try:
         found = parsedate_to_datetime(text)

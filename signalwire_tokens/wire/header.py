@@ -38,7 +38,7 @@ LAST_PART_LENGTHS = {
     "ES384": 128,
     "ES512": 176,
 }
-HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
+HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 # Turns URL-safe Base64 into standard Base64. "+" and "/" are invalid in a token, so they become "_", which is invalid
 # in standard Base64.
 URL_SAFE = str.maketrans("-_+/", "+/__")
@@ -53,7 +53,7 @@ class Header(NamedTuple):
     channel: str | None
 
 
-NOTHING = Header(None, None)
+NO_HEADER = Header(None, None)
 
 
 class HeaderInfo(NamedTuple):
@@ -85,7 +85,7 @@ def read_header(value: str) -> Header:
     """
     parts = value.split(".", ENCRYPTED)
     opening = opening_of(parts[0])
-    return opening.header if opening is not None and len(parts) == opening.parts else NOTHING
+    return opening.header if opening is not None and len(parts) == opening.parts else NO_HEADER
 
 
 def is_cut(value: str) -> bool:
@@ -118,12 +118,12 @@ def read_form(text: str) -> TokenShape | None:
 def opening_of(first: str) -> HeaderInfo | None:
     """Return the header in the first part of a token and what follows from it, or None if the part isn't a header."""
     # JSON objects begin with "{" and a quote or white space, whose Base64 begins with "ey" or "ew". Any other text may
-    # be a secret, and `decode` would keep it in its cache.
-    return decode(first) if first.startswith(("ey", "ew")) else None
+    # be a secret, and `decode_header` would keep it in its cache.
+    return decode_header(first) if first.startswith(("ey", "ew")) else None
 
 
 @lru_cache(maxsize=64)  # a space's tokens share a few headers, which aren't secret
-def decode(first: str) -> HeaderInfo | None:
+def decode_header(first: str) -> HeaderInfo | None:
     """Return the decoded header, or None if the text isn't Base64 of a JSON object with an `alg`."""
     encoded = first.translate(URL_SAFE)
     try:
@@ -139,7 +139,7 @@ def decode(first: str) -> HeaderInfo | None:
     return HeaderInfo(
         Header(
             kind if kind in ("SAT", "Refresh") and isinstance(kind, str) else None,
-            channel if isinstance(channel, str) and HOST.fullmatch(channel) else None,
+            channel if isinstance(channel, str) and HOST_FORM.fullmatch(channel) else None,
         ),
         SIGNED if encryption is None else ENCRYPTED,
         LAST_PART_LENGTHS.get(sized) if isinstance(sized, str) else None,

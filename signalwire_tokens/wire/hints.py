@@ -31,7 +31,7 @@ def read_hint(answer: Answer) -> RateLimitHint | None:
     return None if hint == RateLimitHint() else hint
 
 
-def number(answer: Answer, name: str) -> int | None:
+def header_number(answer: Answer, name: str) -> int | None:
     """Return the number that a header holds, or None if it is missing, repeated or anything else."""
     values = [value for key, value in answer.headers.items() if key.lower() == name]
     text = values[0].strip() if len(values) == 1 else ""
@@ -40,13 +40,13 @@ def number(answer: Answer, name: str) -> int | None:
 
 def requests(answer: Answer, name: str) -> int | None:
     """Return the number of requests that a header holds, or None if it has none or an implausible one."""
-    found = number(answer, name)
+    found = header_number(answer, name)
     return found if found is not None and found <= MOST_REQUESTS else None
 
 
 def reset_at(answer: Answer) -> datetime | None:
     """Return when the limit is reset, or None if the header is missing or can't be read."""
-    found = number(answer, "x-ratelimit-reset")
+    found = header_number(answer, "x-ratelimit-reset")
     if found is None:
         return None
     if found <= LONGEST_WINDOW:

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 Json = Mapping[str, object]
-ROUNDING = timedelta(seconds=2)  # `Date` and `expires_at` have whole seconds, so each may be off by one
+DATE_TOLERANCE = timedelta(seconds=2)  # `Date` and `expires_at` have whole seconds, so each may be off by one
 MISPLACED = {
     "token": "with a refresh token in place of an access token",
     "refresh_token": "with an access token in place of a refresh token",
@@ -153,21 +153,21 @@ def read_bound(answer: Answer, *, lifetime: timedelta) -> TokenPair:
     """Return the token of an answer that is bound to a device's key, as a pair.
 
     Its lifetime is the answer's `expires_in`, or the time to its `expires_at`, or else the `lifetime` that was asked
-    for. If the answer has both fields, the shorter one counts. `ROUNDING` is added to `expires_at`, so that rounding
-    alone doesn't shorten the lifetime.
+    for. If the answer has both fields, the shorter one counts. `DATE_TOLERANCE` is added to `expires_at`, so that
+    rounding alone doesn't shorten the lifetime.
     """
     data = json_object(json_value(answer))
-    seconds, end = number(data.get("expires_in")), number(data.get("expires_at"))
+    seconds, end = finite_number(data.get("expires_in")), finite_number(data.get("expires_at"))
     span = lifetime if seconds is None else timedelta(seconds=seconds)
     if end is not None:
         left = lifetime_to(answer, end)
-        span = left if seconds is None or not left else min(span, left + ROUNDING)
+        span = left if seconds is None or not left else min(span, left + DATE_TOLERANCE)
     if not span:
         raise UnusableAnswer("with a token that has ended")
     return single_token_pair(answer, data, span)
 
 
-def number(value: object) -> float | None:
+def finite_number(value: object) -> float | None:
     """Return a JSON value if it is a plausible number of seconds, or None."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < YEAR_10000:
         return value
@@ -237,7 +237,7 @@ def path_within(url: str, link: object) -> str:
         if not isinstance(link, str) or not visible_ascii(link):
             raise UnusableAnswer("with a next page that is not a link")
         target = urlsplit(urljoin(url, link))
-        elsewhere = "@" in target.netloc or origin_of(target) != origin_of(urlsplit(url))
+        elsewhere = "@" in target.netloc or url_origin(target) != url_origin(urlsplit(url))
     except ValueError:
         raise UnusableAnswer("with a next page that is not a link") from None
     if elsewhere:
@@ -245,7 +245,7 @@ def path_within(url: str, link: object) -> str:
     return f"{target.path}?{target.query}" if target.query else target.path
 
 
-def origin_of(url: SplitResult) -> str:
+def url_origin(url: SplitResult) -> str:
     """Return the origin of a URL, in the form that can be compared."""
     return write_origin(url.scheme, url.hostname or "", url.port)
 
@@ -281,7 +281,7 @@ def read_info(answer: Answer) -> SubscriberInfo:
         id=required_id(data),
         app_settings=cast("Json", settings) if isinstance(settings, dict) else {},
         fabric_addresses=read_addresses(data.get("fabric_addresses") or []),
-        sat_claims=read_claims(cast("Json", claims)) if isinstance(claims, dict) else None,
+        sat_claims=read_sat_claims(cast("Json", claims)) if isinstance(claims, dict) else None,
         **texts(data, *INFO_TEXTS),
     )
 
@@ -300,7 +300,7 @@ INFO_TEXTS = (
 )
 
 
-def read_claims(data: Json) -> SatClaims:
+def read_sat_claims(data: Json) -> SatClaims:
     """Return what SignalWire reports about an access token's claims."""
     scope, binding = data.get("scope"), data.get("cnf")
     return SatClaims(

@@ -71,7 +71,7 @@ def create_subscriber_token(
     until = checks.moment(problems, "expire_at", expire_at, now)
     checks.text(problems, "password", password.value)
     optional = {"application_id": application_id, "fingerprint": fingerprint, "scope": scope, **profile}
-    return describe(
+    return make_request(
         "create_subscriber_token",
         "/api/fabric/subscribers/tokens",
         partial(read_pair, until=until, unbound=scope is not None and fingerprint is None),
@@ -95,7 +95,7 @@ def refresh_subscriber_token(refresh_token: Secret[str] | Token) -> Request[Toke
     problems: list[Problem] = []
     checks.token(problems, "refresh_token", refresh_token, kind="Refresh")
     span = refresh_token.expires_at - refresh_token.issued_at if isinstance(refresh_token, Token) else None
-    return describe(
+    return make_request(
         "refresh_subscriber_token",
         "/api/fabric/subscribers/tokens/refresh",
         partial(read_pair, span=span),
@@ -118,7 +118,7 @@ def create_guest_token(
     """Return the request that issues a guest's pair, for the addresses that the guest may call."""
     problems: list[Problem] = []
     until = checks.moment(problems, "expire_at", expire_at, now)
-    return describe(
+    return make_request(
         "create_guest_token",
         "/api/fabric/guests/tokens",
         partial(read_pair, until=until),
@@ -145,7 +145,7 @@ def create_invite_token(
     problems: list[Problem] = []
     until = checks.moment(problems, "expires_at", expires_at, now)
     checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
-    return describe(
+    return make_request(
         "create_invite_token",
         "/api/fabric/subscriber/invites",
         partial(read_token, until=until),
@@ -161,7 +161,7 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
     """Return the request that exchanges a click-to-call token, which is public, for a guest's token."""
     problems: list[Problem] = []
     checks.token(problems, "token", token, kind=None)
-    return describe(
+    return make_request(
         "create_embed_token",
         "/api/fabric/embeds/tokens",
         partial(read_token, embed=True),
@@ -195,7 +195,7 @@ def describe_exchange(
     problems: list[Problem] = []
     checks.token(problems, "token", token, kind="SAT")
     seconds = checks.whole_seconds(problems, "lifetime", lifetime)
-    return describe(
+    return make_request(
         operation,
         path,
         partial(read_bound, lifetime=span_of(lifetime)),
@@ -242,7 +242,7 @@ def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[P
     )
 
 
-def describe(
+def make_request(
     operation: str,
     path: str,
     read: Callable[[Answer], T],

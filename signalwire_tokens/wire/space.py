@@ -14,12 +14,12 @@ from signalwire_tokens.origins import Place, is_loopback, read_place, write_orig
 from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
 
-__all__ = ["basic_authorization", "check_settings", "is_credential"]
+__all__ = ["basic_authorization", "check_client_settings", "is_credential"]
 
 LONGEST_TIMEOUT = 1e9
 
 
-def check_settings(
+def check_client_settings(
     space: Secret[Any],
     project_id: object,
     api_token: Secret[Any],
@@ -34,8 +34,8 @@ def check_settings(
     The embed origin is the space's if `embed_origin` holds None.
     """
     problems: list[Problem] = []
-    origin = origin_of(problems, space.value)
-    embeds = origin if embed_origin.value is None else embed_origin_of(problems, embed_origin.value)
+    origin = space_origin(problems, space.value)
+    embeds = origin if embed_origin.value is None else embeds_origin(problems, embed_origin.value)
     if project_id is not None and not (is_credential(project_id) and ":" not in str(project_id)):
         message = "must be visible ASCII characters, without a colon"
         problems.append(Problem(code=INVALID, attribute="project_id", message=message))
@@ -60,7 +60,7 @@ def is_credential(value: object) -> bool:
     return isinstance(value, str) and value != "" and visible_ascii(value)
 
 
-def origin_of(problems: list[Problem], space: object) -> str:
+def space_origin(problems: list[Problem], space: object) -> str:
     """Return a space's origin from its name, host or origin, or add a problem and return ""."""
     if space is None or (isinstance(space, str) and not space.strip()):
         problems.append(Problem(code=MISSING, attribute="space", message="must be a space's name, host or origin"))
@@ -75,7 +75,7 @@ def origin_of(problems: list[Problem], space: object) -> str:
     return origin_at(place._replace(host=f"{place.host}.signalwire.com") if is_name(place) else place)
 
 
-def embed_origin_of(problems: list[Problem], embed_origin: object) -> str:
+def embeds_origin(problems: list[Problem], embed_origin: object) -> str:
     """Return the embed origin from a host or an origin, or add a problem and return "". A name alone is a problem."""
     forms = (
         "must be a host ('embeds.signalwire.com') or an origin ('https://embeds.signalwire.com'), "

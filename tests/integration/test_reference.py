@@ -51,7 +51,7 @@ from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.session import EACH_ISSUE
 from signalwire_tokens.stores import redis
 from signalwire_tokens.testing import VirtualClock
-from signalwire_tokens.wire.answers import BY_CODE, INVALID
+from signalwire_tokens.wire.answers import BY_CODE, INVALID_REQUEST
 from signalwire_tokens.wire.codes import SUBJECTS, Subject
 from support import contract
 from support.documented import assert_documented, assert_listed
@@ -226,7 +226,7 @@ def test_every_code_is_told():
     """With what it is about and the error that it becomes, in the order in which codes decide."""
     rows = table(section("errors", "Codes"))
     told = [(name, (subject, code(kind)[0])) for names, subject, kind in rows for name in code(names)]
-    kinds = BY_CODE | {Subject.TOKEN: INVALID}
+    kinds = BY_CODE | {Subject.TOKEN: INVALID_REQUEST}
     there = {name: (subject.value, kinds[subject][0].__name__) for name, subject in SUBJECTS.items()}
     assert_documented(f"{ERRORS}, under Codes", told, there, in_order=True)
     assert [subject for _, subject, _ in rows] == [subject.value for subject in Subject]
@@ -278,7 +278,7 @@ def operations():
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
             named = [word.value for word in node.keywords if node.func.id == "Request" and word.arg == "operation"]
-            named += node.args[:1] if node.func.id in ("describe", "describe_exchange") else []
+            named += node.args[:1] if node.func.id in ("make_request", "describe_exchange") else []
             yield from (one.value for one in named if isinstance(one, ast.Constant))
 
 

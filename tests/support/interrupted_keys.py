@@ -49,7 +49,7 @@ def at_line(number, act, run):
 
 
 def write(place, name):
-    key.keep(place, Secret(name.encode() * 500))
+    key.save_key(place, Secret(name.encode() * 500))
     return (place.read_text() or " ")[0]
 
 

@@ -29,10 +29,10 @@ from signalwire_tokens.integrations.token_rules import (
     admit,
     admit_health,
     answer_for,
-    finish,
     parse_body,
     pause_before_bound_token,
     read_request,
+    with_headers,
 )
 from signalwire_tokens.throttle import Throttle
 
@@ -166,7 +166,7 @@ def test_a_body_that_is_announced_to_be_long_is_not_read(length, is_refused):
 def test_an_allowed_origins_preflight_is_answered():
     """With credentials, for the one method, and for that origin alone."""
     request = asked("OPTIONS", Origin=FRIEND, Access_Control_Request_Method="POST")
-    answer = finish(admit(request, RULES), request, RULES)
+    answer = with_headers(admit(request, RULES), request, RULES)
     assert answer.status == 204
     assert answer.body == b""
     assert answer.headers["Access-Control-Allow-Origin"] == FRIEND
@@ -180,7 +180,7 @@ def test_an_allowed_origins_preflight_is_answered():
 def test_any_other_origins_preflight_is_refused(origin):
     """Home asks for none: its requests are of the same origin."""
     request = asked("OPTIONS", Origin=origin, Access_Control_Request_Method="POST")
-    answer = finish(admit(request, RULES), request, RULES)
+    answer = with_headers(admit(request, RULES), request, RULES)
     assert answer.status == 403
     assert not [name for name in answer.headers if name.startswith("Access-Control")]
 
@@ -190,7 +190,7 @@ def test_any_other_origins_preflight_is_refused(origin):
 def test_answers_are_readable_for_allowed_origins_and_kept_by_nobody(origin, may_read, status):
     """Refusals too: a page is to know why."""
     request = asked(Origin=origin)
-    answer = finish(answer_for(TokenUnavailable("not now")), request, RULES)
+    answer = with_headers(answer_for(TokenUnavailable("not now")), request, RULES)
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Vary"] == "Origin"
     assert answer.headers.get("Access-Control-Allow-Origin") == (origin if may_read else None)
@@ -202,7 +202,7 @@ def test_answers_are_readable_for_allowed_origins_and_kept_by_nobody(origin, may
 )
 def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
     """RFC 9110, section 8.6; 304 has no content either."""
-    assert finish(Answer(status=status, body=b"{}"), asked(), RULES).headers.get("Content-Length") == length
+    assert with_headers(Answer(status=status, body=b"{}"), asked(), RULES).headers.get("Content-Length") == length
 
 
 @pytest.mark.parametrize(

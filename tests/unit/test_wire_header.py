@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalwire_tokens.wire.header import decode, is_cut, open_claims, read_form, read_header
+from signalwire_tokens.wire.header import decode_header, is_cut, open_claims, read_form, read_header
 
 # The headers of the service's own examples, encoded as they stand in its tokens.
 REAL = [
@@ -102,9 +102,9 @@ def test_a_signed_token_without_a_signature_is_cut(algorithm, is_whole):
 @pytest.mark.parametrize("secret", ["hush", "hush.e30.c2ln"])
 def test_what_is_no_header_is_not_kept(secret):
     """Only headers are remembered, which many tokens share."""
-    before = decode.cache_info().currsize
+    before = decode_header.cache_info().currsize
     assert (read_header(secret), is_cut(secret), read_form(secret)) == ((None, None), False, None)
-    assert decode.cache_info().currsize == before
+    assert decode_header.cache_info().currsize == before
 
 
 NO_TOKEN = ["", ".", "rubbish", "a.b.c", " \n", "c2c_1", "{}", "é", encode({"typ": "SAT"}), REAL[0][0][:-4]]

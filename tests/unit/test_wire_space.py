@@ -6,7 +6,7 @@ import pytest
 
 from signalwire_tokens import InvalidRequest, Lifetimes
 from signalwire_tokens.models import Secret
-from signalwire_tokens.wire import basic_authorization, check_settings
+from signalwire_tokens.wire import basic_authorization, check_client_settings
 from signalwire_tokens.wire.codes import INVALID, MISSING
 
 
@@ -14,7 +14,7 @@ def check(**given):
     settings = {"timeout": 10.0, "retries": 3, "lifetimes": Lifetimes(), "project_id": "project", **given}
     place, token = Secret(settings.pop("space", "acme")), Secret(settings.pop("api_token", "token"))
     embeds = Secret(settings.pop("embed_origin", None))
-    return check_settings(place, settings.pop("project_id"), token, embed_origin=embeds, **settings)
+    return check_client_settings(place, settings.pop("project_id"), token, embed_origin=embeds, **settings)
 
 
 def problems(**settings):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from signalwire_tokens.clock import SystemClock, Timer, VirtualClock, timer_of
-from signalwire_tokens.clock.timer import LONGEST_ALARM, MOST_PER_TURN, MOST_STALE, TIMERS
+from signalwire_tokens.clock.timer import LONGEST_ALARM, MOST_STALE, SLEEPERS_PER_TURN, TIMERS
 
 
 class Sleeper:
@@ -88,7 +88,7 @@ async def test_one_alarm_stands_for_all_deadlines(clock, timer):
 
 async def test_many_that_are_due_at_once_leave_turns_to_others(clock, timer):
     """A hundred thousand sessions that wake from a suspend do not hold up the event loop."""
-    sleepers = [Sleeper() for _ in range(3 * MOST_PER_TURN)]
+    sleepers = [Sleeper() for _ in range(3 * SLEEPERS_PER_TURN)]
     for sleeper in sleepers:
         timer.set(sleeper, 10)
     clock.suspend(20)
@@ -97,7 +97,7 @@ async def test_many_that_are_due_at_once_leave_turns_to_others(clock, timer):
     for _ in range(4):
         await asyncio.sleep(0)
         woken.append(sum(len(sleeper.woken) for sleeper in sleepers))
-    assert woken == [MOST_PER_TURN, 2 * MOST_PER_TURN, 3 * MOST_PER_TURN, 3 * MOST_PER_TURN]
+    assert woken == [SLEEPERS_PER_TURN, 2 * SLEEPERS_PER_TURN, 3 * SLEEPERS_PER_TURN, 3 * SLEEPERS_PER_TURN]
 
 
 async def test_a_timer_keeps_nobody_alive_and_goes_when_nobody_is_left(clock, timer):
@@ -234,17 +234,17 @@ async def test_a_leap_is_noted_by_so_many_in_a_turn_of_the_event_loop(clock, tim
             turn[0] += 1
             await asyncio.sleep(0)
 
-    sleepers = [Noting() for _ in range(3 * MOST_PER_TURN)]
+    sleepers = [Noting() for _ in range(3 * SLEEPERS_PER_TURN)]
     for number, sleeper in enumerate(sleepers):
         timer.set(sleeper, 5000 + number)
-    due = [Sleeper(does=lambda: turns.append(turn[0])) for _ in range(MOST_PER_TURN)]
+    due = [Sleeper(does=lambda: turns.append(turn[0])) for _ in range(SLEEPERS_PER_TURN)]
     for sleeper in due:
         timer.set(sleeper, LONGEST_ALARM)
     counting = asyncio.create_task(count_turns())
     clock.set_wall(clock.wall() + 86400)
     await clock.advance(LONGEST_ALARM)
     counting.cancel()
-    assert max(Counter(turns).values()) <= MOST_PER_TURN
+    assert max(Counter(turns).values()) <= SLEEPERS_PER_TURN
     assert all(sleeper.woken for sleeper in due)
     assert [len(sleeper.leaps) for sleeper in sleepers] == [1] * len(sleepers)
     await clock.advance(61)

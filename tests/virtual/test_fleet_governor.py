@@ -10,7 +10,7 @@ import pytest
 
 from signalwire_tokens import BreakerState, RefreshPolicy, StoreError
 from signalwire_tokens.clock import timer_of
-from signalwire_tokens.fleet.governor import MOST_PER_TURN, Governor
+from signalwire_tokens.fleet.governor import STARTS_PER_TURN, Governor
 from signalwire_tokens.outcomes import NotSent, Renewed
 from support.fake_transport import make_client, most_in_a_second
 from support.scripted_keeper import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
@@ -203,13 +203,13 @@ async def test_the_event_loop_gets_its_turn(clock):
     crowd = Crowd(clock, rate=math.inf, concurrency=1)
     (first,) = crowd.add(1, stays=1.0)
     await clock.advance(0)
-    crowd.add(5 * MOST_PER_TURN)
+    crowd.add(5 * STARTS_PER_TURN)
     await clock.advance(0)
     for entrant in crowd.entrants[1:]:
         entrant.needs = False
     first.leave()
     crowd.governor.wake(crowd.timer)
-    assert crowd.governor.waiting == 4 * MOST_PER_TURN
+    assert crowd.governor.waiting == 4 * STARTS_PER_TURN
     await clock.advance(2)
     assert crowd.governor.waiting == 0
 
