@@ -12,6 +12,7 @@ from typing import TypeAlias, cast
 from .errors import ConfigurationError
 
 __all__ = [
+    "MINUTE",
     "Duration",
     "parse_duration",
     "passing_seconds",

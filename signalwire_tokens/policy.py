@@ -12,7 +12,7 @@ A normal life of a two-hour token, with the default settings::
 
 The renewal starts at a random moment between `refresh_from` and `refresh_to`. That leaves at least 24 minutes for
 further attempts if it fails. From 119.5 minutes on, `token()` waits for the renewal before it returns. After 120
-minutes there is no valid token, but for five more minutes the refresh token still brings one. A session with the
+minutes there is no valid token. For five more minutes, the refresh token still brings one. A session with the
 project's credentials can also issue a new pair at any time.
 """
 
@@ -418,8 +418,8 @@ class RefreshPolicy:
         """Return when a session may send a request again, though it could from `at` on without the throttle.
 
         A session with a valid token waits for the end that SignalWire named, but keeps half of the remaining validity
-        for its own attempts. A session without one waits as `throttle_end` says, but for half of the time at most in
-        which it can still be renewed.
+        for its own attempts. A session without one waits as `throttle_end` says. It waits for at most half of the
+        time in which it can still be renewed.
         """
         horizon, left = renewable_until(situation) - at, situation.access_until - at
         longest = at + max(0.0, min(horizon, left) if left > 0 else horizon) * self.tuning.throttle_share

@@ -187,7 +187,7 @@ def fail(ctx: click.Context, code: Exit, text: dict[str, Any], *, as_json: bool)
 
 @contextmanager
 def logging_to_stderr(*, debug: bool) -> Iterator[None]:
-    """Let the library log to standard error if `debug` is true. Otherwise, commands print errors themselves."""
+    """Log to standard error in the block if `debug` is true. Otherwise, log nothing: commands print their errors."""
     logger = logging.getLogger("signalwire_tokens")
     handler = logging.StreamHandler() if debug else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.client import TokenClient
 
-__all__ = ["create", "generate_key", "read_token", "refresh", "send"]
+__all__ = ["create", "generate_key", "refresh", "send", "token_from_stdin"]
 
 T = TypeVar("T")
 LONGEST_TOKEN = 64 * 1024  # characters on standard input
@@ -146,7 +146,7 @@ def refresh(*, settings: Settings, misplaced: tuple[str, ...], as_json: bool) ->
     JSON. Write it to another file than the one that you read. The old refresh token can't be used again.
     """
     refuse_argument(misplaced)
-    token = read_token("refresh_token", "Refresh token")
+    token = token_from_stdin("refresh_token", "Refresh token")
     client = settings.client()
 
     async def renew() -> None:
@@ -224,7 +224,7 @@ def refuse_argument(misplaced: tuple[str, ...]) -> None:
         )
 
 
-def read_token(member: str, prompt: str) -> Secret[str]:
+def token_from_stdin(member: str, prompt: str) -> Secret[str]:
     """Return the text on standard input: a token with whatever follows it, or that member of a JSON object."""
     if sys.stdin is None:
         raise click.UsageError("standard input is closed: it must hold a token")

@@ -13,7 +13,7 @@ from signalwire_tokens.models import Secret, digest_of
 from signalwire_tokens.wire.header import SIGNED, TokenShape, open_claims, read_form
 
 from .command import Command, Option, one_line, print_json, to_json
-from .create import read_token, refuse_argument, send
+from .create import refuse_argument, send, token_from_stdin
 from .options import Settings, connection
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def inspect(*, settings: Settings, misplaced: tuple[str, ...], asks: bool, as_js
     subscriber, the expiry, the scope and the addresses; otherwise nothing is sent. The token itself is never printed.
     """
     refuse_argument(misplaced)
-    text = read_token("token", "Token")
+    text = token_from_stdin("token", "Token")
     facts = describe_token(text, datetime.now(UTC))
     if asks:
         if facts["kind"] == "Refresh":

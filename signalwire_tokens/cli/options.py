@@ -141,7 +141,7 @@ def prompt_for(what: str, *, hidden: bool = False) -> str | None:
 
 
 def connection(*, project: bool = True, embeds: bool = False) -> Callable[[Function], Function]:
-    """Give a command the options of a connection. It gets them as one argument, `settings`."""
+    """Return a decorator that adds the options of a connection. The command gets them as one argument, `settings`."""
 
     def decorate(command: Function) -> Function:
         @wraps(command)
@@ -159,7 +159,7 @@ def connection(*, project: bool = True, embeds: bool = False) -> Callable[[Funct
 
 
 def profile(command: Function) -> Function:
-    """Give a command an option for each field of a subscriber's token. It gets the given ones as `fields`."""
+    """Return a command with an option for each field of a subscriber's token. It gets the given ones as `fields`."""
 
     @wraps(command)
     def run(**arguments: Any) -> None:  # noqa: ANN401 - whatever else the command takes

@@ -56,7 +56,7 @@ SEND_TIMEOUT = 5.0  # seconds of real time that sending a message may take, if t
 PING_EVERY = 15.0  # seconds between pings, and the time to answer one
 MAJOR_VERSION = 4  # of the protocol
 # The codes of errors. The first four are those of JSON-RPC 2.0.
-PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
+PARSE_ERROR, RPC_INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 NOT_AUTHENTICATED = -32002
 OK, RPC_UNAUTHORIZED = 200, 401  # recorded for an authentication. JSON-RPC itself has no status
 
@@ -252,7 +252,7 @@ class GatewayConnection:
     def _connect(self, params: JsonObject) -> JsonObject:
         version = params.get("version")
         if self._claims is not None:
-            raise RpcError(INVALID_REQUEST, "this connection is connected already")
+            raise RpcError(RPC_INVALID_REQUEST, "this connection is connected already")
         if not isinstance(version, dict) or cast("JsonObject", version).get("major") != MAJOR_VERSION:
             raise RpcError(INVALID_PARAMS, "version.major must be 4", final=True)
         claims = self._authenticate("signalwire.connect", params)
@@ -362,7 +362,7 @@ def read_message(text: str) -> JsonObject:
     except ValueError:
         raise RpcError(PARSE_ERROR, "this is not JSON") from None
     if not isinstance(message, dict):
-        raise RpcError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
+        raise RpcError(RPC_INVALID_REQUEST, "this is no JSON-RPC 2.0")
     return {"params": {}, **cast("JsonObject", message)}
 
 
@@ -374,6 +374,6 @@ def check_message(message: JsonObject) -> None:
     is_call = isinstance(message.get("method"), str) and isinstance(message["params"], dict)
     is_answer = "method" not in message and ("result" in message) != ("error" in message)
     if message.get("jsonrpc") != "2.0" or not (is_call or is_answer):
-        raise RpcError(INVALID_REQUEST, "this is no JSON-RPC 2.0")
+        raise RpcError(RPC_INVALID_REQUEST, "this is no JSON-RPC 2.0")
     if not isinstance(message.get("id"), str):
-        raise RpcError(INVALID_REQUEST, "every message has an id here, which is a string")
+        raise RpcError(RPC_INVALID_REQUEST, "every message has an id here, which is a string")

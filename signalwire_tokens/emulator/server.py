@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Emulator", "Entry"]
 
-LOOPBACK = "127.0.0.1"
+SERVER_HOST = "127.0.0.1"
 BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # browsers resolve these to this machine
 NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
 NOT_DONE = failure(500)  # the reply that a fault replaces. The client never gets it
@@ -226,7 +226,7 @@ class Emulator:
     @property
     def space(self) -> str:
         """The address of the space, for the argument `space` of a `TokenClient`."""
-        return f"https://{LOOPBACK}:{self.port}" if self.tls else f"{LOOPBACK}:{self.port}"
+        return f"https://{SERVER_HOST}:{self.port}" if self.tls else f"{SERVER_HOST}:{self.port}"
 
     @property
     def port(self) -> int:
@@ -238,7 +238,7 @@ class Emulator:
     @property
     def gateway(self) -> str:
         """The URL of the realtime gateway."""
-        return f"ws{'s' if self.tls else ''}://{LOOPBACK}:{self.port}/"
+        return f"ws{'s' if self.tls else ''}://{SERVER_HOST}:{self.port}/"
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -399,10 +399,10 @@ class Emulator:
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT)
         self._server.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, LOOPBACK, self._port, ssl_context=self._context).start()
+        await web.TCPSite(runner, SERVER_HOST, self._port, ssl_context=self._context).start()
         self._running = True
         self._port = runner.addresses[0][1]
-        self.service.origin = f"http{'s' if self.tls else ''}://{LOOPBACK}:{self._port}"
+        self.service.origin = f"http{'s' if self.tls else ''}://{SERVER_HOST}:{self._port}"
         self.service.set_channel(None if self._channel is None else self._channel.replace("{port}", str(self._port)))
 
     async def _hang_up(self) -> None:
@@ -533,7 +533,7 @@ def issue_certificate(ca_file: Path) -> tuple[ssl.SSLContext, str]:
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(ca_file))
-    certificate = authority.issue_cert(LOOPBACK, "localhost", *BROWSER_HOSTS)
+    certificate = authority.issue_cert(SERVER_HOST, "localhost", *BROWSER_HOSTS)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     key = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes()).public_key()

@@ -101,7 +101,7 @@ class SessionFleet:
         # For CHECKED_EVERY, `token()` may return without a call of `FleetContext.used`.
         self._idle_timeout: float = idle + CHECKED_EVERY
         # Settings with which no session can be opened raise an error here, and not at the first call.
-        SubscriberSession(client, "anybody", policy=self._policy, store=store)
+        SubscriberSession(client, "example", policy=self._policy, store=store)
 
     def token(self, reference: str, min_ttl: Duration | None = None) -> Coroutine[Any, Any, str]:
         """Return a valid access token of a subscriber, as `SubscriberSession.token` does.
@@ -137,8 +137,8 @@ class SessionFleet:
             other = engine_of(self._new_session(reference, fields))  # raises an error for fields that are wrong
             if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
                 raise ConfigurationError(
-                    f"session {engine.label} is open with other fields that shape its token: close_session() it, and "
-                    "open it anew"
+                    f"session {engine.label} is open with other fields that shape its token: call close_session() "
+                    "first, and open it again"
                 )
         engine.owner.used(engine)
         return session

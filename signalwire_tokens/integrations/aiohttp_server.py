@@ -91,6 +91,6 @@ def backend_request(request: web.Request) -> BackendRequest[web.Request]:
     return BackendRequest(request, token_rules.read_request(request.method, request.headers.items()), read_body)
 
 
-def web_response(answer: token_rules.Answer) -> web.Response:
+def web_response(answer: token_rules.EndpointAnswer) -> web.Response:
     """Return an answer as aiohttp's response."""
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)

@@ -64,7 +64,7 @@ class Request:
 class Handler:
     """One endpoint of the backend, as an ASGI application."""
 
-    def __init__(self, answer: Callable[[BackendRequest[Request]], Awaitable[token_rules.Answer]]) -> None:
+    def __init__(self, answer: Callable[[BackendRequest[Request]], Awaitable[token_rules.EndpointAnswer]]) -> None:
         self._answer = answer
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -138,7 +138,7 @@ class TokenBackend(Backend[Request]):
         async with self._open():
             yield
 
-    async def _look(self, visit: BackendRequest[Request]) -> token_rules.Answer:
+    async def _look(self, visit: BackendRequest[Request]) -> token_rules.EndpointAnswer:
         return self._health(visit.asked.method)
 
 

@@ -128,22 +128,22 @@ class Backend(Generic[R]):
             finally:
                 self._fleet = None
 
-    async def _hand_out(self, visit: BackendRequest[R]) -> token_rules.Answer:
+    async def _hand_out(self, visit: BackendRequest[R]) -> token_rules.EndpointAnswer:
         """Return the answer to a request for the signed-in user's token."""
         return await self._admit(visit, self._token_answer)
 
-    async def _log_out(self, visit: BackendRequest[R]) -> token_rules.Answer:
+    async def _log_out(self, visit: BackendRequest[R]) -> token_rules.EndpointAnswer:
         """Close the signed-in user's session, and return the answer to the request for it."""
         return await self._admit(visit, self._discard)
 
-    def _health(self, method: str) -> token_rules.Answer:
+    def _health(self, method: str) -> token_rules.EndpointAnswer:
         """Return the answer to a request for the fleet's health. It names no user."""
         asked = token_rules.RequestHead(
             method, {}
         )  # without an `Origin`, so that no other origin's page can read the answer
         return token_rules.with_headers(token_rules.admit_health(method) or self._answer_health(), asked, self._rules)
 
-    def _answer_health(self) -> token_rules.Answer:
+    def _answer_health(self) -> token_rules.EndpointAnswer:
         try:
             return token_rules.answer_with(health_report(self._fresh_snapshot(self.fleet)))
         except (ConfigurationError, SessionClosed):
@@ -156,8 +156,10 @@ class Backend(Generic[R]):
         return self._snapshot
 
     async def _admit(
-        self, visit: BackendRequest[R], go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.Answer]]
-    ) -> token_rules.Answer:
+        self,
+        visit: BackendRequest[R],
+        go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.EndpointAnswer]],
+    ) -> token_rules.EndpointAnswer:
         """Return the answer to a request. Call `go_on` with the user's reference and the body if both are accepted."""
         answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
         if answer.status in CLIENT_ERRORS:
@@ -165,8 +167,10 @@ class Backend(Generic[R]):
         return token_rules.with_headers(answer, visit.asked, self._rules)
 
     async def _handle_admitted(
-        self, visit: BackendRequest[R], go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.Answer]]
-    ) -> token_rules.Answer:
+        self,
+        visit: BackendRequest[R],
+        go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.EndpointAnswer]],
+    ) -> token_rules.EndpointAnswer:
         """Return the answer to a request from an admitted page, without the common headers."""
         found = self._identify(visit.request)
         reference = await found if inspect.isawaitable(found) else found
@@ -177,7 +181,7 @@ class Backend(Generic[R]):
                 f"identify must return a subscriber's reference or None, and not a {type(reference).__name__}"
             )
         wish = token_rules.parse_body(await visit.read(), self._rules)
-        if isinstance(wish, token_rules.Answer):
+        if isinstance(wish, token_rules.EndpointAnswer):
             return wish
         try:
             return await go_on(reference, wish)
@@ -187,7 +191,7 @@ class Backend(Generic[R]):
             logger.log(level, "no token for a browser of #%s: %s", digest_of(reference), error)
             return answer
 
-    async def _token_answer(self, reference: str, wish: token_rules.TokenRequest) -> token_rules.Answer:
+    async def _token_answer(self, reference: str, wish: token_rules.TokenRequest) -> token_rules.EndpointAnswer:
         """Return a token for a reference: a new one that the device's key binds, or the fleet's."""
         fleet = self.fleet
         if wish.fingerprint is not None:
@@ -199,7 +203,7 @@ class Backend(Generic[R]):
         # The session's clock knows what is left. The wall clock may have been set since the token was issued.
         return format_token(session.pair.access_token, fleet.client.clock.wall() + session.expires_in.total_seconds())
 
-    async def _issue_bound(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.Answer:
+    async def _issue_bound(self, client: TokenClient, reference: str, fingerprint: str) -> token_rules.EndpointAnswer:
         """Return a new token that is bound to a device's key. SignalWire is asked once, without retries.
 
         Raise `TokenUnavailable` while too many such requests are under way, because the fleet's limits don't apply to
@@ -223,17 +227,17 @@ class Backend(Generic[R]):
             self._binding -= 1
         return format_token(pair.access_token, pair.access_token.expires_at.timestamp())
 
-    def _count(self, client: TokenClient, reference: str) -> token_rules.Answer | None:
+    def _count(self, client: TokenClient, reference: str) -> token_rules.EndpointAnswer | None:
         """Count a token that SignalWire is about to issue for a reference. Return a 429 if the limit is reached."""
         pause = self._limit.take(reference, now=client.clock.now())
         return None if pause is None else token_rules.ask_later(429, "Too many new tokens: ask again later.", pause)
 
-    async def _discard(self, reference: str, _: token_rules.TokenRequest) -> token_rules.Answer:
+    async def _discard(self, reference: str, _: token_rules.TokenRequest) -> token_rules.EndpointAnswer:
         await self.fleet.close_session(reference)
-        return token_rules.Answer(status=204)
+        return token_rules.EndpointAnswer(status=204)
 
 
-def format_token(token: Token, ends: float) -> token_rules.Answer:
+def format_token(token: Token, ends: float) -> token_rules.EndpointAnswer:
     """Return the answer with a token. `ends` is when it expires, in seconds since the epoch.
 
     The answer has milliseconds, as JavaScript's `Date` does.

@@ -31,6 +31,7 @@ from typing import TypeAlias, cast
 
 import attrs
 
+from signalwire_tokens.durations import MINUTE
 from signalwire_tokens.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -45,7 +46,7 @@ from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 __all__ = [
     "LARGEST_REQUEST",
-    "Answer",
+    "EndpointAnswer",
     "IssueLimit",
     "RequestHead",
     "Rules",
@@ -66,7 +67,7 @@ LARGEST_REQUEST = 4096  # bytes
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # an RFC 7638 thumbprint
 PAUSE = 5.0  # seconds for `Retry-After` if the error has no `retry_after`
 SHORTEST_PAUSE = 1.0  # seconds
-MINUTE = 60.0  # seconds
+
 MOST_ISSUES = 1_000_000  # a minute
 FLOAT_ERROR = 1e-6  # seconds by which calculated times may be off
 MOST_BOUND_REQUESTS = 32  # requests under way for tokens bound to a key: the fleet's limits don't apply to these
@@ -126,7 +127,7 @@ class TokenRequest:
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class EndpointAnswer:
     """An answer for a browser. It holds no secret, except a requested token."""
 
     status: int
@@ -148,7 +149,7 @@ def read_request(method: str, headers: Iterable[tuple[str, str]]) -> RequestHead
     return RequestHead(method, joined)
 
 
-def admit(asked: RequestHead, rules: Rules) -> Answer | None:
+def admit(asked: RequestHead, rules: Rules) -> EndpointAnswer | None:
     """Return a rejection or the answer to a CORS preflight, or None to proceed. The body isn't read yet."""
     if asked.method == "OPTIONS" and "access-control-request-method" in asked.headers:
         return answer_preflight(asked, rules)
@@ -167,18 +168,18 @@ def admit(asked: RequestHead, rules: Rules) -> Answer | None:
     return None
 
 
-def admit_health(method: str) -> Answer | None:
+def admit_health(method: str) -> EndpointAnswer | None:
     """Return a rejection of any method other than GET and HEAD, or None to proceed."""
     if method in ("GET", "HEAD"):
         return None
     return problem_answer(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
 
 
-def answer_preflight(asked: RequestHead, rules: Rules) -> Answer:
+def answer_preflight(asked: RequestHead, rules: Rules) -> EndpointAnswer:
     """Return the answer to a CORS preflight. `with_headers` adds the headers that name the allowed origin."""
     if asked.headers.get("origin") not in rules.allowed_origins:
         return problem_answer(403, "Pages of this origin may not ask: it is not an allowed one.")
-    return Answer(
+    return EndpointAnswer(
         status=204,
         headers={
             "Access-Control-Allow-Methods": "POST",
@@ -214,7 +215,7 @@ def is_too_long(content_length: str) -> bool:
     return len(digits) > len(str(LARGEST_REQUEST)) or int(digits) > LARGEST_REQUEST
 
 
-def parse_body(body: bytes, rules: Rules) -> TokenRequest | Answer:
+def parse_body(body: bytes, rules: Rules) -> TokenRequest | EndpointAnswer:
     """Return what a body asks for, or a rejection."""
     if len(body) > LARGEST_REQUEST:
         return problem_answer(413, f"The body must not be longer than {LARGEST_REQUEST} bytes.")
@@ -234,26 +235,26 @@ def parse_body(body: bytes, rules: Rules) -> TokenRequest | Answer:
     return TokenRequest(fingerprint)
 
 
-def answer_with(body: Mapping[str, object]) -> Answer:
+def answer_with(body: Mapping[str, object]) -> EndpointAnswer:
     """Return an answer with the status 200 and a JSON body."""
-    return Answer(
+    return EndpointAnswer(
         status=200,
         headers={"Content-Type": "application/json"},
         body=json.dumps(body, separators=(",", ":")).encode(),
     )
 
 
-def problem_answer(status: int, detail: str, *, headers: Headers | None = None) -> Answer:
+def problem_answer(status: int, detail: str, *, headers: Headers | None = None) -> EndpointAnswer:
     """Return a rejection whose body is a problem in the form of RFC 9457. `detail` is for the page's developer."""
     problem = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
-    return Answer(
+    return EndpointAnswer(
         status=status,
         headers={"Content-Type": "application/problem+json", **(headers or {})},
         body=json.dumps(problem).encode(),
     )
 
 
-def answer_for(error: SignalWireTokenError) -> Answer:
+def answer_for(error: SignalWireTokenError) -> EndpointAnswer:
     """Return the answer to a browser whose token request failed with an error.
 
     ==========================================================  =================================================
@@ -275,7 +276,7 @@ def answer_for(error: SignalWireTokenError) -> Answer:
     return problem_answer(502, "The token service refuses what the application asks of it.")
 
 
-def ask_later(status: int, detail: str, pause: float) -> Answer:
+def ask_later(status: int, detail: str, pause: float) -> EndpointAnswer:
     """Return a rejection with a `Retry-After` of `pause` seconds: rounded up, and from 1 to 60."""
     seconds = max(SHORTEST_PAUSE, min(pause, LONGEST_THROTTLE))
     return problem_answer(status, detail, headers={"Retry-After": str(math.ceil(seconds - FLOAT_ERROR))})
@@ -323,7 +324,7 @@ class IssueLimit:
         return None
 
 
-def with_headers(answer: Answer, asked: RequestHead, rules: Rules) -> Answer:
+def with_headers(answer: EndpointAnswer, asked: RequestHead, rules: Rules) -> EndpointAnswer:
     """Return an answer with the common headers: its length, no caching, and CORS for an allowed origin."""
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
     if answer.status not in WITHOUT_LENGTH:

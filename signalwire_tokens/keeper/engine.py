@@ -171,7 +171,7 @@ class Engine:
         pair, self.brought = self.brought, None
         self.cycle.open(self.now(), None if pair is None else Renewed(pair, asked_at(pair, self.clock)))
         if self.shared is not None:
-            self.shared.watch(self.heard)
+            self.shared.watch(self.on_store_change)
         self.plan()
 
     def plan(self) -> None:
@@ -220,7 +220,7 @@ class Engine:
             self._expire(timer)
         elif isinstance(step, Expire) or not (is_turn and self._enter(step)):
             at = math.inf if is_turn else step.at  # if the gate has refused, it wakes the session
-            looks_at = shared.rests_until if shared is not None and shared.heard else math.inf
+            looks_at = shared.rests_until if shared is not None and shared.has_news else math.inf
             if shared is not None and looks_at <= now < at:
                 self._want_look(shared, timer, is_last=False)
             elif min(at, looks_at) < math.inf:
@@ -262,11 +262,11 @@ class Engine:
         if not isinstance(self.cycle.under_way, RenewalStep) and self.cycle.clock_leaped(seconds, now):
             self.plan()
 
-    def heard(self) -> None:
+    def on_store_change(self) -> None:
         """Look into the store soon, since another session has saved a pair. The store calls this."""
         shared, is_open = self.shared, self.cycle.phase is Phase.OPEN
         if shared is not None and is_open and self.opened().loop is asyncio.get_running_loop():
-            shared.heard = True
+            shared.has_news = True
             if not self.owner.defers(self):
                 self.plan()
 
@@ -396,7 +396,7 @@ class Engine:
                     self._carry_out([Warn(f"not saved, {outcome.unsaved}")])
                     self.emit("persist_failed", outcome.unsaved)
                 if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
-                    self.shared.heard = False  # a renewal has read the store itself, or has saved the newest pair
+                    self.shared.has_news = False  # a renewal has read the store itself, or has saved the newest pair
                 self._carry_out(self.cycle.land(way, outcome, self.now(), random_draw()))
             finally:
                 self.gate.ended(self, outcome)
@@ -434,7 +434,7 @@ class Engine:
         shared, token = self.shared, adopted.renewed.pair.access_token
         logger.info("session %s generation %d: renewed, %r", self.label, self.cycle.generation, token)
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
-            shared.saving = self.opened().begin(shared.save_later(self.heard), f"save {self.label}")
+            shared.saving = self.opened().begin(shared.save_later(self.on_store_change), f"save {self.label}")
         report = getattr(self.renewal, "adopted", None)
         if report is not None and adopted.left is not None:
             with logged(f"session {self.label}: a new pair could not be noted"):

@@ -100,7 +100,7 @@ class SharedRenewal:
       machine was paused since then, so that a pair that is saved late gets the right age.
     - `mark` is this session's last mark. A session that can't issue may present a refresh token again despite its own
       mark, because no other process is presenting it.
-    - `heard` is True if there is news to look at. A look may begin at `rests_until`.
+    - `has_news` is True if there is news to look at. A look may begin at `rests_until`.
     - `looked_for` limits the looks of a session without a valid token. It holds the expiry of the token for which it
       has looked, and the number of *last looks*, before the session would expire. There is one, and another one after
       news.
@@ -116,7 +116,7 @@ class SharedRenewal:
     ahead: float = 0.0
     answer: tuple[TokenPair | None, float] = (None, 0.0)
     mark: str | None = None
-    heard: bool = False
+    has_news: bool = False
     rests_until: float = -math.inf
     looked_for: tuple[float, int] = (math.inf, 0)
     saving: asyncio.Task[None] | None = None
@@ -271,7 +271,7 @@ class SharedRenewal:
         `is_last` asks for the look before the session expires.
         """
         expired, last = self.looked_for
-        return expired == self.cycle.access_until and (not is_last or last > (1 if self.heard else 0))
+        return expired == self.cycle.access_until and (not is_last or last > (1 if self.has_news else 0))
 
     async def look(self, *, is_last: bool) -> RenewalResult:
         """Return the pair that another process has saved, if it is later than the current one.
@@ -280,7 +280,7 @@ class SharedRenewal:
         result has a step, which means nothing, and None if nothing was found.
         """
         cycle, found, rest = self.cycle, None, self.cycle.policy.poll_for(self.cycle.lifetime)
-        was_heard, self.heard = self.heard, False
+        had_news, self.has_news = self.has_news, False
         if cycle.left(self.clock.now()) <= 0:
             expired, last = self.looked_for
             self.looked_for = cycle.access_until, (last if expired == cycle.access_until else 0) + is_last
@@ -289,7 +289,7 @@ class SharedRenewal:
             find = find_other if is_last else find_better
             found = find(timed, cycle, now=self.clock.now(), wall=self.clock.wall())
         except StoreError:
-            self.heard, rest = self.heard or was_heard, REST_OF_STORE * rest
+            self.has_news, rest = self.has_news or had_news, REST_OF_STORE * rest
         now = self.clock.now()
         self.rests_until = now + rest
         return UseRefreshToken(now), found
@@ -299,11 +299,11 @@ class SharedRenewal:
         self.ahead = self._ahead_of(renewed.pair)
         return renewed.unsaved is not None and (self.saving is None or self.saving.done())
 
-    async def save_later(self, heard: Callable[[], None]) -> None:
+    async def save_later(self, on_change: Callable[[], None]) -> None:
         """Save the current pair in the background, and try again until that succeeds.
 
-        If the store holds a later pair, call `heard`, so that the session adopts it, and end. This goes on after the
-        session is dropped, as long as its refresh token is valid. Closing the session cancels it.
+        If the store holds a later pair, call `on_change`, so that the session adopts it, and end. This goes on after
+        the session is dropped, as long as its refresh token is valid. Closing the session cancels it.
         """
         cycle = self.cycle
         pause, longest = cycle.policy.store_pauses(cycle.lifetime)
@@ -313,7 +313,7 @@ class SharedRenewal:
             with suppress(StoreError):
                 pair = cycle.pair
                 if await self._has_better():
-                    heard()
+                    on_change()
                 if cycle.pair is pair:
                     return
 
@@ -332,12 +332,12 @@ class SharedRenewal:
         self.brought = None
         return False
 
-    def watch(self, heard: Callable[[], None]) -> None:
-        """Start watching the store, which calls `heard` when another session has saved a pair.
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Start watching the store, which calls `on_change` when another session has saved a pair.
 
-        `heard` is a method, and its object is held weakly.
+        `on_change` is a method, and its object is held weakly.
         """
-        method = WeakMethod(heard)
+        method = WeakMethod(on_change)
         with logged("a store cannot be watched"):
             self.unwatch = self.store.watch(self.key, lambda: (call := method()) and call())
 

@@ -17,7 +17,7 @@ from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Secret, TokenPair
 from signalwire_tokens.origins import is_loopback, read_place, write_origin
 
-from .checks import encode, raise_if_any, visible_ascii
+from .checks import encode_json, raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
 from .exchange import Answer, Auth, Request, UnusableAnswer
 from .header import YEAR_10000
@@ -124,7 +124,7 @@ def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPai
         path=path.value,
         auth=Auth.NONE,
         read=read_fetched,
-        body=encode({}),
+        body=encode_json({}),
         headers=headers,
         peer="the backend",
         secrets=tuple(Secret(part) for part in (*secrets_of_place(path), *secrets_of_headers(headers)) if part),

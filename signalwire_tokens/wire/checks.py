@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "address_ids",
-    "encode",
+    "encode_json",
     "extra_fields",
     "given",
     "moment",
@@ -215,11 +215,11 @@ def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[st
         for key in known
         if key in value.value
     ]
-    if encode(dict(value.value)) is None:
+    if encode_json(dict(value.value)) is None:
         problems.append(Problem(code=INVALID, attribute="extra", message="must hold only what JSON can carry"))
 
 
-def encode(body: Mapping[str, object]) -> bytes | None:
+def encode_json(body: Mapping[str, object]) -> bytes | None:
     """Return a body as JSON in UTF-8, or None if JSON can't represent it."""
     try:
         return JSON.encode(body).encode()

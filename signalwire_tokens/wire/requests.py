@@ -276,7 +276,7 @@ def make_request(
         auth=auth,
         read=read,
         bearer=bearer,
-        body=checks.encode(
+        body=checks.encode_json(
             {
                 **{name: value for name, value in fields.items() if value is not None},
                 **{name: secret.value for name, secret in hidden.items() if secret.value is not None},

@@ -22,7 +22,7 @@ from signalwire_tokens import (
     ValidationFailed,
 )
 from signalwire_tokens.integrations.token_rules import (
-    Answer,
+    EndpointAnswer,
     IssueLimit,
     Rules,
     TokenRequest,
@@ -202,7 +202,9 @@ def test_answers_are_readable_for_allowed_origins_and_kept_by_nobody(origin, may
 )
 def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
     """RFC 9110, section 8.6; 304 has no content either."""
-    assert with_headers(Answer(status=status, body=b"{}"), asked(), RULES).headers.get("Content-Length") == length
+    assert (
+        with_headers(EndpointAnswer(status=status, body=b"{}"), asked(), RULES).headers.get("Content-Length") == length
+    )
 
 
 @pytest.mark.parametrize(

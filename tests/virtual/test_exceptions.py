@@ -128,7 +128,7 @@ async def test_an_exception_at_any_line_of_a_look_leaves_a_session_its_tokens(cl
         client, _ = make_client(clock)
         async with opened(client) as session:
             with Fault(number) as fault, suppress(MemoryError):
-                engine_of(session).heard()
+                engine_of(session).on_store_change()
                 await clock.advance(1)
             for _ in range(2):
                 generation = session.generation

@@ -325,7 +325,7 @@ async def test_a_pause_while_the_store_answers_leaves_the_age_of_its_pair_unknow
             pause(clock, 36000)
 
         store.after["load"] = take_long
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         assert session.pair.access_token.value != other.access_token.value
 
@@ -876,16 +876,16 @@ async def test_who_is_renewing_or_closed_does_not_look(share, store, clock):
         renewal = asyncio.ensure_future(session.refresh())
         await settle()
         loads = store.calls.count("load")
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         assert store.calls.count("load") == loads
         answered.set()
         await renewal
         loads = store.calls.count("load")
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         assert store.calls.count("load") == loads + 1
-    engine_of(session).heard()
+    engine_of(session).on_store_change()
     assert store.watchers.callbacks == {}
 
 
@@ -902,7 +902,7 @@ async def test_a_session_that_is_closed_has_done_with_the_store(share, store):
 
     async with share() as session:
         store.moods["load"] = end_slowly
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
     assert ended == ["load"]
 
@@ -912,7 +912,7 @@ async def test_a_renewal_begins_after_a_look(share, store, clock):
     async with share() as session:
         found = asyncio.Event()
         store.after["load"] = found.wait
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         store.heal()
         renewal = asyncio.ensure_future(session.refresh())
@@ -951,7 +951,7 @@ async def test_a_store_that_notifies_of_every_read_is_read_now_and_then(share, s
 
         loads = store.calls.count("load")
         store.after["load"] = notify
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await clock.advance(10 * POLL)
         assert 5 <= store.calls.count("load") - loads <= 15
         clock.suspend(0.8 * LIFE)
@@ -1007,7 +1007,7 @@ async def test_callers_are_told_to_ask_again_soon_during_a_look(share, store, cl
         await clock.advance(1)
         read = asyncio.Event()
         store.after["load"] = read.wait
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         asking = asyncio.ensure_future(session.token())
         await settle()
         await clock.advance(0.3)
@@ -1033,7 +1033,7 @@ async def test_news_during_a_renewal_that_succeeds_are_its_own(share, store, clo
     async with share() as session:
         clock.suspend(5)
         for _ in range(2):
-            engine_of(session).heard()
+            engine_of(session).on_store_change()
             await settle()
         await session.refresh()
         loads = store.calls.count("load")
@@ -1062,7 +1062,7 @@ async def test_looks_leave_the_next_renewal_where_it_is(share, store, clock):
         read = asyncio.Event()
         store.after["load"] = read.wait
         for is_under_way in (True, False):
-            engine_of(session).heard()
+            engine_of(session).on_store_change()
             await settle()
             assert (session.cycle.under_way is not None) is is_under_way
             assert session.next_refresh_at == planned
@@ -1079,7 +1079,7 @@ async def test_a_leap_before_a_look_is_noticed_though_the_timer_rings_during_it(
         read = asyncio.Event()
         store.after["load"] = read.wait
         pause(clock, 3600)
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         async with Scripted(clock):
             await clock.advance(1)
@@ -1093,7 +1093,7 @@ async def test_a_look_on_news_is_not_the_last_one_before_a_session_expires(share
     """The last one finds a pair whose access token has expired, as long as it can be refreshed."""
     async with share(*[NOT_SENT] * 5000, held=make_pair(), reissues=False) as session:
         await clock.advance(LIFE + 5)
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         clock.suspend(WINDOW + 100)
         store.watchers.callbacks.clear()
@@ -1177,7 +1177,7 @@ async def test_a_look_that_is_cancelled_from_outside_closes_no_way(share, store)
     """It presented no refresh token. A program that ends cancels every task."""
     async with share() as session:
         store.moods["load"] = "hang"
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         engine_of(session).task.cancel()
         store.heal()
@@ -1225,7 +1225,7 @@ def test_a_session_that_outlives_its_event_loop_warns_once(recwarn, monkeypatch)
         session = Scripted(clock, store=store, store_key=KEY)
         sessions.append(await session.start())
         store.moods["load"] = "hang"
-        engine_of(session).heard()
+        engine_of(session).on_store_change()
         await settle()
         assert not engine_of(session).task.done()
 
