@@ -298,13 +298,19 @@ class Lifecycle:
         self.tried_at, self.draw = now, draw
         return self._adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
 
-    def fail_to_process(self, step: RenewalStep | Look, failure: Failure | None, now: float) -> Sequence[Effect]:
+    def fail_to_process(
+        self, step: RenewalStep | Look, failure: Failure | None, now: float, draw: float
+    ) -> Sequence[Effect]:
         """End the step under way without an outcome, because its result couldn't be processed.
 
-        `failure` counts as the result of a renewal. If it is None, or if the step was a look, only `under_way` changes.
+        `failure` counts as the result of a renewal. If it is None, a pair was adopted before the error. A look leaves
+        everything but `under_way` as it is.
         """
         self.under_way = None
-        return () if failure is None or isinstance(step, Look) else self._fail(failure, step, now)
+        if isinstance(step, Look):
+            return ()
+        self.tried_at, self.draw = now, draw
+        return () if failure is None else self._fail(failure, step, now)
 
     def invalidate(self, now: float) -> Sequence[Effect]:
         """Treat the current token as expired, and make the session due. Return a warning if the refusal came early.

@@ -299,7 +299,7 @@ class Engine:
                 self._start_task(shared.look(is_last=is_last), Look(self.now()), "look for", wall_ahead)
         finally:
             if self.task is None:
-                self._carry_out(self.cycle.fail_to_process(Look(self.now()), None, self.now()))
+                self._carry_out(self.cycle.fail_to_process(Look(self.now()), None, self.now(), random_draw()))
                 self.gate.ended(self, None)
                 self._plan_again()
 
@@ -372,7 +372,7 @@ class Engine:
             if cycle.pair is pair:
                 what = f"the result of a renewal could not be taken in: {type(error).__name__}"
                 failure = Ambiguous(SignalWireTokenError(what))
-            self._carry_out(cycle.fail_to_process(step, failure, self.now()))
+            self._carry_out(cycle.fail_to_process(step, failure, self.now(), random_draw()))
             self._plan_again()
             self.notify()
 

@@ -235,7 +235,8 @@ def test_a_lost_result_ends_the_renewal():
     for failure in (None, Ambiguous(ERROR)):
         for name, cycle in states(steps=(UseRefreshToken, IssueNew), failures=[None]):
             step, before = cycle.under_way, cycle.phase
-            cycle.fail_to_process(step, failure, NOW)
+            cycle.fail_to_process(step, failure, NOW, 0.5)
             check(name, cycle, before)
             assert cycle.under_way is None, name
             assert cycle.failure is failure, name
+            assert cycle.tried_at == NOW, name  # from then on, the pause before the next attempt counts

@@ -64,7 +64,7 @@ class Case:
         self.cycle = Lifecycle(RefreshPolicy(), lifetime=LIFE, draw=0.5, presents=presents, reissues=reissues)
         self.cycle.open(NOW - LIFE, None if self.held is None else Renewed(self.held[0], NOW - self.held[1]))
         if self.held is None and not reissues:  # a first issue was refused
-            self.cycle.fail_to_process(IssueNew(NOW), Spent(SignalWireTokenError("no")), NOW)
+            self.cycle.fail_to_process(IssueNew(NOW), Spent(SignalWireTokenError("no")), NOW, 0.5)
         self.brought = BROUGHT if is_brought else None
         self.step = step(NOW)
         self.timed = TimedReading(self.reading(), before=NOW, after=NOW, wall=WALL, gained=0.0, leap=60.0)

@@ -22,6 +22,7 @@ from signalwire_tokens import (
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.keeper.waiters import WaitDeadline, Waiters
+from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.outcomes import Renewed, Spent
 from support.scripted_keeper import (
     AMBIGUOUS,
@@ -986,3 +987,19 @@ async def test_where_no_way_is_left_nobody_is_told_to_come_again(clock):
             await keeper.refresh()
         assert caught.value.retry_after is None
         assert await keeper.token() == keeper.pair.access_token.value
+
+
+async def test_results_that_cannot_be_processed_are_failures_with_growing_pauses(clock, monkeypatch, caplog):
+    """The session doesn't ask its source again at once, each time."""
+    caplog.set_level(logging.CRITICAL)
+    async with Scripted(clock) as session:
+
+        def land(*_):
+            raise MemoryError
+
+        monkeypatch.setattr(Lifecycle, "land", land)
+        await clock.advance(0.9 * LIFE)
+        assert 2 < len(session.attempts) < 150
+        monkeypatch.undo()
+        await clock.advance(0.1 * LIFE)
+        assert session.state is SessionState.FRESH
