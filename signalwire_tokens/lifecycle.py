@@ -50,7 +50,7 @@ import attrs
 from .errors import SignalWireTokenError, UnexpectedResponse
 from .models import Token, TokenPair, life_of
 from .outcomes import Ambiguous, Denied, Failure, IssueNew, Look, NotSent, RenewalStep, Renewed, Spent, UseRefreshToken
-from .policy import CLOCK_TOLERANCE, Failing, RefreshPolicy, SessionState, renewable_until
+from .policy import CLOCK_TOLERANCE, NEVER, Failing, RefreshPolicy, SessionState, renewable_until
 from .wire import TOKEN_EXPIRED
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Phase", "Warn"]
 
-NEVER = -math.inf
 MOST_SEEN = 4  # access tokens that a renewal must not return again: the current one and the three before it (P10)
 
 EventKind: TypeAlias = Literal[

@@ -20,16 +20,16 @@ the breaker.
 
 from __future__ import annotations
 
-import math
 from enum import Enum
 
 import attrs
 
 from signalwire_tokens.outcomes import Failure, Misconfigured
+from signalwire_tokens.policy import NEVER
 
 __all__ = ["Breaker", "BreakerState"]
 
-NEVER = -math.inf
+
 FIRST_SHARE = 0.1  # the share of the full rate with which the ramp begins
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from signalwire_tokens.fleet import BreakerState
 from signalwire_tokens.fleet.breaker import Breaker
-from support.scripted_keeper import MISCONFIGURED, NOT_SENT
+from support.scripted_session import MISCONFIGURED, NOT_SENT
 
 RAMP = 10.0
 

@@ -31,7 +31,7 @@ from signalwire_tokens import (
 from signalwire_tokens.emulator import Emulator
 from signalwire_tokens.keeper import engine_of
 from support.scripted_backend import Answer, Desk
-from support.scripted_keeper import start_badly
+from support.scripted_session import start_badly
 from support.traceback_text import frames_shown
 
 HOUR, LIFE = 3600.0, 7200.0

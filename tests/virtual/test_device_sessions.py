@@ -32,7 +32,7 @@ from signalwire_tokens.emulator import EMPTY, HTML, Emulator, Raw, Reset, Status
 from signalwire_tokens.keeper import engine_of
 from support.dpop_proofs import digest, open_proof
 from support.gateway_client import call_in
-from support.scripted_keeper import start_badly
+from support.scripted_session import start_badly
 from support.traceback_text import frames_shown
 
 HOUR, LIFE = 3600.0, 900.0

@@ -13,7 +13,7 @@ from signalwire_tokens.clock import timer_of
 from signalwire_tokens.fleet.governor import STARTS_PER_TURN, Governor
 from signalwire_tokens.outcomes import NotSent, Renewed
 from support.fake_transport import make_client, most_in_a_second
-from support.scripted_keeper import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
+from support.scripted_session import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
 
 POLICY = RefreshPolicy()
 

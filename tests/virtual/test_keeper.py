@@ -24,13 +24,13 @@ from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.keeper.waiters import WaitDeadline, Waiters
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.outcomes import Renewed, Spent
-from support.scripted_keeper import (
+from support.scripted_session import (
     AMBIGUOUS,
     LIFE,
     MISCONFIGURED,
     NOT_SENT,
     SPENT,
-    Scripted,
+    ScriptedSession,
     make_pair,
     refused,
     throttled,
@@ -57,7 +57,7 @@ async def outcome(task):
 
 async def test_a_session_starts_with_a_pair_and_renews_it_when_due(clock):
     """First issued, then refreshed, at 60 to 80 percent of each life."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         assert session.state is SessionState.FRESH
         first = await session.token()
         await clock.advance(LIFE)
@@ -69,7 +69,7 @@ async def test_a_session_starts_with_a_pair_and_renews_it_when_due(clock):
 
 async def test_a_day_passes_without_a_gap(clock):
     """Whenever it is asked for, the token is live."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         for _ in range(24 * 60):
             await clock.advance(60)
             assert session.expires_in > timedelta(0)
@@ -79,7 +79,7 @@ async def test_a_day_passes_without_a_gap(clock):
 
 async def test_each_cycle_draws_its_own_due_time(clock):
     """Two sessions of one second do not stay together."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         await clock.advance(10 * LIFE)
     pauses = {round(later - sooner) for sooner, later in zip(session.attempts, session.attempts[1:], strict=False)}
     assert len(pauses) > 5
@@ -87,7 +87,7 @@ async def test_each_cycle_draws_its_own_due_time(clock):
 
 async def test_a_fresh_token_takes_no_lock_and_no_task(clock):
     """A thousand calls are a thousand returns: the event loop does not get a turn. (P12)"""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         tasks = asyncio.all_tasks()
         for _ in range(1000):
             call = session.token()
@@ -100,7 +100,7 @@ async def test_a_fresh_token_takes_no_lock_and_no_task(clock):
 async def test_a_due_token_is_given_at_once_while_the_refresh_runs_behind(clock):
     """No caller waits for it. (P13)"""
     landed = asyncio.Event()
-    async with Scripted(clock, None, landed) as session:
+    async with ScriptedSession(clock, None, landed) as session:
         first = await session.token()
         await clock.advance(0)
         due = session.next_refresh_at.timestamp() - clock.wall()
@@ -119,7 +119,7 @@ async def test_a_due_token_is_given_at_once_while_the_refresh_runs_behind(clock)
 async def test_an_urgent_token_waits_for_the_refresh(clock):
     """With less than half a minute left, what is worth having is the next one."""
     landed = asyncio.Event()
-    async with Scripted(clock, None, landed) as session:
+    async with ScriptedSession(clock, None, landed) as session:
         first = await session.token()
         clock.suspend(LIFE - 20)
         assert session.state is SessionState.EXPIRING
@@ -133,7 +133,7 @@ async def test_an_urgent_token_waits_for_the_refresh(clock):
 @pytest.mark.parametrize("failure", [NOT_SENT, AMBIGUOUS, MISCONFIGURED, throttled(100)])
 async def test_an_urgent_token_is_given_when_the_refresh_fails(clock, failure):
     """What is live is better than nothing."""
-    async with Scripted(clock, None, failure) as session:
+    async with ScriptedSession(clock, None, failure) as session:
         first = await session.token()
         clock.suspend(LIFE - 20)
         assert await session.token() == first
@@ -142,7 +142,7 @@ async def test_an_urgent_token_is_given_when_the_refresh_fails(clock, failure):
 
 async def test_an_urgent_token_is_given_when_the_refresh_takes_too_long(clock):
     """While it is still live: the wait ends with half of what was left."""
-    async with Scripted(clock, None, 9) as session:
+    async with ScriptedSession(clock, None, 9) as session:
         first = await session.token()
         clock.suspend(LIFE - 12)
         call = asyncio.create_task(session.token())
@@ -156,7 +156,7 @@ async def test_an_urgent_token_is_given_when_the_refresh_takes_too_long(clock):
 
 async def test_a_wait_that_a_suspend_outlasts_goes_on_for_the_next_token(clock):
     """Who waited with an urgent token, and woke with a dead one, is not turned away for that."""
-    async with Scripted(clock, None, 15) as session:
+    async with ScriptedSession(clock, None, 15) as session:
         await session.token()
         clock.suspend(LIFE - 20)
         call = asyncio.create_task(session.token())
@@ -171,7 +171,7 @@ async def test_a_wait_that_a_suspend_outlasts_goes_on_for_the_next_token(clock):
 
 async def test_more_life_can_be_asked_for(clock):
     """Then the refresh is waited for while the token would do for others."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         first = await session.token()
         clock.suspend(LIFE - 1000)
         assert await session.token(min_ttl=900) == first
@@ -183,14 +183,14 @@ async def test_more_life_can_be_asked_for(clock):
 @pytest.mark.parametrize("min_ttl", [-1, 1441, True, float("nan"), "30"])
 async def test_no_more_life_can_be_asked_for_than_every_token_has_left(clock, min_ttl):
     """A fifth: more would make callers wait for what does not come."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         with pytest.raises(ValueError, match="from 0 to 1440"):
             await session.token(min_ttl=min_ttl)
 
 
 async def test_a_late_token_waits_for_the_renewal(clock):
     """A suspended machine wakes, and the first caller gets a live token: the refresh token lives five minutes more."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         first = await session.token()
         clock.suspend(LIFE + 100)
         assert session.state is SessionState.UNAVAILABLE
@@ -200,7 +200,7 @@ async def test_a_late_token_waits_for_the_renewal(clock):
 
 async def test_a_pair_that_is_dead_as_a_whole_is_issued_anew(clock):
     """After a night."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         clock.suspend(9 * HOUR)
         assert await session.token() == session.pair.access_token.value
     assert session.steps == ["IssueNew", "IssueNew"]
@@ -208,7 +208,7 @@ async def test_a_pair_that_is_dead_as_a_whole_is_issued_anew(clock):
 
 async def test_a_late_token_is_waited_for_ten_seconds(clock):
     """Then the caller is told, and the session goes on trying. (P2, P14)"""
-    async with Scripted(clock, None, *[NOT_SENT] * 6) as session:
+    async with ScriptedSession(clock, None, *[NOT_SENT] * 6) as session:
         clock.suspend(9 * HOUR)
         call = asyncio.create_task(session.token())
         await clock.advance(4)
@@ -223,7 +223,7 @@ async def test_a_late_token_is_waited_for_ten_seconds(clock):
 
 async def test_a_caller_who_cannot_be_helped_in_time_is_told_at_once(clock):
     """The service has asked for a minute of quiet. (P2)"""
-    async with Scripted(clock, None, throttled(600)) as session:
+    async with ScriptedSession(clock, None, throttled(600)) as session:
         clock.suspend(9 * HOUR)
         with pytest.raises(TokenUnavailable) as caught:
             await session.token()
@@ -237,7 +237,7 @@ async def test_a_caller_who_cannot_be_helped_in_time_is_told_at_once(clock):
 
 async def test_wrong_settings_are_told_at_once_when_there_is_no_token(clock):
     """Nobody mends them in ten seconds; and when somebody does, the session goes on."""
-    async with Scripted(clock, None, MISCONFIGURED) as session:
+    async with ScriptedSession(clock, None, MISCONFIGURED) as session:
         clock.suspend(9 * HOUR)
         for _ in range(3):
             with pytest.raises(TokenUnavailable) as caught:
@@ -250,7 +250,7 @@ async def test_wrong_settings_are_told_at_once_when_there_is_no_token(clock):
 
 async def test_wrong_settings_that_were_mended_in_a_suspended_night_are_tried_at_once(clock):
     """The next try is long overdue, and its outcome worth waiting for."""
-    async with Scripted(clock, None, MISCONFIGURED) as session:
+    async with ScriptedSession(clock, None, MISCONFIGURED) as session:
         with pytest.raises(TokenUnavailable):
             await session.refresh()
         clock.suspend(9 * HOUR)
@@ -260,7 +260,7 @@ async def test_wrong_settings_that_were_mended_in_a_suspended_night_are_tried_at
 async def test_whoever_asks_again_and_again_lets_others_have_their_turn(clock):
     """Though each call raises at once. (P14)"""
     turns = []
-    async with Scripted(clock, None, throttled(600)) as session:
+    async with ScriptedSession(clock, None, throttled(600)) as session:
         clock.suspend(9 * HOUR)
         asyncio.get_running_loop().call_soon(turns.append, "first")
         for _ in range(3):
@@ -272,7 +272,7 @@ async def test_whoever_asks_again_and_again_lets_others_have_their_turn(clock):
 
 async def test_wrong_settings_are_looked_at_slowly_while_the_token_lives(clock):
     """Every five to ten minutes, as long as that leaves more tries before the end."""
-    async with Scripted(clock, None, MISCONFIGURED) as session:
+    async with ScriptedSession(clock, None, MISCONFIGURED) as session:
         while len(session.attempts) < 3:
             await clock.advance(10)
     assert 299 <= session.attempts[2] - session.attempts[1] <= 600
@@ -280,7 +280,7 @@ async def test_wrong_settings_are_looked_at_slowly_while_the_token_lives(clock):
 
 async def test_a_refused_refresh_token_is_never_sent_again(clock):
     """A new pair is issued."""
-    async with Scripted(clock, None, SPENT, NOT_SENT) as session:
+    async with ScriptedSession(clock, None, SPENT, NOT_SENT) as session:
         await clock.advance(LIFE)
         assert session.state is SessionState.FRESH
     assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew", "IssueNew"]
@@ -288,21 +288,21 @@ async def test_a_refused_refresh_token_is_never_sent_again(clock):
 
 async def test_a_refresh_token_that_may_be_used_up_is_never_sent_again(clock):
     """Its answer was lost: a new pair is issued. (P20)"""
-    async with Scripted(clock, None, AMBIGUOUS) as session:
+    async with ScriptedSession(clock, None, AMBIGUOUS) as session:
         await clock.advance(LIFE)
     assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
 
 
 async def test_a_refresh_token_that_did_not_leave_is_sent_again(clock):
     """It is as good as before."""
-    async with Scripted(clock, None, NOT_SENT, throttled(5), NOT_SENT, MISCONFIGURED) as session:
+    async with ScriptedSession(clock, None, NOT_SENT, throttled(5), NOT_SENT, MISCONFIGURED) as session:
         await clock.advance(LIFE)
     assert session.steps == ["IssueNew"] + ["UseRefreshToken"] * 5
 
 
 async def test_without_another_way_a_lost_answer_is_asked_for_again_within_a_second(clock):
     """Once; from then on at the usual pace."""
-    async with Scripted(clock, None, NOT_SENT, NOT_SENT, AMBIGUOUS, AMBIGUOUS, reissues=False) as session:
+    async with ScriptedSession(clock, None, NOT_SENT, NOT_SENT, AMBIGUOUS, AMBIGUOUS, reissues=False) as session:
         await clock.advance(LIFE)
     assert session.steps == ["IssueNew"] + ["UseRefreshToken"] * 5
     assert session.attempts[4] - session.attempts[3] <= 1
@@ -310,7 +310,7 @@ async def test_without_another_way_a_lost_answer_is_asked_for_again_within_a_sec
 
 async def test_without_any_way_the_token_is_served_to_its_end(clock):
     """And then it is over, for good."""
-    async with Scripted(clock, None, SPENT, reissues=False) as session:
+    async with ScriptedSession(clock, None, SPENT, reissues=False) as session:
         closed = asyncio.create_task(session.wait_closed())
         first = await session.token()
         await clock.advance(0.9 * LIFE)
@@ -329,7 +329,7 @@ async def test_without_any_way_the_token_is_served_to_its_end(clock):
 async def test_a_dead_session_was_given_up_by_whoever_came_first(clock):
     """A caller need not wait for the timer, and the end is told once."""
     told = []
-    async with Scripted(clock, None, SPENT, reissues=False) as session:
+    async with ScriptedSession(clock, None, SPENT, reissues=False) as session:
         session.subscribe(lambda event: told.append(event.kind))
         await clock.advance(0.9 * LIFE)
         clock.suspend(HOUR)
@@ -341,7 +341,7 @@ async def test_a_dead_session_was_given_up_by_whoever_came_first(clock):
 
 async def test_a_refused_reissue_is_the_end_of_that_way(clock):
     """With nothing else left, the token is served to its own end. (P3)"""
-    async with Scripted(clock, None, AMBIGUOUS, SPENT) as session:
+    async with ScriptedSession(clock, None, AMBIGUOUS, SPENT) as session:
         await clock.advance(0.9 * LIFE)
         assert session.state is SessionState.DUE
         await clock.advance(0.2 * LIFE)
@@ -351,7 +351,7 @@ async def test_a_refused_reissue_is_the_end_of_that_way(clock):
 
 async def test_with_a_lifetime_of_its_own_every_pair_is_issued(clock):
     """A refresh would give two hours again."""
-    async with Scripted(clock, presents=False, life=600.0) as session:
+    async with ScriptedSession(clock, presents=False, life=600.0) as session:
         await clock.advance(HOUR)
     assert set(session.steps) == {"IssueNew"}
 
@@ -359,7 +359,7 @@ async def test_with_a_lifetime_of_its_own_every_pair_is_issued(clock):
 async def test_many_waiters_share_one_renewal_and_one_who_is_cancelled_takes_nobody_along(clock):
     """Fifty wait, one is cancelled: one renewal, one `CancelledError`. (P15)"""
     landed = asyncio.Event()
-    async with Scripted(clock, None, landed) as session:
+    async with ScriptedSession(clock, None, landed) as session:
         clock.suspend(LIFE + 1)
         calls = [asyncio.create_task(session.token()) for _ in range(50)]
         await settle()
@@ -375,7 +375,7 @@ async def test_many_waiters_share_one_renewal_and_one_who_is_cancelled_takes_nob
 async def test_a_renewal_goes_on_when_everybody_who_waited_is_cancelled(clock):
     """It belongs to the session."""
     landed = asyncio.Event()
-    async with Scripted(clock, None, landed) as session:
+    async with ScriptedSession(clock, None, landed) as session:
         clock.suspend(LIFE + 1)
         calls = [asyncio.create_task(session.token()) for _ in range(3)]
         await settle()
@@ -389,7 +389,7 @@ async def test_a_renewal_goes_on_when_everybody_who_waited_is_cancelled(clock):
 
 async def test_whoever_waits_brings_the_next_try_forward(clock):
     """To the floor, and no further, however many come."""
-    async with Scripted(clock, None, *[NOT_SENT] * 100) as session:
+    async with ScriptedSession(clock, None, *[NOT_SENT] * 100) as session:
         clock.suspend(9 * HOUR)
         calls = []
         for _ in range(100):
@@ -404,7 +404,7 @@ async def test_whoever_waits_brings_the_next_try_forward(clock):
 
 async def test_whoever_comes_while_a_try_is_under_way_gets_one_of_their_own(clock):
     """What failed was begun before they came: the service may be back."""
-    async with Scripted(clock, None, 9, NOT_SENT) as session:
+    async with ScriptedSession(clock, None, 9, NOT_SENT) as session:
         clock.suspend(9 * HOUR)
         calls = [asyncio.create_task(session.token())]
         await clock.advance(8)
@@ -416,7 +416,7 @@ async def test_whoever_comes_while_a_try_is_under_way_gets_one_of_their_own(cloc
 
 async def test_refresh_renews_now_and_returns_the_pair(clock):
     """Whatever the policy says."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         first = session.pair
         assert await session.refresh() is session.pair is not first
         await session.refresh()
@@ -426,7 +426,7 @@ async def test_refresh_renews_now_and_returns_the_pair(clock):
 async def test_refresh_joins_the_renewal_that_is_under_way(clock):
     """There is never more than one."""
     landed = asyncio.Event()
-    async with Scripted(clock, None, landed) as session:
+    async with ScriptedSession(clock, None, landed) as session:
         calls = [asyncio.create_task(session.refresh()) for _ in range(5)]
         await settle()
         landed.set()
@@ -436,7 +436,7 @@ async def test_refresh_joins_the_renewal_that_is_under_way(clock):
 
 async def test_a_refresh_that_fails_says_why_and_takes_nothing_away(clock):
     """The token at hand is as live as before."""
-    async with Scripted(clock, None, NOT_SENT) as session:
+    async with ScriptedSession(clock, None, NOT_SENT) as session:
         first = await session.token()
         with pytest.raises(TokenUnavailable, match="could not be renewed now") as caught:
             await session.refresh()
@@ -446,7 +446,7 @@ async def test_a_refresh_that_fails_says_why_and_takes_nothing_away(clock):
 
 async def test_a_refresh_with_no_way_left_says_so(clock):
     """Though the token at hand still lives."""
-    async with Scripted(clock, None, SPENT, reissues=False) as session:
+    async with ScriptedSession(clock, None, SPENT, reissues=False) as session:
         with pytest.raises(TokenUnavailable):
             await session.refresh()
         with pytest.raises(SessionExpired, match="no way to renew") as caught:
@@ -457,7 +457,7 @@ async def test_a_refresh_with_no_way_left_says_so(clock):
 
 async def test_a_refused_token_is_not_handed_out_again(clock):
     """It is renewed at once, and any other is none of the session's business."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         first = session.pair.access_token
         session.invalidate("another")
         assert session.state is SessionState.FRESH
@@ -473,7 +473,7 @@ async def test_a_refused_token_is_not_handed_out_again(clock):
 
 async def test_forced_renewals_are_a_minute_apart(clock):
     """A service that refuses every token must not be asked for one after the other. (P24)"""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         await clock.advance(1)
         session.invalidate(await session.token())
         await session.token()
@@ -491,7 +491,7 @@ async def test_forced_renewals_are_a_minute_apart(clock):
 
 async def test_refresh_is_not_held_up_by_a_forced_renewal(clock):
     """Whoever asks for it means it."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         for _ in range(3):
             session.invalidate(session.pair.access_token)
             await session.refresh()
@@ -500,7 +500,7 @@ async def test_refresh_is_not_held_up_by_a_forced_renewal(clock):
 
 async def test_a_token_that_is_refused_with_no_way_left_is_the_end(clock):
     """At once."""
-    async with Scripted(clock, None, SPENT, reissues=False) as session:
+    async with ScriptedSession(clock, None, SPENT, reissues=False) as session:
         with pytest.raises(TokenUnavailable):
             await session.refresh()
         session.invalidate(session.pair.access_token)
@@ -509,7 +509,7 @@ async def test_a_token_that_is_refused_with_no_way_left_is_the_end(clock):
 
 async def test_a_jump_of_the_wall_clock_neither_kills_nor_keeps_a_token(clock):
     """Deadlines live on a clock that does not jump; forward, the session renews once, soon. (P28)"""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         await clock.advance(60)
         clock.set_wall(clock.wall() - 86400)
         await clock.advance(60)
@@ -524,7 +524,7 @@ async def test_a_jump_of_the_wall_clock_neither_kills_nor_keeps_a_token(clock):
 
 async def test_a_leap_of_the_wall_clock_during_a_renewal_is_not_missed(clock):
     """Nobody knows how old the pair is that it brings."""
-    async with Scripted(clock, None, 40) as session, Scripted(clock):
+    async with ScriptedSession(clock, None, 40) as session, ScriptedSession(clock):
         refresh = asyncio.create_task(session.refresh())
         await settle()
         clock.set_wall(clock.wall() + 3 * HOUR)
@@ -536,7 +536,7 @@ async def test_a_leap_of_the_wall_clock_during_a_renewal_is_not_missed(clock):
 
 async def test_a_small_step_of_the_wall_clock_means_nothing(clock):
     """A minute may be an NTP daemon's."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         clock.set_wall(clock.wall() + 50)
         await clock.advance(120)
         assert session.generation == 1
@@ -544,7 +544,7 @@ async def test_a_small_step_of_the_wall_clock_means_nothing(clock):
 
 async def test_a_token_that_is_born_nearly_dead_does_not_make_a_hot_loop(clock):
     """It is taken, counts as a failure, and the pace slows down. (P22)"""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         session.script.life = 0.001
         await clock.advance(LIFE)
         assert isinstance(session.last_error, SignalWireTokenError)
@@ -565,7 +565,7 @@ async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, cap
             raise MemoryError
         return True
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         log = logging.getLogger("signalwire_tokens.session")
         log.addFilter(refuse)
         await clock.advance(LIFE * 0.8 + 1)
@@ -579,7 +579,7 @@ async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, cap
 async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_nothing(clock):
     """Nothing is planned any more."""
     under_way = asyncio.Event()
-    async with Scripted(clock, None, under_way, NO_PAIR) as session:
+    async with ScriptedSession(clock, None, under_way, NO_PAIR) as session:
         refresh = asyncio.create_task(session.refresh())
         await asyncio.sleep(0)
         closing = asyncio.create_task(session.aclose())
@@ -594,7 +594,7 @@ async def test_a_result_that_cannot_be_taken_in_while_a_session_closes_ends_noth
 
 async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
     """The session plans its next attempt, and does not present a refresh token that may be used up. (P7)"""
-    async with Scripted(clock, None, NO_PAIR) as session:
+    async with ScriptedSession(clock, None, NO_PAIR) as session:
         await clock.advance(LIFE * 0.8 + 60)
         assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
         assert session.generation == 2
@@ -603,7 +603,7 @@ async def test_a_result_that_cannot_be_taken_in_is_a_failure(clock):
 @pytest.mark.parametrize("error", [RuntimeError("hush"), asyncio.CancelledError()])
 async def test_a_renewal_that_breaks_is_one_that_failed(clock, error, caplog):
     """A slip of ours, or somebody who cancels every task: the session lives on."""
-    async with Scripted(clock, None, error) as session:
+    async with ScriptedSession(clock, None, error) as session:
         await clock.advance(LIFE)
         assert session.state is SessionState.FRESH
     assert session.steps == ["IssueNew", "UseRefreshToken", "IssueNew"]
@@ -612,7 +612,7 @@ async def test_a_renewal_that_breaks_is_one_that_failed(clock, error, caplog):
 
 async def test_a_renewal_that_is_cancelled_before_its_first_step_is_one_that_failed(clock):
     """Nothing waits for it for ever."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         refresh = asyncio.create_task(session.refresh())
         if engine_of(session).task is None:  # an eager task has begun it already
             await asyncio.sleep(0)
@@ -628,7 +628,7 @@ async def test_rotations_begin_with_the_pair_at_hand(clock):
     async def read():
         seen.extend([pair async for pair in session.rotations()])
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         reader = asyncio.create_task(read())
         await settle()
         pairs = [session.pair]
@@ -641,7 +641,7 @@ async def test_rotations_begin_with_the_pair_at_hand(clock):
 
 async def test_a_slow_reader_of_rotations_gets_the_latest_only(clock):
     """An older pair is of no use. (P17)"""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         rotations = session.rotations()
         assert await anext(rotations) is session.pair
         for _ in range(3):
@@ -652,7 +652,7 @@ async def test_a_slow_reader_of_rotations_gets_the_latest_only(clock):
 
 async def test_wait_closed_returns_when_the_session_is_closed(clock):
     """Also for who comes later."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         waiter = asyncio.create_task(session.wait_closed())
         await settle()
         assert not waiter.done()
@@ -663,7 +663,7 @@ async def test_wait_closed_returns_when_the_session_is_closed(clock):
 async def test_closing_waits_for_the_renewal_under_way(clock):
     """It is not cancelled: its answer may hold the only refresh token that is good. (P21)"""
     landed = asyncio.Event()
-    session = await Scripted(clock, None, landed).start()
+    session = await ScriptedSession(clock, None, landed).start()
     refresh = asyncio.create_task(session.refresh())
     await settle()
     closing = [asyncio.create_task(session.aclose()) for _ in range(2)]
@@ -682,7 +682,7 @@ async def test_closing_waits_for_the_renewal_under_way(clock):
 async def test_whoever_waits_for_the_end_waits_for_the_renewal_under_way_too(clock):
     """The session is closed when it has landed."""
     landed = asyncio.Event()
-    session = await Scripted(clock, None, landed).start()
+    session = await ScriptedSession(clock, None, landed).start()
     refresh = asyncio.create_task(session.refresh())
     await settle()
     closing = asyncio.create_task(session.aclose())
@@ -710,7 +710,7 @@ def test_a_wait_can_end_twice():
 async def test_closing_does_not_wait_for_ever(clock):
     """What is still under way then is left to end by itself."""
     landed = asyncio.Event()
-    session = await Scripted(clock, None, landed, policy=RefreshPolicy(close_timeout=0.05)).start()
+    session = await ScriptedSession(clock, None, landed, policy=RefreshPolicy(close_timeout=0.05)).start()
     refresh = asyncio.create_task(session.refresh())
     await settle()
     await session.aclose()
@@ -730,7 +730,7 @@ async def test_a_renewal_sees_nothing_of_whoever_asked_for_it(clock):
         seen.append(PLACE.get())
 
     PLACE.set("a request")
-    async with Scripted(clock, look, None, look) as session:
+    async with ScriptedSession(clock, look, None, look) as session:
         await session.refresh()
     assert seen == ["nowhere", "nowhere"]
 
@@ -738,7 +738,7 @@ async def test_a_renewal_sees_nothing_of_whoever_asked_for_it(clock):
 async def test_closing_that_is_cancelled_has_closed_all_the_same(clock):
     """Whoever waited for it is let go."""
     landed = asyncio.Event()
-    session = await Scripted(clock, None, landed).start()
+    session = await ScriptedSession(clock, None, landed).start()
     refresh = asyncio.create_task(session.refresh())
     await settle()
     closing = [asyncio.create_task(session.aclose()) for _ in range(2)]
@@ -755,7 +755,7 @@ async def test_closing_that_is_cancelled_has_closed_all_the_same(clock):
 
 async def test_a_start_that_fails_for_now_is_told_as_token_tells_it(clock):
     """After its patience; the session is closed then."""
-    session = Scripted(clock, *[NOT_SENT] * 50)
+    session = ScriptedSession(clock, *[NOT_SENT] * 50)
     starting = asyncio.create_task(session.start())
     await clock.advance(10)
     error = await outcome(starting)
@@ -769,7 +769,7 @@ async def test_a_start_that_fails_for_now_is_told_as_token_tells_it(clock):
 @pytest.mark.parametrize("failure", [SPENT, MISCONFIGURED])
 async def test_a_start_that_cannot_succeed_raises_the_reason_itself(clock, failure):
     """At once."""
-    session = Scripted(clock, failure)
+    session = ScriptedSession(clock, failure)
     with pytest.raises(SignalWireTokenError) as caught:
         await session.start()
     assert caught.value is failure.error
@@ -778,7 +778,7 @@ async def test_a_start_that_cannot_succeed_raises_the_reason_itself(clock, failu
 
 async def test_a_start_that_takes_long_keeps_what_it_brings(clock):
     """Its patience is over, but the request under way may not be cancelled, and brings a pair."""
-    session = Scripted(clock, 12)
+    session = ScriptedSession(clock, 12)
     starting = asyncio.create_task(session.start())
     await clock.advance(12)
     await starting
@@ -788,7 +788,7 @@ async def test_a_start_that_takes_long_keeps_what_it_brings(clock):
 
 async def test_a_start_that_stumbles_goes_on(clock):
     """A connection reset is not the end of the world."""
-    session = Scripted(clock, NOT_SENT, AMBIGUOUS)
+    session = ScriptedSession(clock, NOT_SENT, AMBIGUOUS)
     starting = asyncio.create_task(session.start())
     await clock.advance(5)
     await starting
@@ -799,7 +799,7 @@ async def test_a_start_that_stumbles_goes_on(clock):
 async def test_a_start_that_is_cancelled_drains_its_request(clock):
     """And leaves nothing open."""
     landed = asyncio.Event()
-    session = Scripted(clock, landed)
+    session = ScriptedSession(clock, landed)
     starting = asyncio.create_task(session.start())
     await settle()
     starting.cancel()
@@ -813,7 +813,7 @@ async def test_a_start_that_is_cancelled_drains_its_request(clock):
 
 async def test_a_session_that_is_not_open_says_so(clock):
     """Not yet, or no longer, or twice. (P4)"""
-    session = Scripted(clock)
+    session = ScriptedSession(clock)
     assert session.state is SessionState.CLOSED
     assert (session.next_refresh_at, session.last_error, session.expires_in) == (None, None, timedelta(0))
     for call in (session.token(), session.refresh(), anext(session.rotations()), session.wait_closed()):
@@ -830,7 +830,7 @@ async def test_a_session_that_is_not_open_says_so(clock):
     with pytest.raises(SessionClosed, match="was closed"):
         session.invalidate("x")
     assert [pair async for pair in session.rotations()] == []
-    unused = Scripted(clock)
+    unused = ScriptedSession(clock)
     await unused.aclose()
     with pytest.raises(SessionClosed):
         await unused.start()
@@ -838,7 +838,7 @@ async def test_a_session_that_is_not_open_says_so(clock):
 
 async def test_a_session_belongs_to_one_event_loop():
     """On another, each method raises an error that names the remedy, although the token is fresh. (P4)"""
-    async with Scripted(SYSTEM) as session:
+    async with ScriptedSession(SYSTEM) as session:
 
         async def elsewhere():
             for call in (session.token(), session.refresh(), session.aclose()):
@@ -852,7 +852,7 @@ async def test_a_session_belongs_to_one_event_loop():
 
 async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock):
     """Until then, `token()` returns the token without checking where it is called. (P4)"""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         await session.token()
         await asyncio.to_thread(asyncio.run, session.token())
         clock.suspend(1.1)
@@ -866,7 +866,7 @@ async def test_another_event_loop_is_noticed_a_second_after_the_last_call(clock)
 async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock):
     """However short its life is: an expired token is never returned. (P1)"""
     policy = RefreshPolicy(min_lifetime=1, wait_timeout=0.1)
-    async with Scripted(clock, None, *[NOT_SENT] * 50, life=2.0, policy=policy) as session:
+    async with ScriptedSession(clock, None, *[NOT_SENT] * 50, life=2.0, policy=policy) as session:
         clock.suspend(1.1)
         await session.token()
         clock.suspend(0.95)
@@ -877,7 +877,7 @@ async def test_a_token_is_returned_unchecked_until_it_is_due_and_no_longer(clock
 
 async def test_a_fresh_token_is_returned_at_once_though_it_is_too_short_lived_to_be_kept(clock):
     """With less than 30 seconds left of it, a call doesn't wait for a renewal that isn't due."""
-    session = Scripted(clock)
+    session = ScriptedSession(clock)
     session.script.life = 12.0
     async with session:
         await clock.advance(1)
@@ -897,12 +897,12 @@ def test_a_session_of_an_event_loop_that_is_closed_is_refused(held):
             await session.token()
 
     with pytest.warns(ResourceWarning, match="unclosed"):
-        asyncio.run(use(asyncio.run(Scripted(SYSTEM, held=held).start())))
+        asyncio.run(use(asyncio.run(ScriptedSession(SYSTEM, held=held).start())))
 
 
 async def test_a_session_belongs_to_one_process(clock):
     """After a fork, the child's is another."""
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         engine_of(session).timer.process += 1
         with pytest.raises(SessionError, match="after a fork"):
             await session.refresh()
@@ -926,8 +926,8 @@ async def test_a_session_belongs_to_one_process(clock):
 @pytest.mark.filterwarnings("error")
 async def test_a_session_that_is_dropped_unclosed_says_so(clock):
     """When it is collected; it does not keep itself alive. (P19)"""
-    with pytest.warns(ResourceWarning, match=r"unclosed <Scripted #scripted fresh.*aclose"):
-        await Scripted(clock).start()
+    with pytest.warns(ResourceWarning, match=r"unclosed <ScriptedSession #scripted fresh.*aclose"):
+        await ScriptedSession(clock).start()
     assert clock.alarms != []
     await clock.advance(LIFE)
     assert clock.alarms == []
@@ -935,19 +935,19 @@ async def test_a_session_that_is_dropped_unclosed_says_so(clock):
 
 async def test_a_session_tells_where_it_stands(clock):
     """By properties, and in its repr, which holds no token."""
-    async with Scripted(clock, None, NOT_SENT) as session:
+    async with ScriptedSession(clock, None, NOT_SENT) as session:
         await clock.advance(100)
         assert session.expires_in == timedelta(seconds=LIFE - 100)
         due = session.next_refresh_at
         assert 0.6 * LIFE <= (due - datetime.fromtimestamp(clock.wall(), UTC)).total_seconds() + 100 <= 0.8 * LIFE
-        assert repr(session) == "<Scripted #scripted fresh, generation 1>"
+        assert repr(session) == "<ScriptedSession #scripted fresh, generation 1>"
         assert session.pair.access_token.value not in repr(session)
 
 
 async def test_a_renewal_under_way_is_the_next(clock):
     """It is now."""
     landed = asyncio.Event()
-    async with Scripted(clock, None, landed) as session:
+    async with ScriptedSession(clock, None, landed) as session:
         refresh = asyncio.create_task(session.refresh())
         await settle()
         assert session.next_refresh_at.timestamp() == clock.wall()
@@ -958,7 +958,7 @@ async def test_a_renewal_under_way_is_the_next(clock):
 async def test_a_pair_from_elsewhere_is_taken_up(clock):
     """With nothing asked of anybody before it is due."""
     held = make_pair()
-    async with Scripted(clock, held=held, reissues=False) as session:
+    async with ScriptedSession(clock, held=held, reissues=False) as session:
         assert await session.token() == held.access_token.value
         assert session.attempts == []
         await clock.advance(LIFE)
@@ -968,7 +968,7 @@ async def test_a_pair_from_elsewhere_is_taken_up(clock):
 async def test_log_lines_tell_generation_and_reason_and_no_token(clock, caplog):
     """For whoever reads them at night."""
     caplog.set_level(logging.DEBUG)
-    async with Scripted(clock, None, NOT_SENT, refused(Spent, "worn out"), reissues=False):
+    async with ScriptedSession(clock, None, NOT_SENT, refused(Spent, "worn out"), reissues=False):
         await clock.advance(2 * LIFE)
     lines = [record.getMessage() for record in caplog.records if record.name == "signalwire_tokens.session"]
     assert lines[0].startswith("session #scripted generation 1: renewed, <Token SAT #")
@@ -982,7 +982,7 @@ async def test_log_lines_tell_generation_and_reason_and_no_token(clock, caplog):
 
 async def test_where_no_way_is_left_nobody_is_told_to_come_again(clock):
     """The token at hand is served to its end, and that is not when to ask for another."""
-    async with Scripted(clock, SPENT, reissues=False, held=make_pair()) as keeper:
+    async with ScriptedSession(clock, SPENT, reissues=False, held=make_pair()) as keeper:
         with pytest.raises(TokenUnavailable) as caught:
             await keeper.refresh()
         assert caught.value.retry_after is None
@@ -992,7 +992,7 @@ async def test_where_no_way_is_left_nobody_is_told_to_come_again(clock):
 async def test_results_that_cannot_be_processed_are_failures_with_growing_pauses(clock, monkeypatch, caplog):
     """The session doesn't ask its source again at once, each time."""
     caplog.set_level(logging.CRITICAL)
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
 
         def land(*_):
             raise MemoryError

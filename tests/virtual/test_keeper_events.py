@@ -8,7 +8,7 @@ import pytest
 
 from signalwire_tokens import RefreshPolicy, SessionClosed, SessionState, TokenUnavailable
 from signalwire_tokens.keeper import engine, engine_of
-from support.scripted_keeper import LIFE, NOT_SENT, SPENT, Scripted
+from support.scripted_session import LIFE, NOT_SENT, SPENT, ScriptedSession
 
 PLACE = ContextVar("PLACE", default="nowhere")
 
@@ -27,7 +27,7 @@ async def test_everything_that_happens_is_told(clock, is_async):
         await asyncio.sleep(0)
         told.append(event)
 
-    session = Scripted(clock, None, None, NOT_SENT, NOT_SENT, None, SPENT, None)
+    session = ScriptedSession(clock, None, None, NOT_SENT, NOT_SENT, None, SPENT, None)
     session.subscribe(tell_later if is_async else told.append)
     async with session:
         await clock.advance(3 * LIFE)
@@ -53,7 +53,7 @@ async def test_everything_that_happens_is_told(clock, is_async):
 async def test_the_end_is_told(clock):
     """With the reason."""
     told = []
-    async with Scripted(clock, None, SPENT, reissues=False) as session:
+    async with ScriptedSession(clock, None, SPENT, reissues=False) as session:
         session.subscribe(told.append)
         await clock.advance(2 * LIFE)
         assert session.state is SessionState.EXPIRED
@@ -69,7 +69,7 @@ async def test_whoever_unsubscribes_is_told_nothing_more(clock):
         told.append(event)
         await may_go_on.wait()
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         unsubscribe = session.subscribe(tell)
         session.subscribe(others.append)
         await session.refresh()
@@ -85,7 +85,7 @@ async def test_whoever_unsubscribes_is_told_nothing_more(clock):
 async def test_one_that_has_unsubscribed_between_events_is_forgotten_at_once(clock):
     """Nothing of it is running."""
     told = []
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         unsubscribe = session.subscribe(told.append)
         await session.refresh()
         await settle()
@@ -104,7 +104,7 @@ async def test_a_subscriber_may_unsubscribe_in_its_callback(clock):
         told.append(event.kind)
         await asyncio.sleep(0)
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         unsubscribe = session.subscribe(receive_one)
         await session.refresh()
         await session.refresh()
@@ -129,7 +129,7 @@ def out_of_memory(**_):
 async def test_an_event_that_cannot_be_made_changes_nothing_else(clock, caplog, monkeypatch):
     """Closing ends, and so do those that wait for it. (P16)"""
     monkeypatch.setattr(engine, "SessionEvent", out_of_memory)
-    session = await Scripted(clock).start()
+    session = await ScriptedSession(clock).start()
     session.subscribe(lambda _: None)
     closed = asyncio.create_task(session.wait_closed())
     await session.aclose()
@@ -140,7 +140,7 @@ async def test_an_event_that_cannot_be_made_changes_nothing_else(clock, caplog, 
 async def test_an_event_that_cannot_be_emitted_changes_nothing_else(clock, caplog):
     """The other subscribers receive it, and the session renews and closes. (P16)"""
     told = []
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         engine_of(session).listeners = (Unreachable(),)
         session.subscribe(told.append)
         await session.refresh()
@@ -161,7 +161,7 @@ async def test_one_that_raises_harms_nobody(clock, is_async, caplog):
     async def broken_later(event):
         broken(event)
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         session.subscribe(broken_later if is_async else broken)
         await session.refresh()
         await session.refresh()
@@ -177,7 +177,7 @@ async def test_one_that_hangs_harms_nobody(clock):
     async def hang(_):
         await asyncio.Event().wait()
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         session.subscribe(hang)
         session.subscribe(told.append)
         await clock.advance(2 * LIFE)
@@ -194,7 +194,7 @@ async def test_one_may_refresh(clock):
             refreshed.append(event.kind)
             refreshed.append(await session.refresh())
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         session.subscribe(refresh)
         await session.refresh()
         await settle()
@@ -209,7 +209,7 @@ async def test_one_may_close_the_session(clock):
         told.append(event.kind)
         await session.aclose()
 
-    session = await Scripted(clock).start()
+    session = await ScriptedSession(clock).start()
     session.subscribe(close)
     await session.refresh()
     await session.wait_closed()
@@ -220,7 +220,7 @@ async def test_one_may_close_the_session(clock):
 async def test_one_is_told_in_the_context_in_which_it_subscribed(clock):
     """Not in that of whoever happened to set a timer."""
     seen = []
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         PLACE.set("here")
         session.subscribe(lambda _: seen.append(PLACE.get()))
         PLACE.set("elsewhere")
@@ -243,7 +243,7 @@ async def test_one_that_hangs_after_it_unsubscribed_is_ended_too(clock):
         unsubscribe()
         await hang(event)
 
-    session = Scripted(clock)
+    session = ScriptedSession(clock)
     unsubscribe = session.subscribe(leave)
     async with session:
         await settle()
@@ -254,7 +254,7 @@ async def test_one_that_hangs_after_it_unsubscribed_is_ended_too(clock):
 async def test_closing_that_is_cancelled_ends_those_who_hang(clock):
     """At once: nobody waits for them any more."""
     landed = asyncio.Event()
-    session = Scripted(clock, None, landed)
+    session = ScriptedSession(clock, None, landed)
     session.subscribe(hang)
     await session.start()
     refresh = asyncio.create_task(session.refresh())
@@ -273,7 +273,7 @@ async def test_closing_that_is_cancelled_ends_those_who_hang(clock):
 async def test_nothing_is_told_after_the_end(clock):
     """A renewal that lands later is nobody's business."""
     told, landed = [], asyncio.Event()
-    session = Scripted(clock, None, landed, policy=RefreshPolicy(close_timeout=0.01))
+    session = ScriptedSession(clock, None, landed, policy=RefreshPolicy(close_timeout=0.01))
     session.subscribe(lambda event: told.append(event.kind))
     await session.start()
     refresh = asyncio.create_task(session.refresh())
@@ -294,7 +294,7 @@ async def test_one_that_ends_in_a_cancelled_error_of_its_own_is_told_on(clock, c
         told.append(event.kind)
         raise asyncio.CancelledError
 
-    async with Scripted(clock) as session:
+    async with ScriptedSession(clock) as session:
         session.subscribe(stumble)
         await session.refresh()
         await session.refresh()
@@ -305,7 +305,7 @@ async def test_one_that_ends_in_a_cancelled_error_of_its_own_is_told_on(clock, c
 
 async def test_what_cannot_be_called_back_is_refused(clock):
     """Now, and not when something happens."""
-    async with Scripted(clock) as keeper:
+    async with ScriptedSession(clock) as keeper:
         with pytest.raises(TypeError, match="callback"):
             keeper.subscribe("x")
 
@@ -317,7 +317,7 @@ async def test_a_renewal_that_cannot_note_a_new_pair_loses_no_event(clock, caplo
         raise ValueError("hush")
 
     told = []
-    async with Scripted(clock, None, NOT_SENT) as session:
+    async with ScriptedSession(clock, None, NOT_SENT) as session:
         session.script.adopted = fail
         session.subscribe(lambda event: told.append(event.kind))
         with pytest.raises(TokenUnavailable):

@@ -23,14 +23,14 @@ from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.stores import Reading, Record
 from signalwire_tokens.testing import VirtualClock
-from support.scripted_keeper import (
+from support.scripted_session import (
     AMBIGUOUS,
     LIFE,
     MISCONFIGURED,
     NOT_SENT,
     SPENT,
     WINDOW,
-    Scripted,
+    ScriptedSession,
     make_pair,
     throttled,
 )
@@ -98,7 +98,7 @@ def share(clock, store):
     """Make sessions that share one pair."""
 
     def make(*script, held=None, **more):
-        return Scripted(clock, *script, store=store, store_key=KEY, held=held, **more)
+        return ScriptedSession(clock, *script, store=store, store_key=KEY, held=held, **more)
 
     return make
 
@@ -299,7 +299,7 @@ async def test_a_pair_that_a_distant_store_kept_through_a_pause_is_as_old_as_it_
     pair = await put(store, clock)
     pause(clock, 1800)
     store.paused = 1800
-    async with Scripted(clock, store=store, store_key=KEY) as session:
+    async with ScriptedSession(clock, store=store, store_key=KEY) as session:
         assert session.steps == []
         assert session.pair.access_token.value == pair.access_token.value
         assert session.expires_in.total_seconds() == LIFE - 1800
@@ -317,7 +317,7 @@ async def test_a_pair_that_has_ended_is_not_presented_after_a_pause(share, store
 async def test_a_pause_while_the_store_answers_leaves_the_age_of_its_pair_unknown(clock, kind):
     """The reading was taken before the pause, and is looked at after it."""
     store = kind(clock)
-    async with Scripted(clock, store=store, store_key=KEY) as session:
+    async with ScriptedSession(clock, store=store, store_key=KEY) as session:
         clock.suspend(1)
         other = await put(store, clock)
 
@@ -335,13 +335,13 @@ async def test_a_pair_that_is_saved_after_a_pause_is_of_unknown_age(clock, kind)
     """It was asked for before the pause, which the session's clock doesn't count."""
     store = kind(clock)
     store.moods["save"] = DOWN
-    async with Scripted(clock, store=store, store_key=KEY) as session:
+    async with ScriptedSession(clock, store=store, store_key=KEY) as session:
         pair = session.pair
         pause(clock, 36000)
         store.paused = 36000
         store.heal()
     assert (await held(store)).pair.access_token.value == pair.access_token.value
-    async with Scripted(clock, store=store, store_key=KEY) as session:
+    async with ScriptedSession(clock, store=store, store_key=KEY) as session:
         assert session.presented == [pair.refresh_token.value]
 
 
@@ -361,14 +361,14 @@ async def test_pauses_before_and_after_a_pair_is_saved_add_up(share, store, cloc
 async def test_a_pair_that_came_through_a_pause_is_not_taken_for_fresh(clock, kind, step):
     """It was asked for before the pause: its age is unknown by a clock that stopped, and known by a server's."""
     store, answered = kind(clock), asyncio.Event()
-    session = Scripted(clock, answered, store=store, store_key=KEY)
+    session = ScriptedSession(clock, answered, store=store, store_key=KEY)
     starting = asyncio.ensure_future(session.start())
     await settle()
     pause(clock, 36000)
     store.paused = 36000
     answered.set()
     await starting
-    async with Scripted(clock, store=store, store_key=KEY) as other:
+    async with ScriptedSession(clock, store=store, store_key=KEY) as other:
         assert other.steps == [step]
     await session.aclose()
 
@@ -1081,7 +1081,7 @@ async def test_a_leap_before_a_look_is_noticed_though_the_timer_rings_during_it(
         pause(clock, 3600)
         engine_of(session).on_store_change()
         await settle()
-        async with Scripted(clock):
+        async with ScriptedSession(clock):
             await clock.advance(1)
         store.heal()
         read.set()
@@ -1222,7 +1222,7 @@ def test_a_session_that_outlives_its_event_loop_warns_once(recwarn, monkeypatch)
     async def leave_open():
         clock = VirtualClock()
         store = Moody(clock)
-        session = Scripted(clock, store=store, store_key=KEY)
+        session = ScriptedSession(clock, store=store, store_key=KEY)
         sessions.append(await session.start())
         store.moods["load"] = "hang"
         engine_of(session).on_store_change()

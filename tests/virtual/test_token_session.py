@@ -28,7 +28,7 @@ from signalwire_tokens import (
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.outcomes import IssueNew, NotYet, Spent, UseRefreshToken
 from support.fake_transport import settle
-from support.scripted_keeper import issued_at, make_pair
+from support.scripted_session import issued_at, make_pair
 
 HOUR = 3600.0
 SECRET = "hush"

@@ -46,7 +46,7 @@ async def start_badly(session, clock):
     return starting
 
 
-class Script:
+class ScriptedRenewal:
     """Renews as it is written, an outcome for each attempt, and with success once it is at an end.
 
     Before an outcome may stand an event to wait for, seconds to take, or a function to call; in its place an exception
@@ -84,11 +84,11 @@ class Script:
         return self.outcomes.pop(0) if self.outcomes else None
 
 
-class Scripted(TokenSession):
-    """A session that renews by a `Script`, and shows what that notes."""
+class ScriptedSession(TokenSession):
+    """A session that renews by a `ScriptedRenewal`, and shows what that notes."""
 
     def __init__(self, clock, *outcomes, life=LIFE, held=None, held_for=0, **settings):
-        script = self.script = Script(clock, outcomes, life)
+        script = self.script = ScriptedRenewal(clock, outcomes, life)
         brought = held and issued_at(held, clock.wall() - held_for)
         super().__init__(
             script,
