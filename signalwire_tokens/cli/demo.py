@@ -1,22 +1,30 @@
-"""What `signalwire-tokens demo` shows."""
+"""The command `demo`: each kind of token on an emulator, then a session through an outage and a lost answer."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import click
 from rich.console import Console
+from rich.live import Live
 
 from signalwire_tokens.clock import SYSTEM
-from signalwire_tokens.emulator import Emulator
-from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.durations import spoken
+from signalwire_tokens.emulator import Emulator, Reset, Status
+from signalwire_tokens.models import Lifetimes, Token, TokenPair
+from signalwire_tokens.policy import RefreshPolicy, RefreshTuning
+from signalwire_tokens.session import SubscriberSession
 
 from .command import Command, print_json
 from .signals import on_stop
-from .trial import Held, hold
+from .telling import Teller, look_on
+from .waiting import end
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,84 +33,161 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+LIFETIME = timedelta(seconds=5)
+LIFETIMES = Lifetimes(access=LIFETIME, refresh=LIFETIME + timedelta(seconds=2), unbound=LIFETIME)
+# Pauses after failures are a tenth of those for tokens of two hours, because these tokens are valid for seconds.
+POLICY = RefreshPolicy(min_lifetime=LIFETIME, tuning=RefreshTuning(full_pace_lifetime=10 * LIFETIME))
+CHECK_EVERY = 0.025  # seconds
+FRAME = 0.1  # seconds between two drawings of the session
+CREDENTIALS = {
+    "Basic": "Basic: the project's id and API token",
+    "Bearer": "Bearer: the subscriber's access token",
+    None: "no credentials",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What the session of the demo has done. `longest_gap` is in seconds."""
+
+    rotations: int
+    requests: int
+    longest_gap: float
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the session had a valid token at every moment."""
+        return self.longest_gap == 0 and self.rotations > 0
+
 
 @click.command(cls=Command)
 def demo(*, as_json: bool) -> None:
     """Show what this library does, on an emulator.
 
-    It starts an emulator of SignalWire's token service on this machine, issues a token of each kind there, and shows
-    what each is for. Then it holds a session whose tokens live seconds, through a burst of errors and a lost answer,
-    and ends by itself: with success if there was a live token all the time. No space of yours is touched.
+    It issues a token of each kind, and shows what each is for. Then it keeps a session with tokens of 5 s for 16 s,
+    while the emulator answers with errors and loses an answer. It fails if there is a moment without a valid token. It
+    uses no real space.
     """
     if any(name.startswith("SIGNALWIRE_") for name in os.environ):
-        click.echo("SIGNALWIRE_* is set, but this demo uses its own emulator: no real space is touched.", err=True)
+        click.echo("SIGNALWIRE_* is set, but the demo uses its own emulator, and no real space.", err=True)
     console = Console(highlight=False, soft_wrap=True, quiet=as_json)
     try:
-        held = asyncio.run(run_demo(console))
+        result = asyncio.run(run_demo(console))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except OSError as error:
-        raise click.ClickException(f"the demo broke off: {error.strerror}") from None
+        raise click.ClickException(f"the demo has stopped: {error.strerror}") from None
     if as_json:
-        print_json(attrs.asdict(held))
-    if not held.went_well:
-        raise click.ClickException("there was a moment without a live token")
+        print_json(attrs.asdict(result))
+    if not result.is_success:
+        raise click.ClickException("there was a moment without a valid token")
 
 
-async def run_demo(console: Console, *, clock: Clock = SYSTEM) -> Held:
-    """Show each kind of token, then hold a session; return how that went."""
+async def run_demo(console: Console, *, clock: Clock = SYSTEM) -> Result:
+    """Show each kind of token, then keep a session. Return what the session did."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is a coroutine
-    with on_stop(task.cancel):  # or a terminal is left as it was drawn on
+    with on_stop(task.cancel):  # so that the terminal is restored
         await show_kinds(console, clock)
-        return await hold(console, clock=clock)
+        return await keep_session(console, clock=clock)
 
 
 async def show_kinds(console: Console, clock: Clock) -> None:
-    """Issue a token of each kind on an emulator, and show them."""
+    """Issue a token of each kind on an emulator, and print facts about them."""
     async with Emulator(clock=clock) as emulator, emulator.client() as client:
-        console.print(f"An emulator of SignalWire's token service runs at {emulator.space} until this ends.")
+        console.print(f"An emulator of SignalWire runs at {emulator.space} until the demo ends.")
 
         def show(purpose: str, issued: TokenPair | Token) -> None:
             entry = emulator.requests[-1]
-            console.print(f"\n[bold]{entry.operation}[/] sent {authentication(entry.auth)}")
-            console.print(f"  {purpose}")
+            console.print(f"\n[bold]{entry.operation}[/] sent {CREDENTIALS[entry.auth]}\n  {purpose}")
             for token in (issued.access_token, issued.refresh_token) if isinstance(issued, TokenPair) else (issued,):
                 console.print(f"  {describe(token, emulator.now())}")
 
         pair = await client.create_subscriber_token("alice@example.com", first_name="Alice")
-        show("for one subscriber: to call, write and meet as that person", pair)
-
+        show("for one subscriber, who can call, write and join meetings with it", pair)
         renewed = await client.refresh_subscriber_token(pair.refresh_token)
-        show("the same subscriber's next pair; the refresh token that paid for it is used up", renewed)
-
+        show("the next pair of the same subscriber; the old refresh token can't be used again", renewed)
         info = await client.subscriber_info(renewed.access_token)
         address = info.fabric_addresses[0]
-        guest = await client.create_guest_token([address.id])
-        show(f"for a guest, who may reach {address.name} and nothing else", guest)
-
+        show(
+            f"for a guest, who can reach {address.name} and nothing else", await client.create_guest_token([address.id])
+        )
         invite = await client.create_invite_token(address.id, subscriber_token=renewed.access_token)
-        show(f"for whomever {info.first_name} invites to {address.name}", invite)
-
+        show(f"for a person whom {info.first_name} invites to {address.name}", invite)
         embed = await client.create_embed_token(emulator.click_to_call)
-        show("for a visitor of a web page, for the page's public click-to-call token", embed)
-
-        console.print(f"\n{len(emulator.requests)} requests were sent. Tokens are shown by digest, never in the clear.")
-
-
-def authentication(kind: str | None) -> str:
-    """Return what an operation sent, by the emulator's requests."""
-    return {
-        "Basic": "Basic: the project's id and API token",
-        "Bearer": "Bearer: the subscriber's access token",
-        None: "no credentials",
-    }[kind]
+        show("for a visitor of a web page, in exchange for the page's public click-to-call token", embed)
+        console.print(f"\n{len(emulator.requests)} requests were sent. Tokens are shown by digest only.")
 
 
 def describe(token: Token, now: datetime) -> str:
-    """Say what can be known of a token."""
-    minutes = round((token.expires_at - now).total_seconds() / 60)
-    return (
-        f"{token.kind or 'unknown':<8} #{token.digest}  lives {minutes // 60} h {minutes % 60:02} min, "
-        f"until {token.expires_at:%H:%M:%S} UTC"
-    )
+    """Return what can be known about a token."""
+    left = spoken(60 * round((token.expires_at - now).total_seconds() / 60))
+    return f"{token.kind or 'unknown':<8} #{token.digest}  valid for {left}, until {token.expires_at:%H:%M:%S} UTC"
+
+
+async def keep_session(
+    console: Console, *, seconds: float = 16.0, outage: float = 0.5, clock: Clock = SYSTEM
+) -> Result:
+    """Keep a session through an outage and a lost answer. Return what it did."""
+    async with AsyncExitStack() as stack:
+        emulator = await stack.enter_async_context(Emulator(lifetimes=LIFETIMES, clock=clock))
+        client = await stack.enter_async_context(emulator.client())
+        session = await stack.enter_async_context(SubscriberSession(client, "alice@example.com", policy=POLICY))
+        console.print(f"\n[bold]A session[/] with tokens of {spoken(LIFETIME.total_seconds())} runs for {seconds:g} s.")
+        start = clock.now()
+        teller = Teller(partial(console.print, markup=False, emoji=False), lambda: f"  {clock.now() - start:5.1f} s")
+        session.subscribe(teller.tell)
+        stack.push_async_callback(end, asyncio.create_task(cause_faults(emulator, session, teller, outage, clock)))
+        if console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            drawing = look_on(session, partial(live.update, refresh=True), every=FRAME)
+            stack.push_async_callback(end, asyncio.create_task(drawing))
+        gap = await longest_gap(emulator, session, clock.now() + seconds, clock)
+        result = Result(rotations=session.generation - 1, requests=len(emulator.requests), longest_gap=gap)
+    counts = f"{result.rotations} rotations with {result.requests} requests"
+    console.print(f"{counts}; longest moment without a valid token: {gap:.2g} s")
+    return result
+
+
+async def longest_gap(emulator: Emulator, session: SubscriberSession, until: float, clock: Clock) -> float:
+    """Call `token()` again and again, and return the longest time without a token that the emulator accepts."""
+    longest, good_at, call = 0.0, clock.now(), asyncio.create_task(session.token())
+    try:
+        while (now := clock.now()) < until:
+            is_good = emulator.accepts(session.pair.access_token)
+            if call.done():
+                is_good = is_good and call.exception() is None and emulator.accepts(call.result())
+                call = asyncio.create_task(session.token())
+            if is_good:
+                good_at = now
+            else:
+                longest = max(longest, now - good_at)
+            await clock.sleep(CHECK_EVERY)
+    finally:
+        await end(call)
+    return longest
+
+
+async def cause_faults(
+    emulator: Emulator, session: SubscriberSession, teller: Teller, outage: float, clock: Clock
+) -> None:
+    """Answer the second renewal with 503 for a while, and lose the answer to a later one."""
+    degraded = asyncio.Event()
+    session.subscribe(lambda event: degraded.set() if event.kind == "degraded" else None)
+    await reach(session, 2)
+    teller.say("the emulator now answers 503")
+    emulator.fail(Status(503), times=None)
+    await degraded.wait()
+    await clock.sleep(outage)
+    emulator.clear_faults()
+    teller.say("the emulator works again")
+    await reach(session, 3)
+    teller.say("the next answer will be lost, after the refresh token was used up")
+    emulator.fail(Reset(applied=True), operation="refresh_subscriber_token")
+
+
+async def reach(session: SubscriberSession, generation: int) -> None:
+    """Wait until the session has had that many pairs."""
+    async for _ in session.rotations():
+        if session.generation >= generation:
+            return

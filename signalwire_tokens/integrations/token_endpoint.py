@@ -108,7 +108,7 @@ class Backend(Generic[R]):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        """Open the fleet for the block. Closing it waits for renewals under way, for up to the policy's `drain`.
+        """Open the fleet for the block. Closing it waits for renewals under way, up to `close_timeout`.
 
         A renewal that is cut off could lose the only valid refresh token.
         """

@@ -47,7 +47,7 @@ CHECKED_EVERY = 1.0  # seconds after a check of process and event loop in which 
 
 
 class WaitDeadline:
-    """The end of a caller's patience, across any number of waits.
+    """When a caller stops waiting, across any number of waits.
 
     `future` is the future that the caller waits for at the moment. Each wait sets its own.
     """
@@ -138,18 +138,18 @@ async def live_token(engine: Engine, min_ttl: Duration | None) -> str:
 async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
     """Return the current token if it is valid for long enough, or wait for the next one."""
     timer, cycle = check(engine), engine.cycle
-    reserve, patience = check_ttl(engine, min_ttl), cycle.policy.wait_timeout
+    needed, timeout = check_ttl(engine, min_ttl), cycle.policy.wait_timeout
     now, tried_at = engine.now(), cycle.tried_at
     left, is_fresh = cycle.left(now), min_ttl is None and now < cycle.due
-    if left > 0 and (left >= reserve or is_fresh):
+    if left > 0 and (left >= needed or is_fresh):
         timer.look(now)
         cycle.check_until(now + CHECKED_EVERY)
         return cycle.value
     if left > 0:
         # An attempt that fails ends this wait, too, since the current token is still valid.
-        await wait(engine, min(patience, left / 2), lambda: cycle.tried_at != tried_at)
+        await wait(engine, min(timeout, left / 2), lambda: cycle.tried_at != tried_at)
     if engine.left() <= 0:
-        await wait(engine, patience, lambda: engine.left() > 0)
+        await wait(engine, timeout, lambda: engine.left() > 0)
     check(engine)
     if engine.left() > 0:
         return cycle.value

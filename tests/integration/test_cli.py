@@ -25,10 +25,9 @@ from signalwire_tokens import (
     __main__,
     __version__,
 )
-from signalwire_tokens.cli.demo import describe, run_demo, show_kinds
+from signalwire_tokens.cli.demo import CHECK_EVERY, Result, describe, keep_session, run_demo, show_kinds
 from signalwire_tokens.cli.emulator import print_entry, print_entry_as_json, rate, serve
 from signalwire_tokens.cli.telling import draw, standing_of
-from signalwire_tokens.cli.trial import GLANCE, Held, hold
 from signalwire_tokens.emulator import Emulator, RateLimit
 from signalwire_tokens.models import Token
 from support.cli_runner import Terminal, run, run_in_shell, run_to_the_end, started_command, stoppable
@@ -36,14 +35,14 @@ from support.processes import last_lines
 from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
-SUMMARY = r"([0-9]+) rotations with ([0-9]+) requests; longest moment without a live token: ([0-9.e+]+) s\n"
+SUMMARY = r"([0-9]+) rotations with ([0-9]+) requests; longest moment without a valid token: ([0-9.e+]+) s\n"
 
 
 async def in_virtual_time(clock, demo):
     """Let virtual time pass until a demo has ended; return what it returns."""
     running = asyncio.create_task(demo)
     while not running.done():
-        await clock.advance(GLANCE)
+        await clock.advance(CHECK_EVERY)
     return await running
 
 
@@ -56,8 +55,8 @@ def assert_five_kinds(text):
         ("create_embed_token", "no credentials"),
     ]:
         assert re.search(rf"^{operation} sent {sent}", text, re.MULTILINE)
-    assert len(re.findall(r"^  SAT +#[0-9a-f]{8}  lives [12] h 00 min", text, re.MULTILINE)) == 5
-    assert len(re.findall(r"^  Refresh +#[0-9a-f]{8}  lives 2 h 05 min", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  SAT +#[0-9a-f]{8}  valid for [12] h,", text, re.MULTILINE)) == 5
+    assert len(re.findall(r"^  Refresh +#[0-9a-f]{8}  valid for 2 h 5 min,", text, re.MULTILINE)) == 3
     assert not re.search(r"eyJ|PT[0-9a-f]{20}|c2c_[0-9a-f]", text)
 
 
@@ -73,8 +72,8 @@ def test_the_demo_ends_by_itself_and_nothing_complains():
     assert demo.returncode == (0 if gap == "0" else 1)
     said = [line for line in demo.stderr.splitlines() if not line.startswith("Executing <")]  # the machine was slow
     assert said == [
-        "SIGNALWIRE_* is set, but this demo uses its own emulator: no real space is touched.",
-        *([] if gap == "0" else ["Error: there was a moment without a live token"]),
+        "SIGNALWIRE_* is set, but the demo uses its own emulator, and no real space.",
+        *([] if gap == "0" else ["Error: there was a moment without a valid token"]),
     ]
     assert "hush" not in demo.stdout
     assert "127.0.0.1" in demo.stdout
@@ -91,32 +90,32 @@ async def test_the_demo_shows_the_five_kinds(clock):
 async def test_the_demo_s_session_rides_through_what_goes_wrong(clock):
     """A burst of 503 and a lost answer, told as plain lines where there is no terminal, and a summary."""
     console = Console(file=io.StringIO(), soft_wrap=True)
-    held = await in_virtual_time(clock, run_demo(console, clock=clock))
+    result = await in_virtual_time(clock, run_demo(console, clock=clock))
     text = console.file.getvalue()
     told = re.findall(r"^ +[0-9.]+ s  ([a-z]+): generation", text, re.MULTILINE)
     assert told[:6] == ["rotated", "degraded", "reissued", "recovered", "degraded", "reissued"]
     assert told[-1] == "closed"
     assert "\x1b" not in text
     rotations, requests, gap = re.search(SUMMARY, text).groups()
-    assert (held.rotations, held.requests, held.longest_gap) == (int(rotations), int(requests), 0)
+    assert (result.rotations, result.requests, result.longest_gap) == (int(rotations), int(requests), 0)
     assert gap == "0"
-    assert held.went_well
-    assert 3 <= held.rotations < held.requests
+    assert result.is_success
+    assert 3 <= result.rotations < result.requests
 
 
 async def test_a_session_without_a_live_token_for_a_while_is_found_out(clock):
     """The demo can fail: the service stays away until the token is dead."""
     console = Console(file=io.StringIO(), force_terminal=False)
-    held = await in_virtual_time(clock, hold(console, seconds=13, burst=6, clock=clock))
-    assert held.longest_gap > 1
-    assert not held.went_well
-    assert "longest moment without a live token: 0 s" not in console.file.getvalue()
+    result = await in_virtual_time(clock, keep_session(console, seconds=13, outage=6, clock=clock))
+    assert result.longest_gap > 1
+    assert not result.is_success
+    assert "longest moment without a valid token: 0 s" not in console.file.getvalue()
 
 
 async def test_a_demo_that_is_cancelled_leaves_nothing_behind(clock):
     """As Ctrl-C does; the fixture looks for tasks and connections."""
     console = Console(file=io.StringIO())
-    holding = asyncio.create_task(hold(console, clock=clock))
+    holding = asyncio.create_task(keep_session(console, clock=clock))
     await eventually(console.file.getvalue)  # it has something to tell, and so has begun
     holding.cancel()
     await asyncio.wait([holding])
@@ -127,7 +126,7 @@ async def test_a_demo_that_is_cancelled_leaves_nothing_behind(clock):
 async def test_on_a_terminal_the_session_is_drawn_as_it_stands(clock):
     """Its state, how long its token is valid, its generation, the next refresh and the last error."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    await in_virtual_time(clock, hold(console, seconds=0.3, clock=clock))
+    await in_virtual_time(clock, keep_session(console, seconds=0.3, clock=clock))
     drawn = console.file.getvalue()
     for word in ("fresh", "expires in", "━", "generation", "last error"):
         assert word in drawn
@@ -142,14 +141,14 @@ async def test_a_session_with_nothing_planned_is_drawn_too(client):
 
 
 @pytest.mark.parametrize(
-    ("gap", "status", "said"), [(0.0, 0, ""), (1.5, 1, "Error: there was a moment without a live token\n")]
+    ("gap", "status", "said"), [(0.0, 0, ""), (1.5, 1, "Error: there was a moment without a valid token\n")]
 )
 @pytest.mark.parametrize("as_json", [False, True])
 def test_how_the_demo_went_is_its_exit_status(monkeypatch, gap, status, said, as_json):
     """Said in one line where it did not go well, or in JSON."""
 
     async def run_demo(_):
-        return Held(rotations=3, requests=4, longest_gap=gap)
+        return Result(rotations=3, requests=4, longest_gap=gap)
 
     monkeypatch.setattr("signalwire_tokens.cli.demo.run_demo", run_demo)
     result = run("demo", *["--json"] * as_json)
@@ -169,7 +168,7 @@ def test_a_demo_that_cannot_write_says_so(monkeypatch):
 
     monkeypatch.setattr("signalwire_tokens.cli.demo.run_demo", run_demo)
     result = run("demo")
-    assert (result.exit_code, result.stderr) == (1, "Error: the demo broke off: No space left on device\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: the demo has stopped: No space left on device\n")
 
 
 def test_a_demo_that_is_told_to_stop_says_so(monkeypatch):

@@ -36,7 +36,7 @@ SHOWN = {
     "hold": (["alice@example.com"], [("next refresh", STOP)], r"started: generation 1, token #[0-9a-f]{8}"),
     "doctor": (["--reference", "bob"], [], r"\x1b\[32mok +\x1b\[0msettings.*refresh +SAT #[0-9a-f]{8}, live until"),
     "emulator": ([], [("# click-to-call token", STOP)], r"c2c_[0-9a-f]+"),
-    "demo": ([], [("generation", "")], r"longest moment without a live token"),
+    "demo": ([], [("generation", "")], r"longest moment without a valid token"),
     "sealing-key": ([], [], r"^[\w-]{43}="),
     "completion": (["zsh"], [], r"#compdef signalwire-tokens"),
 }
@@ -56,7 +56,7 @@ def test_every_command_works_on_a_terminal(service, place, name):
         rest, code = terminal.end()
     text = (seen + rest).replace("\r\n", "\n")
     if name == "demo":  # whether it goes well depends on the machine
-        assert code == (0 if "longest moment without a live token: 0 s" in text else 1)
+        assert code == (0 if "longest moment without a valid token: 0 s" in text else 1)
     else:
         assert code == 0
     assert re.search(shown, text, re.DOTALL), f"the terminal doesn't show {shown}"
