@@ -16,18 +16,18 @@ A session only moves to a later phase. It may skip phases: a session that was ne
 
 Events::
 
-    event          the engine reports it when
-    -------------  ----------------------------------------------------------------------------------------
-    open           the session opens, with or without a pair from elsewhere
-    begin          a renewal begins, or a look into the store for a pair that another process has saved
-    land           a renewal or a look has ended
-    lose           the result of a renewal or a look couldn't be processed, because something raised
-    invalidate     SignalWire has refused the current token
-    clock_leaped   the wall clock has gained on the session's clock
-    want           a caller begins to wait for a token
-    press          the session must renew as soon as it may, regardless of its plan
-    check_until    `token()` has checked that it runs in the right process and on the right event loop
-    advance        the session moves on to a later phase
+    event             the engine reports it when
+    ----------------  -------------------------------------------------------------------------------------
+    open              the session opens, with or without a pair from elsewhere
+    begin             a renewal begins, or a look into the store for a pair that another process has saved
+    land              a renewal or a look has ended
+    fail_to_process   the result of a renewal or a look couldn't be processed, because something raised
+    invalidate        SignalWire has refused the current token
+    clock_leaped      the wall clock has gained on the session's clock
+    caller_waits      a caller begins to wait for a token
+    demand            the session must renew as soon as it may, regardless of its plan
+    check_until       `token()` has checked that it runs in the right process and on the right event loop
+    advance           the session moves on to a later phase
 
 Effects are `Emit` (an event for the subscribers), `Adopted`, `Failed` and `Warn`.
 

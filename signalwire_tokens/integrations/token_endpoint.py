@@ -7,7 +7,7 @@ step  what happens                                                   answer if i
 ====  =============================================================  ===============================================
 1     `token_rules.admit` checks the method, origin and body type    204 to a preflight; 405, 403, 415, 413
 2     the app's `identify` returns the user's reference              401; its exceptions are the framework's to answer
-3     `token_rules.read_wish` reads the body                         413, 400, 422
+3     `token_rules.parse_body` reads the body                         413, 400, 422
 4     the limit per user, then the fleet, which may ask SignalWire   200, 204 (logout); 429, 500, 502, 503
 ====  =============================================================  ===============================================
 
