@@ -5,7 +5,7 @@ A call passes these checks in this order. The first one that fails decides the r
 | check | reply if it fails |
 | --- | --- |
 | rate limit | 429 `rate_limit_exceeded` |
-| form of the HTTP request (`Call.flaw`) | 400 |
+| form of the HTTP request (`Call.malformed_because`) | 400 |
 | method and path lead to an operation | 404 |
 | parameters of the query are known (only if strict) | 400 |
 | authentication | 401, or 403 for a valid token that isn't a subscriber's |

@@ -13,7 +13,7 @@ name                             type     content                               
 Scripts and repeated commands
     Each change is a Lua script, which the server runs in one step. If a connection breaks, the client sends the command
     again, although the server may have run it. So each script accepts its own earlier result: `SAVE` accepts a record
-    with the same digest, and `TAKE` a lease of the same owner.
+    with the same digest, and `TAKE_LEASE` a lease of the same owner.
 
 Time
     All times are the server's, so the machines' clocks don't matter. `load` gets the record and the time by one script.
