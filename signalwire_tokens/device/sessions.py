@@ -148,7 +148,10 @@ class DeviceRenewal:
         return wire.create_device_token(token, proof=proof, lifetime=self._lifetime)
 
     def _refresh(self, pair: TokenPair, seen: set[int]) -> wire.Request[TokenPair]:
-        """Return the request that exchanges a bound token for the next one. `seen` is as in `wire.accepting_only_successor`."""
+        """Return the request that exchanges a bound token for the next one.
+
+        `seen` is as in `wire.accepting_only_successor`.
+        """
         proof = Secret(self._key.proof("POST", wire.DEVICE_REFRESH, pair.refresh_token, now=self.service_time()))
         request = wire.refresh_device_token(pair.refresh_token, proof=proof, lifetime=self._lifetime)
         return wire.accepting_only_successor(request, pair, seen)
