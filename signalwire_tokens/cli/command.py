@@ -35,7 +35,7 @@ __all__ = ["Command", "Exit", "Group", "Option", "exit_of", "one_line", "print_j
 SECTIONS = ("Options", "Profile", "Connection", "Output")
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong settings, 4 refused by SignalWire, 5 invalid request, "
-    "6 unavailable (try again), 7 session expired"
+    "6 unavailable (try again), 7 session expired, 130 interrupted"
 )
 LONG = re.compile(r"[\w.~+/=-]{40,}")  # what may be a token that was passed in the wrong place
 DEBUG = "signalwire_tokens.debug"
@@ -137,6 +137,8 @@ class Command(click.Command):
         try:
             with logging_to_stderr(debug=debug):
                 super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
         except (KeyboardInterrupt, click.Abort):
             code, text = Exit.INTERRUPTED, {"type": "Interrupted", "message": "interrupted"}
         except click.UsageError as error:

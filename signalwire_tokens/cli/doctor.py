@@ -1,13 +1,13 @@
-"""What `signalwire-tokens doctor` does: it asks, and lets `findings` judge."""
+"""The command `doctor`: runs one check after the other, and prints what `diagnosis` concludes from it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
-from collections import Counter
-from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -16,284 +16,198 @@ import click
 from yarl import URL
 
 from signalwire_tokens import wire
-from signalwire_tokens.errors import ApiError, SignalWireTokenError, is_transient
+from signalwire_tokens.errors import SignalWireTokenError
 
-from .command import Command, one_line, print_json, to_json
-from .examination import PLAN, examine_service
-from .findings import (
-    Finding,
-    Verdict,
-    of_answer,
-    of_clock,
-    of_connection,
-    of_difference,
-    of_failure,
-    of_latency,
-    of_life,
-    of_names,
-)
+from . import diagnosis
+from .command import Command, Exit, Option, one_line, print_json, to_json
+from .diagnosis import Finding, Verdict
+from .examination import Space, examine_space
 from .options import Settings, connection
-from .report import Report, ReportFile
 from .signals import on_stop
+from .space_report import Report, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Awaitable, Callable
 
-    from signalwire_tokens.client import TokenClient
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["CHECKS", "doctor", "examine", "fill"]
+    Step = Callable[[Space], Awaitable[list[Finding]]]
 
-NO_TOKEN = "this-is-no-refresh-token"  # noqa: S105 - as it says
-LIMIT = 10.0  # seconds for a name or a handshake
+__all__ = ["connect", "doctor", "issue_and_refresh"]
+
+CHECKS = ("settings", "name", "certificate", "clock", "credentials", "scope", "latency")
+TIMEOUT = 10.0  # seconds for a name or a handshake
 SAMPLES = 5
-CHECKS = {"refresh_subscriber_token": 1, "subscriber_addresses": SAMPLES}  # what is asked before the examination
-COLORS = {Verdict.WELL: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red", Verdict.SKIPPED: "white"}
+COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "white"}
+ANNOUNCEMENT = """\
+The examination sends fewer than 50 requests, one at a time. It issues tokens for {reference}, who is created if new,
+and for guests and an invitee to the first address of this subscriber. Many requests are wrong on purpose, with made-up
+tokens and credentials. Earlier tokens of this subscriber may be revoked, so use a reference that no open session uses.
+The examination may wait up to a quarter of a minute. It never repeats a refused request."""
 
 
-@click.command(cls=Command)
-@click.option("--reference", help="Issue a token for this subscriber, who is created if new, and refresh it.")
-@click.option(
-    "--report",
-    metavar="FILE",
-    help="Find out, with tokens for --reference, what SignalWire doesn't publish, and write it to FILE; - is standard "
-    "output.",
+@click.command(
+    cls=Command,
+    examples=("signalwire-tokens doctor", "signalwire-tokens doctor --reference examination --report report.json"),
 )
+@click.option("--reference", cls=Option, metavar="REF", help="Subscriber to issue a token for, created if new.")
+@click.option("--report", cls=Option, metavar="FILE", help="Where to report on the space; - is standard output.")
 @connection(embeds=True)
 def doctor(*, settings: Settings, reference: str | None, report: str | None, as_json: bool) -> None:
     """Check settings, network and credentials.
 
-    Nothing is issued, unless there is a --reference. With --report as well, it finds out how your space behaves where
-    SignalWire's documentation leaves that open, and where it differs from it. The report holds no secrets, so you can
-    attach it to an issue. That takes up to a quarter of a minute.
+    Each failure comes with what to do. With --reference, doctor also issues and refreshes a token. With --report as
+    well, it finds out where the space differs from SignalWire's documentation. The report holds no secrets.
     """
     if report is not None and reference is None:
         raise click.UsageError("--report needs a --reference to issue tokens for")
     if reference is not None:
         wire.create_subscriber_token(reference, now=time.time())  # raises an error if it can't be one
-    file = None if report is None else ReportFile(report)
-    is_aside = file is not None and file.is_output  # then findings are written to standard error
-    if file is not None:
-        click.echo(announcement(one_line(reference or "")), err=True)
     findings: list[Finding] = []
+    is_aside = report == "-"  # then findings are written to standard error
 
-    def take(finding: Finding) -> None:
+    def emit(finding: Finding) -> None:
         findings.append(finding)
         if not as_json:
-            print_finding(finding, err=is_aside)
+            verdict = click.style(f"{finding.verdict.value:<8}", fg=COLORS[finding.verdict.value])
+            remedy = "" if finding.remedy is None else f"\n{'':<21}{finding.remedy}"
+            click.echo(f"{verdict}{finding.check:<12} {finding.seen}{remedy}", err=is_aside)
 
-    if file is None:
-        collect(settings, reference, None, take)
-    else:
-        collect_into(file, settings, reference, take)
-    wrong = sum(one.verdict is Verdict.WRONG for one in findings)
-    if as_json:
-        found = [{**attrs.asdict(one), "verdict": one.verdict.value} for one in findings]
-        print_json({"healthy": not wrong, "findings": found}, err=is_aside)
-    if wrong:
-        raise click.ClickException("1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong")
-
-
-def announcement(reference: str) -> str:
-    """Return what an examination is going to send."""
-    counts = Counter(PLAN) + Counter(CHECKS)
-    requests = "\n".join(f"  {count:>2} {operation}" for operation, count in counts.items())
-    return (
-        f"The examination sends at most {counts.total()} requests, one at a time:\n{requests}\n"
-        f"It issues tokens for {reference}, who is created if new, and for guests and\n"
-        f"an invitee to the first address of this subscriber. Many of its requests are wrong on purpose, with made-up\n"
-        f"tokens and credentials. Earlier tokens of this subscriber may be revoked, so use a reference that no live\n"
-        f"session uses. It may wait up to a quarter of a minute. No refused request is sent again."
-    )
-
-
-def collect_into(file: ReportFile, settings: Settings, reference: str | None, take: Callable[[Finding], None]) -> None:
-    """Examine, and write a report of what was found, even if an error or a signal ends the examination."""
-    report = Report()
+    steps: list[Step] = [lambda space: connect(space.client.origin, settings.context()), present_token, time_answers]
+    planned, observed = [*CHECKS], Report()
+    if report is not None:
+        if not is_aside:
+            replace_file(Path(report), "")  # raises an error if it can't be written
+        click.echo(ANNOUNCEMENT.format(reference=one_line(str(reference))), err=True)
+        steps, planned = [*steps, examine_space], [*planned, "report"]
+    elif reference is not None:
+        steps, planned = [*steps, issue_and_refresh], [*planned, "issue", "lifetime", "refresh"]
     try:
-        collect(settings, reference, report, take)
-    except BaseException as error:
-        report.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-        raise
+        client = settings.client(retries=0)
+        emit(Finding("settings", f"{client.origin}, project {client.project_id}"))
+        run(Space(client, reference or "", observed), steps, emit)
+    except SignalWireTokenError as error:
+        emit(diagnosis.failure_finding("settings", error))
     finally:
-        take(write(file, report))
+        if report is not None:
+            write(report, observed, emit)
+    summary = diagnosis.summarize(findings, planned)
+    is_healthy = all(one.verdict is not Verdict.FAILED for one in findings)
+    if as_json:
+        shown = [{**attrs.asdict(one), "verdict": one.verdict.value} for one in findings]
+        print_json({"healthy": is_healthy, "summary": summary, "findings": shown}, err=is_aside)
+    else:
+        click.echo(summary, err=is_aside)
+    if not is_healthy:
+        click.get_current_context().exit(Exit.FAILED)
 
 
-def write(file: ReportFile, report: Report) -> Finding:
-    """Write a report, unless nothing was observed: an earlier report may be there."""
+def write(place: str, report: Report, emit: Callable[[Finding], None]) -> None:
+    """Write a report, and pass on each difference in it. If nothing was observed, leave an earlier report as it is."""
+    for name, fact in report.facts.items():
+        if fact.difference is not None:  # a warning, because sessions work either way
+            emit(Finding(name, fact.difference, verdict=Verdict.WARNED))
     if report.is_empty:
-        return Finding("report", Verdict.SKIPPED, f"not written, because {report.stopped}")
-    file.write(report, time.time())
-    is_complete = report.stopped is None  # else another finding says what is wrong
-    verdict = Verdict.WELL if is_complete else Verdict.WARNING
-    end = "" if is_complete else f"; incomplete, because {report.stopped}"
-    return Finding("report", verdict, f"written to {file}: {report.summary}{end}")
+        emit(Finding("report", "not written, because nothing was observed", verdict=Verdict.SKIPPED))
+        return
+    text = json.dumps(report.to_json(time.time()), indent=2) + "\n"
+    if place == "-":
+        click.echo(text, nl=False)
+    else:
+        replace_file(Path(place), text)
+    end = "" if report.stopped is None else f"; incomplete, because {report.stopped}"
+    seen = f"written to {'standard output' if place == '-' else place}: {report.summary}{end}"
+    emit(Finding("report", seen, verdict=Verdict.WARNED if end else Verdict.PASSED))
 
 
-def collect(settings: Settings, reference: str | None, report: Report | None, take: Callable[[Finding], None]) -> None:
-    """Examine, and pass each finding on as it comes."""
+def run(space: Space, steps: list[Step], emit: Callable[[Finding], None]) -> None:
+    """Run one check after the other, until one fails that the next ones need. Emit each finding as it comes."""
 
-    async def main(client: TokenClient) -> None:
-        async with aclosing(examine(client, settings, reference, report)) as examination:
-            async for finding in examination:
-                take(finding)
-
-    async def stoppable(client: TokenClient) -> None:
+    async def main() -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is a coroutine
         with on_stop(task.cancel):  # so that SIGTERM, too, leaves a report
-            await main(client)
+            async with space.client:
+                for step in steps:
+                    findings = await step(space)
+                    for finding in findings:
+                        emit(finding)
+                    if any(one.verdict is Verdict.FAILED and one.check != "clock" for one in findings):
+                        return
 
     try:
-        client = settings.client(retries=0)
-    except SignalWireTokenError as error:
-        take(of_failure("settings", error))
-        return
-    try:
-        asyncio.run(main(client) if report is None else stoppable(client))
+        asyncio.run(main())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-def print_finding(finding: Finding, *, err: bool) -> None:
-    """Print a finding."""
-    verdict = click.style(f"{finding.verdict.value:<8}", fg=COLORS[finding.verdict])
-    click.echo(f"{verdict}{finding.check:<12} {finding.seen}", err=err)
-    if finding.remedy is not None:
-        click.echo(f"{'':<21}{finding.remedy}", err=err)
-
-
-async def examine(
-    client: TokenClient, settings: Settings, reference: str | None, report: Report | None = None
-) -> AsyncGenerator[Finding, None]:
-    """Look at one thing after the other, as long as the next can be looked at.
-
-    Given a report, collect facts for it instead of trying the reference out, and yield a finding for each difference.
-    """
-    async with client:
-        yield Finding("settings", Verdict.WELL, f"{client.origin}, project {client.project_id}")
-        for look in (look_up, shake_hands):
-            finding = await look(URL(client.origin), settings)
-            yield finding
-            if finding.verdict is Verdict.WRONG:
-                return
-        ahead = 0.0
-        refusal = await knock(client)
-        findings = of_answer(refusal)
-        if isinstance(refusal, ApiError) and refusal.server_time is not None:
-            ahead = client.clock.wall() - refusal.server_time
-            yield of_clock(ahead)
-        for finding in findings:
-            yield finding
-        if any(finding.verdict is Verdict.WRONG for finding in findings):
-            return
-        finding = await time_answers(client)
-        yield finding
-        if report is not None and finding.verdict is Verdict.WRONG:
-            return  # SignalWire throttles or fails
-        if reference is None:
-            remedy = "--reference REF issues one, which creates that subscriber if new"
-            yield Finding("issue", Verdict.SKIPPED, "no token was issued", remedy)
-            return
-        rest = (
-            try_out(client, reference, timedelta(seconds=ahead)) if report is None else fill(report, client, reference)
-        )
-        async with aclosing(rest) as trial:
-            async for finding in trial:
-                yield finding
-
-
-async def fill(report: Report, client: TokenClient, reference: str) -> AsyncGenerator[Finding, None]:
-    """Fill a report with facts, and yield those that differ from what SignalWire publishes."""
-    try:
-        async with aclosing(examine_service(client, reference)) as examination:
-            async for fact in examination:
-                report.add(fact)
-                if fact.difference is not None:
-                    yield of_difference(fact.name, *fact.difference)
-    except SignalWireTokenError as error:
-        report.stopped = f"{error.operation} failed: {type(error).__name__}, status {error.status}"
-        yield of_failure("report", error)
-    else:
-        report.stopped = None
-
-
-async def look_up(place: URL, _: Settings) -> Finding:
-    """Ask for the addresses of the space's name."""
-    host = place.host or ""
-    try:
-        async with asyncio.timeout(LIMIT):
-            found = await asyncio.get_running_loop().getaddrinfo(host, place.port)
-    except (OSError, TimeoutError) as error:
-        return of_names(host, error)
-    return of_names(host, sorted({str(one[4][0]) for one in found}))
-
-
-async def shake_hands(place: URL, settings: Settings, *, limit: float = LIMIT) -> Finding:
-    """Connect, and look at the certificate."""
-    context = None
-    if place.scheme == "https":
-        context = settings.context() or ssl.create_default_context()
+async def connect(origin: str, trusted: ssl.SSLContext | None, *, limit: float = TIMEOUT) -> list[Finding]:
+    """Look up the space's name, connect to it, and look at its certificate."""
+    place = URL(origin)
+    host, context = str(place.host), (trusted or ssl.create_default_context()) if place.scheme == "https" else None
     try:
         async with asyncio.timeout(limit):
-            _, writer = await asyncio.open_connection(place.host, place.port, ssl=context)
-    except (OSError, TimeoutError) as error:  # TLS's own among them
-        return of_connection(error)
+            found = await asyncio.get_running_loop().getaddrinfo(host, place.port)
+    except (OSError, TimeoutError) as error:
+        return [diagnosis.name_finding(host, error)]
+    name = diagnosis.name_finding(host, sorted({str(one[4][0]) for one in found}))
+    try:
+        async with asyncio.timeout(limit):
+            _, writer = await asyncio.open_connection(host, place.port, ssl=context)
+    except (OSError, TimeoutError) as error:  # errors of TLS are OSErrors, too
+        return [name, diagnosis.certificate_finding(error)]
     session = writer.get_extra_info("ssl_object")
     writer.transport.abort()
     if session is None:
-        return of_connection(None)
-    until = datetime.fromtimestamp(ssl.cert_time_to_seconds(session.getpeercert()["notAfter"]), UTC)
-    return of_connection((session.version(), until))
+        return [name, diagnosis.certificate_finding(None)]
+    until = ssl.cert_time_to_seconds(session.getpeercert()["notAfter"])
+    return [name, diagnosis.certificate_finding((session.version(), datetime.fromtimestamp(until, UTC)))]
 
 
-async def knock(client: TokenClient) -> SignalWireTokenError | None:
-    """Present a made-up refresh token: how it is refused tells whether the service knows who asks."""
+async def present_token(space: Space) -> list[Finding]:
+    """Present a made-up refresh token: its refusal shows whether SignalWire accepts the credentials."""
+    refusal = None
     try:
-        await client.refresh_subscriber_token(NO_TOKEN)
+        await space.client.refresh_subscriber_token("made-up-refresh-token")
     except SignalWireTokenError as error:
-        return error
-    return None
+        refusal = error
+    return diagnosis.credentials_findings(refusal, space.client.clock.wall())
 
 
-async def time_answers(client: TokenClient) -> Finding:
-    """Ask a few times for what is not there."""
+async def time_answers(space: Space) -> list[Finding]:
+    """Measure how long SignalWire takes to answer. Any refusal is an answer."""
     seconds = []
-    for _ in range(SAMPLES):
-        start = time.perf_counter()
-        try:
-            _ = [one async for one in client.subscriber_addresses(uuid4())]
-        except SignalWireTokenError as error:
-            if not isinstance(error, ApiError) or is_transient(error):  # any other refusal is an answer
-                return of_failure("latency", error)
-        seconds.append(time.perf_counter() - start)
-    return of_latency(seconds)
-
-
-async def try_out(client: TokenClient, reference: str, ahead: timedelta) -> AsyncGenerator[Finding, None]:
-    """Issue a pair and refresh it, and look at what SignalWire reports about both."""
-    step = "issue"
     try:
-        pair = await client.create_subscriber_token(reference)
-        yield Finding(step, Verdict.WELL, f"{told(pair)}, of subscriber {pair.subscriber_id}")
-        step = "life"
-        yield of_life(step, await life_of(client, pair, ahead), client.lifetimes.access)
-        step = "refresh"
-        renewed = await client.refresh_subscriber_token(pair.refresh_token.value)
-        yield Finding(step, Verdict.WELL, told(renewed))
+        for _ in range(SAMPLES):
+            start = time.perf_counter()
+            await space.send(wire.subscriber_addresses(uuid4(), origin=space.client.origin))
+            seconds.append(time.perf_counter() - start)
     except SignalWireTokenError as error:
-        yield of_failure(step, error)
+        return [diagnosis.failure_finding("latency", error)]
+    return [diagnosis.latency_finding(seconds)]
 
 
-def told(pair: TokenPair) -> str:
-    """Name a pair's access token."""
+async def issue_and_refresh(space: Space) -> list[Finding]:
+    """Issue a pair and refresh it, and compare its lifetime with the settings."""
+    findings, check = [], "issue"
+    try:
+        issued = await space.send(space.issue())
+        pair: TokenPair = issued.value
+        findings.append(Finding(check, f"{describe(pair)}, of subscriber {pair.subscriber_id}"))
+        check = "lifetime"
+        claims = (await space.send(wire.subscriber_info(pair.access_token))).value.sat_claims
+        end = None if claims is None else claims.expires_at
+        seconds = None if end is None else end.timestamp() - issued.at
+        findings.append(diagnosis.lifetime_finding(seconds, space.client.lifetimes.access.total_seconds()))
+        check = "refresh"
+        renewed = await space.send(wire.refresh_subscriber_token(pair.refresh_token))
+        findings.append(Finding(check, describe(renewed.value)))
+    except SignalWireTokenError as error:
+        findings.append(diagnosis.failure_finding(check, error))
+    return findings
+
+
+def describe(pair: TokenPair) -> str:
+    """Return a pair's access token in words."""
     token = pair.access_token
-    return f"{token.kind or 'token'} #{token.digest}, live until {to_json(token.expires_at)}"
-
-
-async def life_of(client: TokenClient, pair: TokenPair, ahead: timedelta) -> timedelta | None:
-    """Ask the service how long an access token lives, by the service's clock."""
-    claims = (await client.subscriber_info(pair.access_token)).sat_claims
-    if claims is None or claims.expires_at is None:
-        return None
-    return claims.expires_at - (pair.access_token.issued_at - ahead)
+    return f"{token.kind or 'token'} #{token.digest}, valid until {to_json(token.expires_at)}"

@@ -9,9 +9,8 @@ from datetime import timedelta
 import attrs
 
 from signalwire_tokens import Lifetimes
-from signalwire_tokens.cli.examination import A_WHILE, examine_service
-from signalwire_tokens.cli.facts import STEP
-from signalwire_tokens.cli.report import FORMAT, Report
+from signalwire_tokens.cli.examination import A_WHILE, Space, examine_space
+from signalwire_tokens.cli.space_report import FORMAT, STEP, Report
 from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import RateLimit, Rotation
 from signalwire_tokens.wire.codes import SUBJECTS
@@ -32,10 +31,9 @@ def read_report(path):
 
 async def examine(emulator, reference=REFERENCE):
     """Return the report of an emulator, as it is written."""
-    report = Report(stopped=None)
+    report = Report()
     async with emulator.client(retries=0) as client:
-        async for fact in examine_service(client, reference):
-            report.add(fact)
+        assert await examine_space(Space(client, reference, report)) == []
     return report.to_json(emulator.now().timestamp())
 
 

@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from signalwire_tokens import RefreshPolicy, SubscriberSession, TokenClient
-from signalwire_tokens.cli.doctor import fill
-from signalwire_tokens.cli.facts import QUESTIONS
-from signalwire_tokens.cli.findings import of_difference
-from signalwire_tokens.cli.report import NOT_REACHED, Report
+from signalwire_tokens.cli.examination import Space, examine_space
+from signalwire_tokens.cli.space_report import NOT_REACHED, QUESTIONS, Report
 from signalwire_tokens.emulator import Status
 from support.cli_runner import served
 from support.paths import ROOT
@@ -108,7 +106,7 @@ def report():
     async def examine():
         report = Report()
         async with TokenClient.from_env(timeout=HANG, retries=0) as client:
-            _ = [finding async for finding in fill(report, client, REFERENCE)]
+            await examine_space(Space(client, REFERENCE, report))
         return report
 
     return asyncio.run(examine())
@@ -118,9 +116,9 @@ def report():
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_fact_is_as_signalwire_publishes_it(report, name):
     """A fact that isn't published passes if it can be observed. A fact that can't be observed is skipped."""
-    fact = next(fact for fact in report.facts if fact.name == name)
+    fact = report.facts[name]
     if fact.difference is not None:
-        pytest.fail(of_difference(name, *fact.difference).seen)
+        pytest.fail(fact.difference)
     if fact.reason == NOT_REACHED:
         pytest.fail(f"{NOT_REACHED}: {report.stopped}")
     if fact.reason is not None:
