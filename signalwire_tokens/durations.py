@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import TypeAlias, cast
 
+from .duration_text import DAY, HOUR, MINUTE, spoken
 from .errors import ConfigurationError
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
 Duration: TypeAlias = float | timedelta
 """A length of time: a number of seconds, or a `timedelta`."""
 
-MINUTE, HOUR, DAY = 60, 3600, 86400
 UNITS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY}
 
 
@@ -82,21 +82,6 @@ def parse_duration(text: str) -> timedelta | None:
     """Return the duration that a text such as "90s", "15m", "2h" or "1d" names; None if it names none."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
     return None if match is None else timedelta(seconds=int(match[1]) * UNITS[match[2]])
-
-
-def spoken(seconds: float) -> str:
-    """Return a duration as messages show it: "0.25 s", "23.9 s", "1 min 30 s", "1 h 59 min" or "9 d 4 h"."""
-    if seconds < 1:
-        return f"{seconds:.2g} s"
-    if round(seconds, 1) < MINUTE:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
-    if round(seconds) < HOUR:
-        large, small, units = *divmod(round(seconds), 60), ("min", "s")
-    elif round(seconds / MINUTE) * MINUTE < DAY:
-        large, small, units = *divmod(round(seconds / MINUTE), 60), ("h", "min")
-    else:
-        large, small, units = *divmod(round(seconds / HOUR), 24), ("d", "h")
-    return f"{large} {units[0]} {small} {units[1]}" if small else f"{large} {units[0]}"
 
 
 def shown(value: object) -> str:

@@ -26,8 +26,9 @@
 SignalWire's error codes decide which `ApiError` an answer becomes. The status decides only if the answer has no known
 code. `wire.codes` lists the codes and explains why they come first.
 
-An error keeps its facts in attributes, and `str(error)` puts them into one line. No error holds a secret or the body of
-an answer, because a body may contain a token. So errors are safe to log.
+An error keeps its facts in attributes, and `str(error)` puts them into one line. An error of a session includes the
+error that is its cause. No error holds a secret or the body of an answer, because a body may contain a token. So errors
+are safe to log.
 
 Two functions group the errors by what a caller can do: `is_transient` (the same request may succeed later) and
 `is_throttle` (SignalWire asked for a pause).
@@ -39,6 +40,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
+
+from .duration_text import spoken
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -118,8 +121,8 @@ class SignalWireTokenError(Exception):
     `message` is what failed, without the other facts. `operation` is the client's method, such as
     `create_subscriber_token`, and `status` the HTTP status of the answer. `errors` holds the problems that the answer
     or the library's own checks list. `request_id` is SignalWire's id for the exchange, to quote to its support.
-    `retry_after` is how many seconds to wait before the next attempt. Facts that are unknown or don't apply are None,
-    or an empty tuple for `errors`.
+    `retry_after` is how many seconds to wait before the next attempt. `advice` is what to check or to do, unless
+    `message` has it already. Facts that are unknown or don't apply are None, or an empty tuple for `errors`.
 
     `str(error)` joins all of them, with at most 20 of the problems.
     """
@@ -133,6 +136,7 @@ class SignalWireTokenError(Exception):
         errors: tuple[Problem, ...] = (),
         request_id: str | None = None,
         retry_after: float | None = None,
+        advice: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -141,19 +145,10 @@ class SignalWireTokenError(Exception):
         self.errors = errors
         self.request_id = request_id
         self.retry_after = retry_after
+        self.advice = advice
 
     def __str__(self) -> str:
-        text = f"{self.operation}: {self.message}" if self.operation else self.message
-        if self.errors:
-            shown = [str(problem) for problem in self.errors[:MOST_SHOWN]]
-            if len(self.errors) > MOST_SHOWN:
-                shown.append(f"and {len(self.errors) - MOST_SHOWN} more")
-            text += ": " + "; ".join(shown)
-        if self.retry_after is not None:
-            text += f"; retry after {self.retry_after:g} s"
-        if self.request_id:
-            text += f" [request id {self.request_id}]"
-        return text
+        return line_of(self, pause="retry after", advice=self.advice)
 
 
 class ConfigurationError(SignalWireTokenError):
@@ -195,8 +190,9 @@ class TransportError(SignalWireTokenError):
         operation: str | None = None,
         status: int | None = None,
         request_id: str | None = None,
+        advice: str | None = None,
     ) -> None:
-        super().__init__(message, operation=operation, status=status, request_id=request_id)
+        super().__init__(message, operation=operation, status=status, request_id=request_id, advice=advice)
         self.sent = sent
 
 
@@ -288,7 +284,16 @@ class SessionError(SignalWireTokenError):
 
     The class itself is raised, for example, if a session or a fleet is opened twice, used on another event loop, or
     used in another process after a fork.
+
+    `str(error)` includes the reason, which is the text of `cause`. For an error that isn't transient, it also includes
+    what to check.
     """
+
+    def __str__(self) -> str:
+        cause, advice = self.__cause__, self.advice
+        if advice is None and isinstance(cause, SignalWireTokenError) and not is_transient(cause):
+            advice = cause.advice
+        return line_of(self, pause="next attempt in", advice=advice)
 
     @property
     def cause(self) -> BaseException | None:
@@ -317,6 +322,35 @@ class TokenUnavailable(SessionError):
 
 class StoreError(SignalWireTokenError):
     """A token store failed. The message names the store and the key."""
+
+
+def line_of(error: SignalWireTokenError, *, pause: str, advice: str | None) -> str:
+    """Return all facts of an error as one line. `pause` introduces its `retry_after`."""
+    text = f"{error.operation}: {summary(error)}" if error.operation else summary(error)
+    if error.retry_after is not None:
+        text += f"; {pause} {spoken(error.retry_after)}"
+    if advice:
+        text += f"; {advice}"
+    if error.request_id:
+        text += f" [request id {error.request_id}]"
+    return text
+
+
+def summary(error: SignalWireTokenError) -> str:
+    """Return what failed and why: the message, the problems, and the cause of a session's error with its request id.
+
+    The result lacks the error's own operation, pause, advice and request id.
+    """
+    text = error.message
+    if error.errors:
+        shown = [str(problem) for problem in error.errors[:MOST_SHOWN]]
+        if len(error.errors) > MOST_SHOWN:
+            shown.append(f"and {len(error.errors) - MOST_SHOWN} more")
+        text += ": " + "; ".join(shown)
+    cause = error.__cause__
+    if isinstance(error, SessionError) and isinstance(cause, SignalWireTokenError):
+        text += f": {summary(cause)}" + (f" [request id {cause.request_id}]" if cause.request_id else "")
+    return text
 
 
 def is_transient(error: BaseException) -> bool:

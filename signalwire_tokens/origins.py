@@ -14,13 +14,14 @@ from typing import NamedTuple, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["USUAL_PORTS", "Place", "check_origins", "is_loopback", "read_place", "write_origin"]
+__all__ = ["HTTP_ALLOWED", "USUAL_PORTS", "Place", "check_origins", "is_loopback", "read_place", "write_origin"]
 
 LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 FORM = re.compile(
     rf"(?:(?P<scheme>https?)://)?(?P<host>{LABEL}(?:\.{LABEL})*|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII
 )
 PORTS = range(1, 65536)
+HTTP_ALLOWED = "http is allowed only for localhost, 127.0.0.0/8 and ::1"
 USUAL_PORTS = {"http": 80, "https": 443}
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Address("::1"))
 
@@ -92,9 +93,10 @@ def check_origin(name: str, origin: object) -> str:
     place = read_place(origin) if isinstance(origin, str) else None
     if place is None or place.scheme is None:
         message = (
-            "must be exact, such as 'https://app.example.com': scheme and host, in ASCII, with no path, and no wildcard"
+            "must be exact origins, such as 'https://app.example.com': scheme and host in ASCII, without a path or "
+            "a wildcard"
         )
         raise ConfigurationError(f"{name} {message}")
     if place.scheme == "http" and not is_loopback(place.host):
-        raise ConfigurationError(f"{name} must be https, but for this machine's own addresses")
+        raise ConfigurationError(f"{name} must use https; {HTTP_ALLOWED}")
     return write_origin(place.scheme, place.host, place.port)

@@ -14,8 +14,8 @@ __all__ = ["ProjectCredentials", "ask_caller", "without_tracebacks"]
 
 CLOSE_TIMEOUT = 1.0  # seconds that the function gets to stop after its cancellation, when the client closes
 Refusal: TypeAlias = tuple[str, Exception | None]
-WAS_CLOSED: Refusal = ("the client was closed before api_token had answered", None)
-WAS_CANCELLED: Refusal = ("the function given as api_token was cancelled", None)
+WAS_CLOSED: Refusal = ("this TokenClient was closed before the api_token function returned: create a new one", None)
+WAS_CANCELLED: Refusal = ("the api_token function was cancelled from inside: it must return the API token", None)
 
 
 class ProjectCredentials:
@@ -128,9 +128,12 @@ class ProjectCredentials:
     async def _answer(self) -> Refusal | None:
         token, failure = await ask_caller(self._api_token)
         if failure is not None:
-            return f"the function given as api_token raised {type(failure).__name__}", failure
+            return (
+                f"the api_token function raised {type(failure).__name__}: see the cause, and correct the function",
+                failure,
+            )
         if not wire.is_credential(token.value):
-            return "the function given as api_token must return visible ASCII characters", None
+            return "the api_token function must return the API token: a string of visible ASCII characters", None
         self._take(token)
         return None
 

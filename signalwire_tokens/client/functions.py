@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from signalwire_tokens.clock import timer_of
+from signalwire_tokens.durations import spoken
 from signalwire_tokens.errors import SignalWireTokenError, TimedOut, TransportError
 
 from .credentials import ask_caller
@@ -45,14 +46,14 @@ class CallerFunction:
         finally:
             task.cancel()
         if not task.done():
-            raise TimedOut(f"the function given as {self._name} has not answered within {limit:g} s", sent=False)
+            raise TimedOut(f"the {self._name} function hasn't returned within {spoken(limit)}", sent=False)
         self._task = None
         if task.cancelled():
-            raise TransportError(f"the function given as {self._name} was cancelled from within", sent=False)
+            raise TransportError(f"the {self._name} function was cancelled from inside", sent=False)
         answer, failure = task.result()
         if isinstance(failure, SignalWireTokenError):
             raise failure
         if failure is not None:
             what = type(failure).__name__
-            raise TransportError(f"the function given as {self._name} raised {what}", sent=False) from failure
+            raise TransportError(f"the {self._name} function raised {what}", sent=False) from failure
         return answer

@@ -52,7 +52,7 @@ def tolerate() -> Iterator[None]:
     try:
         yield
     except Exception:  # an observer is foreign code, and may raise any exception
-        logger.exception("an observer failed")
+        logger.exception("an observer raised an exception; the operation isn't affected")
 
 
 def report_renewal(client: TokenClient, left: float) -> None:

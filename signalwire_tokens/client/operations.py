@@ -29,7 +29,7 @@ import attrs
 
 from signalwire_tokens import wire
 from signalwire_tokens.clock import SYSTEM, Clock
-from signalwire_tokens.durations import seconds_of
+from signalwire_tokens.durations import seconds_of, spoken
 from signalwire_tokens.errors import (
     ConfigurationError,
     SignalWireTokenError,
@@ -419,15 +419,20 @@ class TokenClient:
                 most = self._retries if retries is None else retries
                 outcome = await self._ask_again(request, progress, outcome, most, bound)
         except TimeoutError:
-            outcome = TimedOut(
-                f"no answer within {seconds:g} s",
-                sent=progress.sent,
-                operation=request.operation,
-                status=progress.status,
-            )
+            outcome = self._timed_out(request, progress, seconds)
         if isinstance(outcome, SignalWireTokenError):
             raise outcome
         return outcome
+
+    def _timed_out(self, request: wire.Request[T], progress: SendProgress, seconds: float) -> TimedOut:
+        """Return the error for a call that took longer than `seconds`."""
+        within = f"within {spoken(seconds)}"
+        if request.auth is wire.Auth.PROJECT and self._credentials.kept is None:
+            message = f"the api_token function hasn't returned {within}"
+            return TimedOut(message, sent=progress.sent, operation=request.operation, status=progress.status)
+        # A session with a store has a limit of its own, which may be shorter.
+        advice = "check the network" if seconds < self.timeout else "check the network, or raise timeout"
+        return self._way(request)[1].timed_out(request, progress, within, advice)
 
     async def _ask_again(
         self,
@@ -455,7 +460,7 @@ class TokenClient:
             failures += 1
             if pause is None or failures > retries or self.sender.closed:
                 return outcome
-            logger.debug("%s; asking again in %.2f s", outcome, pause)
+            logger.debug("%s; repeating the request in %.2f s", outcome, pause)
             await self.clock.sleep(pause)
             if self.sender.closed:
                 return outcome
@@ -476,7 +481,7 @@ class TokenClient:
             status, headers, body = await sender.send(request, progress)
         except TransportError as error:
             return error.with_traceback(None)
-        logger.debug("%s: answered %d", request.operation, status)
+        logger.debug("%s: answered with status %d", request.operation, status)
         answer = wire.Answer(status=status, headers=headers, body=body.value, sent=sent_at, lifetimes=self.lifetimes)
         outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(progress)))
         failure = outcome if isinstance(outcome, SignalWireTokenError) else None
@@ -544,5 +549,9 @@ def context_trusting(ca_file: str) -> tls.SSLContext:
     try:
         return tls.create_default_context(cafile=ca_file)
     except OSError as error:
-        failure = without_tracebacks(error)
-    raise ConfigurationError(f"SIGNALWIRE_REST_CA_FILE: no certificates can be read from {ca_file}") from failure
+        failure, reason = without_tracebacks(error), error.strerror
+    if isinstance(failure, tls.SSLError):
+        reason = "it holds none"
+    raise ConfigurationError(
+        f"SIGNALWIRE_REST_CA_FILE: can't read certificates from {ca_file} ({reason}): it must be a PEM file"
+    ) from failure

@@ -32,7 +32,7 @@ from signalwire_tokens.errors import ConfigurationError, ConnectionFailed, Timed
 from signalwire_tokens.models import Secret
 
 from .connector import GuardedConnector, abort
-from .credentials import without_tracebacks
+from .reasons import NETWORK, network_reason, system_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,10 @@ OUR_HEADERS = frozenset({"host", "accept", "accept-encoding", "user-agent"})
 BODY_HEADERS = frozenset({"content-type", "content-length"})
 CREDENTIALS = ("Authorization", "Proxy-Authorization", "Cookie")
 FRAMING = ("Content-Encoding", "Expect", "Transfer-Encoding")
+OTHER_LOOP = (
+    "this TokenClient was first used on another event loop: create one per event loop, or call it on its own loop with "
+    "asyncio.run_coroutine_threadsafe(). See 'Use from synchronous workers' in the documentation"
+)
 NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
@@ -103,11 +107,13 @@ class Sender:
         self._ssl = verifying(ssl)
         self._proxy, self._proxy_headers = split_proxy(proxy)
         if self._proxy is not None and origin.startswith("http:"):
-            raise ConfigurationError(f"a proxy would carry plain http away from this machine: give none with {origin}")
+            raise ConfigurationError(
+                f"proxy can't be used with {origin}: plain http must stay on this machine; omit proxy, or use https"
+            )
         self._closed = False
         if http is not None:
             if not isinstance(http, aiohttp.ClientSession):
-                raise ConfigurationError("http_session must be an aiohttp.ClientSession")
+                raise ConfigurationError(f"http_session must be an aiohttp.ClientSession, not {type(http).__name__}")
             check_given_session(http, origin)
             self._http = http
 
@@ -164,13 +170,13 @@ class Sender:
         except asyncio.CancelledError as cancelled:
             raise cancelled.with_traceback(None)  # noqa: B904 - the frames below hold the headers
         except (aiohttp.ClientError, OSError) as error:
-            failure = self._failure(error, request.operation, progress)
+            failure = self._failure(error, request, progress)
         raise failure
 
     def check(self) -> None:
         """Raise `ConfigurationError` if `stop()` was called."""
         if self._closed:
-            raise ConfigurationError("the client was closed: make another one")
+            raise ConfigurationError("this TokenClient is closed: create a new one")
 
     def _open(self) -> aiohttp.ClientSession:
         """Return the HTTP session, and make one on the first call if none was given."""
@@ -181,9 +187,11 @@ class Sender:
             )
             self._loop = asyncio.get_running_loop()
         if self._http.closed:
-            raise ConfigurationError("the aiohttp.ClientSession given as http was closed")
+            raise ConfigurationError(
+                "the aiohttp.ClientSession given as http_session is closed: keep it open as long as the client"
+            )
         if self._loop not in (None, asyncio.get_running_loop()):
-            raise ConfigurationError("a client belongs to the event loop it was first used on: make one for each")
+            raise ConfigurationError(OTHER_LOOP)
         if self._loop is None and self._ssl is None and self._origin.startswith("https:"):
             self._ssl = tls.create_default_context()  # the given session's connector may not verify certificates
         return self._http
@@ -210,54 +218,38 @@ class Sender:
             **({} if authorization is None else {"Authorization": authorization.value}),
         }
 
-    def _failure(self, error: Exception, operation: str, progress: SendProgress) -> TransportError:
+    def timed_out(self, request: wire.Request[Any], progress: SendProgress, within: str, advice: str) -> TimedOut:
+        """Return the error for a request that took too long. `within` names the limit, and `advice` what to check."""
+        if progress.sent:
+            message = f"the answer from {self._host} wasn't complete {within}"
+        elif progress.sent is None:
+            message = f"no answer from {self._host} {within}"
+        else:
+            message = f"cannot connect to {self._host} (no answer {within})"
+        return TimedOut(message, sent=progress.sent, operation=request.operation, status=progress.status, advice=advice)
+
+    def _failure(self, error: Exception, request: wire.Request[Any], progress: SendProgress) -> TransportError:
         """Return the error that stands for one of aiohttp's.
 
         Its cause is the operating system's error at most. aiohttp's error isn't kept, because its frames hold headers.
         """
-        sent = False if isinstance(error, NEVER_LEFT) else progress.sent or None
+        progress.sent = False if isinstance(error, NEVER_LEFT) else progress.sent or None
         if isinstance(error, TimeoutError):
-            message = f"the connection to {self._origin} timed out"
-            return TimedOut(message, sent=sent, operation=operation, status=progress.status)
+            return self.timed_out(request, progress, "within the system's limit", NETWORK)
         cause = system_error(error)
-        reason = network_reason(error) if cause is None else str(cause)
-        what = f"cannot connect to {self._origin}" if sent is False else f"the connection to {self._origin} broke"
-        failure = ConnectionFailed(f"{what}: {reason}", sent=sent, operation=operation, status=progress.status)
+        text, advice = network_reason(error, cause)
+        is_unsent = progress.sent is False
+        failure = ConnectionFailed(
+            f"cannot connect to {self._host} ({text})"
+            if is_unsent
+            else f"the connection to {self._host} broke ({text})",
+            sent=progress.sent,
+            operation=request.operation,
+            status=progress.status,
+            advice=advice.format(setting=request.address_setting),
+        )
         failure.__cause__ = cause
         return failure
-
-
-def system_error(error: Exception) -> OSError | None:
-    """Return the error of the operating system or of TLS behind one of aiohttp's, without its frames, or None."""
-    found: Exception | None = None
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        found = error.certificate_error
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        found = error.os_error
-    if isinstance(found, OSError):
-        without_tracebacks(found)
-        return found
-    if isinstance(error, OSError) and error.errno is not None:
-        return OSError(error.errno, error.strerror)
-    return None
-
-
-def network_reason(error: Exception) -> str:
-    """Return what went wrong, for errors without a system error.
-
-    aiohttp's own text isn't used, because it may quote the answer.
-    """
-    match error:
-        case aiohttp.ClientHttpProxyError():
-            return f"the proxy answered {error.status}"
-        case aiohttp.ClientResponseError():
-            return "the answer is not HTTP"
-        case aiohttp.ClientPayloadError():
-            return "the answer broke off, or cannot be decoded"
-        case aiohttp.ServerDisconnectedError():
-            return "it was closed without an answer"
-        case _:
-            return type(error).__name__
 
 
 class RecordingBody(aiohttp.BytesPayload):
@@ -326,9 +318,14 @@ def verifying(context: tls.SSLContext | None) -> tls.SSLContext | None:
     if context is None:
         return None
     if not isinstance(context, tls.SSLContext):
-        raise ConfigurationError("ssl must be an ssl.SSLContext: certificates are always verified")
+        raise ConfigurationError(
+            f"ssl must be an ssl.SSLContext, not {type(context).__name__}: certificates are always verified"
+        )
     if context.verify_mode is not tls.CERT_REQUIRED or not context.check_hostname:
-        raise ConfigurationError("ssl must verify certificates and host names; name a CA of your own as its cafile")
+        raise ConfigurationError(
+            "ssl must verify certificates and host names: to trust a CA of your own, pass "
+            "ssl.create_default_context(cafile=…)"
+        )
     return context
 
 
@@ -343,7 +340,9 @@ def split_proxy(proxy: Secret[str | None]) -> tuple[URL | None, Secret[Mapping[s
     with suppress(ValueError, TypeError):
         url.value = URL(proxy.value)
     if url.value.scheme not in ("http", "https") or not url.value.host:
-        raise ConfigurationError("proxy must be the URL of an http or https proxy")
+        raise ConfigurationError(
+            "proxy must be the URL of an http or https proxy, such as http://proxy.example.com:3128"
+        )
     if url.value.user is None:
         return url.value, None
     credentials = Secret(f"{url.value.user}:{url.value.password or ''}".encode())
@@ -365,6 +364,5 @@ def check_given_session(http: aiohttp.ClientSession, origin: str) -> None:
         added.append(f"cookies for {origin}")
     if added:
         raise ConfigurationError(
-            f"the aiohttp.ClientSession given as http adds {', '.join(added)} to every request: "
-            "give one that does not, or none, and the client makes its own"
+            f"http_session adds {', '.join(added)} to every request: pass a session without them, or omit http_session"
         )

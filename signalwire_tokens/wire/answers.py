@@ -30,7 +30,7 @@ from signalwire_tokens.errors import (
 )
 
 from .codes import SUBJECTS, Subject, about
-from .exchange import Answer, Request, UnusableAnswer, parse_http_date
+from .exchange import Answer, Auth, Request, UnusableAnswer, parse_http_date
 from .hints import read_hint
 from .readers import json_object, json_value
 
@@ -98,16 +98,17 @@ def read(
         except UnusableAnswer as error:
             reason, subscriber_id = str(error), error.subscriber_id
     elif answer.status // 100 == 3:  # noqa: PLR2004 - any 3xx is a redirect
-        reason = "a redirect, which is never followed; is this the right address?"
+        reason = "a redirect, which the client never follows"
     elif answer.status // 100 in (4, 5):
         return refusal(request, answer, (*request.secrets, *secrets()))
     else:
-        reason = "which is no final answer"
+        reason = "which isn't a final HTTP status"
     unexpected = UnexpectedResponse(
-        f"answered {answer.status}, {reason}",
+        f"{request.peer} answered {answer.status}, {reason}",
         operation=request.operation,
         status=answer.status,
         request_id=request_id(answer, (*request.secrets, *secrets())),
+        advice=f"check {request.address_setting}, and any proxy or cache in between",
     )
     unexpected.subscriber_id = subscriber_id
     return unexpected
@@ -115,8 +116,10 @@ def read(
 
 def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] | Token]) -> ApiError:
     """Return the error for a 4xx or 5xx answer: by the codes in its body first, then by its status."""
-    errors = problems(answer, secrets)
-    kind, message = kind_of(request, answer.status, about(errors))
+    errors, pause = problems(answer, secrets), retry_after(answer)
+    kind, message, advice = kind_of(request, answer.status, about(errors))
+    if advice is LATER and pause is not None:
+        advice = None  # the error has the pause
     detail = detail_of(answer, secrets)
     error = kind(
         message.format(peer=request.peer, status=answer.status) + (f": {detail}" if detail else ""),
@@ -124,44 +127,86 @@ def refusal(request: Request[T], answer: Answer, secrets: Sequence[Secret[str] |
         status=answer.status,
         errors=errors,
         request_id=request_id(answer, secrets),
-        retry_after=retry_after(answer),
+        retry_after=pause,
+        advice=None if advice is None else advice.format(setting=request.address_setting),
     )
     error.server_time, error.rate_limit = answer.server_time, read_hint(answer)
     return error
 
 
 def kind_of(request: Request[T], status: int, subject: Subject | None) -> Kind:
-    """Return the class of the error for a refusal, and the template of its message.
+    """Return the class of the error for a refusal, and the templates of its message and of what to check.
 
     `subject` is what the answer's code is about. If it is None, no code is known and the status decides.
     """
     if subject is Subject.TOKEN:  # the token in the body if the request has one, or else the credentials
-        return INVALID_REQUEST if request.presents_token else UNAUTHORIZED
+        return PRESENTED[request.for_embeds] if request.presents_token else BY_CREDENTIALS[request.auth][401]
     if subject is not None:
         return BY_CODE[subject]
+    if status in BY_CREDENTIALS[request.auth]:
+        return BY_CREDENTIALS[request.auth][status]
     return FAILED if status // 100 == 5 else BY_STATUS.get(status, REFUSED)  # noqa: PLR2004 - any 5xx
 
 
-Kind: TypeAlias = tuple[type[ApiError], str]
-REFUSED: Kind = (ApiError, "{peer} answered {status}")
-FAILED: Kind = (ServerError, "{peer} failed with {status}")
-UNAUTHORIZED: Kind = (Unauthorized, "the credentials were not accepted ({status})")
-FORBIDDEN: Kind = (Forbidden, "{peer} does not allow this ({status})")
-INVALID_REQUEST: Kind = (ValidationFailed, "{peer} refused the request ({status})")
-THROTTLED: Kind = (RateLimited, "too many requests ({status})")
+Kind: TypeAlias = tuple[type[ApiError], str, str | None]
+LATER = "try again later"
+REFUSED: Kind = (ApiError, "{peer} refused the request ({status})", None)
+FAILED: Kind = (ServerError, "{peer} failed ({status})", LATER)
+NOT_ALLOWED = "{peer} doesn't allow this ({status})"
+LACKS_SCOPE: Kind = (Forbidden, NOT_ALLOWED, "check the scopes of the API token")
+# 401 and 403, by what the request was authorized with. Without credentials of the client, the caller's headers count.
+BY_CREDENTIALS: Mapping[Auth, Mapping[int, Kind]] = {
+    Auth.PROJECT: {
+        401: (
+            Unauthorized,
+            "{peer} refused the credentials ({status})",
+            "check the project id and the API token for this space",
+        ),
+        403: LACKS_SCOPE,
+    },
+    Auth.SUBSCRIBER: {
+        401: (
+            Unauthorized,
+            "{peer} refused the access token ({status})",
+            "check that it is valid and from this space",
+        ),
+        403: (Forbidden, NOT_ALLOWED, "check the scope of the access token"),
+    },
+    Auth.NONE: {
+        401: (
+            Unauthorized,
+            "{peer} refused the credentials ({status})",
+            "check the headers of the request, or its click-to-call token",
+        ),
+        403: (Forbidden, NOT_ALLOWED, "check the headers of the request, or its click-to-call token"),
+    },
+}
+INVALID_REQUEST: Kind = (ValidationFailed, "{peer} refused the request ({status})", None)
+# By whether the token in the body is a click-to-call token.
+PRESENTED: Mapping[bool, Kind] = {
+    False: (ValidationFailed, "{peer} refused the refresh token ({status})", "issue a new pair"),
+    True: (ValidationFailed, "{peer} refused the click-to-call token ({status})", "check the token"),
+}
+THROTTLED: Kind = (RateLimited, "{peer} got too many requests ({status})", LATER)
 BY_STATUS: Mapping[int, Kind] = {
-    401: UNAUTHORIZED,
-    403: FORBIDDEN,
-    404: (NotFound, "not found ({status}); is this the right address?"),
+    404: (NotFound, "not found ({status})", "check {setting}, and any id in the request"),
     422: INVALID_REQUEST,
     429: THROTTLED,
 }
 BY_CODE: Mapping[Subject, Kind] = {
     Subject.THROTTLE: THROTTLED,
-    Subject.ACCOUNT: (TemporarilyRefused, "{peer} allows no more for this account at the moment ({status})"),
-    Subject.MOMENT: (TemporarilyRefused, "{peer} cannot process the request at the moment ({status})"),
-    Subject.API_TOKEN: FORBIDDEN,
-    Subject.SUBSCRIBER: FORBIDDEN,
+    Subject.ACCOUNT: (
+        TemporarilyRefused,
+        "{peer} allows no more for this account at the moment ({status})",
+        "check the limits of the SignalWire account",
+    ),
+    Subject.MOMENT: (TemporarilyRefused, "{peer} can't process the request at the moment ({status})", LATER),
+    Subject.API_TOKEN: LACKS_SCOPE,
+    Subject.SUBSCRIBER: (
+        Forbidden,
+        NOT_ALLOWED,
+        "check that the subscriber exists and hasn't expired",
+    ),
     Subject.REQUEST: INVALID_REQUEST,
 }
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus, urlsplit
 
 from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Secret, TokenPair
-from signalwire_tokens.origins import is_loopback, read_place, write_origin
+from signalwire_tokens.origins import HTTP_ALLOWED, is_loopback, read_place, write_origin
 
 from .checks import encode_json, raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
@@ -81,7 +81,7 @@ def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[st
     """
     if not isinstance(url.value, str) or not url.value.strip():
         code = MISSING if url.value is None or isinstance(url.value, str) else INVALID
-        problems.append(Problem(code=code, attribute="url", message="must be the URL of a backend"))
+        problems.append(Problem(code=code, attribute="url", message="must be the URL of your app's backend"))
         return "", Secret("")
     text = url.value.strip()
     scheme, _, rest = text.partition("://")
@@ -92,7 +92,7 @@ def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[st
         problems.append(Problem(code=INVALID, attribute="url", message=message))
         return "", Secret("")
     if place.scheme == "http" and not is_loopback(place.host):
-        message = "must be https: plain http is for this machine's own addresses alone"
+        message = f"must be reached by https; {HTTP_ALLOWED}"
         problems.append(Problem(code=INVALID, attribute="url", message=message))
     target = urlsplit(text)
     path = target.path or "/"
@@ -110,7 +110,13 @@ def note_bad_headers(problems: list[Problem], headers: Secret[Any]) -> None:
         if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
             problems.append(Problem(code=INVALID, attribute="headers", message="must have names that HTTP allows"))
         elif name.lower() in ITS_OWN:
-            problems.append(Problem(code=INVALID, attribute=f"headers.{name}", message="is the request's own"))
+            problems.append(
+                Problem(
+                    code=INVALID,
+                    attribute=f"headers.{name}",
+                    message="can't be set: the client sets this header itself",
+                )
+            )
         elif not isinstance(headers.value[name], str) or not HEADER_VALUE.fullmatch(headers.value[name]):
             message = "must be a string of visible ASCII characters and spaces, on one line"
             problems.append(Problem(code=INVALID, attribute=f"headers.{name}", message=message))
@@ -127,6 +133,7 @@ def fetch_token(path: Secret[str], headers: Secret[Headers]) -> Request[TokenPai
         body=encode_json({}),
         headers=headers,
         peer="the backend",
+        address_setting="the backend's url",
         secrets=tuple(Secret(part) for part in (*secrets_of_place(path), *secrets_of_headers(headers)) if part),
     )
 
@@ -167,5 +174,5 @@ def read_fetched(answer: Answer) -> TokenPair:
     if isinstance(ends, bool) or not isinstance(ends, int | float):
         raise UnusableAnswer("without a usable expiry_at")
     if not LEAST_MILLISECONDS <= ends < YEAR_10000 * 1000:
-        raise UnusableAnswer("with an expiry_at that is not in milliseconds since the epoch")
+        raise UnusableAnswer("with an expiry_at that isn't in milliseconds since the epoch")
     return single_token_pair(answer, data, lifetime_to(answer, ends / 1000))

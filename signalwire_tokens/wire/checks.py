@@ -50,7 +50,7 @@ JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":
 def raise_if_any(operation: str, problems: list[Problem]) -> None:
     """Raise `InvalidRequest` if there are problems."""
     if problems:
-        raise InvalidRequest("refused before anything was sent", operation=operation, errors=tuple(problems))
+        raise InvalidRequest("invalid arguments; nothing was sent", operation=operation, errors=tuple(problems))
 
 
 def text(problems: list[Problem], name: str, value: object, *, required: bool = False) -> str | None:
@@ -60,9 +60,11 @@ def text(problems: list[Problem], name: str, value: object, *, required: bool = 
     if value is None or (required and isinstance(value, str) and not value.strip()):
         problems.append(Problem(code=MISSING, attribute=name, message="must not be empty"))
     elif not isinstance(value, str):
-        problems.append(Problem(code=INVALID, attribute=name, message="must be a string"))
+        kind = type(value).__name__
+        message = f"must be a string, not {kind}" + (": pass str(…)" if isinstance(value, int | UUID) else "")
+        problems.append(Problem(code=INVALID, attribute=name, message=message))
     elif not encodable(value):
-        problems.append(Problem(code=INVALID, attribute=name, message="must be text that UTF-8 can carry"))
+        problems.append(Problem(code=INVALID, attribute=name, message="must be text that UTF-8 can encode"))
     else:
         return value
     return None
@@ -96,9 +98,9 @@ def address_ids(problems: list[Problem], name: str, value: object) -> list[str]:
         return []
     given = list(islice(cast("Iterable[object]", value), MOST_ADDRESSES + 1))
     if not given:
-        problems.append(Problem(code=MISSING, attribute=name, message="must hold at least one address"))
+        problems.append(Problem(code=MISSING, attribute=name, message="must have at least one address"))
     if len(given) > MOST_ADDRESSES:
-        message = f"must hold at most {MOST_ADDRESSES} addresses"
+        message = f"must have at most {MOST_ADDRESSES} addresses"
         problems.append(Problem(code=TOO_MANY_ADDRESSES, attribute=name, message=message))
     found = [uuid(problems, f"{name}[{place}]", item) for place, item in enumerate(given)]
     ids = [item for item in found if item is not None]
@@ -119,7 +121,9 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
         seconds = now + value.total_seconds()
     elif isinstance(value, datetime):
         if value.utcoffset() is None:
-            problems.append(Problem(code=INVALID, attribute=name, message="must carry a time zone"))
+            problems.append(
+                Problem(code=INVALID, attribute=name, message="must have a time zone, such as datetime.now(UTC) has")
+            )
             return None
         seconds = value.timestamp()
     elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
@@ -129,7 +133,7 @@ def moment(problems: list[Problem], name: str, value: object, now: float) -> int
     elif not seconds < YEAR_10000:
         message = "is beyond the year 9999: it must be in seconds, not milliseconds"
     elif not int(seconds) > now:
-        message = "must be in the future"
+        message = "must be in the future, by this machine's clock"
     else:
         return int(seconds)
     problems.append(Problem(code=INVALID, attribute=name, message=message))
@@ -189,7 +193,7 @@ def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kin
         message = "must be visible ASCII characters, with no spaces or line ends"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
     elif is_cut(value.value):
-        message = "must be a whole token: parts of it are missing at the end"
+        message = "must be a whole token: its end is missing"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
     elif (found := read_header(value.value).kind) not in (None, kind):
         wanted = {"SAT": "an access token (SAT)", "Refresh": "a refresh token", None: "a click-to-call token"}[kind]
@@ -211,12 +215,14 @@ def extra_fields(problems: list[Problem], value: Secret[Any], known: Iterable[st
         problems.append(Problem(code=INVALID, attribute="extra", message="must be a mapping with strings as keys"))
         return
     problems += [
-        Problem(code=INVALID, attribute=f"extra.{key}", message="has a parameter of its own")
+        Problem(code=INVALID, attribute=f"extra.{key}", message="is an argument of its own: pass it by its name")
         for key in known
         if key in value.value
     ]
     if encode_json(dict(value.value)) is None:
-        problems.append(Problem(code=INVALID, attribute="extra", message="must hold only what JSON can carry"))
+        problems.append(
+            Problem(code=INVALID, attribute="extra", message="must have only values that JSON can represent")
+        )
 
 
 def encode_json(body: Mapping[str, object]) -> bytes | None:

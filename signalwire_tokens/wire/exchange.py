@@ -15,9 +15,10 @@ from signalwire_tokens.models import Lifetimes, Secret, Token
 if TYPE_CHECKING:
     from uuid import UUID
 
-__all__ = ["Answer", "Auth", "Request", "UnusableAnswer", "parse_http_date"]
+__all__ = ["SPACE_SETTING", "Answer", "Auth", "Request", "UnusableAnswer", "parse_http_date"]
 
 T = TypeVar("T")
+SPACE_SETTING = "the space (SIGNALWIRE_SPACE, or space=…)"
 
 
 @attrs.frozen(kw_only=True)
@@ -81,7 +82,9 @@ class Request(Generic[T]):
     # Strings that are removed from error texts, because an answer may quote its request.
     secrets: tuple[Secret[str] | Token, ...] = ()
     # The name of the server in error messages.
-    peer: str = "the service"
+    peer: str = "SignalWire"
+    # Where the server's address was set, for error messages that advise to check it.
+    address_setting: str = SPACE_SETTING
     # Whether the request goes to the client's embed origin instead of its space.
     for_embeds: bool = False
     # Whether the request may be repeated when it is unknown whether the server carried it out.

@@ -86,7 +86,7 @@ def json_value(answer: Answer) -> object:
 def json_object(value: object) -> Json:
     """Return a JSON value if it is an object, or raise `UnusableAnswer`."""
     if not isinstance(value, dict):
-        raise UnusableAnswer("with JSON that is not an object")
+        raise UnusableAnswer("with JSON that isn't an object")
     return cast("Json", value)
 
 
@@ -112,7 +112,7 @@ def read_pair(
     token = make_token(answer, data, "token", issued_at, access)
     refresh_token = make_token(answer, data, "refresh_token", issued_at, access + margin)
     if token.value == refresh_token.value:
-        raise UnusableAnswer("with one token for both halves of a pair")
+        raise UnusableAnswer("with the same token as access token and as refresh token")
     return TokenPair(
         access_token=token,
         refresh_token=refresh_token,
@@ -235,13 +235,13 @@ def path_within(url: str, link: object) -> str:
     """
     try:
         if not isinstance(link, str) or not visible_ascii(link):
-            raise UnusableAnswer("with a next page that is not a link")
+            raise UnusableAnswer("with a link to the next page that isn't a URL")
         target = urlsplit(urljoin(url, link))
         elsewhere = "@" in target.netloc or url_origin(target) != url_origin(urlsplit(url))
     except ValueError:
-        raise UnusableAnswer("with a next page that is not a link") from None
+        raise UnusableAnswer("with a link to the next page that isn't a URL") from None
     if elsewhere:
-        raise UnusableAnswer("with a next page on another origin")
+        raise UnusableAnswer("with a link to the next page on another origin")
     return f"{target.path}?{target.query}" if target.query else target.path
 
 

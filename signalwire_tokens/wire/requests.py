@@ -15,7 +15,7 @@ from signalwire_tokens.durations import span_of
 from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
 
 from . import checks
-from .exchange import Answer, Auth, Request
+from .exchange import SPACE_SETTING, Answer, Auth, Request
 from .readers import Page, read_bound, read_info, read_page, read_pair, read_token
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def create_embed_token(token: Secret[str] | Token) -> Request[Token]:
         auth=Auth.NONE,
         for_embeds=True,
         presents_token=True,
+        address_setting=f"embed_origin, or without it {SPACE_SETTING}",
     )
 
 
@@ -257,6 +258,7 @@ def make_request(
     for_embeds: bool = False,
     replayable: bool = True,
     presents_token: bool = False,
+    address_setting: str = SPACE_SETTING,
 ) -> Request[T]:
     """Return a POST request, or raise `InvalidRequest` with all `problems`.
 
@@ -295,6 +297,7 @@ def make_request(
         for_embeds=for_embeds,
         replayable=replayable,
         presents_token=presents_token,
+        address_setting=address_setting,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.errors import Problem
 from signalwire_tokens.models import Lifetimes, Secret
-from signalwire_tokens.origins import Place, is_loopback, read_place, write_origin
+from signalwire_tokens.origins import HTTP_ALLOWED, Place, is_loopback, read_place, write_origin
 
 from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
@@ -98,7 +98,7 @@ def place_of(problems: list[Problem], name: str, value: object, forms: str) -> P
     if place is None:
         problems.append(Problem(code=INVALID, attribute=name, message=forms))
     elif place.scheme == "http" and not is_loopback(place.host):
-        message = "must be reached by https: plain http is for this machine's own addresses alone"
+        message = f"must be reached by https; {HTTP_ALLOWED}"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
     return place
 

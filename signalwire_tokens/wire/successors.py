@@ -46,7 +46,7 @@ def read_successor(
     """Return the new pair of an answer, or raise `UnusableAnswer` if it can't replace the current one."""
     pair = request.read(answer)
     if pair.access_token.value == replaced.access_token.value or hash(pair.access_token.value) in seen:
-        raise UnusableAnswer("with a token that was answered before")
+        raise UnusableAnswer("with a token from an earlier answer")
     if replaced.subscriber_id is not None and pair.subscriber_id not in accepted:
         seen.add(hash(pair.access_token.value))
         raise UnusableAnswer("for another subscriber", subscriber_id=pair.subscriber_id)

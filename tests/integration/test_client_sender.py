@@ -111,7 +111,7 @@ def test_what_is_no_session_is_refused():
 @pytest.mark.parametrize(("space", "options"), [("localhost:8080", {}), ("acme", {"embed_origin": "localhost:8080"})])
 def test_a_proxy_for_plain_http_is_refused(space, options):
     """It would carry credentials or tokens in the clear to another machine."""
-    with pytest.raises(ConfigurationError, match="plain http away from this machine: give none with http://localhost"):
+    with pytest.raises(ConfigurationError, match="proxy can't be used with http://localhost:8080: plain http"):
         TokenClient(space, proxy="http://127.0.0.1:9", **options)
 
 
@@ -192,7 +192,7 @@ async def test_a_session_with_cookies_for_the_embed_origin_is_refused():
 
 async def test_a_connection_to_the_embed_origin_that_fails_is_named(reserved_port):
     """The error doesn't name the space."""
-    with pytest.raises(ConnectionFailed, match=f"cannot connect to http://127.0.0.1:{reserved_port}:"):
+    with pytest.raises(ConnectionFailed, match=rf"cannot connect to 127\.0\.0\.1:{reserved_port} \("):
         await embed("acme", embed_origin=f"127.0.0.1:{reserved_port}", timeout=HANG)
 
 
@@ -249,14 +249,14 @@ async def test_a_session_that_does_not_verify_is_made_to():
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as http:
             client = TokenClient(emulator.space, http_session=http, retries=0)
             for _ in range(2):
-                with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
+                with pytest.raises(ConnectionFailed, match=r"\(certificate not trusted\)"):
                     await client.create_embed_token(emulator.click_to_call)
             context_trusting = ssl.create_default_context(cafile=emulator.ca_file)
             await TokenClient(emulator.space, http_session=http, ssl=context_trusting).create_embed_token(
                 emulator.click_to_call
             )
             client = TokenClient("acme", embed_origin=emulator.space, http_session=http, retries=0)
-            with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(ConnectionFailed, match=r"\(certificate not trusted\)"):
                 await client.create_embed_token(emulator.click_to_call)
 
 

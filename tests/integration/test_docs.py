@@ -129,7 +129,7 @@ def test_the_map_of_the_packages_is_what_import_linter_holds():
     """Each module is in its layer, counted from the lowest."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
-    there = {name: str(layer) for layer, names in enumerate(reversed(layers)) for name in names.split(" | ")}
+    there = {name: str(layer) for layer, names in enumerate(reversed(layers)) for name in re.split(r" [|:] ", names)}
     rows = re.findall(r"^\| (\d+) \| (.*?) \|", GUIDE, re.MULTILINE)
     mapped = [(name, layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)]
     assert_documented(f"{CONTRIBUTING}, under The packages", mapped, there)

@@ -109,3 +109,50 @@ def test_the_drawing_in_the_docstring_names_every_error():
     """The tree as drawn is the tree as built."""
     for kind in EVERY_ERROR:
         assert f" {kind.__name__} " in errors.__doc__ or f"\n    {kind.__name__}\n" in errors.__doc__
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def test_a_session_s_error_includes_its_cause_and_the_next_attempt():
+    """The cause's operation, pause and advice are left out: the session tries again by itself."""
+    cause = errors.ConnectionFailed(
+        "cannot connect to acme.signalwire.com (name not resolved)", operation="create_subscriber_token", advice="wait"
+    )
+    error = caused(errors.TokenUnavailable("no valid token for session #ca978112", retry_after=23.8528), cause)
+    assert str(error) == (
+        "no valid token for session #ca978112: cannot connect to acme.signalwire.com (name not resolved); "
+        "next attempt in 23.9 s"
+    )
+
+
+def test_a_session_s_error_includes_the_advice_of_a_cause_that_does_not_pass():
+    """A wrong setting stays wrong until it is corrected, so the message says what to check."""
+    cause = errors.Unauthorized("refused (401)", request_id="abc", advice="check the API token")
+    error = caused(errors.TokenUnavailable("no valid token", retry_after=5.0), cause)
+    assert str(error) == ("no valid token: refused (401) [request id abc]; next attempt in 5 s; check the API token")
+
+
+def test_a_session_s_error_has_one_advice():
+    """Its own replaces that of the cause."""
+    cause = errors.ValidationFailed("the refresh token was refused", advice="issue a new pair")
+    error = caused(errors.SessionExpired("session #1 can't be renewed", advice="open another session"), cause)
+    assert str(error) == "session #1 can't be renewed: the refresh token was refused; open another session"
+
+
+def test_a_cause_that_is_not_the_library_s_is_not_quoted():
+    """The text of any other exception may hold a secret."""
+    assert str(caused(errors.SessionClosed("closed"), ValueError("hush"))) == "closed"
+
+
+def test_an_error_without_a_session_does_not_repeat_its_cause():
+    """Its own message has the reason already."""
+    assert str(caused(errors.ConnectionFailed("refused"), errors.StoreError("hush"))) == "refused"
+
+
+def test_an_error_ends_with_its_advice_and_request_id():
+    """What to do comes after what failed."""
+    error = errors.ApiError("refused", operation="op", retry_after=0.5, advice="check it", request_id="abc")
+    assert str(error) == "op: refused; retry after 0.5 s; check it [request id abc]"

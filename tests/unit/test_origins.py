@@ -61,7 +61,7 @@ def test_what_is_no_origin_is_refused_and_not_quoted(origin):
 @pytest.mark.parametrize("origin", ["http://app.example", "http://10.0.0.1", "http://localhost.example"])
 def test_only_this_machine_is_reached_without_tls(origin):
     """A token would be there for everybody to read."""
-    with pytest.raises(ConfigurationError, match="origins must be https"):
+    with pytest.raises(ConfigurationError, match="origins must use https"):
         check_origins("origins", [origin])
 
 

@@ -149,11 +149,58 @@ def test_what_a_backend_says_of_its_refusal_is_told():
     """As RFC 9457 has it, and without what it was sent in secret."""
     problem = {"detail": "Sign in first, a-secret and a-key.", "title": "Unauthorized"}
     error = read(FETCH, problem, 401, Content_Type="application/problem+json")
-    assert str(error) == "fetch_token: the credentials were not accepted (401): Sign in first, *** and ***."
+    assert error.message == "the backend refused the credentials (401): Sign in first, *** and ***."
     assert "Sign in" not in str(read(FETCH, problem, 401, Content_Type="application/json"))
     assert (
-        str(read(FETCH, b"[", 405, Content_Type="application/problem+json")) == "fetch_token: the backend answered 405"
+        str(read(FETCH, b"[", 405, Content_Type="application/problem+json"))
+        == "fetch_token: the backend refused the request (405)"
     )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "text"),
+    [
+        (ISSUE, 401, "SignalWire refused the credentials (401); check the project id and the API token for this space"),
+        (ISSUE, 403, "SignalWire doesn't allow this (403); check the scopes of the API token"),
+        (ISSUE, 404, "not found (404); check the space (SIGNALWIRE_SPACE, or space=…), and any id in the request"),
+        (ISSUE, 429, "SignalWire got too many requests (429); try again later"),
+        (ISSUE, 500, "SignalWire failed (500); try again later"),
+        (FETCH, 404, "not found (404); check the backend's url, and any id in the request"),
+    ],
+)
+def test_a_refusal_says_what_to_check(request_, status, text):
+    """The setting that is probably wrong is named."""
+    assert str(read(request_, b"", status)) == f"{request_.operation}: {text}"
+
+
+def test_a_pause_replaces_the_advice_to_try_again_later():
+    """One message doesn't say the same thing twice."""
+    assert str(read(ISSUE, b"", 503, Retry_After="30")).endswith(": SignalWire failed (503); retry after 30 s")
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (
+            wire.refresh_subscriber_token(wire.mask("opaque")),
+            "SignalWire refused the refresh token (422): not now (token_expired); issue a new pair",
+        ),
+        (
+            wire.create_embed_token(wire.mask("c2c_x")),
+            "SignalWire refused the click-to-call token (422): not now (token_expired); check the token",
+        ),
+        (
+            wire.subscriber_info(wire.mask("opaque")),
+            (
+                "SignalWire refused the access token (422): not now (token_expired); "
+                "check that it is valid and from this space"
+            ),
+        ),
+    ],
+)
+def test_a_refused_token_is_named_by_its_kind(request_, text):
+    """A caller sees which of its tokens isn't valid."""
+    assert str(read(request_, coded("token_expired"), 422)) == f"{request_.operation}: {text}"
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,17 @@ def test_tokens_travel_where_they_belong():
     assert WIRE["info"](token).bearer is token
 
 
+@pytest.mark.parametrize("reference", [42, ID])
+def test_a_reference_that_is_a_key_of_a_database_gets_the_advice_to_make_it_a_string(reference):
+    """The message names the type, and not the value."""
+    with pytest.raises(InvalidRequest) as caught:
+        wire.create_subscriber_token(reference, now=NOW)
+    assert str(caught.value) == (
+        "create_subscriber_token: invalid arguments; nothing was sent: "
+        f"reference must be a string, not {type(reference).__name__}: pass str(…) (invalid_parameter)"
+    )
+
+
 @pytest.mark.parametrize(
     ("when", "seconds"),
     [

@@ -351,7 +351,7 @@ async def test_a_function_that_is_cancelled_from_within_is_asked_again(emulator,
 
     session = DeviceSession(emulator.space, bring, KEY, clock=clock)
     starting = await start_badly(session, clock)
-    assert "token was cancelled from within" in str(session.last_error)
+    assert "the token function was cancelled from inside" in str(session.last_error)
     await clock.advance(5)
     await starting
     await session.aclose()
@@ -520,7 +520,7 @@ async def test_a_function_that_raises_is_asked_again(emulator, clock, mint):
     session = DeviceSession(emulator.space, bring, KEY, clock=clock)
     starting = await start_badly(session, clock)
     assert isinstance(session.last_error, TransportError)
-    assert "the function given as token raised TimeoutError" in str(session.last_error)
+    assert "the token function raised TimeoutError" in str(session.last_error)
     assert HUSH not in str(session.last_error)
     assert isinstance(session.last_error.__cause__, TimeoutError)
     await clock.advance(9)
