@@ -12,14 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from . import wire
-from .client import CallerFunction, make_client, report_renewal
+from .client import CallerFunction, TokenClient, make_client, report_renewal
 from .errors import ConfigurationError, SignalWireTokenError
 from .keeper import TokenSession, failure_of, only_later
 from .models import Secret
 from .outcomes import Misconfigured, Renewed, Spent
 
 if TYPE_CHECKING:
-    from .client import ClientSettings, TokenClient
+    from .client import ClientSettings
     from .keeper import RenewalRequest
     from .outcomes import Failure, Outcome
     from .policy import RefreshPolicy
@@ -62,8 +62,10 @@ class BackendSession(TokenSession):
         hook = Secret[Any](auth)
         del url, headers, auth
         settings.clear()  # type: ignore[attr-defined]  # a proxy's password must not stand in this frame; it is a dict
+        if isinstance(place.value, TokenClient):
+            raise ConfigurationError("BackendSession makes its own client: pass the URL of your app's backend as url")
         if hook.value is not None and not callable(hook.value):
-            raise ConfigurationError("auth must be a function that returns headers")
+            raise ConfigurationError(f"auth must be a function that returns headers, not {type(hook.value).__name__}")
         origin, path = wire.check_endpoint(place, given)
         client = make_client("BackendSession", Secret(origin), options)
         self.client: TokenClient = client

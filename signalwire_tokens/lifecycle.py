@@ -292,7 +292,7 @@ class Lifecycle:
         if outcome is None:
             if max(self.access_until, renewable_until(self)) > now:
                 return ()
-            error = self.last_error or SignalWireTokenError("the refresh token has come to its end")
+            error = self.last_error or SignalWireTokenError("the refresh token has expired")
             outcome = Spent(error)
         self.tried_at, self.draw = now, draw
         return self._adopt(outcome, step, now) if isinstance(outcome, Renewed) else self._fail(outcome, step, now)
@@ -417,14 +417,19 @@ class Lifecycle:
         if self.keeps(lifetime):
             self.failing = None
         else:
-            error = UnexpectedResponse(f"the token that was given lives {lifetime:g} s")
+            error = UnexpectedResponse(
+                f"the new token lives only {lifetime:.1f} s, less than the policy's minimum: check the lifetimes"
+            )
             effects.extend(self._fail(NotSent(error), step, now, is_short=is_short))
         effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
         if self.generation > 1:
             effects.append(Emit("rotated" if isinstance(step, UseRefreshToken) else "reissued"))
         known = None if before is None else before.subscriber_id
         if None not in (known, pair.subscriber_id) and known != pair.subscriber_id:
-            effects += [Warn("another subscriber than before"), Emit("subscriber_changed")]
+            effects += [
+                Warn("the new token belongs to another subscriber; was the subscriber created again?"),
+                Emit("subscriber_changed"),
+            ]
         if self.failing is None and failing is not None and failing.is_degraded:
             effects.append(Emit("recovered"))
         return effects

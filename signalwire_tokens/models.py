@@ -40,7 +40,7 @@ class Secret(Generic[T]):
         return "***"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is neither pickled nor copied, nor is what holds one")
+        raise TypeError("a secret can't be pickled or copied, and neither can an object that holds one")
 
 
 def life_of(token: Token) -> float:
@@ -97,7 +97,7 @@ class TokenPair:
     @refresh_token.validator
     def _check(self, field: attrs.Attribute[Token], token: object) -> None:
         if not isinstance(token, Token):  # a string may be a token, so the message doesn't show it
-            raise TypeError(f"{field.name} must be a Token, and is {type(token).__name__}")
+            raise TypeError(f"{field.name} must be a Token, not {type(token).__name__}")
 
 
 # The kind that each token of a pair must have, if its header names a kind. The keys are the names in SignalWire's JSON.

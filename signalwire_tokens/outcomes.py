@@ -56,7 +56,7 @@ class FailedAttempt:
     @error.validator
     def _check(self, _: object, error: object) -> None:
         if not isinstance(error, SignalWireTokenError):  # the text of any other exception may hold a secret
-            raise TypeError(f"error must be a SignalWireTokenError, and is {type(error).__name__}")
+            raise TypeError(f"error must be a SignalWireTokenError, not {type(error).__name__}")
 
 
 class NotSent(FailedAttempt):
@@ -108,11 +108,11 @@ class Renewed:
     @pair.validator
     def _check(self, _: object, pair: object) -> None:
         if not isinstance(pair, TokenPair):  # the message names the type alone: the object may be a token's text
-            raise TypeError(f"pair must be a TokenPair, and is {type(pair).__name__}: see Renewed.valid_for()")
+            raise TypeError(f"pair must be a TokenPair, not {type(pair).__name__}: see Renewed.valid_for()")
         for token in (pair.access_token, pair.refresh_token):
             fault = find_fault(token.value)
             if fault is not None:
-                raise UnexpectedResponse(f"a token that was given {fault}")
+                raise UnexpectedResponse(f"a token of the new pair {fault}")
 
     @classmethod
     def valid_for(cls, token: str, duration: Duration) -> Self:
@@ -125,7 +125,7 @@ class Renewed:
         seconds = seconds_of(duration)
         fault = find_fault(token, seconds)
         if fault is not None:
-            raise UnexpectedResponse(f"the token that was given {fault}")
+            raise UnexpectedResponse(f"the new token {fault}")
         now, longest = datetime.now(UTC), LONGEST_LIFE.total_seconds()
         ends = now + timedelta(seconds=max(-longest, min(seconds, longest)))
         lone = Token(value=token, issued_at=now, expires_at=ends)
@@ -138,13 +138,13 @@ def find_fault(token: object, seconds: object = 0) -> str | None:
     The text never shows the token.
     """
     if not isinstance(token, str):
-        return f"must be a string, and is {type(token).__name__}"
+        return f"must be a string, not {type(token).__name__}"
     if not token or token.strip() != token or not token.isprintable():
         return "is empty, has a line break or a character that can't be printed, or has spaces around it"
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124 - NaN
         return "must come with a number of seconds"
     if LONGEST_LIFE.total_seconds() < seconds < math.inf:
-        return "would be valid for more than ten years: give the seconds from now, not a time"
+        return "would be valid for more than ten years: pass the seconds from now, not a time"
     return None
 
 

@@ -229,12 +229,14 @@ class RefreshPolicy:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.tuning, RefreshTuning):
-            raise ConfigurationError(f"tuning must be a RefreshTuning, and is {type(self.tuning).__name__}")
+            raise ConfigurationError(f"tuning must be a RefreshTuning, not {type(self.tuning).__name__}")
         check_numbers(self, ranges=("backoff",), shares=("refresh_from", "refresh_to"))
         if self.refresh_from > self.refresh_to:
             raise ConfigurationError("refresh_from must not be more than refresh_to")
         if self.tuning.min_ttl_share > self.longest_ttl(1.0):
-            raise ConfigurationError("tuning.min_ttl_share must not be more than 1 - refresh_to: a new token must do")
+            raise ConfigurationError(
+                "tuning.min_ttl_share must not be more than 1 - refresh_to: otherwise a token that isn't due is too old"
+            )
 
     def longest_ttl(self, lifetime: float) -> float:
         """Return the longest `min_ttl` that a caller can ask for: each token has that long left until it is renewed."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 import attrs
 
 from . import wire
-from .client import report_renewal
+from .client import TokenClient, report_renewal
 from .durations import positive_span
 from .errors import (
     ConfigurationError,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from uuid import UUID
 
-    from .client import TokenClient
     from .clock import Clock
     from .durations import Duration
     from .keeper import RenewalRequest
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from .policy import RefreshPolicy
     from .stores import TokenStore
 
-__all__ = ["EACH_ISSUE", "SubscriberRenewal", "SubscriberSession", "TokenFields", "with_secrets_hidden"]
+__all__ = ["EACH_ISSUE", "SubscriberRenewal", "SubscriberSession", "TokenFields", "check_client", "with_secrets_hidden"]
 
 NO_FIELDS: Mapping[str, Any] = {}
 # These fields shape the token, so each issue sends them. All others describe the subscriber, who keeps them, so they
@@ -110,6 +109,7 @@ class SubscriberSession(TokenSession):
         clock: Clock | None = None,
         **token_fields: Unpack[TokenFields],
     ) -> None:
+        check_client("SubscriberSession", client)
         fields = {name: value for name, value in with_secrets_hidden(token_fields).items() if value is not None}
         token_fields.clear()  # type: ignore[attr-defined]  # this frame must not hold a password; it is a dict
         if lifetime is not None and not reissue:
@@ -158,6 +158,7 @@ class SubscriberSession(TokenSession):
         In a `store`, the later pairs are kept under a key that is made from this pair. To continue after a restart,
         pass the same pair again, even though it has expired by then.
         """
+        check_client("SubscriberSession.from_pair", client)
         refuse_swapped(pair)
         session = cls.__new__(cls)
         session.client, refresh = client, pair.refresh_token.value
@@ -366,10 +367,19 @@ def with_secrets_hidden(token_fields: TokenFields, taker: str = "SubscriberSessi
     }
 
 
+def check_client(taker: str, client: object) -> None:
+    """Raise `ConfigurationError` unless `client` is a `TokenClient`. `taker` is what needs it."""
+    if not isinstance(client, TokenClient):
+        raise ConfigurationError(
+            f"{taker} needs a TokenClient, not {type(client).__name__}: open one with "
+            '`async with TokenClient("acme", …) as client`, and pass client'
+        )
+
+
 def refuse_swapped(pair: TokenPair) -> None:
     """Raise an error if `pair` isn't a `TokenPair`, or if its tokens are in each other's place."""
     if not isinstance(pair, TokenPair):
-        raise ConfigurationError("what is to be kept alive must be a TokenPair")
+        raise ConfigurationError(f"pair must be a TokenPair, not {type(pair).__name__}")
     halves = (("access_token", "token", pair.access_token), ("refresh_token", "refresh_token", pair.refresh_token))
     problems = [
         Problem(code="invalid_parameter", attribute=name, message=f"must be a {KINDS[half]} token, not {token.kind}")
@@ -377,4 +387,6 @@ def refuse_swapped(pair: TokenPair) -> None:
         if is_misplaced(half, token.kind)
     ]
     if problems:
-        raise InvalidRequest("this pair cannot be kept alive", operation="from_pair", errors=tuple(problems))
+        raise InvalidRequest(
+            "the tokens of the pair are in each other's place", operation="from_pair", errors=tuple(problems)
+        )

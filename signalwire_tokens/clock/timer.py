@@ -30,6 +30,8 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary, ref
 
+from signalwire_tokens.durations import spoken
+
 from .system import NOTHING_DUE
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class Timer:
         The text continues a sentence, such as "session #1234 …".
         """
         if self.process != os.getpid():
-            return "belongs to the process that opened it: open another after a fork"
+            return "was opened in another process: open one in each process, after a fork"
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
@@ -106,8 +108,9 @@ class Timer:
         if self.loop.is_closed():
             return "was opened on an event loop that is closed: open and use it inside of one asyncio.run()"
         return (
-            "belongs to the event loop that it was opened on: open another on each event loop, or call it there, with "
-            "asyncio.run_coroutine_threadsafe() or loop.call_soon_threadsafe()"
+            "was opened on another event loop: open one on each event loop, or call it on its own loop with "
+            "asyncio.run_coroutine_threadsafe() or loop.call_soon_threadsafe(). See 'Use from synchronous workers' in "
+            "the documentation"
         )
 
     def set(self, sleeper: Sleeper, at: float) -> None:
@@ -232,7 +235,7 @@ class Timer:
         except Exception:
             if not now < sleeper.wakes_at < now + LONGEST_ALARM:  # it hasn't set an earlier deadline before it raised
                 self.set(sleeper, now + LONGEST_ALARM)
-            logger.exception("%r could not be woken; it is tried again", sleeper)
+            logger.exception("%r: waking it failed; the timer tries again within %s", sleeper, spoken(LONGEST_ALARM))
 
     def _watch_wall(self, now: float) -> None:
         """Compare the wall clock with the timer's clock, and record a leap if it has gained more than a second.
@@ -264,7 +267,7 @@ class Timer:
                 try:
                     sleeper.note_leap(gained, now)
                 except Exception:  # of any kind: the other sleepers must still be notified
-                    logger.exception("%r could not be notified of a leap of the wall clock", sleeper)
+                    logger.exception("%r: it couldn't process a jump of the wall clock", sleeper)
             entries.pop()
         return looked
 

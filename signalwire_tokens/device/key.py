@@ -48,12 +48,12 @@ __all__ = ["DeviceKey"]
 
 BITS = 2048
 PUBLIC_EXPONENT = 65537
-EMPTY_REFUSED = "password must not be empty: a key is not written in the clear"
+EMPTY_REFUSED = "password must not be empty: a key is never saved unencrypted"
 LONGEST_PASSWORD = 1023  # bytes; OpenSSL's limit
 # What is likely wrong with a PEM text that can't be loaded. The keys are marks in the text; the first that fits counts.
 MARKS = {
     b"BEGIN OPENSSH PRIVATE KEY": "is in OpenSSH's own form: `ssh-keygen -p -m PKCS8 -f FILE` rewrites it",
-    b"PRIVATE KEY-----": "cannot be read: its password is another one, or it is damaged",
+    b"PRIVATE KEY-----": "can't be read: the password is wrong, or the text is damaged",
 }
 THUMBED = ("e", "kty", "n")  # the members from which RFC 7638 makes the thumbprint of an RSA key
 
@@ -72,12 +72,12 @@ class DeviceKey:
         del private_key
         if not isinstance(held.value, RSAPrivateKey):
             raise ConfigurationError(
-                "a device's key must be an RSA key: DeviceKey.generate() makes one, and DeviceKey.from_pem() reads one"
+                "a device's key must be an RSA key: use DeviceKey.generate() or DeviceKey.from_pem()"
             )
         if held.value.key_size < BITS:
             raise ConfigurationError(
                 f"a device's key must have {BITS} bits or more, and this one has {held.value.key_size}: "
-                "DeviceKey.generate() makes one"
+                "create one with DeviceKey.generate()"
             )
         self._key: RSAPrivateKey = held.value
         jwk = cast("dict[str, str]", RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True))
@@ -120,7 +120,9 @@ class DeviceKey:
         if as_password(word).value is None:
             raise ConfigurationError(EMPTY_REFUSED)
         if not place.parent.is_dir():
-            raise ConfigurationError(f"{place.parent} is no directory: make it, or name another place for the key")
+            raise ConfigurationError(
+                f"the directory {place.parent} doesn't exist: create it, or choose another path for the key"
+            )
         if not place.exists():
             save_key(place, Secret(cls.generate().to_pem(word.value)))
         try:
@@ -187,11 +189,11 @@ def read_pem(pem: Secret[bytes], password: Secret[bytes | None]) -> PrivateKeyTy
     try:
         return load_pem_private_key(pem.value, password.value)
     except TypeError:
-        what = "is encrypted: give its password" if password.value is None else "is not encrypted: give no password"
+        what = "is encrypted: pass its password" if password.value is None else "isn't encrypted: omit the password"
     except ValueError:
-        what = next((text for mark, text in MARKS.items() if mark in pem.value), "is not a private key in PEM form")
+        what = next((text for mark, text in MARKS.items() if mark in pem.value), "isn't a private key in PEM form")
     except UnsupportedAlgorithm:
-        what = "is of a kind that is not supported: it must be an RSA key"
+        what = "is of an unsupported kind: it must be an RSA key"
     raise ConfigurationError(f"the key's PEM {what}")
 
 
@@ -253,7 +255,7 @@ def as_bytes(name: str, given: Secret[Any]) -> Secret[bytes]:
     if isinstance(given.value, str):
         with suppress(UnicodeEncodeError):
             return Secret(given.value.encode())
-    raise ConfigurationError(f"{name} must be bytes, or text that UTF-8 can carry")
+    raise ConfigurationError(f"{name} must be bytes, or text that UTF-8 can encode")
 
 
 def as_password(given: Secret[Any]) -> Secret[bytes | None]:

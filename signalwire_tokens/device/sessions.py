@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from signalwire_tokens import wire
-from signalwire_tokens.client import CallerFunction, make_client, report_renewal
+from signalwire_tokens.client import CallerFunction, TokenClient, make_client, report_renewal
 from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
 from signalwire_tokens.keeper import TokenSession, failure_of
 from signalwire_tokens.models import Secret, Token
@@ -26,7 +26,7 @@ from signalwire_tokens.outcomes import Ambiguous, IssueNew, Misconfigured, NotSe
 from .key import DeviceKey
 
 if TYPE_CHECKING:
-    from signalwire_tokens.client import ClientSettings, TokenClient
+    from signalwire_tokens.client import ClientSettings
     from signalwire_tokens.durations import Duration
     from signalwire_tokens.keeper import RenewalRequest
     from signalwire_tokens.models import TokenPair
@@ -40,10 +40,10 @@ Bearer: TypeAlias = Secret[str] | Token
 
 EXCHANGE, REFRESH = "create_device_token", "refresh_device_token"
 REFRESH_SCOPE = "sat:refresh"
-NOT_ACCEPTED = f"the token is not accepted (401): have one issued with scope={REFRESH_SCOPE!r}"
+NOT_ACCEPTED = f"SignalWire refused the token (401): issue one with scope={REFRESH_SCOPE!r}"
 UNKNOWN_FAULT = (
-    "the key's proof is not accepted (401), and nothing is known to be wrong with the token: look at this machine's "
-    "clock, and at whatever stands between it and the service"
+    "SignalWire refused the key's proof (401), and no fault of the token is known: check this machine's clock, and any "
+    "proxy"
 )
 QUARTER_OF_AN_HOUR = timedelta(minutes=15)
 
@@ -78,8 +78,12 @@ class DeviceSession(TokenSession):
         place, source, held, options = Secret(space), Secret[Any](token), Secret[Any](key), Secret(settings.copy())
         del space, token, key
         settings.clear()  # type: ignore[attr-defined]  # a proxy's password must not stand in this frame; it is a dict
+        if isinstance(place.value, TokenClient):
+            raise ConfigurationError("DeviceSession makes its own client: pass the space, such as 'acme', as space")
         if not isinstance(held.value, DeviceKey):
-            raise ConfigurationError("key must be a DeviceKey: DeviceKey.generate() makes one")
+            raise ConfigurationError(
+                f"key must be a DeviceKey, not {type(held.value).__name__}: create one with DeviceKey.generate()"
+            )
         client = make_client("DeviceSession", place, options)
         # Raises now, rather than in the background, if an argument is wrong.
         first = Secret("later") if callable(source.value) else as_bearer(source)
@@ -215,14 +219,14 @@ class DeviceRenewal:
         try:
             info = await self._client.send(wire.subscriber_info(token), retries=0)
         except Unauthorized:
-            return "has expired or was withdrawn, or is of another space"
+            return "has expired, was revoked, or belongs to another space"
         except RateLimited:
             raise
         except SignalWireTokenError:
             return None
         claims = info.sat_claims
         if claims is not None and REFRESH_SCOPE not in claims.scope:
-            return f"has no scope {REFRESH_SCOPE}"
+            return f"lacks the scope {REFRESH_SCOPE}"
         if claims is not None and claims.fingerprint not in (None, self._key.fingerprint):
             return "is bound to another key"
         return None

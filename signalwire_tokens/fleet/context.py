@@ -33,7 +33,7 @@ class FleetContext(Owner):
     - `idle_timeout` is after how many seconds without a call a session is idle.
     """
 
-    another: ClassVar[str] = "get it from an open fleet again"
+    another: ClassVar[str] = "get it from the fleet again"
     is_fleet: ClassVar[bool] = True
     governor: Governor
     sessions: dict[str, SubscriberSession]

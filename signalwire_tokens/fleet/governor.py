@@ -59,6 +59,8 @@ STARTS_PER_TURN = 100  # sessions that one call of `wake` starts, before the eve
 SLACK = 0.02  # seconds by which an alarm may ring late without lowering the rate
 PROBES_BEFORE_ERRORS = 2  # after this many failed probes in a row, callers get an error without waiting
 
+DOWN = "fleet: SignalWire is down or wants a pause: %s; one session at a time tries again until it answers"
+
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
 # One breaker for each client, because all its fleets send their requests to the same service.
@@ -351,7 +353,7 @@ class Governor(Gate):
             self._failed.pop(engine, None)
             self._pardoned.discard(engine)
             if self.breaker.succeed(self._now()):
-                logger.info("the service is back")
+                logger.info("fleet: SignalWire answers again; the sessions renew at a growing rate")
             self._look_at_breaker()
             self._retry_misconfigured()
         elif not isinstance(outcome.error, StoreError):
@@ -364,7 +366,7 @@ class Governor(Gate):
         limit = 0.0 if isinstance(failure, Throttled) else self._policy.tuning.outage_after
         is_news = self.breaker.fail(id(engine), failure, limit=limit, was_probe=was_probe)
         if is_news:
-            logger.warning("the service is down, and asked after by one session at a time: %s", failure.error)
+            logger.warning(DOWN, failure.error)
         if is_news or was_probe:
             self._delay_probe(self._now())
 

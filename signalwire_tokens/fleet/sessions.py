@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
-from signalwire_tokens.client import TokenClient
 from signalwire_tokens.clock import moment_in, timer_of
-from signalwire_tokens.durations import positive_seconds
+from signalwire_tokens.durations import positive_seconds, shown, spoken
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
 from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
 from signalwire_tokens.policy import RefreshPolicy, SessionState
-from signalwire_tokens.session import EACH_ISSUE, SubscriberSession, TokenFields, with_secrets_hidden
+from signalwire_tokens.session import EACH_ISSUE, SubscriberSession, TokenFields, check_client, with_secrets_hidden
 
 from .breaker import BreakerState
 from .context import FleetContext, renewal_of
@@ -30,12 +29,15 @@ from .governor import Governor
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
+    from signalwire_tokens.client import TokenClient
     from signalwire_tokens.durations import Duration
     from signalwire_tokens.stores import TokenStore
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
 
 CLOSES_PER_TURN = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
+
+NOT_DRAINED = "%r: renewals were still running after %s; their sessions were closed without waiting"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -137,8 +139,8 @@ class SessionFleet:
             other = engine_of(self._new_session(reference, fields))  # raises an error for fields that are wrong
             if has_shape(fields) and renewal_of(engine).key != renewal_of(other).key:
                 raise ConfigurationError(
-                    f"session {engine.label} is open with other fields that shape its token: call close_session() "
-                    "first, and open it again"
+                    f"session {engine.label} is open with other fields that shape its token: await close_session() "
+                    "first, then open it with the new fields"
                 )
         engine.owner.used(engine)
         return session
@@ -152,7 +154,7 @@ class SessionFleet:
         context = self._opened()
         self._check_place(context)
         if not isinstance(reference, str):
-            raise TypeError("reference must be a string")
+            raise TypeError(f"reference must be a string, not {type(reference).__name__}")
         session = self._sessions.get(reference)
         earlier = [one for one, name in context.leaving.items() if name == reference]
         until = asyncio.get_running_loop().time() + self._policy.close_timeout
@@ -191,9 +193,9 @@ class SessionFleet:
     async def start(self) -> Self:
         """Open the fleet. `async with` calls this. A fleet can be opened only once."""
         if self._closing:
-            raise SessionClosed("the fleet was closed: make another one")
+            raise SessionClosed("the fleet is closed: open another one")
         if self._context is not None:
-            raise SessionError("the fleet is open already")
+            raise SessionError("the fleet is open already: open it only once")
         timer = timer_of(self.client.clock)
         governor = Governor(self.client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
         self._context = FleetContext(governor, self._sessions, self._idle_timeout)
@@ -218,7 +220,7 @@ class SessionFleet:
             async with asyncio.timeout(self._policy.close_timeout):
                 await self._close_all(context)
         except TimeoutError:
-            logger.warning("%r was closed before all that was under way had ended", self)
+            logger.warning(NOT_DRAINED, self, spoken(self._policy.close_timeout))
         finally:
             for session in list(self._sessions.values()):  # left over after a timeout, a cancellation or an error
                 drop(engine_of(session))
@@ -262,9 +264,9 @@ class SessionFleet:
     def _opened(self) -> FleetContext:
         """Return what the sessions share, or raise `SessionClosed` if the fleet isn't open."""
         if self._closing:
-            raise SessionClosed("the fleet was closed: make another one")
+            raise SessionClosed("the fleet is closed: open another one")
         if self._context is None:
-            raise SessionClosed("the fleet is not open: use `async with`, or await its start()")
+            raise SessionClosed("the fleet isn't open yet: use `async with`, or await its start()")
         return self._context
 
     def _check_place(self, context: FleetContext) -> None:
@@ -313,11 +315,10 @@ async def close_some(sessions: Iterator[SubscriberSession]) -> None:
 
 def check_fleet_settings(client: object, policy: object, concurrency: object, rate: object) -> None:
     """Raise `ConfigurationError` if no fleet can be made with these settings."""
-    if not isinstance(client, TokenClient):
-        raise ConfigurationError("a fleet needs a TokenClient")
+    check_client("SessionFleet", client)
     if policy is not None and not isinstance(policy, RefreshPolicy):
-        raise ConfigurationError("policy must be a RefreshPolicy")
+        raise ConfigurationError(f"policy must be a RefreshPolicy, not {type(policy).__name__}")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ConfigurationError("max_concurrency must be a whole number, and 1 or more")
+        raise ConfigurationError(f"max_concurrency must be a whole number, 1 or more: got {shown(concurrency)}")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-        raise ConfigurationError("max_rate must be a positive number of renewals a second")
+        raise ConfigurationError(f"max_rate must be a number of renewals per second, more than 0: got {shown(rate)}")

@@ -13,6 +13,7 @@
     waiters         how callers wait for a token, and when waiting can't help
     events          the events, and the tasks that call subscribers
     closing         how a session closes
+    messages        what a session logs about its renewals, and the texts of its errors about the store
 
 The state of a session is in `signalwire_tokens.lifecycle`, and the plan comes from `signalwire_tokens.policy`. A
 session doesn't know how its token is renewed: its `Renewal` does.

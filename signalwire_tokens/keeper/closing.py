@@ -71,7 +71,7 @@ async def close(engine: Engine) -> None:
 async def close_source(engine: Engine) -> None:
     """Close the source of tokens, if it has an `aclose()`. An error or a timeout is logged."""
     end = getattr(engine.renewal, "aclose", None)
-    with logged(f"session {engine.label}: its source could not be closed"):
+    with logged(f"session {engine.label}: aclose() of the token source failed, and the session is closed all the same"):
         async with asyncio.timeout(engine.cycle.policy.close_timeout):
             if end is not None and isawaitable(ended := end()):
                 await ended

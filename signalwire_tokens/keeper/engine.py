@@ -55,6 +55,7 @@ from signalwire_tokens.outcomes import (
 
 from .events import Listener, SessionEvent, logged
 from .gate import ALONE, Gate, Owner
+from .messages import NOT_PROCESSED, NOT_SAVED, UNUSABLE, log_expiry, log_failure, log_pair
 from .renewal import Renewal, RenewalRequest, RenewalResult, asked_at, failure_of, only_later, result_of
 from .shared import SharedRenewal
 from .waiters import Waiters
@@ -71,7 +72,7 @@ __all__ = ["Engine"]
 LIFT_SPREAD = 1.0  # seconds over which the sessions of a client renew after a throttle is lifted
 RenewalTask: TypeAlias = "asyncio.Task[RenewalResult]"
 Begun: TypeAlias = RenewalStep | Look
-NOT_PROCESSED = NotSent(SignalWireTokenError("a renewal could not be begun, or its result not be taken in"))
+NOT_BEGUN = NotSent(SignalWireTokenError("a renewal couldn't begin, or its result couldn't be processed: see the log"))
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
@@ -170,6 +171,8 @@ class Engine:
         self.timer = timer
         pair, self.brought = self.brought, None
         self.cycle.open(self.now(), None if pair is None else Renewed(pair, asked_at(pair, self.clock)))
+        if pair is not None:
+            log_pair(self, None, None)
         if self.shared is not None:
             self.shared.watch(self.on_store_change)
         self.plan()
@@ -242,7 +245,7 @@ class Engine:
                 self.begin(step)
         finally:
             if self.task is None:  # `begin` may have raised after the gate let the session in: leave the gate again
-                self.gate.ended(self, NOT_PROCESSED)
+                self.gate.ended(self, NOT_BEGUN)
         return self.task is not None
 
     def _should_look_first(self, shared: SharedRenewal, now: float, *, is_over: bool) -> bool:
@@ -277,7 +280,7 @@ class Engine:
         """
         timer.unset(self)
         self.cycle.advance(Phase.EXPIRED)
-        logger.error("session %s generation %d: no way left to renew", self.label, self.cycle.generation)
+        log_expiry(self)
         self.emit("expired")
         self.owner.expired(self)
         self.notify()
@@ -365,13 +368,12 @@ class Engine:
             self._conclude(step, wall_ahead, task)
         except Exception as error:  # of any kind: the session must not stay without a plan
             cycle = self.cycle
-            logger.exception("session %s generation %d: a result could not be taken in", self.label, cycle.generation)
+            logger.exception(NOT_PROCESSED, self.label)
             self.task = None
-            self.gate.ended(self, NOT_PROCESSED)
+            self.gate.ended(self, NOT_BEGUN)
             failure = None
             if cycle.pair is pair:
-                what = f"the result of a renewal could not be taken in: {type(error).__name__}"
-                failure = Ambiguous(SignalWireTokenError(what))
+                failure = Ambiguous(SignalWireTokenError(UNUSABLE.format(error=type(error).__name__)))
             self._carry_out(cycle.fail_to_process(step, failure, self.now(), random_draw()))
             self._plan_again()
             self.notify()
@@ -393,11 +395,11 @@ class Engine:
         try:
             try:
                 if isinstance(outcome, Renewed) and outcome.unsaved is not None:
-                    self._carry_out([Warn(f"not saved, {outcome.unsaved}")])
+                    self._carry_out([Warn(NOT_SAVED.format(error=outcome.unsaved))])
                     self.emit("persist_failed", outcome.unsaved)
                 if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
                     self.shared.has_news = False  # a renewal has read the store itself, or has saved the newest pair
-                self._carry_out(self.cycle.land(way, outcome, self.now(), random_draw()))
+                self._carry_out(self.cycle.land(way, outcome, self.now(), random_draw()), way)
             finally:
                 self.gate.ended(self, outcome)
         finally:
@@ -409,35 +411,33 @@ class Engine:
     def _wall_ahead(self) -> float:
         return self.clock.wall() - self.now()
 
-    def _carry_out(self, effects: Iterable[Effect]) -> None:
-        """Log and emit the effects of an event of the lifecycle."""
-        label, generation = self.label, self.cycle.generation
+    def _carry_out(self, effects: Iterable[Effect], way: RenewalStep | None = None) -> None:
+        """Log and emit the effects of an event of the lifecycle. `way` is the step that has brought a new pair."""
         for effect in effects:
             match effect:
                 case Emit(kind):
                     self.emit(kind)
                 case Adopted():
-                    self._adopted(effect)
-                case Failed(failure, is_news):
-                    level = logging.WARNING if is_news else logging.INFO  # one warning for each outage
-                    logger.log(level, "session %s generation %d: %s", label, generation, failure.error)
+                    self._adopted(effect, way)
+                case Failed():
+                    log_failure(self, effect)
                 case Warn(what):
-                    logger.warning("session %s generation %d: %s", label, generation, what)
+                    logger.warning("session %s: %s", self.label, what)
                 case _:
                     assert_never(effect)
 
-    def _adopted(self, adopted: Adopted) -> None:
-        """Log a new pair, and save it later if the store doesn't have it yet.
+    def _adopted(self, adopted: Adopted, way: RenewalStep | None) -> None:
+        """Log a new pair, and save it later if the store doesn't have it yet. `way` is the step that has brought it.
 
         The source may report the renewal to metrics, by its method `adopted`.
         """
-        shared, token = self.shared, adopted.renewed.pair.access_token
-        logger.info("session %s generation %d: renewed, %r", self.label, self.cycle.generation, token)
+        shared = self.shared
+        log_pair(self, adopted, way)
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
             shared.saving = self.opened().begin(shared.save_later(self.on_store_change), f"save {self.label}")
         report = getattr(self.renewal, "adopted", None)
         if report is not None and adopted.left is not None:
-            with logged(f"session {self.label}: a new pair could not be noted"):
+            with logged(f"session {self.label}: adopted() of the token source failed, and the session goes on"):
                 report(adopted.left)
         self.owner.adopted(self, is_first=adopted.left is None)
 
@@ -484,7 +484,7 @@ class Engine:
                 event = SessionEvent(kind=kind, generation=cycle.generation, pair=cycle.pair, error=why)
                 listener.emit(event, self.timer)
             except Exception:  # of any kind, such as a MemoryError
-                logger.exception("session %s: the event %r could not be emitted", self.label, kind)
+                logger.exception("session %s: the event %r couldn't be emitted; the session goes on", self.label, kind)
 
 
 def random_draw() -> float:

@@ -17,6 +17,8 @@ from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.lifecycle import EventKind
 from signalwire_tokens.models import TokenPair
 
+from .messages import CALLBACK_CANCELLED, CALLBACK_FAILED
+
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Timer
 
@@ -92,11 +94,11 @@ class Listener:
                 if inspect.isawaitable(result):
                     await result
             except Exception:  # of any kind: the callback is your app's code, and the next event must still reach it
-                logger.exception("a subscriber failed on %r", event.kind)
+                logger.exception(CALLBACK_FAILED, event.kind)
             except asyncio.CancelledError:
                 if is_cancelled():
                     raise
-                logger.error("a subscriber was cancelled from within on %r", event.kind)  # noqa: TRY400 - no traceback
+                logger.error(CALLBACK_CANCELLED, event.kind)  # noqa: TRY400 - no traceback
 
 
 @contextmanager

@@ -130,7 +130,7 @@ class Owner:
     """
 
     __slots__ = ()
-    another: ClassVar[str] = "make another one"
+    another: ClassVar[str] = "open another one"
     is_fleet: ClassVar[bool] = False
     closers: Collection[asyncio.Task[None] | None] = ()
 

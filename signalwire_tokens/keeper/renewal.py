@@ -124,9 +124,9 @@ def only_later(renewed: Renewed, current: Current, now: float, *, margin: float 
     """
     token, until = renewed.pair.access_token, renewed.asked + life_of(renewed.pair.access_token)
     if until <= now:
-        return NotYet(UnexpectedResponse("the token that was given has expired already: check both machines' clocks"))
+        return NotYet(UnexpectedResponse("the new token has already expired: check the clocks of both machines"))
     if token.value == current.value or until < current.access_until + margin:
-        return NotYet(UnexpectedResponse("there is no later token yet"))
+        return NotYet(UnexpectedResponse("the source has no later token yet"))
     return renewed
 
 

@@ -94,7 +94,9 @@ class TokenSession:
     ) -> None:
         check_session_settings(renewal, policy, pair, has_way=presents or reissues)
         if (store is None) != (not store_key):
-            raise ConfigurationError("store and store_key need each other: the key names the token in the store")
+            raise ConfigurationError(
+                "store and store_key need each other: pass both, or neither. The key names the token in the store"
+            )
         policy, clock, life = policy or DEFAULT_POLICY, clock or SYSTEM, positive_seconds("lifetime", lifetime)
         if not keeps_all:
             policy.check_lifetime(life)
@@ -204,7 +206,7 @@ class TokenSession:
         engine = self._engine
         engine.owner.used(engine)
         if not callable(callback):
-            raise TypeError("callback must be a function that takes a SessionEvent")
+            raise TypeError(f"callback must be a function that takes a SessionEvent, not {type(callback).__name__}")
         listener = Listener(callback)
         engine.listeners = (*engine.listeners, listener)
 
@@ -234,7 +236,11 @@ class TokenSession:
         check(engine)
         if self._is_current(token):
             cycle = engine.cycle
-            logger.warning("session %s generation %d: the token was refused", engine.label, cycle.generation)
+            logger.warning(
+                "session %s: the current token (generation %d) was reported as refused; the session renews it",
+                engine.label,
+                cycle.generation,
+            )
             engine.invalidate()
 
     def report_unauthorized(self, token: str | Token) -> bool:
@@ -258,7 +264,7 @@ class TokenSession:
     def _is_current(self, token: str | Token) -> bool:
         """Return whether `token()` returns that token at the moment."""
         if not isinstance(token, str | Token):
-            raise TypeError(f"token must be a string or a Token, and is {type(token).__name__}")
+            raise TypeError(f"token must be a string or a Token, not {type(token).__name__}")
         text = token.value if isinstance(token, Token) else token
         return text == self._engine.cycle.value and self._engine.left() > 0
 
@@ -271,9 +277,9 @@ class TokenSession:
         """
         engine, cycle = self._engine, self._engine.cycle
         if cycle.phase >= Phase.SHUT:
-            raise SessionClosed(f"session {engine.label} was closed: {engine.owner.another}")
+            raise SessionClosed(f"session {engine.label} is closed: {engine.owner.another}")
         if cycle.phase is not Phase.NEW:
-            raise SessionError(f"session {engine.label} is open already")
+            raise SessionError(f"session {engine.label} is open already: open it only once")
         try:
             engine.open(timer_of(engine.clock))
             await self._first_token()
@@ -351,12 +357,14 @@ class TokenSession:
 def check_session_settings(renewal: object, policy: object, pair: object, *, has_way: bool) -> None:
     """Raise `ConfigurationError` if no session can be made with these settings."""
     if isinstance(renewal, type) or not callable(getattr(renewal, "renew", None)):
-        raise ConfigurationError("renewal must be an object with a method renew(request)")
+        raise ConfigurationError(
+            f"renewal must be an object with a method renew(request), not {type(renewal).__name__}"
+        )
     for name, value, kind in (("policy", policy, RefreshPolicy), ("pair", pair, TokenPair)):
         if not isinstance(value, kind | None):
-            raise ConfigurationError(f"{name} must be a {kind.__name__}")
+            raise ConfigurationError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
     if not has_way:
-        raise ConfigurationError("with neither presents nor reissues, a session has no way to renew")
+        raise ConfigurationError("with neither presents nor reissues, a session can't renew: set one of them")
 
 
 def engine_of(session: TokenSession) -> Engine:

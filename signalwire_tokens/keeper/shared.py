@@ -48,6 +48,7 @@ from weakref import WeakMethod
 import attrs
 
 from signalwire_tokens.clock import Clock
+from signalwire_tokens.durations import spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.lifecycle import Lifecycle, Phase
 from signalwire_tokens.models import TokenPair
@@ -64,6 +65,7 @@ from signalwire_tokens.outcomes import (
 from signalwire_tokens.stores import TokenStore
 
 from .events import is_cancelled, logged
+from .messages import CLOSED, FASTER, LEASED, LOST, MARKED, NO_STORE, TOO_SLOW, UNWATCHED
 from .renewal import RenewalResult, asked_at
 from .sharing_rules import UNBOUNDED, Lives, TimedReading, choose, find_better, find_other, holds, is_sound, shortened
 
@@ -100,6 +102,7 @@ class SharedRenewal:
       machine was paused since then, so that a pair that is saved late gets the right age.
     - `mark` is this session's last mark. A session that can't issue may present a refresh token again despite its own
       mark, because no other process is presenting it.
+    - `offered` is that pair while it is adopted, for the log.
     - `has_news` is True if there is news to look at. A look may begin at `rests_until`.
     - `looked_for` limits the looks of a session without a valid token. It holds the expiry of the token for which it
       has looked, and the number of *last looks*, before the session would expire. There is one, and another one after
@@ -116,6 +119,7 @@ class SharedRenewal:
     ahead: float = 0.0
     answer: tuple[TokenPair | None, float] = (None, 0.0)
     mark: str | None = None
+    offered: TokenPair | None = None
     has_news: bool = False
     rests_until: float = -math.inf
     looked_for: tuple[float, int] = (math.inf, 0)
@@ -124,7 +128,7 @@ class SharedRenewal:
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.store, type) or not all(callable(getattr(self.store, name, None)) for name in METHODS):
-            raise ConfigurationError("store must be one, such as SqliteStore(path, encryption_keys=…)")
+            raise ConfigurationError(NO_STORE.format(methods=", ".join(METHODS)))
 
     # Renewing.
 
@@ -159,7 +163,7 @@ class SharedRenewal:
             if result is not None:
                 return result
             await self.clock.sleep(policy.poll_for(cycle.lifetime))
-        failure = self._complaint("others have been renewing for too long")
+        failure = self._complaint(CLOSED if self._is_shut else LEASED.format(time=spoken(2 * ttl)))
         if self._is_shut or not cycle.can_issue:
             return step, NotSent(failure)
         raise failure
@@ -180,6 +184,7 @@ class SharedRenewal:
             return UseRefreshToken(step.at), found
         if held is None and cycle.pair is None and self.brought is not None:
             renewed = Renewed(self.brought, asked_at(self.brought, self.clock))
+            self.offered = self.brought
             adopted = await self._commit(renewed, timed, None)
             self.brought = None if adopted.unsaved is None else self.brought
             return UseRefreshToken(step.at), adopted
@@ -188,13 +193,13 @@ class SharedRenewal:
         if isinstance(way, UseRefreshToken) and plain is not None:
             reserve = policy.needed_ttl(cycle.lifetime)
             if plain.presenting not in (None, self.mark) and cycle.left(self.clock.now()) > reserve:
-                return way, NotSent(self._complaint("another may be presenting the refresh token"))
+                return way, NotSent(self._complaint(MARKED))
             mark = attrs.evolve(plain, presenting=uuid4().hex)
             self.mark = mark.presenting
             if not await self._save(mark, None if held is None else held.digest):
                 return None
         if self.clock.now() > latest or self._is_shut:
-            outcome: Outcome = NotSent(self._complaint("no time was left for a request"))
+            outcome: Outcome = NotSent(self._complaint(CLOSED if self._is_shut else TOO_SLOW))
         else:
             pair = None if plain is None else plain.pair
             outcome = await self._ask_dated(ask, way, pair, policy.lease_for(cycle.lifetime) / 2)
@@ -232,6 +237,7 @@ class SharedRenewal:
             return step, NotSent(error)
         way = IssueNew(step.at) if cycle.can_issue else step
         if cycle.pair is None and self.brought is not None:
+            self.offered = self.brought
             outcome: Outcome = Renewed(self.brought, asked_at(self.brought, self.clock))
         else:
             outcome = await self._ask_dated(ask, way, cycle.pair, None)
@@ -258,7 +264,7 @@ class SharedRenewal:
             found = self._better(await self._read())
             if found is not None:
                 return found
-            failure = self._complaint("somebody else has just saved another pair")
+            failure = self._complaint(FASTER)
         except StoreError as error:
             failure = error.with_traceback(None)
         return attrs.evolve(renewed, unsaved=failure)
@@ -296,6 +302,7 @@ class SharedRenewal:
 
     def adopted(self, renewed: Renewed) -> bool:
         """Record that there is a new current pair, and return whether to begin a task that saves it later."""
+        self.offered = None
         self.ahead = self._ahead_of(renewed.pair)
         return renewed.unsaved is not None and (self.saving is None or self.saving.done())
 
@@ -328,7 +335,7 @@ class SharedRenewal:
         if (latest is not None and latest >= asked) or (held is not None and pair is self.brought):
             return False  # the store holds a successor of the current pair, even if its token expires earlier
         if not await self._save(timed.record(pair, asked, self.ahead), None if held is None else held.digest):
-            raise self._complaint("somebody else has just saved another pair")
+            raise self._complaint(FASTER)
         self.brought = None
         return False
 
@@ -338,13 +345,13 @@ class SharedRenewal:
         `on_change` is a method, and its object is held weakly.
         """
         method = WeakMethod(on_change)
-        with logged("a store cannot be watched"):
+        with logged(f"key #{self.key[:8]}: {UNWATCHED}"):
             self.unwatch = self.store.watch(self.key, lambda: (call := method()) and call())
 
     def forget(self) -> None:
         """Stop watching the store. A task that saves a pair goes on."""
         unwatch, self.unwatch = self.unwatch, nothing
-        with logged("a store failed to forget a session"):
+        with logged(f"key #{self.key[:8]}: the function that watch() returned failed"):
             unwatch()
 
     def stop(self) -> None:
@@ -364,7 +371,7 @@ class SharedRenewal:
         try:
             await self._has_better()
         except StoreError as error:
-            logger.warning("a session was closed with its pair not saved: %s", error)
+            logger.warning(LOST, self.key[:8], error)
 
     # Access to the store.
 
@@ -394,7 +401,9 @@ class SharedRenewal:
         before, ahead = self.clock.now(), self._wall_ahead()
         reading = await self._use(lambda: self.store.load(self.key))
         if not is_sound(reading):
-            raise self._complaint("answered with something else than a reading")
+            raise self._complaint(
+                f"load() must return a Reading with finite times, and returned {type(reading).__name__}"
+            )
         after, wall = self.clock.now(), self.clock.wall()
         gained, leap = wall - after - ahead, self.cycle.policy.tuning.clock_jump
         return TimedReading(
@@ -428,11 +437,11 @@ class SharedRenewal:
         except StoreError:
             raise
         except TimeoutError:
-            reason = f"no answer within {limit:g} s"
+            reason = f"no answer within {spoken(limit)}"
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
-            reason = f"failed with {type(error).__name__}"
+            reason = f"raised {type(error).__name__}"
         raise self._complaint(reason)
 
     def _complaint(self, reason: str) -> StoreError:

@@ -20,7 +20,7 @@ import copy
 import math
 from typing import TYPE_CHECKING, cast
 
-from signalwire_tokens.durations import seconds_of, shown
+from signalwire_tokens.durations import seconds_of, shown, spoken
 from signalwire_tokens.errors import SessionClosed, SessionError, SessionExpired, SignalWireTokenError, TokenUnavailable
 from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.outcomes import (
@@ -30,6 +30,7 @@ from signalwire_tokens.outcomes import (
     Misconfigured,
     RenewalStep,
     Spent,
+    UseRefreshToken,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WaitDeadline", "Waiters", "check", "fault_of", "live_token", "next_pair", "reason_of"]
 
+NO_WAY = "its refresh token was refused or has expired, and it can't issue a new pair"
 CHECKED_EVERY = 1.0  # seconds after a check of process and event loop in which `token()` doesn't check again
 
 
@@ -108,13 +110,13 @@ def check(engine: Engine) -> Timer:
     """
     cycle, timer = engine.cycle, engine.timer
     if timer is None:
-        raise SessionClosed(f"session {engine.label} is not open: use `async with`, or await its start()")
+        raise SessionClosed(f"session {engine.label} isn't open yet: use `async with`, or await its start()")
     engine.check_place()
     if cycle.phase >= Phase.SHUT:
-        raise SessionClosed(f"session {engine.label} was closed: {engine.owner.another}")
+        raise SessionClosed(f"session {engine.label} is closed: {engine.owner.another}")
     if cycle.phase is Phase.EXPIRED:
-        message = f"session {engine.label} has expired, and there is no way left to renew it"
-        raise SessionExpired(message) from cycle.last_error
+        message = f"session {engine.label} has expired, and can't be renewed"
+        raise SessionExpired(message, advice=engine.owner.another) from cycle.last_error
     return timer
 
 
@@ -154,7 +156,7 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
     if engine.left() > 0:
         return cycle.value
     await asyncio.sleep(0)  # a caller that retries in a loop must not keep the renewal's task from running
-    raise unavailable(engine, "has no live token at this moment")
+    raise unavailable(engine, f"no valid token for session {engine.label}")
 
 
 async def next_pair(engine: Engine) -> None:
@@ -172,14 +174,15 @@ async def next_pair(engine: Engine) -> None:
     if cycle.under_way is None and cycle.generation == generation:
         step = cycle.way(engine.now())
         if isinstance(step, Expire):
-            raise SessionExpired(f"session {engine.label} has no way to renew") from cycle.last_error
+            message = f"session {engine.label} can't be renewed: {NO_WAY}"
+            raise SessionExpired(message, advice=engine.owner.another) from cycle.last_error
         engine.gate.force(engine, step)
     while cycle.generation == generation:
         is_to_come = cycle.demanded < math.inf and cycle.phase is Phase.OPEN
         is_over = engine.task is None and (not is_to_come or is_hopeless(engine, cycle.policy.wait_timeout))
         if is_over or cycle.phase is Phase.CLOSED:
             check(engine)
-            raise unavailable(engine, "could not be renewed now")
+            raise unavailable(engine, f"no new token for session {engine.label}")
         await engine.changed()
 
 
@@ -283,15 +286,16 @@ def fault_of(engine: Engine, outlook: Outlook | None = None) -> SignalWireTokenE
 def unavailable(engine: Engine, what: str) -> TokenUnavailable:
     """Return an error that has the reason as its cause, and the next attempt as its `retry_after`.
 
-    `what` continues the message after the session's name.
+    `what` is its message. Without a failed attempt, the cause is what the session waits for, and how long it has.
     """
     cycle = engine.cycle
     # Attempts are never closer than the policy's minimum, so an earlier call can't find a new token.
     pause = max(time_left(engine), cycle.policy.min_interval_for(cycle.lifetime))
     has_way = pause < math.inf and not isinstance(engine.next_step(), Expire)
-    error = TokenUnavailable(f"session {engine.label} {what}", retry_after=pause if has_way else None)
+    error = TokenUnavailable(what, retry_after=pause if has_way else None)
     error.__cause__ = reason_of(engine)
     if error.__cause__ is None and isinstance(cycle.under_way, RenewalStep):
-        taken = engine.now() - cycle.under_way.at
-        error.__cause__ = SignalWireTokenError(f"the renewal under way has taken {taken:.0f} s so far")
+        doing = "refreshing" if isinstance(cycle.under_way, UseRefreshToken) else "issuing"
+        taken = spoken(engine.now() - cycle.under_way.at)
+        error.__cause__ = SignalWireTokenError(f"{doing} a token has taken {taken} so far")
     return error

@@ -167,17 +167,17 @@ def bad_pems(key):
     openssh = curve.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())[:200]
     public = key._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return {
-        "another password": (pem, "sesame", "cannot be read: its password is another one, or it is damaged"),
-        "an empty password": (pem, "", "is encrypted: give its password"),
+        "another password": (pem, "sesame", "can't be read: the password is wrong, or the text is damaged"),
+        "an empty password": (pem, "", "is encrypted: pass its password"),
         "OpenSSH's form": (openssh, None, "is in OpenSSH's own form: `ssh-keygen"),
-        "no password": (pem, None, "is encrypted: give its password"),
-        "a password too many": (private_pem(key._key), "mellon", "is not encrypted: give no password"),
+        "no password": (pem, None, "is encrypted: pass its password"),
+        "a password too many": (private_pem(key._key), "mellon", "isn't encrypted: omit the password"),
         "too small": (private_pem(small), None, "must have 2048 bits or more, and this one has 1024"),
         "a curve": (private_pem(curve), None, "must be an RSA key"),
-        "an unknown curve": (unknown.encode(), None, "is of a kind that is not supported"),
-        "a public key": (public, None, "is not a private key in PEM form"),
-        "nonsense": (b"hush", None, "is not a private key in PEM form"),
-        "half": (private_pem(key._key)[:400], None, "cannot be read"),
+        "an unknown curve": (unknown.encode(), None, "is of an unsupported kind"),
+        "a public key": (public, None, "isn't a private key in PEM form"),
+        "nonsense": (b"hush", None, "isn't a private key in PEM form"),
+        "half": (private_pem(key._key)[:400], None, "can't be read"),
     }
 
 
@@ -223,7 +223,7 @@ def test_a_key_of_another_kind_is_refused():
         (None, "password must not be empty"),
         (b"", "password must not be empty"),
         (7, "password must be bytes, or text"),
-        ("hush\udcff", "password must be bytes, or text that UTF-8 can carry"),
+        ("hush\udcff", "password must be bytes, or text that UTF-8 can encode"),
         ("hush" * 256, "password must not be longer than 1023 bytes"),
     ],
     ids=["empty", "none", "no bytes", "a number", "no text", "long"],
@@ -355,10 +355,10 @@ def test_a_place_for_a_key_may_be_a_link(tmp_path):
 
 def test_what_is_wrong_with_a_key_s_file_is_said_with_its_name(tmp_path):
     """A folder that is not there, or a file that holds no key."""
-    with pytest.raises(ConfigurationError, match="none is no directory"):
+    with pytest.raises(ConfigurationError, match="none doesn't exist: create it"):
         DeviceKey.load_or_generate(tmp_path / "none/device.pem", "mellon")
     (tmp_path / "device.pem").touch()
-    with pytest.raises(ConfigurationError, match=r"device\.pem: the key's PEM is not a private key"):
+    with pytest.raises(ConfigurationError, match=r"device\.pem: the key's PEM isn't a private key"):
         DeviceKey.load_or_generate(tmp_path / "device.pem", "mellon")
 
 

@@ -26,7 +26,7 @@ POLICY = RefreshPolicy(store_timeout=HANG, tuning=RefreshTuning(lease=2 * HANG))
 
 SESSION = """
 import asyncio, sys
-from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient
+from signalwire_tokens import RefreshPolicy, RefreshTuning, SqliteStore, SubscriberSession, TokenClient
 from signalwire_tokens.stores import sqlite
 
 async def main(path, seal, *credentials):
@@ -40,7 +40,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 NOBODY = """
 import asyncio, os, sys
-from signalwire_tokens import RefreshPolicy, SqliteStore, SubscriberSession, TokenClient
+from signalwire_tokens import RefreshPolicy, RefreshTuning, SqliteStore, SubscriberSession, TokenClient
 from signalwire_tokens.stores import Sealer, generate_encryption_key
 
 async def main(seal, *credentials):

@@ -149,7 +149,7 @@ async def test_a_worker_lives_by_its_backend(framework, tmp_path):
             # For the worker, a token that ends less than a second later than its own is no later one.
             assert await renew(http, backend, "alice") == 204
             while (line := await worker.stdout.readline()) != b"alice\n":
-                assert b"could not be renewed" in line, line or "the worker has ended"
+                assert b"no new token for session" in line, line or "the worker has ended"
                 assert await renew(http, backend, "alice") == 204
         assert worker.returncode is None
         sent = {(entry.operation, entry.auth) for entry in emulator.requests}

@@ -22,6 +22,7 @@ from signalwire_tokens import (
     SessionFleet,
     SessionState,
     TimedOut,
+    TokenClient,
     TokenUnavailable,
     TransportError,
     Unauthorized,
@@ -231,7 +232,7 @@ async def test_tokens_of_one_end_are_not_taken_for_later_ones(clock, plain, toke
     async with open_at(plain, clock) as session:
         for _ in range(30):
             await clock.advance(0.13)
-            with pytest.raises(TokenUnavailable, match="could not be renewed now"):
+            with pytest.raises(TokenUnavailable, match="no new token for session"):
                 await session.refresh()
         assert session.generation == 1
 
@@ -306,7 +307,7 @@ async def test_a_token_that_is_dead_is_none(clock, plain, tokens):
     tokens.lives = [0.0, -600.0]
     session = open_at(plain, clock)
     starting = await start_badly(session, clock)
-    assert "has expired already: check both machines' clocks" in str(session.last_error)
+    assert "has already expired: check the clocks of both machines" in str(session.last_error)
     await clock.advance(5)
     await starting
     assert (session.generation, await session.token()) == (1, "token-3")
@@ -681,3 +682,10 @@ async def test_a_session_that_was_never_opened_can_be_closed(clock, plain):
     with pytest.raises(SessionClosed):
         await session.start()
     assert plain.asked == []
+
+
+async def test_a_backend_session_makes_its_own_client():
+    """The error for a client in place of the URL says what to pass."""
+    async with TokenClient("acme") as client:
+        with pytest.raises(ConfigurationError, match="makes its own client: pass the URL of your app's backend as url"):
+            BackendSession(client)

@@ -145,16 +145,16 @@ async def test_a_clock_that_is_off_is_corrected_by_the_service_s(emulator, clock
     ("fields", "says"),
     [
         ({"key": OTHER}, "token is bound to another key"),
-        ({"scope": None}, "token has no scope sat:refresh"),
-        ({"scope": None, "fingerprint": None}, "token has no scope sat:refresh"),
+        ({"scope": None}, "token lacks the scope sat:refresh"),
+        ({"scope": None, "fingerprint": None}, "token lacks the scope sat:refresh"),
     ],
-    ids=["another key's", "no scope", "neither"],
+    ids=["another key's", "lacks the scope", "neither"],
 )
 async def test_a_token_that_is_not_for_the_key_is_told_at_the_start(emulator, clock, mint, fields, says):
     """With what is wrong with it, and with what to do."""
     with pytest.raises(Unauthorized, match=says) as caught:
         await DeviceSession(emulator.space, await mint(**fields), KEY, clock=clock).start()
-    assert f"have one issued with scope='sat:refresh' and fingerprint='{KEY.fingerprint}'" in str(caught.value)
+    assert f"issue one with scope='sat:refresh' and fingerprint='{KEY.fingerprint}'" in str(caught.value)
     assert [problem.attribute for problem in caught.value.errors] == ["token"]
     assert (caught.value.status, caught.value.operation) == (401, EXCHANGE)
     assert caught.value.request_id
@@ -165,18 +165,18 @@ async def test_a_token_that_has_expired_is_told_at_the_start(emulator, clock, mi
     """Another one is needed."""
     token = await mint(fingerprint=None)
     await clock.advance(60)
-    with pytest.raises(Unauthorized, match="token has expired or was withdrawn, or is of another space"):
+    with pytest.raises(Unauthorized, match="token has expired, was revoked, or belongs to another space"):
         await DeviceSession(emulator.space, token, KEY, clock=clock).start()
 
 
 async def test_a_proof_that_is_refused_for_no_known_reason_is_told_so(emulator, clock, mint):
     """The token is good, and nothing better can be said."""
     emulator.fail(Status(401), operation=EXCHANGE, times=2)
-    with pytest.raises(Unauthorized, match="nothing is known to be wrong"):
+    with pytest.raises(Unauthorized, match="no fault of the token is known"):
         await DeviceSession(emulator.space, await mint(), KEY, clock=clock).start()
     emulator.fail(Status(401), operation=EXCHANGE, times=2)
     emulator.fail(Status(500), operation="subscriber_info")
-    with pytest.raises(Unauthorized, match="nothing is known to be wrong"):
+    with pytest.raises(Unauthorized, match="no fault of the token is known"):
         await DeviceSession(emulator.space, await mint(), KEY, clock=clock).start()
 
 
@@ -242,7 +242,7 @@ async def test_a_suspended_night_ends_a_session_that_has_no_other_way(clock, ses
     with pytest.raises(SessionExpired) as caught:
         await session.token()
     assert isinstance(caught.value.cause, Unauthorized)
-    assert "expired or was withdrawn" in str(caught.value.cause)
+    assert "has expired, was revoked" in str(caught.value.cause)
     assert session.state is SessionState.EXPIRED
 
 
@@ -398,7 +398,7 @@ async def test_tokens_that_are_withdrawn_end_a_session(emulator, clock, mint):
         with pytest.raises(SessionExpired) as caught:
             await session.token()
         assert isinstance(caught.value.cause, Unauthorized)
-        assert "expired or was withdrawn" in str(caught.value.cause)
+        assert "has expired, was revoked" in str(caught.value.cause)
 
 
 @pytest.mark.parametrize("info", [True, False], ids=["of all", "but not of information"])
@@ -489,7 +489,7 @@ async def test_a_function_that_brings_the_wrong_token_is_asked_again(emulator, c
         clock.suspend(HOUR)
         with pytest.raises(TokenUnavailable) as caught:
             await session.token()
-        assert "no scope" in str(caught.value.cause)
+        assert "lacks the scope" in str(caught.value.cause)
         right["scope"] = "sat:refresh"
         await clock.advance(30)
         assert emulator.accepts(await session.token())
@@ -674,5 +674,12 @@ async def test_a_device_needs_a_token_of_its_own_space(clock, mint):
     """Another space does not know it."""
     async with Emulator(clock=clock, lifetimes=Lifetimes()) as other, TokenClient(other.space) as client:
         assert client.project_id is None
-        with pytest.raises(Unauthorized, match="of another space"):
+        with pytest.raises(Unauthorized, match="belongs to another space"):
             await DeviceSession(other.space, await mint(), KEY, clock=clock).start()
+
+
+async def test_a_device_session_makes_its_own_client():
+    """The error for a client in place of the space says what to pass."""
+    async with TokenClient("acme") as client:
+        with pytest.raises(ConfigurationError, match="makes its own client: pass the space, such as 'acme', as space"):
+            DeviceSession(client, "a token", KEY)

@@ -225,7 +225,7 @@ async def test_one_that_raises_holds_up_nobody(clock, caplog):
     with caplog.at_level(logging.ERROR):
         await clock.advance(5)
     assert fine.entered
-    assert "could not be woken" in caplog.text
+    assert "waking it failed" in caplog.text
     broken.governor = crowd.governor
     await clock.advance(40)
     assert broken.entered

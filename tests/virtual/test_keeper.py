@@ -319,7 +319,7 @@ async def test_without_any_way_the_token_is_served_to_its_end(clock):
         await clock.advance(0.2 * LIFE)
         assert session.state is SessionState.EXPIRED
         for call in (session.token(), session.refresh(), anext(session.rotations()), session.wait_closed(), closed):
-            with pytest.raises(SessionExpired, match="no way left") as caught:
+            with pytest.raises(SessionExpired, match="can't be renewed") as caught:
                 await call
             assert caught.value.cause is SPENT.error
         assert session.next_refresh_at is None
@@ -438,7 +438,7 @@ async def test_a_refresh_that_fails_says_why_and_takes_nothing_away(clock):
     """The token at hand is as live as before."""
     async with ScriptedSession(clock, None, NOT_SENT) as session:
         first = await session.token()
-        with pytest.raises(TokenUnavailable, match="could not be renewed now") as caught:
+        with pytest.raises(TokenUnavailable, match="no new token for session") as caught:
             await session.refresh()
         assert caught.value.cause is session.last_error is NOT_SENT.error
         assert await session.token() == first
@@ -449,7 +449,9 @@ async def test_a_refresh_with_no_way_left_says_so(clock):
     async with ScriptedSession(clock, None, SPENT, reissues=False) as session:
         with pytest.raises(TokenUnavailable):
             await session.refresh()
-        with pytest.raises(SessionExpired, match="no way to renew") as caught:
+        with pytest.raises(
+            SessionExpired, match="can't be renewed: its refresh token was refused or has expired"
+        ) as caught:
             await session.refresh()
         assert caught.value.cause is SPENT.error
         assert await session.token()
@@ -561,7 +563,7 @@ async def test_an_exception_after_a_pair_was_adopted_leaves_it_in_use(clock, cap
     caplog.set_level(logging.INFO)
 
     def refuse(record):
-        if "renewed" in record.getMessage():
+        if "token refreshed" in record.getMessage():
             raise MemoryError
         return True
 
@@ -762,7 +764,7 @@ async def test_a_start_that_fails_for_now_is_told_as_token_tells_it(clock):
     assert isinstance(error, TokenUnavailable)
     assert error.cause is NOT_SENT.error
     assert len(session.attempts) > 3
-    with pytest.raises(SessionClosed, match="make another"):
+    with pytest.raises(SessionClosed, match="open another one"):
         await session.start()
 
 
@@ -817,7 +819,7 @@ async def test_a_session_that_is_not_open_says_so(clock):
     assert session.state is SessionState.CLOSED
     assert (session.next_refresh_at, session.last_error, session.expires_in) == (None, None, timedelta(0))
     for call in (session.token(), session.refresh(), anext(session.rotations()), session.wait_closed()):
-        with pytest.raises(SessionClosed, match="is not open"):
+        with pytest.raises(SessionClosed, match="isn't open yet"):
             await call
     with pytest.raises(SessionClosed, match="no pair yet"):
         _ = session.pair
@@ -825,9 +827,9 @@ async def test_a_session_that_is_not_open_says_so(clock):
         with pytest.raises(SessionError, match="is open already"):
             await session.start()
     for call in (session.token(), session.refresh(), session.start()):
-        with pytest.raises(SessionClosed, match="was closed"):
+        with pytest.raises(SessionClosed, match="is closed: "):
             await call
-    with pytest.raises(SessionClosed, match="was closed"):
+    with pytest.raises(SessionClosed, match="is closed: "):
         session.invalidate("x")
     assert [pair async for pair in session.rotations()] == []
     unused = ScriptedSession(clock)
@@ -965,18 +967,18 @@ async def test_a_pair_from_elsewhere_is_taken_up(clock):
         assert session.steps == ["UseRefreshToken"]
 
 
-async def test_log_lines_tell_generation_and_reason_and_no_token(clock, caplog):
+async def test_log_lines_have_the_reason_and_what_follows_and_no_token(clock, caplog):
     """For whoever reads them at night."""
     caplog.set_level(logging.DEBUG)
     async with ScriptedSession(clock, None, NOT_SENT, refused(Spent, "worn out"), reissues=False):
         await clock.advance(2 * LIFE)
     lines = [record.getMessage() for record in caplog.records if record.name == "signalwire_tokens.session"]
-    assert lines[0].startswith("session #scripted generation 1: renewed, <Token SAT #")
-    assert lines[1:] == [
-        "session #scripted generation 1: because",
-        "session #scripted generation 1: worn out",
-        "session #scripted generation 1: no way left to renew",
-    ]
+    assert lines[0].startswith("session #scripted: first token issued, valid for ")
+    assert lines[1].startswith("session #scripted: renewal failed: because; the current token is valid for ")
+    assert lines[1].endswith(", and the session tries again")
+    assert lines[2].startswith("session #scripted: renewal failed: worn out; the current token is valid for ")
+    assert lines[2].endswith(", and no way to renew is left")
+    assert lines[3:] == ["session #scripted: expired, and no way to renew is left: worn out; open another session"]
     assert "access-" not in caplog.text
 
 

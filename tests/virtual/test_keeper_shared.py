@@ -465,7 +465,7 @@ async def test_a_lease_that_never_ends_is_a_failure(share, store, clock):
         await clock.advance(2 * LEASE + 1)
         with pytest.raises(TokenUnavailable) as caught:
             await renewal
-        assert "others have been renewing" in str(caught.value.cause)
+        assert "other processes have held the lease" in str(caught.value.cause)
         await late(clock, session)
         asking = asyncio.ensure_future(session.token(0))
         await clock.advance(3 * LEASE)
@@ -473,6 +473,20 @@ async def test_a_lease_that_never_ends_is_a_failure(share, store, clock):
         assert asking.exception() is not None or asking.result()
         assert await session.token()
         assert session.steps == ["IssueNew", "IssueNew"]
+
+
+async def test_a_session_that_closes_while_others_hold_the_lease_says_so(share, store, clock):
+    """The other processes aren't to blame then."""
+    async with share() as session:
+        store.lease = asynccontextmanager(never_free)
+        renewal = asyncio.ensure_future(session.refresh())
+        await clock.advance(POLL)
+        closing = asyncio.ensure_future(session.aclose())
+        await clock.advance(POLL)
+        await closing
+        with pytest.raises(SessionClosed):
+            await renewal
+        assert str(session.last_error).endswith(": the session was closed; no request was sent")
 
 
 async def never_free(key, ttl):
@@ -485,7 +499,7 @@ async def test_a_mark_is_not_presented_unless_there_is_no_other_way(share, store
     async with share(reissues=False) as session:
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
-        assert "another may be presenting" in str(caught.value.cause)
+        assert "another process has marked the refresh token" in str(caught.value.cause)
         assert session.presented == []
         await late(clock, session)
         assert await session.token()
@@ -695,7 +709,7 @@ async def test_an_answer_that_is_no_reading_is_a_failure(share, store, clock, an
         store.load = nonsense
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
-        assert "something else than a reading" in str(caught.value.cause)
+        assert "load() must return a Reading with finite times" in str(caught.value.cause)
 
 
 async def test_without_store_and_service_the_service_is_what_fails(share, store, clock):
@@ -782,7 +796,7 @@ async def test_closing_saves_what_was_not_saved(share, store, clock, mood, caplo
         await session.refresh()
         store.moods["save"] = mood
     assert ((await held(store)).pair.access_token.value == session.pair.access_token.value) is (mood is None)
-    assert ("was closed with its pair not saved" in caplog.text) is (mood is not None)
+    assert ("the session closed before its pair was saved" in caplog.text) is (mood is not None)
 
 
 async def test_closing_while_the_service_is_asked_saves_its_answer(share, store, clock):
@@ -828,7 +842,7 @@ async def test_a_slow_store_leaves_no_time_for_the_service(share, store, clock):
         store.after["mark"] = take_time
         with pytest.raises(TokenUnavailable) as caught:
             await session.refresh()
-        assert "no time was left" in str(caught.value.cause)
+        assert "the store took more than half of the lease" in str(caught.value.cause)
         assert session.steps == ["IssueNew"]
 
 

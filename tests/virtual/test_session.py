@@ -295,7 +295,7 @@ async def test_a_dead_pair_is_told_at_the_start(emulator, clock, client):
     pair = await client.create_subscriber_token("alice")
     await clock.advance(LIFE + 301)
     session = SubscriberSession.from_pair(client, pair)
-    with pytest.raises(SessionExpired, match="no way left"):
+    with pytest.raises(SessionExpired, match="can't be renewed"):
         await session.start()
     assert operations(emulator) == [ISSUE]
 
@@ -660,7 +660,7 @@ async def test_a_token_that_is_refused_as_it_expires_says_nothing_of_the_setting
     async with SubscriberSession(client, "alice", lifetime=timedelta(minutes=10), clock=clock) as session:
         clock.suspend(595)
         session.invalidate(session.pair.access_token)
-        assert "was refused" in caplog.text
+        assert "was reported as refused" in caplog.text
         assert "SIGNALWIRE_TOKENS_LIFETIME" not in caplog.text
 
 
@@ -674,12 +674,21 @@ async def test_what_is_sent_as_extra_decides_which_pair_is_shared(client):
 
 async def test_what_is_no_store_is_refused(client):
     """When the session is made, and not when it is too late."""
-    with pytest.raises(ConfigurationError, match="store must be one"):
+    with pytest.raises(ConfigurationError, match="store must be a TokenStore"):
         SubscriberSession(client, "alice", store="tokens.db")
-    with pytest.raises(ConfigurationError, match="store must be one"):
+    with pytest.raises(ConfigurationError, match="store must be a TokenStore"):
         SubscriberSession(client, "alice", store=MemoryStore)
-    with pytest.raises(ConfigurationError, match="TokenPair"):
+    with pytest.raises(ConfigurationError, match="pair must be a TokenPair, not str"):
         SubscriberSession.from_pair(client, "a refresh token")
+
+
+def test_a_session_needs_a_client():
+    """A space in its place is a likely mistake, so the error shows how to make a client."""
+    advice = r'needs a TokenClient, not str: open one with `async with TokenClient\("acme", …\) as client`'
+    with pytest.raises(ConfigurationError, match=f"^SubscriberSession {advice}"):
+        SubscriberSession("acme", "alice")
+    with pytest.raises(ConfigurationError, match=rf"^SubscriberSession\.from_pair {advice}"):
+        SubscriberSession.from_pair("acme", None)
 
 
 async def test_a_pair_from_elsewhere_has_its_successors_in_a_store(client, clock, emulator):

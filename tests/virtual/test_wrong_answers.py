@@ -83,7 +83,7 @@ async def test_a_subscriber_that_was_created_again_is_adopted_with_a_warning(emu
         assert session.pair.subscriber_id == pair.subscriber_id != old
         await clock.advance(0)
     assert kinds[:2] == ["reissued", "subscriber_changed"]
-    assert "another subscriber than before" in caplog.text
+    assert "the new token belongs to another subscriber" in caplog.text
 
 
 async def test_one_answer_for_another_subscriber_that_comes_twice_is_a_mistake(emulator, clock, client):
