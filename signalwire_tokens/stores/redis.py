@@ -56,7 +56,7 @@ try:
     )
     from redis.exceptions import TimeoutError as ConnectionTimeout
 except ModuleNotFoundError:
-    raise ModuleNotFoundError("RedisStore needs redis: install signalwire-tokens[redis]", name="redis") from None
+    raise ModuleNotFoundError("RedisStore needs redis: pip install signalwire-tokens[redis]", name="redis") from None
 
 from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
@@ -111,7 +111,7 @@ WRONG_SERVER = {
 HINTS = WRONG_SERVER | {
     "DB index": ": it has no database of this number",
     "LOADING": ": it is starting",
-    "MISCONF": ": it cannot write to its disk",
+    "MISCONF": ": it can't write to its disk",
     "NOPERM": ": the user may not do this",
     "OOM": ": it has no memory left",
     "WRONGTYPE": ": another application uses the same prefix",
@@ -119,6 +119,9 @@ HINTS = WRONG_SERVER | {
 CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
 # Servers before version 7 wrap the error of a script's command in one of their own, after a "-".
 QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(HINTS)})(?= )")
+
+NOT_REDIS = "unexpected answer to a load: is this a Redis or Valkey server, and not a proxy that changes answers?"
+LOST = "lost the subscription to %s (%s); sessions notice renewals by other processes later; next attempt in %s"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
@@ -206,7 +209,7 @@ class RedisStore:
         answer = Secret(await self._run(key, "pair", self._load))
         at = time_of(answer)
         if at is None:
-            raise StoreError(f"{self}: #{key[:8]}: the server answered with something else than was asked for")
+            raise StoreError(f"{self}: #{key[:8]}: {NOT_REDIS}")
         record = None if answer.value[0] is None else self._sealer.open(key, answer.value[0])
         return Reading(record=record, at=at)
 
@@ -257,7 +260,8 @@ class RedisStore:
         self._loop = self._loop or loop
         if self._loop is not loop:
             raise StoreError(
-                f"{self} belongs to the event loop, and the process, that it was first used in: make another"
+                f"{self} was first used on another event loop or before a fork: create one RedisStore per event loop "
+                "and process"
             )
         return loop
 
@@ -336,9 +340,7 @@ class ChannelListener:
             except Exception as error:  # noqa: BLE001 - after any error, the next connection may work
                 if limit.expired():  # no failure: connect again at once, to where the address leads now
                     continue
-                logger.info(
-                    "not listening to %s any more, %s; again in %g s", self._channel, describe_error(error), pause
-                )
+                logger.info(LOST, self._channel, describe_error(error), spoken(pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
@@ -381,9 +383,9 @@ def describe_error(error: Exception) -> str:
     if type(error) is ConnectionError:  # not a subclass, which may hold the server's text
         return str(error)
     if isinstance(error, AuthenticationError):
-        return "the server does not accept the user name or password"
+        return "the server refused the user name or password: check the URL"
     code = code_of(error)
-    return f"failed with {type(error).__name__}" if code is None else f"the server answered {code}{HINTS.get(code, '')}"
+    return f"{type(error).__name__}" if code is None else f"the server answered {code}{HINTS.get(code, '')}"
 
 
 def code_of(error: Exception) -> str | None:
@@ -402,7 +404,7 @@ def check_prefix(prefix: object) -> None:
     A brace in the prefix would change which part of a name decides on its place in a cluster.
     """
     if not isinstance(prefix, str) or "{" in prefix:
-        raise ConfigurationError("RedisStore: prefix must be text without braces")
+        raise ConfigurationError("RedisStore: prefix must be a string without braces")
 
 
 def make_pool(url: Secret[str], timeout: float) -> BlockingConnectionPool:
@@ -428,5 +430,6 @@ def make_pool(url: Secret[str], timeout: float) -> BlockingConnectionPool:
     else:
         return pool
     raise ConfigurationError(
-        "RedisStore: the URL must be redis://…, rediss://… or unix://…, with options that are known"
+        "RedisStore: invalid URL or unknown option: use redis://host:port/db, rediss://… or unix://path, with the "
+        "options of redis-py"
     )

@@ -49,6 +49,19 @@ PLAIN, SEALED = 0, 1
 KEY = re.compile(r"[A-Za-z0-9_-]{43}=")  # 32 bytes as URL-safe base64
 KEY_BYTES, NAME_BYTES, NONCE_BYTES = 32, 4, 12
 HEAD_BYTES = 2
+# Why a record can't be opened. Each text follows the store's name and the key.
+IN_PLAIN_TEXT = (
+    "is in plain text, but this store has encryption keys. It was saved with plaintext=True: delete it, or use another "
+    "file or prefix"
+)
+NEEDS_KEY = "is encrypted, but this store was made with plaintext=True: pass the key as encryption_keys=…"
+TOO_NEW = "was written by a newer version of signalwire-tokens: update this process, or use another file or prefix"
+FOREIGN = "wasn't written by signalwire-tokens: another application may use the same file or prefix"
+UNKNOWN_KEY = "was encrypted with a key that isn't in encryption_keys=…: add the previous key to the list"
+NOT_AUTHENTIC = (
+    "failed authentication: it was changed, or copied from another key. Find out who can write to the store, then "
+    "delete the record"
+)
 
 
 def generate_encryption_key() -> str:
@@ -70,15 +83,19 @@ class Sealer:
         del encryption_keys
         self._store = store
         if not isinstance(given.value, list | tuple):
-            raise ConfigurationError(f"{store}: encryption_keys must be a string or a list of strings")
+            raise ConfigurationError(
+                f"{store}: encryption_keys must be a string or a list of strings, not {type(given.value).__name__}"
+            )
         if not isinstance(plaintext, bool):
-            raise ConfigurationError(f"{store}: plaintext must be True or False")
+            raise ConfigurationError(f"{store}: plaintext must be True or False, not {type(plaintext).__name__}")
         hidden = [Secret(key) for key in given.value]
         if hidden and plaintext:
-            raise ConfigurationError(f"{store}: with plaintext=True, nothing is encrypted: leave encryption_keys out")
+            raise ConfigurationError(
+                f"{store}: plaintext=True encrypts nothing: omit encryption_keys, or omit plaintext=True"
+            )
         if not hidden and not plaintext:
             raise ConfigurationError(
-                f"{store} needs encryption_keys, because it stores tokens: generate_encryption_key() makes one. "
+                f"{store} needs encryption_keys, because it stores tokens: create one with generate_encryption_key(). "
                 "To store tokens unencrypted, pass plaintext=True"
             )
         self._ciphers = dict(load(store, key) for key in hidden)  # by name; the first one seals
@@ -99,18 +116,18 @@ class Sealer:
             case (1, 0) if not self._ciphers:
                 pass
             case (1, 0):
-                raise self._refuse(key, "is not sealed, and this store takes only what is")
+                raise self._refuse(key, IN_PLAIN_TEXT)
             case (1, 1) if not self._ciphers:
-                raise self._refuse(key, "is sealed, and this store was given no keys")
+                raise self._refuse(key, NEEDS_KEY)
             case (1, 1):
                 body = self._unseal(key, head, body.value)
             case (version, _) if VERSION < version < FIRST_TEXT_BYTE:
-                raise self._refuse(key, "was written by a newer version of signalwire-tokens")
+                raise self._refuse(key, TOO_NEW)
             case _:
-                raise self._refuse(key, "is not one of signalwire-tokens")
+                raise self._refuse(key, FOREIGN)
         with suppress(ValueError):
             return decode(body.value)
-        raise self._refuse(key, "cannot be read")
+        raise self._refuse(key, "is damaged: delete it; the session then issues a new pair")
 
     def _unseal(self, key: str, head: bytes, body: bytes) -> Secret[bytes]:
         """Return a record's JSON. Raise `StoreError` if no encryption key fits, or if the bytes aren't authentic."""
@@ -119,11 +136,11 @@ class Sealer:
         name, nonce, ciphertext = body[:NAME_BYTES], body[NAME_BYTES:][:NONCE_BYTES], body[NAME_BYTES + NONCE_BYTES :]
         cipher = self._ciphers.get(name)
         if cipher is None:
-            raise self._refuse(key, "was sealed with a key that is not among those given")
+            raise self._refuse(key, UNKNOWN_KEY)
         try:
             return Secret(cipher.decrypt(nonce, ciphertext, head + key.encode()))
         except (InvalidTag, ValueError):
-            raise self._refuse(key, "was tampered with, or moved here from another key") from None
+            raise self._refuse(key, NOT_AUTHENTIC) from None
 
     def _refuse(self, key: str, why: str) -> StoreError:
         return StoreError(f"{self._store}: the record #{key[:8]} {why}")
@@ -140,11 +157,11 @@ def load(store: str, key: Secret[str]) -> tuple[bytes, AESGCM]:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigurationError(
-            f"{store} encrypts tokens with the package cryptography: install signalwire-tokens[crypto]"
+            f"{store} needs the package cryptography to encrypt tokens: pip install signalwire-tokens[crypto]"
         ) from None
     if not is_key(key.value):
         raise ConfigurationError(
-            f"{store}: an encryption key is 32 bytes as URL-safe base64, as generate_encryption_key() makes it. "
+            f"{store}: an encryption key must be 32 bytes as URL-safe base64, as generate_encryption_key() returns. "
             "Pass several keys as a list"
         )
     raw = Secret(urlsafe_b64decode(key.value))

@@ -95,7 +95,9 @@ class SqliteStore:
         del encryption_keys
         given: object = path
         if not isinstance(given, str | os.PathLike) or given in ("", ":memory:"):
-            raise ConfigurationError("SqliteStore: path must name a file; what need not last is kept by MemoryStore()")
+            raise ConfigurationError(
+                "SqliteStore: path must name a file: use MemoryStore() if pairs need not survive the process"
+            )
         self._path = Path(path)
         self._sealer = Sealer(str(self), hidden.value, plaintext=plaintext)
         self._clock = clock
@@ -229,7 +231,7 @@ class SqliteStore:
             self.worker = Worker()
         worker = self.worker
         if worker.process != os.getpid():
-            raise StoreError(f"{self} was opened by another process: make one after the fork")
+            raise StoreError(f"{self} was opened in another process: create one in each process, after the fork")
         try:
             return await asyncio.get_running_loop().run_in_executor(worker.thread, self._transact, worker, work, writes)
         except (sqlite3.Error, OSError, ValueError) as error:
@@ -280,11 +282,11 @@ class SqliteStore:
                 application, schema = APPLICATION, SCHEMA
             database.execute("COMMIT")
         if application != APPLICATION:
-            raise OSError("the file belongs to another application")
+            raise OSError("the file belongs to another application: pass the path of another file")
         if schema != SCHEMA:
             raise OSError(
                 f"the file was written by {'a newer' if schema > SCHEMA else 'an older'} version of signalwire-tokens: "
-                "move it away, or use another"
+                "move it away, or pass the path of another file"
             )
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # a save is on the disk before it returns
@@ -356,7 +358,7 @@ def make_private(path: Path) -> None:
     import sqlite3  # noqa: PLC0415 - as above
 
     if path.exists() and not path.is_file():
-        raise OSError("the path is not that of a file")
+        raise OSError("the path is a directory or a device: pass the path of a file")
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
     exposed = [

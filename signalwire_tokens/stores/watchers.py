@@ -38,4 +38,4 @@ class Watchers:
             try:
                 callback()
             except Exception as error:  # noqa: BLE001 - a callback may raise anything
-                logger.warning("who watches #%s failed with %s", key[:8], type(error).__name__)
+                logger.warning("a callback of watch() for key #%s raised %s", key[:8], type(error).__name__)

@@ -89,7 +89,9 @@ def test_one_key_is_as_good_as_a_list_of_one(keys):
 def test_another_key_is_a_clear_error():
     """It says what to look into, and of which record."""
     sealed = sealer(KEY).seal(ALICE, RECORD)
-    assert refusal(sealer(OTHER_KEY), sealed).endswith("was sealed with a key that is not among those given")
+    assert refusal(sealer(OTHER_KEY), sealed).endswith(
+        "was encrypted with a key that isn't in encryption_keys=…: add the previous key to the list"
+    )
 
 
 def test_an_old_key_opens_and_the_first_one_seals():
@@ -142,7 +144,7 @@ def test_a_record_opens_only_under_the_key_that_it_was_sealed_for():
     """Write access to the store isn't enough to give Bob the token of Alice. (P35)"""
     store = sealer(KEY)
     message = refusal(store, store.seal(ALICE, RECORD), key=BOB)
-    assert message.endswith("was tampered with, or moved here from another key")
+    assert "failed authentication: it was changed, or copied from another key" in message
 
 
 @pytest.mark.parametrize("store", [sealer(KEY), sealer(plaintext=True)], ids=["sealed", "plaintext"])
@@ -150,7 +152,7 @@ def test_a_record_opens_only_under_the_key_that_it_was_sealed_for():
 def test_a_record_of_a_later_version_says_so(store, version):
     """It is not broken, and whoever wrote it can read it."""
     sealed = bytes((version,)) + store.seal(ALICE, RECORD)[1:]
-    assert refusal(store, bytes((version,)) + sealed[1:]).endswith("by a newer version of signalwire-tokens")
+    assert "by a newer version of signalwire-tokens: update" in refusal(store, bytes((version,)) + sealed[1:])
 
 
 @pytest.mark.parametrize("sealed", [b"", b"\1", b"\0\1", b"\0\0", b"\1\2", b"{}"], ids=repr)
@@ -159,19 +161,19 @@ def test_what_is_not_ours_says_so(store, sealed):
     """It may be somebody else's."""
     refusal(store, sealed)
     if sealed != b"{}":
-        assert refusal(store, sealed).endswith("is not one of signalwire-tokens")
+        assert "wasn't written by signalwire-tokens" in refusal(store, sealed)
 
 
 def test_a_sealed_store_takes_nothing_that_lies_in_the_open():
     """Anybody could have put it there."""
     sealed = sealer(plaintext=True).seal(ALICE, RECORD)
-    assert refusal(sealer(KEY), sealed).endswith("is not sealed, and this store takes only what is")
+    assert "is in plain text, but this store has encryption keys" in refusal(sealer(KEY), sealed)
 
 
 def test_a_plaintext_store_has_no_key_for_what_is_sealed():
     """And says that it was given none."""
     sealed = sealer(KEY).seal(ALICE, RECORD)
-    assert refusal(sealer(plaintext=True), sealed).endswith("is sealed, and this store was given no keys")
+    assert "is encrypted, but this store was made with plaintext=True" in refusal(sealer(plaintext=True), sealed)
 
 
 def test_a_sealed_record_that_cannot_be_read_shows_nothing():
@@ -180,7 +182,9 @@ def test_a_sealed_record_that_cannot_be_read_shows_nothing():
     endless = attrs.evolve(refresh_token, issued_at=first, expires_at=last)  # longer than can be read again
     record = attrs.evolve(RECORD, pair=attrs.evolve(RECORD.pair, refresh_token=endless))
     store = sealer(KEY)
-    assert refusal(store, store.seal(ALICE, record)).endswith("cannot be read")
+    assert refusal(store, store.seal(ALICE, record)).endswith(
+        "is damaged: delete it; the session then issues a new pair"
+    )
 
 
 MALFORMED = {
@@ -203,7 +207,7 @@ def test_what_is_no_key_is_refused(key, among):
     """At once, without being shown; it says how to get one."""
     with pytest.raises(ConfigurationError) as caught:
         sealer(*among, key)
-    assert "the store: an encryption key is 32 bytes as URL-safe base64" in str(caught.value)
+    assert "the store: an encryption key must be 32 bytes as URL-safe base64" in str(caught.value)
     assert "generate_encryption_key()" in str(caught.value)
     if key:
         for text in (repr(key), str(key), KEY):
@@ -224,7 +228,7 @@ def test_it_is_said_whether_records_are_sealed(keys):
     with pytest.raises(ConfigurationError) as caught:
         Sealer("the store", keys, plaintext=bool(keys))
     assert str(caught.value).startswith(
-        "the store: with plaintext=True, nothing is encrypted" if keys else "the store needs encryption_keys, because"
+        "the store: plaintext=True encrypts nothing" if keys else "the store needs encryption_keys, because"
     )
     assert "plaintext=True" in str(caught.value)
     assert KEY not in frames_shown(caught.value)
@@ -283,5 +287,8 @@ def test_sealing_says_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     store = sealer(plaintext=True)
     assert store.open(ALICE, store.seal(ALICE, RECORD)) == decode(encode(RECORD))
-    with pytest.raises(ConfigurationError, match=r"^the store encrypts .*: install signalwire-tokens\[crypto\]$"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^the store needs the package cryptography.*: pip install signalwire-tokens\[crypto\]$",
+    ):
         sealer(KEY)
