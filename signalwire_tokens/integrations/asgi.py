@@ -70,7 +70,7 @@ class Handler:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request. Raise `ValueError` for a WebSocket or a lifespan scope."""
         if scope["type"] != "http":
-            raise ValueError(f"this is an endpoint for HTTP, and not for {scope['type']}")
+            raise ValueError(f"the token endpoint got a {scope['type']} scope: mount it as an HTTP route")
         headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         asked = token_rules.read_request(scope["method"], headers)
         try:

@@ -37,7 +37,7 @@ def installed_classes(name: str) -> tuple[type, ...]:
         with suppress(ModuleNotFoundError):
             found.append(getattr(import_module(library), name))
     if not found:
-        raise ModuleNotFoundError("neither httpx2 nor httpx is installed")
+        raise ModuleNotFoundError("SubscriberAuth needs httpx2 or httpx: pip install httpx2")
     return tuple(dict.fromkeys(found))  # one library may be an alias of the other
 
 
@@ -74,7 +74,7 @@ class SubscriberAuth(Auth):
 
     def sync_auth_flow(self, request: Request) -> Generator[Request, Response, None]:  # noqa: ARG002 - the client passes it
         """Raise `ConfigurationError`: a session needs an event loop, and a synchronous client has none."""
-        raise ConfigurationError("a session's token is for asyncio: use an AsyncClient")
+        raise ConfigurationError("SubscriberAuth works only with AsyncClient: the session renews on an event loop")
 
     async def async_auth_flow(self, request: Request) -> AsyncGenerator[Request, Response]:
         """Yield a request with the token, and again with the next token if the first was refused.

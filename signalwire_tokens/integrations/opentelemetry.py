@@ -73,7 +73,7 @@ class Telemetry(Observer):
             "signalwire.tokens.issued", unit="{token}", description="Tokens issued, by operation."
         )
         self._refreshed = meter.create_counter(
-            "signalwire.tokens.refreshed", unit="{token}", description="Pairs that were exchanged for their successors."
+            "signalwire.tokens.refreshed", unit="{token}", description="Pairs that were exchanged for a new one."
         )
         self._failed = meter.create_counter(
             "signalwire.tokens.failed", unit="{operation}", description="Operations that failed, by kind."
@@ -87,7 +87,7 @@ class Telemetry(Observer):
         self._left = meter.create_histogram(
             "signalwire.sessions.time_left",
             unit="s",
-            description="How long a token was still live for when its session got the next one.",
+            description="How long a token was still valid when its session got the next one.",
             explicit_bucket_boundaries_advisory=RUNWAYS,
         )
         self._limit = meter.create_gauge(
@@ -114,7 +114,7 @@ class Telemetry(Observer):
         All operations of a session's or a fleet's client are measured. Watching twice has no further effect.
         """
         if not isinstance(watched, TokenClient | TokenSession | SessionFleet):
-            raise TypeError("what can be watched is a TokenClient, a session or a SessionFleet")
+            raise TypeError(f"watch() takes a TokenClient, a session or a SessionFleet, not {type(watched).__name__}")
         if isinstance(watched, TokenSession | SessionFleet):
             standing = {one for one in self._watched if one() is not None}
             self._watched = tuple(standing | {ref(watched)})

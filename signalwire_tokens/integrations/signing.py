@@ -30,13 +30,13 @@ class Signer:
     def __init__(self, session: SubscriberSession, origins: Iterable[str] | None) -> None:
         if not isinstance(session, SubscriberSession):
             raise ConfigurationError(
-                "requests are signed with the token of a SubscriberSession; another session's goes into the header by "
-                "`await session.token()`"
+                f"session must be a SubscriberSession, not {type(session).__name__}: for any other session, set the "
+                "header with `await session.token()`"
             )
         self._session = session
         self._origins = check_origins("origins", (session.client.origin,) if origins is None else origins)
         if not self._origins:
-            raise ConfigurationError("origins must name at least one, or nothing would be signed")
+            raise ConfigurationError("origins must have at least one origin: without one, no request gets the token")
 
     def signs(self, scheme: str, host: str, port: int | None) -> bool:
         """Return whether requests to an origin get the token. A `port` of None is the scheme's usual port."""

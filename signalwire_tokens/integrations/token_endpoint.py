@@ -55,6 +55,8 @@ R = TypeVar("R")
 Identity: TypeAlias = str | Awaitable[str | None] | None
 FleetSource: TypeAlias = SessionFleet | Callable[[], AbstractAsyncContextManager[SessionFleet]]
 
+OPENER = "it must return an async context manager that yields a SessionFleet: is it an @asynccontextmanager?"
+
 logger: logging.Logger = logging.getLogger("signalwire_tokens.backend")
 
 
@@ -88,9 +90,13 @@ class Backend(Generic[R]):
         issues_per_minute: int = 20,
     ) -> None:
         if not isinstance(fleet, SessionFleet) and not callable(fleet):
-            raise ConfigurationError("a backend needs a SessionFleet, or a function that opens one")
+            raise ConfigurationError(
+                f"fleet must be a SessionFleet, or a function that opens one, not {type(fleet).__name__}"
+            )
         if not callable(identify):
-            raise ConfigurationError("identify must be a function from a request to a subscriber's reference, or None")
+            raise ConfigurationError(
+                "identify must be a function that takes a request and returns the subscriber's reference or None"
+            )
         self._source: FleetSource = fleet
         self._fleet: SessionFleet | None = fleet if isinstance(fleet, SessionFleet) else None
         self._identify = identify
@@ -103,7 +109,7 @@ class Backend(Generic[R]):
     def fleet(self) -> SessionFleet:
         """The open fleet. Raise `ConfigurationError` if it isn't open."""
         if self._fleet is None:
-            raise ConfigurationError("the backend has no open fleet: give its `lifespan` to the application")
+            raise ConfigurationError("the fleet isn't open: pass the backend's `lifespan` to the application")
         return self._fleet
 
     @asynccontextmanager
@@ -117,10 +123,10 @@ class Backend(Generic[R]):
             return
         opening: object = self._source()
         if not isinstance(opening, AbstractAsyncContextManager):
-            raise ConfigurationError("what opens the fleet must be for `async with`: is it an @asynccontextmanager?")
+            raise ConfigurationError(f"fleet() returned a {type(opening).__name__}: {OPENER}")
         async with cast("AbstractAsyncContextManager[object]", opening) as fleet:
             if not isinstance(fleet, SessionFleet):
-                raise ConfigurationError("what opens the fleet must give a SessionFleet")
+                raise ConfigurationError(f"fleet() yielded a {type(fleet).__name__}: {OPENER}")
             self._fleet, self._snapshot = fleet, None
             self._limit = token_rules.IssueLimit(self._limit.most)  # the new fleet may have another clock
             try:
@@ -163,7 +169,8 @@ class Backend(Generic[R]):
         """Return the answer to a request. Call `go_on` with the user's reference and the body if both are accepted."""
         answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
         if answer.status in CLIENT_ERRORS:
-            logger.debug("a request of the origin %.200r: %d", visit.asked.headers.get("origin"), answer.status)
+            origin, detail = visit.asked.headers.get("origin"), token_rules.detail_of(answer)
+            logger.debug("rejected a token request from origin %.200r with %d: %s", origin, answer.status, detail)
         return token_rules.with_headers(answer, visit.asked, self._rules)
 
     async def _handle_admitted(
@@ -177,9 +184,7 @@ class Backend(Generic[R]):
         if reference is None:
             return token_rules.problem_answer(401, "Sign in first.")
         if not isinstance(reference, str):
-            raise TypeError(
-                f"identify must return a subscriber's reference or None, and not a {type(reference).__name__}"
-            )
+            raise TypeError(f"identify must return a subscriber's reference or None, not {type(reference).__name__}")
         wish = token_rules.parse_body(await visit.read(), self._rules)
         if isinstance(wish, token_rules.EndpointAnswer):
             return wish
@@ -188,7 +193,7 @@ class Backend(Generic[R]):
         except SignalWireTokenError as error:
             answer = token_rules.answer_for(error)
             level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet logs outages itself
-            logger.log(level, "no token for a browser of #%s: %s", digest_of(reference), error)
+            logger.log(level, "subscriber #%s: a browser got no token: %s", digest_of(reference), error)
             return answer
 
     async def _token_answer(self, reference: str, wish: token_rules.TokenRequest) -> token_rules.EndpointAnswer:
@@ -213,8 +218,8 @@ class Backend(Generic[R]):
         pause = token_rules.pause_before_bound_token(client.throttle, now=now, under_way=self._binding)
         if pause is not None:
             throttled = client.throttle.left(now) > 0
-            reason = "SignalWire asked to be left alone" if throttled else "too many are being issued"
-            raise TokenUnavailable(f"no token is issued now: {reason}", retry_after=pause)
+            reason = "SignalWire asked for a pause" if throttled else "too many requests are under way"
+            raise TokenUnavailable(f"no token can be issued for a device now: {reason}", retry_after=pause)
         request = wire.create_subscriber_token(
             reference, now=client.clock.wall(), fingerprint=fingerprint, scope="sat:refresh"
         )
@@ -230,7 +235,11 @@ class Backend(Generic[R]):
     def _count(self, client: TokenClient, reference: str) -> token_rules.EndpointAnswer | None:
         """Count a token that SignalWire is about to issue for a reference. Return a 429 if the limit is reached."""
         pause = self._limit.take(reference, now=client.clock.now())
-        return None if pause is None else token_rules.ask_later(429, "Too many new tokens: ask again later.", pause)
+        return (
+            None
+            if pause is None
+            else token_rules.ask_later(429, "Too many new tokens: retry after the time in Retry-After.", pause)
+        )
 
     async def _discard(self, reference: str, _: token_rules.TokenRequest) -> token_rules.EndpointAnswer:
         await self.fleet.close_session(reference)

@@ -31,7 +31,7 @@ from typing import TypeAlias, cast
 
 import attrs
 
-from signalwire_tokens.durations import MINUTE
+from signalwire_tokens.durations import MINUTE, shown
 from signalwire_tokens.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -56,6 +56,7 @@ __all__ = [
     "answer_for",
     "answer_with",
     "ask_later",
+    "detail_of",
     "parse_body",
     "pause_before_bound_token",
     "problem_answer",
@@ -154,17 +155,18 @@ def admit(asked: RequestHead, rules: Rules) -> EndpointAnswer | None:
     if asked.method == "OPTIONS" and "access-control-request-method" in asked.headers:
         return answer_preflight(asked, rules)
     if asked.method != "POST":
-        return problem_answer(405, "Only POST is answered here.", headers={"Allow": "POST, OPTIONS"})
+        return problem_answer(405, "This endpoint answers only POST.", headers={"Allow": "POST, OPTIONS"})
     if not may_ask(asked.headers, rules):
         return problem_answer(
-            403, "Pages of this origin may not ask: it is neither this server's own nor an allowed one."
+            403,
+            "This origin may not request tokens. Add it to allowed_origins, or set public_origin if it is your app's.",
         )
     if media_type(asked.headers) != "application/json":
-        return problem_answer(415, "The body must be declared as application/json.")
+        return problem_answer(415, "The Content-Type must be application/json.")
     if asked.headers.get("content-encoding", "identity").strip().lower() != "identity":
         return problem_answer(415, "The body must not be compressed.")
     if is_too_long(asked.headers.get("content-length", "")):
-        return problem_answer(413, f"The body must not be longer than {LARGEST_REQUEST} bytes.")
+        return problem_answer(413, f"The body is longer than {LARGEST_REQUEST} bytes.")
     return None
 
 
@@ -172,13 +174,13 @@ def admit_health(method: str) -> EndpointAnswer | None:
     """Return a rejection of any method other than GET and HEAD, or None to proceed."""
     if method in ("GET", "HEAD"):
         return None
-    return problem_answer(405, "Only GET is answered here.", headers={"Allow": "GET, HEAD"})
+    return problem_answer(405, "This endpoint answers only GET and HEAD.", headers={"Allow": "GET, HEAD"})
 
 
 def answer_preflight(asked: RequestHead, rules: Rules) -> EndpointAnswer:
     """Return the answer to a CORS preflight. `with_headers` adds the headers that name the allowed origin."""
     if asked.headers.get("origin") not in rules.allowed_origins:
-        return problem_answer(403, "Pages of this origin may not ask: it is not an allowed one.")
+        return problem_answer(403, "This origin may not request tokens. Add it to allowed_origins.")
     return EndpointAnswer(
         status=204,
         headers={
@@ -218,20 +220,20 @@ def is_too_long(content_length: str) -> bool:
 def parse_body(body: bytes, rules: Rules) -> TokenRequest | EndpointAnswer:
     """Return what a body asks for, or a rejection."""
     if len(body) > LARGEST_REQUEST:
-        return problem_answer(413, f"The body must not be longer than {LARGEST_REQUEST} bytes.")
+        return problem_answer(413, f"The body is longer than {LARGEST_REQUEST} bytes.")
     try:
         wish: object = json.loads(body)
     except (ValueError, RecursionError):
-        return problem_answer(400, "The body must be JSON.")
+        return problem_answer(400, "The body isn't valid JSON.")
     if not isinstance(wish, dict):
-        return problem_answer(400, "The body must be a JSON object; {} asks for nothing in particular.")
+        return problem_answer(400, "The body must be a JSON object: {} asks for the usual token.")
     if "fingerprint" not in wish:
         return TokenRequest()
     fingerprint = cast("dict[str, object]", wish)["fingerprint"]
     if not isinstance(fingerprint, str) or not FINGERPRINT_FORM.fullmatch(fingerprint):
         return problem_answer(422, "fingerprint must be the 43 characters of a key's RFC 7638 thumbprint.")
     if not rules.allow_device_tokens:
-        return problem_answer(422, "Tokens that a key binds are not given out here: leave fingerprint out.")
+        return problem_answer(422, "This endpoint issues no tokens for devices: omit fingerprint.")
     return TokenRequest(fingerprint)
 
 
@@ -254,6 +256,11 @@ def problem_answer(status: int, detail: str, *, headers: Headers | None = None) 
     )
 
 
+def detail_of(answer: EndpointAnswer) -> str:
+    """Return the detail of an answer that `problem_answer` made."""
+    return cast("dict[str, str]", json.loads(answer.body))["detail"]
+
+
 def answer_for(error: SignalWireTokenError) -> EndpointAnswer:
     """Return the answer to a browser whose token request failed with an error.
 
@@ -270,10 +277,12 @@ def answer_for(error: SignalWireTokenError) -> EndpointAnswer:
     """
     if is_transient(error) or isinstance(error, SessionClosed | StoreError | UnexpectedResponse):
         pause = PAUSE if error.retry_after is None else error.retry_after
-        return ask_later(503, "There is no token at this moment: ask again.", pause)
+        return ask_later(503, "No token is available now: retry after the time in Retry-After.", pause)
     if isinstance(error, ConfigurationError | InvalidRequest):
-        return problem_answer(500, "The application is not set up for this: its log says why.")
-    return problem_answer(502, "The token service refuses what the application asks of it.")
+        return problem_answer(
+            500, "The app's token endpoint is misconfigured: see its log (signalwire_tokens.backend)."
+        )
+    return problem_answer(502, "SignalWire refused the app's request: see the app's log (signalwire_tokens.backend).")
 
 
 def ask_later(status: int, detail: str, pause: float) -> EndpointAnswer:
@@ -302,7 +311,9 @@ class IssueLimit:
 
     def __init__(self, most: object) -> None:
         if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_ISSUES:
-            raise ConfigurationError(f"issues_per_minute must be a whole number from 1 to {MOST_ISSUES}")
+            raise ConfigurationError(
+                f"issues_per_minute must be a whole number from 1 to {MOST_ISSUES}: got {shown(most)}"
+            )
         self.most: int = most
         # When each reference has its whole allowance again, which is a minute after its last token at the latest. The
         # order is that of the last tokens, so `take` finds references to remove at the start.

@@ -20,7 +20,7 @@ async def send_nothing(message):
 async def test_it_serves_http_only(client, kind):
     """A route for anything else is a mistake of the application's."""
     backend = TokenBackend(lambda: SessionFleet(client), identify=lambda _: "alice")
-    with pytest.raises(ValueError, match=f"not for {kind}"):
+    with pytest.raises(ValueError, match=f"the token endpoint got a {kind} scope"):
         await backend.token({"type": kind}, receive_nothing, send_nothing)
 
 

@@ -230,7 +230,7 @@ def test_without_either_of_the_two_the_import_names_what_is_missing(monkeypatch)
     """The error names both."""
     for name in ("httpx", "httpx2"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModuleNotFoundError, match="neither httpx2 nor httpx is installed"):
+    with pytest.raises(ModuleNotFoundError, match="SubscriberAuth needs httpx2 or httpx: pip install httpx2"):
         import_again(monkeypatch, SubscriberAuth.__module__)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -116,6 +117,17 @@ async def test_pages_of_strangers_get_nothing(emulator, page, headers, status):
     assert told.status == status
     assert told.headers.get("Access-Control-Allow-Origin") == (FRIEND if headers.get("Origin") == FRIEND else None)
     assert bool(emulator.requests) is (status == 200)
+
+
+async def test_a_rejection_is_logged_with_its_origin_and_its_reason(page, caplog):
+    """The reason says which setting to change."""
+    caplog.set_level(logging.DEBUG, logger="signalwire_tokens.backend")
+    await page.ask(Origin=STRANGER)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"rejected a token request from origin '{STRANGER}' with 403: This origin may not request tokens. Add it to "
+        "allowed_origins, or set public_origin if it is your app's."
+    )
 
 
 async def test_an_allowed_origin_may_ask_whether_it_may_ask(page):
@@ -359,7 +371,7 @@ async def test_what_the_service_says_is_not_passed_on(emulator, serve, client, c
         told = await page.ask()
     assert told.status == 502
     assert b"Unauthorized" not in told.body
-    assert "no token for a browser" in caplog.text
+    assert "a browser got no token" in caplog.text
     assert emulator.api_token not in caplog.text
 
 
