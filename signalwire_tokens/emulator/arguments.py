@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["check_statuses", "check_whole", "whole"]
 
 ERROR_STATUSES = range(400, 600)  # HTTP statuses that report an error
-STATUSES = "statuses must map codes to whole numbers"
+STATUSES = "statuses must map error codes to HTTP statuses, such as {'token_expired': 401}"
 
 
 def is_whole(value: object) -> bool:
@@ -22,7 +22,7 @@ def is_whole(value: object) -> bool:
 def check_whole(name: str, value: object) -> None:
     """Raise a `TypeError` if the value of the argument `name` isn't a whole number."""
     if not is_whole(value):
-        raise TypeError(f"{name} must be a whole number")
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
 
 
 def whole(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -41,5 +41,5 @@ def check_statuses(statuses: object) -> dict[str, int]:
     if not all(isinstance(code, str) and is_whole(status) for code, status in found.items()):
         raise TypeError(STATUSES)
     if not all(status in ERROR_STATUSES for status in found.values()):
-        raise ValueError(f"statuses must be from {ERROR_STATUSES[0]} to {ERROR_STATUSES[-1]}")
+        raise ValueError(f"statuses must map to HTTP statuses from {ERROR_STATUSES[0]} to {ERROR_STATUSES[-1]}")
     return found

@@ -34,6 +34,8 @@ from uuid import UUID, uuid4
 import attrs
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from signalwire_tokens.durations import spoken
+
 from .possession import AuthenticationError
 from .strict_json import read_json
 from .validation import LAST_SECOND
@@ -52,6 +54,8 @@ JsonObject = dict[str, Any]
 
 LARGEST_MESSAGE = 64 * 1024
 CONNECT_TIMEOUT = 10.0  # seconds within which a client must connect
+NOT_CONNECTED = f"no signalwire.connect within {spoken(CONNECT_TIMEOUT)} of opening the connection"
+OTHER_SUBSCRIBER = "the token belongs to another subscriber: reauthenticate with a token of the same one"
 SEND_TIMEOUT = 5.0  # seconds of real time that sending a message may take, if the client doesn't read
 PING_EVERY = 15.0  # seconds between pings, and the time to answer one
 MAJOR_VERSION = 4  # of the protocol
@@ -218,10 +222,10 @@ class GatewayConnection:
         """Return the reason to close the connection now, or None if there isn't one."""
         now = self._gateway.clock.now()
         if self._claims is None:
-            return "nobody has connected in time" if now >= self._greet_by else None
+            return NOT_CONNECTED if now >= self._greet_by else None
         if self._seconds_left() <= 0:
             return "the token has expired"
-        return "a ping was not answered" if self._pings and now >= self._ping_at else None
+        return "a ping wasn't answered in time" if self._pings and now >= self._ping_at else None
 
     async def _handle(self, text: str) -> None:
         """Answer one message: a call with its result or an error, and a response to a ping with nothing."""
@@ -244,15 +248,15 @@ class GatewayConnection:
         method = message["method"]
         call = self._calls.get(method)
         if call is None:
-            raise RpcError(METHOD_NOT_FOUND, "there is no such method")
+            raise RpcError(METHOD_NOT_FOUND, "the method doesn't exist")
         if self._claims is None and method not in ("signalwire.connect", "signalwire.ping"):
-            raise RpcError(NOT_AUTHENTICATED, "signalwire.connect comes first")
+            raise RpcError(NOT_AUTHENTICATED, "call signalwire.connect first")
         return call(message["params"])
 
     def _connect(self, params: JsonObject) -> JsonObject:
         version = params.get("version")
         if self._claims is not None:
-            raise RpcError(RPC_INVALID_REQUEST, "this connection is connected already")
+            raise RpcError(RPC_INVALID_REQUEST, "this connection is already connected: call signalwire.reauthenticate")
         if not isinstance(version, dict) or cast("JsonObject", version).get("major") != MAJOR_VERSION:
             raise RpcError(INVALID_PARAMS, "version.major must be 4", final=True)
         claims = self._authenticate("signalwire.connect", params)
@@ -278,7 +282,7 @@ class GatewayConnection:
             raise RpcError(INVALID_PARAMS, "authentication.project must be the project's id", final=True)
         claims = self._authenticate("signalwire.reauthenticate", params)
         if (claims.holder, claims.subscriber_id) != (before.holder, before.subscriber_id):
-            raise RpcError(NOT_AUTHENTICATED, "the token is somebody else's", final=True)
+            raise RpcError(NOT_AUTHENTICATED, OTHER_SUBSCRIBER, final=True)
         self._claims, connection = claims, cast("Connection", self.connection)
         self.connection = attrs.evolve(
             connection,
@@ -360,9 +364,9 @@ def read_message(text: str) -> JsonObject:
     try:
         message = read_json(text)
     except ValueError:
-        raise RpcError(PARSE_ERROR, "this is not JSON") from None
+        raise RpcError(PARSE_ERROR, "the message isn't valid JSON (RFC 8259)") from None
     if not isinstance(message, dict):
-        raise RpcError(RPC_INVALID_REQUEST, "this is no JSON-RPC 2.0")
+        raise RpcError(RPC_INVALID_REQUEST, "not a JSON-RPC 2.0 message: it must be an object")
     return {"params": {}, **cast("JsonObject", message)}
 
 
@@ -374,6 +378,8 @@ def check_message(message: JsonObject) -> None:
     is_call = isinstance(message.get("method"), str) and isinstance(message["params"], dict)
     is_answer = "method" not in message and ("result" in message) != ("error" in message)
     if message.get("jsonrpc") != "2.0" or not (is_call or is_answer):
-        raise RpcError(RPC_INVALID_REQUEST, "this is no JSON-RPC 2.0")
+        raise RpcError(
+            RPC_INVALID_REQUEST, "not a JSON-RPC 2.0 message: it must have a method and params, or a result or an error"
+        )
     if not isinstance(message.get("id"), str):
-        raise RpcError(RPC_INVALID_REQUEST, "every message has an id here, which is a string")
+        raise RpcError(RPC_INVALID_REQUEST, "not a JSON-RPC 2.0 message: the id must be a string")

@@ -51,6 +51,13 @@ REFRESHABLE = "sat:refresh"  # the scope of access tokens that a device can exch
 WINDOW = 60.0  # seconds by which a proof's `iat` may be before or after the emulator's time
 LEAST_BITS = 2048  # of an RSA key
 PUBLIC = ("e", "kty", "n")
+# What each claim of a proof must name, for error texts.
+SIGNED = {
+    "htm": "the method and path that you send",
+    "htu": "the method and path that you send",
+    "rpc": "a request",
+    "mth": "the method that you call",
+}
 # Members of a JWK that hold secrets. A client that sends one of them has published its private key.
 PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -93,16 +100,17 @@ class KeyBindings:
         claims = read_claims(signed)
         for name, wanted in expected.items():
             if claims.get(name) not in ((wanted,) if isinstance(wanted, str) else wanted):
-                raise AuthenticationError(f"the proof's {name} is for something else")
+                raise AuthenticationError(f"the proof's {name} doesn't match this request: sign {SIGNED[name]}")
         issued_at, id_ = claims.get("iat"), claims.get("jti")
         now = self._now()
-        is_time = isinstance(issued_at, int) and not isinstance(issued_at, bool)
-        if not is_time or not now - WINDOW <= cast("int", issued_at) <= now + WINDOW:
-            raise AuthenticationError("the proof's iat is not within 60 s")
+        if not isinstance(issued_at, int) or isinstance(issued_at, bool):
+            raise AuthenticationError("the proof's iat isn't a whole number of unix seconds")
+        if not now - WINDOW <= issued_at <= now + WINDOW:
+            raise AuthenticationError("the proof's iat is over 60 s from the emulator's time: check the device's clock")
         if not isinstance(id_, str) or not UUID4.fullmatch(id_):
-            raise AuthenticationError("the proof's jti is no random UUID")
+            raise AuthenticationError("the proof's jti isn't a random UUID (version 4)")
         if claims.get("ath") != token_digest(token) and (must_name or "ath" in claims):
-            raise AuthenticationError("the proof's ath is not the token's")
+            raise AuthenticationError("the proof's ath doesn't match the token: it must be the token's SHA-256")
         self._note(id_.lower())
         return key.thumbprint()
 
@@ -117,9 +125,9 @@ class KeyBindings:
             if thumbprint is not None and REFRESHABLE in claims.scope:
                 self._bound[claims.id] = thumbprint
         elif thumbprint is None:
-            raise AuthenticationError("the token is bound to a key, and no proof came with it")
+            raise AuthenticationError("the token is bound to a key: send a proof with it")
         elif thumbprint != binding:
-            raise AuthenticationError("the token is bound to another key than the proof's")
+            raise AuthenticationError("the token is bound to another key: sign the proof with that key")
 
     def binding_of(self, claims: Claims) -> str | None:
         """Return the thumbprint of the key that a token is bound to, or None if it is unbound."""
@@ -135,7 +143,7 @@ class KeyBindings:
         while self._presented and (oldest := next(iter(self._presented.items())))[1] < now:
             del self._presented[oldest[0]]
         if id_ in self._presented:
-            raise AuthenticationError("the proof was presented before")
+            raise AuthenticationError("the proof was already used: create a new one for each request")
         self._presented[id_] = now + 2 * WINDOW
 
 
@@ -147,17 +155,17 @@ def open_proof(proof: object) -> tuple[jws.CompactSignature, RSAKey]:
     try:
         signed = jws.extract_compact(proof.encode() if isinstance(proof, str) else b"", registry=PROOF_ALGORITHMS)
     except (JoseError, ValueError, TypeError, RecursionError):
-        raise AuthenticationError("the proof is no signed token") from None
+        raise AuthenticationError("the proof isn't a signed JWT in compact form") from None
     header = signed.headers()
     if header.get("typ") != "dpop+jwt" or header.get("alg") != "RS256":
-        raise AuthenticationError("the proof's header must say dpop+jwt and RS256")
+        raise AuthenticationError("the proof's header must have the typ dpop+jwt and the alg RS256")
     key = read_key(header.get("jwk"))
     try:
         is_signed = jws.validate_compact(signed, key, registry=PROOF_ALGORITHMS)
     except (JoseError, ValueError, TypeError):
         is_signed = False
     if not is_signed:
-        raise AuthenticationError("the proof is not signed by the key that it names")
+        raise AuthenticationError("the proof isn't signed with the key in its header")
     return signed, key
 
 
@@ -165,17 +173,17 @@ def read_key(jwk: object) -> RSAKey:
     """Return the public RSA key that a proof's header holds, or raise an `AuthenticationError`."""
     members = cast("dict[str, Any]", jwk) if isinstance(jwk, dict) else {}
     if members.get("kty") != "RSA" or PRIVATE & members.keys():
-        raise AuthenticationError("the proof's jwk is not the public half of an RSA key")
+        raise AuthenticationError("the proof's jwk isn't a public RSA key, or it has private members")
     uses = cast("object", members.get("key_ops", ["verify"]))
     if members.get("use", "sig") != "sig" or members.get("alg", "RS256") != "RS256" or uses != ["verify"]:
-        raise AuthenticationError("the proof's jwk is not for signatures")
+        raise AuthenticationError("the proof's jwk isn't for signatures with RS256: check use, alg and key_ops")
     try:
         bits = int.from_bytes(urlsafe_b64decode(f"{members['n']}==")).bit_length()
         if bits < LEAST_BITS:
-            raise AuthenticationError(f"the proof's key has {bits} bits, and must have {LEAST_BITS}")
+            raise AuthenticationError(f"the proof's key has {bits} bits: it must have {LEAST_BITS} or more")
         return RSAKey.import_key({name: members[name] for name in PUBLIC})
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
-        raise AuthenticationError("the proof's jwk is no key") from None
+        raise AuthenticationError("the proof's jwk isn't a complete RSA public key (e, kty, n)") from None
 
 
 def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
@@ -185,7 +193,7 @@ def read_claims(signed: jws.CompactSignature) -> Mapping[str, object]:
     except ValueError:
         claims = None
     if not isinstance(claims, dict):
-        raise AuthenticationError("the proof says nothing")
+        raise AuthenticationError("the proof's payload isn't a JSON object")
     return cast("dict[str, object]", claims)
 
 

@@ -59,7 +59,7 @@ __all__ = ["Emulator", "Entry"]
 
 SERVER_HOST = "127.0.0.1"
 BROWSER_HOSTS = ("puc.localhost", "fabric.localhost")  # browsers resolve these to this machine
-NO_CERTIFICATE = "only a running emulator with tls=True has a certificate"
+NO_CERTIFICATE = "the emulator has no certificate: use it as `async with Emulator(tls=True) as emulator`"
 NOT_DONE = failure(500)  # the reply that a fault replaces. The client never gets it
 SHUTDOWN_TIMEOUT = 1.0  # seconds that running requests have to finish when the emulator closes
 
@@ -162,10 +162,10 @@ class Emulator:
         statuses: Mapping[str, int] | None = None,
         on_request: Callable[[Entry], None] = lambda _: None,
     ) -> None:
-        for name, number in (("page_size", page_size), ("port", port)):
+        for name, number, least, most in (("page_size", page_size, 1, LARGEST_PAGE), ("port", port, 0, 65535)):
             check_whole(name, number)
-        if page_size not in range(1, LARGEST_PAGE + 1) or port not in range(65536):
-            raise ValueError(f"page_size must be one of 1 to {LARGEST_PAGE}, and port one of 0 to 65535")
+            if not least <= number <= most:
+                raise ValueError(f"{name} must be from {least} to {most}, got {number}")
         self.requests: list[Entry] = []
         self.lifetimes: Lifetimes = Lifetimes() if lifetimes is None else lifetimes
         self._clock = ServiceClock(SYSTEM if clock is None else clock)
@@ -203,7 +203,7 @@ class Emulator:
 
     async def __aenter__(self) -> Self:
         if self._running:
-            raise RuntimeError("this emulator runs already")
+            raise RuntimeError("the emulator is already running: create another Emulator for a second one")
         if self.tls:
             self._folder = TemporaryDirectory(prefix="signalwire-emulator-")
             self._context, self._pin = issue_certificate(self.ca_file)
@@ -366,11 +366,13 @@ class Emulator:
         if operation is not None and operation not in OPERATIONS:
             raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
         if not isinstance(fault, get_args(Fault)):
-            raise TypeError("fault must be one of signalwire_tokens.emulator's faults, such as Status(503)")
+            raise TypeError(
+                f"fault must be one of the emulator's faults, such as Status(503), not {type(fault).__name__}"
+            )
         if times is not None:
             check_whole("times", times)
             if times < 1:
-                raise ValueError("times must be 1 or more, or None: until clear_faults()")
+                raise ValueError(f"times must be 1 or more, or None (until clear_faults()), got {times}")
         self.faults.append(PendingFault(fault=fault, operation=operation, left=times))
 
     def clear_faults(self) -> None:
@@ -385,7 +387,9 @@ class Emulator:
         the end of the block raises an `OSError`.
         """
         if not self._running:
-            raise RuntimeError("the emulator is not running, or is unreachable already")
+            raise RuntimeError(
+                "the emulator isn't running, or is already unreachable: call unreachable() once, in its `async with`"
+            )
         await self._hang_up()
         try:
             yield

@@ -37,7 +37,7 @@ from .limits import Meter, RateLimit
 from .possession import REFRESHABLE, AuthenticationError, KeyBindings
 from .rotation import Rotation, TokenHistory
 from .sealing import Claims, TokenSealer
-from .strict_json import read_json
+from .strict_json import fault_of_json, read_json
 from .validation import Validator
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ DEVICE_LIFE = 900  # seconds that a bound token lives, if the request has no `ex
 LARGEST_PAGE = 1000  # addresses
 LARGEST_NUMBER = 2**31 - 1  # of a page
 PAGE_PARAMETERS = frozenset({"page_number", "page_size", "page_token"})
+NOT_OURS = "not an access token of this emulator: it is a refresh token, another space's token, or damaged"
 ASSETS = "https://example.com/assets"  # for the image URLs of addresses. They lead nowhere
 CHARSET = re.compile(r"""\bcharset\s*=\s*["']?([^"';\s]*)""")  # among the parameters of a Content-Type
 TOKEN_PARTS = (3, 5)  # of a signed token (JWS), and of an encrypted one (JWE)
@@ -174,7 +175,7 @@ class Service:
         """
         claims = self.sealer.open(token) if isinstance(token, str) else None
         if claims is None or claims.kind != "SAT":
-            raise AuthenticationError("this is no access token of this service's")
+            raise AuthenticationError(NOT_OURS)
         if claims.expires_at <= self._now():
             raise AuthenticationError("the token has expired")
         if self.history.is_revoked(claims):
@@ -189,7 +190,7 @@ class Service:
         """Revoke a token. Raise a `ValueError` for a text that isn't a token of this service."""
         claims = self.sealer.open(token)
         if claims is None:
-            raise ValueError("this is no token of this service's")
+            raise ValueError("cannot revoke: the text isn't a token of this emulator (another seed?)")
         self.history.revoke(claims)
 
     def handle(self, call: Call) -> Reply:
@@ -205,7 +206,7 @@ class Service:
         if operation is None:
             return failure(404)
         if self.strict and call.query.keys() - (PAGE_PARAMETERS if operation == "subscriber_addresses" else set[str]()):
-            return failure(400, "the query has parameters that aren't described")
+            return failure(400, "the query has a parameter that the operation doesn't have")
         try:
             return self.handlers[operation](call)
         except RequestRefusedError as refused:
@@ -253,7 +254,10 @@ class Service:
         elif self.history.accept(claims):
             return Reply(201, self._rotate(claims))
         else:
-            rotation, reason = self.history.rotation, "the refresh token was used or revoked"
+            rotation = self.history.rotation
+            reason = "the refresh token was revoked"
+            if self.history.is_spent(claims):
+                reason = "the refresh token was already used (the rotation allows no reuse now)"
             return failure(rotation.status, reason, code=rotation.code, attribute="refresh_token")
         raise self._refusal(body)
 
@@ -326,13 +330,13 @@ class Service:
     def _create_device_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
         if claims.is_exchanged:
-            raise AuthenticationError("the token was exchanged already: it is to be refreshed")
+            raise AuthenticationError("the token is already bound: send it to devices/refresh")
         return self._exchange(call, claims)
 
     def _refresh_device_token(self, call: Call) -> Reply:
         claims = self._check_subscriber(call)
         if not claims.is_exchanged:
-            raise AuthenticationError("the token is bound to no key yet: it is to be exchanged")
+            raise AuthenticationError("the token isn't bound yet: exchange it at devices/token first")
         return self._exchange(call, claims)
 
     def _exchange(self, call: Call, claims: Claims) -> Reply:
@@ -344,7 +348,7 @@ class Service:
         proof, seconds = body.required_string("dpop_token"), body.seconds("expire_in", DEVICE_LIFE)
         self._check(body)
         if REFRESHABLE not in claims.scope:
-            raise AuthenticationError(f"the token has no scope {REFRESHABLE}")
+            raise AuthenticationError(f'the token lacks the scope {REFRESHABLE}: issue it with scope="{REFRESHABLE}"')
         # SignalWire's own browser SDK signs only the path. RFC 9449 wants the full URI.
         places = (call.path, f"{self.origin}{call.path}")
         thumbprint = self.holders.verify(
@@ -382,7 +386,7 @@ class Service:
         size = number_of(call, "page_size", 1, LARGEST_PAGE, default=self._page_size)
         token = f"PA{uuid5(UUID(id_), str(size))}"
         if call.query.get("page_token", token) != token or (number > 0 and "page_token" not in call.query):
-            return failure(404, "the page token is missing, or of another list")
+            return failure(404, "page_token is missing or belongs to another list: follow links.next")
         first = f"{self.origin}{call.path}?page_number=0&page_size={size}"
         start, base = number * size, f"{self.origin}{call.path}?page_size={size}&page_token={token}&page_number="
         links = {"self": f"{base}{number}" if number else first, "first": first}
@@ -424,7 +428,9 @@ class Service:
         try:
             return Validator(read_json(call.body), strict=self.strict)
         except ValueError as error:
-            raise RequestRefusedError(failure(400, f"the body isn't JSON: {type(error).__name__}")) from None
+            raise RequestRefusedError(
+                failure(400, f"the body isn't valid JSON (RFC 8259): {fault_of_json(error)}")
+            ) from None
 
     def _check(self, body: Validator) -> None:
         """Raise a `RequestRefusedError` if the body has problems.
@@ -516,5 +522,5 @@ def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> 
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
-        raise RequestRefusedError(failure(400, f"{name} isn't a number from {least} to {most}"))
+        raise RequestRefusedError(failure(400, f"{name} must be a whole number from {least} to {most}"))
     return int(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["read_json"]
+__all__ = ["fault_of_json", "read_json"]
 
 
 def read_json(text: str | bytes) -> object:
@@ -22,13 +22,24 @@ def read_json(text: str | bytes) -> object:
         decoded = text if isinstance(text, str) else text.decode()
         value: object = json.loads(decoded, parse_constant=refuse_constant, object_pairs_hook=unique_members)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("it is nested too deeply") from None
     return value
+
+
+def fault_of_json(error: ValueError) -> str:
+    """Return what is wrong with a JSON text, by the error of `read_json`. The result quotes nothing of the text."""
+    match error:
+        case json.JSONDecodeError():
+            return f"{error.msg}, line {error.lineno} column {error.colno}"
+        case UnicodeDecodeError():
+            return "it isn't UTF-8"
+        case _:
+            return str(error)
 
 
 def refuse_constant(name: str) -> None:
     """Raise a `ValueError`. Python's reader calls this for NaN and Infinity, which aren't JSON."""
-    raise ValueError(name)
+    raise ValueError(f"{name} isn't JSON")
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

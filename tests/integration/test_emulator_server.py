@@ -148,8 +148,8 @@ async def test_a_rate_limit_can_be_set_at_any_time(http, emulator):
         (partial(Huge, -1), "'size' must be"),
         (partial(Delay, -1), "'seconds' must be"),
         (partial(Delay, math.inf), "'seconds' must be"),
-        (partial(Emulator, statuses={"token_invalid": 99}), "statuses must be from 400 to 599"),
-        (partial(Emulator, statuses={"token_invalid": 200}), "statuses must be from 400 to 599"),
+        (partial(Emulator, statuses={"token_invalid": 99}), "statuses must map to HTTP statuses from 400 to 599"),
+        (partial(Emulator, statuses={"token_invalid": 200}), "statuses must map to HTTP statuses from 400 to 599"),
     ],
 )
 def test_a_number_out_of_range_is_refused(make, message):
@@ -168,7 +168,7 @@ def test_a_number_out_of_range_is_refused(make, message):
         (lambda wrong: Raw(b"", status=wrong), "status must be a whole number"),
         (lambda wrong: Redirect("/x", status=wrong), "status must be a whole number"),
         (Huge, "size must be a whole number"),
-        (lambda wrong: Emulator(statuses={"token_invalid": wrong}), "statuses must map codes to whole numbers"),
+        (lambda wrong: Emulator(statuses={"token_invalid": wrong}), "statuses must map error codes to HTTP statuses"),
         (lambda wrong: Emulator(page_size=wrong), "page_size must be a whole number"),
         (lambda wrong: Emulator(port=wrong), "port must be a whole number"),
     ],
@@ -183,7 +183,7 @@ def test_what_is_not_a_whole_number_is_refused(make, message, wrong):
 @pytest.mark.parametrize("statuses", [[1], {1: 422}, "token_invalid"])
 def test_statuses_that_are_not_a_mapping_of_texts_are_refused(statuses):
     """The keys are codes."""
-    with pytest.raises(TypeError, match="statuses must map codes to whole numbers"):
+    with pytest.raises(TypeError, match="statuses must map error codes to HTTP statuses"):
         Emulator(statuses=statuses)
 
 
@@ -394,15 +394,23 @@ async def test_an_emulator_runs_once_at_a_time():
     emulator = Emulator()
     for _ in range(2):
         async with emulator, emulator.client() as client:
-            with pytest.raises(RuntimeError, match="runs already"):
+            with pytest.raises(RuntimeError, match="is already running: create another Emulator"):
                 await emulator.__aenter__()
             await client.create_subscriber_token("alice")
 
 
-@pytest.mark.parametrize("wrong", [{"page_size": 0}, {"page_size": 1001}, {"port": -1}, {"port": 65536}])
-def test_settings_that_cannot_be_are_refused(wrong):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"page_size": 0}, "page_size must be from 1 to 1000, got 0"),
+        ({"page_size": 1001}, "page_size must be from 1 to 1000, got 1001"),
+        ({"port": -1}, "port must be from 0 to 65535, got -1"),
+        ({"port": 65536}, "port must be from 0 to 65535, got 65536"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong, message):
     """Before anything is opened."""
-    with pytest.raises(ValueError, match="page_size must be"):
+    with pytest.raises(ValueError, match=message):
         Emulator(**wrong)
 
 
@@ -654,7 +662,7 @@ async def test_a_credential_without_its_scheme_is_not_remembered(emulator, clien
 async def test_what_is_unreachable_cannot_be_made_so_again(emulator):
     """The inner block would open what the outer one closes."""
     async with emulator.unreachable():
-        with pytest.raises(RuntimeError, match="unreachable already"):
+        with pytest.raises(RuntimeError, match="already unreachable"):
             async with emulator.unreachable():
                 pass
 

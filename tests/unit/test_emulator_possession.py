@@ -109,7 +109,7 @@ def test_a_bound_token_is_refused_where_no_proof_can_come_with_it(device):
     """An invitation, say."""
     token = device.exchange(device.issue()).body["token"]
     reply = device.post(INVITES, f"Bearer {token}", address_id=str(uuid4()))
-    assert (reply.status, reply.reason) == (401, "the token is bound to a key, and no proof came with it")
+    assert (reply.status, reply.reason) == (401, "the token is bound to a key: send a proof with it")
 
 
 @pytest.mark.parametrize("htu", [DEVICES, ORIGIN + DEVICES])
@@ -124,7 +124,7 @@ def test_an_unbound_token_lives_a_minute_and_is_bound_by_its_first_use(device):
     assert device.exchange(token).status == 201
     assert device.exchange(token).status == 201
     reply = device.exchange(token, device.proof(OTHER))
-    assert (reply.status, reply.reason) == (401, "the token is bound to another key than the proof's")
+    assert (reply.status, reply.reason) == (401, "the token is bound to another key: sign the proof with that key")
     device.now += 60
     assert device.exchange(token).reason == "the token has expired"
 
@@ -132,31 +132,42 @@ def test_an_unbound_token_lives_a_minute_and_is_bound_by_its_first_use(device):
 def test_a_token_that_is_bound_to_nothing_is_not_refreshed(device):
     """It has to be exchanged first."""
     reply = device.refresh(device.issue())
-    assert (reply.status, reply.reason) == (401, "the token is bound to no key yet: it is to be exchanged")
+    assert (reply.status, reply.reason) == (401, "the token isn't bound yet: exchange it at devices/token first")
 
 
 def test_a_token_that_was_exchanged_is_not_exchanged_again(device):
     """It is to be refreshed, with a proof that names it."""
     token = device.exchange(device.issue()).body["token"]
-    assert device.exchange(token).reason == "the token was exchanged already: it is to be refreshed"
+    assert device.exchange(token).reason == "the token is already bound: send it to devices/refresh"
 
 
 def test_a_first_proof_need_not_name_the_token_but_no_other(device):
     """The service's own client does not name it."""
     token = device.issue()
     assert device.exchange(token, device.proof(ath=digest(token))).status == 201
-    assert device.exchange(token, device.proof(ath=digest("another"))).reason == "the proof's ath is not the token's"
+    assert (
+        device.exchange(token, device.proof(ath=digest("another"))).reason
+        == "the proof's ath doesn't match the token: it must be the token's SHA-256"
+    )
 
 
 def test_a_token_without_the_scope_is_not_exchanged(device):
     """Nor is it bound by the attempt."""
     token = device.post("/api/fabric/subscribers/tokens", BASIC, reference="alice").body["token"]
-    assert device.exchange(token).reason == "the token has no scope sat:refresh"
+    assert device.exchange(token).reason == 'the token lacks the scope sat:refresh: issue it with scope="sat:refresh"'
     assert "cnf" not in device.info(token).body["sat_claims"]
 
 
-FORM, HALF, NO_KEY = "header must say dpop+jwt and RS256", "jwk is not the public half of an RSA key", "jwk is no key"
-ELSE, LATE, NO_UUID = "is for something else", "iat is not within 60 s", "jti is no random UUID"
+FORM, HALF, NO_KEY = (
+    "header must have the typ dpop+jwt and the alg RS256",
+    "jwk isn't a public RSA key, or it has private members",
+    "jwk isn't a complete RSA public key (e, kty, n)",
+)
+ELSE, LATE = (
+    "doesn't match this request: sign the method and path that you send",
+    "iat is over 60 s from the emulator's time",
+)
+NO_TIME, NO_UUID = "iat isn't a whole number of unix seconds", "jti isn't a random UUID"
 MODULUS = KEY.as_dict()["n"]
 WRONG = {
     "another form": ({"header": {"typ": "JWT"}}, FORM),
@@ -165,13 +176,13 @@ WRONG = {
     "no key": ({"header": {"jwk": None}}, HALF),
     "a private key": ({"header": {"jwk": KEY.as_dict(private=True)}}, HALF),
     "a secret": ({"header": {"jwk": {"kty": "oct", "k": "x"}}}, HALF),
-    "for another use": ({"header": {"jwk": {**KEY.as_dict(private=False), "use": "enc"}}}, "jwk is not for signatures"),
-    "for other ends": ({"header": {"jwk": {**KEY.as_dict(), "key_ops": ["encrypt"]}}}, "jwk is not for signatures"),
+    "for another use": ({"header": {"jwk": {**KEY.as_dict(private=False), "use": "enc"}}}, "jwk isn't for signatures"),
+    "for other ends": ({"header": {"jwk": {**KEY.as_dict(), "key_ops": ["encrypt"]}}}, "jwk isn't for signatures"),
     "half a key": ({"header": {"jwk": {"kty": "RSA", "n": MODULUS}}}, NO_KEY),
     "no numbers": ({"header": {"jwk": {"kty": "RSA", "n": MODULUS, "e": 7}}}, NO_KEY),
-    "a small key": ({"header": {"jwk": SMALL}}, "key has 1024 bits, and must have 2048"),
-    "not signed by it": ({"key": OTHER, "header": {"jwk": KEY.as_dict(private=False)}}, "is not signed by the key"),
-    "another key": ({"key": OTHER}, "the token is bound to another key than the proof's"),
+    "a small key": ({"header": {"jwk": SMALL}}, "key has 1024 bits: it must have 2048"),
+    "not signed by it": ({"key": OTHER, "header": {"jwk": KEY.as_dict(private=False)}}, "isn't signed with the key"),
+    "another key": ({"key": OTHER}, "the token is bound to another key: sign the proof with that key"),
     "another method": ({"htm": "GET"}, f"htm {ELSE}"),
     "no method": ({"htm": None}, f"htm {ELSE}"),
     "another place": ({"htu": REFRESH}, f"htu {ELSE}"),
@@ -179,10 +190,10 @@ WRONG = {
     "no place": ({"htu": ["a"]}, f"htu {ELSE}"),
     "too old": ({"iat": NOW - 61}, LATE),
     "too new": ({"iat": NOW + 61}, LATE),
-    "no time": ({"iat": None}, LATE),
+    "no time": ({"iat": None}, NO_TIME),
     "never": ({"iat": 10**400}, LATE),
-    "true": ({"iat": True}, LATE),
-    "a time as text": ({"iat": str(NOW)}, LATE),
+    "true": ({"iat": True}, NO_TIME),
+    "a time as text": ({"iat": str(NOW)}, NO_TIME),
     "no id": ({"jti": None}, NO_UUID),
     "a number": ({"jti": 5}, NO_UUID),
     "a short id": ({"jti": "1"}, NO_UUID),
@@ -204,7 +215,7 @@ DEEP = f"{b64encode(b'[' * 2400).decode().rstrip('=')}.e30.x"
 @pytest.mark.parametrize("proof", ["hush", "eyJ", "a.b.c", "é.e30.x", DEEP], ids=lambda proof: proof[:9])
 def test_what_is_no_proof_is_refused(device, proof):
     """Whatever else it is."""
-    assert device.exchange(device.issue(), proof).reason == "the proof is no signed token"
+    assert device.exchange(device.issue(), proof).reason == "the proof isn't a signed JWT in compact form"
 
 
 @pytest.mark.parametrize("ath", [None, "", "x", digest("another"), 5, "\ud800"], ids=ascii)
@@ -212,17 +223,20 @@ def test_a_refresh_s_proof_names_the_token(device, ath):
     """That one, by its digest."""
     token = device.exchange(device.issue()).body["token"]
     reply = device.refresh(token, device.proof(htu=REFRESH, ath=ath))
-    assert (reply.status, reply.reason) == (401, "the proof's ath is not the token's")
+    assert (reply.status, reply.reason) == (
+        401,
+        "the proof's ath doesn't match the token: it must be the token's SHA-256",
+    )
 
 
 def test_a_proof_is_good_for_once(device):
     """Also where it was refused for the token that it came with."""
     token, proof = device.issue(), device.proof()
     assert device.exchange(token, proof).status == 201
-    assert device.exchange(token, proof).reason == "the proof was presented before"
+    assert device.exchange(token, proof).reason == "the proof was already used: create a new one for each request"
     device.now += 60
     late = device.exchange(device.issue(), proof)
-    assert late.reason == "the proof was presented before"
+    assert late.reason == "the proof was already used: create a new one for each request"
 
 
 def test_proofs_are_remembered_for_no_longer_than_they_are_in_time(device):
@@ -276,7 +290,7 @@ def test_a_proof_that_says_nothing_is_refused():
     header = {"typ": "dpop+jwt", "alg": "RS256", "jwk": KEY.as_dict(private=False)}
     for payload in (b"", b"[]", b"\xff"):
         proof = jws.serialize_compact(header, payload, KEY, registry=REGISTRY)
-        with pytest.raises(AuthenticationError, match="says nothing"):
+        with pytest.raises(AuthenticationError, match="payload isn't a JSON object"):
             KeyBindings(lambda: NOW).verify(proof, {})
 
 

@@ -310,6 +310,35 @@ def test_a_refresh_token_must_be_one(service, token, code):
     assert complaints(refresh(service, token)) == [("refresh_token", code)]
 
 
+def test_a_used_refresh_token_is_told_from_a_revoked_one(time):
+    """The answer is the same, and `Entry.reason` explains it."""
+    service = make(time)
+    used, revoked = issue(service)["refresh_token"], issue(service, reference="bob")["refresh_token"]
+    refresh(service, used)
+    service.revoke(revoked)
+    reasons = [refresh(service, token).reason for token in (used, revoked)]
+    assert reasons == [
+        "the refresh token was already used (the rotation allows no reuse now)",
+        "the refresh token was revoked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b"{", "Expecting property name enclosed in double quotes, line 1 column 2"),
+        (b'{"a": NaN}', "NaN isn't JSON"),
+        (b'{"a": 1, "a": 2}', "a member is named twice"),
+        (b"\xff", "it isn't UTF-8"),
+        (b"[" * 100_000, "it is nested too deeply"),
+    ],
+    ids=["cut off", "NaN", "twice", "bytes", "deep"],
+)
+def test_a_body_that_is_not_json_says_why(service, body, fault):
+    """The reason quotes nothing of the body, which may hold a secret."""
+    assert post(service, TOKENS, body).reason == f"the body isn't valid JSON (RFC 8259): {fault}"
+
+
 def test_an_access_token_refreshes_nothing(service):
     """Its code says that it is of the wrong kind."""
     assert complaints(refresh(service, issue(service)["token"])) == [("refresh_token", "not_a_refresh_token")]
