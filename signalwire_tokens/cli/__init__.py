@@ -10,13 +10,13 @@ import click
 
 from signalwire_tokens._version import __version__
 
-from . import create, demo, doctor, emulator, holding, inspect_token
+from . import create, demo, doctor, emulator, inspect_token, keep
 from .command import Group
 
 __all__ = ["cli"]
 
 COMMANDS = (
-    *(create.create, create.refresh, inspect_token.inspect, holding.hold),
+    *(create.create, create.refresh, inspect_token.inspect, keep.keep),
     *(doctor.doctor, demo.demo, emulator.emulator, create.generate_key),
 )
 

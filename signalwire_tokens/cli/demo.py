@@ -7,7 +7,7 @@ import os
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -22,9 +22,8 @@ from signalwire_tokens.policy import RefreshPolicy, RefreshTuning
 from signalwire_tokens.session import SubscriberSession
 
 from .command import Command, print_json
+from .output import EventLog, status_view
 from .signals import on_stop
-from .telling import Teller, look_on
-from .waiting import end
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -135,13 +134,12 @@ async def keep_session(
         session = await stack.enter_async_context(SubscriberSession(client, "alice@example.com", policy=POLICY))
         console.print(f"\n[bold]A session[/] with tokens of {spoken(LIFETIME.total_seconds())} runs for {seconds:g} s.")
         start = clock.now()
-        teller = Teller(partial(console.print, markup=False, emoji=False), lambda: f"  {clock.now() - start:5.1f} s")
-        session.subscribe(teller.tell)
-        stack.push_async_callback(end, asyncio.create_task(cause_faults(emulator, session, teller, outage, clock)))
+        log = EventLog(partial(console.print, markup=False, emoji=False), lambda: f"  {clock.now() - start:5.1f} s")
+        session.subscribe(log.session_event)
+        stack.push_async_callback(cancel, asyncio.create_task(cause_faults(emulator, session, log, outage, clock)))
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
-            drawing = look_on(session, partial(live.update, refresh=True), every=FRAME)
-            stack.push_async_callback(end, asyncio.create_task(drawing))
+            stack.push_async_callback(cancel, asyncio.create_task(draw(session, live)))
         gap = await longest_gap(emulator, session, clock.now() + seconds, clock)
         result = Result(rotations=session.generation - 1, requests=len(emulator.requests), longest_gap=gap)
     counts = f"{result.rotations} rotations with {result.requests} requests"
@@ -164,25 +162,25 @@ async def longest_gap(emulator: Emulator, session: SubscriberSession, until: flo
                 longest = max(longest, now - good_at)
             await clock.sleep(CHECK_EVERY)
     finally:
-        await end(call)
+        await cancel(call)
     return longest
 
 
 async def cause_faults(
-    emulator: Emulator, session: SubscriberSession, teller: Teller, outage: float, clock: Clock
+    emulator: Emulator, session: SubscriberSession, log: EventLog, outage: float, clock: Clock
 ) -> None:
     """Answer the second renewal with 503 for a while, and lose the answer to a later one."""
     degraded = asyncio.Event()
     session.subscribe(lambda event: degraded.set() if event.kind == "degraded" else None)
     await reach(session, 2)
-    teller.say("the emulator now answers 503")
+    log.line("the emulator now answers 503")
     emulator.fail(Status(503), times=None)
     await degraded.wait()
     await clock.sleep(outage)
     emulator.clear_faults()
-    teller.say("the emulator works again")
+    log.line("the emulator works again")
     await reach(session, 3)
-    teller.say("the next answer will be lost, after the refresh token was used up")
+    log.line("the next answer will be lost, after the refresh token was used up")
     emulator.fail(Reset(applied=True), operation="refresh_subscriber_token")
 
 
@@ -191,3 +189,16 @@ async def reach(session: SubscriberSession, generation: int) -> None:
     async for _ in session.rotations():
         if session.generation >= generation:
             return
+
+
+async def draw(session: SubscriberSession, live: Live) -> None:
+    """Show the state of a session again and again."""
+    while True:
+        live.update(status_view(session), refresh=True)
+        await session.client.clock.sleep(FRAME)
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and return when it has ended."""
+    task.cancel()
+    await asyncio.wait([task])

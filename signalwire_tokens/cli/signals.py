@@ -1,4 +1,4 @@
-"""What ends a command that runs until it is told to stop."""
+"""The signals that stop a command."""
 
 from __future__ import annotations
 
@@ -17,42 +17,36 @@ if TYPE_CHECKING:
 
 __all__ = ["on_stop"]
 
-# Windows' event loop takes no handlers: there, Ctrl-C raises.
+# The event loop of Windows takes no signal handlers. There, Ctrl-C raises KeyboardInterrupt.
 STOP_SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-AT_ONCE = 1.0  # seconds in which signals are one: a terminal that closes may send several
+ONE_STOP_SECONDS = 1.0  # signals within this time count as one: a terminal that closes may send several
 
 
 @contextmanager
 def on_stop(callback: Callable[[], object]) -> Iterator[None]:
-    """Call back when the process is told to stop. Told again, after a second, it ends as if nothing were under way."""
+    """Call `callback` once, at the first signal that stops the process. A later one ends the process at once."""
     loop = asyncio.get_running_loop()
-    # Whoever had it ignore that its terminal closes, as `nohup` does, means that.
+    # Under `nohup`, SIGHUP is ignored, and stays so.
     numbers = [one for one in STOP_SIGNALS if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
-    told: list[float] = []
+    stopped_at: list[float] = []
 
     def stop() -> None:
-        told.append(time.monotonic())
-        atexit.register(ignore)  # while the interpreter is taken down, it would end by the signal
-        let_go()
-        callback()
-
-    def stop_again(number: int, _: FrameType | None) -> None:
-        if time.monotonic() - told[0] >= AT_ONCE:
-            os._exit(128 + number)  # whatever holds it up, and also where no signal ends a container's first process
-
-    def ignore() -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-
-    def let_go() -> None:
+        stopped_at.append(time.monotonic())
+        atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in numbers])  # keeps the exit code
         for number in numbers:
             loop.remove_signal_handler(number)
-            if told:  # to the very end, which may take its time
-                signal.signal(number, stop_again)
+            signal.signal(number, exit_at_once)
+        callback()
+
+    def exit_at_once(number: int, _: FrameType | None) -> None:
+        if time.monotonic() - stopped_at[0] >= ONE_STOP_SECONDS:
+            os._exit(128 + number)  # in a container's first process, the default handler would do nothing
 
     for number in numbers:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        let_go()
+        if not stopped_at:
+            for number in numbers:
+                loop.remove_signal_handler(number)

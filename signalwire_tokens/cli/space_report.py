@@ -19,7 +19,7 @@ from signalwire_tokens._version import __version__
 from signalwire_tokens.emulator.validation import MESSAGES
 from signalwire_tokens.wire.answers import VOCABULARY
 
-from .drafts import draft_beside
+from .token_file import draft_beside
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A file that holds a live token, for programs in any language."""
+"""The file that holds a valid token, for programs in any language, and how files are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -7,170 +7,133 @@ import errno
 import math
 import os
 import stat
-from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import attrs
 import click
 
-from signalwire_tokens.models import Token
 from signalwire_tokens.wire.header import read_form
 
-from .drafts import draft_beside
-from .feeding import SLIVER
-
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from signalwire_tokens.clock import Clock
+    from signalwire_tokens.models import Token
 
-    from .telling import Teller
+    from .output import EventLog
 
-__all__ = ["Found", "Move", "TokenFile", "next_move"]
+__all__ = ["MIN_VALID_SECONDS", "TokenFile", "draft_beside"]
 
-LONGEST = 64 * 1024  # bytes: the client refuses longer answers
+MIN_VALID_SECONDS = 0.5  # a token with less time left counts as expired
+LONGEST_TOKEN = 64 * 1024  # bytes: the client refuses longer answers
 SECOND = 1_000_000_000  # nanoseconds
-MARK = 123_456_700  # nanoseconds, which the time of modification has beyond a second in a file that `hold` wrote
+MARK = 123_456_700  # nanoseconds beyond a second in the time of modification of a file that `keep` wrote
 OTHER = "it holds something other than an access token; remove it if you don't need it, or name another file"
 IRREGULAR = "it isn't a regular file; name another, or the one that a link leads to"
-Identity: TypeAlias = tuple[int, int, int]  # a file's device, its number there, which is used again, and its time
-
-
-@attrs.frozen
-class Found:
-    """A file, and for how many seconds the token in it is valid; None if another program wrote it."""
-
-    identity: Identity
-    left: float | None
-
-
-@attrs.frozen
-class Inscription:
-    """What was written: which token, in which file, and when by the clock that token ends."""
-
-    token: Token
-    identity: Identity
-    ends: float
-
-
-class Move(Enum):
-    """What is to be done with the file."""
-
-    NOTHING = "nothing"
-    WRITE = "write"
-    REMOVE = "remove"
-
-
-def next_move(wanted: Token | None, written: Token | None, there: Found | None) -> Move:
-    """Return what to do, from the valid token, the one that was written last, and the file that is there.
-
-    A file that is gone, or whose token has expired, is written again. One that another `hold` keeps valid stays until
-    there is another token. A token that another program wrote also stays until there is a token to replace it, because
-    its expiry is unknown.
-    """
-    is_alive = there is not None and there.left is not None and there.left > SLIVER
-    if wanted is not None:
-        return Move.NOTHING if is_alive and written is wanted else Move.WRITE
-    return Move.NOTHING if is_alive or there is None or there.left is None else Move.REMOVE
 
 
 class TokenFile:
-    """A file that holds a live token and nothing else, or is not there.
+    """A file that holds a valid token and nothing else, or doesn't exist.
 
     It is replaced as a whole, so a reader finds one token or the next. Its time of modification is when the token
-    expires, or less than a second earlier. A later run uses that time to recognize a file that `hold` wrote, and to
+    expires, or less than a second earlier. A later run uses that time to recognize a file that `keep` wrote, and to
     know how long its token is valid. A file that holds anything but an access token is neither replaced nor removed:
     each look at it raises an OSError.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path
-        self._clock = clock
+        self._path, self._clock = path, clock
+        self._written: Token | None = None
+        self._identity = (0, 0, 0)  # of the file that was written
+        self._expires_at = 0.0  # by the clock's `now`: when the token in that file expires
         self._failure: str | None = None
-        self._written: Inscription | None = None
-        self._check()
-
-    async def put(self, token: Token | None, left: float, teller: Teller) -> bool:
-        """See to it that the file holds a live token, or is gone; tell whether it holds this one."""
-        ends = self._clock.now() + left
         try:
-            move = await asyncio.to_thread(self._move, token, ends)
-        except OSError as error:
-            self._fail(error, teller)
-            # What cannot be replaced can be removed, once it has to be.
-            try:
-                move = await asyncio.to_thread(self._move, None, ends)
-            except OSError as again:
-                self._fail(again, teller)
-                return False
-        else:
-            self._failure = None
-        if move is Move.WRITE and token is not None:
-            teller.note("written", f"{self._path}: token #{token.digest}", file=str(self._path), digest=token.digest)
-        elif move is Move.REMOVE:
-            teller.note("removed", f"{self._path}: its token has expired", file=str(self._path))
-        return token is not None and self._written is not None and self._written.token is token
-
-    def _fail(self, error: OSError, teller: Teller) -> None:
-        """Tell what failed, once: it is tried again and again."""
-        failure = error.strerror or type(error).__name__
-        if failure != self._failure:
-            teller.note("write_failed", f"{self._path}: {failure}", file=str(self._path), error=failure)
-        self._failure = failure
-
-    def _move(self, wanted: Token | None, ends: float) -> Move:
-        written = self._written
-        move = next_move(wanted, None if written is None else written.token, self._find())
-        if move is Move.WRITE and wanted is not None:
-            self._written = Inscription(wanted, self._replace(wanted, ends), ends)
-        elif move is Move.REMOVE:
-            self._path.unlink(missing_ok=True)
-            self._written = None
-        return move
-
-    def _find(self) -> Found | None:
-        """Return the file that is there, None if there is none, or raise an OSError if it isn't a token's file."""
-        try:
-            found = self._path.lstat()
-            identity = identity_of(found)
-            if self._written is not None and self._written.identity == identity:
-                return Found(identity, self._written.ends - self._clock.now())
-            if not stat.S_ISREG(found.st_mode):
-                raise FileExistsError(errno.EEXIST, IRREGULAR)
-            if not holds_access_token(self._path):
-                raise FileExistsError(errno.EEXIST, OTHER)
-        except FileNotFoundError:
-            return None
-        is_ours = found.st_mtime_ns % SECOND == MARK
-        return Found(identity, found.st_mtime - self._clock.wall() if is_ours else None)
-
-    def _check(self) -> None:
-        """Raise an error if no file can be made in this place, or if what is there may not be replaced."""
-        try:
-            self._find()
-            with draft_beside(self._path, b""):
+            self._seconds_valid()
+            with draft_beside(path, b""):
                 pass
         except OSError as error:
-            raise click.ClickException(f"{self._path} cannot be written: {error.strerror}") from None
+            raise click.ClickException(f"can't write {path}: {error.strerror}") from None
 
-    def _replace(self, token: Token, ends: float) -> Identity:
+    async def put(self, token: Token | None, left: float, log: EventLog) -> bool:
+        """Write, remove or keep the file, and return whether it holds this token, which is valid for `left` seconds."""
+        expires_at, event, failure = self._clock.now() + left, None, None
+        try:
+            event = await asyncio.to_thread(self._update, token, expires_at)
+        except Exception as error:  # noqa: BLE001 - such as a full disk or no threads: it may pass, and is tried again
+            failure = getattr(error, "strerror", None) or type(error).__name__
+            with suppress(Exception):  # a full disk still lets an expired token be removed
+                event = await asyncio.to_thread(self._update, None, expires_at)
+        if failure is not None and failure != self._failure:
+            log.event("write_failed", f"{self._path}: {failure}", file=str(self._path), error=failure)
+        self._failure = failure
+        if event == "written" and token is not None:
+            log.event(event, f"{self._path}: token #{token.digest}", file=str(self._path), digest=token.digest)
+        elif event == "removed":
+            log.event(event, f"{self._path}: its token has expired", file=str(self._path))
+        return failure is None and token is not None and token is self._written
+
+    def _update(self, token: Token | None, expires_at: float) -> str | None:
+        """Write or remove the file if necessary, and return the event.
+
+        A file that is gone, or whose token has expired, is written again. A file that another `keep` wrote stays as
+        long as its token is valid, or until there is a new token.
+        """
+        left = self._seconds_valid()
+        if token is None:
+            if left is None or left > MIN_VALID_SECONDS:
+                return None
+            self._path.unlink(missing_ok=True)
+            self._written = None
+            return "removed"
+        if token is self._written and left is not None and MIN_VALID_SECONDS < left < math.inf:
+            return None
         with draft_beside(self._path, token.value.encode()) as draft:
-            until = math.floor(self._clock.wall() + ends - self._clock.now()) * SECOND + MARK
+            until = math.floor(self._clock.wall() + expires_at - self._clock.now()) * SECOND + MARK
             os.utime(draft, ns=(until, until))
-            made = draft.lstat()
-            self._find()  # once more, because other programs may have used the path meanwhile
+            identity = identity_of(draft.lstat())
+            self._seconds_valid()  # raises an error if another program has meanwhile put a file of its own there
             draft.replace(self._path)
-        return identity_of(made)
+        self._written, self._identity, self._expires_at = token, identity, expires_at
+        return "written"
+
+    def _seconds_valid(self) -> float | None:
+        """Return how long the token in the file is valid: None if there is no file, inf if another program wrote it."""
+        try:
+            found = self._path.lstat()
+            if identity_of(found) == self._identity:
+                return self._expires_at - self._clock.now()
+            if not stat.S_ISREG(found.st_mode):
+                raise FileExistsError(errno.EEXIST, IRREGULAR)
+            with self._path.open("rb") as file:
+                content = file.read(LONGEST_TOKEN + 1).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+        form = read_form(content)
+        if (
+            form is None
+            or form.header.kind != "SAT"
+            or not (form.is_whole and form.end == len(content) <= LONGEST_TOKEN)
+        ):
+            raise FileExistsError(errno.EEXIST, OTHER)
+        return found.st_mtime - self._clock.wall() if found.st_mtime_ns % SECOND == MARK else math.inf
 
 
-def holds_access_token(path: Path) -> bool:
-    """Return whether a file holds an access token in SignalWire's form, and nothing else."""
-    with path.open("rb") as file:
-        content = file.read(LONGEST + 1).decode(errors="replace")
-    form = read_form(content)
-    return form is not None and form.header.kind == "SAT" and form.is_whole and form.end == len(content) <= LONGEST
-
-
-def identity_of(found: os.stat_result) -> Identity:
-    """Say which file this is."""
+def identity_of(found: os.stat_result) -> tuple[int, int, int]:
+    """Return what identifies a file: its device, its number there, which may be used again, and its time."""
     return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def draft_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """Yield a new file with mode 0600 in the same folder, to replace `path` with. Otherwise, it is removed."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # has mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)  # otherwise, a power failure could leave an empty file under the name
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -216,7 +216,7 @@ def test_a_reader_that_has_gone_is_told_nothing():
 
 def test_a_command_that_was_miswritten_says_so_in_json_too():
     """Before it has run."""
-    for arguments in (["create", "guest", "--json"], ["hold", "--json", "alice", "--lifetime", "soon"]):
+    for arguments in (["create", "guest", "--json"], ["keep", "--json", "alice", "--lifetime", "soon"]):
         result = run(*arguments)
         told = json.loads(result.stderr)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -255,7 +255,7 @@ def run_named(**environment):
 
 
 @pytest.mark.parametrize("way", [run_named, APART])
-@pytest.mark.parametrize(("typed", "offered"), [("ho", "hold"), ("hold --wr", "--write")])
+@pytest.mark.parametrize(("typed", "offered"), [("ke", "keep"), ("keep --ou", "--output")])
 def test_completion_completes(typed, offered, way):
     """Commands, and their options."""
     words = f"signalwire-tokens {typed}"

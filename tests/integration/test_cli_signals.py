@@ -1,4 +1,4 @@
-"""Being told to stop, once and again."""
+"""The signals that stop a command: the first, those at the same time, and later ones."""
 
 import asyncio
 import os
@@ -14,53 +14,71 @@ from support.waiting import HANG, eventually
 
 @pytest.fixture
 def exits():
-    """Note what would end the process, and put its signals back as they were."""
+    """Record what would end the process, and restore its signal handlers."""
     with stoppable() as exits:
         yield exits
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-async def test_who_is_told_to_stop_is_told_once(exits, monkeypatch, number):
-    """Again within a second is the same word; later, it is meant, also after the block and until the process ends."""
-    monkeypatch.setattr(signals, "AT_ONCE", HANG)
-    told = []
-    with on_stop(lambda: told.append(number)):
+async def test_the_callback_is_called_once(exits, monkeypatch, number):
+    """Signals within a second count as one, also after the block."""
+    monkeypatch.setattr(signals, "ONE_STOP_SECONDS", HANG)
+    calls = []
+    with on_stop(lambda: calls.append(number)):
         os.kill(os.getpid(), number)
-        await eventually(lambda: told)
+        await eventually(lambda: calls)
         for again in STOP_SIGNALS:
             os.kill(os.getpid(), again)
             await asyncio.sleep(0)
     os.kill(os.getpid(), number)
-    assert (told, exits.codes) == ([number], [])
-    monkeypatch.setattr(signals, "AT_ONCE", 0.0)
+    assert (calls, exits.codes) == ([number], [])
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_a_later_signal_ends_the_process_at_once(exits, monkeypatch, number):
+    """The exit code is 128 and the signal's number, also after the block."""
+    monkeypatch.setattr(signals, "ONE_STOP_SECONDS", 0.0)
+    calls = []
+    with on_stop(lambda: calls.append(number)):
+        os.kill(os.getpid(), number)
+        await eventually(lambda: calls)
     os.kill(os.getpid(), number)
     assert exits.codes == [128 + number]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_a_signal_while_python_exits_changes_nothing(exits, number):
+    """The command is done by then."""
+    calls = []
+    with on_stop(lambda: calls.append(number)):
+        os.kill(os.getpid(), number)
+        await eventually(lambda: calls)
     exits.at_exit[0]()
     assert signal.getsignal(number) is signal.SIG_IGN
 
 
-def test_signals_of_one_moment_are_those_of_a_second():
-    """A terminal that closes may send several."""
-    assert signals.AT_ONCE == 1.0
+def test_signals_within_a_second_count_as_one():
+    """The page documents it."""
+    assert signals.ONE_STOP_SECONDS == 1.0
 
 
-async def test_who_is_to_outlive_the_terminal_is_not_told_that_it_closes(exits):
-    """As with `nohup`; other signals are heard."""
+async def test_sighup_stays_ignored_under_nohup(exits):
+    """Other signals stop the command."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    told = []
-    with on_stop(lambda: told.append("stop")):
+    calls = []
+    with on_stop(lambda: calls.append("stop")):
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0.01)
-        assert not told
+        assert not calls
         os.kill(os.getpid(), signal.SIGTERM)
-        await eventually(lambda: told)
+        await eventually(lambda: calls)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    assert told == ["stop"]
+    assert calls == ["stop"]
     assert exits.codes == []
 
 
-async def test_who_was_not_told_is_left_as_before(exits):
-    """Nothing of it stays."""
+async def test_without_a_signal_the_handlers_are_restored(exits):
+    """Nothing is left for the end of the process, either."""
     with on_stop(lambda: None):
         pass
     after = {number: signal.getsignal(number) for number in STOP_SIGNALS}

@@ -100,7 +100,7 @@ def test_there_are_commands_to_be_seen():
     """The patterns find what they are to."""
     pages = {page for page, _ in shown_commands()}
     assert {"README.md", "command-line.md", "keep-a-token-in-a-file.md"} <= pages
-    assert sum("hold alice@example.com --write" in line for _, line in shown_commands()) >= 3
+    assert sum("keep alice@example.com --output" in line for _, line in shown_commands()) >= 3
 
 
 @pytest.mark.parametrize("command", COMMANDS)
