@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -37,7 +36,6 @@ __all__ = ["EventLog", "Printer", "status_view"]
 STDOUT = 1
 MAX_LINES = 1000  # that wait to be printed
 CLOSE_SECONDS = 1.0  # how long closing waits for the last lines to be printed
-READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # other errors may pass, such as a full disk
 
 
 class EventLog:
@@ -94,8 +92,8 @@ def status_view(session: SubscriberSession) -> RenderableType:
 class Printer:
     """Prints lines to standard output and, on a terminal, a view below them that is replaced each time.
 
-    It prints on a thread of its own, so a reader that doesn't read delays no caller. Lines that can't be printed are
-    lost: if 1,000 are waiting already, if the reader is gone, or if the disk is full.
+    It prints on a thread of its own, so a reader that doesn't read delays no caller. A line is lost if 1,000 lines are
+    waiting already, if the reader is gone, or if the disk is full.
     """
 
     def __init__(self, *, live: bool) -> None:
@@ -127,16 +125,13 @@ class Printer:
         live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
         with suppress(OSError), live if self.is_live else nullcontext():
             while (item := self._queue.get()) is not None:
-                try:
+                with suppress(OSError):
                     if not isinstance(item, str):
                         live.update(item, refresh=True)
                     elif self.is_live:
                         console.print(Text(item))
                     else:
                         self._file.write(f"{item}\n")
-                except OSError as error:
-                    if error.errno in READER_GONE:
-                        return
 
 
 class DescriptorFile(io.TextIOBase):

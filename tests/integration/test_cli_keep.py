@@ -417,6 +417,21 @@ async def test_a_command_gets_each_token(clock, tmp_path, outputs):
         assert path is None or path.read_text() == tokens[-1]
 
 
+async def test_the_last_token_waits_for_a_command_that_runs_with_an_earlier_one(clock, tmp_path):
+    """The command ends when both runs have ended."""
+    note, gate = tmp_path / "note", tmp_path / "gate"
+    script = f"cat >> {note}; echo >> {note}; while ! test -e {gate}; do sleep 0.01; done"
+    async with Emulator(clock=clock) as emulator, keeping(emulator, line=f"sh -c {shlex.quote(script)}") as kept:
+        await eventually(lambda: content_of(note))
+        await clock.advance(7200)  # in which the token is renewed
+        os.kill(os.getpid(), signal.SIGTERM)
+        await kept.until("closed")
+        gate.touch()
+        await kept.task
+        assert kept.kinds.count("executed") == 2
+        assert emulator.accepts(note.read_text().split()[-1])
+
+
 async def test_a_command_that_fails_ends_nothing(emulator):
     """It is reported, and runs again."""
     async with keeping(emulator, line="false") as kept:
@@ -865,12 +880,14 @@ def test_lines_begin_with_the_time(service, tmp_path, capfd):
     assert not any("\x1b" in line for line in lines)
 
 
-def test_a_store_may_be_named_on_the_command_line(service, tmp_path):
+@pytest.mark.redis
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_store_may_be_named_on_the_command_line(service, tmp_path, redis_server, kind):
     """A second run sends no request."""
+    url = redis_server.url if kind == "redis" else f"sqlite:{tmp_path}/tokens.db"
     settings = settings_of(service, SIGNALWIRE_TOKENS_ENCRYPTION_KEY=generate_encryption_key())
     for place in ("one", "two"):
-        result = run_until_ready(tmp_path / place, "--store", f"sqlite:{tmp_path}/tokens.db", **settings)
-        assert result.exit_code == 0
+        assert run_until_ready(tmp_path / place, "--store", url, **settings).exit_code == 0
     assert [entry.operation for entry in service.requests] == ["create_subscriber_token"]
 
 
