@@ -35,7 +35,7 @@ SHOWN = {
     "refresh": ([], [("Refresh token: ", "{refresh_token}\n")], r'"refresh_token": "eyJ'),
     "inspect": (["--ask"], [("Token: ", "{token}\n")], r"kind +SAT.*alice@example\.com"),
     "keep": (["alice@example.com"], [("next refresh", STOP)], r"started: generation 1, token #[0-9a-f]{8}"),
-    "doctor": (["--reference", "bob"], [], r"\x1b\[32mok +\x1b\[0msettings.*refresh +SAT #[0-9a-f]{8}, live until"),
+    "doctor": (["--reference", "bob"], [], r"\x1b\[32mok +\x1b\[0msettings.*refresh +SAT #[0-9a-f]{8}, valid until"),
     "emulator": ([], [("# click-to-call token", STOP)], r"c2c_[0-9a-f]+"),
     "demo": ([], [("generation", "")], r"longest moment without a valid token"),
     "generate-key": ([], [], r"^[\w-]{43}="),
