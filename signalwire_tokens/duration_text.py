@@ -5,11 +5,12 @@ from __future__ import annotations
 __all__ = ["DAY", "HOUR", "MINUTE", "spoken"]
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+SMALL = 0.095  # seconds, below which one decimal isn't enough
 
 
 def spoken(seconds: float) -> str:
-    """Return a duration as messages show it: "0.25 s", "23.9 s", "1 min 30 s", "1 h 59 min" or "9 d 4 h"."""
-    if seconds < 1:
+    """Return a duration as messages show it: "0.04 s", "0.4 s", "23.9 s", "1 min 30 s", "1 h 59 min" or "9 d 4 h"."""
+    if seconds < SMALL:
         return f"{seconds:.2g} s"
     if round(seconds, 1) < MINUTE:
         return f"{seconds:.1f} s".replace(".0 s", " s")

@@ -37,7 +37,7 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong settings, 4 refused by SignalWire, 5 invalid request, "
     "6 unavailable (try again), 7 session expired, 130 interrupted"
 )
-LONG = re.compile(r"[\w.~+/=-]{40,}")  # what may be a token that was passed in the wrong place
+TOKEN_LIKE = re.compile(r"[\w.~+/=-]{40,}")  # what may be a token that was passed in the wrong place
 DEBUG = "signalwire_tokens.debug"
 
 
@@ -175,7 +175,7 @@ class Group(click.Group):
 def without_tokens(error: click.UsageError) -> click.UsageError:
     """Return the error, or one like it without what may be a token: someone may have passed it in the wrong place."""
     text = error.format_message()
-    return click.UsageError(LONG.sub("…", text), error.ctx) if LONG.search(text) else error
+    return click.UsageError(TOKEN_LIKE.sub("…", text), error.ctx) if TOKEN_LIKE.search(text) else error
 
 
 def fail(ctx: click.Context, code: Exit, text: dict[str, Any], *, as_json: bool) -> NoReturn:

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-LIFETIME = timedelta(seconds=5)
-LIFETIMES = Lifetimes(access=LIFETIME, refresh=LIFETIME + timedelta(seconds=2), unbound=LIFETIME)
+TOKEN_LIFETIME = timedelta(seconds=5)
+LIFETIMES = Lifetimes(access=TOKEN_LIFETIME, refresh=TOKEN_LIFETIME + timedelta(seconds=2), unbound=TOKEN_LIFETIME)
 # Pauses after failures are a tenth of those for tokens of two hours, because these tokens are valid for seconds.
-POLICY = RefreshPolicy(min_lifetime=LIFETIME, tuning=RefreshTuning(full_pace_lifetime=10 * LIFETIME))
+POLICY = RefreshPolicy(min_lifetime=TOKEN_LIFETIME, tuning=RefreshTuning(full_pace_lifetime=10 * TOKEN_LIFETIME))
 CHECK_EVERY = 0.025  # seconds
 FRAME = 0.1  # seconds between two drawings of the session
-CREDENTIALS = {
+SENT_CREDENTIALS = {
     "Basic": "Basic: the project's id and API token",
     "Bearer": "Bearer: the subscriber's access token",
     None: "no credentials",
@@ -98,9 +98,9 @@ async def show_kinds(console: Console, clock: Clock) -> None:
 
         def show(purpose: str, issued: TokenPair | Token) -> None:
             entry = emulator.requests[-1]
-            console.print(f"\n[bold]{entry.operation}[/] sent {CREDENTIALS[entry.auth]}\n  {purpose}")
+            console.print(f"\n[bold]{entry.operation}[/] sent {SENT_CREDENTIALS[entry.auth]}\n  {purpose}")
             for token in (issued.access_token, issued.refresh_token) if isinstance(issued, TokenPair) else (issued,):
-                console.print(f"  {describe(token, emulator.now())}")
+                console.print(f"  {token_facts(token, emulator.now())}")
 
         pair = await client.create_subscriber_token("alice@example.com", first_name="Alice")
         show("for one subscriber, who can call, write and join meetings with it", pair)
@@ -118,7 +118,7 @@ async def show_kinds(console: Console, clock: Clock) -> None:
         console.print(f"\n{len(emulator.requests)} requests were sent. Tokens are shown by digest only.")
 
 
-def describe(token: Token, now: datetime) -> str:
+def token_facts(token: Token, now: datetime) -> str:
     """Return what can be known about a token."""
     left = spoken(60 * round((token.expires_at - now).total_seconds() / 60))
     return f"{token.kind or 'unknown':<8} #{token.digest}  valid for {left}, until {token.expires_at:%H:%M:%S} UTC"
@@ -132,7 +132,9 @@ async def keep_session(
         emulator = await stack.enter_async_context(Emulator(lifetimes=LIFETIMES, clock=clock))
         client = await stack.enter_async_context(emulator.client())
         session = await stack.enter_async_context(SubscriberSession(client, "alice@example.com", policy=POLICY))
-        console.print(f"\n[bold]A session[/] with tokens of {spoken(LIFETIME.total_seconds())} runs for {seconds:g} s.")
+        console.print(
+            f"\n[bold]A session[/] with tokens of {spoken(TOKEN_LIFETIME.total_seconds())} runs for {seconds:g} s."
+        )
         start = clock.now()
         log = EventLog(partial(console.print, markup=False, emoji=False), lambda: f"  {clock.now() - start:5.1f} s")
         session.subscribe(log.session_event)

@@ -92,7 +92,7 @@ def name_finding(host: str, found: Sequence[str] | Exception) -> Finding:
     """Return the finding about the addresses of the space's name."""
     if isinstance(found, Exception):
         remedy = "check the spelling of SIGNALWIRE_SPACE, and whether this machine can resolve other names"
-        return Finding("name", f"can't resolve {host}: {reason_of(found)}", remedy)
+        return Finding("name", f"can't resolve {host}: {connection_reason(found)}", remedy)
     return Finding("name", f"{host} resolves to {', '.join(found[:4])}")
 
 
@@ -106,7 +106,7 @@ def certificate_finding(seen: tuple[str, datetime] | Exception | None) -> Findin
             text = f"the server doesn't use TLS: {seen.reason}"
             remedy = "check the port in SIGNALWIRE_SPACE, and any proxy"
         case Exception():
-            text = f"can't connect: {reason_of(seen)}"
+            text = f"can't connect: {connection_reason(seen)}"
             remedy = "check the host and port in SIGNALWIRE_SPACE, and whether a firewall blocks them"
         case None:
             return Finding("certificate", "not needed on this machine")
@@ -115,7 +115,7 @@ def certificate_finding(seen: tuple[str, datetime] | Exception | None) -> Findin
     return Finding("certificate", text, remedy)
 
 
-def reason_of(error: Exception) -> str:
+def connection_reason(error: Exception) -> str:
     """Return in a few words why a connection failed."""
     if isinstance(error, TimeoutError):
         return "no answer in time"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect", "doctor", "issue_and_refresh"]
 
-CHECKS = ("settings", "name", "certificate", "clock", "credentials", "scope", "latency")
+USUAL_CHECKS = ("settings", "name", "certificate", "clock", "credentials", "scope", "latency")
 TIMEOUT = 10.0  # seconds for a name or a handshake
 SAMPLES = 5
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "white"}
@@ -74,7 +74,7 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
             click.echo(f"{verdict}{finding.check:<12} {finding.seen}{remedy}", err=is_aside)
 
     steps: list[Step] = [lambda space: connect(space.client.origin, settings.context()), present_token, time_answers]
-    planned, observed = [*CHECKS], Report()
+    planned, observed = [*USUAL_CHECKS], Report()
     if report is not None:
         if not is_aside:
             replace_file(Path(report), "")  # raises an error if it can't be written
@@ -85,7 +85,7 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
     try:
         client = settings.client(retries=0)
         emit(Finding("settings", f"{client.origin}, project {client.project_id}"))
-        run(Space(client, reference or "", observed), steps, emit)
+        run_steps(Space(client, reference or "", observed), steps, emit)
     except SignalWireTokenError as error:
         emit(diagnosis.failure_finding("settings", error))
     finally:
@@ -120,7 +120,7 @@ def write(place: str, report: Report, emit: Callable[[Finding], None]) -> None:
     emit(Finding("report", seen, verdict=Verdict.WARNED if end else Verdict.PASSED))
 
 
-def run(space: Space, steps: list[Step], emit: Callable[[Finding], None]) -> None:
+def run_steps(space: Space, steps: list[Step], emit: Callable[[Finding], None]) -> None:
     """Run one check after the other, until one fails that the next ones need. Emit each finding as it comes."""
 
     async def main() -> None:
@@ -193,7 +193,7 @@ async def issue_and_refresh(space: Space) -> list[Finding]:
     try:
         issued = await space.send(space.issue())
         pair: TokenPair = issued.value
-        findings.append(Finding(check, f"{describe(pair)}, of subscriber {pair.subscriber_id}"))
+        findings.append(Finding(check, f"{token_text(pair)}, of subscriber {pair.subscriber_id}"))
         check = "lifetime"
         claims = (await space.send(wire.subscriber_info(pair.access_token))).value.sat_claims
         end = None if claims is None else claims.expires_at
@@ -201,13 +201,13 @@ async def issue_and_refresh(space: Space) -> list[Finding]:
         findings.append(diagnosis.lifetime_finding(seconds, space.client.lifetimes.access.total_seconds()))
         check = "refresh"
         renewed = await space.send(wire.refresh_subscriber_token(pair.refresh_token))
-        findings.append(Finding(check, describe(renewed.value)))
+        findings.append(Finding(check, token_text(renewed.value)))
     except SignalWireTokenError as error:
         findings.append(diagnosis.failure_finding(check, error))
     return findings
 
 
-def describe(pair: TokenPair) -> str:
+def token_text(pair: TokenPair) -> str:
     """Return a pair's access token in words."""
     token = pair.access_token
     return f"{token.kind or 'token'} #{token.digest}, valid until {to_json(token.expires_at)}"

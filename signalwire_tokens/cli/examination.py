@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.models import TokenPair
 
-__all__ = ["A_WHILE", "Outcome", "Space", "examine_space"]
+__all__ = ["A_WHILE", "Reaction", "Space", "examine_space"]
 
 A_WHILE = 12.0  # seconds, after which no service is expected to accept a used refresh token again
 SHORT = 600  # seconds, of tokens that are issued with an `expire_at`
@@ -33,7 +33,7 @@ SHORT = 600  # seconds, of tokens that are issued with an `expire_at`
 LIMIT_HEADER = re.compile(
     r"(?:x-)?(?:rate-?limit|limit|quota)(?:-(?:limit|remaining|reset|used|window|[0-9]{1,5}[smhd]?))*", re.ASCII
 )
-HIDDEN = {
+NOT_VISIBLE = {
     "lifetime_refresh_token": "nothing shows when a refresh token expires",
     "lifetime_embed": "nothing shows when an embed token expires",
     "refresh_expired_token": "a refresh token would have to expire first",
@@ -45,7 +45,7 @@ NEEDS_ADDRESS = (
 
 
 @attrs.frozen
-class Outcome:
+class Reaction:
     """How a space answered a request: with a success at a time by SignalWire's clock, or with a refusal."""
 
     status: int
@@ -88,7 +88,7 @@ class Space:
         """SignalWire's time."""
         return self.client.clock.wall() - self._ahead
 
-    async def send(self, request: wire.Request[Any]) -> Outcome:
+    async def send(self, request: wire.Request[Any]) -> Reaction:
         """Send a request once, and return its outcome, which may be a refusal.
 
         Raise an error if SignalWire throttles or fails, or if another server answers: send nothing more then.
@@ -101,7 +101,7 @@ class Space:
             self.has_retry_after = bool(self.has_retry_after) or error.retry_after is not None
             if is_transient(error) or error.status is None or error.status >= 500:  # noqa: PLR2004 - any 5xx
                 raise
-            return Outcome(error.status, refusal=error)
+            return Reaction(error.status, refusal=error)
         self.has_retry_after = bool(self.has_retry_after) or answer.header("retry-after") != ""
         for name, text in answer.headers.items():
             if LIMIT_HEADER.fullmatch(name.lower()):
@@ -109,13 +109,13 @@ class Space:
                 self.limits.setdefault(name.lower(), set()).add(number)
         at = answer.sent if answer.server_time is None else answer.server_time
         self._ahead = answer.sent - at
-        return Outcome(answer.status, at, value=value)
+        return Reaction(answer.status, at, value=value)
 
     def issue(self, **fields: Any) -> wire.Request[TokenPair]:  # noqa: ANN401 - as the operation has them
         """Return the request for a pair of the subscriber."""
         return wire.create_subscriber_token(self.reference, now=self.now, **fields)
 
-    def describe(self, outcome: Outcome) -> dict[str, object]:
+    def describe(self, outcome: Reaction) -> dict[str, object]:
         """Return how the space answered a request, without anything private."""
         if outcome.refusal is None:
             return {"status": outcome.status, "body": "success"}
@@ -125,7 +125,7 @@ class Space:
 async def examine_space(space: Space) -> list[Finding]:
     """Fill the report about a space. Return a finding about the error that ends it early, if there is one."""
     report = space.report
-    for name, hidden in HIDDEN.items():
+    for name, hidden in NOT_VISIBLE.items():
         report.observe(name, None, unless=hidden)
     try:
         await see_refreshing(space)
@@ -149,7 +149,7 @@ async def examine_space(space: Space) -> list[Finding]:
 
 async def see_token(
     space: Space, lifetime: str, request: wire.Request[Any], since: float | None = None
-) -> tuple[Outcome, Outcome]:
+) -> tuple[Reaction, Reaction]:
     """Issue a token, and observe the status and how long the token is valid, from its issue or another time.
 
     Return the outcome, and that of `subscriber_info` about the token.

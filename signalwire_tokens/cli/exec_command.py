@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["ExecCommand", "parse_command"]
 
 # The variables that the command doesn't get: secrets, and the socket on which systemd expects `keep`.
-HIDDEN = ("SIGNALWIRE_API_TOKEN", "SIGNALWIRE_TOKENS_STORE", "SIGNALWIRE_TOKENS_ENCRYPTION_KEY", "NOTIFY_SOCKET")
+SECRET_VARIABLES = (
+    "SIGNALWIRE_API_TOKEN",
+    "SIGNALWIRE_TOKENS_STORE",
+    "SIGNALWIRE_TOKENS_ENCRYPTION_KEY",
+    "NOTIFY_SOCKET",
+)
 LIMIT_SECONDS, KILL_LIMIT_SECONDS = 30.0, 1.0  # for a command to end by itself, and after it was killed
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0  # before a command that failed runs again
 
@@ -68,7 +73,7 @@ class ExecCommand:
             await self._task
 
     async def _run_once(self, token: Token, log: EventLog) -> None:
-        failure, name = await run(self._words, token), self._words[0]
+        failure, name = await run_command(self._words, token), self._words[0]
         if failure is None:
             self._has_succeeded = True
             log.event("executed", f"{name}: token #{token.digest}", digest=token.digest)
@@ -79,7 +84,7 @@ class ExecCommand:
         log.event("exec_failed", text, digest=token.digest, error=failure, retry_after=pause)
 
 
-async def run(words: list[str], token: Token) -> str | None:
+async def run_command(words: list[str], token: Token) -> str | None:
     """Run a command with a token, and return how it failed, or None if it succeeded."""
     output = DEVNULL if sys.stderr is None else 2  # standard output is for the events
     try:
@@ -88,7 +93,7 @@ async def run(words: list[str], token: Token) -> str | None:
             stdin=PIPE,
             stdout=output,
             stderr=output,
-            env={name: value for name, value in os.environ.items() if name not in HIDDEN},
+            env={name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             start_new_session=True,  # Ctrl-C is for `keep`, which lets the command end by itself
         )
     except Exception as error:  # noqa: BLE001 - such as no descriptors or threads: it may pass, and runs again

@@ -105,7 +105,7 @@ def keep(
     printer = Printer(live=not (as_json or words))
     log = EventLog(printer.print, lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}", as_json=as_json)
     try:
-        asyncio.run(run(client, make, open_store, Outputs(log=log, printer=printer, file=file, command=command)))
+        asyncio.run(keep_valid(client, make, open_store, Outputs(log=log, printer=printer, file=file, command=command)))
     finally:
         printer.close()
 
@@ -132,7 +132,7 @@ class Outputs:
         return CHECK_SECONDS if token is None else min(CHECK_SECONDS, max(0.05, left - MIN_VALID_SECONDS))
 
 
-async def run(
+async def keep_valid(
     client: TokenClient,
     make: Callable[..., SubscriberSession],
     open_store: Callable[[], Store] | None,

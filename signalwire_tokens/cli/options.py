@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Function = Callable[..., None]
 
-__all__ = ["PROFILE", "Settings", "connection", "duration", "profile", "read_credential"]
+__all__ = ["PROFILE", "Settings", "connection", "duration", "profile", "read_credential", "to_path"]
 
 EMBED_ORIGIN = "SIGNALWIRE_TOKENS_EMBED_ORIGIN"
 SPACE = {

@@ -76,7 +76,7 @@ class RequestHandler(web.RequestHandler):
         The connection is closed after it. Raise a `ConnectionError` if another response has already begun. aiohttp then
         closes the connection, because a second response can't follow.
         """
-        log_failure(exc)
+        log_handler_error(exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has already begun")
         response = self._answer(request, failure(400 if isinstance(exc, FAULTS_OF_CLIENTS) else 500))
@@ -85,17 +85,17 @@ class RequestHandler(web.RequestHandler):
 
     def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
         """Log an error by its type and place."""
-        log_failure(exc_info)
+        log_handler_error(exc_info)
 
 
-def log_failure(error: BaseException | None) -> None:
+def log_handler_error(error: BaseException | None) -> None:
     """Log an error of the emulator by its type and place, because its message may quote a request.
 
     Errors of clients are not logged. Of a group of errors, each is logged by itself.
     """
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:
-            log_failure(one)
+            log_handler_error(one)
     elif error is not None and not isinstance(error, FAULTS_OF_CLIENTS):
         place = "".join(traceback.format_tb(error.__traceback__))
         logger.error("the emulator failed with %s:\n%s", type(error).__name__, place)

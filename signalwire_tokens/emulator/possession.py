@@ -52,7 +52,7 @@ WINDOW = 60.0  # seconds by which a proof's `iat` may be before or after the emu
 LEAST_BITS = 2048  # of an RSA key
 PUBLIC = ("e", "kty", "n")
 # What each claim of a proof must name, for error texts.
-SIGNED = {
+WHAT_TO_SIGN = {
     "htm": "the method and path that you send",
     "htu": "the method and path that you send",
     "rpc": "a request",
@@ -100,7 +100,7 @@ class KeyBindings:
         claims = read_claims(signed)
         for name, wanted in expected.items():
             if claims.get(name) not in ((wanted,) if isinstance(wanted, str) else wanted):
-                raise AuthenticationError(f"the proof's {name} doesn't match this request: sign {SIGNED[name]}")
+                raise AuthenticationError(f"the proof's {name} doesn't match this request: sign {WHAT_TO_SIGN[name]}")
         issued_at, id_ = claims.get("iat"), claims.get("jti")
         now = self._now()
         if not isinstance(issued_at, int) or isinstance(issued_at, bool):

@@ -169,7 +169,7 @@ class Backend(Generic[R]):
         """Return the answer to a request. Call `go_on` with the user's reference and the body if both are accepted."""
         answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
         if answer.status in CLIENT_ERRORS:
-            origin, detail = visit.asked.headers.get("origin"), token_rules.detail_of(answer)
+            origin, detail = visit.asked.headers.get("origin"), token_rules.answer_detail(answer)
             logger.debug("rejected a token request from origin %.200r with %d: %s", origin, answer.status, detail)
         return token_rules.with_headers(answer, visit.asked, self._rules)
 

@@ -53,10 +53,10 @@ __all__ = [
     "TokenRequest",
     "admit",
     "admit_health",
+    "answer_detail",
     "answer_for",
     "answer_with",
     "ask_later",
-    "detail_of",
     "parse_body",
     "pause_before_bound_token",
     "problem_answer",
@@ -256,7 +256,7 @@ def problem_answer(status: int, detail: str, *, headers: Headers | None = None) 
     )
 
 
-def detail_of(answer: EndpointAnswer) -> str:
+def answer_detail(answer: EndpointAnswer) -> str:
     """Return the detail of an answer that `problem_answer` made."""
     return cast("dict[str, str]", json.loads(answer.body))["detail"]
 

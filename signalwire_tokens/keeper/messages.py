@@ -23,11 +23,11 @@ __all__ = [
     "CLOSED",
     "FASTER",
     "LEASED",
-    "LOST",
     "MARKED",
     "NOT_PROCESSED",
     "NOT_SAVED",
     "NO_STORE",
+    "PAIR_LOST",
     "TOO_SLOW",
     "UNUSABLE",
     "UNWATCHED",
@@ -50,7 +50,7 @@ LEASED = "other processes have held the lease for more than {time}: one may have
 MARKED = "another process has marked the refresh token as in use; the session waits until its own token nearly expires"
 FASTER = "another process has saved another pair for this key; the session reads the store again"
 UNWATCHED = "the store can't be watched, so renewals of other processes are noticed late"
-LOST = "key #%s: the session closed before its pair was saved: %s; another session can't use that pair"
+PAIR_LOST = "key #%s: the session closed before its pair was saved: %s; another session can't use that pair"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 

@@ -65,7 +65,7 @@ from signalwire_tokens.outcomes import (
 from signalwire_tokens.stores import TokenStore
 
 from .events import is_cancelled, logged
-from .messages import CLOSED, FASTER, LEASED, LOST, MARKED, NO_STORE, TOO_SLOW, UNWATCHED
+from .messages import CLOSED, FASTER, LEASED, MARKED, NO_STORE, PAIR_LOST, TOO_SLOW, UNWATCHED
 from .renewal import RenewalResult, asked_at
 from .sharing_rules import UNBOUNDED, Lives, TimedReading, choose, find_better, find_other, holds, is_sound, shortened
 
@@ -371,7 +371,7 @@ class SharedRenewal:
         try:
             await self._has_better()
         except StoreError as error:
-            logger.warning(LOST, self.key[:8], error)
+            logger.warning(PAIR_LOST, self.key[:8], error)
 
     # Access to the store.
 

@@ -121,7 +121,9 @@ CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
 QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(HINTS)})(?= )")
 
 NOT_REDIS = "unexpected answer to a load: is this a Redis or Valkey server, and not a proxy that changes answers?"
-LOST = "lost the subscription to %s (%s); sessions notice renewals by other processes later; next attempt in %s"
+LOST_SUBSCRIPTION = (
+    "lost the subscription to %s (%s); sessions notice renewals by other processes later; next attempt in %s"
+)
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
@@ -340,7 +342,7 @@ class ChannelListener:
             except Exception as error:  # noqa: BLE001 - after any error, the next connection may work
                 if limit.expired():  # no failure: connect again at once, to where the address leads now
                     continue
-                logger.info(LOST, self._channel, describe_error(error), spoken(pause))
+                logger.info(LOST_SUBSCRIPTION, self._channel, describe_error(error), spoken(pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 

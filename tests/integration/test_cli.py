@@ -25,7 +25,7 @@ from signalwire_tokens import (
     __main__,
     __version__,
 )
-from signalwire_tokens.cli.demo import CHECK_EVERY, Result, describe, keep_session, run_demo, show_kinds
+from signalwire_tokens.cli.demo import CHECK_EVERY, Result, keep_session, run_demo, show_kinds, token_facts
 from signalwire_tokens.cli.emulator import print_entry, print_entry_as_json, rate, serve
 from signalwire_tokens.cli.output import status_view
 from signalwire_tokens.emulator import Emulator, RateLimit
@@ -185,7 +185,7 @@ def test_a_demo_that_is_told_to_stop_says_so(monkeypatch):
 def test_a_token_of_unknown_kind_is_described_too(emulator):
     """As far as it can be."""
     token = Token(value="x", issued_at=emulator.now(), expires_at=emulator.now())
-    assert describe(token, emulator.now()).startswith("unknown  #")
+    assert token_facts(token, emulator.now()).startswith("unknown  #")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

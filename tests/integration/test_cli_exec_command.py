@@ -12,7 +12,7 @@ import pytest
 
 from signalwire_tokens import Token
 from signalwire_tokens.cli import exec_command
-from signalwire_tokens.cli.exec_command import ExecCommand, parse_command, run
+from signalwire_tokens.cli.exec_command import ExecCommand, parse_command, run_command
 from signalwire_tokens.cli.output import EventLog
 from support.waiting import HANG, eventually
 
@@ -64,7 +64,7 @@ async def test_a_command_runs_once_for_each_token(log, tmp_path):
 
 async def test_a_command_gets_no_secret_in_its_environment(log, tmp_path, monkeypatch):
     """Nor the socket of systemd."""
-    for name in exec_command.HIDDEN:
+    for name in exec_command.SECRET_VARIABLES:
         monkeypatch.setenv(name, "hush")
     monkeypatch.setenv("SIGNALWIRE_SPACE", "acme")
     note = tmp_path / "note"
@@ -76,20 +76,20 @@ async def test_a_command_gets_no_secret_in_its_environment(log, tmp_path, monkey
 async def test_no_shell_runs_a_command(tmp_path):
     """What a shell would obey are words."""
     line = f"{shlex.quote(sys.executable)} -c pass ; touch {tmp_path}/made > {tmp_path}/out"
-    assert await run(parse_command(line), make_token()) is None
+    assert await run_command(parse_command(line), make_token()) is None
     assert not [*tmp_path.iterdir()]
 
 
 async def test_both_outputs_of_a_command_are_the_standard_error_of_keep(capfd):
     """Standard output has the events alone."""
-    assert await run(sh("echo out; echo err >&2"), make_token()) is None
+    assert await run_command(sh("echo out; echo err >&2"), make_token()) is None
     assert capfd.readouterr() == ("", "out\nerr\n")
 
 
 async def test_a_command_has_no_output_if_standard_error_is_closed(capfd, monkeypatch):
     """Its number may be another file's by now."""
     monkeypatch.setattr(sys, "stderr", None)
-    assert await run(sh("echo out; echo err >&2"), make_token()) is None
+    assert await run_command(sh("echo out; echo err >&2"), make_token()) is None
     assert capfd.readouterr() == ("", "")
 
 
@@ -175,7 +175,7 @@ async def test_the_next_token_waits_while_the_command_runs(log, lines, tmp_path)
 
 async def test_a_command_need_not_read_its_token():
     """It may close its standard input at once."""
-    assert await run(sh("exec <&-"), make_token()) is None
+    assert await run_command(sh("exec <&-"), make_token()) is None
 
 
 async def test_processes_that_a_command_leaves_running_are_not_waited_for(tmp_path):
@@ -183,7 +183,7 @@ async def test_processes_that_a_command_leaves_running_are_not_waited_for(tmp_pa
     note = tmp_path / "pid"
     script = f"exec 3<&0; sleep 1000 <&3 & echo $! > {shlex.quote(str(note))}"
     async with asyncio.timeout(HANG):
-        assert await run(sh(script), make_token()) is None
+        assert await run_command(sh(script), make_token()) is None
     child = int(note.read_text())
     assert is_running(child)
     kill(child)
@@ -209,7 +209,7 @@ async def test_a_command_that_hangs_is_killed_with_its_process_group(wait_for_no
     """A process that has left the group isn't waited for, and isn't killed."""
     hang = f"echo $$ > {shlex.quote(str(wait_for_note))}; exec sleep 1000"
     async with asyncio.timeout(HANG):
-        assert await run(sh(f"{leaves}sh -c {shlex.quote(hang)} & wait"), make_token()) == "killed after 0.1 s"
+        assert await run_command(sh(f"{leaves}sh -c {shlex.quote(hang)} & wait"), make_token()) == "killed after 0.1 s"
     child = int(wait_for_note.read_text())
     if leaves:
         assert is_running(child)
@@ -226,7 +226,7 @@ def test_a_command_has_thirty_seconds():
 async def test_a_command_is_killed_if_keep_is_cancelled(tmp_path):
     """As after Ctrl-C, where the event loop takes no signal handlers."""
     note = tmp_path / "pid"
-    running = asyncio.create_task(run(sh(f"echo $$ > {shlex.quote(str(note))}; exec sleep 1000"), make_token()))
+    running = asyncio.create_task(run_command(sh(f"echo $$ > {shlex.quote(str(note))}; exec sleep 1000"), make_token()))
     await eventually(lambda: note.exists() and note.read_text())
     running.cancel()
     await asyncio.wait([running])
@@ -285,7 +285,7 @@ async def test_a_command_that_cannot_be_killed_is_left_alone(wait_for_note, monk
     monkeypatch.setattr(exec_command.os, "killpg", refuse)
     monkeypatch.setattr(exec_command, "KILL_LIMIT_SECONDS", 0.1)
     script = f"echo $$ > {shlex.quote(str(wait_for_note))}; exec sleep 1000"
-    assert await run(sh(script), make_token()) == "killed after 0.1 s"
+    assert await run_command(sh(script), make_token()) == "killed after 0.1 s"
     child = int(wait_for_note.read_text())
     assert is_running(child)
     kill(child)

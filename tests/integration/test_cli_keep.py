@@ -35,7 +35,7 @@ from signalwire_tokens import (
 from signalwire_tokens.cli.command import exit_of
 from signalwire_tokens.cli.exec_command import ExecCommand, parse_command
 from signalwire_tokens.cli.keep import Outputs
-from signalwire_tokens.cli.keep import run as run_keep
+from signalwire_tokens.cli.keep import keep_valid as run_keep
 from signalwire_tokens.cli.output import EventLog
 from signalwire_tokens.cli.store_option import HARMLESS, make_store
 from signalwire_tokens.cli.token_file import TokenFile
