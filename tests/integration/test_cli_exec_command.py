@@ -142,7 +142,7 @@ async def test_pauses_grow_from_five_seconds_to_five_minutes(log, lines, loop_ti
     async def fail(*_):
         return "exit status 1"
 
-    monkeypatch.setattr(exec_command, "run", fail)
+    monkeypatch.setattr(exec_command, "run_command", fail)
     command, token = ExecCommand(["false"]), make_token()
     async with asyncio.timeout(10_000):
         while len(lines) < 9:
