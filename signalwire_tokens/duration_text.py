@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["DAY", "HOUR", "MINUTE", "spoken"]
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+TINY = 0.001  # seconds, below which a duration is shown as 0
 SMALL = 0.095  # seconds, below which one decimal isn't enough
 
 
 def spoken(seconds: float) -> str:
     """Return a duration as messages show it: "0.04 s", "0.4 s", "23.9 s", "1 min 30 s", "1 h 59 min" or "9 d 4 h"."""
+    if not math.isfinite(seconds) or seconds < TINY:
+        return f"{seconds:.0f} s"
     if seconds < SMALL:
         return f"{seconds:.2g} s"
     if round(seconds, 1) < MINUTE:

@@ -36,7 +36,7 @@ Two functions group the errors by what a caller can do: `is_transient` (the same
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import attrs
@@ -135,7 +135,7 @@ class SignalWireTokenError(Exception):
         status: int | None = None,
         errors: tuple[Problem, ...] = (),
         request_id: str | None = None,
-        retry_after: float | None = None,
+        retry_after: float | timedelta | None = None,
         advice: str | None = None,
     ) -> None:
         super().__init__(message)
@@ -144,7 +144,7 @@ class SignalWireTokenError(Exception):
         self.status = status
         self.errors = errors
         self.request_id = request_id
-        self.retry_after = retry_after
+        self.retry_after = retry_after.total_seconds() if isinstance(retry_after, timedelta) else retry_after
         self.advice = advice
 
     def __str__(self) -> str:

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
+from .durations import spoken
 from .errors import SignalWireTokenError, UnexpectedResponse
 from .models import Token, TokenPair, life_of
 from .outcomes import Ambiguous, Denied, Failure, IssueNew, Look, NotSent, RenewalStep, Renewed, Spent, UseRefreshToken
@@ -125,7 +126,7 @@ class Warn:
 
 Effect: TypeAlias = Emit | Adopted | Failed | Warn
 EARLY_REFUSAL = (
-    "the {what} was refused {left:.0f} s before its calculated expiry. It was used or revoked elsewhere, or tokens "
+    "the {what} was refused {left} before its calculated expiry. It was used or revoked elsewhere, or tokens "
     "have a shorter lifetime than assumed"
 )
 SEE = ": see SIGNALWIRE_TOKENS_LIFETIME"  # a setting for SignalWire's tokens, so not for those of another source
@@ -418,7 +419,8 @@ class Lifecycle:
             self.failing = None
         else:
             error = UnexpectedResponse(
-                f"the new token lives only {lifetime:.1f} s, less than the policy's minimum: check the lifetimes"
+                f"the new token is valid for only {spoken(lifetime)}, less than the policy's minimum: check the "
+                "lifetimes"
             )
             effects.extend(self._fail(NotSent(error), step, now, is_short=is_short))
         effects.append(Adopted(renewed, None if before is None else max(0.0, left)))
@@ -496,7 +498,7 @@ class Lifecycle:
         left = until - now
         if left <= self.policy.needed_ttl(self.lifetime):
             return []
-        return [Warn(EARLY_REFUSAL.format(what=what, left=left) + ("" if self.usual_lifetime else SEE))]
+        return [Warn(EARLY_REFUSAL.format(what=what, left=spoken(left)) + ("" if self.usual_lifetime else SEE))]
 
 
 def with_expiry_of(token: Token, later: Token, left: float) -> Token:

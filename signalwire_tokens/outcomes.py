@@ -118,8 +118,8 @@ class Renewed:
     def valid_for(cls, token: str, duration: Duration) -> Self:
         """Return the outcome for an access token that comes without a refresh token.
 
-        The token is valid for `seconds` from when the session called `renew`. Pass `math.inf` for a token that never
-        expires. Raises `UnexpectedResponse` if `token` can't be a token or `seconds` isn't a number. The error never
+        The token is valid for `duration` from when the session called `renew`. Pass `math.inf` for a token that never
+        expires. Raises `UnexpectedResponse` if `token` can't be a token or `duration` isn't a duration. The error never
         shows the token.
         """
         seconds = seconds_of(duration)

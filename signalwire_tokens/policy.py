@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never, cast
 
 import attrs
 
-from .durations import positive_seconds, seconds_of, spoken
+from .durations import positive_seconds, seconds_of, shown, spoken
 from .errors import ConfigurationError
 from .outcomes import (
     Ambiguous,
@@ -136,9 +136,18 @@ def check_numbers(
     """Raise `ConfigurationError` for a number that isn't positive, a share of 1 or more, or a range upside down."""
     prefix = "tuning." if isinstance(settings, RefreshTuning) else ""
     for name in (field.name for field in attrs.fields(type(settings)) if field.name != "tuning"):
-        value = positive_seconds(prefix + name, getattr(settings, name))
-        if value >= 1 and (name.endswith("_share") or name in shares):
-            raise ConfigurationError(f"{prefix}{name} must be a share of the lifetime, less than 1: got {value:g}")
+        value: object = getattr(settings, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name.endswith("_share") or name in shares:
+            if not (is_number and 0 < cast("float", value) < 1):
+                raise ConfigurationError(
+                    f"{prefix}{name} must be a share of the lifetime, more than 0 and less than 1: got {shown(value)}"
+                )
+        elif name == "outage_after":
+            if not (is_number and isinstance(value, int) and value >= 1):
+                raise ConfigurationError(f"{prefix}{name} must be a whole number, 1 or more: got {shown(value)}")
+        else:
+            positive_seconds(prefix + name, value)
     for name in ranges:
         if getattr(settings, f"{name}_min") > getattr(settings, f"{name}_max"):
             raise ConfigurationError(f"{prefix}{name}_min must not be more than {prefix}{name}_max")
@@ -162,7 +171,7 @@ class RefreshTuning:
     backoff_share: float = 0.25
     """While the token is valid, a pause after a failure is at most this share of the time that is left."""
     expired_backoff_min: float = attrs.field(default=5.0, converter=seconds_of)
-    """After the token has expired, the lower bound of the longest pause between attempts; scaled."""
+    """After the token has expired, the shortest pause once pauses have stopped growing; scaled."""
     expired_backoff_max: float = attrs.field(default=15.0, converter=seconds_of)
     """After the token has expired, the longest pause between attempts; scaled."""
     full_pace_lifetime: float = attrs.field(default=360.0, converter=seconds_of)
@@ -219,9 +228,9 @@ class RefreshPolicy:
     close_timeout: float = attrs.field(default=15.0, converter=seconds_of)
     """How long closing waits for a request under way, whose answer may hold the only valid refresh token."""
     backoff_min: float = attrs.field(default=0.5, converter=seconds_of)
-    """The pause after a first failure. It doubles with each further one; shorter for tokens under six minutes."""
+    """The shortest pause after a failure. Pauses are random, and their upper bound doubles with each failure."""
     backoff_max: float = attrs.field(default=60.0, converter=seconds_of)
-    """The longest pause after failures; shorter for tokens under six minutes."""
+    """The longest pause after failures. For tokens under six minutes, pauses are shorter in proportion."""
     store_timeout: float = attrs.field(default=1.0, converter=seconds_of)
     """How long a session waits for its store to answer; at most half of the lease."""
     tuning: RefreshTuning = RefreshTuning()

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["create", "generate_key", "refresh", "send", "token_from_stdin"]
 
 T = TypeVar("T")
-LONGEST_TOKEN = 64 * 1024  # characters on standard input
+LONGEST_INPUT = 64 * 1024  # characters on standard input
 LIFETIME = click.option(
-    "--lifetime", cls=Option, type=duration, metavar="DURATION", help="Lifetime: 90s, 15m, 2h or 1d.  [default: 2h]"
+    "--lifetime",
+    cls=Option,
+    type=duration,
+    metavar="DURATION",
+    help="Lifetime: 90s, 15m, 2h or 1d.  [default: 2h, or $SIGNALWIRE_TOKENS_LIFETIME]",
 )
 PAIR = click.option(
     "--pair", "whole", cls=Option, section="Output", is_flag=True, help="Print JSON with the refresh token, too."
@@ -163,7 +167,7 @@ def refresh(*, settings: Settings, misplaced: tuple[str, ...], as_json: bool) ->
     asyncio.run(renew())
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=("export SIGNALWIRE_TOKENS_ENCRYPTION_KEY=$(signalwire-tokens generate-key)",))
 def generate_key(*, as_json: bool) -> None:
     """Print a new encryption key for a store.
 
@@ -230,8 +234,8 @@ def token_from_stdin(member: str, prompt: str) -> Secret[str]:
         raise click.UsageError("standard input is closed: it must hold a token")
     if sys.stdin.isatty():
         return Secret(click.prompt(prompt, hide_input=True, err=True))
-    text = Secret(sys.stdin.read(LONGEST_TOKEN + 1).removeprefix("\ufeff").lstrip())
-    if not text.value or len(text.value) > LONGEST_TOKEN:
+    text = Secret(sys.stdin.read(LONGEST_INPUT + 1).removeprefix("\ufeff").lstrip())
+    if not text.value or len(text.value) > LONGEST_INPUT:
         raise click.UsageError("standard input must hold a token, or the JSON object of a pair")
     if not text.value.startswith("{"):
         return text

@@ -59,7 +59,7 @@ class Result:
         return self.longest_gap == 0 and self.rotations > 0
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=("signalwire-tokens demo",))
 def demo(*, as_json: bool) -> None:
     """Show what this library does, on an emulator.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ExecCommand", "parse_command"]
 
 # The variables that the command doesn't get: secrets, and the socket on which systemd expects `keep`.
-SECRET_VARIABLES = (
+REMOVED_VARIABLES = (
     "SIGNALWIRE_API_TOKEN",
     "SIGNALWIRE_TOKENS_STORE",
     "SIGNALWIRE_TOKENS_ENCRYPTION_KEY",
@@ -93,7 +93,7 @@ async def run_command(words: list[str], token: Token) -> str | None:
             stdin=PIPE,
             stdout=output,
             stderr=output,
-            env={name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
+            env={name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES},
             start_new_session=True,  # Ctrl-C is for `keep`, which lets the command end by itself
         )
     except Exception as error:  # noqa: BLE001 - such as no descriptors or threads: it may pass, and runs again

@@ -28,8 +28,8 @@ __all__ = ["MIN_VALID_SECONDS", "TokenFile", "draft_beside"]
 
 MIN_VALID_SECONDS = 0.5  # a token with less time left counts as expired
 LONGEST_TOKEN = 64 * 1024  # bytes: the client refuses longer answers
-NANOSECONDS = 1_000_000_000  # of a second
-MARK = 123_456_700  # of a second beyond a second in the time of modification of a file that `keep` wrote
+NANOSECONDS_PER_SECOND = 1_000_000_000
+MARK = 123_456_700  # nanoseconds after a full second: files that `keep` wrote have this modification time
 OTHER = "it holds something other than an access token; remove it if you don't need it, or name another file"
 IRREGULAR = "it isn't a regular file; name another, or the one that a link leads to"
 
@@ -90,7 +90,7 @@ class TokenFile:
         if token is self._written and left is not None and MIN_VALID_SECONDS < left < math.inf:
             return None
         with draft_beside(self._path, token.value.encode()) as draft:
-            until = math.floor(self._clock.wall() + expires_at - self._clock.now()) * NANOSECONDS + MARK
+            until = math.floor(self._clock.wall() + expires_at - self._clock.now()) * NANOSECONDS_PER_SECOND + MARK
             os.utime(draft, ns=(until, until))
             identity = identity_of(draft.lstat())
             self._seconds_valid()  # raises an error if another program has meanwhile put a file of its own there
@@ -117,7 +117,7 @@ class TokenFile:
             or not (form.is_whole and form.end == len(content) <= LONGEST_TOKEN)
         ):
             raise FileExistsError(errno.EEXIST, OTHER)
-        return found.st_mtime - self._clock.wall() if found.st_mtime_ns % NANOSECONDS == MARK else math.inf
+        return found.st_mtime - self._clock.wall() if found.st_mtime_ns % NANOSECONDS_PER_SECOND == MARK else math.inf
 
 
 def identity_of(found: os.stat_result) -> tuple[int, int, int]:

@@ -460,7 +460,7 @@ class TokenClient:
             failures += 1
             if pause is None or failures > retries or self.sender.closed:
                 return outcome
-            logger.debug("%s; repeating the request in %.2f s", outcome, pause)
+            logger.debug("%s; repeating the request in %s", outcome, spoken(pause))
             await self.clock.sleep(pause)
             if self.sender.closed:
                 return outcome

@@ -261,12 +261,12 @@ class RecordingBody(aiohttp.BytesPayload):
 
     def __init__(self, body: bytes, progress: SendProgress, *, is_pooled: bool) -> None:
         super().__init__(body, content_type="application/json")
-        self._trip, self._is_pooled = progress, is_pooled
+        self._progress, self._is_pooled = progress, is_pooled
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Record that the request is being written, then write the body. aiohttp calls this method."""
         protocol = cast("ResponseHandler", cast("StreamWriter", writer).protocol)
-        self._trip.sent, self._trip.transport = None, protocol.transport
+        self._progress.sent, self._progress.transport = None, protocol.transport
         if not self._is_pooled:
             protocol.force_close()
         await super().write_with_length(writer, content_length)

@@ -19,7 +19,7 @@ from typing import ClassVar
 import attrs
 from attrs.validators import ge, lt
 
-from signalwire_tokens.durations import seconds_of
+from signalwire_tokens.durations import Duration, seconds_of
 
 from .arguments import whole
 
@@ -39,12 +39,21 @@ __all__ = [
 ]
 
 
+def pause_of(value: Duration | str | None) -> float | str | None:
+    """Return a pause in seconds. A string, and None, are returned as they are."""
+    seconds = value if value is None or isinstance(value, str) else seconds_of(value)
+    if isinstance(seconds, float) and not math.isfinite(seconds):
+        raise ValueError("retry_after must be a finite number of seconds, a timedelta or a string")
+    return seconds
+
+
 @attrs.frozen
 class Status:
     """A fault that answers with a status (200 to 599), usually that of an error.
 
-    `retry_after` is the value of the header `Retry-After`. A number is a pause in seconds. The header has it as whole
-    seconds, or with `as_date` as a date by the emulator's clock. A string is sent unchanged, and None sends no header.
+    `retry_after` is the value of the header `Retry-After`. A number or a `timedelta` is a pause. The header has it as
+    whole seconds, or with `as_date` as a date by the emulator's clock. A string is sent unchanged, and None sends no
+    header.
 
     `code` is the code of the only item in the answer's `errors`, such as `rate_limit_exceeded`. Without it, the answer
     is the plain one of that status, except that a 422 has the code `invalid_parameter`.
@@ -53,7 +62,7 @@ class Status:
     """
 
     status: int = attrs.field(validator=[whole, ge(200), lt(600)])
-    retry_after: float | str | None = attrs.field(default=None, kw_only=True)
+    retry_after: float | str | None = attrs.field(default=None, kw_only=True, converter=pause_of)
     as_date: bool = attrs.field(default=False, kw_only=True)
     code: str | None = attrs.field(default=None, kw_only=True)
     applied: bool = attrs.field(default=False, kw_only=True)

@@ -1,17 +1,17 @@
 """Integrations with other libraries. Import each module by its path: it needs the library that it is for.
 
-===============  ===================================================  ==================================================
-module           for                                                  what it does
-===============  ===================================================  ==================================================
-`aiohttp`        aiohttp's client                                     sends a session's token with your requests
-`httpx`          httpx2 and httpx                                     the same
-`web`            aiohttp's server                                     serves tokens to browsers
-`asgi`           FastAPI, Starlette and other ASGI frameworks         the same
-`opentelemetry`  OpenTelemetry                                        measures clients, sessions and fleets
-===============  ===================================================  ==================================================
+================  =============================================  ========================================
+module            for                                            what it does
+================  =============================================  ========================================
+`aiohttp_client`  aiohttp's client                               sends a session's token with your requests
+`httpx`           httpx2 and httpx                               the same
+`aiohttp_server`  aiohttp's server                               serves tokens to browsers
+`asgi`            FastAPI, Starlette and other ASGI frameworks   the same
+`opentelemetry`   OpenTelemetry                                  measures clients, sessions and fleets
+================  =============================================  ========================================
 
-`signing` is the common part of `aiohttp` and `httpx`. `backend` and `token_rules` are the common part of `web` and
-`asgi`.
+`signing` is the common part of `aiohttp_client` and `httpx`. `token_endpoint` and `token_rules` are the common part of
+`aiohttp_server` and `asgi`.
 """
 
 __all__: list[str] = []

@@ -48,7 +48,7 @@ REFRESHES = frozenset({"refresh_subscriber_token", "refresh_device_token"})
 ISSUES = frozenset(f"create_{kind}_token" for kind in ("subscriber", "guest", "invite", "embed", "device"))
 # The advised boundaries of the two histograms, in seconds.
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-RUNWAYS = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
+TIME_LEFT_BOUNDARIES = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2400.0, 3600.0)
 
 
 def server_at(origin: str) -> dict[str, str | int]:
@@ -88,7 +88,7 @@ class Telemetry(Observer):
             "signalwire.sessions.time_left",
             unit="s",
             description="How long a token was still valid when its session got the next one.",
-            explicit_bucket_boundaries_advisory=RUNWAYS,
+            explicit_bucket_boundaries_advisory=TIME_LEFT_BOUNDARIES,
         )
         self._limit = meter.create_gauge(
             "signalwire.rate_limit.limit",

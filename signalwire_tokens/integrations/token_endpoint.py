@@ -1,4 +1,4 @@
-"""The token endpoint for browsers, without a web framework. `web` and `asgi` connect it to one.
+"""The token endpoint for browsers, without a web framework. `aiohttp_server` and `asgi` connect it to one.
 
 A request goes through these steps. The first one that refuses it gives the answer:
 

@@ -65,10 +65,10 @@ def log_pair(engine: Engine, adopted: Adopted | None, way: RenewalStep | None) -
         what = "token of the given pair in use"
     elif shared is not None and shared.answer[0] is not adopted.renewed.pair:
         what = "token taken from the store"
-    elif adopted.left is None:
-        what = "first token issued"
+    elif isinstance(way, UseRefreshToken):
+        what = "token refreshed"
     else:
-        what = "token refreshed" if isinstance(way, UseRefreshToken) else "token issued again"
+        what = "first token issued" if adopted.left is None else "token issued again"
     validity = f"valid for {spoken(left)}" if left > 0 else "already expired"
     logger.info("session %s: %s, %s", engine.label, what, validity)
 

@@ -102,7 +102,7 @@ class SharedRenewal:
       machine was paused since then, so that a pair that is saved late gets the right age.
     - `mark` is this session's last mark. A session that can't issue may present a refresh token again despite its own
       mark, because no other process is presenting it.
-    - `offered` is that pair while it is adopted, for the log.
+    - `offered` is `brought` while it is being adopted, for the log.
     - `has_news` is True if there is news to look at. A look may begin at `rests_until`.
     - `looked_for` limits the looks of a session without a valid token. It holds the expiry of the token for which it
       has looked, and the number of *last looks*, before the session would expire. There is one, and another one after

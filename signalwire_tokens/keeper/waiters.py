@@ -198,8 +198,8 @@ def check_ttl(engine: Engine, min_ttl: object) -> float:
     seconds: object = seconds_of(cast("Duration", min_ttl))
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= longest:
         raise ValueError(
-            f"min_ttl must be from 0 to {longest:g} s: got {shown(min_ttl)}. A token may be as close to its expiry as "
-            "that when it is renewed"
+            f"min_ttl must be from 0 to {longest:g} s ({spoken(longest)}): got {shown(min_ttl)}. A token may be as "
+            "close to its expiry as that when it is renewed"
         )
     return seconds
 

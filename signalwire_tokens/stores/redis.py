@@ -20,8 +20,8 @@ Time
 
 Failover
     After a failover, the old server may still answer, but as a replica that refuses writes, or without its cluster. It
-    then does nothing, and answers with one of the codes in `ELSEWHERE`. The store drops its connections and repeats the
-    command once. New connections lead to the server that the address leads to by now.
+    then does nothing, and answers with one of the codes in `WRONG_SERVER`. The store drops its connections and repeats
+    the command once. New connections lead to the server that the address leads to by now.
 
 Watching
     One task per store listens to the channel. Messages are lost while it isn't connected. That is harmless: a session
@@ -132,9 +132,9 @@ class RedisStore:
     """Keeps pairs on a Redis or Valkey server, where the processes of many machines can share them.
 
     Ages count by the server's clock, so the machines' clocks need not agree. The server removes a record when its
-    refresh token expires. Records are sealed with the first of `keys`, and each of `keys` opens what it has sealed. To
-    keep tokens unsealed, pass `plaintext=True` and no keys. `prefix` begins the names of all keys on the server.
-    `timeout` limits each command, in seconds.
+    refresh token expires. Records are encrypted with the first of `encryption_keys`, and each of the keys decrypts what
+    it has encrypted. To store tokens unencrypted, pass `plaintext=True` and no keys. `prefix` begins the names of all
+    keys on the server. `timeout` limits each command.
 
     Use `async with RedisStore(url, encryption_keys=key) as store`, or call `aclose()`. Close it after the sessions that
     use it. A store belongs to the event loop that it is first used on.

@@ -331,7 +331,7 @@ def note_time(database: sqlite3.Connection, now: Moment) -> float:
 
 
 def sweep(database: sqlite3.Connection, before: float) -> None:
-    """Remove records that expired before a moment of the file's own time: MOST_AT_ONCE of them at most."""
+    """Remove records that expired before a moment of the file's own time: MOST_SWEPT of them at most."""
     database.execute(
         "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until < ? ORDER BY until LIMIT ?)",
         (before, MOST_SWEPT),

@@ -1,7 +1,7 @@
 """Checks of arguments, with problems in the vocabulary of SignalWire's own errors.
 
 Each check returns the value in the form in which it is sent. If the value is wrong, the check adds a `Problem` to a
-list instead of raising an error. `refuse` then raises one `InvalidRequest` with all problems.
+list instead of raising an error. `raise_if_any` then raises one `InvalidRequest` with all problems.
 """
 
 from __future__ import annotations

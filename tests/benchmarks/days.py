@@ -38,7 +38,7 @@ class Service:
     async def aclose(self):
         """Nothing is open."""
 
-    async def send(self, request, _trip):
+    async def send(self, request, _progress):
         # Tenths, so that a second is looked at wherever it begins, give or take a tenth.
         tenth = int(self.clock.now() * 10)
         self.seconds[tenth] = self.seconds.get(tenth, 0) + 1

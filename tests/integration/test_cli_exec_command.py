@@ -64,7 +64,7 @@ async def test_a_command_runs_once_for_each_token(log, tmp_path):
 
 async def test_a_command_gets_no_secret_in_its_environment(log, tmp_path, monkeypatch):
     """Nor the socket of systemd."""
-    for name in exec_command.SECRET_VARIABLES:
+    for name in exec_command.REMOVED_VARIABLES:
         monkeypatch.setenv(name, "hush")
     monkeypatch.setenv("SIGNALWIRE_SPACE", "acme")
     note = tmp_path / "note"

@@ -384,6 +384,10 @@ async def test_faults_are_met_in_order_by_those_they_are_for(emulator, client):
     for wrong in (1.5, True):
         with pytest.raises(TypeError, match="times must be a whole number"):
             emulator.fail(Status(500), times=wrong)
+    for wrong in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="retry_after must be"):
+            Status(503, retry_after=wrong)
+    assert Status(503, retry_after=timedelta(minutes=1)) == Status(503, retry_after=60.0)
     for wrong in ("x", None, Status):
         with pytest.raises(TypeError, match="fault must be one of"):
             emulator.fail(wrong)

@@ -254,7 +254,7 @@ def test_every_instrument_is_told():
     assert_documented(f"{METRICS}, under Metrics", told, meters.made)
     advised = PAGES["metrics"].partition("advise boundaries")[2].partition("## ")[0]
     figures = tuple(float(figure) for figure in re.findall(r"\d+(?:\.\d+)?", advised))
-    there = (*opentelemetry.DURATIONS, *opentelemetry.RUNWAYS)
+    there = (*opentelemetry.DURATIONS, *opentelemetry.TIME_LEFT_BOUNDARIES)
     assert figures == there, f"write the boundaries of the histograms in {METRICS}: {there}"
 
 
@@ -413,7 +413,7 @@ def test_the_bounds_of_the_policy_are_as_documented(kind, row):
         with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be a share"):
             kind(**{name: 1.0})
     elif name != "tuning":
-        kind(**{name: getattr(kind(), name) * (1.2 if "at most" in bounds else 1e9)})
+        kind(**{name: getattr(kind(), name) * (1.2 if "at most" in bounds else 10**9)})
     for other in re.findall(r"at most `(\w+)`", bounds):
         with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must not be more than (tuning\\.)?{other}"):
             kind(**{name: getattr(kind(), other) * 1.01})

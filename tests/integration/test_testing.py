@@ -40,7 +40,7 @@ from signalwire_tokens.testing import StoreConformance
 
 
 class TestMemoryStore(StoreConformance):
-    tells = True
+    calls_watchers = True
 
     @pytest.fixture
     def store(self):

@@ -90,6 +90,9 @@ def test_other_texts_name_no_duration(text):
     ("seconds", "text"),
     [
         (0, "0 s"),
+        (0.00001, "0 s"),
+        (-100, "-100 s"),
+        (math.inf, "inf s"),
         (0.0512, "0.051 s"),
         (0.0949, "0.095 s"),
         (0.4, "0.4 s"),

@@ -1,7 +1,9 @@
 """The tree of errors: facts inside, sentences outside."""
 
 import copy
+import math
 import pickle
+from datetime import timedelta
 
 import pytest
 
@@ -156,3 +158,9 @@ def test_an_error_ends_with_its_advice_and_request_id():
     """What to do comes after what failed."""
     error = errors.ApiError("refused", operation="op", retry_after=0.5, advice="check it", request_id="abc")
     assert str(error) == "op: refused; retry after 0.5 s; check it [request id abc]"
+
+
+def test_a_pause_is_seconds_or_a_timedelta():
+    """It is seconds in the error. A pause without an end can be shown, too."""
+    assert errors.RateLimited("no", retry_after=timedelta(minutes=1)).retry_after == 60.0
+    assert "retry after inf s" in str(errors.RateLimited("no", retry_after=math.inf))

@@ -297,6 +297,7 @@ def test_a_leap_of_the_wall_clock_makes_a_session_due_within_a_minute():
     + [
         ({"refresh_from": 0.9}, "refresh_from"),
         ({"refresh_to": 1.0}, "refresh_to"),
+        ({"refresh_from": timedelta(seconds=0.5)}, "refresh_from"),
         ({"backoff_min": 61}, "backoff_min"),
         ({"wait_timeout": math.inf}, "wait_timeout"),
         ({"tuning": RefreshTuning(min_ttl_share=0.3)}, "min_ttl_share"),
@@ -317,6 +318,8 @@ def test_numbers_that_mean_nothing_are_refused(settings, name):
             for field in attrs.fields(RefreshTuning)
             for value in (0, -1, math.nan, True, "1", timedelta())
         ),
+        *(({name: timedelta(seconds=0.5)}, name) for name in ("backoff_share", "lease_share", "outage_after")),
+        ({"outage_after": 1.5}, "outage_after"),
         ({"expired_backoff_max": 1}, "expired_backoff_min"),
         ({"rejected_backoff_min": 601}, "rejected_backoff_min"),
     ],

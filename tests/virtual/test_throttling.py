@@ -53,7 +53,8 @@ async def times_of_requests(headers, seed):
     clock = VirtualClock()
     client, line = make_client(clock)
     line.headers, line.takes = headers, 0.1
-    client.observers = (Observed(),)
+    observer = Observed()
+    client.observers = (observer,)
     random.seed(seed)
     async with client, SessionFleet(client, max_rate=5, max_concurrency=2) as fleet:
         starting = [asyncio.create_task(fleet.token(f"subscriber-{number}")) for number in range(5)]
@@ -62,17 +63,22 @@ async def times_of_requests(headers, seed):
         for status, minutes in ((201, 80), (500, 3), (429, 3), (201, 4)):
             line.status = status
             await clock.advance(minutes * MINUTE)
+    assert bool(observer.hints) is bool(headers)
+    assert not any(observer.hints)
     return line.times, line.busiest
 
 
 class Observed:
     """An observer, so that hints of successes are read, too."""
 
-    def asking(self, operation, origin):
+    def __init__(self):
+        self.hints = []
+
+    def operation_started(self, operation, origin):
         return nullcontext()
 
-    def hinted(self, operation, origin, hint):
-        assert hint.remaining == 0
+    def rate_limit_reported(self, operation, origin, hint):
+        self.hints.append(hint.remaining)
 
     def renewed(self, left):
         pass
