@@ -144,7 +144,9 @@ class SignalWireTokenError(Exception):
         self.status = status
         self.errors = errors
         self.request_id = request_id
-        self.retry_after = retry_after.total_seconds() if isinstance(retry_after, timedelta) else retry_after
+        self.retry_after: float | None = (
+            retry_after.total_seconds() if isinstance(retry_after, timedelta) else retry_after
+        )
         self.advice = advice
 
     def __str__(self) -> str:

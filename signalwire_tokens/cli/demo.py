@@ -38,7 +38,7 @@ LIFETIMES = Lifetimes(access=TOKEN_LIFETIME, refresh=TOKEN_LIFETIME + timedelta(
 POLICY = RefreshPolicy(min_lifetime=TOKEN_LIFETIME, tuning=RefreshTuning(full_pace_lifetime=10 * TOKEN_LIFETIME))
 CHECK_EVERY = 0.025  # seconds
 FRAME = 0.1  # seconds between two drawings of the session
-SENT_CREDENTIALS = {
+SENT_CREDENTIALS: dict[str | None, str] = {
     "Basic": "Basic: the project's id and API token",
     "Bearer": "Bearer: the subscriber's access token",
     None: "no credentials",

@@ -75,10 +75,12 @@ class Space:
     """A space that is examined: sends it one request after the other, each once, and has the report about it."""
 
     def __init__(self, client: TokenClient, reference: str, report: Report) -> None:
-        self.client, self.reference, self.report = client, reference, report
+        self.client: TokenClient = client
+        self.reference: str = reference
+        self.report: Report = report
         hosts = [urlsplit(one).hostname or "" for one in (client.origin, client.embed_origin)]
         names = [host.removesuffix(".signalwire.com") for host in hosts]
-        self.private = private_words(reference, client.project_id or "", *names)
+        self.private: set[str] = private_words(reference, client.project_id or "", *names)
         self.limits: dict[str, set[int | str]] = {}  # the values of each header that is about a limit
         self.has_retry_after: bool | None = None  # before any answer
         self._ahead = 0.0  # seconds that this machine's clock is ahead of SignalWire's

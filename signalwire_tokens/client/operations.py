@@ -405,7 +405,7 @@ class TokenClient:
         return (self._send_watched if self.observers else self._send)(request, retries, limit)
 
     async def _send_watched(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
-        with observe(self.observers, request.operation, self._way(request)[0]):
+        with observe(self.observers, request.operation, self._route(request)[0]):
             return await self._send(request, retries, limit)
 
     async def _send(self, request: wire.Request[T], retries: int | None, limit: float | None) -> T:
@@ -432,7 +432,7 @@ class TokenClient:
             return TimedOut(message, sent=progress.sent, operation=request.operation, status=progress.status)
         # A session with a store has a limit of its own, which may be shorter.
         advice = "check the network" if seconds < self.timeout else "check the network, or raise timeout"
-        return self._way(request)[1].timed_out(request, progress, within, advice)
+        return self._route(request)[1].timed_out(request, progress, within, advice)
 
     async def _ask_again(
         self,
@@ -455,7 +455,7 @@ class TokenClient:
                 continue
             left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
-            quiet = self._way(request)[2].left(self.clock.now(), longest=LONGEST_THROTTLE)
+            quiet = self._route(request)[2].left(self.clock.now(), longest=LONGEST_THROTTLE)
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left, quiet=quiet)
             failures += 1
             if pause is None or failures > retries or self.sender.closed:
@@ -473,7 +473,7 @@ class TokenClient:
         Every answer is also reported to the throttle of its origin, which all users of the client share. Observers get
         what it reports about the rate limit.
         """
-        origin, sender, throttle = self._way(request)
+        origin, sender, throttle = self._route(request)
         sender.check()
         progress.start(await self._authorize(request))
         sent, sent_at = self.clock.now(), self.clock.wall()
@@ -492,7 +492,7 @@ class TokenClient:
             progress.drop()  # more answers to other requests may arrive on the same connection
         return outcome
 
-    def _way(self, request: wire.Request[Any]) -> Route:
+    def _route(self, request: wire.Request[Any]) -> Route:
         """Return the origin that a request goes to, with the sender and the throttle for it."""
         if request.for_embeds and self._embeds is not None:
             return self._embeds

@@ -76,7 +76,7 @@ class FleetContext(Owner):
         self.governor.forget(engine)
         engine.opened().set(engine, engine.now() + engine.cycle.policy.expired_kept_for(engine.cycle.lifetime))
 
-    def left(self, engine: Engine) -> None:
+    def closing(self, engine: Engine) -> None:
         """Remove a closing session from its fleet, which keeps its fields."""
         renewal = renewal_of(engine)
         session = self.sessions.get(renewal.reference)

@@ -159,7 +159,7 @@ class SessionFleet:
         earlier = [one for one, name in context.leaving.items() if name == reference]
         until = asyncio.get_running_loop().time() + self._policy.close_timeout
         if session is not None:
-            context.left(engine_of(session))
+            context.closing(engine_of(session))
         context.fields.pop(reference, None)
         if session is not None:
             await session.aclose()

@@ -44,7 +44,7 @@ async def close(engine: Engine) -> None:
     if engine.timer is None:
         cycle.advance(Phase.CLOSED)
         return
-    engine.owner.left(engine)
+    engine.owner.closing(engine)
     if cycle.phase >= Phase.ENDING:
         while cycle.phase is not Phase.CLOSED:
             await engine.changed()
@@ -79,7 +79,7 @@ async def close_source(engine: Engine) -> None:
 
 def drop(engine: Engine) -> None:
     """Close a session at once, without waiting for anything."""
-    engine.owner.left(engine)
+    engine.owner.closing(engine)
     shut(engine)
     cancel_subscribers(engine)
     finish(engine)

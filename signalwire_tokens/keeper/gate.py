@@ -147,7 +147,7 @@ class Owner:
     def expired(self, engine: Engine) -> None:
         """React to a session that has expired: its token, and every way to renew it."""
 
-    def left(self, engine: Engine) -> None:
+    def closing(self, engine: Engine) -> None:
         """React to a session that begins to close."""
 
 
