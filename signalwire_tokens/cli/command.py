@@ -113,10 +113,9 @@ class Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as click has it
         """Write the examples, and what the exit codes mean."""
-        if self._examples:
-            with formatter.section("Examples"):
-                for example in self._examples:
-                    formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+        with formatter.section("Examples"):
+            for example in self._examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
         formatter.write_paragraph()
         formatter.write_text(EXIT_CODES)
 

@@ -53,7 +53,8 @@ def summarize(findings: Sequence[Finding], planned: Iterable[str]) -> str:
     names = {verdict: [one.check for one in findings if one.verdict is verdict] for verdict in Verdict}
     names[Verdict.SKIPPED] += {*planned} - {one.check for one in findings}
     total = sum(map(len, names.values()))
-    others = "".join(f"; {len(names[one])} {one.value}" for one in (Verdict.WARNED, Verdict.SKIPPED) if names[one])
+    words = {Verdict.WARNED: "warning" if len(names[Verdict.WARNED]) == 1 else "warnings", Verdict.SKIPPED: "skipped"}
+    others = "".join(f"; {len(names[one])} {word}" for one, word in words.items() if names[one])
     if failed := names[Verdict.FAILED]:
         texts = [f"{one.seen} {one.remedy}" for one in findings if one.verdict is Verdict.FAILED]
         is_about_settings = all("SIGNALWIRE_" in text for text in texts)

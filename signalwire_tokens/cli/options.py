@@ -15,7 +15,7 @@ from signalwire_tokens.client.environment import trimmed
 from signalwire_tokens.durations import parse_duration
 from signalwire_tokens.errors import ConfigurationError, InvalidRequest
 from signalwire_tokens.models import Secret
-from signalwire_tokens.wire import is_credential
+from signalwire_tokens.wire import is_api_token, is_credential
 
 from .command import Option
 
@@ -121,12 +121,14 @@ def variable_of(setting: str) -> str:
 
 def read_credential(path: Path) -> str:
     """Return the one secret that a file holds."""
+    if is_api_token(str(path)):
+        raise ConfigurationError("the name of a file looks like an API token: pass the path of a file that holds it")
     try:
         text = path.read_bytes().decode("utf-8-sig", "replace").strip()
     except OSError as error:
         raise ConfigurationError(f"can't read {path}: {error.strerror}") from None
     if not text:
-        raise ConfigurationError(f"{path} is empty")
+        raise ConfigurationError(f"{path}: the file is empty")
     if not is_credential(text):
         raise ConfigurationError(f"{path} must hold visible ASCII characters, in one line")
     return text
@@ -174,6 +176,6 @@ def profile(command: Function) -> Function:
 def duration(text: str) -> timedelta:
     """Return the value of an option that is a duration."""
     span = parse_duration(text)
-    if span is None:
-        raise click.BadParameter(f"{text!r} isn't a duration: write 90s, 15m, 2h or 1d")
+    if not span:
+        raise click.BadParameter(f"{text!r} isn't a duration of more than 0: write 90s, 15m, 2h or 1d")
     return span

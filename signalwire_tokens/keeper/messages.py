@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.durations import spoken
-from signalwire_tokens.outcomes import Expire, NotYet, UseRefreshToken
+from signalwire_tokens.outcomes import Denied, Expire, Misconfigured, NotYet, Spent, UseRefreshToken
 
 if TYPE_CHECKING:
     from signalwire_tokens.lifecycle import Adopted, Failed
@@ -80,8 +80,11 @@ def log_failure(engine: Engine, failed: Failed) -> None:
     """
     what = "no new token yet" if isinstance(failed.failure, NotYet) else "renewal failed"
     left, is_last = engine.left(), isinstance(engine.next_step(), Expire)
-    follows = f"the current token is valid for {spoken(left)}" if left > 0 else "no token is valid"
-    follows += ", and no way to renew is left" if is_last else ", and the session tries again"
+    if engine.cycle.generation == 0 and isinstance(failed.failure, Spent | Misconfigured | Denied):
+        follows = "there is no first token"  # `start()` raises the error, but a session of a fleet tries again
+    else:
+        follows = f"the current token is valid for {spoken(left)}" if left > 0 else "no token is valid"
+        follows += ", and no way to renew is left" if is_last else ", and the session tries again"
     level = logging.WARNING if failed.is_news else logging.INFO
     logger.log(level, "session %s: %s: %s; %s", engine.label, what, failed.failure.error, follows)
 

@@ -45,7 +45,7 @@ from .requests import (
     subscriber_addresses,
     subscriber_info,
 )
-from .space import basic_authorization, check_client_settings, is_credential
+from .space import basic_authorization, check_client_settings, is_api_token, is_credential
 from .successors import accepting_only_successor
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "create_invite_token",
     "create_subscriber_token",
     "fetch_token",
+    "is_api_token",
     "is_credential",
     "mask",
     "pause_before_retry",

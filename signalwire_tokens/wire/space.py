@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from datetime import timedelta
 from typing import Any
@@ -14,9 +15,10 @@ from signalwire_tokens.origins import HTTP_ALLOWED, Place, is_loopback, read_pla
 from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
 
-__all__ = ["basic_authorization", "check_client_settings", "is_credential"]
+__all__ = ["basic_authorization", "check_client_settings", "is_api_token", "is_credential"]
 
 LONGEST_TIMEOUT = 1e9
+API_TOKEN = re.compile(r"\bPT[0-9a-f]{20,}", re.IGNORECASE)
 
 
 def check_client_settings(
@@ -34,6 +36,11 @@ def check_client_settings(
     The embed origin is the space's if `embed_origin` holds None.
     """
     problems: list[Problem] = []
+    for name, is_swapped in (("space", is_api_token(space.value)), ("project_id", is_api_token(project_id))):
+        if is_swapped:  # a secret in the wrong place, which no message may show
+            message = "looks like an API token: check that no two settings are swapped"
+            problems.append(Problem(code=INVALID, attribute=name, message=message))
+    raise_if_any("TokenClient", problems)
     origin = space_origin(problems, space.value)
     embeds = origin if embed_origin.value is None else embeds_origin(problems, embed_origin.value)
     if project_id is not None and not (is_credential(project_id) and ":" not in str(project_id)):
@@ -53,6 +60,11 @@ def check_client_settings(
         problems.append(Problem(code=INVALID, attribute="lifetimes", message="must be a Lifetimes"))
     raise_if_any("TokenClient", problems)
     return origin, embeds
+
+
+def is_api_token(value: object) -> bool:
+    """Return whether a value looks like one of SignalWire's API tokens: "PT" and at least 20 hex digits."""
+    return isinstance(value, str) and API_TOKEN.search(value) is not None
 
 
 def is_credential(value: object) -> bool:

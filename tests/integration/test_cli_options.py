@@ -67,7 +67,7 @@ def test_the_api_token_may_be_in_a_file(service, tmp_path, by):
     ("content", "said"),
     [
         (None, "can't read {file}: No such file or directory"),
-        (" \n", "{file} is empty"),
+        (" \n", "{file}: the file is empty"),
         ("PThush\nPThush", "{file} must hold visible ASCII characters, in one line"),
     ],
 )
@@ -96,6 +96,17 @@ def test_a_setting_that_cannot_be_right_is_named(service, name, value):
     assert result.exit_code == 3
     assert result.stderr.startswith(f"Error: {name} must be ")
     assert "two words" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGNALWIRE_SPACE", "SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN_FILE"])
+def test_an_api_token_in_the_wrong_place_is_not_shown(service, name):
+    """The error says where it is, and nothing is sent."""
+    token = f"PT{'0a' * 24}"
+    result = run("create", "subscriber", "alice", **settings_of(service, **{name: token}))
+    assert result.exit_code == 3
+    assert "looks like an API token" in result.stderr
+    assert token not in result.output.upper() + result.output
+    assert not service.requests
 
 
 def test_what_editors_and_shells_add_to_a_secret_is_no_part_of_it(service, tmp_path):
@@ -168,8 +179,8 @@ def test_a_length_of_time_is_a_number_and_its_unit(text, meant):
     assert duration(text) == meant
 
 
-@pytest.mark.parametrize("text", ["", "15", "m", "1.5h", "-1s", "1h30m", "1w"])
+@pytest.mark.parametrize("text", ["", "15", "m", "1.5h", "-1s", "1h30m", "1w", "0s"])
 def test_any_other_length_of_time_is_refused(text):
     """With what to write."""
-    with pytest.raises(click.BadParameter, match="isn't a duration: write 90s, 15m, 2h or 1d"):
+    with pytest.raises(click.BadParameter, match="isn't a duration of more than 0: write 90s, 15m, 2h or 1d"):
         duration(text)

@@ -44,6 +44,7 @@ WRONG, UNSET = Finding("e", "seen", "wait"), Finding("f", "seen", "set SIGNALWIR
     [
         ([GOOD, OTHER], "ab", "All 2 checks passed."),
         ([GOOD, WARNED, SKIPPED], "acd", "1 of 3 checks passed; 1 warning; 1 skipped."),
+        ([GOOD, WARNED, WARNED], "acc", "1 of 3 checks passed; 2 warnings."),
         ([GOOD], "abc", "1 of 3 checks passed; 2 skipped."),
         ([GOOD, UNSET], "afxyz", "1 of 5 checks failed: f; 3 skipped. Fix the settings named above."),
         ([WRONG, UNSET, WARNED], "efc", "2 of 3 checks failed: e, f; 1 warning. Follow the advice above."),

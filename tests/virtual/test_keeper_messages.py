@@ -5,9 +5,25 @@ import logging
 
 import pytest
 
-from signalwire_tokens import MemoryStore, RefreshPolicy, SessionExpired, StoreError, TokenUnavailable
+from signalwire_tokens import (
+    MemoryStore,
+    RefreshPolicy,
+    SessionExpired,
+    SignalWireTokenError,
+    StoreError,
+    TokenUnavailable,
+)
 from signalwire_tokens.outcomes import NotYet, Spent
-from support.scripted_session import LIFE, NOT_SENT, SPENT, ScriptedSession, make_pair, refused, start_badly
+from support.scripted_session import (
+    LIFE,
+    MISCONFIGURED,
+    NOT_SENT,
+    SPENT,
+    ScriptedSession,
+    make_pair,
+    refused,
+    start_badly,
+)
 
 KEY = "0123456789abcdef"
 # A session plans its renewal at random from 60 % to 80 % of a token's lifetime.
@@ -120,6 +136,14 @@ async def test_a_failed_renewal_without_a_valid_token_says_so(clock, lines):
         "WARNING",
         "session #scripted: renewal failed: because; no token is valid, and the session tries again",
     )
+
+
+async def test_a_refusal_of_the_first_token_promises_no_further_attempt(clock, lines):
+    """`start()` raises it, and the session closes."""
+    session = ScriptedSession(clock, MISCONFIGURED)
+    with pytest.raises(SignalWireTokenError, match="because"):
+        await session.start()
+    assert lines()[0] == ("WARNING", "session #scripted: renewal failed: because; there is no first token")
 
 
 async def test_a_source_without_a_later_token_has_not_failed(clock, lines):
