@@ -94,7 +94,7 @@ class KeepHere(Events):
         self._read = 0
 
     def take(self, line):
-        """Take a line that is printed."""
+        """Record the event of a line that is printed."""
         self.events.append(json.loads(line))
         self._news.set()
 

@@ -568,4 +568,4 @@ async def test_a_backend_without_an_open_fleet_says_what_is_missing(client, modu
     backend = module.TokenBackend(lambda: SessionFleet(client), identify=who)
     with pytest.raises(ConfigurationError, match="lifespan"):
         _ = backend.fleet
-    assert backend._health("GET").status == 503, "whoever watches it is told, too"
+    assert backend._health("GET").status == 503, "a monitor must see it, too"
