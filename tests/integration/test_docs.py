@@ -16,6 +16,7 @@ from signalwire_tokens.keeper import session
 from signalwire_tokens.stores.redis import RedisStore
 from support.documented import assert_documented
 from support.paths import PACKAGE, ROOT
+from support.processes import settings_of
 from support.waiting import HANG
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,7 +27,7 @@ COMMANDS = [
 
 
 # Their programs wait for seconds, as a reader would see them do.
-SLOW = {"a-bot-that-survives.md", "use-in-a-web-service.md", "run-a-bot.md"}
+SLOW = {"tutorial.md", "fastapi.md", "discord-bots.md"}
 
 
 @pytest.fixture
@@ -50,9 +51,11 @@ def longer_timeouts(monkeypatch):
     ],
 )
 @pytest.mark.usefixtures("longer_timeouts")
-def test_snippets_run(page, redis_server, tmp_path, monkeypatch):
-    """As a reader would run them, from the top of the page to its end."""
+def test_snippets_run(page, service, redis_server, tmp_path, monkeypatch):
+    """As a reader runs them, from the top of the page to its end, with an emulator as the space in `SIGNALWIRE_*`."""
     monkeypatch.chdir(tmp_path)
+    for name, value in settings_of(service).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     monkeypatch.setenv("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", generate_encryption_key())
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
@@ -99,7 +102,7 @@ def test_commands_that_are_shown_can_be_given(page, line):
 def test_there_are_commands_to_be_seen():
     """The patterns find what they are to."""
     pages = {page for page, _ in shown_commands()}
-    assert {"README.md", "command-line.md", "keep-a-token-in-a-file.md"} <= pages
+    assert {"README.md", "command-line.md", "token-file.md"} <= pages
     assert sum("keep alice@example.com --output" in line for _, line in shown_commands()) >= 3
 
 
@@ -111,7 +114,7 @@ def test_the_two_commands_stand_in_the_readme(command):
 
 def test_the_documented_loggers_are_those_that_there_are():
     """Whoever turns one up or down finds it by the name that is written down."""
-    page = "docs/how-to/watch-it-work.md"
+    page = "docs/guides/observability.md"
     written = re.findall(r"^\| `(signalwire_tokens\.\w+)`", (ROOT / page).read_text(), re.MULTILINE)
     there = {
         name

@@ -278,7 +278,7 @@ async def test_a_user_who_may_not_says_so(server, key):
 async def test_a_user_needs_no_more_commands_than_are_listed(server, key, prefix, monkeypatch, database):
     """The how-to lists them, for a user with restricted rights."""
     monkeypatch.setattr(redis_store, "HEARTBEAT", 0.05)
-    listed = re.findall(r"run `EVAL`.*", (ROOT / "docs/how-to/share-sessions.md").read_text())
+    listed = re.findall(r"run `EVAL`.*", (ROOT / "docs/guides/redis.md").read_text())
     commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]+)`", listed[0]) if name != "SELECT" or database]
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "restricted", "on", f">{MARK}", "~*", "&*", "-@all", *commands)

@@ -16,7 +16,7 @@ from support.waiting import eventually
 from system.backend_worker import http_client, renew, run_worker
 
 WORKER = Path(__file__).with_name("keyless_worker.py")
-HOW_TO = ROOT / "docs/how-to/do-without-the-secret.md"
+HOW_TO = ROOT / "docs/guides/devices.md"
 ROTATIONS = 48
 FAULTS = (
     Reset(),
