@@ -81,9 +81,8 @@ def shown_commands():
         for line in re.findall(r"^ExecStart=\S+/(signalwire-tokens.*)$", text, re.MULTILINE):
             yield page.name, line
         entry = re.search(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)
-        arguments = re.search(r"^ +command: (\[.*\])$", text, re.MULTILINE)
-        if entry and arguments:
-            yield page.name, shlex.join(json.loads(entry[1]) + json.loads(arguments[1]))
+        for arguments in re.findall(r"^ +(?:command|args): (\[.*\])$", text, re.MULTILINE) if entry else ():
+            yield page.name, shlex.join(json.loads(entry[1]) + json.loads(arguments))
         # What has brackets is a synopsis, which another test holds to `--help`.
         yield from ((page.name, line) for line in re.findall(r"`(signalwire-tokens [a-z]+ [^`\[]*[a-z0-9])`", text))
 

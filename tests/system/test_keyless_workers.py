@@ -16,7 +16,7 @@ from support.waiting import eventually
 from system.backend_worker import http_client, renew, run_worker
 
 WORKER = Path(__file__).with_name("keyless_worker.py")
-HOW_TO = ROOT / "docs/guides/devices.md"
+GUIDE = ROOT / "docs/guides/devices.md"
 ROTATIONS = 48
 FAULTS = (
     Reset(),
@@ -83,11 +83,11 @@ async def test_a_worker_with_a_key_alone_lives_through_rotations_and_faults(tmp_
     assert refused == []
 
 
-async def test_the_two_programs_of_the_how_to_work_together(tmp_path, reserved_port):
+async def test_the_two_programs_of_the_guide_work_together(tmp_path, reserved_port):
     """As they stand there, each in a process of its own and with what its environment has."""
     programs = {}
     for text in re.findall(
-        r"^```python\n(# (?:backend|worker)\.py\n.*?)^```", HOW_TO.read_text(), re.DOTALL | re.MULTILINE
+        r"^```python\n(# (?:backend|worker)\.py\n.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE
     ):
         program = tmp_path / text.splitlines()[0].removeprefix("# ")
         program.write_text(text)
