@@ -1,5 +1,6 @@
 """Every snippet in README and docs runs as it stands."""
 
+import ast
 import json
 import re
 import shlex
@@ -123,8 +124,8 @@ def test_the_documented_loggers_are_those_that_there_are():
     assert_documented(page, written, there)
 
 
-CONTRIBUTING = "docs/contributing.md"
-GUIDE = (ROOT / CONTRIBUTING).read_text()
+CONTRIBUTING, ARCHITECTURE = "docs/contributing.md", "docs/architecture.md"
+GUIDE, MAP = (ROOT / CONTRIBUTING).read_text(), (ROOT / ARCHITECTURE).read_text()
 
 
 def test_the_map_of_the_packages_is_what_import_linter_holds():
@@ -132,9 +133,9 @@ def test_the_map_of_the_packages_is_what_import_linter_holds():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
     there = {name: str(layer) for layer, names in enumerate(reversed(layers)) for name in re.split(r" [|:] ", names)}
-    rows = re.findall(r"^\| (\d+) \| (.*?) \|", GUIDE, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", MAP, re.MULTILINE)
     mapped = [(name, layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)]
-    assert_documented(f"{CONTRIBUTING}, under The packages", mapped, there)
+    assert_documented(f"{ARCHITECTURE}, under Layers", mapped, there)
 
 
 GUARANTEES = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
@@ -168,11 +169,66 @@ def test_a_test_cites_only_guarantees_that_there_are():
 
 
 @pytest.mark.parametrize(
-    "named", sorted(set(re.findall(r"\b(?:tests|signalwire_tokens|docs)/[a-z][\w./:-]*\w", GUIDE)))
+    ("page", "named"),
+    sorted(
+        {
+            (page, named)
+            for page, text in ((CONTRIBUTING, GUIDE), (ARCHITECTURE, MAP))
+            for named in re.findall(r"\b(?:tests|signalwire_tokens|docs)/[a-z][\w./:-]*\w", text)
+        }
+    ),
 )
-def test_the_files_and_tests_that_contributing_names_exist(named):
-    """So that its commands and steps can be followed."""
+def test_the_files_and_tests_that_pages_for_contributors_name_exist(page, named):
+    """Their commands and steps can be followed."""
     path, _, test = named.partition("::")
     place = (PACKAGE.parent if path.startswith("signalwire_tokens/") else ROOT) / path
-    assert place.exists(), f"correct `{path}` in {CONTRIBUTING}: there is no such file"
-    assert not test or f"def {test}(" in place.read_text(), f"correct `{named}` in {CONTRIBUTING}"
+    assert place.exists(), f"correct `{path}` in {page}: there is no such file"
+    assert not test or f"def {test}(" in place.read_text(), f"correct `{named}` in {page}"
+
+
+def definitions(path):
+    """Return the classes, functions, methods and constants of a module of the package."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
+            found |= {node.name} | {f"{node.name}.{method}" for method in methods}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            found |= {one.id for one in targets if isinstance(one, ast.Name)}
+    return found
+
+
+DEFINED = {path.relative_to(PACKAGE).as_posix(): definitions(path) for path in PACKAGE.rglob("*.py")}
+METHOD = "renew"  # of any source of tokens
+PLACED = sorted(set(re.findall(r"`([A-Za-z_][\w.]*)(?:\(\))?`(?: in | \()`([\w/]+\.py)`", MAP)))
+NAMED = sorted(set(re.findall(r"`([A-Za-z_]\w*(?:\.[a-z_]\w*)?)\(\)`", MAP)))
+FILES = sorted(set(re.findall(r"`([a-z_/]+\.py)`", MAP)))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_files_that_the_architecture_names_exist(file):
+    """They are in the package."""
+    assert file in DEFINED or (ROOT / file).exists(), f"correct `{file}` in {ARCHITECTURE}: there is no such file"
+
+
+@pytest.mark.parametrize(("name", "file"), PLACED)
+def test_the_architecture_names_the_file_of_each_definition(name, file):
+    """What it says to be in a file is there."""
+    assert name in DEFINED[file], f"correct {ARCHITECTURE}: `{name}` isn't in `{file}`"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_functions_that_the_architecture_names_exist(name):
+    """They are in the package, whether or not the page names their file."""
+    there = set().union(*DEFINED.values())
+    assert name in there or name == METHOD, f"correct {ARCHITECTURE}: there is no `{name}()`"
+
+
+def test_the_architecture_names_files_and_functions():
+    """The patterns find what they are for."""
+    assert len(FILES) >= 20
+    assert len(PLACED) >= 10
+    assert {"Engine.plan", "Lifecycle.land", "SharedRenewal.renew"} <= {*NAMED}
