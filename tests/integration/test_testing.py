@@ -1,5 +1,6 @@
 """The fixtures that users' own suites get, as those suites see them."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -8,6 +9,7 @@ import pytest
 
 import signalwire_tokens.emulator  # noqa: F401 - a suite that runs in this process must find it loaded
 from signalwire_tokens import SubscriberSession, testing
+from support.paths import ROOT
 from support.processes import last_lines
 
 pytest_plugins = ["pytester"]
@@ -75,6 +77,13 @@ def test_a_suite_for_a_store_runs(pytester):
     pytester.makepyfile(test_suite=STORE_SUITE)
     lines = pytester.runpytest_inprocess(*IN_PROCESS, "-k", "lease_has_one_holder").outlines
     assert_lines(lines, "1 passed, 36 deselected, 1 error", "NotImplementedError: override the fixture `store`")
+
+
+def test_the_store_of_the_guide_passes_the_suite(pytester):
+    """Readers begin their own store with it."""
+    guide = (ROOT / "docs/guides/custom-store.md").read_text(encoding="utf-8")
+    pytester.makepyfile(test_guide="\n".join(re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)))
+    pytester.runpytest_inprocess(*IN_PROCESS).assert_outcomes(passed=19)
 
 
 @pytest.mark.slow  # it starts pytest in a process of its own
