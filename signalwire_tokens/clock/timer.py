@@ -109,7 +109,7 @@ class Timer:
             return "was opened on an event loop that is closed: open and use it inside of one asyncio.run()"
         return (
             "was opened on another event loop: open one on each event loop, or call it on its own loop with "
-            "asyncio.run_coroutine_threadsafe() or loop.call_soon_threadsafe(). See 'Use from synchronous workers' in "
+            "asyncio.run_coroutine_threadsafe() or loop.call_soon_threadsafe(). See 'Celery, RQ and Django' in "
             "the documentation"
         )
 

@@ -7,6 +7,7 @@ module            for                                            what it does
 `httpx`           httpx2 and httpx                               the same
 `aiohttp_server`  aiohttp's server                               serves tokens to browsers
 `asgi`            FastAPI, Starlette and other ASGI frameworks   the same
+`threads`         synchronous code: Celery, Django under WSGI    keeps a fleet on an event loop in a thread
 `opentelemetry`   OpenTelemetry                                  measures clients, sessions and fleets
 ================  =============================================  ========================================
 

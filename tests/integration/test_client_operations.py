@@ -646,9 +646,7 @@ def test_a_client_belongs_to_one_event_loop():
             await client.create_embed_token("c2c_x")
 
     async def use_again():
-        with pytest.raises(
-            ConfigurationError, match=r"run_coroutine_threadsafe\(\). See 'Use from synchronous workers'"
-        ):
+        with pytest.raises(ConfigurationError, match=r"run_coroutine_threadsafe\(\). See 'Celery, RQ and Django'"):
             await client.create_embed_token("c2c_x")
 
     with asyncio.Runner() as runner:

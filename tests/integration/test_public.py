@@ -10,12 +10,12 @@ import pytest
 
 import signalwire_tokens
 from signalwire_tokens import device, emulator, outcomes, stores, testing
-from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry
+from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads
 from support.documented import assert_documented
 from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
 
-INTEGRATIONS = [aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry]
+INTEGRATIONS = [aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads]
 REFERENCE = "\n".join(page.read_text() for page in sorted((ROOT / "docs/reference").glob("*.md")))
 
 

@@ -46,7 +46,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import ROTATIONS, Emulator, Status
-from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry
+from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.session import EACH_ISSUE
 from signalwire_tokens.stores import redis
@@ -131,7 +131,7 @@ def test_the_overview_lists_the_public_names_by_module():
         "is_transient",
     }  # which the page doesn't list
     assert_listed("signalwire_tokens/__init__.py", own & derived, derived)
-    modules = (device, emulator, outcomes, testing, aiohttp_client, httpx, aiohttp_server, asgi, opentelemetry)
+    modules = (device, emulator, outcomes, testing, aiohttp_client, httpx, aiohttp_server, asgi, opentelemetry, threads)
     names = {one: one.__all__ for one in modules}
     names[signalwire_tokens] = own - derived - {"__version__"}
     names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
