@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import sys
 import tomllib
 
 import click
@@ -16,6 +17,8 @@ from signalwire_tokens.cli import cli
 from signalwire_tokens.keeper import session
 from signalwire_tokens.stores.redis import RedisStore
 from support.documented import assert_documented
+from support.needs import NEEDS_ALL
+from support.pages import paste
 from support.paths import PACKAGE, ROOT
 from support.processes import settings_of
 from support.waiting import HANG
@@ -28,7 +31,9 @@ COMMANDS = [
 
 
 # Their programs wait for seconds, as a reader would see them do.
-SLOW = {"tutorial.md", "fastapi.md", "discord-bots.md"}
+SLOW = {"tutorial.md", "fastapi.md", "discord-bots.md", "celery-rq-django.md"}
+# Packages that only the group `all` brings.
+NEEDED = {"discord-bots.md": ["discord"], "celery-rq-django.md": ["celery", "django"]}
 
 
 @pytest.fixture
@@ -38,6 +43,19 @@ def longer_timeouts(monkeypatch):
     monkeypatch.setattr(
         session, "DEFAULT_POLICY", RefreshPolicy(store_timeout=HANG, tuning=RefreshTuning(lease=2 * HANG))
     )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Run a test in a folder of its own, and make the files there importable."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = {*sys.modules}
+    yield
+    own = {path.stem for path in tmp_path.iterdir()}
+    for name in sys.modules.keys() - before:
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize(
@@ -51,14 +69,20 @@ def longer_timeouts(monkeypatch):
         for page in PAGES
     ],
 )
-@pytest.mark.usefixtures("longer_timeouts")
+@pytest.mark.usefixtures("longer_timeouts", "folder")
 def test_snippets_run(page, service, redis_server, tmp_path, monkeypatch):
-    """As a reader runs them, from the top of the page to its end, with an emulator as the space in `SIGNALWIRE_*`."""
-    monkeypatch.chdir(tmp_path)
+    """As a reader runs them, from the top of the page to its end, with an emulator as the space in `SIGNALWIRE_*`.
+
+    A block whose first line is a comment like `# app.py` can be imported as that file.
+    """
+    for package in NEEDED.get(page.name, []):
+        pytest.importorskip(package, reason=NEEDS_ALL)
+    paste(page, tmp_path)
     for name, value in settings_of(service).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     monkeypatch.setenv("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", generate_encryption_key())
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "support")  # a module without any settings
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     for example in document.examples():
         example.evaluate()

@@ -1,0 +1,22 @@
+"""The programs of a page, as readers paste them."""
+
+import re
+
+from support.paths import ROOT
+
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# (\S+\.py)\n")
+
+
+def files_of(page):
+    """Return the page's programs by file name: the Python blocks whose first line is a comment like `# app.py`."""
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return {named[1]: block for block in blocks if (named := NAMED.match(block))}
+
+
+def paste(page, folder):
+    """Write the page's programs into a folder."""
+    for name, text in files_of(page).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
