@@ -8,7 +8,8 @@ import pytest
 
 from signalwire_tokens import generate_encryption_key
 from signalwire_tokens.emulator import Emulator
-from support.pages import paste
+from support.pages import BLOCK, paste
+from support.paths import ROOT
 from support.presented import note_presented
 from support.processes import is_open, reserve_port, run_program, settings_of
 from support.redis_server import RedisServer
@@ -41,7 +42,8 @@ def environment(emulator, redis, tmp_path):
     """Paste the page's files into the test's folder, and return the settings that they need."""
     paste(PAGE, tmp_path)
     key = generate_encryption_key()
-    return settings_of(emulator, REDIS_URL=redis.url, SIGNALWIRE_TOKENS_ENCRYPTION_KEY=key)
+    home = str(tmp_path)  # where gunicorn has a socket
+    return settings_of(emulator, REDIS_URL=redis.url, SIGNALWIRE_TOKENS_ENCRYPTION_KEY=key, HOME=home)
 
 
 async def run_code(code, environment, folder):
@@ -60,14 +62,16 @@ def celery_task(name):
     return f"from tasks import whoami; print(whoami.delay({name!r}).get(timeout={HANG}))"
 
 
-async def test_a_celery_task_recovers_from_a_refused_token(emulator, environment, tmp_path):
+@pytest.mark.parametrize(("pool", "processes"), [("prefork", 3), ("threads", 1)])
+async def test_a_celery_task_recovers_from_a_refused_token(pool, processes, emulator, environment, tmp_path):
     """Its worker's processes share the token, and close the fleet when the worker stops."""
     presented = note_presented(emulator)
     with (tmp_path / "tasks.py").open("a") as tasks:
         tasks.write("\nfrom pathlib import Path\n")
         tasks.write("note = lambda **_: Path(f'{os.getpid()}.ended').write_text(repr(tokens))\n")
-        tasks.write("worker_process_shutdown.connect(note, weak=False)\n")  # after the page's own
-    arguments = ("-m", "celery", "-A", "tasks", "worker", "--concurrency", "2")
+        tasks.write("worker_process_shutdown.connect(note, weak=False)\n")  # after the page's own receiver
+        tasks.write("worker_shutdown.connect(note, weak=False)\n")
+    arguments = ("-m", "celery", "-A", "tasks", "worker", "--pool", pool, "--concurrency", "2")
     async with run_program(*arguments, env=environment, cwd=tmp_path) as worker:
         assert await run_code(celery_task(ALICE), environment, tmp_path) == ALICE
         emulator.revoke(presented[-1])
@@ -75,7 +79,25 @@ async def test_a_celery_task_recovers_from_a_refused_token(emulator, environment
         worker.send_signal(signal.SIGTERM)
         assert await worker.wait() == 0
     assert sent(emulator) == [(ISSUE, 200), (INFO, 200), *RECOVERED]
-    assert [note.read_text() for note in tmp_path.glob("*.ended")] == ["<FleetThread closed>"] * 2
+    assert [note.read_text() for note in tmp_path.glob("*.ended")] == ["<FleetThread closed>"] * processes
+
+
+def test_a_synchronous_http_client_recovers_from_a_refused_token(service, redis, monkeypatch):
+    """It gets the token from the thread, and reports the 401 to it."""
+    monkeypatch.setenv("REDIS_URL", redis.url)
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", generate_encryption_key())
+    for name, value in settings_of(service).items():
+        monkeypatch.setenv(name, value)
+    namespace, presented = {}, note_presented(service)
+    for block in BLOCK.findall((ROOT / PAGE).read_text(encoding="utf-8")):
+        if block.startswith(("# tokens.py", "def get(")):
+            exec(block, namespace)  # noqa: S102 - what the page says
+    with namespace["tokens"]:
+        url = f"http://{service.space}/api/fabric/subscriber/info"
+        assert namespace["get"](url, ALICE).json()["email"] == ALICE
+        service.revoke(presented[-1])
+        assert namespace["get"](url, ALICE).json()["email"] == ALICE
+    assert sent(service) == [(ISSUE, 200), (INFO, 200), *RECOVERED]
 
 
 async def test_rq_jobs_share_a_token(emulator, environment, tmp_path):
