@@ -30,6 +30,7 @@ from signalwire_tokens.errors import (
     SessionClosed,
     SignalWireTokenError,
     TokenUnavailable,
+    is_transient,
 )
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
 from signalwire_tokens.keeper import engine_of
@@ -49,7 +50,8 @@ LEAST_LEFT = 60.0
 # Seconds for which `health` returns the same snapshot. A snapshot visits all sessions, and `health` needs no sign-in.
 SNAPSHOT_AGE = 1.0
 
-CLIENT_ERRORS, NOT_NOW = range(400, 500), 503
+CLIENT_ERRORS, FORBIDDEN, NOT_NOW = range(400, 500), 403, 503
+MOST_REFUSED, LONGEST_ORIGIN = 32, 200  # refused origins that are logged as warnings, and their characters
 
 R = TypeVar("R")
 Identity: TypeAlias = str | Awaitable[str | None] | None
@@ -72,12 +74,14 @@ class BackendRequest(Generic[R]):
 class Backend(Generic[R]):
     """The base of each framework's `TokenBackend`, which documents the arguments. `R` is the framework's request.
 
-    `_binding` counts the requests under way for tokens that are bound to a device's key.
+    `_binding` counts the requests under way for tokens that are bound to a device's key. `_is_down` is true if the last
+    of them that SignalWire answered, or should have, failed because of an outage.
     """
 
     _snapshot: FleetSnapshot | None = None
     _snapshot_at: float = 0.0
     _binding: int = 0
+    _is_down: bool = False
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class Backend(Generic[R]):
             allowed_origins=allowed_origins, public_origin=public_origin, allow_device_tokens=allow_device_tokens
         )
         self._limit = token_rules.IssueLimit(issues_per_minute)
+        self._refused: set[str | None] = set()  # origins whose refusal was logged as a warning
 
     @property
     def fleet(self) -> SessionFleet:
@@ -170,8 +175,20 @@ class Backend(Generic[R]):
         answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
         if answer.status in CLIENT_ERRORS:
             origin, detail = visit.asked.headers.get("origin"), token_rules.answer_detail(answer)
-            logger.debug("rejected a token request from origin %.200r with %d: %s", origin, answer.status, detail)
+            level = logging.WARNING if answer.status == FORBIDDEN and self._is_new(origin) else logging.DEBUG
+            logger.log(level, "rejected a token request from origin %.200r with %d: %s", origin, answer.status, detail)
         return token_rules.with_headers(answer, visit.asked, self._rules)
+
+    def _is_new(self, origin: str | None) -> bool:
+        """Return whether an origin is refused for the first time. Return False once many have been refused.
+
+        Each new one is a warning, and a client can invent as many as it likes.
+        """
+        shown = None if origin is None else origin[:LONGEST_ORIGIN]
+        if shown in self._refused or len(self._refused) >= MOST_REFUSED:
+            return False
+        self._refused.add(shown)
+        return True
 
     async def _handle_admitted(
         self,
@@ -192,7 +209,7 @@ class Backend(Generic[R]):
             return await go_on(reference, wish)
         except SignalWireTokenError as error:
             answer = token_rules.answer_for(error)
-            level = logging.DEBUG if answer.status == NOT_NOW else logging.ERROR  # the fleet logs outages itself
+            level = level_for(error)
             logger.log(level, "subscriber #%s: a browser got no token: %s", digest_of(reference), error)
             return answer
 
@@ -201,8 +218,10 @@ class Backend(Generic[R]):
         fleet = self.fleet
         if wish.fingerprint is not None:
             return await self._issue_bound(fleet.client, reference, wish.fingerprint)
-        if reference not in fleet and (refusal := self._count(fleet.client, reference)) is not None:
-            return refusal
+        if reference not in fleet:
+            wire.create_subscriber_token(reference, now=fleet.client.clock.wall())  # checks it before it is counted
+            if (refusal := self._count(fleet.client, reference)) is not None:
+                return refusal
         session = fleet.session(reference)
         await session.token(min(LEAST_LEFT, engine_of(session).cycle.longest_ttl))
         # The session's clock knows what is left. The wall clock may have been set since the token was issued.
@@ -228,9 +247,24 @@ class Backend(Generic[R]):
         self._binding += 1
         try:
             pair = await client.send(request, retries=0)
+        except SignalWireTokenError as error:
+            self._note_bound(error)
+            raise
         finally:
             self._binding -= 1
+        self._note_bound(None)
         return format_token(pair.access_token, pair.access_token.expires_at.timestamp())
+
+    def _note_bound(self, error: SignalWireTokenError | None) -> None:
+        """Log the start and the end of an outage. The fleet doesn't, because it doesn't issue these tokens."""
+        if error is None:
+            if self._is_down:
+                logger.info("tokens can be issued for devices again")
+            self._is_down = False
+        elif is_transient(error):
+            if not self._is_down:
+                logger.warning("no tokens can be issued for devices: %s", error)
+            self._is_down = True
 
     def _count(self, client: TokenClient, reference: str) -> token_rules.EndpointAnswer | None:
         """Count a token that SignalWire is about to issue for a reference. Return a 429 if the limit is reached."""
@@ -244,6 +278,22 @@ class Backend(Generic[R]):
     async def _discard(self, reference: str, _: token_rules.TokenRequest) -> token_rules.EndpointAnswer:
         await self.fleet.close_session(reference)
         return token_rules.EndpointAnswer(status=204)
+
+
+def level_for(error: SignalWireTokenError) -> int:
+    """Return the level at which to log an error that kept a browser from getting a token.
+
+    =====================================================  ==========================================================
+    answer                                                 level
+    =====================================================  ==========================================================
+    503, because the error is transient (`is_transient`)   DEBUG: an outage is logged once, and not per browser
+    503, because of any other error                        WARNING: nothing else logs it, and it may not pass alone
+    500 or 502                                             ERROR: the app or its project must be corrected
+    =====================================================  ==========================================================
+    """
+    if is_transient(error):
+        return logging.DEBUG
+    return logging.WARNING if token_rules.answer_for(error).status == NOT_NOW else logging.ERROR
 
 
 def format_token(token: Token, ends: float) -> token_rules.EndpointAnswer:

@@ -9,9 +9,22 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from signalwire_tokens import ConfigurationError, Lifetimes, SessionFleet, SessionState, SqliteStore
+from signalwire_tokens import (
+    ConfigurationError,
+    Lifetimes,
+    ServerError,
+    SessionClosed,
+    SessionFleet,
+    SessionState,
+    SqliteStore,
+    StoreError,
+    TokenUnavailable,
+    Unauthorized,
+    UnexpectedResponse,
+)
 from signalwire_tokens.emulator import Delay, Emulator, Status
 from signalwire_tokens.integrations import aiohttp_server, asgi
+from signalwire_tokens.integrations.token_endpoint import level_for
 from support.token_endpoints import SERVERS, who
 from support.waiting import HANG, eventually
 
@@ -120,14 +133,34 @@ async def test_pages_of_strangers_get_nothing(emulator, page, headers, status):
 
 
 async def test_a_rejection_is_logged_with_its_origin_and_its_reason(page, caplog):
-    """The reason says which setting to change."""
+    """At DEBUG, because any client can cause one."""
     caplog.set_level(logging.DEBUG, logger="signalwire_tokens.backend")
-    await page.ask(Origin=STRANGER)
+    await page.ask(Content_Type="text/plain", Origin=FRIEND)
     (record,) = caplog.records
-    assert record.getMessage() == (
+    assert (record.levelname, record.getMessage()) == (
+        "DEBUG",
+        f"rejected a token request from origin '{FRIEND}' with 415: The Content-Type must be application/json.",
+    )
+
+
+async def test_a_refused_origin_is_a_warning_once(page, caplog):
+    """It says which setting to change; a page that asks again and again doesn't fill the log."""
+    caplog.set_level(logging.DEBUG, logger="signalwire_tokens.backend")
+    for origin in (STRANGER, STRANGER, "https://other.example"):
+        assert (await page.ask(Origin=origin)).status == 403
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "WARNING"]
+    assert caplog.records[0].getMessage() == (
         f"rejected a token request from origin '{STRANGER}' with 403: This origin may not request tokens. Add it to "
         "allowed_origins, or set public_origin if it is your app's."
     )
+
+
+async def test_only_so_many_refused_origins_are_warnings(page, caplog):
+    """Otherwise, a client that invents origins fills the log and the memory."""
+    caplog.set_level(logging.WARNING, logger="signalwire_tokens.backend")
+    for number in range(40):
+        assert (await page.ask(Origin=f"https://{number}.example")).status == 403
+    assert len(caplog.records) == 32
 
 
 async def test_an_allowed_origin_may_ask_whether_it_may_ask(page):
@@ -378,6 +411,66 @@ async def test_what_the_service_says_is_not_passed_on(emulator, serve, client, c
 async def test_a_reference_that_cannot_be_is_the_applications_fault(page):
     """It is said in the log, and the browser can do nothing about it."""
     assert (await page.ask(who="")).status == 500
+
+
+async def test_a_reference_that_cannot_be_uses_no_allowance(limited):
+    """The answer goes on to say that the app is misconfigured, and not that it asks too often."""
+    assert [(await limited.ask(who="")).status for _ in range(3)] == [500] * 3
+
+
+async def test_a_fleet_that_was_never_opened_is_a_warning(serve, client, caplog):
+    """It says what to do: nothing else would, since no renewal ever begins."""
+    async with serve(SessionFleet(client)) as page:
+        assert (await page.ask()).status == 503
+    (record,) = records_of(caplog)
+    assert record.levelname == "WARNING"
+    assert "the fleet isn't open yet: use `async with`" in record.getMessage()
+
+
+async def test_an_answer_that_is_not_signalwires_is_a_warning(emulator, page, caplog):
+    """A proxy in front of SignalWire, say, which the app's operator must look at."""
+    emulator.fail(Status(302), times=None)
+    assert (await bind(page)).status == 503
+    assert [record.levelname for record in records_of(caplog)] == ["WARNING"]
+
+
+async def test_an_outage_is_logged_once_where_keys_bind_tokens(emulator, page, caplog):
+    """And its end, because the fleet has no part in it. Browsers that ask in between don't fill the log."""
+    caplog.set_level(logging.DEBUG, logger="signalwire_tokens.backend")
+    emulator.fail(Status(503), times=3)
+    assert [(await bind(page)).status for _ in range(4)] == [503] * 3 + [200]
+    assert (await bind(page)).status == 200
+    first, last = records_of(caplog)
+    assert (first.levelname, last.levelname) == ("WARNING", "INFO")
+    assert "no tokens can be issued for devices" in first.getMessage()
+    assert last.getMessage() == "tokens can be issued for devices again"
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (TokenUnavailable("x"), logging.DEBUG),
+        (ServerError("x", status=500), logging.DEBUG),
+        (SessionClosed("x"), logging.WARNING),
+        (StoreError("x"), logging.WARNING),
+        (UnexpectedResponse("x"), logging.WARNING),
+        (Unauthorized("x", status=401), logging.ERROR),
+        (ConfigurationError("x"), logging.ERROR),
+    ],
+    ids=repr,
+)
+def test_an_error_that_needs_attention_is_logged_louder_than_an_outage(error, level):
+    """An outage is logged once elsewhere, and these aren't."""
+    assert level_for(error) == level
+
+
+def records_of(caplog):
+    """Return what the backend logged, without DEBUG."""
+    return [
+        record
+        for record in caplog.records
+        if record.name == "signalwire_tokens.backend" and record.levelno > logging.DEBUG
+    ]
 
 
 async def test_logging_out_ends_the_session(page):
