@@ -16,6 +16,8 @@ from support.waiting import HANG
 # Only the group `all` brings this package. Without the group, the skip says what to install; CI fails instead.
 playwright = pytest.importorskip("playwright.async_api", reason=NEEDS_ALL)
 
+PlaywrightError = playwright.Error
+
 SDK = "@signalwire/js@4.0.0-beta.12"
 
 
