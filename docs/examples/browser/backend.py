@@ -48,7 +48,7 @@ async def main(sdk):
         try:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 8000, ssl_context=emulator.server_context).start()
-            print(COMMAND.format(emulator.browser_pin))
+            print(COMMAND.format(emulator.browser_pin), flush=True)
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
