@@ -1,5 +1,10 @@
 """How the documentation is built: `sphinx-build -nW docs docs/_build`."""
 
+import shutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
 from signalwire_tokens import __version__
 
 project = "signalwire-tokens"
@@ -28,3 +33,15 @@ nitpick_ignore_regex = [
     ),
     ("py:.*", r"(Exception|ValueError|ConnectionError|TimeoutError|Enum|Protocol|object|enum\.Enum)"),
 ]
+
+
+def copy_pictures(app: Sphinx, error: Exception | None) -> None:
+    """Copy the pictures, which pages show with HTML of their own so that hosts of repositories show them, too."""
+    if error is None:
+        names = shutil.ignore_patterns("*.py", "__pycache__")
+        shutil.copytree(Path(app.srcdir, "pictures"), Path(app.outdir, "pictures"), ignore=names, dirs_exist_ok=True)
+
+
+def setup(app: Sphinx) -> None:
+    """Have the pictures copied when the site has been built."""
+    app.connect("build-finished", copy_pictures)
