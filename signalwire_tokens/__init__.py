@@ -1,4 +1,4 @@
-"""Issue SignalWire subscriber tokens with asyncio, and keep them valid.
+"""Issue SignalWire subscriber access tokens (SAT) with asyncio, and keep them valid.
 
 `TokenClient` sends single requests. The sessions build on it and keep a token valid: `SubscriberSession` for a process
 that has the project's credentials, `BackendSession` and `device.DeviceSession` for one that doesn't. `SessionFleet`

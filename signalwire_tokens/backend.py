@@ -32,7 +32,7 @@ DATE_RESOLUTION = 1.0  # seconds: expiries are calculated with the answer's `Dat
 
 
 class BackendSession(TokenSession):
-    """A token from your app's backend that the session keeps valid by fetching the next one in time.
+    """A session that keeps a token from your app's backend valid, without the project's credentials.
 
     The session sends an empty JSON object to `url` by POST. The backend answers `{"token": …, "expiry_at": …}`, with
     the expiry in milliseconds since the epoch, as `TokenBackend` does.

@@ -241,7 +241,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """404 without a known code: no such space, subscriber or operation."""
+    """The space, the subscriber or the operation doesn't exist: 404 without a known code."""
 
 
 class ValidationFailed(ApiError):
@@ -262,7 +262,7 @@ class RateLimited(ApiError):
 
 
 class TemporarilyRefused(ApiError):
-    """The code `cannot_process` or `account_limit_exceeded`: the same request may succeed later."""
+    """SignalWire can't do this now: the code `cannot_process` or `account_limit_exceeded`. Try later."""
 
 
 class ServerError(ApiError):
@@ -356,7 +356,7 @@ def summary(error: SignalWireTokenError) -> str:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the same request may succeed later although nothing is changed.
+    """Return whether the same request may succeed later, with nothing changed.
 
     That doesn't mean that a repetition is safe. After a `ServerError`, or a `TransportError` whose `sent` isn't False,
     SignalWire may have done what the request asked for.

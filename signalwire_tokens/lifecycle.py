@@ -63,6 +63,7 @@ __all__ = ["Adopted", "Effect", "Emit", "EventKind", "Failed", "Lifecycle", "Pha
 
 MOST_SEEN = 4  # access tokens that a renewal must not return again: the current one and the three before it (P10)
 
+#: What happened to a session.
 EventKind: TypeAlias = Literal[
     "started",
     "rotated",

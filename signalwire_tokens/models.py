@@ -58,9 +58,9 @@ class Token:
     """A token and its times. `repr` and `str` never show its value.
 
     `issued_at` and `expires_at` are by this machine's wall clock. SignalWire's tokens are encrypted, so the client
-    calculates these times; it prefers an early expiry to a late one. `kind` is "SAT" for an access token and "Refresh"
-    for a refresh token. `channel` is the host to connect to, from the token's header. Both are None if the header
-    doesn't have them.
+    calculates these times; it prefers an early expiry to a late one. `kind` is "SAT" (subscriber access token) for an
+    access token and "Refresh" for a refresh token. `channel` is the host to connect to, from the token's header. Both
+    are None if the header doesn't have them.
     """
 
     # Tracebacks that print attrs classes field by field don't call `__repr__`, so the field hides itself, too.
@@ -82,7 +82,7 @@ class Token:
 
 @attrs.frozen(kw_only=True)
 class TokenPair:
-    """An access token and the refresh token that is exchanged for the next pair.
+    """An access token (SAT), and the refresh token that is exchanged for the next pair.
 
     SignalWire's refresh tokens live a little longer than the access tokens that they come with. Device sessions,
     backend sessions and `Renewed.valid_for` have a single token, and both fields of their pairs hold it.
@@ -171,7 +171,7 @@ class Address:
 
 @attrs.frozen(kw_only=True)
 class SatClaims:
-    """What SignalWire reports about the access token that `subscriber_info` was called with.
+    """What SignalWire reports about the SAT (subscriber access token) that `subscriber_info` was called with.
 
     `fingerprint` is the thumbprint of the device's key that the token is bound to, or None. `expires_at` is the expiry
     by SignalWire's clock, or None.

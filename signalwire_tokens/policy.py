@@ -64,7 +64,7 @@ CLOCK_TOLERANCE = 2.0  # seconds by which two times may differ through rounding 
 
 
 class SessionState(Enum):
-    """What a session can return at a moment."""
+    """The state of a session, which decides what `token()` does."""
 
     FRESH = "fresh"  # the token is valid, and not due for renewal
     DUE = "due"  # the token is valid, and due for renewal
@@ -155,57 +155,58 @@ def check_numbers(
 
 @attrs.frozen(kw_only=True)
 class RefreshTuning:
-    """Settings that few applications change. All durations are in seconds, or a `timedelta`.
+    """Settings of `RefreshPolicy(tuning=…)` that few applications change.
 
-    A *share* is a part of a lifetime, more than 0 and less than 1. Where a duration and a share bound the same thing,
-    the smaller result counts. *Scaled* settings shrink for short lifetimes: they are multiplied by
-    `min(1, lifetime / full_pace_lifetime)`.
+    Durations are in seconds, or a `timedelta`. Bounds are as in `RefreshPolicy`. A *share* is a part of a lifetime. If
+    a duration and a share bound the same thing, the smaller result counts. *Scaled* settings shrink for short
+    lifetimes: they are multiplied by `min(1, lifetime / full_pace_lifetime)`.
+
+    - `min_ttl_share`: `RefreshPolicy.min_ttl` is at most this share of the lifetime; 1 - `refresh_to` at most.
+    - `min_interval`: the shortest time between two attempts.
+    - `min_interval_share`: `min_interval` is at most this share of the lifetime.
+    - `backoff_share`: while the token is valid, a pause is at most this share of the time left.
+    - `expired_backoff_min`: without a valid token, the shortest pause after several failures; scaled.
+    - `expired_backoff_max`: without a valid token, the longest pause after a failure; scaled.
+    - `full_pace_lifetime`: the lifetime from which on scaled settings apply in full.
+    - `throttle_share`: with a valid token, a pause that SignalWire wants takes at most this share of the time left.
+    - `throttle_max`: without a valid token, a pause that SignalWire wants takes at most this long; scaled.
+    - `throttle_spread`: after such a pause, sessions spread their attempts over this time; scaled.
+    - `rejected_backoff_min`: with a valid token, the shortest pause after a 401, 403 or 404; scaled.
+    - `rejected_backoff_max`: with a valid token, the longest pause after a 401, 403 or 404; scaled.
+    - `invalidate_interval`: `invalidate()` starts at most one renewal in this time.
+    - `invalidate_interval_share`: `invalidate_interval` is at most this share of the lifetime.
+    - `clock_jump`: if the wall clock jumps ahead by more, each session renews soon.
+    - `clock_jump_spread`: sessions spread these renewals over this time; scaled.
+    - `lease`: how long one process may take to renew a shared pair. Its request gets half of that.
+    - `lease_share`: `lease` is at most this share of the lifetime.
+    - `lease_poll`: how often other processes look for the new pair; at most a tenth of the lease.
+    - `outage_after`: a fleet assumes an outage when this many sessions in a row have failed.
+    - `outage_backoff_max`: during an outage, the longest pause between a fleet's requests; scaled.
+    - `recovery`: how long a fleet takes to reach its full rate after an outage; scaled.
     """
 
     min_ttl_share: float = 0.1
-    """`RefreshPolicy.min_ttl` is at most this share of the lifetime."""
     min_interval: float = attrs.field(default=0.5, converter=seconds_of)
-    """The shortest time between two attempts of one session."""
     min_interval_share: float = 1 / 200
-    """`min_interval` is at most this share of the lifetime."""
     backoff_share: float = 0.25
-    """While the token is valid, a pause after a failure is at most this share of the time that is left."""
     expired_backoff_min: float = attrs.field(default=5.0, converter=seconds_of)
-    """After the token has expired, the shortest pause once pauses have stopped growing; scaled."""
     expired_backoff_max: float = attrs.field(default=15.0, converter=seconds_of)
-    """After the token has expired, the longest pause between attempts; scaled."""
     full_pace_lifetime: float = attrs.field(default=360.0, converter=seconds_of)
-    """The shortest lifetime for which the scaled settings apply in full."""
     throttle_share: float = 0.5
-    """When SignalWire asks for a pause, a session with a valid token waits at most this share of the time left."""
     throttle_max: float = attrs.field(default=LONGEST_THROTTLE, converter=seconds_of)
-    """When SignalWire asks for a pause, a session without a valid token waits at most this long; scaled."""
     throttle_spread: float = attrs.field(default=5.0, converter=seconds_of)
-    """After a pause that SignalWire asked for, sessions spread their attempts over this time; scaled."""
     rejected_backoff_min: float = attrs.field(default=300.0, converter=seconds_of)
-    """After a 401, 403 or 404, the shortest pause while the token is valid; scaled."""
     rejected_backoff_max: float = attrs.field(default=600.0, converter=seconds_of)
-    """After a 401, 403 or 404, the longest pause while the token is valid; scaled."""
     invalidate_interval: float = attrs.field(default=60.0, converter=seconds_of)
-    """`invalidate()` starts at most one renewal in this time."""
     invalidate_interval_share: float = 0.1
-    """`invalidate_interval` is at most this share of the lifetime."""
     clock_jump: float = attrs.field(default=60.0, converter=seconds_of)
-    """When the wall clock jumps ahead by more than this, each session renews soon."""
     clock_jump_spread: float = attrs.field(default=60.0, converter=seconds_of)
-    """After such a jump, sessions spread their renewals over this time; scaled."""
     lease: float = attrs.field(default=20.0, converter=seconds_of)
-    """How long one process may take to renew a pair that a store shares. Its request gets half of that."""
     lease_share: float = 0.25
-    """`lease` is at most this share of the lifetime."""
     lease_poll: float = attrs.field(default=0.25, converter=seconds_of)
-    """How often the other processes check whether the pair was renewed; at most a tenth of the lease."""
     outage_after: int = 10
-    """A fleet assumes an outage when this many sessions in a row have failed."""
     outage_backoff_max: float = attrs.field(default=5.0, converter=seconds_of)
-    """During an outage, the longest pause between the single requests that a fleet sends; scaled."""
     recovery: float = attrs.field(default=10.0, converter=seconds_of)
-    """After an outage, how long a fleet takes to return to its full rate; scaled."""
 
     def __attrs_post_init__(self) -> None:
         check_numbers(self, ranges=("expired_backoff", "rejected_backoff"))
@@ -213,28 +214,33 @@ class RefreshTuning:
 
 @attrs.frozen(kw_only=True)
 class RefreshPolicy:
-    """When a session renews its token, and how long it waits. All durations are in seconds, or a `timedelta`."""
+    """When a session renews its token, and how long it waits.
+
+    Durations are in seconds, or a `timedelta`. Each number is more than 0, and each share less than 1. A `…_min` is at
+    most its `…_max`.
+
+    - `refresh_from`: the earliest time to renew, as a share of the lifetime; at most `refresh_to`.
+    - `refresh_to`: the latest time to renew, as a share of the lifetime. Each pair gets a random time between the two.
+    - `min_ttl`: `token()` waits for a renewal if the token is valid for less than this.
+    - `min_lifetime`: the shortest token lifetime that a session accepts.
+    - `wait_timeout`: how long `token()` waits before it raises `TokenUnavailable`.
+    - `close_timeout`: how long closing waits for a request under way.
+    - `backoff_min`: the shortest pause after a failure. Pauses are random, and their upper bound doubles.
+    - `backoff_max`: the longest pause after a failure; shorter for lifetimes under six minutes.
+    - `store_timeout`: how long to wait for the store; at most half of the lease.
+    - `tuning`: further settings.
+    """
 
     refresh_from: float = 0.6
-    """The earliest time to refresh, as a share of the token's lifetime. Each pair draws a random time in the range."""
     refresh_to: float = 0.8
-    """The latest time to refresh, as a share of the token's lifetime."""
     min_ttl: float = attrs.field(default=30.0, converter=seconds_of)
-    """`token()` waits for a renewal when the current token is valid for less than this."""
     min_lifetime: float = attrs.field(default=30.0, converter=seconds_of)
-    """The shortest lifetime of a token that a session accepts."""
     wait_timeout: float = attrs.field(default=10.0, converter=seconds_of)
-    """How long `token()` waits for a renewal before it raises `TokenUnavailable`."""
     close_timeout: float = attrs.field(default=15.0, converter=seconds_of)
-    """How long closing waits for a request under way, whose answer may hold the only valid refresh token."""
     backoff_min: float = attrs.field(default=0.5, converter=seconds_of)
-    """The shortest pause after a failure. Pauses are random, and their upper bound doubles with each failure."""
     backoff_max: float = attrs.field(default=60.0, converter=seconds_of)
-    """The longest pause after failures. For tokens under six minutes, pauses are shorter in proportion."""
     store_timeout: float = attrs.field(default=1.0, converter=seconds_of)
-    """How long a session waits for its store to answer; at most half of the lease."""
     tuning: RefreshTuning = RefreshTuning()
-    """Further settings, which few applications change."""
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.tuning, RefreshTuning):

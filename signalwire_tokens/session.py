@@ -76,7 +76,9 @@ class TokenFields(TypedDict, total=False):
 
 
 class SubscriberSession(TokenSession):
-    """A subscriber's token that is kept valid. While the session is open, `await session.token()` returns a valid one.
+    """A session that keeps a subscriber's access token (SAT) valid.
+
+    While the session is open, `await session.token()` returns a valid token.
 
     The session issues a pair when it is opened, and then renews it in the background. It refreshes the pair as long as
     it can. If SignalWire refuses the refresh token, or may have used it up, the session issues a new pair for

@@ -76,7 +76,7 @@ class ClientSettings(TypedDict, total=False):
 
 
 class TokenClient:
-    """A client that issues tokens and looks up what they are for.
+    """A client for SignalWire's token API. It issues each kind of token, and looks up subscribers and addresses.
 
     `space` is a space's name, its host or its origin. `project_id` and `api_token` are the project's credentials.
     Without them, only the operations that send other credentials, or none, work. `api_token` may be a function, sync or
@@ -86,7 +86,7 @@ class TokenClient:
 
     `timeout` bounds a whole call, including up to `retries` repetitions and the pauses between them. `lifetimes` is how
     long the space's tokens are valid; None means SignalWire's standard lifetimes. `clock` is the time by which expiries
-    and pauses are calculated, and tests pass their own.
+    and pauses are calculated, and tests pass their own. `origin` is the space's origin.
 
     A client belongs to the event loop on which it sends its first request. Close it with `async with` or `aclose()`.
 
@@ -247,7 +247,7 @@ class TokenClient:
         scope: str | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> Coroutine[Any, Any, TokenPair]:
-        """Issue a pair for a subscriber.
+        """Issue a pair for a subscriber: an access token (SAT) and a refresh token.
 
         `reference` is your app's name for the subscriber. SignalWire creates a subscriber if the reference is new.
         `expire_at` is when the access token expires: unix seconds, a datetime with a time zone, or a timedelta from
@@ -362,7 +362,7 @@ class TokenClient:
         return self._ask(partial(wire.create_embed_token, hidden))
 
     def subscriber_addresses(self, subscriber_id: UUID | str) -> AsyncIterator[Address]:
-        """Iterate over a subscriber's addresses. `create_guest_token` and `create_invite_token` take their ids.
+        """Yield a subscriber's addresses. `create_guest_token` and `create_invite_token` take their ids.
 
         Pages are fetched as they are needed. Each page is a call with its own timeout and retries.
         """

@@ -80,7 +80,7 @@ def counting_suspend(source: ModuleType, platform: str) -> Callable[[], float]:
 
 
 class SystemClock:
-    """The clock of this machine."""
+    """The clock of this machine. `now` counts the time of a suspended machine, where the system has such a clock."""
 
     now: Callable[[], float] = staticmethod(counting_suspend(time, sys.platform))
 

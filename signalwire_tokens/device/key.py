@@ -110,7 +110,7 @@ class DeviceKey:
 
     @classmethod
     def load_or_generate(cls, path: str | os.PathLike[str], password: bytes | str) -> Self:
-        """Return the key in a file. If the file doesn't exist, generate a key and save it there, encrypted.
+        """Return the key in a file, or a new one that it saves there, encrypted, if the file doesn't exist.
 
         A new file is readable only by its owner. Programs that start at the same time all get the same key. The file
         holds a whole key or doesn't exist, even if the disk is full or a program is killed while it writes.

@@ -49,7 +49,7 @@ QUARTER_OF_AN_HOUR = timedelta(minutes=15)
 
 
 class DeviceSession(TokenSession):
-    """A token that is bound to a device's key and kept valid without the project's credentials.
+    """A session that keeps a token valid that a device's key binds, without the project's credentials.
 
     `token` is the first token: an access token that a backend issued with `scope="sat:refresh"` and the fingerprint of
     `key`. The session exchanges it for a token that is bound to the key, and exchanges each bound token for the next

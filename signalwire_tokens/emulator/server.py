@@ -123,7 +123,8 @@ class Emulator:
     """SignalWire's token service, emulated on this machine.
 
     `async with Emulator() as emulator` serves on loopback until the block ends. `client()` returns a client for it. Any
-    other client needs the emulator's `space`, `project_id` and `api_token`.
+    other client needs the emulator's `space`, `project_id` and `api_token`. `click_to_call` is a public token for
+    `create_embed_token`. `requests` has an `Entry` for each request.
 
     - `lifetimes`: how long tokens live. None means SignalWire's own lifetimes.
     - `rotation`: what happens to tokens that were refreshed or replaced, which SignalWire doesn't publish. It is one of

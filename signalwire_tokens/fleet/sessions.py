@@ -63,7 +63,7 @@ class FleetSnapshot:
 
 
 class SessionFleet:
-    """Many subscribers' tokens that are kept valid together.
+    """A session for each of many subscribers, below one limit of requests.
 
     While the fleet is open, `await fleet.token(reference)` returns a valid token of the subscriber with that reference.
     The first call opens a session for it, which stays open until `close_session()`. With an `idle_timeout`, it also

@@ -109,7 +109,7 @@ class Telemetry(Observer):
         )
 
     def watch(self, watched: TokenClient | Session | SessionFleet) -> None:
-        """Start to measure the operations of a client. For a session or a fleet, also count sessions by state.
+        """Measure the operations of a client, and count the sessions by state for a session or a fleet.
 
         All operations of a session's or a fleet's client are measured. Watching twice has no further effect.
         """

@@ -51,7 +51,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 
 
 class TokenSession:
-    """A token from your own source that is kept valid.
+    """A session that keeps a token from your own source valid.
 
     While the session is open, `await session.token()` returns a valid token. The session renews it in the background.
 

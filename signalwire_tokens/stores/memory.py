@@ -42,7 +42,7 @@ class HeldLease:
 
 
 class MemoryStore:
-    """Keeps pairs in the memory of this process, unsealed. They are lost when the process ends.
+    """A store in the memory of this process, without encryption. Its pairs are lost when the process ends.
 
     `clock` must be the clock of the client and the sessions that use the store. If they have one of their own, as in
     tests, pass `clock=client.clock`.

@@ -35,7 +35,7 @@ __all__ = ["TokenStore"]
 
 
 class TokenStore(Protocol):
-    """Keeps token pairs beyond the life of a session, and shares them between sessions.
+    """The protocol of stores, which keep pairs beyond a session and share them between sessions.
 
     Implement these five methods to write a store of your own. `signalwire_tokens.testing.StoreConformance` is the test
     suite that every store must pass.

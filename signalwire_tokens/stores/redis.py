@@ -129,7 +129,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 
 
 class RedisStore:
-    """Keeps pairs on a Redis or Valkey server, where the processes of many machines can share them.
+    """A store on a Redis or Valkey server, which the processes of many machines can share.
 
     Ages count by the server's clock, so the machines' clocks need not agree. The server removes a record when its
     refresh token expires. Records are encrypted with the first of `encryption_keys`, and each of the keys decrypts what

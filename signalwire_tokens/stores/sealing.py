@@ -65,12 +65,12 @@ NOT_AUTHENTIC = (
 
 
 def generate_encryption_key() -> str:
-    """Return a new key for sealing records: 32 random bytes, as URL-safe base64."""
+    """Return a new encryption key for a store: 32 random bytes, as URL-safe base64."""
     return urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 class Sealer:
-    """Turns records into bytes and back, sealed or in plain text.
+    """Turns records into bytes and back, encrypted (sealed) or in plain text.
 
     The first of `encryption_keys` seals, and each of them opens what it has sealed. `generate_encryption_key()` returns
     such a key. To keep tokens unsealed, pass `plaintext=True` and no keys. `store` is the store's name in errors.

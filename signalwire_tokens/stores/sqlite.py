@@ -70,7 +70,7 @@ LONGEST_LEASE = 3600.0  # seconds: a lease that expires later was taken before a
 
 
 class SqliteStore:
-    """Keeps pairs in an SQLite file, where they survive the process. The processes of one machine can share the file.
+    """A store in an SQLite file, which the processes of one machine can share.
 
     Only the file's owner can read it. Records are encrypted with the first of `encryption_keys`, and each of the keys
     decrypts what it has encrypted. To store tokens unencrypted, pass `plaintext=True` and no keys. The file must be on

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from datetime import timedelta
-from itertools import pairwise
+from difflib import unified_diff
 from typing import get_args
 
 import attrs
@@ -37,6 +37,7 @@ from signalwire_tokens import (
     SystemClock,
     TokenClient,
     TokenFields,
+    TokenSession,
     device,
     emulator,
     errors,
@@ -48,12 +49,13 @@ from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import ROTATIONS, Emulator, Status
 from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads
 from signalwire_tokens.integrations.opentelemetry import Telemetry
+from signalwire_tokens.keeper.sharing_rules import UNBOUNDED
 from signalwire_tokens.session import EACH_ISSUE
 from signalwire_tokens.stores import redis
 from signalwire_tokens.testing import VirtualClock
 from signalwire_tokens.wire.answers import BY_CODE, INVALID_REQUEST
 from signalwire_tokens.wire.codes import SUBJECTS, Subject
-from support import contract
+from support import contract, signatures
 from support.documented import assert_documented, assert_listed
 from support.paths import PACKAGE, ROOT
 from support.processes import last_lines
@@ -65,6 +67,7 @@ FOLDER = ROOT / "docs/reference"
 PAGES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
 API, ERRORS, EVENTS = "docs/reference/api.md", "docs/reference/errors.md", "docs/reference/events.md"
 METRICS, SETTINGS = "docs/reference/metrics.md", "docs/reference/settings.md"
+SIGNATURES = "docs/reference/signatures.md"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A directive, or a fixture, which autodoc knows nothing of.
 ENTRY = re.compile(r"^(?:`{3,4}\{auto\w+\} (?P<name>[\w.]+)$|`(?P<fixture>\w+)`\n: )", re.MULTILINE)
@@ -93,6 +96,16 @@ def table(text, *, after=None):
     lines = re.search(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     assert lines, "there is no table"
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
+
+
+def entries(text, *, after):
+    """Read the list below a mark: each entry's name, and its default in parentheses."""
+    assert after in text, f"{after} is not introduced"
+    found = re.search(r"(?:^- .*\n(?:  .*\n)*)+", text.partition(after)[2], re.MULTILINE)
+    assert found, f"there is no list after {after}"
+    read = re.findall(r"^- `(\w+)` \((required|none|`[^`]+`)\)(?=:|$)", found[0], re.MULTILINE)
+    assert len(read) == len(re.findall(r"^- ", found[0], re.MULTILINE)), f"write each as - `name` (`default`): {found}"
+    return read
 
 
 def code(cell):
@@ -139,6 +152,29 @@ def test_the_overview_lists_the_public_names_by_module():
     assert_documented(API, listed, {f"{one.__name__}.{name}" for one in names for name in names[one]})
     links = set(re.findall(r"\]\((\w+(?:-\w+)*\.md)\)", PAGES["api"]))
     assert_documented(API, links, {f"{page}.md" for page in PAGES if page != "api"})
+
+
+def test_the_page_of_signatures_has_every_public_name():
+    """The directives of the other pages and the fixtures name them."""
+    assert_documented("tests/support/signatures.py, in SECTIONS", signatures.public_names(), signatures.places().keys())
+
+
+def test_the_page_of_signatures_is_what_the_code_has(monkeypatch):
+    """A script writes it, so the failure names the command."""
+    constructor = Emulator.__init__  # whose defaults the tests change
+    monkeypatch.setattr(constructor, "__kwdefaults__", constructor.__kwdefaults__ | contract.DEFAULTS)
+    written, made = PAGES["signatures"].splitlines(), signatures.make_page().splitlines()
+    changes = "\n".join(unified_diff(written, made, "the page", "the code", lineterm="", n=0))
+    if changes:
+        pytest.fail(f"run `{signatures.COMMAND}`, which rewrites {SIGNATURES}:\n{changes}")
+
+
+def test_the_page_of_signatures_is_python():
+    """Each block can be read as a stub."""
+    blocks = re.findall(r"^```pyi\n(.*?)^```$", PAGES["signatures"], re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1 + sum(len(groups) for groups in signatures.SECTIONS.values())
+    for block in blocks:
+        ast.parse(block)
 
 
 @pytest.mark.slow  # a pytest of its own takes two seconds
@@ -379,49 +415,63 @@ def test_every_logger_is_told():
     assert_documented(f"{METRICS}, under Logs", told, there)
 
 
-def field_docs(module, name):
-    """Read what stands below each field of a class."""
-    (kind,) = (node for node in MODULES[module].body if isinstance(node, ast.ClassDef) and node.name == name)
-    return {
-        field.target.id: text.value.value
-        for field, text in pairwise(kind.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
+def field_docs(kind):
+    """Read what the docstring of a class says about each field, in its list."""
+    return dict(re.findall(r"^- `(\w+)`: (.*)$", inspect.getdoc(kind), re.MULTILINE))
 
 
 @pytest.mark.parametrize("kind", [RefreshPolicy, RefreshTuning])
 def test_every_field_of_the_policy_is_documented(kind):
-    """The page lists each with its default, and in the words of its docstring."""
+    """The page lists each with its default, and in the words of the docstring, which `help()` shows."""
     rows = table(section("settings", kind.__name__))
-    told = [(code(name)[0], (code(default)[0].removesuffix("()"), meaning)) for name, default, _, meaning in rows]
-    docs, defaults = field_docs("policy.py", kind.__name__), kind()
+    told = [(code(name)[0], (code(default)[0].removesuffix("()"), meaning)) for name, default, meaning in rows]
+    docs, defaults = field_docs(kind), kind()
+    assert_listed(f"the docstring of {kind.__name__}", docs, attrs.fields_dict(kind))
     there = {name: (repr(getattr(defaults, name)).split("(")[0], docs[name]) for name in attrs.fields_dict(kind)}
     assert_documented(f"{SETTINGS}, under {kind.__name__}", told, there, in_order=True)
 
 
 BOUNDED = [(kind, row) for kind in (RefreshPolicy, RefreshTuning) for row in table(section("settings", kind.__name__))]
+BOUNDS = "Each number is more than 0, and each share less than 1. A `…_min` is at most its `…_max`."
+
+
+@pytest.mark.parametrize("text", [section("settings", "RefreshPolicy"), inspect.getdoc(RefreshPolicy)])
+def test_the_bounds_of_the_policy_are_documented(text):
+    """The next test holds them."""
+    assert BOUNDS in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("kind", "row"), BOUNDED, ids=lambda value: value[0].strip("`") if type(value) is list else "")
 def test_the_bounds_of_the_policy_are_as_documented(kind, row):
     """A number out of bounds is refused, and one within them is accepted."""
-    (name,), bounds = code(row[0]), row[2]
+    (name,), meaning = code(row[0]), row[2]
+    higher = [name.replace("_min", "_max")] if name.endswith("_min") else re.findall(r"; at most `(\w+)`", meaning)
     for wrong in (0, -1, float("inf"), float("nan"), True, "1"):
         with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be"):
             kind(**{name: wrong})
-    if "less than 1" in bounds:
+    if "share" in name or "as a share" in meaning:
         with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be a share"):
             kind(**{name: 1.0})
     elif name != "tuning":
-        kind(**{name: getattr(kind(), name) * (1.2 if "at most" in bounds else 10**9)})
-    for other in re.findall(r"at most `(\w+)`", bounds):
+        kind(**{name: getattr(kind(), name) * (1.2 if higher else 10**9)})
+    for other in higher:
         with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must not be more than (tuning\\.)?{other}"):
             kind(**{name: getattr(kind(), other) * 1.01})
 
 
+def test_the_largest_min_ttl_share_is_as_documented():
+    """A token that isn't due must have `min_ttl` left."""
+    assert field_docs(RefreshTuning)["min_ttl_share"].endswith("; 1 - `refresh_to` at most.")
+    RefreshPolicy(refresh_to=0.8, tuning=RefreshTuning(min_ttl_share=0.2))
+    with pytest.raises(ConfigurationError, match="min_ttl_share must not be more than 1 - refresh_to"):
+        RefreshPolicy(refresh_to=0.8, tuning=RefreshTuning(min_ttl_share=0.21))
+
+
 def test_every_lifetime_is_told():
     """With its default."""
-    told = [(code(name)[0], evaluated(default)) for name, default, _ in table(section("settings", "Lifetimes"))]
+    told = [
+        (name, evaluated(default)) for name, default in entries(section("settings", "Lifetimes"), after="3653 days")
+    ]
     there = {field.name: field.default for field in attrs.fields(Lifetimes)}
     assert_documented(f"{SETTINGS}, under Lifetimes", told, there, in_order=True)
 
@@ -438,6 +488,8 @@ def comparable(default):
     """Take a default as something that equals another like it."""
     if default is inspect.Parameter.empty:
         return "required"
+    if default is UNBOUNDED:  # which is private, and put into words on the page
+        return ...
     return type(default) if isinstance(default, SystemClock) or inspect.isfunction(default) else default
 
 
@@ -446,27 +498,26 @@ def comparable(default):
     [
         ("TokenClient", "TokenClient", [TokenClient]),
         ("SubscriberSession", "SubscriberSession", [SubscriberSession]),
-        ("SubscriberSession", "SubscriberSession.from_pair", [SubscriberSession.from_pair]),
         ("DeviceSession", "DeviceSession", [DeviceSession]),
         ("BackendSession", "BackendSession", [BackendSession]),
+        ("TokenSession", "TokenSession", [TokenSession]),
         ("SessionFleet", "SessionFleet", [SessionFleet]),
         ("Stores", "MemoryStore", [MemoryStore]),
         ("Stores", "SqliteStore", [SqliteStore]),
         ("Stores", "RedisStore", [redis.RedisStore]),
         ("Stores", "Sealer", [stores.Sealer]),
-        ("Where tokens are used", "subscriber_auth", [aiohttp_client.subscriber_auth, httpx.SubscriberAuth]),
+        ("Where tokens are used", "SubscriberAuth", [aiohttp_client.subscriber_auth, httpx.SubscriberAuth]),
         ("Where tokens are used", "TokenBackend", [aiohttp_server.TokenBackend, asgi.TokenBackend]),
         ("Where tokens are used", "Telemetry", [Telemetry]),
         ("Emulator", "Emulator", [Emulator]),
-        ("Emulator", "emulator.client", [Emulator.client]),
         ("Emulator", "VirtualClock", [VirtualClock]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_parameter_is_told(title, written, makers):
     """In order, with its default."""
-    rows = table(section("settings", title), after=f"`{written}(…)`")
-    told = [(code(name)[0], comparable(evaluated(default))) for name, default, _ in rows]
+    listed = entries(section("settings", title), after=f"`{written}(…)`")
+    told = [(name, comparable(evaluated(default))) for name, default in listed]
     for maker in makers:
         there = [one for one in inspect.signature(maker).parameters.values() if one.name != "self"]
         defaults = {one.name: None if one.kind is one.VAR_KEYWORD else comparable(one.default) for one in there}
@@ -475,26 +526,44 @@ def test_every_parameter_is_told(title, written, makers):
         assert_documented(f"{SETTINGS}, under {title}, at {written}(…)", told, defaults, in_order=True)
 
 
-def test_what_a_client_from_the_environment_takes_is_told():
-    """Each of its settings is one of `TokenClient`'s, with the same default."""
-    settings = inspect.signature(TokenClient.from_env).parameters
-    said = PAGES["settings"].partition("`TokenClient.from_env(…)` takes ")[2].partition(", with the same")[0]
-    assert_documented(f"{SETTINGS}, at TokenClient.from_env(…)", code(said), settings.keys(), in_order=True)
-    ours = inspect.signature(TokenClient).parameters
-    assert {name: one.default for name, one in settings.items()} == {name: ours[name].default for name in settings}
+@pytest.mark.parametrize(
+    ("introduction", "maker", "model", "others"),
+    [
+        ("`TokenClient.from_env(…)` takes ", TokenClient.from_env, TokenClient, {}),
+        (
+            "`SubscriberSession.from_pair(…)` takes ",
+            SubscriberSession.from_pair,
+            SubscriberSession,
+            {"pair": "required"},  # as the page says
+        ),
+        ("`emulator.client(…)` takes ", Emulator.client, TokenClient, {}),
+    ],
+    ids=["from_env", "from_pair", "emulator.client"],
+)
+def test_what_has_the_same_defaults_is_told(introduction, maker, model, others):
+    """Each parameter is named, in order, and has the default of the model's, except for the others."""
+    flat = " ".join(PAGES["settings"].split())
+    told = flat.partition(introduction)[2].partition(", with the same defaults")[0]
+    there = {
+        name: comparable(one.default) for name, one in inspect.signature(maker).parameters.items() if name != "self"
+    }
+    assert_documented(f"{SETTINGS}, at {introduction}", code(told), there.keys(), in_order=True)
+    defaults = {name: comparable(one.default) for name, one in inspect.signature(model).parameters.items()}
+    assert there == {name: (defaults | others)[name] for name in there}
 
 
 def test_every_client_setting_is_told():
-    """With the default that a client has."""
-    ours = inspect.signature(TokenClient).parameters
-    told = [(code(name)[0], evaluated(default)) for name, default, _ in table(section("settings", "ClientSettings"))]
-    there = {name: ours[name].default for name in ClientSettings.__annotations__}
-    assert_documented(f"{SETTINGS}, under ClientSettings", told, there, in_order=True)
+    """As one of `TokenClient`'s, of which the sessions pass on what they are given."""
+    flat = " ".join(section("settings", "ClientSettings").split())
+    told = flat.partition("their own client from ")[2].partition(", with the same defaults as `TokenClient`")[0]
+    settings = ClientSettings.__annotations__
+    assert_documented(f"{SETTINGS}, under ClientSettings", code(told), settings.keys(), in_order=True)
+    assert settings.keys() <= inspect.signature(TokenClient).parameters.keys()
 
 
 def test_every_field_of_a_token_is_told():
     """And with which issue it is sent."""
-    told = [(code(name)[0], when) for name, when, _ in table(section("settings", "TokenFields"))]
+    told = [(name, when) for names, when, _ in table(section("settings", "TokenFields")) for name in code(names)]
     there = {name: "each issue" if name in EACH_ISSUE else "the first issue" for name in TokenFields.__annotations__}
     assert_documented(f"{SETTINGS}, under TokenFields", told, there, in_order=True)
 
