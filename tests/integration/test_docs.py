@@ -138,7 +138,7 @@ def test_the_two_commands_stand_in_the_readme(command):
 
 def test_the_documented_loggers_are_those_that_there_are():
     """Whoever turns one up or down finds it by the name that is written down."""
-    page = "docs/guides/observability.md"
+    page = "docs/reference/metrics.md"
     written = re.findall(r"^\| `(signalwire_tokens\.\w+)`", (ROOT / page).read_text(), re.MULTILINE)
     there = {
         name
