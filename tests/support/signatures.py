@@ -28,7 +28,7 @@ from support.paths import PACKAGE, ROOT
 COMMAND = "python tests/support/signatures.py"
 FOLDER = ROOT / "docs/reference"
 PAGE = FOLDER / "signatures.md"
-WIDTH = 100
+WIDTH = 90  # columns, which the site shows without scrolling
 # What documents a name on a page of the reference: a directive with its options, or a definition, for a fixture.
 ENTRY = re.compile(
     r"^`{3,4}\{auto\w+\} (?P<name>[\w.]+)\n(?P<options>(?::[\w-]+:.*\n)*)|^`(?P<fixture>\w+)`\n: |^#+ (?P<title>.+)$",
