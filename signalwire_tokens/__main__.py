@@ -12,7 +12,7 @@ def main() -> None:
     try:
         from signalwire_tokens.cli import cli  # noqa: PLC0415 - its packages are an extra
     except ModuleNotFoundError as missing:
-        sys.exit(f"signalwire-tokens needs {missing.name}: pip install 'signalwire-tokens[cli]'")
+        sys.exit(f"signalwire-tokens needs {missing.name}: install it with its extra `cli`")
     try:
         cli(prog_name="signalwire-tokens")
     except OSError as error:  # of what is printed before there is a command, such as its help

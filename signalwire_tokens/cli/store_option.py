@@ -57,6 +57,6 @@ def make_store(url: Secret[Any], encryption_key_file: Path | None) -> Store:
     try:
         from signalwire_tokens.stores.redis import RedisStore  # noqa: PLC0415 - its package is an extra
     except ModuleNotFoundError:
-        advice = "pip install 'signalwire-tokens[redis]'"
+        advice = "install signalwire-tokens with its extra `redis`"
         raise ConfigurationError(f"a store on Redis needs another package: {advice}") from None
     return RedisStore(url.value, encryption_keys=keys.value)

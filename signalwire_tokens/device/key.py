@@ -33,7 +33,7 @@ try:
     from jwt.algorithms import RSAAlgorithm  # exists only if cryptography is installed
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
-        "DeviceKey needs cryptography: install signalwire-tokens[crypto]", name="cryptography"
+        "DeviceKey needs cryptography: install signalwire-tokens with its extra `crypto`", name="cryptography"
     ) from None
 
 from signalwire_tokens.errors import ConfigurationError

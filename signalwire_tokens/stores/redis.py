@@ -56,7 +56,9 @@ try:
     )
     from redis.exceptions import TimeoutError as ConnectionTimeout
 except ModuleNotFoundError:
-    raise ModuleNotFoundError("RedisStore needs redis: pip install signalwire-tokens[redis]", name="redis") from None
+    raise ModuleNotFoundError(
+        "RedisStore needs redis: install signalwire-tokens with its extra `redis`", name="redis"
+    ) from None
 
 from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError

@@ -157,7 +157,8 @@ def load(store: str, key: Secret[str]) -> tuple[bytes, AESGCM]:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigurationError(
-            f"{store} needs the package cryptography to encrypt tokens: pip install signalwire-tokens[crypto]"
+            f"{store} needs the package cryptography to encrypt tokens: install signalwire-tokens with its extra "
+            "`crypto`"
         ) from None
     if not is_key(key.value):
         raise ConfigurationError(

@@ -959,7 +959,7 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, RedisStore.__module__)
     for name in ("redis", "redis.asyncio"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModuleNotFoundError, match=r"install signalwire-tokens\[redis\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"install signalwire-tokens with its extra `redis`"):
         import_module(RedisStore.__module__)
 
 

@@ -289,6 +289,6 @@ def test_sealing_says_what_to_install(monkeypatch):
     assert store.open(ALICE, store.seal(ALICE, RECORD)) == decode(encode(RECORD))
     with pytest.raises(
         ConfigurationError,
-        match=r"^the store needs the package cryptography.*: pip install signalwire-tokens\[crypto\]$",
+        match=r"^the store needs the package cryptography.*: install signalwire-tokens with its extra `crypto`$",
     ):
         sealer(KEY)
