@@ -1,7 +1,11 @@
 """Newcomers get a valid token by following the README and one guide, in a fresh checkout."""
 
+import re
+import shlex
+
 import pytest
 
+from support.chromium import find_chromium, find_npm, open_page
 from support.discord_server import DiscordServer
 from support.newcomer import Newcomer
 from support.paths import TESTS
@@ -44,3 +48,25 @@ async def test_a_bot_author_gets_a_token(newcomer, capsys):
             await eventually(lambda: discord.identified.is_set() or bot.returncode is not None)
             assert await discord.type_command("whoami") == "I am bot@example.com."
     check(newcomer, "Discord bot", capsys)
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed: apt-get install chromium")
+async def test_a_browser_author_gets_a_token(newcomer, reserved_port, capsys):
+    """The page of the guide connects with a token that its backend has had issued for the browser's key."""
+    npm = newcomer.folder / ".venv" / "bin" / "npm"  # where the machine has none, the one of the tests' packages
+    npm.write_text(f'#!/bin/sh\nexec {shlex.join(find_npm())} "$@"\n')
+    npm.chmod(0o755)
+    newcomer.environment["PORT"] = str(reserved_port)
+    newcomer.read("README.md", until="docs/guides/browser-apps.md")
+    newcomer.read("docs/guides/browser-apps.md", until="## What the SDK does")
+    await newcomer.type("pip install '.[cli]'")
+    await newcomer.type("npm install --no-save @signalwire/js@4.0.0-beta.12")
+    command = "python docs/examples/browser/backend.py node_modules/@signalwire/js/dist"
+    async with newcomer.terminal(command) as backend:
+        shown = (await backend.stdout.readline()).decode()
+        pin, origin = re.search(r"--ignore-certificate-errors-spki-list=(\S+) (\S+)/$", shown).groups()
+        newcomer.commands.append(shown)
+        async with open_page(pin, origin) as page:
+            await page.goto("/")
+            await page.get_by_text("connected", exact=True).wait_for()
+    check(newcomer, "browser app", capsys)
