@@ -78,12 +78,12 @@ class Newcomer:
     async def terminal(self, command, **replaced):
         """Type a command of the pages that were read, and leave it running until the block ends.
 
-        `replaced` are texts in it for which this machine needs others, such as a port: `_8000="50123"`.
+        `replaced` are texts in it for which this machine needs others, such as a port: `**{":8000": ":50123"}`.
         """
         assert command in self._shown, f"no page that was read shows the command {command!r}"
         self.commands.append(command)
         for old, new in replaced.items():
-            command = command.replace(old.lstrip("_"), str(new))
+            command = command.replace(old, new)
         with default_signals():
             process = await asyncio.create_subprocess_exec(
                 *("bash", "-c", f"exec {command}"),

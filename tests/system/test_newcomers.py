@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ from support.chromium import find_chromium, find_npm, open_page
 from support.discord_server import DiscordServer
 from support.newcomer import Newcomer
 from support.paths import TESTS
+from support.processes import is_open
 from support.waiting import eventually
 
 LAUNCHER = TESTS / "system" / "discord_bot.py"
@@ -33,6 +35,27 @@ def check(newcomer, path, capsys):
     assert newcomer.words <= MOST_WORDS
     assert len(newcomer.commands) <= MOST_COMMANDS
     assert len(newcomer.pages) <= 2
+
+
+async def test_a_web_developer_gets_a_token(newcomer, reserved_port, capsys):
+    """The app of the guide answers with what SignalWire knows of its subscriber."""
+    if shutil.which("curl") is None:
+        curl = newcomer.folder / ".venv" / "bin" / "curl"
+        curl.write_text(
+            "#!/usr/bin/env python3\nimport sys, urllib.request as u\nprint(u.urlopen(sys.argv[-1]).read())\n"
+        )
+        curl.chmod(0o755)
+    newcomer.read("README.md", until="docs/guides/fastapi.md")
+    newcomer.read("docs/guides/fastapi.md", until="## One subscriber for each user")
+    await newcomer.type("pip install '.[cli]' fastapi uvicorn")
+    port = {":8000": f":{reserved_port}", "app:app": f"app:app --port {reserved_port}"}
+    async with newcomer.terminal("signalwire-tokens emulator") as emulator:
+        await newcomer.paste_settings(emulator)
+        async with newcomer.terminal("uvicorn app:app", **port) as server:
+            await eventually(lambda: is_open(reserved_port) or server.returncode is not None)
+            answer = await newcomer.type("curl http://127.0.0.1:8000/me", **port)
+    assert "service@example.com" in answer
+    check(newcomer, "FastAPI", capsys)
 
 
 async def test_a_bot_author_gets_a_token(newcomer, capsys):
