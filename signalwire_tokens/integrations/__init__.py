@@ -12,7 +12,7 @@ module            for                                            what it does
 ================  =============================================  ========================================
 
 `signing` is the common part of `aiohttp_client` and `httpx`. `token_endpoint` and `token_rules` are the common part of
-`aiohttp_server` and `asgi`.
+`aiohttp_server` and `asgi`. `fastapi_router` has FastAPI's part of `asgi`.
 """
 
 __all__: list[str] = []

@@ -11,12 +11,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from . import token_rules
-from .token_endpoint import Backend, BackendRequest
+from .token_endpoint import Backend, BackendRequest, Identity
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenBackend"]
 
 
-class TokenBackend(Backend[web.Request]):
+class TokenBackend(Backend[Callable[[web.Request], Identity]]):
     """The token endpoint of your app: it returns the signed-in user's token to browsers, and a fleet renews the tokens.
 
     `fleet` is a function that returns a `SessionFleet`, or a context manager that yields one. Write it with
@@ -58,7 +59,7 @@ class TokenBackend(Backend[web.Request]):
 
         `expiry_at` is in milliseconds since the epoch. Browsers send `OPTIONS` before a `POST` from another origin.
         """
-        return web_response(await self._hand_out(backend_request(request)))
+        return web_response(await self._hand_out(self._visit(request)))
 
     async def logout(self, request: web.Request) -> web.Response:
         """Close the signed-in user's session, so that its token isn't renewed. Route all HTTP methods to it.
@@ -66,29 +67,29 @@ class TokenBackend(Backend[web.Request]):
         A token that the browser already has stays valid until it expires. Other workers close the user's session once
         their fleet's `idle_timeout` has passed.
         """
-        return web_response(await self._log_out(backend_request(request)))
+        return web_response(await self._log_out(self._visit(request)))
 
     async def health(self, request: web.Request) -> web.Response:
         """Return the fleet's health as JSON, without naming any user. The status is 503 if the fleet isn't open."""
         return web_response(self._health(request.method))
 
+    def _visit(self, request: web.Request) -> BackendRequest:
+        head = token_rules.read_request(request.method, request.headers.items())
+        return BackendRequest(head, lambda: self._identify(request), lambda: read_body(request))
 
-def backend_request(request: web.Request) -> BackendRequest[web.Request]:
-    """Return a request as a `BackendRequest`. Its body is read later, and not beyond the limit."""
 
-    async def read_body() -> bytes:
-        content = request.content
-        if content.at_eof():
-            return await request.read()  # if your app has read the body, aiohttp has kept it
-        body = bytearray()
-        try:
-            while len(body) <= token_rules.LARGEST_REQUEST and (chunk := await content.readany()):
-                body += chunk
-        except (ConnectionError, web.RequestPayloadError):
-            return b""  # the connection broke: the answer is 400, but it reaches no client
-        return bytes(body)
-
-    return BackendRequest(request, token_rules.read_request(request.method, request.headers.items()), read_body)
+async def read_body(request: web.Request) -> bytes:
+    """Return a request's body, or the start of it if it exceeds the limit."""
+    content = request.content
+    if content.at_eof():
+        return await request.read()  # if your app has read the body, aiohttp has kept it
+    body = bytearray()
+    try:
+        while len(body) <= token_rules.LARGEST_REQUEST and (chunk := await content.readany()):
+            body += chunk
+    except (ConnectionError, web.RequestPayloadError):
+        return b""  # the connection broke: the answer is 400, but it reaches no client
+    return bytes(body)
 
 
 def web_response(answer: token_rules.EndpointAnswer) -> web.Response:

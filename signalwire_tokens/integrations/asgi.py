@@ -3,10 +3,11 @@
 ::
 
     backend = TokenBackend(open_fleet, identify=identify)
-    app = FastAPI(lifespan=backend.lifespan)
-    app.routes.append(Route("/token", backend.token))
-    app.routes.append(Route("/logout", backend.logout))
-    app.routes.append(Route("/health", backend.health))
+
+    app = FastAPI()
+    app.include_router(backend.router(), prefix="/signalwire")
+
+    app = Starlette(routes=backend.routes(), lifespan=backend.lifespan)
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import attrs
 from multidict import CIMultiDict
 
 from . import token_rules
-from .token_endpoint import Backend, BackendRequest
+from .token_endpoint import Backend, BackendRequest, Identity
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import APIRouter
+    from starlette.routing import Route
 
 __all__ = ["Request", "TokenBackend"]
 
@@ -64,19 +68,23 @@ class Request:
 class Handler:
     """One endpoint of the backend, as an ASGI application."""
 
-    def __init__(self, answer: Callable[[BackendRequest[Request]], Awaitable[token_rules.EndpointAnswer]]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[BackendRequest], Awaitable[token_rules.EndpointAnswer]],
+        identify: Callable[[Request], Identity],
+    ) -> None:
         self._answer = answer
+        self._identify = identify
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request. Raise `ValueError` for a WebSocket or a lifespan scope."""
         if scope["type"] != "http":
             raise ValueError(f"the token endpoint got a {scope['type']} scope: mount it as an HTTP route")
-        headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-        asked = token_rules.read_request(scope["method"], headers)
+        visit = BackendRequest(
+            read_head(scope), lambda: self._identify(request_of(scope)), lambda: read_request_body(receive)
+        )
         try:
-            answer = await self._answer(
-                BackendRequest(Request(scope, CIMultiDict(asked.headers)), asked, lambda: read_request_body(receive))
-            )
+            answer = await self._answer(visit)
         except ClientDisconnectedError:
             return
         head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
@@ -84,15 +92,16 @@ class Handler:
         await send({"type": "http.response.body", "body": answer.body})
 
 
-class TokenBackend(Backend[Request]):
+class TokenBackend(Backend[Callable[..., Identity]]):
     """The token endpoint of your app: it returns the signed-in user's token to browsers, and a fleet renews the tokens.
 
     `fleet` is a function that returns a `SessionFleet`, or a context manager that yields one. Write it with
     `@asynccontextmanager` if it also opens the client and the store. `fleet` can also be a `SessionFleet` that your app
     opens and closes itself.
 
-    `identify(request)` is a function or coroutine function of your app. It returns the signed-in user's reference, or
-    None if no user is signed in. The answer is then 401.
+    `identify` is a function or coroutine function of your app. It returns the signed-in user's reference, or None if no
+    user is signed in. The answer is then 401. With `router`, it is a FastAPI dependency, whose parameters FastAPI
+    resolves. A single parameter without a type gets a `Request`, and so it does without `router`.
 
     By default, only pages of your app's own origin get tokens. `allowed_origins` lists other origins whose pages may
     request them. `public_origin` is the origin at which browsers reach your app. It serves browsers that don't send the
@@ -103,8 +112,54 @@ class TokenBackend(Backend[Request]):
     `issues_per_minute` limits how many tokens SignalWire issues for one reference through this backend. Requests beyond
     the limit get 429. Requests for a token that the fleet already keeps don't count.
 
-    `token`, `logout` and `health` are ASGI applications. Mount each at a path of its own, for all HTTP methods.
+    `router` is for FastAPI, and `routes` for Starlette. For other frameworks, `token`, `logout` and `health` are ASGI
+    applications: mount each at a path of its own, for all HTTP methods.
     """
+
+    def router(
+        self,
+        *,
+        token: str | None = "/token",  # noqa: S107 - a path
+        logout: str | None = "/logout",
+        health: str | None = "/health",
+    ) -> APIRouter:
+        """Return the endpoints as a FastAPI router: `app.include_router(backend.router(), prefix="/signalwire")`.
+
+        The arguments are the endpoints' paths. With None, the router doesn't have that endpoint.
+
+        The router opens the fleet when the application starts, and closes it when it stops. FastAPI doesn't do that in
+        an application that is mounted into another one: pass `lifespan` to the outer one.
+        """
+        from .fastapi_router import RouterBuilder  # noqa: PLC0415 - it needs FastAPI, which only its apps have
+
+        builder = RouterBuilder(self._identify, refuse=self._refuse, lifespan=self.lifespan)
+        if token is not None:
+            builder.add_token(token, self._hand_out)
+        if logout is not None:
+            builder.add_logout(logout, self._log_out)
+        if health is not None:
+            builder.add_health(health, self._health)
+        return builder.router
+
+    def routes(
+        self,
+        *,
+        token: str | None = "/token",  # noqa: S107 - a path
+        logout: str | None = "/logout",
+        health: str | None = "/health",
+    ) -> list[Route]:
+        """Return the endpoints as Starlette routes: `Starlette(routes=backend.routes(), lifespan=backend.lifespan)`.
+
+        The arguments are the endpoints' paths. With None, there is no route for that endpoint.
+        """
+        from starlette.routing import Route  # noqa: PLC0415 - other frameworks' apps may not have Starlette
+
+        endpoints = {
+            "signalwire_token": (token, self.token),
+            "signalwire_logout": (logout, self.logout),
+            "signalwire_health": (health, self.health),
+        }
+        return [Route(path, endpoint, name=name) for name, (path, endpoint) in endpoints.items() if path is not None]
 
     @property
     def token(self) -> Handler:
@@ -112,7 +167,7 @@ class TokenBackend(Backend[Request]):
 
         `expiry_at` is in milliseconds since the epoch.
         """
-        return Handler(self._hand_out)
+        return Handler(self._hand_out, self._identify)
 
     @property
     def logout(self) -> Handler:
@@ -121,25 +176,36 @@ class TokenBackend(Backend[Request]):
         A token that the browser already has stays valid until it expires. Other workers close the user's session once
         their fleet's `idle_timeout` has passed.
         """
-        return Handler(self._log_out)
+        return Handler(self._log_out, self._identify)
 
     @property
     def health(self) -> Handler:
         """The endpoint that returns the fleet's health as JSON, without naming any user: 503 if it isn't open."""
-        return Handler(self._look)
+        return Handler(self._look, self._identify)
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:
-        """Open the fleet when the application starts, and close it when it stops: `FastAPI(lifespan=backend.lifespan)`.
+        """Open the fleet when the application starts, and close it when it stops: `Starlette(…, lifespan=…)`.
 
         Closing waits for renewals under way, so that their refresh tokens aren't lost. A fleet that your app opens
-        itself stays as it is.
+        itself stays as it is. Within another lifespan of the same backend, this one does nothing.
         """
         async with self._open():
             yield
 
-    async def _look(self, visit: BackendRequest[Request]) -> token_rules.EndpointAnswer:
+    async def _look(self, visit: BackendRequest) -> token_rules.EndpointAnswer:
         return self._health(visit.asked.method)
+
+
+def read_head(scope: MutableMapping[str, Any]) -> token_rules.RequestHead:
+    """Return the head of the request that an ASGI scope describes."""
+    headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+    return token_rules.read_request(scope["method"], headers)
+
+
+def request_of(scope: MutableMapping[str, Any]) -> Request:
+    """Return the request that an ASGI scope describes."""
+    return Request(scope, CIMultiDict(read_head(scope).headers))
 
 
 async def read_request_body(receive: Receive) -> bytes:

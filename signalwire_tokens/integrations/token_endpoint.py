@@ -53,8 +53,8 @@ SNAPSHOT_AGE = 1.0
 CLIENT_ERRORS, FORBIDDEN, NOT_NOW = range(400, 500), 403, 503
 MOST_REFUSED, LONGEST_ORIGIN = 32, 200  # refused origins that are logged as warnings, and their characters
 
-R = TypeVar("R")
 Identity: TypeAlias = str | Awaitable[str | None] | None
+Identify = TypeVar("Identify", bound=Callable[..., Identity])
 FleetSource: TypeAlias = SessionFleet | Callable[[], AbstractAsyncContextManager[SessionFleet]]
 
 OPENER = "it must return an async context manager that yields a SessionFleet: is it an @asynccontextmanager?"
@@ -63,16 +63,19 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.backend")
 
 
 @attrs.frozen
-class BackendRequest(Generic[R]):
-    """One request: the framework's object, its head for `token_rules`, and a function that reads its body."""
+class BackendRequest:
+    """One request: its head, and functions that return the signed-in user's reference and the body.
 
-    request: R
+    Both are called only if the rules admit the head, and `identify` is called first.
+    """
+
     asked: token_rules.RequestHead
+    identify: Callable[[], Identity]
     read: Callable[[], Awaitable[bytes]]
 
 
-class Backend(Generic[R]):
-    """The base of each framework's `TokenBackend`, which documents the arguments. `R` is the framework's request.
+class Backend(Generic[Identify]):
+    """The base of each framework's `TokenBackend`, which documents the arguments. `Identify` is the type of `identify`.
 
     `_binding` counts the requests under way for tokens that are bound to a device's key. `_is_down` is true if the last
     of them that SignalWire answered, or should have, failed because of an outage.
@@ -87,7 +90,7 @@ class Backend(Generic[R]):
         self,
         fleet: FleetSource,
         *,
-        identify: Callable[[R], Identity],
+        identify: Identify,
         allowed_origins: Iterable[str] = (),
         public_origin: str | None = None,
         allow_device_tokens: bool = False,
@@ -121,9 +124,10 @@ class Backend(Generic[R]):
     async def _open(self) -> AsyncIterator[None]:
         """Open the fleet for the block. Closing it waits for renewals under way, up to `close_timeout`.
 
-        A renewal that is cut off could lose the only valid refresh token.
+        A renewal that is cut off could lose the only valid refresh token. A block within another one changes nothing:
+        the outer one opens the fleet, and closes it.
         """
-        if isinstance(self._source, SessionFleet):  # the app opened it, and closes it
+        if self._fleet is not None or isinstance(self._source, SessionFleet):  # the app, or an outer block, closes it
             yield
             return
         opening: object = self._source()
@@ -139,11 +143,11 @@ class Backend(Generic[R]):
             finally:
                 self._fleet = None
 
-    async def _hand_out(self, visit: BackendRequest[R]) -> token_rules.EndpointAnswer:
+    async def _hand_out(self, visit: BackendRequest) -> token_rules.EndpointAnswer:
         """Return the answer to a request for the signed-in user's token."""
         return await self._admit(visit, self._token_answer)
 
-    async def _log_out(self, visit: BackendRequest[R]) -> token_rules.EndpointAnswer:
+    async def _log_out(self, visit: BackendRequest) -> token_rules.EndpointAnswer:
         """Close the signed-in user's session, and return the answer to the request for it."""
         return await self._admit(visit, self._discard)
 
@@ -168,16 +172,26 @@ class Backend(Generic[R]):
 
     async def _admit(
         self,
-        visit: BackendRequest[R],
+        visit: BackendRequest,
         go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.EndpointAnswer]],
     ) -> token_rules.EndpointAnswer:
         """Return the answer to a request. Call `go_on` with the user's reference and the body if both are accepted."""
-        answer = token_rules.admit(visit.asked, self._rules) or await self._handle_admitted(visit, go_on)
+        return self._refuse(visit.asked) or self._complete(await self._handle_admitted(visit, go_on), visit.asked)
+
+    def _refuse(self, asked: token_rules.RequestHead) -> token_rules.EndpointAnswer | None:
+        """Return the answer to a request if the rules refuse its head or it is a preflight, or None to proceed."""
+        answer = token_rules.admit(asked, self._rules)
+        return None if answer is None else self._complete(answer, asked)
+
+    def _complete(
+        self, answer: token_rules.EndpointAnswer, asked: token_rules.RequestHead
+    ) -> token_rules.EndpointAnswer:
+        """Return an answer with the common headers. Log it if it is a rejection."""
         if answer.status in CLIENT_ERRORS:
-            origin, detail = visit.asked.headers.get("origin"), token_rules.answer_detail(answer)
+            origin, detail = asked.headers.get("origin"), token_rules.answer_detail(answer)
             level = logging.WARNING if answer.status == FORBIDDEN and self._is_new(origin) else logging.DEBUG
             logger.log(level, "rejected a token request from origin %.200r with %d: %s", origin, answer.status, detail)
-        return token_rules.with_headers(answer, visit.asked, self._rules)
+        return token_rules.with_headers(answer, asked, self._rules)
 
     def _is_new(self, origin: str | None) -> bool:
         """Return whether an origin is refused for the first time. Return False once many have been refused.
@@ -192,11 +206,11 @@ class Backend(Generic[R]):
 
     async def _handle_admitted(
         self,
-        visit: BackendRequest[R],
+        visit: BackendRequest,
         go_on: Callable[[str, token_rules.TokenRequest], Awaitable[token_rules.EndpointAnswer]],
     ) -> token_rules.EndpointAnswer:
         """Return the answer to a request from an admitted page, without the common headers."""
-        found = self._identify(visit.request)
+        found = visit.identify()
         reference = await found if inspect.isawaitable(found) else found
         if reference is None:
             return token_rules.problem_answer(401, "Sign in first.")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from aiohttp import ClientSession, web
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.applications import Starlette
 
 from signalwire_tokens.integrations import aiohttp_server, asgi
 from support.waiting import eventually
@@ -41,11 +41,17 @@ async def serve_aiohttp(fleet, **settings):
 async def serve_fastapi(fleet, **settings):
     """Run FastAPI under uvicorn."""
     backend = asgi.TokenBackend(fleet, **{"identify": who, **settings})
-    app = FastAPI(lifespan=backend.lifespan)
-    app.routes.append(Route("/token", backend.token))
-    app.routes.append(Route("/logout", backend.logout))
-    app.routes.append(Route("/health", backend.health))
+    app = FastAPI()
+    app.include_router(backend.router())
     async with run_uvicorn(app) as origin:
+        yield Page(origin, backend)
+
+
+@asynccontextmanager
+async def serve_starlette(fleet, **settings):
+    """Run Starlette under uvicorn."""
+    backend = asgi.TokenBackend(fleet, **{"identify": who, **settings})
+    async with run_uvicorn(Starlette(routes=backend.routes(), lifespan=backend.lifespan)) as origin:
         yield Page(origin, backend)
 
 
@@ -95,4 +101,4 @@ class Told:
         self.status, self.headers, self.json, self.body = status, headers, json, body
 
 
-SERVERS = {"aiohttp.web": serve_aiohttp, "FastAPI": serve_fastapi}
+SERVERS = {"aiohttp.web": serve_aiohttp, "FastAPI": serve_fastapi, "Starlette": serve_starlette}

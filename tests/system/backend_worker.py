@@ -13,9 +13,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
-from fastapi import FastAPI
-from starlette.responses import Response
-from starlette.routing import Route
+from fastapi import FastAPI, Request, Response
 
 from signalwire_tokens import RefreshPolicy, RefreshTuning, SessionFleet, SignalWireTokenError, SqliteStore, TokenClient
 from signalwire_tokens.integrations import aiohttp_server, asgi
@@ -74,15 +72,15 @@ class Renewals:
 
 def serve_fastapi(open_fleet, listener):
     backend = asgi.TokenBackend(open_fleet, identify=identify, allow_device_tokens=True)
-    app = FastAPI(lifespan=backend.lifespan)
-    app.routes.append(Route("/token", backend.token))
+    app = FastAPI()
+    app.include_router(backend.router(logout=None, health=None))
     renewals = Renewals(backend)
 
-    async def renew(request):
+    @app.post("/renew")
+    async def renew(request: Request):
         status = await renewals.renew(request.cookies["who"], wait="wait" in request.query_params)
         return Response(status_code=status)
 
-    app.routes.append(Route("/renew", renew, methods=["POST"]))
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
 
 

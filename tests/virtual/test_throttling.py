@@ -131,7 +131,7 @@ class Endpoint:
             return self.asks_for.encode()
 
         asked = token_rules.read_request("POST", [("Content-Type", "application/json")])
-        answer = await self.backend._hand_out(BackendRequest(None, asked, read))
+        answer = await self.backend._hand_out(BackendRequest(asked, lambda: "alice", read))
         if answer.status == 503:
             raise TokenUnavailable("503", retry_after=float(answer.headers["Retry-After"]))
         return json.loads(answer.body)["token"]
