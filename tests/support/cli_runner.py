@@ -79,11 +79,16 @@ def run_to_the_end(command, stdin="", **environment):
 
 
 @asynccontextmanager
-async def started(*command, stdin=None, stdout=PIPE, stderr=PIPE, **environment):
+async def started(*command, stdin=None, stdout=PIPE, stderr=PIPE, cwd=None, **environment):
     """Start a program with pipes to its outputs; yield its process, which is killed if the block leaves it running."""
     with default_signals():
         process = await asyncio.create_subprocess_exec(
-            *map(str, command), stdin=stdin, stdout=stdout, stderr=stderr, env={**os.environ, **environment}
+            *map(str, command),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env={**os.environ, **environment},
         )
     try:
         yield process
