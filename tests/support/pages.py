@@ -11,7 +11,10 @@ NAMED = re.compile(r"# (\S+\.py)\n")
 def files_of(page):
     """Return the page's programs by file name: the Python blocks whose first line is a comment like `# app.py`."""
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
-    return {named[1]: block for block in blocks if (named := NAMED.match(block))}
+    found = [(named[1], block) for block in blocks if (named := NAMED.match(block))]
+    files = dict(found)
+    assert len(files) == len(found), f"{page} shows two programs with the same name"
+    return files
 
 
 def paste(page, folder):

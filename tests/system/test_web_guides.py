@@ -13,7 +13,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from signalwire_tokens.emulator import Emulator
 from support.cli_runner import started
-from support.page_programs import programs_of, save_programs
+from support.pages import files_of, paste
 from support.processes import noting, settings_of
 from support.waiting import HANG, eventually
 
@@ -83,7 +83,7 @@ class Server:
 @asynccontextmanager
 async def serving(program, folder, port):
     """Run a program of a page with an emulator's settings in its environment."""
-    save_programs(program.page, folder)
+    paste(program.page, folder)
     output = folder / "output"
     words = [word.format(module=program.module, port=port) for word in SERVERS[program.page]]
     async with Emulator() as emulator, ClientSession(timeout=ClientTimeout(total=HANG)) as http:
@@ -158,4 +158,4 @@ async def test_an_app_gives_tokens_to_browsers(program, tmp_path, reserved_port)
 def test_each_program_of_the_pages_is_run(page):
     """By one of these tests."""
     run = {f"{program.module}.py" for program in CALLING + GIVING if program.page == page}
-    assert run == programs_of(page).keys()
+    assert run == files_of(page).keys()
