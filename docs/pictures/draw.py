@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+WIDTH = 850  # pixels: about as wide as hosts of repositories show a README
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'
 ACCESS, REFRESH = 120, 125  # minutes for which the tokens of a pair are valid
 DUE = (72, 96)  # minutes after which a session renews: 60 to 80 % of the access token's lifetime
@@ -12,25 +13,44 @@ DUE = (72, 96)  # minutes after which a session renews: 60 to 80 % of the access
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one variant."""
+    """The colours of one variant. White text stands on `blue_fill` and `violet_fill`; the others are for lines."""
 
     text: str
     muted: str
     line: str
     box: str
     blue: str
-    violet: str
+    blue_fill: str
+    violet_fill: str
     amber: str
     red: str
-    on_colour: str
     background: str
 
 
+WHITE = "#ffffff"
 LIGHT = Palette(
-    "#1d2633", "#4a5361", "#8a94a3", "#f3f5f8", "#2468c0", "#6a4bc0", "#fff0c7", "#b93a30", "#ffffff", "#ffffff"
+    text="#1d2633",
+    muted="#4a5361",
+    line="#8a94a3",
+    box="#f3f5f8",
+    blue="#2468c0",
+    blue_fill="#2468c0",
+    violet_fill="#6a4bc0",
+    amber="#fff0c7",
+    red="#b93a30",
+    background="#ffffff",
 )
 DARK = Palette(
-    "#e6edf3", "#aab4c0", "#6e7a88", "#1c232c", "#3b82d6", "#8a6fe0", "#4a3d12", "#f0716a", "#ffffff", "#0d1117"
+    text="#e6edf3",
+    muted="#aab4c0",
+    line="#6e7a88",
+    box="#1c232c",
+    blue="#58a6ff",
+    blue_fill="#2563b8",
+    violet_fill="#7356c8",
+    amber="#4a3d12",
+    red="#f0716a",
+    background="#0d1117",
 )
 
 
@@ -38,17 +58,19 @@ DARK = Palette(
 class Drawing:
     """An SVG in the making."""
 
-    width: int
     height: int
     title: str
+    description: str
     palette: Palette
     parts: list[str] = field(default_factory=list)
 
-    def text(self, x, y, words, *, colour=None, anchor="start", bold=False, size=14):
+    def text(self, x, y, words, *, colour=None, anchor="start", bold=False, size=14, over_line=False):
+        """Draw a text. `over_line` hides what is drawn behind it."""
         weight = ' font-weight="600"' if bold else ""
+        halo = f' stroke="{self.palette.background}" stroke-width="6" paint-order="stroke"' if over_line else ""
         self.parts.append(
             f'<text x="{x:g}" y="{y:g}" fill="{colour or self.palette.text}" font-size="{size}"'
-            f' text-anchor="{anchor}"{weight}>{escape(words)}</text>'
+            f' text-anchor="{anchor}"{weight}{halo}>{escape(words)}</text>'
         )
 
     def box(self, x, y, width, height, colour, *, edge=None, dashed=False):
@@ -58,13 +80,12 @@ class Drawing:
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" fill="{colour}"{stroke}{dash}/>'
         )
 
-    def line(self, x1, y1, x2, y2, *, colour=None, arrow=True, dashed=False, both=False):
+    def line(self, x1, y1, x2, y2, *, colour=None, arrow=True, dashed=False):
         colour = colour or self.palette.muted
-        marks = f' marker-end="url(#{self.tip(colour)})"' if arrow else ""
-        marks += f' marker-start="url(#{self.tip(colour)})"' if both else ""
+        mark = f' marker-end="url(#{self.tip(colour)})"' if arrow else ""
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self.parts.append(
-            f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{colour}" stroke-width="1.6"{marks}{dash}/>'
+            f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{colour}" stroke-width="1.6"{mark}{dash}/>'
         )
 
     def path(self, d, *, colour=None):
@@ -77,7 +98,7 @@ class Drawing:
         """Return the id of an arrow's tip of a colour, and define it once."""
         name = f"tip-{colour.lstrip('#')}"
         definition = (
-            f'<marker id="{name}" markerWidth="9" markerHeight="8" refX="8" refY="4" orient="auto-start-reverse"'
+            f'<marker id="{name}" markerWidth="9" markerHeight="8" refX="8" refY="4" orient="auto"'
             f' markerUnits="userSpaceOnUse"><path d="M0 0 L9 4 L0 8 z" fill="{colour}"/></marker>'
         )
         if definition not in self.parts:
@@ -87,143 +108,196 @@ class Drawing:
     def svg(self):
         body = "\n  ".join(self.parts)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" role="img"'
-            f" aria-labelledby=\"title\" font-family='{FONT}'>\n"
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" role="img"'
+            f" aria-labelledby=\"title description\" font-family='{FONT}'>\n"
             f'  <title id="title">{escape(self.title)}</title>\n'
-            f'  <rect width="{self.width}" height="{self.height}" rx="8" fill="{self.palette.background}"/>\n'
+            f'  <desc id="description">{escape(self.description)}</desc>\n'
+            f'  <rect width="{WIDTH}" height="{self.height}" rx="8" fill="{self.palette.background}"/>\n'
             f"  {body}\n</svg>\n"
         )
 
 
 def life_of_a_pair(palette):
     """Draw how long both tokens of a pair are valid, to scale."""
-    drawing = Drawing(850, 270, "The life of a pair of tokens, to scale", palette)
-    left, scale, row = 24, 3.6, 34  # pixels: of minute 0, of a minute, of a bar
+    drawing = Drawing(
+        270,
+        "The life of a pair of tokens, to scale",
+        "An access token is valid for 120 minutes, its refresh token for 125. The session renews both at a random "
+        "moment between minutes 72 and 96, and the next pair begins there.",
+        palette,
+    )
+    left, scale, row = 24, 3.8, 34  # pixels: of minute 0, of a minute, of a bar
+    middle = sum(DUE) / 2
 
     def at(minute):
         return left + scale * minute
 
     def bar(minute, y, minutes, colour, words):
         drawing.box(at(minute), y, scale * minutes, row, colour)
-        drawing.text(at(minute) + 12, y + 22, words, colour=palette.on_colour)
+        drawing.text(at(minute) + 12, y + 22, words, colour=WHITE)
 
-    drawing.box(at(DUE[0]), 34, scale * (DUE[1] - DUE[0]), 216, palette.amber)
-    drawing.text(at(sum(DUE) / 2), 22, "the session renews", anchor="middle", bold=True)
+    def mark(minute, words, anchor):
+        drawing.text(at(minute), 263, words, colour=palette.muted, anchor=anchor, size=13)
+
+    drawing.box(at(DUE[0]), 34, scale * (DUE[1] - DUE[0]), 212, palette.amber)
+    drawing.text(at(middle), 22, "the session renews at a random moment", anchor="middle", bold=True)
     drawing.text(left, 22, "issued", colour=palette.muted)
-    for minute, words, anchor in ((ACCESS, "120", "end"), (REFRESH, "125", "start")):
-        drawing.line(at(minute), 44, at(minute), 248, colour=palette.line, arrow=False, dashed=True)
-        x = at(minute) + (3 if anchor == "end" else -3)
-        drawing.text(x, 262, words, colour=palette.muted, anchor=anchor, size=13)
-    bar(0, 44, ACCESS, palette.blue, "access token: 2 h")
-    bar(0, 84, REFRESH, palette.violet, "refresh token: 2 h 5 min")
-    middle = sum(DUE) / 2
+    for minute in (ACCESS, REFRESH):
+        drawing.line(at(minute), 44, at(minute), 246, colour=palette.line, arrow=False, dashed=True)
+    bar(0, 44, ACCESS, palette.blue_fill, "access token: 2 h")
+    bar(0, 84, REFRESH, palette.violet_fill, "refresh token: 2 h 5 min")
     drawing.line(at(middle), 120, at(middle), 142, colour=palette.text)
-    bar(middle, 146, ACCESS, palette.blue, "next access token: 2 h")
-    bar(middle, 186, REFRESH, palette.violet, "next refresh token: 2 h 5 min")
-    for minute, words, anchor in ((0, "0 min", "start"), (DUE[0], "72", "middle"), (DUE[1], "96", "middle")):
-        drawing.text(at(minute), 262, words, colour=palette.muted, anchor=anchor, size=13)
+    bar(middle, 146, ACCESS, palette.blue_fill, "next access token: 2 h")
+    bar(middle, 186, REFRESH, palette.violet_fill, "next refresh token: 2 h 5 min")
+    mark(0, "0 min", "start")
+    mark(DUE[0], f"{DUE[0]} min", "middle")
+    mark(DUE[1], f"{DUE[1]} min", "middle")
+    mark(ACCESS, f"{ACCESS}", "end")
+    mark(REFRESH, f"{REFRESH} min", "start")
     return drawing
 
 
-def sequence(title, height, names, palette):
-    """Begin a sequence diagram, and return it with the place of each of its lines."""
-    drawing = Drawing(850, height, title, palette)
-    step = 850 / len(names)
+def sequence(drawing, names):
+    """Draw the lines of a sequence diagram, and return the place of each."""
+    step = WIDTH / len(names)
     places = {name: step * (number + 0.5) for number, name in enumerate(names)}
     for name, x in places.items():
-        drawing.line(x, 48, x, height - 12, colour=palette.line, arrow=False)
-        drawing.box(x - 75, 12, 150, 36, palette.box, edge=palette.line)
+        drawing.line(x, 48, x, drawing.height - 12, colour=drawing.palette.line, arrow=False)
+        drawing.box(x - 75, 12, 150, 36, drawing.palette.box, edge=drawing.palette.line)
         drawing.text(x, 35, name, anchor="middle", bold=True)
-    return drawing, places
+    return places
 
 
 def message(drawing, places, y, ends, words):
     """Draw a message from one line to another."""
     x1, x2 = (places[end] for end in ends)
-    drawing.text((x1 + x2) / 2, y - 7, words, anchor="middle", size=13)
+    drawing.text((x1 + x2) / 2, y - 7, words, anchor="middle", size=13, over_line=True)
     drawing.line(x1, y, x2, y)
 
 
+def note(drawing, x, y, *lines):
+    """Draw a note on a line of a sequence diagram."""
+    drawing.box(x - 160, y, 320, 12 + 19 * len(lines), drawing.palette.amber)
+    for number, words in enumerate(lines):
+        drawing.text(x, y + 20 + 19 * number, words, anchor="middle", size=13)
+
+
 def rotation(palette):
-    """Draw a renewal with a store, in order."""
-    drawing, places = sequence("A rotation", 448, ["your app", "session", "store", "SignalWire"], palette)
-    app, session, store, service = places
+    """Draw a renewal with a store, in order: see the steps in `signalwire_tokens/keeper/shared.py`."""
+    drawing = Drawing(
+        484,
+        "A rotation, with a store",
+        "Your app gets the current token at once. When the token is due, the session takes the store's lease and reads "
+        "the pair, marks the refresh token, and uses it at SignalWire. It saves the new pair, releases the lease, and "
+        "passes the pair to events, rotations() and waiting callers. The next call of token() returns the new token.",
+        palette,
+    )
+    app, session, store, service = names = ("your app", "session", "store", "SignalWire")
+    places = sequence(drawing, names)
     message(drawing, places, 82, (app, session), "await session.token()")
     message(drawing, places, 116, (session, app), "the current token, at once")
-    x = places[session]
-    drawing.box(x - 100, 132, 200, 30, palette.amber)
-    drawing.text(x, 152, "the token is due: renew", anchor="middle", size=13)
-    message(drawing, places, 192, (session, store), "take the lease, read the pair")
-    message(drawing, places, 226, (session, store), "mark the refresh token")
-    message(drawing, places, 260, (session, service), "use the refresh token")
-    message(drawing, places, 294, (service, session), "a new pair")
-    message(drawing, places, 328, (session, store), "save the new pair")
-    message(drawing, places, 362, (session, app), "rotations(), events")
-    message(drawing, places, 396, (app, session), "await session.token()")
-    message(drawing, places, 430, (session, app), "the new token")
+    note(drawing, places[session], 132, "The token is due: the session renews it.")
+    message(drawing, places, 194, (session, store), "take the lease, read the pair")
+    message(drawing, places, 228, (session, store), "mark the refresh token")
+    message(drawing, places, 262, (session, service), "use the refresh token")
+    message(drawing, places, 296, (service, session), "a new pair")
+    message(drawing, places, 330, (session, store), "save the new pair")
+    message(drawing, places, 364, (session, store), "release the lease")
+    message(drawing, places, 398, (session, app), "event rotated, rotations()")
+    message(drawing, places, 432, (app, session), "await session.token()")
+    message(drawing, places, 466, (session, app), "the new token, at once")
     return drawing
 
 
 def lost_answer(palette):
     """Draw what a session does when the answer to a refresh is lost."""
-    drawing, places = sequence("A lost answer", 380, ["your app", "session", "SignalWire"], palette)
-    app, session, service = places
+    drawing = Drawing(
+        448,
+        "A lost answer",
+        "The session uses the refresh token, and SignalWire's answer is lost. The refresh token may be used up, so the "
+        "session doesn't present it again. Meanwhile, token() returns the current token, which is still valid. After "
+        "half a second to a second, the session issues a new pair with the API token.",
+        palette,
+    )
+    app, session, service = names = ("your app", "session", "SignalWire")
+    places = sequence(drawing, names)
     message(drawing, places, 82, (session, service), "use the refresh token")
     x1, x2 = places[session], places[service]
-    middle = (x1 + x2) / 2
-    drawing.line(x2, 122, middle + 12, 122, colour=palette.red)
-    drawing.text(middle, 127, "✕", anchor="middle", colour=palette.red, bold=True, size=18)
-    drawing.text(x2 - 12, 114, "the new pair is lost", anchor="end", colour=palette.red, size=13)
-    drawing.box(x1 - 190, 146, 380, 50, palette.amber)
-    drawing.text(x1, 167, "The refresh token may be used up:", anchor="middle", size=13)
-    drawing.text(x1, 186, "the session doesn't present it again.", anchor="middle", size=13)
-    message(drawing, places, 230, (app, session), "await session.token()")
-    message(drawing, places, 264, (session, app), "the current token: still valid")
-    message(drawing, places, 300, (session, service), "issue a pair, with the API token")
-    message(drawing, places, 334, (service, session), "a new pair")
-    message(drawing, places, 366, (session, app), "event: reissued")
+    broken = (x1 + x2) / 2 - 30
+    drawing.text(x2 - 12, 113, "the new pair is lost", anchor="end", colour=palette.red, size=13)
+    drawing.line(x2, 120, broken + 12, 120, colour=palette.red)
+    drawing.text(broken, 126, "✕", anchor="middle", colour=palette.red, bold=True, size=18)
+    note(drawing, x1, 140, "The refresh token may be used up:", "the session doesn't present it again.")
+    message(drawing, places, 218, (session, app), "event degraded")
+    message(drawing, places, 252, (app, session), "await session.token()")
+    message(drawing, places, 286, (session, app), "the current token, at once")
+    note(drawing, x1, 302, "0.5 to 1 s later")
+    message(drawing, places, 362, (session, service), "issue a pair with the API token")
+    message(drawing, places, 396, (service, session), "a new pair")
+    message(drawing, places, 430, (session, app), "events reissued and recovered")
     return drawing
 
 
 def architecture(palette):
-    """Draw who talks to whom, and who has which secret."""
-    drawing = Drawing(850, 384, "Your app, its sessions, SignalWire, a store and browsers", palette)
+    """Draw what talks to what, and which secret is where."""
+    drawing = Drawing(
+        412,
+        "Your app, its sessions, SignalWire, a store and browsers",
+        "Your backend holds the API token and the encryption key. In it, your app and TokenBackend ask a session or "
+        "fleet for tokens. The session keeps encrypted pairs in a store, SQLite or Redis. Its TokenClient sends the "
+        "API token to SignalWire. Browsers get access tokens only, from TokenBackend. They send them to SignalWire, as "
+        "your app may.",
+        palette,
+    )
 
-    def node(x, y, width, height, name, *details, colour=None):
-        drawing.box(x, y, width, height, colour or palette.box, edge=palette.line)
-        drawing.text(x + width / 2, y + 25, name, anchor="middle", bold=True)
+    def node(x, y, name, *details, width=150, height=62):
+        drawing.box(x, y, width, height, palette.box, edge=palette.line)
+        top = y + height / 2 - 9 * len(details) + 5
+        drawing.text(x + width / 2, top, name, anchor="middle", bold=True)
         for number, line in enumerate(details):
-            drawing.text(x + width / 2, y + 46 + 18 * number, line, anchor="middle", colour=palette.muted, size=13)
+            drawing.text(x + width / 2, top + 20 + 18 * number, line, anchor="middle", colour=palette.muted, size=13)
 
-    drawing.box(16, 16, 516, 232, "none", edge=palette.line, dashed=True)
-    drawing.text(28, 36, "your backend: has the API token", colour=palette.muted, size=13)
-    node(36, 52, 150, 76, "your app", "awaits token()")
-    node(262, 52, 250, 76, "session or fleet", "keeps tokens valid")
-    node(262, 166, 250, 62, "TokenClient", "sends the requests")
-    node(36, 166, 150, 62, "TokenBackend", "answers pages")
-    node(640, 90, 194, 138, "SignalWire", "Fabric API", "realtime gateway")
-    node(262, 284, 250, 62, "store", "SQLite or Redis: encrypted pairs")
-    node(36, 284, 150, 62, "browser", "access token only")
-    drawing.line(186, 90, 258, 90)
-    drawing.line(387, 128, 387, 162)
-    drawing.line(512, 197, 636, 197)
-    drawing.text(574, 188, "API token", anchor="middle", colour=palette.red, size=13)
-    drawing.line(186, 180, 300, 132)
-    drawing.line(111, 284, 111, 232, both=True)
-    drawing.path("M512 100 H556 V315 H516", colour=palette.muted)
-    drawing.text(562, 262, "pairs", colour=palette.muted, size=13)
-    drawing.path("M111 346 V368 H737 V232", colour=palette.blue)
-    drawing.text(640, 360, "access token", anchor="middle", colour=palette.blue, size=13)
+    drawing.box(16, 60, 584, 206, "none", edge=palette.line, dashed=True)
+    drawing.text(404, 198, "your backend", bold=True)
+    drawing.text(404, 219, "has the API token", colour=palette.red, size=13)
+    drawing.text(404, 238, "and the encryption key", colour=palette.red, size=13)
+    node(34, 82, "your app", "awaits token()")
+    node(232, 82, "session or fleet", "keeps tokens valid")
+    node(430, 82, "TokenClient", "sends requests")
+    node(34, 184, "TokenBackend", "token endpoint")
+    node(34, 310, "browser", "access tokens only")
+    node(232, 310, "store", "SQLite or Redis")
+    node(690, 82, "SignalWire", "Fabric API", "realtime gateway", width=144, height=164)
+    drawing.line(184, 113, 230, 113)
+    drawing.line(382, 113, 428, 113)
+    drawing.path("M184 215 H282 V146")
+    drawing.line(332, 144, 332, 308)
+    drawing.text(342, 294, "encrypted pairs", colour=palette.muted, size=13)
+    drawing.line(580, 113, 688, 113, colour=palette.red)
+    drawing.text(645, 104, "API token", anchor="middle", colour=palette.red, size=13)
+    drawing.line(109, 246, 109, 308, colour=palette.blue)
+    drawing.text(119, 294, "access token", colour=palette.blue, size=13)
+    drawing.path("M109 372 V396 H762 V248", colour=palette.blue)
+    drawing.text(435, 388, "access token: calls and meetings", anchor="middle", colour=palette.blue, size=13)
+    drawing.path("M109 82 V36 H762 V80", colour=palette.blue)
+    drawing.text(435, 28, "access token: requests as the subscriber", anchor="middle", colour=palette.blue, size=13)
     return drawing
 
 
 def states(palette):
     """Draw the states of a session, and what leads from one to another."""
-    drawing = Drawing(850, 350, "The states of a session", palette)
+    drawing = Drawing(
+        350,
+        "The states of a session",
+        "A session goes from FRESH to DUE, EXPIRING and UNAVAILABLE. A renewal leads back to FRESH. invalidate(), or a "
+        "sleep of the machine past the expiry, leads to UNAVAILABLE. If no way to renew is left, UNAVAILABLE leads to "
+        "EXPIRED. start() leads from CLOSED to UNAVAILABLE until there is a token, and aclose() leads to CLOSED.",
+        palette,
+    )
     width, height, y = 150, 62, 110
     places = {name: 24 + number * 217 for number, name in enumerate(("FRESH", "DUE", "EXPIRING", "UNAVAILABLE"))}
     for name, x in places.items():
-        colour = {"FRESH": palette.blue, "UNAVAILABLE": palette.box}.get(name, palette.amber)
+        colour = {"FRESH": palette.blue_fill, "UNAVAILABLE": palette.box}.get(name, palette.amber)
         edge = {"UNAVAILABLE": palette.red}.get(name, palette.line)
         drawing.box(x, y, width, height, colour, edge=edge)
         drawing.text(
@@ -232,7 +306,7 @@ def states(palette):
             name,
             anchor="middle",
             bold=True,
-            colour=palette.on_colour if name == "FRESH" else None,
+            colour=WHITE if name == "FRESH" else None,
         )
     details = {
         "FRESH": "returns it at once",
@@ -241,7 +315,7 @@ def states(palette):
         "UNAVAILABLE": "waits up to 10 s",
     }
     for name, words in details.items():
-        colour = palette.on_colour if name == "FRESH" else palette.muted
+        colour = WHITE if name == "FRESH" else palette.muted
         drawing.text(places[name] + width / 2, y + 48, words, anchor="middle", colour=colour, size=13)
     for (start, words), end in zip(
         (("FRESH", "due"), ("DUE", "30 s left"), ("EXPIRING", "expires")),
@@ -257,12 +331,12 @@ def states(palette):
         drawing.path(f"M{x} {y} V{top} H{end} V{y - 4}", colour=palette.blue)
     drawing.text(480, 26, "renewed", anchor="middle", colour=palette.blue, size=13)
     for name, words, x in (
-        ("EXPIRED", "raises SessionExpired", places["UNAVAILABLE"]),
+        ("EXPIRED", "raises SessionExpired", places["UNAVAILABLE"] - 14),
         ("CLOSED", "raises SessionClosed", 24),
     ):
-        drawing.box(x, 270, width, height, palette.box, edge=palette.muted)
-        drawing.text(x + width / 2, 297, name, anchor="middle", bold=True)
-        drawing.text(x + width / 2, 318, words, anchor="middle", colour=palette.muted, size=12)
+        drawing.box(x, 270, width + 14, height, palette.box, edge=palette.muted)
+        drawing.text(x + width / 2 + 7, 297, name, anchor="middle", bold=True)
+        drawing.text(x + width / 2 + 7, 318, words, anchor="middle", colour=palette.muted, size=13)
     late = places["UNAVAILABLE"]
     drawing.line(late + 120, y + height, late + 120, 266, colour=palette.red)
     drawing.text(late + 114, 250, "no way left", anchor="end", colour=palette.red, size=13)
@@ -275,7 +349,7 @@ def states(palette):
     )
     drawing.path(f"M60 270 V244 H{late + 10} V{y + height + 4}")
     drawing.text(430, 260, "start(): no token yet", anchor="middle", size=13)
-    drawing.line(late, 310, 24 + width + 4, 310)
+    drawing.line(late - 14, 310, 24 + width + 18, 310)
     drawing.text(390, 302, "aclose(), from every state", anchor="middle", size=13)
     return drawing
 
