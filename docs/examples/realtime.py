@@ -1,4 +1,4 @@
-"""Stay connected to the realtime gateway: one connection, whose token is swapped in place at each rotation."""
+"""Stay connected to the realtime gateway. At each rotation, the connection gets the new token and stays open."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ class Line:
         self.socket, self.on_event, self.numbers, self.answers = socket, on_event, itertools.count(1), {}
 
     async def call(self, method, **params):
-        """Ask, and return the result."""
+        """Send a request, and return its result."""
         id_ = str(next(self.numbers))
         self.answers[id_] = asyncio.get_running_loop().create_future()
         await self.socket.send_json({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
@@ -37,7 +37,7 @@ class Line:
         return message["result"]
 
     async def listen(self):
-        """Take in answers and events, and answer those, until the connection is lost."""
+        """Receive answers and events, and acknowledge events, until the connection is lost."""
         async for frame in self.socket:
             match json.loads(frame.data) if frame.type is aiohttp.WSMsgType.TEXT else None:
                 case {"method": method, "id": id_} as event:
@@ -46,28 +46,28 @@ class Line:
                     self.on_event(event)
                 case {"id": str(id_)} as answer if id_ in self.answers and not self.answers[id_].done():
                     self.answers[id_].set_result(answer)
-        raise ConnectionError("the gateway has hung up")
+        raise ConnectionError("the gateway closed the connection")
 
     async def speak(self, session):
-        """Connect, register for calls, and show each new token as it comes; return when the session is closed."""
+        """Connect, register for calls, and send each new token. Return when the session is closed."""
         token = await session.token()
         about = {"version": {"major": 4, "minor": 0, "revision": 0}, "agent": "a-bot/1.0", "event_acks": True}
         try:
             result = await self.call("signalwire.connect", **about, authentication={"jwt_token": token})
         except RefusedError as refused:
             if refused.args[0] == NOT_AUTHENTICATED:
-                session.invalidate(token)  # the next attempt comes with another
+                session.invalidate(token)  # the next attempt has another token
             raise
         project = result["authorization"]["project_id"]
         await self.call("subscriber.online")
-        async for pair in session.rotations():  # which begins with the pair at hand
+        async for pair in session.rotations():  # the current pair, then each new one
             if pair.access_token.value != token:
                 token = pair.access_token.value
                 await self.call("signalwire.reauthenticate", authentication={"project": project, "jwt_token": token})
 
 
 async def converse(line, session):
-    """Listen and speak at once, until either comes to its end."""
+    """Run `listen` and `speak` until one of them ends."""
     tasks = [asyncio.create_task(line.listen()), asyncio.create_task(line.speak(session))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -79,7 +79,7 @@ async def converse(line, session):
 
 
 async def stay_connected(session, on_event=lambda _: None, url=None, ssl=True):
-    """Connect, and again whenever the connection is lost. Return when the session is closed, and raise if it dies."""
+    """Connect, and reconnect when the connection is lost. Return when the session closes; raise when it expires."""
     pause = 1.0
     async with aiohttp.ClientSession() as http:
         while True:
@@ -93,7 +93,7 @@ async def stay_connected(session, on_event=lambda _: None, url=None, ssl=True):
                 return
             except SessionExpired:
                 raise
-            except Exception as error:  # whatever it is, what is no JSON-RPC included: a bot is to live for weeks
+            except Exception as error:  # such as an answer that isn't JSON-RPC: a bot runs for weeks
                 log.warning("the connection was lost: %s: %s", type(error).__name__, error)
             pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, 30)
             await asyncio.sleep(random.uniform(0.1, pause))
