@@ -42,7 +42,7 @@ async def one_cancelled(client):
         results = await asyncio.gather(*calls, return_exceptions=True)
         came = Counter("cancelled" if isinstance(result, BaseException) else result for result in results)
         text = f"{counted(held.service)}; {told(came)}"
-        return Outcome(text, came == {"live": WAITING - 1, "cancelled": 1})
+        return Outcome(text, came == {"valid": WAITING - 1, "cancelled": 1})
 
 
 async def all_at_once(client):
@@ -53,7 +53,7 @@ async def all_at_once(client):
     async with client.opened(0) as held:
         held.service.slow(SLOW)
         came = Counter(await asyncio.gather(*(ask(held) for _ in range(TOGETHER))))
-        passed = held.service.requests == 1 and came == {"live": TOGETHER}
+        passed = held.service.requests == 1 and came == {"valid": TOGETHER}
         return Outcome(f"{counted(held.service)}; {told(came)}", passed)
 
 
@@ -75,7 +75,7 @@ async def outage(client, left):
         came, slowest = Counter(what for what, _ in calls), max(seconds for _, seconds in calls)
         much = f"{left / 60:.0f} min" if left >= 60 else f"{left:.0f} s"
         text = f"with {much} left: {told(came)}, {counted(held.service)}, slowest call {slowest:.1f} s"
-        return Outcome(text, came == {"live": CALLS})
+        return Outcome(text, came == {"valid": CALLS})
 
 
 async def one_failure(client):
@@ -103,13 +103,13 @@ async def recovery(client, fault):
                 return Outcome("did not begin to renew", passed=False)
             if await becomes(lambda: held.service.granted, PATIENCE):
                 came = await ask(held)
-                return Outcome(f"{came} by itself", came == "live")
-        elif await ask(held) == "live":
-            return Outcome("live within the call", passed=True)
+                return Outcome(f"{came} by itself", came == "valid")
+        elif await ask(held) == "valid":
+            return Outcome("valid within the call", passed=True)
         came = await ask(held)
-        if came == "live":
+        if came == "valid":
             return Outcome(
-                "not by itself, live when asked" if client.timed else "live when asked again", not client.timed
+                "not by itself, valid when asked" if client.timed else "valid when asked again", not client.timed
             )
         if fault is Fault.LOST and not client.reissues:
             return Outcome(f"{came} from then on, and not scored", passed=None)
@@ -119,7 +119,7 @@ async def recovery(client, fault):
 PROBES = {
     "50 wait, one is cancelled": one_cancelled,
     "20 ask at once": all_at_once,
-    "down while the token lives": service_down,
+    "down while the token is valid": service_down,
     "one failure": one_failure,
 }
 
@@ -130,7 +130,7 @@ async def ask(held):
         token = await held.ask()
     except Exception as error:  # noqa: BLE001 - whatever a client raises is what its caller gets
         return type(error).__name__
-    return "live" if held.service.accepts(token) else "dead"
+    return "valid" if held.service.accepts(token) else "refused"
 
 
 async def later(held, seconds):

@@ -77,7 +77,7 @@ async def test_this_library_passes_every_probe(client, loop_time):
     """One request for all, one cancelled, live tokens whatever the service does; a lone refresh token can be lost."""
     outcomes = await outcomes_of(client)
     assert [outcome.passed for outcome in outcomes] == [True] * len(PROBES), outcomes
-    assert [outcome.text for outcome in outcomes[:2]] == ["1 request; 49 live, 1 cancelled", "1 request; 20 live"]
+    assert [outcome.text for outcome in outcomes[:2]] == ["1 request; 49 valid, 1 cancelled", "1 request; 20 valid"]
     assert ("not scored" in outcomes[3].text) is not client.reissues
 
 
@@ -88,7 +88,7 @@ async def test_a_naive_client_fails_every_probe(loop_time):
     assert outcomes[0].text == "50 requests; 49 ClientResponseError, 1 cancelled"
     assert (
         outcomes[3].text
-        == "500, 503: not by itself, live when asked; lost answer: ClientResponseError when asked again"
+        == "500, 503: not by itself, valid when asked; lost answer: ClientResponseError when asked again"
     )
 
 
