@@ -171,8 +171,8 @@ class RefreshTuning:
     - `throttle_share`: with a valid token, a pause that SignalWire wants takes at most this share of the time left.
     - `throttle_max`: without a valid token, a pause that SignalWire wants takes at most this long; scaled.
     - `throttle_spread`: after such a pause, sessions spread their attempts over this time; scaled.
-    - `rejected_backoff_min`: with a valid token, the shortest pause after a 401, 403 or 404; scaled.
-    - `rejected_backoff_max`: with a valid token, the longest pause after a 401, 403 or 404; scaled.
+    - `rejected_backoff_min`: with a valid token, the shortest pause after a 400, 401, 403 or 404; scaled.
+    - `rejected_backoff_max`: with a valid token, the longest pause after a 400, 401, 403 or 404; scaled.
     - `invalidate_interval`: `invalidate()` starts at most one renewal in this time.
     - `invalidate_interval_share`: `invalidate_interval` is at most this share of the lifetime.
     - `clock_jump`: if the wall clock jumps ahead by more, each session renews soon.
