@@ -21,15 +21,24 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
+default_role = "code"  # docstrings have code in single backticks
 nitpick_ignore_regex = [
     # Types of other projects, and private ones of ours, in signatures: shown, but with nothing of ours to link to.
     (
         "py:.*",
-        r"(aiohttp|attrs|attr|asyncio|collections|datetime|pathlib|ssl|typing|uuid|wire|signalwire_tokens\.wire)\b.*",
+        r"(aiohttp|attrs|attr|asyncio|collections|contextlib|cryptography|datetime|opentelemetry|os|pathlib|ssl|typing)\b.*",
     ),
     (
         "py:.*",
-        r"(UUID|datetime|timedelta|Path|Iterable|Mapping|AsyncIterator|Callable|Self|Literal|Any|T|ApiToken|When|tls\..*|Request)",
+        r"(uuid|web|wire|signalwire_tokens\.(wire|integrations\.(asgi|token_endpoint)|keeper\.renewal))\b.*",
+    ),
+    (
+        "py:.*",
+        r"(UUID|datetime|timedelta|Path|Iterable|Mapping|AsyncIterator|Callable|Self|Literal|Any|T|ApiToken|When|tls\..*|Request|Duration)",
+    ),
+    (
+        "py:.*",
+        r"(APIRouter|AbstractAsyncContextManager|Callback|ClientRequest|ClientResponse|FleetOpener|Handler|Headers|Outcome|Response|Route|Session|Throttle|TokenSource)",
     ),
     ("py:.*", r"(Exception|ValueError|ConnectionError|TimeoutError|Enum|Protocol|object|enum\.Enum)"),
 ]

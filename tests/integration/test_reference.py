@@ -70,7 +70,7 @@ METRICS, SETTINGS = "docs/reference/metrics.md", "docs/reference/settings.md"
 SIGNATURES = "docs/reference/signatures.md"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A directive, or a fixture, which autodoc knows nothing of.
-ENTRY = re.compile(r"^(?:`{3,4}\{auto\w+\} (?P<name>[\w.]+)$|`(?P<fixture>\w+)`\n: )", re.MULTILINE)
+ENTRY = re.compile(r"^(?:\.\. (?:auto\w+|py:data):: (?P<name>[\w.]+)$|`(?P<fixture>\w+)`\n: )", re.MULTILINE)
 ENTRIES = [
     pytest.param(page, found.end(), found["name"] or found["fixture"], id=f"{page}-{found['name'] or found['fixture']}")
     for page, text in PAGES.items()
@@ -208,7 +208,7 @@ def test_every_rotation_is_documented():
     """By its name."""
     listed = [
         code(name)[0].strip('"')
-        for name, *_ in table(PAGES["emulator"], after="{autodata} signalwire_tokens.emulator.ROTATIONS")
+        for name, *_ in table(PAGES["emulator"], after=".. py:data:: signalwire_tokens.emulator.ROTATIONS")
     ]
     assert_documented("docs/reference/emulator.md, under Rotation", listed, [*ROTATIONS], in_order=True)
 

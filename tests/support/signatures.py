@@ -31,7 +31,8 @@ PAGE = FOLDER / "signatures.md"
 WIDTH = 90  # columns, which the site shows without scrolling
 # What documents a name on a page of the reference: a directive with its options, or a definition, for a fixture.
 ENTRY = re.compile(
-    r"^`{3,4}\{auto\w+\} (?P<name>[\w.]+)\n(?P<options>(?::[\w-]+:.*\n)*)|^`(?P<fixture>\w+)`\n: |^#+ (?P<title>.+)$",
+    r"^\.\. (?:auto\w+|py:data):: (?P<name>[\w.]+)\n(?P<options>(?: +:[\w-]+:.*\n)*)"
+    r"|^`(?P<fixture>\w+)`\n: |^#+ (?P<title>.+)$",
     re.MULTILINE,
 )
 INTRODUCTION = f"""# Signatures
