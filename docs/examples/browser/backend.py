@@ -1,7 +1,6 @@
 """A page, its backend and an emulator of SignalWire: `python backend.py DIST`, where DIST holds the SDK's bundles."""
 
 import asyncio
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +11,7 @@ from signalwire_tokens import SessionFleet
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.integrations.aiohttp_server import TokenBackend
 
-PORT = int(os.environ.get("PORT", "8000"))
-COMMAND = "chromium --user-data-dir=$(mktemp -d) --ignore-certificate-errors-spki-list={} https://localhost:{}/"
+COMMAND = "chromium --user-data-dir=$(mktemp -d) --ignore-certificate-errors-spki-list={} https://localhost:8000/"
 SIGNED_IN = {"a-session-id": "alice@example.com"}  # your app's own sessions
 
 
@@ -49,8 +47,8 @@ async def main(sdk):
         runner = web.AppRunner(build(emulator, client, sdk))
         try:
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", PORT, ssl_context=emulator.server_context).start()
-            print(COMMAND.format(emulator.browser_pin, PORT), flush=True)
+            await web.TCPSite(runner, "127.0.0.1", 8000, ssl_context=emulator.server_context).start()
+            print(COMMAND.format(emulator.browser_pin), flush=True)
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
