@@ -13,7 +13,7 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
-from support.cli_runner import served
+from signalwire_tokens.testing.in_thread import emulator_in_thread
 from support.contract import ContractCheck
 from support.eager_tasks import eager_tasks, require_eager_tasks
 from support.leak_check import freeze_what_is_loaded, leak_check, use_for_async_tests
@@ -164,7 +164,7 @@ def plain_environment(monkeypatch):
 @pytest.fixture
 def service(plain_environment):
     """Run an emulator on another thread, for commands that run in the test's process."""
-    with served() as emulator:
+    with emulator_in_thread() as emulator:
         yield emulator
 
 

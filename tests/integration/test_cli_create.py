@@ -12,7 +12,8 @@ import pytest
 
 from signalwire_tokens.cli import cli, create
 from signalwire_tokens.emulator import Delay, Reset
-from support.cli_runner import Terminal, run, run_apart, run_in_shell, served, started_command, stoppable
+from signalwire_tokens.testing.in_thread import emulator_in_thread
+from support.cli_runner import Terminal, run, run_apart, run_in_shell, started_command, stoppable
 from support.processes import last_lines, settings_of
 from support.waiting import HANG, eventually
 
@@ -221,7 +222,7 @@ def test_a_refresh_that_is_told_to_stop_waits_for_its_answer(plain_environment):
             while signal.getsignal(signal.SIGTERM) is before and time.monotonic() < give_up:
                 time.sleep(0.001)
 
-    with served(on_request=tell_to_stop) as service, stoppable():
+    with emulator_in_thread(on_request=tell_to_stop) as service, stoppable():
         result = run("refresh", stdin=issue_pair(service)["refresh_token"], **settings_of(service))
         assert result.exit_code == 0
         assert service.accepts(json.loads(result.stdout)["refresh_token"])

@@ -11,7 +11,8 @@ from signalwire_tokens.cli.examination import Space
 from signalwire_tokens.cli.space_report import Report
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.emulator import HTML, Raw, SkewDate, Status
-from support.cli_runner import code_of, run, run_apart, served
+from signalwire_tokens.testing.in_thread import emulator_in_thread
+from support.cli_runner import code_of, run, run_apart
 from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -108,7 +109,7 @@ def test_a_server_without_tls_is_a_finding(service):
 
 def test_a_certificate_must_be_trusted():
     """By its own authority, if that is given."""
-    with served(tls=True) as emulator:
+    with emulator_in_thread(tls=True) as emulator:
         distrusted = run("doctor", "--json", **settings_of(emulator))
         trusted = run("doctor", "--json", **settings_of(emulator, SIGNALWIRE_REST_CA_FILE=str(emulator.ca_file)))
     assert verdicts(distrusted)["certificate"] == "failed"

@@ -18,8 +18,9 @@ from signalwire_tokens.cli.examination import Space, examine_space
 from signalwire_tokens.cli.space_report import QUESTIONS, Report
 from signalwire_tokens.emulator import HTML, ROTATIONS, Emulator, RateLimit, Raw, Redirect, Reset, Rotation, Status
 from signalwire_tokens.emulator.calls import failure
+from signalwire_tokens.testing.in_thread import emulator_in_thread
 from support import reports
-from support.cli_runner import run, served, stoppable
+from support.cli_runner import run, stoppable
 from support.loop_time import LoopClock
 from support.processes import settings_of
 from support.reports import REFERENCE, ageing, differences_in, observed_in, settings_from
@@ -411,7 +412,7 @@ def test_a_report_that_cannot_be_written_in_the_end_is_an_error(tmp_path, plain_
     """The folder may be gone by then."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    with served(on_request=lambda _: folder.exists() and folder.rmdir()) as emulator:
+    with emulator_in_thread(on_request=lambda _: folder.exists() and folder.rmdir()) as emulator:
         emulator.fail(Status(503), operation="create_subscriber_token")
         result = run("doctor", "--report", folder / "r", "--reference", "alice", **settings_of(emulator))
     assert result.exit_code == 1
@@ -497,7 +498,7 @@ def test_interrupted_it_writes_what_it_has(tmp_path, plain_environment, number):
             os.kill(os.getpid(), number)
 
     operations = []
-    with served(on_request=interrupt) as emulator, stoppable():
+    with emulator_in_thread(on_request=interrupt) as emulator, stoppable():
         result = run("doctor", "--report", file, "--reference", "alice", **settings_of(emulator))
     assert result.exit_code == 130
     report = json.loads(file.read_text())

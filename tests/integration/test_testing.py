@@ -3,12 +3,16 @@
 import re
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 import signalwire_tokens.emulator  # noqa: F401 - a suite that runs in this process must find it loaded
-from signalwire_tokens import SubscriberSession, testing
+from signalwire_tokens import SubscriberSession, TokenClient, testing
+from support.pages import paste
 from support.paths import ROOT
 from support.processes import last_lines
 
@@ -128,3 +132,40 @@ async def test_the_fixtures_go_together(signalwire_clock, signalwire_emulator):
         await signalwire_clock.advance(7200)
         assert not signalwire_emulator.accepts(first)
         assert signalwire_emulator.accepts(await session.token())
+
+
+def test_an_app_in_a_synchronous_test_uses_the_emulator(signalwire_env):
+    """FastAPI's client runs the app on another event loop, and the app reads its settings from the environment."""
+
+    @asynccontextmanager
+    async def lifespan(app):
+        async with TokenClient.from_env() as client, SubscriberSession(client, "alice@example.com") as session:
+            app.state.client, app.state.session = client, session
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/me")
+    async def me():
+        return (await app.state.client.subscriber_info(await app.state.session.token())).email
+
+    with TestClient(app) as http:
+        assert http.get("/me").json() == "alice@example.com"
+    assert [request.status for request in signalwire_env.requests] == [200, 200]
+
+
+def test_other_settings_do_not_count(monkeypatch, request):
+    """A developer's own variables are removed for the length of the test."""
+    monkeypatch.setenv("SIGNALWIRE_TOKENS_LIFETIME", "not a lifetime")
+    emulator = request.getfixturevalue("signalwire_env")
+    assert TokenClient.from_env().origin == f"http://{emulator.space}"
+
+
+@pytest.mark.slow  # a pytest of its own takes two seconds
+def test_the_test_of_the_guide_passes(tmp_path):
+    """It tests the app of the guide to FastAPI."""
+    for page in ("docs/guides/fastapi.md", "docs/guides/testing.md"):
+        paste(page, tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, f"{last_lines(done.stdout)}\n{last_lines(done.stderr)}"

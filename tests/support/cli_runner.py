@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from asyncio.subprocess import PIPE
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +18,6 @@ from click.testing import CliRunner
 
 from signalwire_tokens.cli import cli, signals
 from signalwire_tokens.cli.signals import STOP_SIGNALS
-from signalwire_tokens.emulator import Emulator
 from support.processes import default_signals, last_lines, noting
 from support.waiting import HANG
 
@@ -105,25 +103,6 @@ async def started_command(*arguments, **settings):
     """Start a command as users do; the rest is as with `started`."""
     async with started(*COMMAND, *arguments, **settings) as process:
         yield process
-
-
-@contextlib.contextmanager
-def served(**options):
-    """Run an emulator on another thread, for commands that block the test's own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        emulator = Emulator(**options)
-        asyncio.run_coroutine_threadsafe(emulator.__aenter__(), loop).result()
-        try:
-            yield emulator
-        finally:
-            asyncio.run_coroutine_threadsafe(emulator.__aexit__(None, None, None), loop).result()
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 class Exits:

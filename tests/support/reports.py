@@ -13,8 +13,8 @@ from signalwire_tokens.cli.examination import A_WHILE, Space, examine_space
 from signalwire_tokens.cli.space_report import FORMAT, STEP, Report
 from signalwire_tokens.clock import VirtualClock
 from signalwire_tokens.emulator import RateLimit, Rotation
+from signalwire_tokens.testing.in_thread import emulator_in_thread
 from signalwire_tokens.wire.codes import SUBJECTS
-from support.cli_runner import served
 from support.paths import TESTS
 
 REPORTS = sorted((TESTS / "support" / "reports").glob("*.json"))
@@ -43,7 +43,7 @@ def ageing(**options):
 
     It stands still otherwise, so an examination has the same results on a machine of any speed.
     """
-    with served(clock=VirtualClock(wall=time.time()), **options) as emulator:
+    with emulator_in_thread(clock=VirtualClock(wall=time.time()), **options) as emulator:
         history, used = emulator.service.history, set()
         accept = history.accept
 

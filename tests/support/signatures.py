@@ -93,7 +93,7 @@ SECTIONS = {
     "Without the API token": [(TOP, "BackendSession"), (DEVICE, "DeviceSession"), (DEVICE, "DeviceKey")],
     "Telemetry": [(f"{INTEGRATIONS}.opentelemetry", "Telemetry")],
     "Tests": [
-        (TESTING, "signalwire_emulator", "signalwire_clock"),
+        (TESTING, "signalwire_emulator", "signalwire_env", "signalwire_clock"),
         (EMULATOR, "Emulator"),
         (EMULATOR, "Rotation", "ROTATIONS", "RateLimit"),
         (
