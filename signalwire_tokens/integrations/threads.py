@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import CancelledError, Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import attrs
@@ -89,6 +89,8 @@ class FleetThread:
             return asked.result()
         except CancelledError:
             raise SessionClosed("the call was cancelled, because the FleetThread was closed during it") from None
+        except CallExit as exit_:
+            raise exit_.error from None
         finally:
             asked.cancel()
 
@@ -113,6 +115,14 @@ class FleetThread:
         return self._holders.setdefault(os.getpid(), Holder(self._open_fleet))
 
 
+class CallExit(Exception):
+    """Carries a `KeyboardInterrupt` or `SystemExit` of a call past asyncio, which would end the event loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 @attrs.frozen
 class OpenFleet:
     """An open fleet, the thread and the event loop that it runs on, and the event that has it closed."""
@@ -124,11 +134,15 @@ class OpenFleet:
 
 
 class Holder:
-    """The fleet of one process. A lock keeps calls from reaching an event loop that is about to end."""
+    """The fleet of one process. A lock keeps calls from reaching an event loop that is about to end.
+
+    A signal handler can close what the call that it interrupts opens: the lock is reentrant, and isn't held by waits.
+    """
 
     def __init__(self, open_fleet: FleetOpener) -> None:
         self._open_fleet = open_fleet
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
         self._opening: Future[OpenFleet] | None = None
         self._ended: Future[None] = Future()
         self._is_closed = False
@@ -136,52 +150,68 @@ class Holder:
     @property
     def state(self) -> str:
         """The state, for `repr`."""
-        is_open = self._has_begun() and self._opening is not None and self._opening.done()
+        is_open = self._opening is not None and self._opening.done() and self._opening.exception() is None
         return "closed" if self._is_closed else "open" if is_open else "not open"
 
     def opened(self) -> OpenFleet:
         """Return the open fleet. Open it first if necessary."""
+        self._check_thread()
         with self._lock:
-            return self._opened()
+            self._check_open()
+            opening = self._opening
+            if opening is None or (opening.done() and opening.exception() is not None):  # it failed
+                opening = self._begin()
+        return opening.result()  # an interrupted wait leaves the future to the next call
 
     def submit(self, call: Callable[[SessionFleet], Awaitable[T]]) -> Future[T]:
         """Start a call on the fleet's event loop."""
-        with self._lock:
-            opened = self._opened()
+        opened = self.opened()
 
-            async def asked() -> T:
+        async def asked() -> T:
+            try:
                 return await call(opened.fleet)
+            except (KeyboardInterrupt, SystemExit) as error:
+                raise CallExit(error) from None
 
+        with self._lock:
+            self._check_open()
             return asyncio.run_coroutine_threadsafe(asked(), opened.loop)
 
     def close(self) -> None:
         """Close the fleet, and wait until the thread has ended."""
+        self._check_thread()
         with self._lock:
-            opened = None if self._is_closed or not self._has_begun() else self._opened()
             self._is_closed = True
-            if opened is not None:
-                opened.loop.call_soon_threadsafe(opened.stop.set)
-        if opened is not None:
-            opened.thread.join()
-            self._ended.result()
+            opening = self._opening
+        if opening is None or opening.exception() is not None:
+            return
+        opened = opening.result()
+        with suppress(RuntimeError):  # another `close` has ended the event loop
+            opened.loop.call_soon_threadsafe(opened.stop.set)
+        opened.thread.join()
+        self._ended.result()
 
-    def _has_begun(self) -> bool:
-        """Return whether the fleet is open, or opening. An attempt that failed doesn't count."""
-        return self._opening is not None and (not self._opening.done() or self._opening.exception() is None)
+    def _begin(self) -> Future[OpenFleet]:
+        """Start the thread, and return the future of the open fleet."""
+        opening = Future[OpenFleet]()
+        thread = threading.Thread(target=self._serve, args=(opening,), name="signalwire-tokens", daemon=True)
+        self._opening, self._thread = opening, thread
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no more threads
+            opening.set_exception(error)
+        return opening
 
-    def _opened(self) -> OpenFleet:
+    def _check_open(self) -> None:
         if self._is_closed:
             raise SessionClosed("the FleetThread is closed: make another one")
-        if self._opening is None or not self._has_begun():
-            self._opening = Future()
-            threading.Thread(target=self._serve, args=(self._opening,), name="signalwire-tokens", daemon=True).start()
-        opened = self._opening.result()  # an interrupted wait leaves the future to the next call
-        if opened.thread is threading.current_thread():
+
+    def _check_thread(self) -> None:
+        if self._thread is threading.current_thread():
             raise SessionError(
                 "a FleetThread can't be called on its own event loop, which the call would block: await the methods of "
                 "the fleet there"
             )
-        return opened
 
     def _serve(self, opening: Future[OpenFleet]) -> None:
         """Run the event loop, in the thread, until the fleet is closed."""

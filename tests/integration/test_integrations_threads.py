@@ -84,14 +84,15 @@ def test_threads_share_the_fleet(tokens, service):
 
 def test_the_fleet_opens_with_the_first_call(open_fleet):
     """Until then, there is no thread."""
+    before = {*threads()}  # of other tests, which are about to end
     tokens = FleetThread(open_fleet)
     assert repr(tokens) == "<FleetThread not open>"
-    assert not threads()
+    assert before.issuperset(threads())
     tokens.token(ALICE)
     assert repr(tokens) == "<FleetThread open>"
     tokens.close()
     assert repr(tokens) == "<FleetThread closed>"
-    assert not threads()
+    assert before.issuperset(threads())
 
 
 def test_a_refused_token_is_replaced(tokens, service):
@@ -164,6 +165,21 @@ def test_start_raises_what_keeps_the_fleet_from_opening(open_fleet):
     with pytest.raises(ConfigurationError, match="set SIGNALWIRE_SPACE"):
         tokens.start()
     assert repr(tokens) == "<FleetThread not open>"
+    with tokens:
+        assert tokens.token(ALICE)
+
+
+def test_a_thread_that_cannot_start_is_tried_again(open_fleet, monkeypatch):
+    """The system's limit is raised to the caller, and the next call starts one."""
+
+    def fail(_):
+        raise RuntimeError("can't start new thread")
+
+    tokens = FleetThread(open_fleet)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            tokens.start()
     with tokens:
         assert tokens.token(ALICE)
 
@@ -248,6 +264,100 @@ def test_a_call_on_its_own_event_loop_is_an_error(tokens):
 
     with pytest.raises(SessionError, match="can't be called on its own event loop"):
         tokens.run(call)
+
+
+def test_an_opener_that_calls_the_thread_fails(open_fleet):
+    """It runs on the event loop, so the call would wait for itself."""
+
+    @asynccontextmanager
+    async def call_too_early():
+        tokens.token(ALICE)
+        async with open_fleet() as fleet:
+            yield fleet
+
+    tokens = FleetThread(call_too_early)
+    with pytest.raises(SessionError, match="can't be called on its own event loop"):
+        tokens.start()
+    tokens.close()
+
+
+def test_an_interrupted_close_is_continued_by_the_next_one(open_fleet):
+    """It waits for the end too, so that a renewal under way isn't cut off."""
+    released = threading.Event()
+    with interruptible() as interrupt:
+
+        @asynccontextmanager
+        async def close_slowly():
+            async with open_fleet() as fleet:
+                yield fleet
+                interrupt()
+                released.wait(HANG)
+
+        tokens = FleetThread(close_slowly).start()
+        with pytest.raises(Interrupted):
+            tokens.close()
+    assert threads()
+    released.set()
+    tokens.close()
+    assert not threads()
+
+
+def test_closing_after_an_interrupted_start_that_fails(open_fleet):
+    """`close` doesn't raise what kept the fleet from opening, because there is nothing to close."""
+    released = threading.Event()
+    with interruptible() as interrupt:
+
+        @asynccontextmanager
+        async def fail_slowly():
+            interrupt()
+            released.wait(HANG)
+            raise ConfigurationError("set SIGNALWIRE_SPACE")
+            yield
+
+        tokens = FleetThread(fail_slowly)
+        with pytest.raises(Interrupted):
+            tokens.start()
+    released.set()
+    tokens.close()
+    assert repr(tokens) == "<FleetThread closed>"
+    assert not threads()
+
+
+def test_a_signal_handler_may_close_a_fleet_that_is_opening(open_fleet):
+    """It interrupts the main thread in its first call, and waits for the fleet to open and to close."""
+    opening = threading.Event()
+
+    @asynccontextmanager
+    async def open_interrupted():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        opening.wait(HANG)
+        async with open_fleet() as fleet:
+            yield fleet
+
+    tokens = FleetThread(open_interrupted)
+
+    def close(*_):
+        opening.set()
+        tokens.close()
+
+    before = signal.signal(signal.SIGUSR1, close)
+    try:
+        tokens.start()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert repr(tokens) == "<FleetThread closed>"
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_a_call_that_exits_ends_no_other(kind, tokens):
+    """Its exception is raised in the thread that called it, and the fleet stays open."""
+
+    async def leave(_):
+        raise kind
+
+    with pytest.raises(kind):
+        tokens.run(leave)
+    assert tokens.token(ALICE)
 
 
 @asynccontextmanager
