@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from http import HTTPMethod
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response, params
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
@@ -181,13 +181,16 @@ def as_dependency(identify: Callable[..., Identity]) -> Callable[..., Identity]:
 def takes_asgi_request(identify: Callable[..., Identity]) -> bool:
     """Return whether `identify` has one parameter, without a type or of the type `asgi.Request`.
 
-    FastAPI would read a parameter without a type from the URL's query, where clients could name any user.
+    FastAPI would read a parameter without a type from the URL's query, where clients could name any user. It doesn't if
+    the default says otherwise, such as `Depends(…)` or `Header()`.
     """
     try:
         parameters = [*inspect.signature(identify, eval_str=True).parameters.values()]
     except NameError:  # the types can't be resolved here, and FastAPI resolves them by its own rules
         return False
-    return len(parameters) == 1 and parameters[0].annotation in (inspect.Parameter.empty, asgi.Request)
+    if len(parameters) != 1 or isinstance(parameters[0].default, params.Depends | params.Param | params.Body):
+        return False
+    return parameters[0].annotation in (inspect.Parameter.empty, asgi.Request)
 
 
 def guarded_by(refuse: Refuse) -> type[APIRoute]:

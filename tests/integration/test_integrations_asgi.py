@@ -200,15 +200,37 @@ def from_fastapi_request(request: FastAPIRequest):
     return request.headers["x-user"]
 
 
+def from_default(user=Depends(current_user)):  # noqa: B008 - the older way to write a dependency
+    return user.id
+
+
+def from_header_default(x_user=Header()):  # noqa: B008 - so too
+    return x_user
+
+
+def from_plain_default(request=None):
+    return from_request(request)
+
+
 def constant():
     return "alice"
 
 
 @pytest.mark.parametrize(
-    "function", [from_request, from_typed_request, from_written_type, from_fastapi_request, constant]
+    "function",
+    [
+        from_request,
+        from_typed_request,
+        from_written_type,
+        from_plain_default,
+        from_fastapi_request,
+        from_default,
+        from_header_default,
+        constant,
+    ],
 )
 async def test_identify_may_have_a_request(client, function):
-    """Ours if it has no type, or FastAPI's by its type."""
+    """Ours if it has no type, or FastAPI's by its type; a default such as `Depends(…)` is resolved by FastAPI."""
     answer = await ask(make_app(client, function), params={"request": "mallory"}, headers=ALICE)
     assert (await client.subscriber_info(answer.json()["token"])).email == "alice"
 
