@@ -188,7 +188,7 @@ class TokenBackend(Backend[Callable[..., Identity]]):
         """Open the fleet when the application starts, and close it when it stops: `Starlette(…, lifespan=…)`.
 
         Closing waits for renewals under way, so that their refresh tokens aren't lost. A fleet that your app opens
-        itself stays as it is. Within another lifespan of the same backend, this one does nothing.
+        itself stays as it is. If several lifespans of the backend overlap, the last one closes the fleet.
         """
         async with self._open():
             yield

@@ -16,10 +16,11 @@ step  what happens                                                   answer if i
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 import attrs
@@ -112,6 +113,9 @@ class Backend(Generic[Identify]):
         )
         self._limit = token_rules.IssueLimit(issues_per_minute)
         self._refused: set[str | None] = set()  # origins whose refusal was logged as a warning
+        self._blocks = 0  # of `_open` that are under way
+        self._opening = asyncio.Lock()
+        self._stack = AsyncExitStack()
 
     @property
     def fleet(self) -> SessionFleet:
@@ -122,15 +126,33 @@ class Backend(Generic[Identify]):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        """Open the fleet for the block. Closing it waits for renewals under way, up to `close_timeout`.
+        """Open the fleet for the block.
 
-        A renewal that is cut off could lose the only valid refresh token. A block within another one changes nothing:
-        the outer one opens the fleet, and closes it.
+        Blocks may overlap, such as those of several applications. The first one opens the fleet, and the last one
+        closes it.
         """
-        if self._fleet is not None or isinstance(self._source, SessionFleet):  # the app, or an outer block, closes it
+        if isinstance(self._source, SessionFleet):  # the app opens and closes it
             yield
             return
-        opening: object = self._source()
+        self._blocks += 1
+        try:
+            async with self._opening:
+                if self._fleet is None:
+                    await self._stack.enter_async_context(self._opened(self._source))
+            yield
+        finally:
+            self._blocks -= 1
+            async with self._opening:
+                if self._blocks == 0:
+                    await self._stack.aclose()
+
+    @asynccontextmanager
+    async def _opened(self, source: Callable[[], object]) -> AsyncIterator[None]:
+        """Open the fleet. Closing it waits for renewals under way, up to `close_timeout`.
+
+        A renewal that is cut off could lose the only valid refresh token.
+        """
+        opening = source()
         if not isinstance(opening, AbstractAsyncContextManager):
             raise ConfigurationError(f"fleet() returned a {type(opening).__name__}: {OPENER}")
         async with cast("AbstractAsyncContextManager[object]", opening) as fleet:
@@ -153,9 +175,7 @@ class Backend(Generic[Identify]):
 
     def _health(self, method: str) -> token_rules.EndpointAnswer:
         """Return the answer to a request for the fleet's health. It names no user."""
-        asked = token_rules.RequestHead(
-            method, {}
-        )  # without an `Origin`, so that no other origin's page can read the answer
+        asked = token_rules.RequestHead(method, {})  # without an `Origin`: other origins' pages can't read the answer
         return token_rules.with_headers(token_rules.admit_health(method) or self._answer_health(), asked, self._rules)
 
     def _answer_health(self) -> token_rules.EndpointAnswer:

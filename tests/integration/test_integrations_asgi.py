@@ -1,5 +1,6 @@
 """What only the ASGI backend has: its request, and its routes for Starlette and FastAPI."""
 
+import asyncio
 import importlib.util
 import sys
 from contextlib import asynccontextmanager
@@ -362,6 +363,32 @@ async def test_the_router_opens_the_fleet(client):
         _ = backend.fleet
     async with visiting(app) as http:  # as an app's tests do, one after the other
         assert (await http.post("/v2/token", json={}, headers=ALICE)).status_code == 200
+
+
+async def test_two_apps_may_share_a_backend(client):
+    """The first one opens the fleet, even if both start at once, and the last one closes it."""
+    seen = []
+
+    @asynccontextmanager
+    async def open_fleet():
+        seen.append("opening")
+        await asyncio.sleep(0)  # another app starts
+        async with SessionFleet(client) as fleet:
+            yield fleet
+        seen.append("closed")
+
+    backend = TokenBackend(open_fleet, identify=constant)
+    apps = FastAPI(), FastAPI()
+    for app in apps:
+        app.include_router(backend.router())
+    one, other = (app.router.lifespan_context(app) for app in apps)
+    await asyncio.gather(one.__aenter__(), other.__aenter__())
+    await one.__aexit__(None, None, None)
+    assert seen == ["opening"]
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(apps[1]), base_url="http://app") as http:
+        assert (await http.post("/token", json={})).status_code == 200
+    await other.__aexit__(None, None, None)
+    assert seen == ["opening", "closed"]
 
 
 async def test_a_mounted_app_needs_the_lifespan_of_the_outer_one(client):
