@@ -177,6 +177,12 @@ def test_the_page_of_signatures_is_python():
         ast.parse(block)
 
 
+@pytest.mark.parametrize("text", ["identify: Callable[[web.Request], ", "-> list[Route]:"])
+def test_the_page_of_signatures_has_types_that_readers_know(text):
+    """Type variables are filled in, and a type of another project isn't taken for an alias with the same name."""
+    assert text in PAGES["signatures"]
+
+
 @pytest.mark.slow  # a pytest of its own takes two seconds
 def test_the_examples_of_the_page_on_testing_are_tests(tmp_path):
     """That pass, in the file that they make together."""

@@ -1,4 +1,4 @@
-"""The programs of a page, as readers paste them."""
+"""The programs of a page, as readers paste them, and the anchors of its headings."""
 
 import re
 
@@ -15,6 +15,11 @@ def files_of(page):
     files = dict(found)
     assert len(files) == len(found), f"{page} shows two programs with the same name"
     return files
+
+
+def anchor(title):
+    """Return the anchor that hosts and the site give to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
 
 
 def paste(page, folder):

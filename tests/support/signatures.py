@@ -16,13 +16,14 @@ import textwrap
 import types
 from datetime import timedelta
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import attrs
 
 if __name__ == "__main__":  # as a script, it is started without `support` on the path
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from support.pages import anchor
 from support.paths import PACKAGE, ROOT
 
 COMMAND = "python tests/support/signatures.py"
@@ -180,27 +181,29 @@ def places():
     return {name: place for name, (place, _) in entries().items()}
 
 
-def anchor(title):
-    """Return the anchor that hosts and the site give to a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
-
-
 @functools.cache
 def aliases():
-    """Return the type aliases of the package, by name, as their source has them."""
+    """Return the type aliases of the package, by name, as their source has them.
+
+    Names that a module imports from another project aren't among them: there, they stand for that project's type.
+    """
     trees = (ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py")))
-    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and node.value)
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    foreign = {one.name for node in imports if not node.module.startswith(TOP) for one in node.names}
     return {
         node.target.id: ast.unparse(node.value).strip("'\"")
         for node in nodes
-        if ast.unparse(node.annotation) == "TypeAlias"
+        if isinstance(node, ast.AnnAssign)
+        and ast.unparse(node.annotation) == "TypeAlias"
+        and node.target.id not in foreign
     }
 
 
 def type_text(annotation):
     """Return an annotation as text, with the names that readers know."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    text = re.sub(r"\b(?:wire|token_rules|signalwire_tokens(?:\.\w+)*)\.(?=[A-Z])", "", text)
+    text = re.sub(r"\b(?:wire|token_rules|collections\.abc|signalwire_tokens(?:\.\w+)*)\.(?=[A-Z])", "", text)
     text = text.replace("tls.SSLContext", "ssl.SSLContext").replace("aiohttp.web_request.", "web.")
     return re.sub(r"(?<![\w.])[A-Z]\w+", lambda found: written_out(found[0]), text)
 
@@ -427,13 +430,16 @@ def class_stub(module, name, kind, shown):
     if not issubclass(kind, dict | enum.Enum):
         parts += member_stubs(kind, shown, entries()[f"{module}.{name}"][1])
     text = "\n\n".join(["\n".join(head), *(["\n".join(lines)] if lines else []), *parts])
-    return re.sub(r"\bR\b", request_type(kind), text)
+    for variable, argument in type_arguments(kind):
+        text = re.sub(rf"\b{variable}\b", argument, text)
+    return text
 
 
-def request_type(kind):
-    """Return what the type variable `R` stands for in a class, or the variable itself in any other."""
-    generic = next((base for base in getattr(kind, "__orig_bases__", ()) if get_args(base)), None)
-    return type_text(get_args(generic)[0]) if generic else "R"
+def type_arguments(kind):
+    """Yield the name of each type variable of a class's bases, and what it stands for in the class."""
+    for base in getattr(kind, "__orig_bases__", ()):
+        for variable, argument in zip(getattr(get_origin(base), "__parameters__", ()), get_args(base), strict=True):
+            yield variable.__name__, type_text(argument)
 
 
 def stub(module, name, shown):

@@ -14,6 +14,7 @@ from signalwire_tokens import SessionFleet
 from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.integrations.aiohttp_server import TokenBackend
 from support.chromium import PlaywrightError, fetch_sdk, find_chromium, open_page
+from support.pages import BLOCK
 from support.paths import ROOT
 from support.processes import settings_of
 from support.waiting import HANG, eventually
@@ -226,7 +227,7 @@ async def events(page, emulator, text, *, times):
 
 
 GUIDE = (ROOT / "docs/guides/browser-apps.md").read_text()
-BACKEND = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)[0]
+BACKEND = BLOCK.findall(GUIDE)[0]
 RECIPE, POLLING = re.findall(r"^```javascript\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 # What a bundler does for a page: it finds the package, and what the package takes from Node.
 PAGE = """<!doctype html><link rel=icon href="data:,">

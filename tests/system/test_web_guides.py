@@ -14,6 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from signalwire_tokens.emulator import Emulator
 from support.cli_runner import started
 from support.pages import files_of, paste
+from support.presented import note_presented
 from support.processes import noting, settings_of
 from support.waiting import HANG, eventually
 
@@ -87,7 +88,7 @@ async def serving(program, folder, port):
     output = folder / "output"
     words = [word.format(module=program.module, port=port) for word in SERVERS[program.page]]
     async with Emulator() as emulator, ClientSession(timeout=ClientTimeout(total=HANG)) as http:
-        presented = note_tokens(emulator)
+        presented = note_presented(emulator)
         with output.open("wb") as file, noting(f"{program} printed", output.read_text):
             command = [sys.executable, "-X", "dev", *words]
             async with started(*command, stdout=file, stderr=STDOUT, cwd=folder, **settings_of(emulator)) as process:
@@ -101,18 +102,6 @@ async def serving(program, folder, port):
                 )
                 await eventually(server.is_up)
                 yield server
-
-
-def note_tokens(emulator):
-    """Return a list to which the emulator adds the token of each request as the subscriber."""
-    presented, answer = [], emulator.service.handlers["subscriber_info"]
-
-    def note(call):
-        presented.append(call.authorization.removeprefix("Bearer "))
-        return answer(call)
-
-    emulator.service.handlers["subscriber_info"] = note
-    return presented
 
 
 @pytest.mark.slow  # it starts a process
