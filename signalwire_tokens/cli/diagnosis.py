@@ -158,7 +158,8 @@ def clock_finding(ahead: float) -> Finding:
 
 def latency_finding(seconds: Sequence[float]) -> Finding:
     """Return the finding about how long SignalWire takes to answer."""
-    seen = f"{len(seconds)} answers: median {spoken(median(seconds))}, longest {spoken(max(seconds))}"
+    middle, longest = (f"{1000 * one:.0f} ms" for one in (median(seconds), max(seconds)))
+    seen = f"{len(seconds)} answers: median {middle}, longest {longest}"
     if max(seconds) <= SLOW:
         return Finding("latency", seen)
     return Finding("latency", seen, "check the network and any proxy: a request fails after 10 s", Verdict.WARNED)

@@ -134,7 +134,7 @@ class TokenBackend(Backend[Callable[..., Identity]]):
 
         builder = RouterBuilder(self._identify, refuse=self._refuse, lifespan=self.lifespan)
         if token is not None:
-            builder.add_token(token, self._hand_out)
+            builder.add_token(token, self._hand_out, takes_fingerprint=self._rules.allow_device_tokens)
         if logout is not None:
             builder.add_logout(logout, self._log_out)
         if health is not None:

@@ -30,16 +30,10 @@ Refuse: TypeAlias = Callable[[token_rules.RequestHead], token_rules.EndpointAnsw
 Schema: TypeAlias = dict[str, Any]
 
 # OpenAPI schemas of what the endpoint reads and answers.
-BODY: Schema = {
-    "title": "TokenRequest",
-    "type": "object",
-    "properties": {
-        "fingerprint": {
-            "type": "string",
-            "pattern": f"^{token_rules.FINGERPRINT_FORM.pattern}$",
-            "description": "The RFC 7638 thumbprint of the key that binds the token. Without it: the usual token.",
-        }
-    },
+FINGERPRINT: Schema = {
+    "type": "string",
+    "pattern": f"^{token_rules.FINGERPRINT_FORM.pattern}$",
+    "description": "The RFC 7638 thumbprint of the key that binds the token. Without it: the usual token.",
 }
 TOKEN: Schema = {
     "title": "BrowserToken",
@@ -106,8 +100,8 @@ class RouterBuilder:
         self._identify = as_dependency(identify)
         self._guarded = guarded_by(refuse)
 
-    def add_token(self, path: str, answer: Answer) -> None:
-        """Add the endpoint that returns the signed-in user's token."""
+    def add_token(self, path: str, answer: Answer, *, takes_fingerprint: bool) -> None:
+        """Add the endpoint that returns the signed-in user's token. It may accept the fingerprint of a key."""
         self._add(
             path,
             make_endpoint(answer, self._identify),
@@ -117,7 +111,7 @@ class RouterBuilder:
             summary="Get the signed-in user's SignalWire token",
             description="Returns an access token for SignalWire's browser SDK.",
             responses={200: json_response("The token.", TOKEN), **problems({**REFUSED, **THROTTLED})},
-            openapi_extra=json_body(),
+            openapi_extra=json_body({"fingerprint": FINGERPRINT} if takes_fingerprint else {}),
         )
 
     def add_logout(self, path: str, answer: Answer) -> None:
@@ -133,7 +127,7 @@ class RouterBuilder:
             status_code=204,
             response_description="The token isn't renewed any more.",
             responses=problems(REFUSED),
-            openapi_extra=json_body(),
+            openapi_extra=json_body({}),
         )
 
     def add_health(self, path: str, answer: Callable[[str], token_rules.EndpointAnswer]) -> None:
@@ -255,9 +249,10 @@ def as_response(answer: token_rules.EndpointAnswer) -> Response:
     return Response(answer.body, answer.status, {**answer.headers})
 
 
-def json_body() -> Schema:
+def json_body(properties: Schema) -> Schema:
     """Return what OpenAPI says of the body. As no parameter declares it, FastAPI doesn't read it."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": BODY}}}}
+    content = {"schema": {"type": "object", "properties": properties}, "example": {}}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 def json_response(description: str, schema: Schema) -> Schema:

@@ -235,7 +235,10 @@ class Backend(Generic[Identify]):
         if reference is None:
             return token_rules.problem_answer(401, "Sign in first.")
         if not isinstance(reference, str):
-            raise TypeError(f"identify must return a subscriber's reference or None, not {type(reference).__name__}")
+            raise TypeError(
+                f"identify must return a subscriber's reference, a string, or None: got {type(reference).__name__}. "
+                "For the id of a user, return str(id)"
+            )
         wish = token_rules.parse_body(await visit.read(), self._rules)
         if isinstance(wish, token_rules.EndpointAnswer):
             return wish

@@ -464,9 +464,26 @@ async def test_openapi_describes_the_bodies(client, documented):
         return content["content"][media_type]["schema"]["properties"].keys()
 
     token, health = documented["/token"]["post"], documented["/health"]["get"]
-    assert members(token["requestBody"]) == {"fingerprint"}
     app = make_app(client, constant)
     assert members(token["responses"]["200"]) == (await ask(app)).json().keys()
     assert members(health["responses"]["200"]) == (await ask(app, "GET", "/health")).json().keys()
     problem = (await ask(app, headers={"Origin": STRANGER})).json()
     assert members(token["responses"]["403"], "application/problem+json") == problem.keys()
+
+
+@pytest.mark.parametrize("allows", [False, True])
+async def test_openapi_lists_the_fingerprint_if_it_is_allowed(client, allows):
+    """The example is accepted in any case, so that "Try it out" of FastAPI's page works."""
+    app = make_app(client, constant, allow_device_tokens=allows)
+    async with visiting(app) as http:
+        documented = (await http.get("/openapi.json")).json()["paths"]
+        bodies = {
+            path: documented[path]["post"]["requestBody"]["content"]["application/json"]
+            for path in ("/token", "/logout")
+        }
+        assert {path: [*body["schema"]["properties"]] for path, body in bodies.items()} == {
+            "/token": ["fingerprint"] if allows else [],
+            "/logout": [],
+        }
+        answers = [await http.post(path, json=body["example"]) for path, body in bodies.items()]
+    assert [answer.status_code for answer in answers] == [200, 204]

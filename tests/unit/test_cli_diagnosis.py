@@ -141,8 +141,8 @@ def test_a_clock_fails_if_it_is_more_than_a_minute_off(ahead, verdict, seen):
 @pytest.mark.parametrize(
     ("longest", "verdict", "seen"),
     [
-        (0.3, Verdict.PASSED, "3 answers: median 0.2 s, longest 0.3 s"),
-        (2.5, Verdict.WARNED, "3 answers: median 0.2 s, longest 2.5 s"),
+        (0.3, Verdict.PASSED, "3 answers: median 200 ms, longest 300 ms"),
+        (2.5, Verdict.WARNED, "3 answers: median 200 ms, longest 2500 ms"),
     ],
 )
 def test_slow_answers_are_a_warning(longest, verdict, seen):
