@@ -52,5 +52,5 @@ def copy_pictures(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Have the pictures copied when the site has been built."""
+    """Copy the pictures when the site has been built."""
     app.connect("build-finished", copy_pictures)

@@ -45,7 +45,8 @@ class FleetThread:
     pool forks its workers: each of them opens a fleet of its own.
 
     Use `with FleetThread(open_fleet) as tokens`, or call `close()` before the process ends. Otherwise, Python's exit
-    stops the thread without waiting for renewals under way. It doesn't work with greenlets (gevent, eventlet).
+    stops the thread without waiting for renewals under way. Functions of `atexit` are too late to close a store. A
+    `FleetThread` doesn't work with greenlets (gevent, eventlet).
     """
 
     def __init__(self, open_fleet: FleetOpener) -> None:

@@ -51,8 +51,8 @@ class DiscordServer:
         app.router.add_get("/api/v10/users/@me", self._get_user)
         app.router.add_get("/api/v10/oauth2/applications/@me", self._get_application)
         app.router.add_put("/api/v10/applications/{id}/commands", self._put_commands)
-        app.router.add_post("/api/v10/interactions/{id}/{token}/callback", self._take_response)
-        app.router.add_post("/api/v10/webhooks/{id}/{token}", self._take_follow_up)
+        app.router.add_post("/api/v10/interactions/{id}/{token}/callback", self._accept_response)
+        app.router.add_post("/api/v10/webhooks/{id}/{token}", self._accept_follow_up)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -64,7 +64,7 @@ class DiscordServer:
         await self._runner.cleanup()
 
     async def type_command(self, name, user="9001"):
-        """Have a user type a slash command, and return the text of the bot's answer."""
+        """Return the text of the bot's answer to a slash command that a user types."""
         token = f"interaction-{next(self._numbers)}"
         self._answers[token] = answer = asyncio.get_running_loop().create_future()
         command = self.commands[name]
@@ -133,15 +133,15 @@ class DiscordServer:
         self.commands = {command["name"]: command for command in registered}
         return reply(registered)
 
-    async def _take_response(self, request):
-        """Take the first answer to an interaction: a message, or the promise of one."""
+    async def _accept_response(self, request):
+        """Accept the first answer to an interaction: a message, or the promise of one."""
         said = await request.json()
         self.events.append("deferred" if said["type"] == DEFERRED else "answered")
         if said["type"] == MESSAGE:
             self._answers.pop(request.match_info["token"]).set_result(said["data"]["content"])
         return reply({"interaction": {"id": request.match_info["id"], "type": SLASH_COMMAND}})
 
-    async def _take_follow_up(self, request):
+    async def _accept_follow_up(self, request):
         said = await request.json()
         self.events.append("answered")
         self._answers.pop(request.match_info["token"]).set_result(said["content"])

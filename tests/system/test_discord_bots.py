@@ -30,7 +30,7 @@ FAILS = "SignalWire can't be reached. Try again in a minute."
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
-    """Have sessions in the test's process wait as long as a slow machine needs."""
+    """Make sessions in the test's process wait as long as a slow machine needs."""
     monkeypatch.setattr(session, "DEFAULT_POLICY", RefreshPolicy(wait_timeout=HANG, close_timeout=HANG))
 
 

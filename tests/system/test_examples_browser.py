@@ -93,7 +93,7 @@ async def open_and_connect(page, emulator):
 
 
 async def pass_time(page, emulator, seconds):
-    """Let time pass at SignalWire and in the page, as if the machine had slept."""
+    """Advance the time at SignalWire and in the page, as if the machine had slept."""
     emulator.advance(seconds)
     await page.clock.fast_forward(round(1000 * seconds))
 
@@ -149,7 +149,7 @@ async def test_failed_refreshes_do_not_interrupt_the_page(emulator, page):
 
 
 async def has_refreshed(page, emulator):
-    """Let time pass, and return whether a refresh has succeeded."""
+    """Return whether a refresh has succeeded after some more time."""
     await pass_time(page, emulator, 5)
     return 201 in asked(emulator, "refresh_device_token")
 
@@ -179,13 +179,13 @@ async def test_the_page_recovers_from_an_outage_at_its_start(emulator, page, ope
 
 
 async def reports_an_error(page, emulator):
-    """Let time pass, and return whether the page shows that the SDK gave up, or got no token."""
+    """Return whether the page shows, after some more time, that the SDK gave up or got no token."""
     await pass_time(page, emulator, 2)
     return await page.locator("#events li.bad", has_text=re.compile("error in the SDK|no token yet")).count()
 
 
 async def is_bound(page, emulator):
-    """Let time pass, and return whether the page is connected with a bound token."""
+    """Return whether the page is connected with a bound token after some more time."""
     with suppress(PlaywrightError):  # the page may be loading again
         await pass_time(page, emulator, 2)
     return emulator.connections and emulator.connections[0].reauthenticated
@@ -221,7 +221,7 @@ async def event(page, text, *, times=1):
 
 
 async def events(page, emulator, text, *, times):
-    """Let time pass, and return whether the page lists an event so many times."""
+    """Return whether the page lists an event so many times after some more time."""
     await pass_time(page, emulator, 1)
     return await page.locator("#events li", has_text=text).count() >= times
 
