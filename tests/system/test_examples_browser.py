@@ -228,7 +228,7 @@ async def events(page, emulator, text, *, times):
 
 GUIDE = (ROOT / "docs/guides/browser-apps.md").read_text()
 BACKEND = BLOCK.findall(GUIDE)[0]
-RECIPE, POLLING = re.findall(r"^```javascript\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+RECIPE, LOGOUT, POLLING = re.findall(r"^```javascript\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 # What a bundler does for a page: it finds the package, and what the package takes from Node.
 PAGE = """<!doctype html><link rel=icon href="data:,">
 <script type="importmap">{"imports": {"@signalwire/js": "/sdk/browser.mjs", "node:crypto": "/crypto.js"}}</script>
@@ -270,9 +270,11 @@ async def test_the_recipe_of_the_guide_connects_with_a_bound_token(emulator, gui
         monkeypatch.setenv(name, value)
     namespace = {"__name__": "app"}
     exec(BACKEND, namespace)  # noqa: S102 - the guide's own code
-    async with guide_page(RECIPE, namespace["app"]):
+    namespace["app"].router.add_route("*", "/logout", namespace["backend"].logout)
+    async with guide_page(RECIPE, namespace["app"]) as page:
         await eventually(lambda: emulator.connections and emulator.connections[0].reauthenticated)
         await eventually(lambda: emulator.connections[0].is_online)
+        assert await page.evaluate(f"async () => ({LOGOUT.strip().rstrip(';')}).status") == 204
     assert asked(emulator, "create_device_token") == [201]
 
 
