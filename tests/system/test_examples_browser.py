@@ -160,7 +160,7 @@ async def test_an_expired_token_is_replaced_by_the_backend(emulator, page, secon
     first = await open_and_connect(page, emulator)
     emulator.fail(Status(503), operation="refresh_device_token", times=None)
     await pass_time(page, emulator, seconds)
-    await eventually(lambda: len(asked(emulator, "create_subscriber_token")) == 2)
+    await eventually(lambda: len(asked(emulator, "create_subscriber_token")) >= 2)
     await eventually(lambda: emulator.connections and emulator.connections[0].reauthenticated)
     await eventually(lambda: emulator.connections[0].is_online)
     assert emulator.connections[0].id != first.id
