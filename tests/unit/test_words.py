@@ -8,8 +8,8 @@ import pytest
 
 from support.documented import assert_listed
 from support.paths import PACKAGE, ROOT
+from support.plain_words import GUIDE, WORDS, odd_words
 
-GUIDE = "docs/contributing.md"
 # How no docstring of a function begins.
 OPENINGS = {
     "Tell",
@@ -27,38 +27,6 @@ OPENINGS = {
     "Who",
     "Whoever",
 }
-# Words, and what to write in their place.
-WORDS = {
-    "whoever": "the caller, or who it is",
-    "somebody": "the caller, or who it is",
-    "anybody": "a caller, or who it is",
-    "nobody": "no caller, or who it is",
-    "those who": "callers, or who they are",
-    "is to be": "must be, or is",
-    "are to be": "must be, or are",
-    "anew": "again",
-    "at hand": "current",
-    "mend": "fix",
-    "mended": "fixed",
-    "reckon": "calculate",
-    "reckoned": "calculated",
-    "lapse": "close when idle",
-    "in vain": "without success",
-    "but for": "except",
-    "lest": "so that … doesn't",
-    "dead": "expired",
-    "dies": "expires",
-    "died": "ended, or expired",
-    "tell": "return, log or report",
-    "tells": "returns, logs or reports",
-    "told": "returned, logged or reported",
-    "hears": "is notified",
-    "heard": "was notified",
-    "alive": "valid",
-    "is no": "isn't a",
-}
-FORM = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
-FINE = re.compile(r"is no (?:longer|valid|way)|there is no", re.IGNORECASE)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -72,11 +40,6 @@ def texts(path):
         for token in tokenize.tokenize(file.readline):
             if token.type in (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", None)):
                 yield token.start[0], token.string
-
-
-def odd_words(text):
-    """Return the words of a text that the list has, except in phrases that are plain."""
-    return [found.lower() for found in FORM.findall(FINE.sub("", text))]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
