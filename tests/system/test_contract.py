@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from signalwire_tokens import wire
 from signalwire_tokens.models import Secret
-from support.cli_runner import served
+from signalwire_tokens.testing.in_thread import emulator_in_thread
 from support.needs import NEEDS_ALL
 from support.openapi import DOCUMENT, PATH, parameters_of, parameters_validator, security_of
 from support.waiting import HANG
@@ -27,7 +27,7 @@ async def issue(emulator):
 @pytest.fixture(scope="module")
 def service():
     """Yield an emulator that runs on another thread, for a client that isn't asynchronous, and a subscriber's pair."""
-    with served() as emulator:
+    with emulator_in_thread() as emulator:
         yield emulator, asyncio.run(issue(emulator))
 
 

@@ -19,7 +19,7 @@ from signalwire_tokens import RefreshPolicy, SubscriberSession, TokenClient
 from signalwire_tokens.cli.examination import Space, examine_space
 from signalwire_tokens.cli.space_report import NOT_REACHED, QUESTIONS, Report
 from signalwire_tokens.emulator import Status
-from support.cli_runner import served
+from signalwire_tokens.testing.in_thread import emulator_in_thread
 from support.paths import ROOT
 from support.processes import last_lines, settings_of
 from support.reports import ageing
@@ -176,7 +176,7 @@ def test_they_find_what_differs_on_emulators_of_each_rotation(plain_environment)
 
 def test_an_examination_that_stops_fails_the_facts_that_were_not_reached(plain_environment):
     """The message says which request failed."""
-    with served(strict=True) as emulator:
+    with emulator_in_thread(strict=True) as emulator:
         emulator.fail(Status(503), operation="refresh_subscriber_token", times=None)
         counts, printed = run_live(**settings_of(emulator))
     assert counts["failed"] > len(QUESTIONS) / 2, last_lines(printed)
