@@ -77,8 +77,11 @@ def run_to_the_end(command, stdin="", **environment):
 
 
 @asynccontextmanager
-async def started(*command, stdin=None, stdout=PIPE, stderr=PIPE, cwd=None, **environment):
-    """Start a program with pipes to its outputs; yield its process, which is killed if the block leaves it running."""
+async def started(*command, stdin=None, stdout=PIPE, stderr=PIPE, cwd=None, inherited=os.environ, **environment):
+    """Start a program with pipes to its outputs; yield its process, which is killed if the block leaves it running.
+
+    Its environment is `inherited`, and the arguments after that.
+    """
     with default_signals():
         process = await asyncio.create_subprocess_exec(
             *map(str, command),
@@ -86,7 +89,7 @@ async def started(*command, stdin=None, stdout=PIPE, stderr=PIPE, cwd=None, **en
             stdout=stdout,
             stderr=stderr,
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
         )
     try:
         yield process

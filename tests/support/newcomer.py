@@ -1,18 +1,19 @@
 """A newcomer, who follows pages literally in a fresh checkout, and counts what that takes."""
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from asyncio.subprocess import STDOUT
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from support.cli_runner import started
 from support.pages import paste
 from support.paths import ROOT
-from support.processes import default_signals, last_lines
+from support.processes import last_lines
 
 # CI runs the tests beside the built wheel, without the package's sources.
 CHECKOUT = Path(os.environ.get("CHECKOUT", ROOT))
@@ -82,23 +83,9 @@ class Newcomer:
         self.commands.append(command)
         for old, new in replaced.items():
             command = command.replace(old, new)
-        with default_signals():
-            process = await asyncio.create_subprocess_exec(
-                *("bash", "-c", f"exec {command}"),
-                cwd=self.folder,
-                env=self.environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
+        shell = ("bash", "-c", f"exec {command}")
+        async with started(*shell, stderr=STDOUT, cwd=self.folder, inherited=self.environment) as process:
             yield process
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
-            await process.wait()
-            process._transport.close()
 
     async def paste_settings(self, emulator):
         """Paste the settings that `signalwire-tokens emulator` prints in another terminal."""
