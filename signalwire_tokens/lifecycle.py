@@ -337,9 +337,9 @@ class Lifecycle:
     def clock_leaped(self, seconds: float, now: float) -> bool:
         """Bring the due time forward if the wall clock has gained too much. Return whether it has.
 
-        `seconds` is how much the wall clock has gained on the session's clock. More than a minute, by default, may mean
-        that a virtual machine was paused, which the session's clock doesn't count. The token may then be older than the
-        session assumes.
+        `seconds` is how much the wall clock has gained on the session's clock since the pair was adopted. More than a
+        minute, by default, may mean that a virtual machine was paused, which the session's clock doesn't count. The
+        token may then be older than the session assumes.
         """
         if seconds <= self.policy.tuning.clock_jump or self.pair is None:
             return False

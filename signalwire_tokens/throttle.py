@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from .errors import is_throttle
 
@@ -60,7 +60,7 @@ class Throttle:
         self.asked_at: float = -math.inf
         self.until: float = -math.inf
         self.error: SignalWireTokenError | None = None
-        self._watchers: WeakSet[Watcher] = WeakSet()
+        self._watchers: WeakKeyDictionary[Watcher, None] = WeakKeyDictionary()  # in their order, unlike a set
 
     def left(self, now: float, *, longest: float = math.inf) -> float:
         """Return for how many seconds no request should be sent; 0.0 if one may be sent now.
@@ -84,9 +84,17 @@ class Throttle:
             self.until = until if is_newer and error.retry_after is not None else max(self.until, until)
             self.asked_at, self.error = now, error
 
+    def clock_leaped(self, seconds: float, now: float) -> None:
+        """Lift the throttle if it has ended by the wall clock, which has gained `seconds`.
+
+        The virtual machine may have been paused, and `now` doesn't count that.
+        """
+        if self.error is not None and self.until - now <= seconds:
+            self._lift()
+
     def watch(self, watcher: Watcher) -> None:
         """Call `watcher.throttle_lifted()` once, when the throttle is lifted. The throttle holds the watcher weakly."""
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
 
     def _lift(self) -> None:
         self.until, self.error = -math.inf, None

@@ -240,14 +240,15 @@ class Timer:
     def _watch_wall(self, now: float) -> None:
         """Compare the wall clock with the timer's clock, and record a leap if it has gained more than a second.
 
-        A gain is the only sign that a virtual machine was paused. A loss isn't a leap. Neither is a
-        suspend, which both clocks count.
+        A gain is the only sign that a virtual machine was paused. A loss isn't a leap. Neither is a suspend, which both
+        clocks count. Smaller gains add up until they are a second.
         """
         ahead = self.clock.wall() - now
         gained = ahead - self.wall_ahead
         if gained > 1:
             self._leaps.append((gained, self._heap.copy()))
-        self.wall_ahead = ahead
+        if not 0 < gained <= 1:
+            self.wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
         """Notify up to `SLEEPERS_PER_TURN` sleepers of a leap of the wall clock. Return how many entries were handled.

@@ -33,7 +33,7 @@ import logging
 import math
 import random
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from signalwire_tokens.errors import StoreError
@@ -67,6 +67,14 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 BREAKERS: WeakKeyDictionary[TokenClient, Breaker] = WeakKeyDictionary()
 
 
+class Flight(NamedTuple):
+    """A renewal under way: the time of the next free slot before it took its own and after that."""
+
+    next_before: float
+    next_after: float
+    has_asked: bool = False  # True once it has sent its request
+
+
 class Governor(Gate):
     """The gate that the sessions of a fleet share.
 
@@ -93,7 +101,7 @@ class Governor(Gate):
         self._interval = (1 + SLACK) / rate
         self._next_at = -math.inf  # when the next slot is free, by the rate alone
         self._queue = Queue()
-        self._flights: dict[Engine, bool] = {}  # sessions that renew, and whether they have sent their request
+        self._flights: dict[Engine, Flight] = {}  # sessions that renew
         self._called: Engine | None = None  # the session whose turn it is, while it is woken
         self._probe: Engine | None = None  # the session of this fleet that sends the probe
         self._failed: dict[Engine, Failure] = {}  # sessions that have failed since SignalWire last answered
@@ -178,11 +186,11 @@ class Governor(Gate):
             return False
         self._called = None
         self._queue.remove(engine)
-        self._flights[engine] = False
+        before = self._next_at
+        self._next_at = max(before, now - SLACK) + self._interval / (self.breaker.share(now, self._ramp) or 1.0)
+        self._flights[engine] = Flight(before, self._next_at)
         if self.breaker.is_open:
             self._probe, self.breaker.probing = engine, True
-        else:
-            self._next_at = max(self._next_at, now - SLACK) + self._interval / self.breaker.share(now, self._ramp)
         return True
 
     def force(self, engine: Engine, step: RenewalStep) -> None:  # noqa: ARG002 - the plan chooses the step
@@ -195,13 +203,15 @@ class Governor(Gate):
             self._queue.add(engine)
             self._arm(self._now())
 
-    def asks(self, engine: Engine) -> None:
-        """Record that a renewal is about to send its request.
+    def asks(self, engine: Engine) -> SignalWireTokenError | None:
+        """Record that a renewal sends its request, unless SignalWire has asked for a pause since it began.
 
-        If it finds a pair in the store instead, it gives its slot back.
+        A renewal that sends none, or finds a pair in the store instead, gives its slot back.
         """
-        if engine in self._flights:
-            self._flights[engine] = True
+        error = self._pause_since_begin(engine)
+        if error is None and engine in self._flights:
+            self._flights[engine] = self._flights[engine]._replace(has_asked=True)
+        return error
 
     def ended(self, engine: Engine, outcome: Outcome | None) -> None:
         """Release what a renewal or a look has taken, and learn from the outcome.
@@ -210,7 +220,7 @@ class Governor(Gate):
 
             the session was    the outcome            then
             ----------------   --------------------   ------------------------------------------------------
-            not the probe      any                    its slot is given back
+            not the probe      any                    its slot is given back, if no other one was taken since
             the probe          a pair from the store  the next session may be the probe at once
             the probe          a failure of the       the next probe waits for a pause: the store is slow or
                                store                  down, and would hold up one probe after another
@@ -221,17 +231,25 @@ class Governor(Gate):
         was_probe = self._probe is engine
         if was_probe:
             self._probe, self.breaker.probing = None, False
-        asked = self._flights.pop(engine, None)
-        if asked is None or outcome is None:
+        flight = self._flights.pop(engine, None)
+        if flight is None or outcome is None:
             return
-        if asked:
+        if flight.has_asked:
             self._record_outcome(engine, outcome, was_probe=was_probe)
         elif not was_probe:
-            self._next_at -= self._interval
+            self._give_back(flight)
         elif not isinstance(outcome, Renewed):
             self._delay_probe(self._now())
         self._draw = random.random()  # noqa: S311 - as above
         self._arm(self._now())
+
+    def _give_back(self, flight: Flight) -> None:
+        """Free the slot of a session that sent no request, unless a later slot is taken.
+
+        With that one, an earlier slot would be one too many in the same second.
+        """
+        if self._next_at == flight.next_after:
+            self._next_at = flight.next_before
 
     def throttle_lifted(self) -> None:
         """Wake the sessions whose turn it is, since SignalWire accepts requests again."""
@@ -340,7 +358,7 @@ class Governor(Gate):
         elif self.breaker.probing:  # a probe of another fleet doesn't notify this one when it ends: look again later
             at = math.inf if self._probe is not None else now + self.pause()
         else:
-            at = self.breaker.probe_at
+            at = max(self.breaker.probe_at, self._next_at)
         return max(now, at, self._throttle_end())
 
     def _record_outcome(self, engine: Engine, outcome: Outcome, *, was_probe: bool) -> None:

@@ -51,6 +51,7 @@ from signalwire_tokens.outcomes import (
     NotSent,
     RenewalStep,
     Renewed,
+    Throttled,
 )
 
 from .events import Listener, SessionEvent, logged
@@ -86,6 +87,7 @@ class Engine:
     - `shared` renews through the store; None without a store.
     - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
     - `used_at` is when a caller last used a session of a fleet.
+    - `gained` is by how much the wall clock has gained on the session's clock since the pair was adopted.
     - `wakes_at` is the deadline that the timer has for the session; inf if there is none.
     - `task` is the task of the renewal or look under way.
     - `timer` is None until the session is opened.
@@ -101,6 +103,7 @@ class Engine:
     brought: TokenPair | None
     owner: Owner = ALONE
     used_at: float = -math.inf
+    gained: float = 0.0
     wakes_at: float = math.inf
     task: RenewalTask | None = None
     timer: Timer | None = None
@@ -262,8 +265,11 @@ class Engine:
 
         While a renewal is under way, this does nothing. `_conclude` compares the clocks when the renewal ends.
         """
-        if not isinstance(self.cycle.under_way, RenewalStep) and self.cycle.clock_leaped(seconds, now):
-            self.plan()
+        if not isinstance(self.cycle.under_way, RenewalStep):
+            self.gained += max(0.0, seconds)
+            if self.cycle.clock_leaped(self.gained, now):
+                self.gate.clock_leaped(self.gained)
+                self.plan()
 
     def on_store_change(self) -> None:
         """Look into the store soon, since another session has saved a pair. The store calls this."""
@@ -335,7 +341,9 @@ class Engine:
         `way` is the step, and `pair` has the refresh token for it. The source must answer within `limit` seconds; None
         means no limit. Exceptions that aren't a `SignalWireTokenError` pass through to `result_of`.
         """
-        self.gate.asks(self)
+        paused = self.gate.asks(self)
+        if paused is not None:
+            return Throttled(paused)
         request = RenewalRequest(step=way, pair=pair, current=self.cycle, asked=self.now(), timeout=limit)
         try:
             answer = self.renewal.renew(request)
@@ -431,7 +439,7 @@ class Engine:
 
         The source may report the renewal to metrics, by its method `adopted`.
         """
-        shared = self.shared
+        shared, self.gained = self.shared, 0.0
         log_pair(self, adopted, way)
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
             shared.saving = self.opened().begin(shared.save_later(self.on_store_change), f"save {self.label}")

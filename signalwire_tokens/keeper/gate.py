@@ -7,7 +7,7 @@ in turn, and the context is an owner that closes idle sessions.
 One renewal calls its gate in this order::
 
     enter(engine)            may it begin? If not, the gate wakes the session later, and the engine asks again
-    asks(engine)             it is about to send a request; skipped if the store has a better pair
+    asks(engine)             may it send its request? Skipped if the store has a better pair
     ended(engine, outcome)   it has ended; also called after `enter` returned False, which changes nothing
 """
 
@@ -87,6 +87,10 @@ class Gate:
             throttle.watch(engine)
         return asked, until
 
+    def clock_leaped(self, seconds: float) -> None:
+        """React to a wall clock that has gained so much that a virtual machine may have been paused."""
+        self.throttle.clock_leaped(seconds, self._clock.now())
+
     def outlook(self, engine: Engine) -> Outlook:  # noqa: ARG002 - this gate has one session
         """Return what the gate adds to the session's own plan."""
         return Outlook(may_renew=False) if self.last_error else CLEAR
@@ -103,12 +107,24 @@ class Gate:
         """Start a renewal that a caller has forced: now, or as soon as the session may renew."""
         engine.begin(step)
 
-    def asks(self, engine: Engine) -> None:
-        """Record that the renewal under way is about to send its request.
+    def asks(self, engine: Engine) -> SignalWireTokenError | None:
+        """Record that the renewal under way sends its request now, and return None.
 
-        A renewal that finds a better pair in the store sends none.
+        If the source has asked for a pause since the renewal began, return that error instead: the renewal must not
+        send its request. It may have waited for another process for half a minute. A renewal that finds a better pair
+        in the store sends no request.
         """
-        self._sent = engine.now()
+        error = self._pause_since_begin(engine)
+        if error is None:
+            self._sent = engine.now()
+        return error
+
+    def _pause_since_begin(self, engine: Engine) -> SignalWireTokenError | None:
+        """Return the error with which the source has asked for a pause since the renewal under way began, or None."""
+        throttle, step = self.throttle, engine.cycle.under_way
+        if step is None or throttle.until <= (now := self._clock.now()):
+            return None
+        return throttle.error if throttle.asked_at - now > step.at - engine.now() else None
 
     def caller_waits(self, engine: Engine) -> None:
         """React to a caller that waits for a session's token. This gate does nothing."""

@@ -100,9 +100,12 @@ class TimedReading:
 
 
 def find_better(timed: TimedReading, cycle: Lifecycle, *, now: float, wall: float) -> Renewed | None:
-    """Return the stored pair if its token is valid and expires later than the current one; None otherwise."""
+    """Return the stored pair if its token is valid and expires later than the current one; None otherwise.
+
+    A pair that the session had before doesn't count, even if it expires later than an invalidated one.
+    """
     record, asked = timed.reading.record, timed.asked
-    if record is None or asked is None or record.pair.access_token.value == cycle.value:
+    if record is None or asked is None or hash(record.pair.access_token.value) in cycle.seen:
         return None
     if asked + life_of(record.pair.access_token) <= max(now, cycle.access_until):
         return None

@@ -75,7 +75,7 @@ class Waiters:
     __slots__ = ("_futures",)
 
     def __init__(self) -> None:
-        self._futures: set[asyncio.Future[None]] = set()
+        self._futures: dict[asyncio.Future[None], None] = {}  # in place of a set, to wake callers in their order
 
     def __bool__(self) -> bool:
         return bool(self._futures)
@@ -85,11 +85,11 @@ class Waiters:
         future = asyncio.get_running_loop().create_future()
         if deadline is not None:
             deadline.future = future
-        self._futures.add(future)
+        self._futures[future] = None
         try:
             await future
         finally:
-            self._futures.discard(future)
+            self._futures.pop(future, None)
 
     def wake(self) -> None:
         """Wake all callers."""

@@ -164,6 +164,15 @@ def test_a_paused_machine_makes_a_pair_s_age_unknown():
     assert find_other(timed, case.cycle, now=NOW, wall=WALL) is None
 
 
+def test_a_pair_that_the_session_had_before_is_never_better():
+    """A store may come back with an older record. A caller has perhaps reported its token as refused. (P1)"""
+    case = Case("a later pair", None, "one", False, UseRefreshToken, True, True)
+    assert find_better(case.timed, case.cycle, now=NOW, wall=WALL) is not None
+    case.cycle.earlier = (hash(case.record.pair.access_token.value),)
+    case.cycle.invalidate(NOW)
+    assert find_better(case.timed, case.cycle, now=NOW, wall=WALL) is None
+
+
 @pytest.mark.parametrize("stored", ["an earlier pair", "a later pair"])
 def test_what_is_stored_under_a_brought_pair_is_its_successor(stored):
     """Whatever the clocks say. Under a pair of the session's own, an earlier one means that the store has lost it."""

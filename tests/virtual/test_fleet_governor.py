@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 from weakref import ref
 
 import pytest
@@ -25,6 +26,7 @@ class Entrant:
         self.governor, self.name, self.at, self.stays, self.needs = governor, name, deadline, stays, needs
         self.wakes_at = math.inf
         self.entered, self.outcome, self.asks, self.failed = [], None, True, failed
+        self.cycle = SimpleNamespace(under_way=None)
         self.forgiven = self.looked = 0
         self.looking = self.retries = False
 

@@ -544,6 +544,32 @@ async def test_a_small_step_of_the_wall_clock_means_nothing(clock):
         assert session.generation == 1
 
 
+@pytest.mark.parametrize(("seconds", "times"), [(25.0, 3), (0.9, 68)])
+async def test_small_pauses_of_a_virtual_machine_add_up(clock, seconds, times):
+    """Once they may be a minute in all, the session renews, since its token is that much older than it seems. (P31)"""
+    async with ScriptedSession(clock) as session:
+        for number in range(times):
+            assert session.generation == 1, number
+            clock.set_wall(clock.wall() + seconds)
+            await clock.advance(31)
+        await clock.advance(60)
+        assert session.generation == 2
+        clock.set_wall(clock.wall() + 50)
+        await clock.advance(120)
+        assert session.generation == 2
+
+
+async def test_a_pause_of_a_virtual_machine_ends_the_pause_that_was_asked_for(clock):
+    """SignalWire's pause ended while the machine was paused, so the session renews as soon as it runs. (P23)"""
+    async with ScriptedSession(clock, None, throttled(3000)) as session:
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        await clock.advance(10)
+        clock.set_wall(clock.wall() + HOUR)
+        await clock.advance(100)
+        assert session.generation == 2
+
+
 async def test_a_token_that_is_born_nearly_dead_does_not_make_a_hot_loop(clock):
     """It is taken, counts as a failure, and the pace slows down. (P22)"""
     async with ScriptedSession(clock) as session:

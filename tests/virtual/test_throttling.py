@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from signalwire_tokens import (
+    MemoryStore,
     RateLimited,
     ServerError,
     SessionFleet,
@@ -21,6 +22,7 @@ from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.errors import is_throttle
 from signalwire_tokens.integrations import token_rules
 from signalwire_tokens.integrations.token_endpoint import Backend, BackendRequest
+from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.throttle import Throttle
 from support.fake_transport import make_client
 
@@ -377,3 +379,31 @@ async def test_a_refresh_in_a_fleet_that_a_throttle_prevents_has_it_as_its_cause
         with pytest.raises(TokenUnavailable) as caught:
             await refresh
     assert caught.value.cause is client.throttle.error
+
+
+@pytest.mark.parametrize("in_fleet", [False, True])
+async def test_a_renewal_that_waited_for_a_lease_sends_nothing_in_a_pause(clock, in_fleet):
+    """A renewal may wait half a minute for another process. It keeps to a pause that began meanwhile. (P23)"""
+    client, line = make_client(clock)
+    store = MemoryStore(clock=clock)
+    async with client, AsyncExitStack() as stack:
+        if in_fleet:
+            fleet = await stack.enter_async_context(SessionFleet(client, store=store))
+            await fleet.token("alice")
+            session = fleet.session("alice")
+        else:
+            session = await stack.enter_async_context(SubscriberSession(client, "alice", store=store))
+        engine, sent = engine_of(session), len(line.sent)
+        await clock.advance(engine.cycle.due - clock.now() - 1)
+        async with store.lease(session.store_key, 30) as held:
+            assert held
+            await clock.advance(5)
+            assert engine.task is not None
+            error = RateLimited("wait", operation="refresh", status=429, retry_after=60)
+            client.throttle.note(error, sent=clock.now(), now=clock.now() + 0.1)
+            await clock.advance(5)
+        await clock.advance(40)
+        assert len(line.sent) == sent
+        assert await session.token()
+        await clock.advance(30)
+        assert len(line.sent) == sent + 1
