@@ -217,9 +217,8 @@ def ways_after(failure: type[Ambiguous | Spent], own: int, ways: str, is_issue: 
 @cache
 def ways_at(own: int, reissues: bool) -> str:
     """Return which ways a session has at its start, or after it has adopted a pair."""
-    asked = NOW
     cycle = Lifecycle(RefreshPolicy(), lifetime=LIFE, draw=0.5, reissues=reissues)
-    cycle.open(asked, Renewed(make_pair(1), asked) if own else None)
+    cycle.open(NOW, Renewed(make_pair(1), NOW) if own else None)
     return ways_of(cycle)
 
 
@@ -395,9 +394,7 @@ class Moves:
         chosen = process._replace(at="mark" if is_first else "send", held=replaces, token=token)
         chosen = chosen if is_first else self.timely(chosen)
         is_foreign = presents == "record" and record[1] not in (0, process.mark)
-        if is_foreign and not self.rules.marks:
-            is_foreign = False
-        if is_foreign and process.pair:
+        if is_foreign and process.pair:  # its own token may still be valid for long enough
             waits = self.put(self.state, index, left_by(process))
             yield Move(f"{{name}} {text}, finds a mark, and waits", waits, index)
         how = f"chooses the refresh token of pair {token}" if token else "chooses to issue"
