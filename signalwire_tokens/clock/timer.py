@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
     from .system import Alarm, Clock
 
-__all__ = ["Sleeper", "Timer", "timer_of"]
+__all__ = ["SMALLEST_LEAP", "Sleeper", "Timer", "timer_of"]
 
 LONGEST_ALARM = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
+SMALLEST_LEAP = 1.0  # seconds that the wall clock gains on the session's clock
 AT_ONCE = -math.inf  # the value of `_rings_at` if the alarm rings in the next turn of the event loop
 MOST_STALE = 100  # stale entries that the heap may have, however small it is
 SLEEPERS_PER_TURN = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
@@ -245,9 +246,9 @@ class Timer:
         """
         ahead = self.clock.wall() - now
         gained = ahead - self.wall_ahead
-        if gained > 1:
+        if gained > SMALLEST_LEAP:
             self._leaps.append((gained, self._heap.copy()))
-        if not 0 < gained <= 1:
+        if not 0 < gained <= SMALLEST_LEAP:
             self.wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import attrs
 
-from signalwire_tokens.clock import Clock, Timer
+from signalwire_tokens.clock import SMALLEST_LEAP, Clock, Timer
 from signalwire_tokens.errors import SessionError, SignalWireTokenError
 from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed, Lifecycle, Phase, Warn
 from signalwire_tokens.models import TokenPair
@@ -265,10 +265,10 @@ class Engine:
 
         While a renewal is under way, this does nothing. `_conclude` compares the clocks when the renewal ends.
         """
-        if not isinstance(self.cycle.under_way, RenewalStep):
-            self.gained += max(0.0, seconds)
+        if seconds > SMALLEST_LEAP and not isinstance(self.cycle.under_way, RenewalStep):
+            self.gained += seconds
             if self.cycle.clock_leaped(self.gained, now):
-                self.gate.clock_leaped(self.gained)
+                self.gate.clock_leaped(seconds)
                 self.plan()
 
     def on_store_change(self) -> None:

@@ -152,10 +152,11 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
         await wait(engine, min(timeout, left / 2), lambda: cycle.tried_at != tried_at)
     if engine.left() <= 0:
         await wait(engine, timeout, lambda: engine.left() > 0)
+    if engine.left() <= 0:
+        await asyncio.sleep(0)  # a caller that retries in a loop must not keep the renewal's task from running
     check(engine)
     if engine.left() > 0:
         return cycle.value
-    await asyncio.sleep(0)  # a caller that retries in a loop must not keep the renewal's task from running
     raise unavailable(engine, f"no valid token for session {engine.label}")
 
 
@@ -270,12 +271,12 @@ def fault_of(engine: Engine, outlook: Outlook | None = None) -> SignalWireTokenE
     """Return the error that keeps a session from a token and doesn't pass by itself; None if there is none.
 
     That is an error of its settings, or a refusal of this session. For a session that must try again regardless, the
-    last failure doesn't count. The first pair counts as refused after `Spent`, too, because there is nothing left to
-    try with. `outlook` is what the gate expects, if the caller knows it already.
+    last failure doesn't count. The first pair counts as refused after `Spent`, too, unless the session can still issue
+    one: then a stored refresh token was refused. `outlook` is what the gate expects, if the caller knows it already.
     """
     cycle = engine.cycle
     if cycle.demanded == math.inf:
-        unused = cycle.generation == 0 and isinstance(cycle.failure, Spent)
+        unused = cycle.generation == 0 and isinstance(cycle.failure, Spent) and not cycle.can_issue
         if unused or isinstance(cycle.failure, Misconfigured | Denied):
             return cycle.last_error
     if engine.left() > 0 or cycle.phase is Phase.EXPIRED:

@@ -20,6 +20,7 @@ from signalwire_tokens import (
     TokenUnavailable,
 )
 from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.keeper.waiters import fault_of
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.stores import Reading, Record
 from signalwire_tokens.testing import VirtualClock
@@ -1499,3 +1500,15 @@ async def test_a_refused_token_is_renewed_by_one(share, store, clock, caplog):
 def test_a_reading_without_a_record_has_no_age():
     """Nothing is not old."""
     assert Reading(record=None, at=1.0).age is None
+
+
+async def test_a_stored_refresh_token_that_is_refused_does_not_refuse_the_session(store, share, clock):
+    """The session issues a pair next. As long as that takes, callers may try again. (P2)"""
+    await put(store, clock, age=LIFE + 100)
+    faults = []
+    session = share(SPENT, lambda: faults.append((session.last_error, fault_of(engine_of(session)))))
+    starting = asyncio.create_task(session.start())
+    await clock.advance(1)
+    await starting
+    assert faults == [(SPENT.error, None)]
+    await session.aclose()
