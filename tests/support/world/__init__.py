@@ -1,0 +1,13 @@
+"""A world in which time, processes, machines, network, stores and SignalWire are simulated, from one seed.
+
+- `loops`: an event loop that runs one callback at a time.
+- `core`: the world, its machines, and the processes on them. It decides what runs next, and what time it is.
+- `space`: SignalWire, and the network that leads to it.
+- `stores`: what the processes share a pair through.
+- `weather`: everything that goes wrong.
+- `judge`: the guarantees, and what breaks them.
+- `suites`: applications that use the library in this world.
+
+The library's own code runs unchanged, that of its stores included. Only what lies below it is simulated: the event
+loop, the clocks, the HTTP request, the connection to Redis, and the thread of an SQLite file.
+"""

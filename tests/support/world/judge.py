@@ -1,0 +1,374 @@
+"""The guarantees, as what a world can observe of them.
+
+Safety is judged as it happens: whether a token that a caller gets is valid, and whether a request may be sent. Liveness
+is judged by time: `Process.quiet_at` is when everything that has gone wrong for a process must be over. From then on,
+each of its sessions has a valid token.
+"""
+
+import gc
+import json
+import math
+import weakref
+from collections import Counter
+
+from signalwire_tokens import SessionClosed, SessionExpired, TokenUnavailable
+from signalwire_tokens.errors import ApiError
+from signalwire_tokens.lifecycle import Phase
+from signalwire_tokens.policy import RefreshPolicy
+
+from .space import ISSUE, REFRESH, TIMEOUT
+
+LOOKS = 50  # at all sessions, in the life of a token
+UNPAUSED = 150.0  # seconds after a pause of its machine in which a session may return an expired token
+NOTHING_DONE = ("not sent", 401, 403, 404, 429, 503)  # results after which a refresh token is certainly unused
+ROUNDING = 1e-6
+ANSWER_TAKES = 0.4  # seconds until an answer is with the process
+
+
+class Judge:
+    """Judges one world. `policy` is that of its sessions, and `space` is set once there is one."""
+
+    def __init__(self, world, life, policy=None):
+        self.world, self.life = world, life
+        self.policy = policy or RefreshPolicy()
+        self.space = None
+        self.interrupted_at = -1e9  # when time last passed while a process read its clock
+        self.tokens = 0  # that callers got
+        self.refused = 0  # calls that raised an error for which there is a reason
+        self.presented = {}  # by refresh token: the requests that have presented it
+        self.resurrected = set()  # refresh tokens that a store returns again after it has lost a later pair
+        self.reasons = Counter()  # by reference: reasons for an issue
+        self.unsure = set()  # references whose issues can't be counted
+        self.refusable = set()  # references that the weather may have refused
+        self.limits, self.starts, self.under_way = {}, {}, Counter()  # of the fleet of each process
+        self.wanted = {}  # by process: when SignalWire asked for a pause, and until when
+        self.ended_at = weakref.WeakKeyDictionary()  # by engine: when the last request ended, and how
+        self.forced = set()  # pairs of a process and a label that a caller has had renew
+        self.reported = weakref.WeakKeyDictionary()  # by session: the tokens that callers have reported as refused
+        world.on_interrupt = self._interrupted
+
+    # How long something may have effects.
+
+    @property
+    def pace(self):
+        return min(1.0, self.life / self.policy.tuning.full_pace_lifetime)
+
+    def bound(self, kind):
+        """Return how many seconds after its end a fault may still keep a session from a token.
+
+        The longest pause between attempts, two leases for which a session waits for another one, and the time in which
+        SignalWire and the store may answer, several times each.
+        """
+        policy, lease = self.policy, self.policy.lease_for(self.life)
+        usual = policy.backoff_max * self.pace + 4 * lease + 2 * TIMEOUT + 10.0
+        if kind in ("401", "403", "404"):
+            return usual + policy.tuning.rejected_backoff_max * self.pace
+        if kind in ("429", "503"):
+            return usual + policy.tuning.throttle_max
+        if kind in ("suspend", "vm pause", "wall"):
+            return usual + 30.0 + UNPAUSED
+        if kind == "silence":
+            return usual + TIMEOUT
+        return usual
+
+    def troubled(self, process, seconds, what, kind=None):
+        """Note that something goes wrong for a process, for some seconds from now."""
+        process.quiet_at = max(process.quiet_at, self.world.time + seconds + self.bound(kind or what))
+        if what == "vm pause":
+            process.paused_at = self.world.time + seconds
+        if what in ("vm pause", "wall"):  # by the wall clock, a pause that SignalWire has asked for may be over
+            self.world.after(seconds, lambda: self.wanted.pop(process, None))
+        for label, engine in process.engines.items():
+            is_busy = engine.task is not None or engine.cycle.pair is None
+            if what in ("stop", "store", "suspend", "vm pause", "wall") or is_busy:
+                self.reasons[label] += 1
+            if what in ("store", "vm pause", "wall", "suspend", "outage") or kind == "stranger's answer":
+                self.unsure.add(label)
+
+    def weather_ends(self):
+        for process in self.world.processes:
+            self.troubled(process, 0.0, "outage", kind="429" if self.wanted.get(process) else "end")
+            process.paused_at = min(process.paused_at, self.world.time)
+
+    def _interrupted(self, process, seconds):
+        self.interrupted_at = self.world.time
+        for one in self.world.processes:  # time has passed for all of them
+            self.troubled(one, 0.0, "stop", kind="stop")
+
+    def killed(self, process):
+        for label, engine in process.engines.items():
+            self.reasons[label] += engine.task is not None
+
+    def store_lost(self, names):
+        """Note what a store may return again: for some keys an older record, or none at all."""
+        for label in {label for process in self.world.processes for label in process.engines}:
+            self.unsure.add(label)
+        self.resurrected |= set(self.presented)
+
+    def asked_for_pause(self, sent, seconds):
+        """Note the pause that SignalWire asks for. An answer to an older request can only extend it."""
+        asked, until = self.wanted.get(sent.process, (-1e9, 0.0))
+        until = 0.0 if sent.at > asked else until
+        self.wanted[sent.process] = (self.world.time, max(until, self.world.time + seconds))
+
+    # Requests.
+
+    def knows(self, sent):
+        """Return whether the session that sends a request already has a pair, and so knows its subscriber."""
+        engine = sent.process.engines.get(sent.label)
+        return engine is not None and engine.cycle.pair is not None
+
+    def some_references(self):
+        """Return a few of the references in use, of which SignalWire refuses tokens."""
+        references = sorted(self.references())
+        chosen = {self.world.random.choice(references)} if references else set()
+        self.refusable |= chosen
+        return chosen
+
+    def references(self):
+        return {
+            engine.renewal.reference
+            for process in self.world.processes
+            for engine in process.engines.values()
+            if getattr(engine.renewal, "reference", "")
+        }
+
+    def sends(self, sent):
+        """Judge whether a request may be sent now."""
+        engine = sent.process.engines.get(sent.label)
+        if engine is None:
+            return
+        sent.engine = weakref.ref(engine)
+        self.under_way[sent.process] += 1
+        if sent.process in self.limits:
+            self._judge_rate(sent)
+        if sent.operation == REFRESH:
+            self._judge_presented(sent, engine)
+        self._judge_pause(sent, engine)
+        ended, was_stranger = self.ended_at.get(engine, (-1e9, False))
+        apart = sent.loop_at - ended
+        least = self.policy.min_interval_for(engine.cycle.lifetime)
+        key = sent.process, sent.label
+        if apart < least - ROUNDING and not was_stranger and key not in self.forced:
+            self.world.fail("P22", f"{sent.process.name} sends for {sent.label} {apart:.4f} s after its last attempt")
+        self.forced.discard(key)
+
+    def _judge_presented(self, sent, engine):
+        earlier = self.presented.setdefault(sent.refresh_token, [])
+        in_doubt = [one for one in earlier if one.result not in NOTHING_DONE]
+        if in_doubt and engine.cycle.reissues and sent.refresh_token not in self.resurrected:
+            first = in_doubt[0]
+            self.world.fail(
+                "P20",
+                f"{sent.process.name} presents a refresh token of {sent.label} that {first.process.name} presented "
+                f"{self.world.time - first.at:.2f} s before, with the result {first.result!r}",
+            )
+        if any(one.result is None for one in earlier):
+            self.world.fail("P32", f"two sessions present a refresh token of {sent.label} at a time")
+        earlier.append(sent)
+
+    def limit(self, process, rate, concurrency):
+        """Judge from now on that the requests of a process keep to the limits of its fleet."""
+        self.limits[process] = rate, concurrency
+
+    def _judge_rate(self, sent):
+        """Judge that a fleet keeps to its rate and its concurrency, as its own clock has it."""
+        rate, concurrency = self.limits[sent.process]
+        begun = sent.process.engines[sent.label].cycle.under_way.at
+        starts = self.starts.setdefault(sent.process, {})
+        starts[sent.label, begun] = begun
+        near = sorted(one for one in starts.values() if abs(one - begun) < 1.0)
+        most = max(sum(first <= one < first + 1.0 - ROUNDING for one in near) for first in near)
+        if most > max(1, math.ceil(rate)):
+            self.world.fail("P26", f"{sent.process.name} starts {most} renewals in a second")
+        under_way = self.under_way[sent.process]
+        if under_way > concurrency:
+            self.world.fail("P26", f"{sent.process.name} has {under_way} requests under way")
+
+    def _judge_pause(self, sent, engine):
+        """Judge whether the process waits as SignalWire asked it to, within the limits of P23."""
+        asked, until = self.wanted.get(sent.process, (-1e9, -1e9))
+        limit = asked + self.pace * (self.policy.tuning.throttle_max - self.policy.tuning.throttle_spread)
+        cycle, boot = engine.cycle, sent.process.machine.boot_time()
+        since = min(cycle.due if cycle.failing is None else cycle.tried_at, boot - (self.world.time - asked))
+        if cycle.access_until > since:  # when the session would have sent it without the pause
+            share = since + self.policy.tuning.throttle_share * (cycle.access_until - since)
+            limit = min(limit, self.world.time + share - boot)
+        if (
+            asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES
+            and (sent.process, sent.label) not in self.forced
+        ):
+            self.world.fail("P23", f"{sent.process.name} sends {self.world.time - asked:.2f} s after SignalWire asked")
+
+    def ended(self, sent):
+        """Note that a request has ended. An answer that isn't an error ends all pauses that were asked for before."""
+        engine = self._release(sent)
+        if engine is not None:
+            self.ended_at[engine] = (sent.process.machine.loop_time(), sent.mishap == "stranger's answer")
+        asked, _ = self.wanted.get(sent.process, (0.0, 0.0))
+        if sent.result in (200, 201) and sent.at > asked:
+            self.wanted.pop(sent.process, None)
+
+    def _release(self, sent):
+        """Note that a request is no longer under way, and return the engine that has sent it, if it still exists."""
+        engine = None if sent.engine is None else sent.engine()
+        self.under_way[sent.process] -= sent.engine is not None
+        return engine
+
+    def cancelled(self, sent):
+        """Judge whether a request was cancelled: only its own time limit may."""
+        process, loop_time = sent.process, sent.process.machine.loop_time()
+        engine = self._release(sent)
+        if engine is not None:
+            self.ended_at[engine] = (loop_time, False)
+        if engine is None or process.is_dead or sent.at - self.interrupted_at < TIMEOUT:
+            return
+        limit = min(TIMEOUT, self.policy.lease_for(engine.cycle.lifetime) / 2 if engine.shared else TIMEOUT)
+        if loop_time - sent.loop_at < limit - 1.0 and not self._is_second(sent):
+            self.world.fail("P21", f"a request for {sent.label} was cancelled after {loop_time - sent.loop_at:.2f} s")
+
+    def _is_second(self, sent):
+        return any(one.label == sent.label and 0 < sent.at - one.at < TIMEOUT for one in self.space.sent[-50:])
+
+    # Callers.
+
+    def call_begins(self, process):
+        return self.world.time, process.machine.loop_time(), self.world.faults["stop"]
+
+    def got(self, process, session, token, begun, *, delays=False):
+        """Judge a token that a caller got. An endpoint reads clocks after that, which `delays` its answer."""
+        self.tokens += 1
+        engine = session._engine
+        left = self.space.valid_for(token)
+        is_late = delays and self.interrupted_at >= begun[0]  # after the session has returned the token
+        if left <= 0 and not is_late and token not in self.space.revoked and not self._may_be_older(process, engine):
+            self.world.fail("P1", f"{process.name} got a token of {engine.label} that expired {-left:.3f} s ago")
+        if token in self.reported.get(session, ()):
+            self.world.fail("P1", f"{process.name} got a token of {engine.label} that was reported as refused")
+        reference = self.space.reference_of(token)
+        expected = getattr(engine.renewal, "reference", "")
+        if expected and reference != expected:
+            self.world.fail("P9", f"{process.name} got a token of {reference} for {expected}")
+        self._judge_wait(process, engine, begun)
+
+    def _paused_since(self, process, engine):
+        """Return for how many seconds the virtual machine was paused since a session asked for its pair."""
+        asked = self.world.time - (process.machine.boot_time() - engine.cycle.asked)
+        return sum(seconds for at, seconds in process.machine.pauses if at >= asked - seconds - 1.0)
+
+    def _may_be_older(self, process, engine):
+        """Return whether a token may be older than its session can know, since its virtual machine was paused.
+
+        The session renews it in the next two minutes, or as soon as it can.
+        """
+        asked = self.world.time - (process.machine.boot_time() - engine.cycle.asked)
+        paused_at = process.paused_at
+        return asked <= paused_at and self.world.time <= max(paused_at + UNPAUSED, process.quiet_at)
+
+    def reports(self, session, token):
+        """Note that a caller reports a token as refused."""
+        self.reported.setdefault(session, set()).add(token)
+
+    def failed(self, process, session, error, begun, *, drains=False):
+        """Judge an error that a caller got in place of a token. `start` also `drains` the renewal under way."""
+        self.refused += 1
+        engine = session._engine
+        if isinstance(error, SessionClosed) and engine.cycle.phase >= Phase.SHUT:
+            return
+        self._judge_wait(process, engine, begun, self.policy.close_timeout if drains else 0.0)
+        if isinstance(error, SessionExpired) and engine.cycle.reissues:
+            self.world.fail("P3", f"{process.name}: {engine.label} has expired, though it can issue: {error!r}")
+        elif isinstance(error, TokenUnavailable):
+            if self.has_valid_token(engine):
+                self.world.fail("P2", f"{process.name}: {engine.label} has a valid token, and raises {error!r}")
+            self._judge_liveness(process, engine, f"raises {error!r} {error.__cause__!r}")
+        elif isinstance(error, ApiError) and engine.renewal.reference not in self.refusable:
+            self.world.fail("P5", f"{process.name}: {engine.label} is refused because of another one: {error!r}")
+
+    def answered(self, process, session, answer, begun):
+        """Judge the answer of a token endpoint."""
+        engine = session._engine
+        content = json.loads(answer.body) if answer.body else {}
+        if answer.status == 200:
+            self.got(process, session, content["token"], begun, delays=True)
+            left = content["expiry_at"] / 1000 - process.machine.wall_time()
+            more = left - self.space.valid_for(content["token"])
+            unnoticed = min(self._paused_since(process, engine), self.policy.tuning.clock_jump)
+            known = content["token"] in self.space.revoked or self._may_be_older(process, engine)
+            if more > 1.0 + unnoticed and not known:
+                self.world.fail("P29", f"the answer says {more:.1f} s more than the token of {engine.label} is valid")
+        elif answer.status == 503:
+            self.refused += 1
+            self._judge_wait(process, engine, begun)
+            if self.has_valid_token(engine):
+                self.world.fail("P2", f"{process.name}: {engine.label} has a valid token, and the endpoint sends 503")
+            self._judge_liveness(process, engine, f"gets {answer.status} from the endpoint")
+        elif engine.renewal.reference not in self.refusable:
+            self.world.fail("P5", f"{process.name}: the endpoint sends {answer.status} for {engine.label}")
+
+    def _judge_wait(self, process, engine, begun, longer=0.0):
+        since, loop_since, stops = begun
+        waited = process.machine.loop_time() - loop_since
+        if waited > self.policy.wait_timeout + longer + 1.0 and not self._was_held_up(process, since, stops):
+            self.world.fail("P14", f"{process.name}: a call for {engine.label} took {waited:.2f} s")
+
+    def _was_held_up(self, process, since, stops):
+        return self.world.faults["stop"] != stops or self.interrupted_at >= since or not process.machine.is_awake
+
+    def has_valid_token(self, engine):
+        cycle = engine.cycle
+        return (
+            cycle.phase is Phase.OPEN
+            and cycle.access_until > engine.clock._process.machine.boot_time()
+            and self.space.valid_for(cycle.value) > 0
+        )
+
+    # Liveness.
+
+    def watch(self):
+        """Look at all sessions again and again."""
+
+        def look():
+            for process in self.world.processes:
+                for engine in process.engines.values():
+                    if engine.cycle.phase in (Phase.OPEN, Phase.EXPIRED):
+                        self._judge_liveness(process, engine, "has no valid token")
+            self.world.after(self.life / LOOKS, look)
+
+        self.world.after(self.life / LOOKS, look)
+
+    def _judge_liveness(self, process, engine, what):
+        quiet_at = max(process.quiet_at, process.opened.get(engine.label, 0.0) + self.bound("start"))
+        is_quiet = process.may_run and self.world.time > quiet_at and not self._is_idle(engine)
+        if is_quiet and engine.cycle.value not in self.space.revoked and not self.has_valid_token(engine):
+            late = self.world.time - quiet_at
+            self.world.fail("P1", f"{process.name}: {engine.label} {what}, {late:.1f} s after all trouble was over")
+
+    def _is_idle(self, engine):
+        """Return whether a session of a fleet may have an expired token, since no caller has used it for a while."""
+        return engine.owner.is_fleet and engine.owner._is_idle(engine)
+
+    # The end.
+
+    def judge_issues(self):
+        """Judge the number of issues: the first, and one for each time that a renewal was interrupted."""
+        issues = Counter(one.reference for one in self.space.sent if one.operation == ISSUE and one.label)
+        labels = {one.reference: one.label for one in self.space.sent if one.operation == ISSUE and one.label}
+        for reference, issued in issues.items():
+            label = labels[reference]
+            if label not in self.unsure and issued > 1 + self.reasons[label]:
+                self.world.fail("P33", f"{issued} issues for {label}, and {self.reasons[label]} reasons")
+
+    def judge_watchers(self, process, store):
+        """Judge that a store calls none of the sessions any more, once all of them are closed."""
+        watchers = getattr(store, "watchers", None) or getattr(store, "_watchers", None)
+        if watchers is not None and watchers.callbacks:
+            self.world.fail("P19", f"{process.name}: the store still calls {sorted(watchers.callbacks)}")
+
+    def judge_leftovers(self, processes):
+        """Judge that nothing is kept of the sessions of processes that have closed them."""
+        gc.collect()
+        for process in processes:
+            for engine in process.made:
+                if (kept := engine()) is not None:
+                    self.world.fail("P19", f"{process.name}: {kept.label} is kept in memory after it was closed")

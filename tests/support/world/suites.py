@@ -1,0 +1,437 @@
+"""Applications that use the library in a world, each with a history that a seed decides.
+
+`play(suite, seed)` runs one history and returns its `Record`. Each seed draws its own climate: which kinds of faults it
+has, and how often. So one history has many stops and a steady network, and another one has the opposite.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from signalwire_tokens import (
+    Lifetimes,
+    SessionFleet,
+    SignalWireTokenError,
+    SubscriberSession,
+)
+from signalwire_tokens.emulator.rotation import ROTATIONS
+from signalwire_tokens.integrations.token_endpoint import Backend, BackendRequest
+from signalwire_tokens.integrations.token_rules import RequestHead
+from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.stores import MemoryStore
+
+from .core import Machine, Process, in_world
+from .judge import Judge
+from .space import Network, Space
+from .stores import RedisServer, SqliteFile
+from .weather import Climate, Weather
+
+LIVES = (120.0, 600.0, 600.0, 7200.0)  # seconds that an access token is valid
+OFTEN = attrs.asdict(Climate())  # the names of all faults
+SHARES = {"mishap": (0.005, 0.2), "stranger": (0.05, 0.3), "store_mishap": (0.005, 0.1)}
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder without a disk; each history has a folder of its own in it
+ENDS_AFTER = 90.0  # seconds in which all applications close
+
+
+@attrs.frozen
+class Record:
+    """What came of one history."""
+
+    suite: str
+    seed: int
+    failures: list
+    trace: str
+    steps: int
+    hours: float
+    tokens: int
+    requests: int
+    faults: dict
+    history: str
+
+
+class Scene:
+    """One history: a world, with a space, a store, the weather, and the applications.
+
+    `is_ending` is true once the applications shall close.
+    """
+
+    def __init__(self, world, *, store, faults):
+        self.world = world
+        draw = world.random
+        self.life = draw.choice(LIVES)
+        self.judge = Judge(world, self.life)
+        self.weather = Weather(world, self._climate(faults), self.life, self.judge)
+        lifetimes = Lifetimes.of(timedelta(seconds=self.life))
+        self.space = Space(world, lifetimes, draw.choice(sorted(ROTATIONS)))
+        self.judge.space = self.weather.space = self.space
+        self.is_ending, self.endings = False, []
+        self.counts_issues = True  # False if sessions drop out of the store's sight, as in a fleet
+        self.folder = None
+        self.kind = store
+        self.server = self._make_store()
+        self.weather.restart = self._start_again
+        world.note(f"life {self.life}, store {store}, {self.weather.climate}")
+
+    def _climate(self, faults):
+        draw, rates = self.world.random, {}
+        if draw.random() < 0.1:
+            return Climate()
+        for name in faults:
+            if draw.random() < 0.35:
+                low, high = SHARES.get(name, (0.1, 3.0))
+                rate = self.world.between(low, high)
+                rates[name] = rate if name in SHARES else rate * 3600 / self.life
+        return Climate(**rates)
+
+    def _make_store(self):
+        if self.kind == "sqlite":
+            self.folder = tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None)
+            return SqliteFile(self.world, self.weather, Path(self.folder, "tokens.db"))
+        if self.kind == "redis":
+            server = RedisServer(self.world, self.weather, self.judge)
+            self.weather.stores.append(server)
+            return server
+        return None
+
+    def connect(self, process):
+        """Return the process's store; None if it has none."""
+        if self.kind == "memory":
+            return MemoryStore(clock=process.clock)
+        return None if self.server is None else self.server.connect(process)
+
+    def client(self, process):
+        return Network(process, self.space, self.weather, self.judge).client()
+
+    def start(self, machine, name, main):
+        self._begin(machine, name, lambda process: main(self, process))
+
+    def _start_again(self, process):
+        if not process.machine.is_awake:
+            self.world.after(1.0, lambda: self._start_again(process))
+        elif not self.is_ending:
+            self._begin(process.machine, f"{process.name}'", process.program)
+
+    def _begin(self, machine, name, program):
+        self.judge.troubled(Process(self.world, machine, name, program), 0.0, "start")
+
+    async def until_end(self, process, at):
+        """Return at a time of the world, or once the applications shall close."""
+        ending = process.loop.create_future()
+        self.endings.append((process, ending))
+        if not self.is_ending and at > self.world.time:
+            await asyncio.wait([ending], timeout=at - self.world.time)
+
+    def _end_applications(self):
+        self.is_ending = True
+        for process, ending in self.endings:
+            process.resolve(ending)
+
+    def play(self, lives):
+        """Let faults come and go for some lives of a token, then let them end, and then have the applications close."""
+        world, judge = self.world, self.judge
+        judge.watch()
+        self.weather.begin()
+        world.run(lives * self.life)
+        self.weather.end()
+        quiet = max((process.quiet_at for process in world.processes), default=world.time)
+        world.run(max(0.0, quiet - world.time) + 30.0)
+        self._end_applications()
+        world.run(ENDS_AFTER)
+        for process in world.processes:
+            world.fail("P19", f"{process.name} doesn't end: {process.tasks()}")
+        if self.server is not None and self.server.leases():
+            world.fail("P32", f"leases are left: {self.server.leases()}")
+        if self.server is not None and self.counts_issues:
+            judge.judge_issues()
+        judge.judge_leftovers(world.ended)
+
+    def close(self):
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
+
+
+def record(suite, seed, scene):
+    world = scene.world
+    return Record(
+        suite=suite,
+        seed=seed,
+        failures=world.failures,
+        trace=world.trace,
+        steps=world.steps,
+        hours=world.time / 3600,
+        tokens=scene.judge.tokens,
+        requests=len(scene.space.sent),
+        faults=dict(world.faults),
+        history=world.history,
+    )
+
+
+# An application with sessions of its own.
+
+
+async def keep_session(scene, process, client, store, reference):
+    """Keep one session open, with callers, and open another one when it has closed."""
+    draw, judge = scene.world.random, scene.judge
+    while not scene.is_ending:
+        session = SubscriberSession(client, reference, store=store)
+        engine = engine_of(session)
+        process.add(engine)
+        begun = judge.call_begins(process)
+        try:
+            await session.start()
+        except SignalWireTokenError as error:
+            judge.failed(process, session, error, begun, drains=True)
+        else:
+            ends = draw.choice((1e9, draw.uniform(0.1, 3) * scene.life))
+            await use_session(scene, process, session, scene.world.time + ends)
+            await session.aclose()
+        if process.engines.get(engine.label) is engine:
+            del process.engines[engine.label]
+        del session, engine
+        await asyncio.sleep(draw.uniform(0.5, 5))
+
+
+async def use_session(scene, process, session, ends):
+    """Call a session from several tasks until it ends."""
+    seen, kinds = [None], []
+
+    async def follow():
+        async for pair in session.rotations():
+            seen[0] = pair
+
+    session.subscribe(lambda event: kinds.append((event.generation, event.kind)))
+    following = asyncio.create_task(follow())
+    callers = [asyncio.create_task(call_again_and_again(scene, process, session)) for _ in range(2)]
+    await scene.until_end(process, ends)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    for _ in range(20):  # a reader may need a moment
+        if session.pair.access_token.value != seen[0].access_token.value:
+            await asyncio.sleep(0.1)
+    if session.pair.access_token.value != seen[0].access_token.value:
+        scene.world.fail("P17", f"{process.name}: rotations() has missed the latest pair")
+    if kinds != sorted(kinds, key=lambda one: one[0]):
+        scene.world.fail("P16", f"{process.name}: events come in another order: {kinds}")
+    following.cancel()
+    await asyncio.wait([following])
+
+
+async def call_again_and_again(scene, process, session):
+    """Ask for tokens at random times, and use them. Some callers lose their patience, and some want a long life."""
+    draw = scene.world.random
+    while True:
+        await asyncio.sleep(draw.expovariate(20 / scene.life))
+        choice = draw.random()
+        if choice < 0.1:
+            await cancel_a_call(scene, process, session)
+        elif choice < 0.12:
+            scene.judge.forced.add((process, engine_of(session).label))
+            with suppress(SignalWireTokenError):
+                await session.refresh()
+        else:
+            await call(scene, process, session, draw.uniform(0, 0.19) * scene.life if choice > 0.9 else None)
+
+
+async def call(scene, process, session, min_ttl=None, *, ask=None):
+    """Ask for a token as a caller does, and report it if SignalWire refuses it. A fleet is another way to `ask`."""
+    judge = scene.judge
+    begun = judge.call_begins(process)
+    try:
+        token = await (ask or session.token)(min_ttl)
+    except SignalWireTokenError as error:
+        judge.failed(process, session, error, begun)
+        return
+    judge.got(process, session, token, begun)
+    if token in scene.space.revoked:
+        judge.reports(session, token)
+        judge.forced.add((process, engine_of(session).label))
+        with suppress(SignalWireTokenError):
+            session.invalidate(token)
+
+
+async def cancel_a_call(scene, process, session):
+    calling = asyncio.create_task(call(scene, process, session))
+    await asyncio.sleep(scene.world.between(0.0001, 1))
+    calling.cancel()
+    await asyncio.wait([calling])
+
+
+def application(references):
+    """Return the main function of a process that keeps a session for each reference."""
+
+    async def main(scene, process):
+        client, store = scene.client(process), scene.connect(process)
+        await asyncio.gather(*(keep_session(scene, process, client, store, one) for one in references))
+        await close_all(scene, process, client, store)
+
+    return main
+
+
+async def close_all(scene, process, client, store):
+    """Close what an application has opened, and have it judged whether anything is left."""
+    scene.judge.judge_watchers(process, store)
+    if hasattr(store, "aclose"):
+        await store.aclose()
+    await client.aclose()
+
+
+def play_sessions(scene):
+    """One process with a session."""
+    machine = Machine(scene.world, "machine")
+    scene.start(machine, "app", application(["alice"]))
+
+
+def play_replicas(scene):
+    """Three processes that share pairs, on one machine or on three."""
+    world, shared = scene.world, scene.kind == "sqlite"
+    machines = [Machine(world, f"machine {number}") for number in range(1 if shared else 3)]
+    for number in range(3):
+        scene.start(machines[number % len(machines)], f"replica {number}", application(["alice", "bob"]))
+
+
+# A fleet, and a token endpoint in front of one.
+
+
+REFERENCES = [f"subscriber-{number}" for number in range(10)]
+
+
+@asynccontextmanager
+async def open_fleet(scene, process):
+    """Open a fleet with a random limit, and close it once the applications shall close."""
+    draw = scene.world.random
+    client, store = scene.client(process), scene.connect(process)
+    rate, concurrency = draw.choice((2.0, 20.0, 150.0)), draw.choice((1, 3, 32))
+    idle = draw.choice((None, None, scene.life / 2))
+    scene.judge.limit(process, rate, concurrency)
+    fleet = SessionFleet(client, store=store, max_rate=rate, max_concurrency=concurrency, idle_timeout=idle)
+    fleet._sessions = JudgedSessions(process)
+    async with fleet:
+        yield fleet
+    await close_all(scene, process, client, store)
+
+
+class JudgedSessions(dict):
+    """The sessions of a fleet, each of which is judged from the moment at which it is opened."""
+
+    def __init__(self, process):
+        self._process = process
+
+    def __setitem__(self, reference, session):
+        super().__setitem__(reference, session)
+        self._process.add(engine_of(session))
+
+
+async def use_fleet(scene, process, fleet):
+    """Ask for tokens of random references, and close a session now and then."""
+    draw = scene.world.random
+    while True:
+        await asyncio.sleep(draw.expovariate(60 / scene.life))
+        reference = draw.choice(REFERENCES)
+        if draw.random() < 0.03:
+            await fleet.close_session(reference)
+        elif draw.random() < 0.1:
+            session = fleet.session(reference)
+            await cancel_a_call(scene, process, session)
+        else:
+            session = fleet.session(reference)
+            await call(scene, process, session, ask=partial(fleet.token, reference))
+
+
+async def run_callers(scene, process, callers):
+    """Run tasks until the applications shall close."""
+    tasks = [asyncio.create_task(caller) for caller in callers]
+    await scene.until_end(process, 1e9)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and task.exception() is not None:
+            scene.world.fail("P7", f"{process.name}: a caller got {task.exception()!r}")
+
+
+async def fleet_application(scene, process):
+    async with open_fleet(scene, process) as fleet:
+        await run_callers(scene, process, [use_fleet(scene, process, fleet) for _ in range(4)])
+
+
+async def endpoint_application(scene, process):
+    async with open_fleet(scene, process) as fleet:
+        backend = Backend(fleet, identify=str)
+        await run_callers(scene, process, [use_endpoint(scene, process, backend) for _ in range(4)])
+        del backend
+
+
+async def use_endpoint(scene, process, backend):
+    """Ask a token endpoint for the tokens of random users, and log some of them out."""
+    draw = scene.world.random
+    while True:
+        await asyncio.sleep(draw.expovariate(60 / scene.life))
+        reference = draw.choice(REFERENCES)
+        request = BackendRequest(RequestHead("POST", JSON), lambda reference=reference: reference, empty_body)
+        if draw.random() < 0.03:
+            await backend._log_out(request)
+            continue
+        is_new = reference not in backend.fleet
+        begun = scene.judge.call_begins(process)
+        answer = await backend._hand_out(request)
+        if answer.status == 429 and is_new:
+            continue
+        session = backend.fleet.session(reference)
+        scene.judge.answered(process, session, answer, begun)
+
+
+JSON = {"content-type": "application/json"}
+
+
+async def empty_body():
+    return b"{}"
+
+
+def play_fleet(scene):
+    """One or two processes with a fleet each."""
+    scene.counts_issues = False
+    for number in range(scene.world.random.choice((1, 2)) if scene.kind == "redis" else 1):
+        scene.start(Machine(scene.world, f"machine {number}"), f"app {number}", fleet_application)
+
+
+def play_endpoint(scene):
+    """A process with a token endpoint."""
+    scene.counts_issues = False
+    scene.start(Machine(scene.world, "machine"), "app", endpoint_application)
+
+
+FAULTS = tuple(name for name in OFTEN if name != "longest_outage")
+OF_STORES = {"store_outages", "store_mishap", "store_losses"}
+SUITES = {
+    "session": (play_sessions, (None, "memory", "sqlite", "redis")),
+    "replicas": (play_replicas, ("redis", "redis", "sqlite")),
+    "fleet": (play_fleet, (None, "memory", "redis")),
+    "endpoint": (play_endpoint, (None, "redis")),
+}
+
+
+def play(suite, seed, *, lives=6):
+    """Play one history, and return its `Record`."""
+    build, stores = SUITES[suite]
+
+    def run(world):
+        store = world.random.choice(stores)
+        faults = [name for name in FAULTS if store in ("sqlite", "redis") or name not in OF_STORES]
+        world.interrupts = world.random.choice((0.0, 0.0, 1e-4, 1e-3))
+        world.step_takes = world.random.choice((0.0, 1e-4, 3e-3))
+        scene = Scene(world, store=store, faults=faults)
+        try:
+            build(scene)
+            scene.play(lives)
+            return record(suite, seed, scene)
+        finally:
+            scene.close()
+
+    return in_world(f"{suite} {seed}", run)

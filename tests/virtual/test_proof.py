@@ -1,0 +1,73 @@
+"""Histories of a simulated world, in which everything goes wrong that may: see tests/support/world.
+
+`python tests/system/proof.py` plays as many as you have time for.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.processes import last_lines
+from support.world.suites import SUITES, play
+
+HISTORIES = 6  # of each suite, in the default run
+MANY = 150
+SAME = 2
+ROOT = Path(__file__).parents[1]
+
+
+def explain(record):
+    """Return what a history has broken, and how it came to that."""
+    broken = "\n".join(f"{guarantee}: {text}" for guarantee, text in record.failures[:10])
+    return f"{broken}\n{last_lines(record.history)}\nreproduce it: python tests/system/proof.py {named(record)}"
+
+
+def named(record):
+    return f"--suite {record.suite} --seed {record.seed}"
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_no_history_breaks_a_guarantee(suite):
+    """Sessions, replicas, fleets and token endpoints keep their promises, whatever goes wrong.
+
+    This proves P1, P2, P3, P5, P14, P16, P17, P19, P20, P21, P22, P23, P26, P28, P29, P31, P32, P33 and P34: (P1) (P2)
+    (P3) (P5) (P14) (P16) (P17) (P19) (P20) (P21) (P22) (P23) (P26) (P28) (P29) (P31) (P32) (P33) (P34)
+    """
+    for seed in range(HISTORIES):
+        record = play(suite, seed)
+        assert record.failures == [], explain(record)
+
+
+@pytest.mark.slow  # a minute for the suite with the most processes
+@pytest.mark.heavy
+@pytest.mark.parametrize("suite", SUITES)
+def test_no_history_of_many_breaks_a_guarantee(suite):
+    """The same, for more seeds."""
+    for seed in range(HISTORIES, MANY):
+        record = play(suite, seed)
+        assert record.failures == [], explain(record)
+
+
+PLAY = f"""
+import json, sys
+from support.world.suites import SUITES, play
+print(json.dumps({{suite: [play(suite, seed).trace for seed in range({SAME})] for suite in SUITES}}))
+"""
+
+
+def test_a_seed_decides_the_whole_history():
+    """Each callback, request and fault comes in the same order, in each process that plays it."""
+
+    def traces(hash_seed):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        environment.pop("COVERAGE_PROCESS_START", None)
+        command = [sys.executable, "-c", PLAY]
+        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+
+    here = {suite: [play(suite, seed).trace for seed in range(SAME)] for suite in SUITES}
+    assert traces("1") == traces("2") == here
+    assert len({trace for suite in here.values() for trace in suite}) == SAME * len(SUITES)
