@@ -147,9 +147,12 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
         timer.look(now)
         cycle.check_until(now + CHECKED_EVERY)
         return cycle.value
+    until = cycle.access_until
     if left > 0:
         # An attempt that fails ends this wait, too, since the current token is still valid.
         await wait(engine, min(timeout, left / 2), lambda: cycle.tried_at != tried_at)
+        # If the token has expired, the machine was suspended, which doesn't count. If not, a caller has invalidated it.
+        timeout = timeout if cycle.access_until == until else max(0.0, timeout - (engine.now() - now))
     if engine.left() <= 0:
         await wait(engine, timeout, lambda: engine.left() > 0)
     if engine.left() <= 0:

@@ -509,6 +509,24 @@ async def test_a_token_that_is_refused_with_no_way_left_is_the_end(clock):
         assert session.state is SessionState.EXPIRED
 
 
+async def test_a_token_that_is_invalidated_during_a_call_makes_the_call_no_longer(clock):
+    """The call waits for `wait_timeout` in all: first for a later token, and then for any. (P14)"""
+    calls, ends = [], []
+
+    async def call():
+        with pytest.raises(TokenUnavailable):
+            await session.token(min_ttl=0.2 * LIFE)
+        ends.append(clock.now())
+
+    async with ScriptedSession(clock, None, 60, policy=RefreshPolicy(refresh_from=0.8)) as session:
+        due = 0.8 * LIFE
+        clock.call_later(due + 1, lambda: calls.append(asyncio.ensure_future(call())))
+        clock.call_later(due + 5, lambda: session.invalidate(session.pair.access_token))
+        await clock.advance(due + 70)
+        await asyncio.gather(*calls)
+        assert ends == [due + 11]
+
+
 async def test_a_jump_of_the_wall_clock_neither_kills_nor_keeps_a_token(clock):
     """Deadlines live on a clock that does not jump; forward, the session renews once, soon. (P28)"""
     async with ScriptedSession(clock) as session:
