@@ -22,6 +22,7 @@ LOOKS = 50  # at all sessions, in the life of a token
 UNPAUSED = 150.0  # seconds after a pause of its machine in which a session may return an expired token
 NOTHING_DONE = ("not sent", 401, 403, 404, 429, 503)  # results after which a refresh token is certainly unused
 ROUNDING = 1e-6
+NOTICED = 35.0  # seconds after a change of a machine's clocks, by when each process has compared them
 ANSWER_TAKES = 0.4  # seconds until an answer is with the process
 
 
@@ -42,6 +43,7 @@ class Judge:
         self.refusable = set()  # references that the weather may have refused
         self.limits, self.starts, self.under_way = {}, {}, Counter()  # of the fleet of each process
         self.wanted = {}  # by process: when SignalWire asked for a pause, and until when
+        self.put_off = set()  # processes that SignalWire has asked for a pause, and answered nothing else since
         self.ended_at = weakref.WeakKeyDictionary()  # by engine: when the last request ended, and how
         self.forced = set()  # pairs of a process and a label that a caller has had renew
         self.reported = weakref.WeakKeyDictionary()  # by session: the tokens that callers have reported as refused
@@ -109,6 +111,7 @@ class Judge:
         """Note the pause that SignalWire asks for. An answer to an older request can only extend it."""
         asked, until = self.wanted.get(sent.process, (-1e9, 0.0))
         until = 0.0 if sent.at > asked else until
+        self.put_off.add(sent.process)
         self.wanted[sent.process] = (self.world.time, max(until, self.world.time + seconds))
 
     # Requests.
@@ -194,6 +197,8 @@ class Judge:
         if cycle.access_until > since:  # when the session would have sent it without the pause
             share = since + self.policy.tuning.throttle_share * (cycle.access_until - since)
             limit = min(limit, self.world.time + share - boot)
+        if self.world.time < sent.process.machine.clocks_changed_at + NOTICED:
+            return  # the process has just found that the pause may be over by the wall clock
         if (
             asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES
             and (sent.process, sent.label) not in self.forced
@@ -208,6 +213,7 @@ class Judge:
         asked, _ = self.wanted.get(sent.process, (0.0, 0.0))
         if sent.result in (200, 201) and sent.at > asked:
             self.wanted.pop(sent.process, None)
+            self.put_off.discard(sent.process)
 
     def _release(self, sent):
         """Note that a request is no longer under way, and return the engine that has sent it, if it still exists."""
@@ -259,23 +265,28 @@ class Judge:
     def _may_be_older(self, process, engine):
         """Return whether a token may be older than its session can know, since its virtual machine was paused.
 
-        The session renews it in the next two minutes, or as soon as it can.
+        The session renews it in the next two minutes, or as soon as SignalWire lets it. It notices no pause of less
+        than a minute.
         """
+        paused_at, paused = process.paused_at, self._paused_since(process, engine)
         asked = self.world.time - (process.machine.boot_time() - engine.cycle.asked)
-        paused_at = process.paused_at
-        return asked <= paused_at and self.world.time <= max(paused_at + UNPAUSED, process.quiet_at)
+        is_renewed_soon = self.world.time <= max(paused_at + UNPAUSED, process.quiet_at) or process in self.put_off
+        if asked <= paused_at and is_renewed_soon:
+            return True
+        late = -self.space.valid_for(engine.cycle.value)
+        return late <= min(paused, self.policy.tuning.clock_jump)
 
     def reports(self, session, token):
         """Note that a caller reports a token as refused."""
         self.reported.setdefault(session, set()).add(token)
 
     def failed(self, process, session, error, begun, *, drains=False):
-        """Judge an error that a caller got in place of a token. `start` also `drains` the renewal under way."""
+        """Judge an error that a caller got in place of a token. `start` also `drains` what is under way."""
         self.refused += 1
         engine = session._engine
         if isinstance(error, SessionClosed) and engine.cycle.phase >= Phase.SHUT:
             return
-        self._judge_wait(process, engine, begun, self.policy.close_timeout if drains else 0.0)
+        self._judge_wait(process, engine, begun, 2 * self.policy.close_timeout + 3.0 if drains else 0.0)
         if isinstance(error, SessionExpired) and engine.cycle.reissues:
             self.world.fail("P3", f"{process.name}: {engine.label} has expired, though it can issue: {error!r}")
         elif isinstance(error, TokenUnavailable):
@@ -340,7 +351,8 @@ class Judge:
     def _judge_liveness(self, process, engine, what):
         quiet_at = max(process.quiet_at, process.opened.get(engine.label, 0.0) + self.bound("start"))
         is_quiet = process.may_run and self.world.time > quiet_at and not self._is_idle(engine)
-        if is_quiet and engine.cycle.value not in self.space.revoked and not self.has_valid_token(engine):
+        is_older = engine.cycle.pair is not None and self._may_be_older(process, engine)
+        if is_quiet and engine.cycle.value not in self.space.revoked and not (self.has_valid_token(engine) or is_older):
             late = self.world.time - quiet_at
             self.world.fail("P1", f"{process.name}: {engine.label} {what}, {late:.1f} s after all trouble was over")
 

@@ -135,9 +135,9 @@ class Network:
         mishap = sent.mishap = self._weather.mishap(sent)
         world.note(f"{process.name} sends {request.operation} for {sent.label}: {mishap or 'it arrives'}")
         if process.is_dead or mishap == "refused":
-            await asyncio.sleep(0)
             sent.result = "not sent"
             self._judge.ended(sent)
+            await asyncio.sleep(0)
             raise ConnectionFailed("refused", sent=False, operation=request.operation)
         progress.sent = None
         call = Call(
