@@ -111,7 +111,7 @@ class Weather:
     def mishap(self, sent):
         """Return what becomes of a request, or None if it is answered as it should be."""
         world, climate = self.world, self.climate
-        if self._is_out and (self._victims is None or sent.reference in self._victims):
+        if self._is_out and (self._victims is None or not self._victims.isdisjoint((sent.reference, sent.process))):
             self._judge.troubled(sent.process, 0.0, "outage", kind=self._outage)
             return self._outage
         if self.is_over:
@@ -148,14 +148,17 @@ class Weather:
         if self._is_out:
             return
         self._outage, self._outage_ends, self._victims = kind, self.world.time + seconds, victims
-        who = "all" if victims is None else sorted(victims)
+        who = "all" if victims is None else sorted(getattr(one, "name", one) for one in victims)
         self.world.fault("outage", f"{kind} for {seconds:.1f} s, {who}")
-        if victims is None:
-            for process in self.world.processes:
+        for process in self.world.processes:
+            if victims is None or process in victims:
                 self._judge.troubled(process, seconds, "outage", kind=kind)
 
     def _begin_outage(self):
-        self._begin(self.world.random.choice(OUTAGES), self.world.between(1, self.climate.longest_outage * self.life))
+        """Begin an outage for all processes, or cut one of them off."""
+        world, seconds = self.world, self.world.between(1, self.climate.longest_outage * self.life)
+        victims = {world.random.choice(world.processes)} if world.processes and world.chance(0.3) else None
+        self._begin(world.random.choice(OUTAGES), seconds, victims)
 
     def _begin_pause(self):
         self._begin(self.world.random.choice(PAUSES), self.world.between(1, self.life))
