@@ -53,7 +53,7 @@ ACCEPTED = Path(__file__).with_suffix(".toml")
 PACKAGE = "signalwire_tokens"
 # Each module, and the tests that are most likely to kill its mutants.
 MODULES = {
-    "policy": ["policy"],
+    "policy": ["policy", "policy_settings"],
     "lifecycle": ["lifecycle"],
     "keeper.sharing_rules": ["sharing_rules"],
     "errors": ["errors"],
