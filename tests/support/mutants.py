@@ -53,7 +53,7 @@ ACCEPTED = Path(__file__).with_suffix(".toml")
 PACKAGE = "signalwire_tokens"
 # Each module, and the tests that are most likely to kill its mutants.
 MODULES = {
-    "policy": ["policy", "policy_settings"],
+    "policy": ["policy_rules", "policy", "policy_settings"],
     "lifecycle": ["lifecycle_rules", "lifecycle"],
     "keeper.sharing_rules": ["sharing_rules_ages", "sharing_rules"],
     "errors": ["errors"],

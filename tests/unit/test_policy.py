@@ -22,7 +22,7 @@ from signalwire_tokens.outcomes import (
     Throttled,
     UseRefreshToken,
 )
-from signalwire_tokens.policy import Failing
+from signalwire_tokens.policy import NO_THROTTLE, Failing
 
 LIFE, WINDOW = 7200.0, 300.0
 POLICY = RefreshPolicy()
@@ -145,6 +145,15 @@ def test_the_backoff_doubles_up_to_a_minute(failure, failures, longest):
     """From half a second, with full jitter."""
     assert pause(failure, failures=failures, draw=1.0) == pytest.approx(longest)
     assert pause(failure, failures=failures, draw=0.0) == pytest.approx(0.5)
+
+
+def test_pauses_double_up_to_their_maximum_however_small_they_begin():
+    """And however many have failed. So do the pauses of a fleet."""
+    policy = RefreshPolicy(backoff_min=1e-9)
+    case = situation(failure=NotSent(ERROR), failures=5000, tried_at=1000.0, draw=1.0)
+    assert policy.next_step(case, NO_THROTTLE).at == 1060
+    assert policy.probe_pause(LIFE, 5000, 1.0) == 5
+    assert policy.probe_pause(LIFE, 20, 1.0) == pytest.approx(1e-9 * 2**20)
 
 
 @pytest.mark.parametrize("failure", [NotSent, NotYet, Ambiguous, Throttled, Misconfigured])
