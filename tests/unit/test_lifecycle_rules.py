@@ -81,6 +81,7 @@ def test_a_session_that_was_never_opened_is_closed_and_has_nothing():
     assert {*never, cycle.forced_at, cycle.not_before} == {-math.inf}
     assert (cycle.awaited, cycle.demanded) == (math.inf, math.inf)
     assert cycle.left(NOW) == -math.inf
+    assert (cycle.can_refresh, cycle.can_issue) == (False, True)
 
 
 def test_a_record_is_equal_to_itself_alone():
