@@ -587,11 +587,12 @@ def main(arguments=None):
     parser.add_argument("--sample", type=int, help="run as many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--match", default="", help="run only mutants with this text in their function or change")
+    parser.add_argument("--ignore-list", action="store_true", help=f"report the survivors in {ACCEPTED.name}, too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     options = parser.parse_args(arguments)
     modules = named(options.modules)
     prepare()
-    listed, trees, chosen = accepted(), {}, []
+    listed, trees, chosen = {} if options.ignore_list else accepted(), {}, []
     for module in modules:
         trees[module], mutants = mutants_of(module)
         chosen += [mutant for mutant in mutants if options.match in mutant.key]

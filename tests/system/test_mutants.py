@@ -1,12 +1,14 @@
 """A sample of the mutation test, which changes each day; `tests/support/mutants.py` runs all of it."""
 
 import os
+import re
 from datetime import UTC, datetime
 
 import pytest
 
 from support import mutants
-from support.paths import TESTS
+from support.documented import assert_listed
+from support.paths import PACKAGE, TESTS
 from support.processes import run_program
 
 SAMPLE = 60
@@ -27,6 +29,21 @@ async def test_no_mutant_of_the_sample_survives():
     day = f"{datetime.now(UTC):%Y%m%d}"
     code, printed = await run_mutants("--sample", str(SAMPLE), "--seed", day)
     assert code == 0, f"python tests/support/mutants.py --sample {SAMPLE} --seed {day}\n{printed}"
+
+
+@pytest.mark.slow  # runs tests/unit
+async def test_the_mutation_test_can_fail():
+    """A survivor that isn't listed is reported, with its place and the change."""
+    code, printed = await run_mutants("lifecycle", "--match", "Phase.CLOSED", "--ignore-list")
+    assert code == 1
+    assert re.search(r"signalwire_tokens/lifecycle\.py:\d+ in Phase\.CLOSED\n    - 5\n    \+ 6\n", printed), printed
+
+
+def test_each_module_of_wire_is_in_the_mutation_test():
+    """A new one is added to `MODULES`."""
+    existing = {f"wire.{path.stem}" for path in (PACKAGE / "wire").glob("*.py")} - {"wire.__init__"}
+    listed = {name for name in mutants.MODULES if name.startswith("wire.")}
+    assert_listed("MODULES in tests/support/mutants.py", listed, existing)
 
 
 def test_each_listed_survivor_is_still_a_mutant():
