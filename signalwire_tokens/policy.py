@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 NEVER = -math.inf  # the time of what has never happened
-MAX_DOUBLINGS = 10  # more would change nothing: every pause has an upper bound
+MAX_DOUBLINGS = 1000  # more would change nothing, since every pause has an upper bound, and a float can't hold 2**1024
 CLOCK_TOLERANCE = 2.0  # seconds by which two times may differ through rounding alone: a `Date` header has whole seconds
 
 
@@ -345,10 +345,7 @@ class RefreshPolicy:
 
     def next_step(self, situation: Situation, throttle: ThrottlePeriod) -> Step:
         """Return what to do next, and when. `throttle` is the pause that SignalWire last asked for."""
-        at = self._earliest(situation, throttle)
-        if at < renewable_until(situation):
-            return self.step_at(situation, at)
-        return Expire(situation.access_until)
+        return self.step_at(situation, self._earliest(situation, throttle))
 
     def step_at(self, situation: Situation, at: float) -> Step:
         """Return how the pair can be renewed at a time: with its refresh token, by a new issue or not at all."""
