@@ -137,6 +137,66 @@ def test_tokens_travel_where_they_belong():
     assert WIRE["info"](token).bearer is token
 
 
+@pytest.mark.parametrize("name", WIRE)
+def test_a_request_says_what_it_is_of(name):
+    """Its operation is the client's method. Only a click-to-call token goes to the embed origin."""
+    request = WIRE[name]()
+    operation = {
+        "subscriber": "create_subscriber_token",
+        "refresh": "refresh_subscriber_token",
+        "guest": "create_guest_token",
+        "invite": "create_invite_token",
+        "embed": "create_embed_token",
+        "exchange": "create_device_token",
+        "renewal": "refresh_device_token",
+        "info": "subscriber_info",
+        "addresses": "subscriber_addresses",
+    }[name]
+    space = "the space (SIGNALWIRE_SPACE, or space=…)"
+    assert (request.operation, request.peer, request.headers) == (operation, "SignalWire", None)
+    assert request.for_embeds is (name == "embed")
+    assert request.presents_token is (name in ("embed", "refresh"))
+    assert request.address_setting == (f"embed_origin, or without it {space}" if name == "embed" else space)
+
+
+EXTRA = Secret({"pin": "4711", "deep": {"list": ["a", ("b", {"key": "c"})]}, "number": 7, "none": None})
+
+
+@pytest.mark.parametrize(
+    ("request_", "secrets"),
+    [
+        (WIRE["subscriber"](password=Secret("hush"), extra=EXTRA), ["hush", "4711", "a", "b", "c"]),
+        (WIRE["guest"](extra=EXTRA), ["4711", "a", "b", "c"]),
+        (WIRE["invite"](extra=EXTRA), [SAT, "4711", "a", "b", "c"]),
+        (WIRE["embed"](), ["c2c_1"]),
+        (WIRE["refresh"](), ["opaque"]),
+        (WIRE["exchange"](), ["a-proof", SAT]),
+        (WIRE["renewal"](), ["a-proof", SAT]),
+        (WIRE["info"](), [SAT]),
+        (WIRE["addresses"](), []),
+    ],
+    ids=lambda value: getattr(value, "operation", ""),
+)
+def test_a_request_knows_its_secrets(request_, secrets):
+    """No error text may repeat them: tokens, proofs, the password, and each string of `extra`."""
+    assert [secret.value for secret in request_.secrets if secret.value is not None] == secrets
+
+
+@pytest.mark.parametrize("name", ["guest", "invite"])
+def test_newer_fields_are_sent_with_guests_and_invites_too(name):
+    """A field that has an argument of its own isn't a newer one."""
+    assert body(WIRE[name](extra=Secret({"newer": 1})))["newer"] == 1
+    known = {"guest": ("region", "ch", "expire_at", "allowed_addresses"), "invite": ("address_id", "expires_at")}[name]
+    for field in known:
+        assert refused(name, extra=Secret({field: "x"})) == [(f"extra.{field}", INVALID)]
+
+
+@pytest.mark.parametrize("field", ["expire_at", "application_id", "fingerprint", "scope", "country"])
+def test_a_field_of_a_subscriber_is_not_a_newer_one(field):
+    """It is an argument, even if its value is None."""
+    assert refused("subscriber", extra=Secret({field: "x"}), **{field: None}) == [(f"extra.{field}", INVALID)]
+
+
 @pytest.mark.parametrize("reference", [42, ID])
 def test_a_reference_that_is_a_key_of_a_database_gets_the_advice_to_make_it_a_string(reference):
     """The message names the type, and not the value."""
