@@ -1,5 +1,6 @@
 """A request and an answer: what they say of themselves, and what they hide."""
 
+import time
 from datetime import UTC, datetime
 
 import attrs
@@ -33,6 +34,20 @@ def test_a_request_and_an_answer_never_change(value):
             setattr(value, field.name, None)
 
 
+@pytest.mark.parametrize("value", [wire.create_subscriber_token("a", now=SENT), answer(b"")], ids=["request", "answer"])
+def test_a_request_and_an_answer_are_made_by_name(value):
+    """So a field can be added between two others."""
+    with pytest.raises(TypeError):
+        type(value)(*(getattr(value, field.name) for field in attrs.fields(type(value))))
+
+
+def test_a_request_shows_what_it_is_for_and_no_more():
+    """Neither its path, its body nor the function that reads its answer is in its repr."""
+    shown = repr(wire.create_subscriber_token("a", now=SENT))
+    assert shown.startswith("Request(operation='create_subscriber_token', method='POST', ")
+    assert not [name for name in ("path", "body", "read") if f"{name}=" in shown]
+
+
 @pytest.mark.parametrize("written", ["Retry-After", "retry-after", "RETRY-AFTER"])
 def test_a_header_is_found_in_any_case(written):
     """Servers write names as they like."""
@@ -58,6 +73,17 @@ def test_tokens_count_as_issued_when_their_request_was_sent():
     assert issued_at.tzinfo is UTC
 
 
+@pytest.fixture
+def eastern(monkeypatch):
+    """Set this machine's time zone to 5 h 30 min before UTC."""
+    monkeypatch.setenv("TZ", "EASTERN-5:30")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("eastern")
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -77,7 +103,7 @@ def test_tokens_count_as_issued_when_their_request_was_sent():
     ],
 )
 def test_an_http_date_is_read_or_left_out(text, seconds):
-    """A date without a time zone is in UTC."""
+    """A date without a time zone is in UTC, wherever this machine is."""
     assert parse_http_date(text) == seconds
     assert answer(b"", Date=text).server_time == seconds
 

@@ -76,6 +76,9 @@ def test_an_accepted_token_is_not_added_to_those_that_were_seen():
     assert seen == set()
 
 
-def test_a_second_subscriber_can_be_accepted():
-    """A subscriber that was created again has another id."""
-    assert answered(pair_of(BOB), or_of=ALICE).subscriber_id == ALICE
+@pytest.mark.parametrize("names", [ALICE, BOB, None])
+def test_a_second_subscriber_can_be_accepted(names):
+    """A subscriber that was created again has another id. The first one is still accepted."""
+    pair = answered(pair_of(BOB), or_of=ALICE, names=names)
+    assert isinstance(pair, TokenPair)
+    assert pair.subscriber_id == names
