@@ -23,13 +23,10 @@ from signalwire_tokens import (
     BackendSession,
     BreakerState,
     ClientSettings,
-    ConfigurationError,
     EventKind,
     Lifetimes,
     MemoryStore,
     NotFound,
-    RefreshPolicy,
-    RefreshTuning,
     SessionFleet,
     SessionState,
     SqliteStore,
@@ -57,14 +54,13 @@ from signalwire_tokens.wire.answers import BY_CODE, INVALID_REQUEST
 from signalwire_tokens.wire.codes import SUBJECTS, Subject
 from support import contract, signatures
 from support.documented import assert_documented, assert_listed
-from support.paths import PACKAGE, ROOT
+from support.paths import PACKAGE
 from support.processes import last_lines
+from support.reference import PAGES, code, section, table
 from support.scripted_backend import Answer, Desk
 
 ALICE = "alice@example.com"
 MOST_LINES = 15  # of an example, blank ones and imports not counted
-FOLDER = ROOT / "docs/reference"
-PAGES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
 API, ERRORS, EVENTS = "docs/reference/api.md", "docs/reference/errors.md", "docs/reference/events.md"
 METRICS, SETTINGS = "docs/reference/metrics.md", "docs/reference/settings.md"
 SIGNATURES = "docs/reference/signatures.md"
@@ -81,23 +77,6 @@ LIBRARY = {name: tree for name, tree in MODULES.items() if not name.startswith("
 LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 
-def section(page, title):
-    """Cut out what stands under a heading, as far as the next one of its rank."""
-    found = re.search(rf"^(#+) {re.escape(title)}$(.*?)(?=^#{{1,2}} |\Z)", PAGES[page], re.MULTILINE | re.DOTALL)
-    assert found, f"add the heading `{title}` to docs/reference/{page}.md"
-    return found[2]
-
-
-def table(text, *, after=None):
-    """Read the first table below a text's beginning, or below a mark in it: the cells of its rows, without its head."""
-    if after is not None:
-        assert after in text, f"{after} is not introduced"
-        text = text.partition(after)[2]
-    lines = re.search(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert lines, "there is no table"
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
-
-
 def entries(text, *, after):
     """Read the list below a mark: each entry's name, and its default in parentheses."""
     assert after in text, f"{after} is not introduced"
@@ -106,11 +85,6 @@ def entries(text, *, after):
     read = re.findall(r"^- `(\w+)` \((required|none|`[^`]+`)\)(?=:|$)", found[0], re.MULTILINE)
     assert len(read) == len(re.findall(r"^- ", found[0], re.MULTILINE)), f"write each as - `name` (`default`): {found}"
     return read
-
-
-def code(cell):
-    """Take what a cell has in code type."""
-    return re.findall(r"`([^`]+)`", cell)
 
 
 def names_used(source):
@@ -420,58 +394,6 @@ def test_every_logger_is_told():
     rows = table(section("metrics", "Logs"))
     told = [f"{code(name)[0]} at {level}" for name, cell in rows for level in re.findall(r"\b([A-Z]{4,}):", cell)]
     assert_documented(f"{METRICS}, under Logs", told, there)
-
-
-def field_docs(kind):
-    """Read what the docstring of a class says about each field, in its list."""
-    return dict(re.findall(r"^- `(\w+)`: (.*)$", inspect.getdoc(kind), re.MULTILINE))
-
-
-@pytest.mark.parametrize("kind", [RefreshPolicy, RefreshTuning])
-def test_every_field_of_the_policy_is_documented(kind):
-    """The page lists each with its default, and in the words of the docstring, which `help()` shows."""
-    rows = table(section("settings", kind.__name__))
-    told = [(code(name)[0], (code(default)[0].removesuffix("()"), meaning)) for name, default, meaning in rows]
-    docs, defaults = field_docs(kind), kind()
-    assert_listed(f"the docstring of {kind.__name__}", docs, attrs.fields_dict(kind))
-    there = {name: (repr(getattr(defaults, name)).split("(")[0], docs[name]) for name in attrs.fields_dict(kind)}
-    assert_documented(f"{SETTINGS}, under {kind.__name__}", told, there, in_order=True)
-
-
-BOUNDED = [(kind, row) for kind in (RefreshPolicy, RefreshTuning) for row in table(section("settings", kind.__name__))]
-BOUNDS = "Each number is more than 0, and each share less than 1. A `…_min` is at most its `…_max`."
-
-
-@pytest.mark.parametrize("text", [section("settings", "RefreshPolicy"), inspect.getdoc(RefreshPolicy)])
-def test_the_bounds_of_the_policy_are_documented(text):
-    """The next test holds them."""
-    assert BOUNDS in " ".join(text.split())
-
-
-@pytest.mark.parametrize(("kind", "row"), BOUNDED, ids=lambda value: value[0].strip("`") if type(value) is list else "")
-def test_the_bounds_of_the_policy_are_as_documented(kind, row):
-    """A number out of bounds is refused, and one within them is accepted."""
-    (name,), meaning = code(row[0]), row[2]
-    higher = [name.replace("_min", "_max")] if name.endswith("_min") else re.findall(r"; at most `(\w+)`", meaning)
-    for wrong in (0, -1, float("inf"), float("nan"), True, "1"):
-        with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be"):
-            kind(**{name: wrong})
-    if "share" in name or "as a share" in meaning:
-        with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must be a share"):
-            kind(**{name: 1.0})
-    elif name != "tuning":
-        kind(**{name: getattr(kind(), name) * (1.2 if higher else 10**9)})
-    for other in higher:
-        with pytest.raises(ConfigurationError, match=f"^(tuning\\.)?{name} must not be more than (tuning\\.)?{other}"):
-            kind(**{name: getattr(kind(), other) * 1.01})
-
-
-def test_the_largest_min_ttl_share_is_as_documented():
-    """A token that isn't due must have `min_ttl` left."""
-    assert field_docs(RefreshTuning)["min_ttl_share"].endswith("; 1 - `refresh_to` at most.")
-    RefreshPolicy(refresh_to=0.8, tuning=RefreshTuning(min_ttl_share=0.2))
-    with pytest.raises(ConfigurationError, match="min_ttl_share must not be more than 1 - refresh_to"):
-        RefreshPolicy(refresh_to=0.8, tuning=RefreshTuning(min_ttl_share=0.21))
 
 
 def test_every_lifetime_is_told():
