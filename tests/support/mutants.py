@@ -54,8 +54,8 @@ PACKAGE = "signalwire_tokens"
 # Each module, and the tests that are most likely to kill its mutants.
 MODULES = {
     "policy": ["policy", "policy_settings"],
-    "lifecycle": ["lifecycle"],
-    "keeper.sharing_rules": ["sharing_rules"],
+    "lifecycle": ["lifecycle_rules", "lifecycle"],
+    "keeper.sharing_rules": ["sharing_rules_ages", "sharing_rules"],
     "errors": ["errors"],
     "integrations.token_rules": ["integrations_token_rules"],
     "wire.answers": ["wire_answers"],

@@ -1,7 +1,6 @@
 """A sample of the mutation test, which changes each day; `tests/support/mutants.py` runs all of it."""
 
 import os
-import sys
 from datetime import UTC, datetime
 
 from support import mutants
