@@ -87,6 +87,7 @@ TITLES = {
     503: "Service Unavailable",
 }
 Headers: TypeAlias = Mapping[str, str]
+NO_HEADERS: Headers = {}
 
 
 def check_allowed_origins(origins: object) -> frozenset[str]:
@@ -161,7 +162,7 @@ def admit(asked: RequestHead, rules: Rules) -> EndpointAnswer | None:
             403,
             "This origin may not request tokens. Add it to allowed_origins, or set public_origin if it is your app's.",
         )
-    if media_type(asked.headers) != "application/json":
+    if not is_json(asked.headers.get("content-type")):
         return problem_answer(415, "The Content-Type must be application/json.")
     if asked.headers.get("content-encoding", "identity").strip().lower() != "identity":
         return problem_answer(415, "The body must not be compressed.")
@@ -203,10 +204,11 @@ def may_ask(headers: Headers, rules: Rules) -> bool:
     return origin is None or origin == rules.public_origin
 
 
-def media_type(headers: Headers) -> str:
-    """Return the media type that the body is declared as, in lower case, or "" if the header is repeated."""
-    declared = headers.get("content-type", "")
-    return "" if "," in declared else declared.partition(";")[0].strip().lower()
+def is_json(content_type: str | None) -> bool:
+    """Return whether the body is declared to be JSON, by a header that isn't repeated."""
+    if content_type is None or "," in content_type:
+        return False
+    return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
 def is_too_long(content_length: str) -> bool:
@@ -246,12 +248,12 @@ def answer_with(body: Mapping[str, object]) -> EndpointAnswer:
     )
 
 
-def problem_answer(status: int, detail: str, *, headers: Headers | None = None) -> EndpointAnswer:
+def problem_answer(status: int, detail: str, *, headers: Headers = NO_HEADERS) -> EndpointAnswer:
     """Return a rejection whose body is a problem in the form of RFC 9457. `detail` is for the page's developer."""
     problem = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
     return EndpointAnswer(
         status=status,
-        headers={"Content-Type": "application/problem+json", **(headers or {})},
+        headers={"Content-Type": "application/problem+json", **headers},
         body=json.dumps(problem).encode(),
     )
 

@@ -278,7 +278,7 @@ def retry_after(answer: Answer) -> float | None:
     """
     found = answer.header("retry-after").strip()
     if found.isascii() and found.isdigit():
-        return min(float(found[:20]), LONGEST_RETRY_AFTER)
+        return min(float(found), LONGEST_RETRY_AFTER)
     until = parse_http_date(found)
     if until is None:
         return None

@@ -59,6 +59,7 @@ def check_client_settings(
     if not isinstance(lifetimes, Lifetimes):
         problems.append(Problem(code=INVALID, attribute="lifetimes", message="must be a Lifetimes"))
     raise_if_any("TokenClient", problems)
+    assert origin is not None and embeds is not None  # noqa: S101, PT018 - there are no problems
     return origin, embeds
 
 
@@ -72,23 +73,23 @@ def is_credential(value: object) -> bool:
     return isinstance(value, str) and value != "" and visible_ascii(value)
 
 
-def space_origin(problems: list[Problem], space: object) -> str:
-    """Return a space's origin from its name, host or origin, or add a problem and return ""."""
+def space_origin(problems: list[Problem], space: object) -> str | None:
+    """Return a space's origin from its name, host or origin, or add a problem and return None."""
     if space is None or (isinstance(space, str) and not space.strip()):
         problems.append(Problem(code=MISSING, attribute="space", message="must be a space's name, host or origin"))
-        return ""
+        return None
     forms = (
         "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin "
         "('https://acme.signalwire.com'), without user, path or query"
     )
     place = place_of(problems, "space", space, forms)
     if place is None:
-        return ""
+        return None
     return origin_at(place._replace(host=f"{place.host}.signalwire.com") if is_name(place) else place)
 
 
-def embeds_origin(problems: list[Problem], embed_origin: object) -> str:
-    """Return the embed origin from a host or an origin, or add a problem and return "". A name alone is a problem."""
+def embeds_origin(problems: list[Problem], embed_origin: object) -> str | None:
+    """Return the embed origin from a host or an origin, or None. Add a problem, also if the value is a name alone."""
     forms = (
         "must be a host ('embeds.signalwire.com') or an origin ('https://embeds.signalwire.com'), "
         "without user, path or query"
@@ -96,8 +97,7 @@ def embeds_origin(problems: list[Problem], embed_origin: object) -> str:
     place = place_of(problems, "embed_origin", embed_origin, forms)
     if place is not None and is_name(place):
         problems.append(Problem(code=INVALID, attribute="embed_origin", message=forms))
-        place = None
-    return "" if place is None else origin_at(place)
+    return None if place is None else origin_at(place)
 
 
 def place_of(problems: list[Problem], name: str, value: object, forms: str) -> Place | None:

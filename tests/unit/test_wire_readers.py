@@ -384,6 +384,11 @@ def test_a_page_without_a_link_is_the_last_one(links):
     assert read(ADDRESSES, {"data": [{"id": ID}], "links": links}, 200).next is None
 
 
+def test_a_page_needs_nothing_but_its_addresses():
+    """Links and whatever else is there may be missing."""
+    assert read(ADDRESSES, {"data": []}, 200) == wire.Page(addresses=(), next=None)
+
+
 def test_every_field_of_an_address_is_read():
     """Each has the name that SignalWire gives it."""
     fields = {
@@ -443,6 +448,8 @@ def test_the_next_page_is_a_path(following, path):
         "https://user@acme.signalwire.com/api/x",
         "//evil.example/x",
         "https://[",
+        "mailto:alice@example.com",
+        "javascript:1",
         "/a b",
         7,
         ["/x"],
