@@ -195,28 +195,27 @@ def answer_preflight(asked: RequestHead, rules: Rules) -> EndpointAnswer:
 def may_ask(headers: Headers, rules: Rules) -> bool:
     """Return whether a request comes from an allowed page, or from no browser. The module explains the rules."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if origin is not None and origin in rules.allowed_origins:
+    if origin in rules.allowed_origins:
         return True
-    if origin == "null":  # the origin of sandboxed frames and local files
-        return False
     if site is not None:
-        return site == "same-origin"
+        return site == "same-origin" and origin != "null"  # the origin of sandboxed frames and local files
     return origin is None or origin == rules.public_origin
 
 
 def is_json(content_type: str | None) -> bool:
     """Return whether the body is declared to be JSON, by a header that isn't repeated."""
-    if content_type is None or "," in content_type:
-        return False
-    return content_type.partition(";")[0].strip().lower() == "application/json"
+    return (
+        content_type is not None
+        and "," not in content_type
+        and content_type.partition(";")[0].strip().lower() == "application/json"
+    )
 
 
 def is_too_long(content_length: str) -> bool:
     """Return whether `Content-Length` exceeds the limit. The server checks that it is a number at all."""
     digits = content_length.strip().lstrip("0")
-    if not (digits.isascii() and digits.isdigit()):
-        return False
-    return len(digits) > len(str(LARGEST_REQUEST)) or int(digits) > LARGEST_REQUEST
+    is_number = digits.isascii() and digits.isdigit()
+    return is_number and (len(digits) > len(str(LARGEST_REQUEST)) or int(digits) > LARGEST_REQUEST)
 
 
 def parse_body(body: bytes, rules: Rules) -> TokenRequest | EndpointAnswer:
@@ -342,8 +341,10 @@ def with_headers(answer: EndpointAnswer, asked: RequestHead, rules: Rules) -> En
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
     if answer.status not in WITHOUT_LENGTH:
         headers["Content-Length"] = str(len(answer.body))
-    origin = asked.headers.get("origin")
-    if origin is not None and origin in rules.allowed_origins:
-        headers |= {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
-        headers["Access-Control-Expose-Headers"] = "Retry-After"
+    if asked.headers.get("origin") in rules.allowed_origins:
+        headers |= {
+            "Access-Control-Allow-Origin": asked.headers["origin"],
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": "Retry-After",
+        }
     return attrs.evolve(answer, headers=headers)

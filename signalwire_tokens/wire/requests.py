@@ -291,7 +291,7 @@ def make_request(
         secrets=(
             *hidden.values(),
             *(() if bearer is None else (bearer,)),
-            *(() if extra.value is None else strings_in(extra.value)),
+            *strings_in(extra.value),
         ),
         for_embeds=for_embeds,
         replayable=replayable,

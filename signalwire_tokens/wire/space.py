@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.errors import Problem
@@ -14,6 +13,9 @@ from signalwire_tokens.origins import HTTP_ALLOWED, Place, is_loopback, read_pla
 
 from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = ["basic_authorization", "check_client_settings", "is_api_token", "is_credential"]
 
@@ -49,7 +51,7 @@ def check_client_settings(
     if api_token.value is not None and not callable(api_token.value) and not is_credential(api_token.value):
         message = "must be visible ASCII characters, or a function that returns them"
         problems.append(Problem(code=INVALID, attribute="api_token", message=message))
-    seconds = seconds_of(timeout) if isinstance(timeout, timedelta) else timeout
+    seconds: object = seconds_of(cast("timedelta", timeout))
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < LONGEST_TIMEOUT:
         problems.append(
             Problem(code=INVALID, attribute="timeout", message="must be seconds or a timedelta, more than 0")

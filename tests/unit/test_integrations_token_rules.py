@@ -142,6 +142,16 @@ def test_a_body_is_not_compressed(encoding, is_read):
     assert is_read or answer.status == 415
 
 
+def test_a_repeated_header_is_one_value():
+    """The values are joined as RFC 9110 has it. A repeated `Origin` then equals no allowed one."""
+    assert read_request("GET", [("X", "1"), ("Y", "2"), ("x", "3")]).headers == {"x": "1, 3", "y": "2"}
+
+
+def test_only_options_is_a_preflight():
+    """Any other request may have the preflight's header by mistake."""
+    assert admit(asked("POST", Access_Control_Request_Method="POST"), RULES) is None
+
+
 def test_cookies_may_come_in_several_lines():
     """As HTTP/2 sends them."""
     assert read_request("POST", [("Cookie", "a=1"), ("cookie", "b=2")]).headers == {"cookie": "a=1; b=2"}
@@ -160,6 +170,7 @@ def test_cookies_may_come_in_several_lines():
         ("0000000005", False),
         ("0000004097", True),
         (" 4097 ", True),
+        ("~5000", False),
         ("10000", True),
     ],
 )
@@ -460,6 +471,16 @@ def test_a_limit_has_a_bound():
     assert IssueLimit(1_000_000).most == 1_000_000
 
 
+def test_a_reference_is_forgotten_once_it_has_its_whole_allowance():
+    """Those that asked later are still known."""
+    limit = IssueLimit(1)
+    limit.take("alice", now=0.0)
+    limit.take("bob", now=30.0)
+    assert limit.take("carol", now=60.0) is None
+    assert list(limit._restored) == ["bob", "carol"]
+    assert limit.take("bob", now=60.0) == 30.0
+
+
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, None, "20", 1_000_001, 10**400])
 def test_a_limit_is_a_whole_number(most):
     """None, or a larger number than makes sense, is a mistake."""
@@ -490,6 +511,11 @@ def test_values_with_several_fields_are_made_by_name(value):
     """So a field can be added between two others."""
     with pytest.raises(TypeError):
         type(value)(*attrs.astuple(value))
+
+
+def test_a_body_without_a_fingerprint_is_for_the_usual_token():
+    """No device's key binds it."""
+    assert parse_body(b"{}", RULES).fingerprint is None
 
 
 def test_rules_allow_nothing_by_default():

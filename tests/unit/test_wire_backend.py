@@ -7,6 +7,7 @@ import pytest
 
 from signalwire_tokens import InvalidRequest, TokenPair, UnexpectedResponse, wire
 from signalwire_tokens.models import Secret
+from signalwire_tokens.wire.backend import split_url
 from support.wire_samples import FETCH, SAT, SENT, lives, read
 
 MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
@@ -75,6 +76,14 @@ def test_a_url_has_an_origin_and_a_path_with_its_query(url, expected):
 def test_a_url_that_could_mislead_is_refused(url, code):
     """It must have a scheme and a host, without a user or a fragment. Plain http is for this machine alone."""
     assert problems(url) == [("url", code)]
+
+
+@pytest.mark.parametrize("url", ["", 7, "ftp://app.example.com/token"])
+def test_a_wrong_url_is_a_problem_and_is_not_split(url):
+    """Its check returns nothing that could be used."""
+    found = []
+    assert split_url(found, Secret(url)) is None
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-Key": "a b\t~"}, {"x!#$%&'*+.^_`|~0": ""}])

@@ -384,6 +384,12 @@ def test_a_page_without_a_link_is_the_last_one(links):
     assert read(ADDRESSES, {"data": [{"id": ID}], "links": links}, 200).next is None
 
 
+def test_a_page_is_made_by_name():
+    """So a field can be added between two others."""
+    with pytest.raises(TypeError):
+        wire.Page((), None)
+
+
 def test_a_page_needs_nothing_but_its_addresses():
     """Links and whatever else is there may be missing."""
     assert read(ADDRESSES, {"data": []}, 200) == wire.Page(addresses=(), next=None)

@@ -326,6 +326,10 @@ MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
         ({"scope": ""}, [("scope", INVALID)]),
         ({"scope": ["sat:refresh"]}, [("scope", INVALID)]),
         ({"extra": Secret([1])}, [("extra", INVALID)]),
+        ({"extra": Secret(7)}, [("extra", INVALID)]),
+        ({"extra": Secret("ab")}, [("extra", INVALID)]),
+        ({"extra": Secret(["ab"])}, [("extra", INVALID)]),
+        ({"extra": Secret({"a": 1, 2: 3})}, [("extra", INVALID)]),
         ({"extra": Secret({1: 2})}, [("extra", INVALID)]),
         ({"extra": Secret({"a": {1, 2}})}, [("extra", INVALID)]),
         ({"extra": Secret({"a": float("nan")})}, [("extra", INVALID)]),
@@ -428,7 +432,36 @@ def test_addresses_come_from_any_collection():
 )
 def test_a_token_that_cannot_be_right_is_refused(operation, token, code):
     """Its header names another kind or more parts, or it would split the header that it goes into."""
-    assert [found for _, found in refused(operation, token=token)] == [code]
+    name = {"refresh": "refresh_token", "embed": "token", "info": "subscriber_token"}[operation]
+    assert refused(operation, token=token) == [(name, code)]
+
+
+@pytest.mark.parametrize("name", ["region", "ch"])
+def test_a_guest_s_texts_are_checked(name):
+    """None isn't sent."""
+    assert refused("guest", **{name: 7}) == [(name, INVALID)]
+    assert body(WIRE["guest"](**{name: None})) == {"allowed_addresses": [str(ID)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "operation"),
+    [
+        ("subscriber", {"reference": ""}, "create_subscriber_token"),
+        ("refresh", {"token": ""}, "refresh_subscriber_token"),
+        ("guest", {"allowed_addresses": ()}, "create_guest_token"),
+        ("invite", {"address_id": ""}, "create_invite_token"),
+        ("embed", {"token": ""}, "create_embed_token"),
+        ("exchange", {"token": ""}, "create_device_token"),
+        ("renewal", {"token": ""}, "refresh_device_token"),
+        ("info", {"token": ""}, "subscriber_info"),
+        ("addresses", {"id_": ""}, "subscriber_addresses"),
+    ],
+)
+def test_an_error_about_arguments_names_the_operation(name, arguments, operation):
+    """It is the client's method."""
+    with pytest.raises(InvalidRequest) as caught:
+        WIRE[name](**arguments)
+    assert caught.value.operation == operation
 
 
 def test_an_invitation_names_all_that_is_wrong_with_it():
@@ -451,9 +484,10 @@ def test_an_id_in_a_path_must_be_one():
 )
 def test_only_a_key_of_a_database_gets_the_advice_to_make_it_a_string(value, advice):
     """The text of any other value would hardly be what is meant."""
-    with pytest.raises(InvalidRequest, match=f"must be a string, not {type(value).__name__}") as caught:
+    with pytest.raises(InvalidRequest) as caught:
         wire.create_subscriber_token(value, now=NOW)
-    assert ("pass str(…)" in str(caught.value)) is advice
+    message = f"must be a string, not {type(value).__name__}" + (": pass str(…)" if advice else "")
+    assert [problem.message for problem in caught.value.problems] == [message]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from signalwire_tokens import InvalidRequest, Lifetimes
 from signalwire_tokens.models import Secret
 from signalwire_tokens.wire import basic_authorization, check_client_settings, is_api_token
 from signalwire_tokens.wire.codes import INVALID, MISSING
+from signalwire_tokens.wire.space import embeds_origin, space_origin
 
 
 def check(**given):
@@ -125,6 +126,33 @@ def test_credentials_that_would_split_a_header_are_refused(value):
         "project_id": "invalid_parameter",
         "api_token": "invalid_parameter",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("project_id", "must be visible ASCII characters, without a colon"),
+        ("api_token", "must be visible ASCII characters, or a function that returns them"),
+        ("timeout", "must be seconds or a timedelta, more than 0"),
+        ("retries", "must be a whole number, 0 or more"),
+        ("lifetimes", "must be a Lifetimes"),
+    ],
+)
+def test_a_wrong_setting_is_explained(name, message):
+    """Each has its own message."""
+    with pytest.raises(InvalidRequest) as caught:
+        check(**{name: "a b"})
+    assert [(problem.attribute, problem.message) for problem in caught.value.problems] == [(name, message)]
+
+
+@pytest.mark.parametrize(
+    ("origin_of", "value"), [(space_origin, None), (space_origin, "a b"), (embeds_origin, None), (embeds_origin, "a b")]
+)
+def test_a_wrong_place_is_a_problem_and_has_no_origin(origin_of, value):
+    """Its check returns nothing that could be used."""
+    found = []
+    assert origin_of(found, value) is None
+    assert len(found) == 1
 
 
 def test_a_colon_in_the_project_is_refused():
