@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 NEVER = -math.inf  # the time of what has never happened
-MAX_DOUBLINGS = 10  # more would change nothing: every pause has an upper bound
+MAX_DOUBLINGS = 1000  # more would change nothing, since every pause has an upper bound, and a float can't hold 2**1024
 CLOCK_TOLERANCE = 2.0  # seconds by which two times may differ through rounding alone: a `Date` header has whole seconds
 
 

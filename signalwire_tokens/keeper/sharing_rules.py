@@ -151,7 +151,7 @@ def choose(
     known = holds(held, pair)
     may_issue = cycle.can_issue and (pair is not None or brought is None)
     is_older = (age := timed.reading.age) is not None and timed.after - age < cycle.asked
-    is_behind = pair is not None and not known and pair is not brought and is_older
+    is_behind = is_older and not known and pair is not brought  # without a pair, `cycle.asked` is -inf
     if held is None or is_behind:
         doubtful, best = True, mine
     else:

@@ -53,7 +53,7 @@ ACCEPTED = Path(__file__).with_suffix(".toml")
 PACKAGE = "signalwire_tokens"
 # Each module, and the tests that are most likely to kill its mutants.
 MODULES = {
-    "policy": ["policy", "policy_settings"],
+    "policy": ["policy_rules", "policy", "policy_settings"],
     "lifecycle": ["lifecycle_rules", "lifecycle"],
     "keeper.sharing_rules": ["sharing_rules_ages", "sharing_rules"],
     "errors": ["errors"],
@@ -263,7 +263,7 @@ class Finder:
         match child:
             case ast.expr():
                 # A literal alone doesn't show what changes, so the expression around it does.
-                shown = node if isinstance(child, ast.Constant) and isinstance(node, ast.expr) else child
+                shown = node if isinstance(child, ast.Constant) and isinstance(node, ast.expr | ast.keyword) else child
                 for new in expressions(node, field, child):
                     self.add(slot, new, text(shown), text(new) if shown is child else self.text_with(slot, new))
                 self.drop_members(slot, child)

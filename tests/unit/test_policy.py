@@ -12,6 +12,7 @@ from signalwire_tokens import ConfigurationError, RefreshPolicy, RefreshTuning, 
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.outcomes import (
     Ambiguous,
+    Denied,
     Expire,
     IssueNew,
     Misconfigured,
@@ -22,14 +23,14 @@ from signalwire_tokens.outcomes import (
     Throttled,
     UseRefreshToken,
 )
-from signalwire_tokens.policy import Failing
+from signalwire_tokens.policy import NO_THROTTLE, Failing
 
 LIFE, WINDOW = 7200.0, 300.0
 POLICY = RefreshPolicy()
 TUNING = POLICY.tuning
 ERROR = SignalWireTokenError("because")
 FAILING = {"failure", "failures", "replays", "is_short"}
-FAILURES = [NotSent, NotYet, Ambiguous, Throttled, Spent, Misconfigured]
+FAILURES = [NotSent, NotYet, Ambiguous, Throttled, Spent, Misconfigured, Denied]
 
 
 def situation(*, lifetime=LIFE, **more):
@@ -145,6 +146,96 @@ def test_the_backoff_doubles_up_to_a_minute(failure, failures, longest):
     """From half a second, with full jitter."""
     assert pause(failure, failures=failures, draw=1.0) == pytest.approx(longest)
     assert pause(failure, failures=failures, draw=0.0) == pytest.approx(0.5)
+
+
+def test_pauses_double_up_to_their_maximum_however_small_they_begin():
+    """And however many have failed. So do the pauses of a fleet."""
+    policy = RefreshPolicy(backoff_min=1e-9)
+    case = situation(failure=NotSent(ERROR), failures=5000, tried_at=1000.0, draw=1.0)
+    assert policy.next_step(case, NO_THROTTLE).at == 1060
+    assert policy.probe_pause(LIFE, 5000, 1.0) == 5
+    assert policy.probe_pause(LIFE, 20, 1.0) == pytest.approx(1e-9 * 2**20)
+
+
+FIRST = {"access_until": -math.inf, "refresh_until": -math.inf, "can_refresh": False}  # before the first token
+VALID, EXPIRED = {"tried_at": 1000.0}, {"tried_at": 8000.0}
+
+
+@pytest.mark.parametrize(
+    ("failure", "failures", "when", "shortest", "longest"),
+    [
+        (NotSent, 1, VALID, 0.5, 1),
+        (NotSent, 2, VALID, 0.5, 2),
+        (NotSent, 7, VALID, 0.5, 60),
+        (Throttled, 2, VALID, 0.5, 2),
+        (Ambiguous, 2, VALID, 0.5, 2),
+        (Ambiguous, 9, {**VALID, "replays": 1}, 0.5, 1),
+        (Ambiguous, 9, {**VALID, "replays": 2}, 0.5, 60),
+        (NotYet, 9, VALID, 300, 600),
+        (NotYet, 9, {"tried_at": 7000.0}, 25, 50),
+        (Misconfigured, 1, VALID, 300, 600),
+        (Denied, 1, VALID, 300, 600),
+        (NotSent, 1, EXPIRED, 0.5, 1),
+        (NotSent, 2, EXPIRED, 1, 2),
+        (NotSent, 4, EXPIRED, 4, 8),
+        (NotSent, 5, EXPIRED, 5, 15),
+        (NotSent, 5, {"tried_at": LIFE}, 5, 15),
+        (Throttled, 5, EXPIRED, 5, 15),
+        (Ambiguous, 5, EXPIRED, 5, 15),
+        (Ambiguous, 9, {**EXPIRED, "replays": 1}, 0.5, 1),
+        (NotYet, 5, EXPIRED, 5, 15),
+        (NotYet, 5, {"tried_at": LIFE}, 5, 15),
+        (Misconfigured, 9, EXPIRED, 5, 15),
+        (Denied, 1, EXPIRED, 15, 30),
+        (Denied, 3, EXPIRED, 60, 120),
+        (Denied, 9, EXPIRED, 300, 600),
+        (NotSent, 4, {**VALID, **FIRST}, 0.5, 8),
+        (NotYet, 4, {**VALID, **FIRST}, 0.5, 8),
+        (Misconfigured, 1, {**VALID, **FIRST}, 300, 600),
+        (Denied, 1, {**VALID, **FIRST}, 300, 600),
+        # All but the pauses of `NotYet` are scaled for lifetimes under six minutes.
+        (NotSent, 5, {"lifetime": 36.0, "tried_at": 50.0}, 0.5, 1.5),
+        (Misconfigured, 1, {"lifetime": 36.0, "tried_at": 50.0}, 0.5, 1.5),
+        (Denied, 1, {"lifetime": 36.0, "tried_at": 50.0}, 1.5, 3),
+        (Misconfigured, 1, {**VALID, **FIRST, "lifetime": 180.0}, 150, 300),
+        # A pause is at most a quarter of the time in which a renewal is of use.
+        (Denied, 1, {"tried_at": 7000.0}, 50, 50),
+        (Denied, 1, {"tried_at": 7100.0, "is_short": True}, 300, 600),
+        (Denied, 1, {"tried_at": 7000.0, "is_short": True, "can_issue": False}, 125, 125),
+        (Denied, 1, {"tried_at": 7300.0, "can_issue": False}, 15, 30),
+        (Denied, 9, {"tried_at": 7300.0, "can_issue": False}, 50, 50),
+    ],
+)
+def test_the_pause_depends_on_the_failure_and_on_what_is_left(failure, failures, when, shortest, longest):
+    """Draws pick between the shortest and the longest one."""
+    for draw, seconds in ((0.0, shortest), (0.5, (shortest + longest) / 2), (1.0, longest)):
+        assert pause(failure, failures=failures, draw=draw, **when) == pytest.approx(seconds)
+
+
+def test_a_doubted_refresh_token_is_presented_again_sooner_for_short_lifetimes():
+    """Half a second apart at the least, or a two-hundredth of the lifetime."""
+    assert pause(Ambiguous, lifetime=300.0, tried_at=0.0, replays=1, failures=9, draw=1.0) == pytest.approx(300 / 360)
+    assert pause(Ambiguous, lifetime=300.0, tried_at=0.0, replays=1, failures=9, draw=0.0) == 0.5
+
+
+@pytest.mark.parametrize("failure", [Misconfigured, Denied])
+@pytest.mark.parametrize("when", [VALID, EXPIRED])
+def test_a_caller_that_waits_does_not_speed_up_what_trying_sooner_cannot_help(failure, when):
+    """SignalWire gives the same answer until something is corrected."""
+    assert pause(failure, **when, awaited=when["tried_at"]) == pause(failure, **when)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_demand_overrides_the_pause_after_a_failure(failure):
+    """Two attempts are still half a second apart. (P22)"""
+    assert pause(failure, **VALID, failures=9, draw=1.0, demanded=1000.0) == 0.5
+    assert pause(failure, **VALID, failures=9, draw=1.0, demanded=1010.0) == 10
+
+
+def test_a_pair_that_is_due_is_renewed_before_a_later_demand():
+    """And a demand before that brings it forward."""
+    assert next_step(situation(demanded=6000.0)).at == 5040
+    assert next_step(situation(demanded=4000.0)).at == 4000
 
 
 @pytest.mark.parametrize("failure", [NotSent, NotYet, Ambiguous, Throttled, Misconfigured])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from signalwire_tokens import RefreshPolicy
+from signalwire_tokens import RefreshPolicy, SignalWireTokenError
 from signalwire_tokens.keeper.sharing_rules import (
     UNBOUNDED,
     TimedReading,
@@ -20,7 +20,7 @@ from signalwire_tokens.keeper.sharing_rules import (
 )
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.models import Token, TokenPair
-from signalwire_tokens.outcomes import IssueNew, Renewed, UseRefreshToken
+from signalwire_tokens.outcomes import IssueNew, Renewed, Spent, UseRefreshToken
 from signalwire_tokens.stores.records import Reading, Record
 
 LIFE, WINDOW = 7200.0, 300.0
@@ -181,6 +181,27 @@ def test_a_session_without_a_pair_uses_the_stored_one():
     """That is what sharing is for."""
     record = make_record()
     assert chosen(timed(record), make_cycle(), ISSUE) == (REFRESH, record)
+
+
+def test_a_session_presents_its_own_pair_as_the_store_has_it():
+    """The stored record shows whether another process may have used it. Its age there may be a little more."""
+    for own_age in (20.0, 30.0, 40.0):
+        record = make_record(OWN)
+        assert chosen(timed(record), make_cycle(OWN, age=own_age)) == (REFRESH, record)
+
+
+def test_a_refresh_token_that_was_refused_is_not_presented_again():
+    """The plan to issue a pair shows that it was refused or given up."""
+    assert chosen(timed(make_record(OWN)), make_cycle(OWN, age=30), ISSUE) == (ISSUE, None)
+    assert chosen(timed(make_record()), make_cycle(OWN, age=40), ISSUE) == (REFRESH, make_record())
+
+
+def test_a_session_without_any_pair_has_none_to_present():
+    """Not even if its first issue was refused."""
+    cycle = make_cycle(reissues=False)
+    cycle.land(ISSUE, Spent(SignalWireTokenError("no")), NOW, 0.5)
+    assert not cycle.can_issue
+    assert chosen(timed(None), cycle) == (ISSUE, None)
 
 
 def test_a_session_issues_a_pair_if_the_store_has_lost_its_own():
