@@ -295,6 +295,7 @@ def test_any_success_is_success():
         (" 7 ", None, 7),
         ("0", None, 0),
         ("9" * 50, None, 1e9),
+        ("0" * 50 + "7", None, 7),
         (http_date(SENT + 30), SENT, 30),
         (http_date(SENT + 30), SENT + 20, 10),
         (http_date(SENT - 30), SENT, 0),
