@@ -29,6 +29,7 @@ from signalwire_tokens import (
     wire,
 )
 from signalwire_tokens.models import Secret
+from signalwire_tokens.wire.answers import detail_of
 from signalwire_tokens.wire.codes import SUBJECTS
 from support.wire_samples import (
     ADDRESSES,
@@ -47,6 +48,7 @@ from support.wire_samples import (
     ROTATE,
     SAT,
     SENT,
+    answer,
     http_date,
     read,
 )
@@ -220,6 +222,7 @@ def test_an_answer_that_is_not_signalwire_s_says_what_to_check():
     )
     assert read(FETCH, b"", 302).advice == "check the backend's url, and any proxy or cache in between"
     assert read(ISSUE, b"", 600).message == "SignalWire answered 600, which isn't a final HTTP status"
+    assert error.subscriber_id is None
 
 
 @pytest.mark.parametrize("status", [200, 299, 302, 404, 500])
@@ -236,6 +239,13 @@ def test_a_problem_of_a_backend_may_have_no_detail(body):
     """The message is then that of the status."""
     error = read(FETCH, body, 401, Content_Type="application/problem+json; charset=utf-8")
     assert error.message == "the backend refused the credentials (401)"
+    assert detail_of(answer(body, 401, Content_Type="application/problem+json"), ()) is None
+
+
+def test_only_a_problem_has_a_detail():
+    """Any other body may be anything."""
+    assert detail_of(answer({"detail": "no"}, 401, Content_Type="application/json"), ()) is None
+    assert detail_of(answer({"detail": "no"}, 401, Content_Type="application/problem+json"), ()) == "no"
 
 
 @pytest.mark.parametrize(
@@ -351,7 +361,7 @@ def test_the_service_s_own_words_are_kept_whatever_was_sent():
         "message": "is e bad idea",
         "attribute": "password",
     }
-    for password in ("password", "invalid_parameter", "invalid", "e"):
+    for password in ("password", "invalid_parameter", "invalid", "validation", "e"):
         request = wire.create_subscriber_token("a", now=SENT, password=Secret(password))
         (problem,) = read(request, {"errors": [item]}, 422, X_Request_Id="req-e1").errors
         assert (problem.type, problem.code, problem.attribute) == ("validation_error", "invalid_parameter", "password")
