@@ -395,7 +395,7 @@ class Lifecycle:
         self.lifetime = lifetime if is_kept else self.lifetime  # pauses scale with it: 0 s would mean no pauses
         self.earlier = earlier
         if self.failing is not None:
-            self.failing.replays, self.failing.is_short = 0, not is_kept
+            self.failing.replays = 0
         self.can_refresh, self.can_issue = self.can_present(pair), self.reissues
         self.not_before, self.awaited, self.demanded = NEVER, math.inf, math.inf
         self.due = due

@@ -345,10 +345,7 @@ class RefreshPolicy:
 
     def next_step(self, situation: Situation, throttle: ThrottlePeriod) -> Step:
         """Return what to do next, and when. `throttle` is the pause that SignalWire last asked for."""
-        at = self._earliest(situation, throttle)
-        if at < renewable_until(situation):
-            return self.step_at(situation, at)
-        return Expire(situation.access_until)
+        return self.step_at(situation, self._earliest(situation, throttle))
 
     def step_at(self, situation: Situation, at: float) -> Step:
         """Return how the pair can be renewed at a time: with its refresh token, by a new issue or not at all."""

@@ -138,7 +138,7 @@ class Mutant(NamedTuple):
             getattr(self.owner, self.field)[self.index] = self.new
 
     def __str__(self):
-        before, after = self.change.split(ARROW)
+        before, _, after = self.change.partition(ARROW)
         lines = [f"{path_of(self.module)}:{self.line} in {self.scope}", f"    - {before}", f"    + {after}"]
         return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 import os
 from datetime import UTC, datetime
 
+import pytest
+
 from support import mutants
 from support.paths import TESTS
 from support.processes import run_program
@@ -19,6 +21,7 @@ async def run_mutants(*arguments):
         return await process.wait(), printed.decode()
 
 
+@pytest.mark.slow  # runs tests/unit for each mutant
 async def test_no_mutant_of_the_sample_survives():
     """Of about 60 changes to the pure modules, the unit tests notice each that isn't listed as equivalent."""
     day = f"{datetime.now(UTC):%Y%m%d}"

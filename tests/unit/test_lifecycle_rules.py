@@ -45,7 +45,10 @@ def make_pair(lifetime=LIFE, *, subscriber_id=None, issued_at=EPOCH):
 def make(pair=None, *, asked=NOW, **settings):
     """Return the record of an open session, with a pair that it requested `asked`."""
     cycle = Lifecycle(POLICY, lifetime=LIFE, draw=0.5, **settings)
-    cycle.open(NOW, None if pair is None else Renewed(pair, asked))
+    if pair is None:
+        cycle.open(NOW)
+    else:
+        cycle.open(NOW, Renewed(pair, asked))
     return cycle
 
 
@@ -78,6 +81,7 @@ def test_a_session_that_was_never_opened_is_closed_and_has_nothing():
     assert {*never, cycle.forced_at, cycle.not_before} == {-math.inf}
     assert (cycle.awaited, cycle.demanded) == (math.inf, math.inf)
     assert cycle.left(NOW) == -math.inf
+    assert (cycle.can_refresh, cycle.can_issue) == (False, True)
 
 
 def test_a_record_is_equal_to_itself_alone():
@@ -87,10 +91,17 @@ def test_a_record_is_equal_to_itself_alone():
     assert cycle != Lifecycle(POLICY, lifetime=LIFE, draw=0.5)
 
 
-def test_what_prints_the_fields_of_a_record_leaves_the_token_out():
+def test_a_record_shows_neither_its_token_nor_its_other_fields():
     """Pretty tracebacks print the fields of attrs classes that have a repr."""
     assert not attrs.fields(Lifecycle).value.repr
-    assert "SAT-" not in repr(make(make_pair()))
+    assert "lifetime" not in repr(make(make_pair()))
+
+
+def test_the_lifetime_and_the_draw_of_a_record_are_passed_by_name():
+    """Both are mere numbers."""
+    for named in ({"draw": 0.5}, {"lifetime": LIFE}):
+        with pytest.raises(TypeError):
+            Lifecycle(POLICY, 0.5, **named)
 
 
 @pytest.mark.parametrize("reissues", [True, False])
@@ -105,12 +116,12 @@ def test_a_session_without_a_pair_issues_one_at_once(reissues):
 
 def test_a_pair_from_elsewhere_becomes_the_current_one():
     """Its lifetimes count from when it was requested."""
-    pair = make_pair()
+    pair = make_pair(3600.0)
     cycle = make(pair, asked=NOW - 100)
     assert (cycle.pair, cycle.value, cycle.generation) == (pair, pair.access_token.value, 1)
-    assert (cycle.asked, cycle.lifetime, cycle.left(NOW)) == (NOW - 100, LIFE, LIFE - 100)
-    assert (cycle.access_until, cycle.refresh_until) == (NOW - 100 + LIFE, NOW - 100 + LIFE + WINDOW)
-    assert cycle.due == NOW - 100 + LIFE * 0.7
+    assert (cycle.asked, cycle.lifetime, cycle.left(NOW)) == (NOW - 100, 3600, 3500)
+    assert (cycle.access_until, cycle.refresh_until) == (NOW - 100 + 3600, NOW - 100 + 3600 + WINDOW)
+    assert cycle.due == NOW - 100 + 3600 * 0.7
     assert cycle.state(NOW) is SessionState.FRESH
     assert cycle.way(NOW) == UseRefreshToken(NOW)
 
@@ -252,6 +263,15 @@ def test_a_checked_token_is_returned_unchecked_until_it_is_due(until, fresh_unti
     cycle = make(make_pair())
     cycle.check_until(until)
     assert cycle.fresh_until == fresh_until
+
+
+@pytest.mark.parametrize("pair", [make_pair(), make_pair(10.0)])
+def test_a_new_pair_is_checked_before_it_is_returned(pair):
+    """Even if the check of the one before it still held."""
+    cycle = make(make_pair())
+    cycle.check_until(NOW + 10)
+    land(cycle, Renewed(pair, NOW))
+    assert cycle.fresh_until == -math.inf
 
 
 # Refused tokens.

@@ -193,6 +193,9 @@ VALID, EXPIRED = {"tried_at": 1000.0}, {"tried_at": 8000.0}
         (NotYet, 4, {**VALID, **FIRST}, 0.5, 8),
         (Misconfigured, 1, {**VALID, **FIRST}, 300, 600),
         (Denied, 1, {**VALID, **FIRST}, 300, 600),
+        # A token that is too short-lived limits no pause, but it is valid until it expires.
+        (NotSent, 5, {"tried_at": LIFE - 0.5, "is_short": True}, 0.5, 16),
+        (NotYet, 5, {"tried_at": LIFE - 0.5, "is_short": True}, 0.5, 0.5),
         # All but the pauses of `NotYet` are scaled for lifetimes under six minutes.
         (NotSent, 5, {"lifetime": 36.0, "tried_at": 50.0}, 0.5, 1.5),
         (Misconfigured, 1, {"lifetime": 36.0, "tried_at": 50.0}, 0.5, 1.5),
@@ -223,6 +226,12 @@ def test_a_doubted_refresh_token_is_presented_again_sooner_for_short_lifetimes()
 def test_a_caller_that_waits_does_not_speed_up_what_trying_sooner_cannot_help(failure, when):
     """SignalWire gives the same answer until something is corrected."""
     assert pause(failure, **when, awaited=when["tried_at"]) == pause(failure, **when)
+
+
+def test_a_caller_that_waits_speeds_up_an_early_attempt_once_the_token_is_about_to_expire():
+    """Until then, the source has no later token."""
+    assert pause(NotYet, tried_at=LIFE - 31, draw=1.0, awaited=LIFE - 31) == 31 / 4
+    assert pause(NotYet, tried_at=LIFE - 30, draw=1.0, awaited=LIFE - 30) == 0.5
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -340,6 +349,26 @@ def test_the_quiet_that_another_session_was_asked_for_holds_for_this_one():
     """It is the client's, and this one had not failed."""
     assert next_step(situation(throttled_at=5000.0, throttled_until=5100.0, draw=0.2)).at == pytest.approx(5101)
     assert next_step(situation(throttled_at=4000.0, throttled_until=5000.0)).at == 5040
+
+
+@pytest.mark.parametrize("until", [5039.0, 5040.0])
+def test_a_pause_that_is_over_when_a_renewal_is_due_changes_nothing(until):
+    """Its end isn't spread any more."""
+    assert next_step(situation(throttled_at=5000.0, throttled_until=until, draw=1.0)).at == 5040
+
+
+@pytest.mark.parametrize(
+    ("due", "asked", "at"),
+    [
+        (LIFE - 10, 7190.0, LIFE - 5),
+        (LIFE - 0.4, 7000.0, LIFE - 0.2),
+        (LIFE, 7190.0, 7190 + 57.5),  # a minute at most, from when SignalWire asked for it
+        (LIFE + 10, 7190.0, 7190 + 57.5),
+    ],
+)
+def test_a_pause_leaves_half_of_the_remaining_validity(due, asked, at):
+    """Without a valid token, it leaves no more than a minute to wait. (P23)"""
+    assert next_step(situation(due=due, throttled_at=asked, throttled_until=1e9)).at == pytest.approx(at)
 
 
 def test_quiet_leaves_a_chance_to_a_refresh_token_that_is_the_only_way():
