@@ -133,13 +133,13 @@ class Lifetimes:
     def of(cls, access: Duration) -> Self:
         """Return the lifetimes of a space whose access tokens live for `access`.
 
-        Refresh tokens live longer than access tokens by `access / 24`, but by at most five minutes. The other
-        lifetimes keep their defaults, but are at most `access`.
+        Refresh tokens live longer than access tokens by `access / 24`, but by at most five minutes, and for at most ten
+        years. The other lifetimes keep their defaults, but are at most `access`.
         """
         usual, span = cls(), positive_span("access", access, longest=LONGEST_LIFE)
         return cls(
             access=span,
-            refresh=span + min(usual.refresh - usual.access, span / 24),
+            refresh=min(span + min(usual.refresh - usual.access, span / 24), LONGEST_LIFE),
             embed=min(usual.embed, span),
             unbound=min(usual.unbound, span),
         )

@@ -87,6 +87,7 @@ TITLES = {
     503: "Service Unavailable",
 }
 Headers: TypeAlias = Mapping[str, str]
+NO_HEADERS: Headers = {}
 
 
 def check_allowed_origins(origins: object) -> frozenset[str]:
@@ -161,7 +162,7 @@ def admit(asked: RequestHead, rules: Rules) -> EndpointAnswer | None:
             403,
             "This origin may not request tokens. Add it to allowed_origins, or set public_origin if it is your app's.",
         )
-    if media_type(asked.headers) != "application/json":
+    if not is_json(asked.headers.get("content-type")):
         return problem_answer(415, "The Content-Type must be application/json.")
     if asked.headers.get("content-encoding", "identity").strip().lower() != "identity":
         return problem_answer(415, "The body must not be compressed.")
@@ -194,27 +195,27 @@ def answer_preflight(asked: RequestHead, rules: Rules) -> EndpointAnswer:
 def may_ask(headers: Headers, rules: Rules) -> bool:
     """Return whether a request comes from an allowed page, or from no browser. The module explains the rules."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if origin is not None and origin in rules.allowed_origins:
+    if origin in rules.allowed_origins:
         return True
-    if origin == "null":  # the origin of sandboxed frames and local files
-        return False
     if site is not None:
-        return site == "same-origin"
+        return site == "same-origin" and origin != "null"  # the origin of sandboxed frames and local files
     return origin is None or origin == rules.public_origin
 
 
-def media_type(headers: Headers) -> str:
-    """Return the media type that the body is declared as, in lower case, or "" if the header is repeated."""
-    declared = headers.get("content-type", "")
-    return "" if "," in declared else declared.partition(";")[0].strip().lower()
+def is_json(content_type: str | None) -> bool:
+    """Return whether the body is declared to be JSON, by a header that isn't repeated."""
+    return (
+        content_type is not None
+        and "," not in content_type
+        and content_type.partition(";")[0].strip().lower() == "application/json"
+    )
 
 
 def is_too_long(content_length: str) -> bool:
     """Return whether `Content-Length` exceeds the limit. The server checks that it is a number at all."""
     digits = content_length.strip().lstrip("0")
-    if not (digits.isascii() and digits.isdigit()):
-        return False
-    return len(digits) > len(str(LARGEST_REQUEST)) or int(digits) > LARGEST_REQUEST
+    is_number = digits.isascii() and digits.isdigit()
+    return is_number and (len(digits) > len(str(LARGEST_REQUEST)) or int(digits) > LARGEST_REQUEST)
 
 
 def parse_body(body: bytes, rules: Rules) -> TokenRequest | EndpointAnswer:
@@ -246,12 +247,12 @@ def answer_with(body: Mapping[str, object]) -> EndpointAnswer:
     )
 
 
-def problem_answer(status: int, detail: str, *, headers: Headers | None = None) -> EndpointAnswer:
+def problem_answer(status: int, detail: str, *, headers: Headers = NO_HEADERS) -> EndpointAnswer:
     """Return a rejection whose body is a problem in the form of RFC 9457. `detail` is for the page's developer."""
     problem = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
     return EndpointAnswer(
         status=status,
-        headers={"Content-Type": "application/problem+json", **(headers or {})},
+        headers={"Content-Type": "application/problem+json", **headers},
         body=json.dumps(problem).encode(),
     )
 
@@ -340,8 +341,10 @@ def with_headers(answer: EndpointAnswer, asked: RequestHead, rules: Rules) -> En
     headers = {**answer.headers, "Cache-Control": "no-store", "Vary": "Origin", "X-Content-Type-Options": "nosniff"}
     if answer.status not in WITHOUT_LENGTH:
         headers["Content-Length"] = str(len(answer.body))
-    origin = asked.headers.get("origin")
-    if origin is not None and origin in rules.allowed_origins:
-        headers |= {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
-        headers["Access-Control-Expose-Headers"] = "Retry-After"
+    if asked.headers.get("origin") in rules.allowed_origins:
+        headers |= {
+            "Access-Control-Allow-Origin": asked.headers["origin"],
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": "Retry-After",
+        }
     return attrs.evolve(answer, headers=headers)

@@ -43,8 +43,8 @@ __all__ = ["pause_before_retry", "read"]
 
 T = TypeVar("T")
 
-SLOWEST_RETRY = 8.0  # seconds
 FIRST_RETRY = 0.25  # seconds
+DOUBLINGS = 5  # of the limit above, which is 8 s then
 LONGEST_TEXT = 300  # characters
 LONGEST_RETRY_AFTER = 1e9  # seconds
 SHORTEST_SECRET = 6  # characters; shorter ones may be part of ordinary words, so only whole words are replaced
@@ -278,7 +278,7 @@ def retry_after(answer: Answer) -> float | None:
     """
     found = answer.header("retry-after").strip()
     if found.isascii() and found.isdigit():
-        return min(float(found[:20]), LONGEST_RETRY_AFTER)
+        return min(float(found), LONGEST_RETRY_AFTER)
     until = parse_http_date(found)
     if until is None:
         return None
@@ -320,6 +320,6 @@ def pause_before_retry(
         return None
     pause = error.retry_after
     if pause is None:
-        pause = quiet + draw * min(SLOWEST_RETRY, FIRST_RETRY * 2.0 ** min(failures, 10))
+        pause = quiet + draw * FIRST_RETRY * 2 ** min(failures, DOUBLINGS)
     pause = max(pause, quiet)
     return pause if pause < left else None

@@ -57,6 +57,7 @@ def check_endpoint(url: Secret[Any], headers: Secret[Any]) -> tuple[str, Secret[
     found = split_url(problems, url)
     note_bad_headers(problems, headers)
     raise_if_any("BackendSession", problems)
+    assert found is not None  # noqa: S101 - without problems, the URL was split
     return found
 
 
@@ -73,8 +74,8 @@ def add_headers(headers: Secret[Headers], added: Secret[Any]) -> Secret[Headers]
     return Secret({**kept, **added.value})
 
 
-def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[str]]:
-    """Return a URL's origin, and its path with the query. Add what is wrong to `problems`.
+def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[str]] | None:
+    """Return a URL's origin, and its path with the query, or None if it has none. Add what is wrong to `problems`.
 
     Blanks around the URL are ignored. Plain http is accepted only for this machine's own addresses, because each
     request carries the caller's credentials.
@@ -82,15 +83,15 @@ def split_url(problems: list[Problem], url: Secret[Any]) -> tuple[str, Secret[st
     if not isinstance(url.value, str) or not url.value.strip():
         code = MISSING if url.value is None or isinstance(url.value, str) else INVALID
         problems.append(Problem(code=code, attribute="url", message="must be the URL of your app's backend"))
-        return "", Secret("")
+        return None
     text = url.value.strip()
     scheme, _, rest = text.partition("://")
-    host = re.split(r"[/?]", rest, maxsplit=1)[0]
+    host = rest.partition("/")[0].partition("?")[0]
     place = read_place(f"{scheme}://{host}")
     if place is None or place.scheme is None or not visible_ascii(text) or "#" in text:
         message = "must be a URL such as 'https://app.example.com/token', in ASCII, without user or fragment"
         problems.append(Problem(code=INVALID, attribute="url", message=message))
-        return "", Secret("")
+        return None
     if place.scheme == "http" and not is_loopback(place.host):
         message = f"must be reached by https; {HTTP_ALLOWED}"
         problems.append(Problem(code=INVALID, attribute="url", message=message))

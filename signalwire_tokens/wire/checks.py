@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 MOST_ADDRESSES = 10
-SCOPES = ("sat:refresh",)
-UUID_FORM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+SCOPE = "sat:refresh"  # the only one that SignalWire documents
+UUID_FORM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 FINGERPRINT_FORM = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 SECOND = timedelta(seconds=1)
 VISIBLE = bytes(range(0x21, 0x7F))
@@ -92,7 +92,7 @@ def uuid(problems: list[Problem], name: str, value: object) -> str | None:
 
 def address_ids(problems: list[Problem], name: str, value: object) -> list[str]:
     """Check the addresses that a guest may reach: 1 to 10 different UUIDs."""
-    if value is None or isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         code = MISSING if value is None else INVALID
         problems.append(Problem(code=code, attribute=name, message="must be a list of UUIDs"))
         return []
@@ -165,9 +165,9 @@ def given(problems: list[Problem], fields: Mapping[str, object]) -> dict[str, ob
 
 def scope(problems: list[Problem], name: str, value: object) -> str | None:
     """Check that SignalWire knows a scope."""
-    if isinstance(value, str) and value in SCOPES:
-        return value
-    problems.append(Problem(code=INVALID, attribute=name, message=f"must be one of: {', '.join(SCOPES)}"))
+    if value == SCOPE:
+        return SCOPE
+    problems.append(Problem(code=INVALID, attribute=name, message=f"must be {SCOPE}"))
     return None
 
 

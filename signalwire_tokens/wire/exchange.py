@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import Enum
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
@@ -54,11 +54,11 @@ class Answer:
 
 
 class Auth(Enum):
-    """The credentials that an operation sends: the project's, a subscriber's access token, or none."""
+    """The credentials that an operation sends: the project's (`Basic`), a subscriber's token (`Bearer`), or none."""
 
-    PROJECT = "Basic"
-    SUBSCRIBER = "Bearer"
-    NONE = None
+    PROJECT = auto()
+    SUBSCRIBER = auto()
+    NONE = auto()
 
 
 @attrs.frozen(kw_only=True)
@@ -110,5 +110,5 @@ def parse_http_date(text: str) -> float | None:
     try:
         found = parsedate_to_datetime(text)
         return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, OverflowError):
         return None

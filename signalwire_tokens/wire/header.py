@@ -39,9 +39,10 @@ LAST_PART_LENGTHS = {
     "ES512": 176,
 }
 HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
-# Turns URL-safe Base64 into standard Base64. "+" and "/" are invalid in a token, so they become "_", which is invalid
-# in standard Base64.
-URL_SAFE = str.maketrans("-_+/", "+/__")
+# Turns URL-safe Base64 into standard Base64. "+", "/" and "=" are invalid in a token, so they become "_", which is
+# invalid in standard Base64.
+URL_SAFE = str.maketrans("-_+/=", "+/___")
+KNOWN_KINDS = frozenset(["SAT", "Refresh"])
 START = re.compile(r"[A-Za-z0-9_-]+")
 REST = {parts: re.compile(rf"(?:\.[A-Za-z0-9_-]*){{0,{parts - 1}}}") for parts in (SIGNED, ENCRYPTED)}
 
@@ -101,15 +102,14 @@ def read_form(text: str) -> TokenShape | None:
     If the last part has more characters than its algorithm produces, the surplus isn't part of the token.
     """
     start = START.match(text)
-    opening = None if start is None else opening_of(start[0])
-    if start is None or opening is None:
+    if start is None or (opening := opening_of(start[0])) is None:
         return None
     rest = REST[opening.parts].match(text, start.end())
     assert rest is not None  # noqa: S101 - the pattern also matches an empty text
     found, end = rest[0].count(".") + 1, rest.end()
     is_whole = found == opening.parts
     if is_whole:
-        length = end - text.rindex(".", 0, end) - 1
+        length = len(rest[0].rpartition(".")[2])
         surplus = length - (max(1, length) if opening.last is None else opening.last)
         is_whole, end = surplus >= 0, end - max(0, surplus)
     return TokenShape(opening.header, opening.parts, found, is_whole, end)
@@ -138,7 +138,7 @@ def decode_header(first: str) -> HeaderInfo | None:
     sized = members["alg"] if encryption is None else encryption
     return HeaderInfo(
         Header(
-            kind if kind in ("SAT", "Refresh") and isinstance(kind, str) else None,
+            kind if isinstance(kind, str) and kind in KNOWN_KINDS else None,
             channel if isinstance(channel, str) and HOST_FORM.fullmatch(channel) else None,
         ),
         SIGNED if encryption is None else ENCRYPTED,

@@ -33,9 +33,8 @@ def read_hint(answer: Answer) -> RateLimitHint | None:
 
 def header_number(answer: Answer, name: str) -> int | None:
     """Return the number that a header holds, or None if it is missing, repeated or anything else."""
-    values = [value for key, value in answer.headers.items() if key.lower() == name]
-    text = values[0].strip() if len(values) == 1 else ""
-    return int(text) if NUMBER.fullmatch(text) else None
+    values = [value.strip() for key, value in answer.headers.items() if key.lower() == name]
+    return int(values[0]) if len(values) == 1 and NUMBER.fullmatch(values[0]) else None
 
 
 def requests(answer: Answer, name: str) -> int | None:

@@ -222,7 +222,7 @@ def read_page(answer: Answer, *, url: str) -> Page:
     page = json_object(value)
     addresses = read_addresses(page.get("data"))
     links = page.get("links")
-    following = cast("Json", links).get("next") if isinstance(links, dict) else None
+    following = cast("Json", links if isinstance(links, dict) else {}).get("next")
     # An empty page ends the list, even if it links to a next one. Otherwise a faulty server could cause endless
     # requests.
     return Page(addresses=addresses, next=path_within(url, following) if addresses and following else None)

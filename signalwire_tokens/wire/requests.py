@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 When: TypeAlias = int | float | datetime | timedelta
 NO_SECRET = Secret[Any](None)
+NO_FIELDS: Mapping[str, Any] = {}
 DEVICE_EXCHANGE = "/api/fabric/subscriber/devices/token"
 DEVICE_REFRESH = "/api/fabric/subscriber/devices/refresh"
 Extra: TypeAlias = Secret[Mapping[str, object] | None]
@@ -249,8 +250,8 @@ def make_request(
     read: Callable[[Answer], T],
     problems: list[Problem],
     *,
-    fields: Mapping[str, object] | None = None,
-    hidden: Mapping[str, Secret[Any] | Token] | None = None,
+    fields: Mapping[str, object] = NO_FIELDS,
+    hidden: Mapping[str, Secret[Any] | Token] = NO_FIELDS,
     known: Iterable[str] = (),
     extra: Extra = NO_SECRET,
     auth: Auth = Auth.PROJECT,
@@ -266,11 +267,9 @@ def make_request(
     secrets. A name in `fields`, `hidden` or `known` is an argument, so it must not be in `extra`. `known` has the names
     that `fields` lacks if the caller gives no value for them.
     """
-    fields, hidden = fields or {}, hidden or {}
     if extra.value is not None:
         checks.extra_fields(problems, extra, known=(*fields, *hidden, *known))
-    if problems:
-        checks.raise_if_any(operation, problems)
+    checks.raise_if_any(operation, problems)
     return Request(
         operation=operation,
         method="POST",
@@ -292,7 +291,7 @@ def make_request(
         secrets=(
             *hidden.values(),
             *(() if bearer is None else (bearer,)),
-            *(() if extra.value is None else strings_in(extra.value)),
+            *strings_in(extra.value),
         ),
         for_embeds=for_embeds,
         replayable=replayable,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.errors import Problem
@@ -14,6 +13,9 @@ from signalwire_tokens.origins import HTTP_ALLOWED, Place, is_loopback, read_pla
 
 from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = ["basic_authorization", "check_client_settings", "is_api_token", "is_credential"]
 
@@ -49,7 +51,7 @@ def check_client_settings(
     if api_token.value is not None and not callable(api_token.value) and not is_credential(api_token.value):
         message = "must be visible ASCII characters, or a function that returns them"
         problems.append(Problem(code=INVALID, attribute="api_token", message=message))
-    seconds = seconds_of(timeout) if isinstance(timeout, timedelta) else timeout
+    seconds: object = seconds_of(cast("timedelta", timeout))
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < LONGEST_TIMEOUT:
         problems.append(
             Problem(code=INVALID, attribute="timeout", message="must be seconds or a timedelta, more than 0")
@@ -59,6 +61,7 @@ def check_client_settings(
     if not isinstance(lifetimes, Lifetimes):
         problems.append(Problem(code=INVALID, attribute="lifetimes", message="must be a Lifetimes"))
     raise_if_any("TokenClient", problems)
+    assert origin is not None and embeds is not None  # noqa: S101, PT018 - there are no problems
     return origin, embeds
 
 
@@ -72,23 +75,23 @@ def is_credential(value: object) -> bool:
     return isinstance(value, str) and value != "" and visible_ascii(value)
 
 
-def space_origin(problems: list[Problem], space: object) -> str:
-    """Return a space's origin from its name, host or origin, or add a problem and return ""."""
+def space_origin(problems: list[Problem], space: object) -> str | None:
+    """Return a space's origin from its name, host or origin, or add a problem and return None."""
     if space is None or (isinstance(space, str) and not space.strip()):
         problems.append(Problem(code=MISSING, attribute="space", message="must be a space's name, host or origin"))
-        return ""
+        return None
     forms = (
         "must be a space's name ('acme'), its host ('acme.signalwire.com') or its origin "
         "('https://acme.signalwire.com'), without user, path or query"
     )
     place = place_of(problems, "space", space, forms)
     if place is None:
-        return ""
+        return None
     return origin_at(place._replace(host=f"{place.host}.signalwire.com") if is_name(place) else place)
 
 
-def embeds_origin(problems: list[Problem], embed_origin: object) -> str:
-    """Return the embed origin from a host or an origin, or add a problem and return "". A name alone is a problem."""
+def embeds_origin(problems: list[Problem], embed_origin: object) -> str | None:
+    """Return the embed origin from a host or an origin, or None. Add a problem, also if the value is a name alone."""
     forms = (
         "must be a host ('embeds.signalwire.com') or an origin ('https://embeds.signalwire.com'), "
         "without user, path or query"
@@ -96,8 +99,7 @@ def embeds_origin(problems: list[Problem], embed_origin: object) -> str:
     place = place_of(problems, "embed_origin", embed_origin, forms)
     if place is not None and is_name(place):
         problems.append(Problem(code=INVALID, attribute="embed_origin", message=forms))
-        place = None
-    return "" if place is None else origin_at(place)
+    return None if place is None else origin_at(place)
 
 
 def place_of(problems: list[Problem], name: str, value: object, forms: str) -> Place | None:

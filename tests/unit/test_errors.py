@@ -5,6 +5,7 @@ import math
 import pickle
 from datetime import timedelta
 
+import attrs
 import pytest
 
 from signalwire_tokens import errors
@@ -43,12 +44,88 @@ def test_an_error_says_all_it_knows():
     assert str(errors.SignalWireTokenError("plain")) == "plain"
 
 
-def test_an_error_with_hundreds_of_problems_is_still_a_line():
-    """It says the first of them and how many more there are, and holds all."""
-    problems = (errors.Problem(code="c", message="m"),) * 30
+@pytest.mark.parametrize(
+    ("attribute", "message", "text"),
+    [
+        (None, "Is odd", "Is odd (c)"),
+        (None, " is odd", " is odd (c)"),  # no attribute's name is left out of it
+        ("", "is odd", "is odd (c)"),
+        ("scope", "", "scope  (c)"),
+        ("scope", "must be known", "scope must be known (c)"),
+        ("scope", "Scope is unknown", "scope: Scope is unknown (c)"),
+        ("scope", "scope is unknown", "scope is unknown (c)"),
+        ("scope", "scopes are unknown", "scope scopes are unknown (c)"),
+    ],
+)
+def test_a_problem_names_its_attribute_once(attribute, message, text):
+    """The library's messages continue the name, and SignalWire's are whole sentences that may begin with it."""
+    assert str(errors.Problem(code="c", message=message, attribute=attribute)) == text
+
+
+def test_a_problem_is_one_of_validation_unless_the_answer_names_another_type():
+    """SignalWire's bodies have this type, and the library's own checks use it."""
+    problem = errors.Problem(code="c", message="m")
+    assert (problem.type, problem.attribute, problem.url) == ("validation_error", None, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown", "end"), [(20, 20, "m (c)"), (21, 20, "m (c); and 1 more"), (30, 20, "10 more")]
+)
+def test_an_error_with_hundreds_of_problems_is_still_a_line(count, shown, end):
+    """It says the first 20 of them and how many more there are, and holds all."""
+    problems = (errors.Problem(code="c", message="m"),) * count
     error = errors.ValidationFailed("refused", errors=problems)
-    assert str(error).endswith("m (c); and 10 more")
-    assert len(error.errors) == 30
+    assert str(error).count("m (c)") == shown
+    assert str(error).endswith(end)
+    assert len(error.errors) == count
+
+
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+def test_a_fact_that_is_unknown_is_none(kind):
+    """An error has every attribute of its kind, whatever it was made with."""
+    error = kind("no")
+    assert (error.message, error.args, error.errors) == ("no", ("no",), ())
+    unknown = {"operation", "status", "request_id", "retry_after", "advice"}
+    if isinstance(error, errors.TransportError):
+        unknown |= {"sent"}
+    if isinstance(error, errors.ApiError):
+        unknown |= {"server_time", "rate_limit"}
+    if isinstance(error, errors.UnexpectedResponse):
+        unknown |= {"subscriber_id"}
+    if isinstance(error, errors.SessionError):
+        unknown |= {"cause"}
+    assert {name: getattr(error, name) for name in unknown} == dict.fromkeys(unknown)
+
+
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+def test_an_error_keeps_the_facts_that_it_is_given(kind):
+    """They are attributes for programs, besides the text for people."""
+    facts = {"operation": "op", "status": 500, "request_id": "abc", "advice": "check it"}
+    if issubclass(kind, errors.TransportError):
+        facts["sent"] = False
+    else:
+        facts |= {"errors": (errors.Problem(code="c", message="m"),), "retry_after": 1.5}
+    error = kind("no", **facts)
+    assert {name: getattr(error, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(
+    "value",
+    [errors.Problem(code="c", message="m"), errors.RateLimitHint(limit=1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_are_frozen_and_made_by_name(value):
+    """So a field can be added between two others."""
+    with pytest.raises(TypeError):
+        type(value)(*attrs.astuple(value))
+    for field in attrs.fields(type(value)):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(value, field.name, "other")
+
+
+def test_a_hint_that_reports_nothing_has_nothing():
+    """Each field is None unless the answer reports it."""
+    assert attrs.astuple(errors.RateLimitHint()) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +224,23 @@ def test_a_session_s_error_has_one_advice():
 def test_a_cause_that_is_not_the_library_s_is_not_quoted():
     """The text of any other exception may hold a secret."""
     assert str(caused(errors.SessionClosed("closed"), ValueError("hush"))) == "closed"
+
+
+@pytest.mark.parametrize("cause", [errors.ServerError("no"), ValueError("no"), KeyboardInterrupt()], ids=repr)
+def test_a_session_s_error_has_its_cause_as_an_attribute(cause):
+    """It is the same as `__cause__`, of whatever kind."""
+    assert caused(errors.SessionError("no"), cause).cause is cause
+
+
+def test_the_problems_and_the_cause_of_a_cause_are_included():
+    """Each error of a session says all that it knows of the reason."""
+    problem = errors.Problem(code="c", message="is odd", attribute="scope")
+    innermost = errors.ValidationFailed("refused (422)", errors=(problem,), request_id="abc")
+    cause = caused(errors.TokenUnavailable("no valid token", retry_after=9.0), innermost)
+    error = caused(errors.SessionClosed("closed", operation="op", request_id="own"), cause)
+    assert str(error) == (
+        "op: closed: no valid token: refused (422): scope is odd (c) [request id abc] [request id own]"
+    )
 
 
 def test_an_error_without_a_session_does_not_repeat_its_cause():

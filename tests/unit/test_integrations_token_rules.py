@@ -2,6 +2,7 @@
 
 import json
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,9 +29,13 @@ from signalwire_tokens.integrations.token_rules import (
     TokenRequest,
     admit,
     admit_health,
+    answer_detail,
     answer_for,
+    answer_with,
+    ask_later,
     parse_body,
     pause_before_bound_token,
+    problem_answer,
     read_request,
     with_headers,
 )
@@ -137,6 +142,16 @@ def test_a_body_is_not_compressed(encoding, is_read):
     assert is_read or answer.status == 415
 
 
+def test_a_repeated_header_is_one_value():
+    """The values are joined as RFC 9110 has it. A repeated `Origin` then equals no allowed one."""
+    assert read_request("GET", [("X", "1"), ("Y", "2"), ("x", "3")]).headers == {"x": "1, 3", "y": "2"}
+
+
+def test_only_options_is_a_preflight():
+    """Any other request may have the preflight's header by mistake."""
+    assert admit(asked("POST", Access_Control_Request_Method="POST"), RULES) is None
+
+
 def test_cookies_may_come_in_several_lines():
     """As HTTP/2 sends them."""
     assert read_request("POST", [("Cookie", "a=1"), ("cookie", "b=2")]).headers == {"cookie": "a=1; b=2"}
@@ -154,6 +169,9 @@ def test_cookies_may_come_in_several_lines():
         ("-1", False),
         ("0000000005", False),
         ("0000004097", True),
+        (" 4097 ", True),
+        ("~5000", False),
+        ("10000", True),
     ],
 )
 def test_a_body_that_is_announced_to_be_long_is_not_read(length, is_refused):
@@ -172,7 +190,8 @@ def test_an_allowed_origins_preflight_is_answered():
     assert answer.headers["Access-Control-Allow-Origin"] == FRIEND
     assert answer.headers["Access-Control-Allow-Credentials"] == "true"
     assert answer.headers["Access-Control-Allow-Methods"] == "POST"
-    assert "content-type" in answer.headers["Access-Control-Allow-Headers"].lower()
+    assert answer.headers["Access-Control-Allow-Headers"] == "Authorization, Content-Type"
+    assert answer.headers["Access-Control-Max-Age"] == "600"
     assert answer.headers["Vary"] == "Origin"
 
 
@@ -188,17 +207,90 @@ def test_any_other_origins_preflight_is_refused(origin):
 @pytest.mark.parametrize(("origin", "may_read"), [(FRIEND, True), (HOME, False), (STRANGER, False), (None, False)])
 @pytest.mark.parametrize("status", [401, 403, 503])
 def test_answers_are_readable_for_allowed_origins_and_kept_by_nobody(origin, may_read, status):
-    """Refusals too: a page is to know why."""
+    """Refusals too: a page can see why."""
     request = asked(Origin=origin)
-    answer = with_headers(answer_for(TokenUnavailable("not now")), request, RULES)
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["Vary"] == "Origin"
-    assert answer.headers.get("Access-Control-Allow-Origin") == (origin if may_read else None)
-    assert "*" not in answer.headers.values()
+    answer = with_headers(problem_answer(status, "no", headers={"Retry-After": "5"}), request, RULES)
+    readable = {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Credentials": "true",
+        "Access-Control-Expose-Headers": "Retry-After",
+    }
+    assert answer.headers == {
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(answer.body)),
+        "Retry-After": "5",
+        "Cache-Control": "no-store",
+        "Vary": "Origin",
+        "X-Content-Type-Options": "nosniff",
+        **(readable if may_read else {}),
+    }
+
+
+def test_the_common_headers_change_neither_status_nor_body():
+    """They are added to whatever the answer is."""
+    bare = EndpointAnswer(status=401, headers={"X": "1"}, body=b"no")
+    answer = with_headers(bare, asked(), RULES)
+    assert (answer.status, answer.body, answer.headers["X"]) == (401, b"no", "1")
+    assert bare.headers == {"X": "1"}
+
+
+def test_a_token_is_answered_as_json():
+    """The body has no spaces, and the status is 200."""
+    answer = answer_with({"token": "é", "expiry_at": 1})
+    assert (answer.status, answer.headers) == (200, {"Content-Type": "application/json"})
+    assert answer.body == b'{"token":"\\u00e9","expiry_at":1}'
 
 
 @pytest.mark.parametrize(
-    ("status", "length"), [(200, "2"), (503, "2"), (101, None), (199, None), (204, None), (304, None)]
+    ("status", "title"),
+    [
+        (400, "Bad Request"),
+        (401, "Unauthorized"),
+        (403, "Forbidden"),
+        (405, "Method Not Allowed"),
+        (413, "Content Too Large"),
+        (415, "Unsupported Media Type"),
+        (422, "Unprocessable Content"),
+        (429, "Too Many Requests"),
+        (500, "Internal Server Error"),
+        (502, "Bad Gateway"),
+        (503, "Service Unavailable"),
+    ],
+)
+def test_a_rejection_is_a_problem_in_the_form_of_rfc_9457(status, title):
+    """Its title is the status's name in RFC 9110 or RFC 6585."""
+    answer = problem_answer(status, "Sign in.", headers={"Allow": "GET"})
+    assert answer.status == status
+    assert answer.headers == {"Content-Type": "application/problem+json", "Allow": "GET"}
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": "Sign in."}
+    assert json.loads(answer.body) == problem
+    assert answer_detail(answer) == "Sign in."
+    assert problem_answer(status, "Sign in.").headers == {"Content-Type": "application/problem+json"}
+
+
+@pytest.mark.parametrize(
+    ("pause", "seconds"),
+    [
+        (0.0, "1"),
+        (0.5, "1"),
+        (1.0, "1"),
+        (1.1, "2"),
+        (5.0 + 0.9e-6, "5"),
+        (5.0 + 1.05e-6, "6"),
+        (5.01, "6"),
+        (59.5, "60"),
+        (60.5, "60"),
+    ],
+)
+def test_a_pause_is_whole_seconds_up_to_a_minute(pause, seconds):
+    """It is rounded up, except for the error of a calculation."""
+    answer = ask_later(429, "Too many tokens.", pause)
+    assert (answer.status, answer.headers["Retry-After"]) == (429, seconds)
+    assert answer_detail(answer) == "Too many tokens."
+
+
+@pytest.mark.parametrize(
+    ("status", "length"), [(200, "2"), (503, "2"), (100, None), (101, None), (199, None), (204, None), (304, None)]
 )
 def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
     """RFC 9110, section 8.6; 304 has no content either."""
@@ -226,7 +318,8 @@ def test_an_answer_has_a_length_unless_its_status_forbids_one(status, length):
         (b'{"fingerprint": "short"}', 422),
         (f'{{"fingerprint": "{THUMBPRINT}\\n"}}'.encode(), 422),
         (f'{{"fingerprint": "{"/" * 43}"}}'.encode(), 422),
-        (b'{"a": "' + b"a" * 4096 + b'"}', 413),
+        (b'{"a": "' + b"a" * 4087 + b'"}', TokenRequest()),  # 4096 bytes
+        (b'{"a": "' + b"a" * 4088 + b'"}', 413),
     ],
 )
 def test_a_body_is_read_strictly(body, result):
@@ -373,7 +466,22 @@ def test_references_that_stopped_asking_are_forgotten():
     assert len(limit._restored) <= 601
 
 
-@pytest.mark.parametrize("most", [0, -1, 1.5, True, None, "20", 10**400])
+def test_a_limit_has_a_bound():
+    """A million tokens a minute are as good as no limit."""
+    assert IssueLimit(1_000_000).most == 1_000_000
+
+
+def test_a_reference_is_forgotten_once_it_has_its_whole_allowance():
+    """Those that asked later are still known."""
+    limit = IssueLimit(1)
+    limit.take("alice", now=0.0)
+    limit.take("bob", now=30.0)
+    assert limit.take("carol", now=60.0) is None
+    assert list(limit._restored) == ["bob", "carol"]
+    assert limit.take("bob", now=60.0) == 30.0
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True, None, "20", 1_000_001, 10**400])
 def test_a_limit_is_a_whole_number(most):
     """None, or a larger number than makes sense, is a mistake."""
     with pytest.raises(ConfigurationError, match="issues_per_minute must be a whole number"):
@@ -384,3 +492,32 @@ def test_values_do_not_show_what_they_hold():
     """Neither a header, which may be a cookie, nor the token."""
     assert "secret" not in repr(asked(Cookie="secret"))
     assert "detail" not in repr(answer_for(TokenUnavailable("x")))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Rules(), read_request("POST", []), TokenRequest(), EndpointAnswer(status=200)],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_are_frozen(value):
+    """One request can't change the rules for the next one."""
+    for field in attrs.fields(type(value)):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(value, field.name, None)
+
+
+@pytest.mark.parametrize("value", [Rules(), EndpointAnswer(status=200)], ids=lambda value: type(value).__name__)
+def test_values_with_several_fields_are_made_by_name(value):
+    """So a field can be added between two others."""
+    with pytest.raises(TypeError):
+        type(value)(*attrs.astuple(value))
+
+
+def test_a_body_without_a_fingerprint_is_for_the_usual_token():
+    """No device's key binds it."""
+    assert parse_body(b"{}", RULES).fingerprint is None
+
+
+def test_rules_allow_nothing_by_default():
+    """Neither another origin, nor tokens for devices."""
+    assert attrs.astuple(Rules()) == (frozenset(), None, False)

@@ -11,7 +11,7 @@ import pytest
 from rich.pretty import pretty_repr
 
 from signalwire_tokens import Address, ConfigurationError, Lifetimes, SubscriberInfo, Token, TokenClient, TokenPair
-from signalwire_tokens.models import Secret
+from signalwire_tokens.models import LONGEST_LIFE, Secret
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 TOKEN = Token(value="hush-hush", issued_at=NOON, expires_at=NOON + timedelta(hours=2), kind="SAT")
@@ -63,6 +63,12 @@ def test_all_lifetimes_of_a_space_fit_that_of_its_access_tokens(access, window, 
     seconds = [span.total_seconds() for span in attrs.astuple(lifetimes)]
     assert seconds == [access, access + window, embed, unbound]
     assert Lifetimes.of(Lifetimes().access) == Lifetimes()
+
+
+def test_the_longest_lifetime_of_an_access_token_is_that_of_its_refresh_token_too():
+    """No lifetime is longer than ten years."""
+    assert Lifetimes.of(LONGEST_LIFE).refresh == LONGEST_LIFE
+    assert Lifetimes.of(LONGEST_LIFE - timedelta(minutes=1)).refresh == LONGEST_LIFE
 
 
 @pytest.mark.parametrize("access", ["7200", "2h", None, True, 1e300, timedelta(0), timedelta(days=5000), timedelta.max])

@@ -29,6 +29,7 @@ from signalwire_tokens import (
     wire,
 )
 from signalwire_tokens.models import Secret
+from signalwire_tokens.wire.answers import detail_of
 from signalwire_tokens.wire.codes import SUBJECTS
 from support.wire_samples import (
     ADDRESSES,
@@ -47,6 +48,7 @@ from support.wire_samples import (
     ROTATE,
     SAT,
     SENT,
+    answer,
     http_date,
     read,
 )
@@ -173,9 +175,77 @@ def test_a_refusal_says_what_to_check(request_, status, text):
     assert str(read(request_, b"", status)) == f"{request_.operation}: {text}"
 
 
-def test_a_pause_replaces_the_advice_to_try_again_later():
-    """One message doesn't say the same thing twice."""
-    assert str(read(ISSUE, b"", 503, Retry_After="30")).endswith(": SignalWire failed (503); retry after 30 s")
+@pytest.mark.parametrize(
+    ("request_", "status", "kind", "text"),
+    [
+        (ISSUE, 401, Unauthorized, "check the project id and the API token for this space"),
+        (ISSUE, 403, Forbidden, "check the scopes of the API token"),
+        (INFO, 401, Unauthorized, "check that it is valid and from this space"),
+        (INFO, 403, Forbidden, "check the scope of the access token"),
+        (FETCH, 401, Unauthorized, "check the headers of the request, or its click-to-call token"),
+        (FETCH, 403, Forbidden, "check the headers of the request, or its click-to-call token"),
+        (EMBED, 401, Unauthorized, "check the headers of the request, or its click-to-call token"),
+        (EMBED, 403, Forbidden, "check the headers of the request, or its click-to-call token"),
+    ],
+)
+def test_refused_credentials_are_those_that_were_sent(request_, status, kind, text):
+    """The project's, a subscriber's token, or what the caller sent by itself."""
+    error = read(request_, b"", status)
+    assert (type(error), error.advice) == (kind, text)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("rate_limit_exceeded", "try again later"),
+        ("account_limit_exceeded", "check the limits of the SignalWire account"),
+        ("cannot_process", "try again later"),
+        ("invalid_auth_token_permissions", "check the scopes of the API token"),
+        ("authblock_is_expired", "check that the subscriber exists and hasn't expired"),
+        ("invalid_parameter", None),
+    ],
+)
+def test_a_pause_replaces_the_advice_to_try_again_later(code, text):
+    """One message doesn't say the same thing twice. Any other advice stays."""
+    assert read(ISSUE, coded(code), 422).advice == text
+    waiting = read(ISSUE, coded(code), 422, Retry_After="30")
+    assert waiting.advice == (None if text == "try again later" else text)
+    assert "; retry after 30 s" in str(waiting)
+
+
+def test_an_answer_that_is_not_signalwire_s_says_what_to_check():
+    """A proxy, a cache or another server may have answered."""
+    error = read(ISSUE, b"", 302)
+    assert str(error) == (
+        "create_subscriber_token: SignalWire answered 302, a redirect, which the client never follows; "
+        "check the space (SIGNALWIRE_SPACE, or space=…), and any proxy or cache in between"
+    )
+    assert read(FETCH, b"", 302).advice == "check the backend's url, and any proxy or cache in between"
+    assert read(ISSUE, b"", 600).message == "SignalWire answered 600, which isn't a final HTTP status"
+    assert error.subscriber_id is None
+
+
+@pytest.mark.parametrize("status", [200, 299, 302, 404, 500])
+def test_a_request_s_id_hides_secrets_whatever_the_answer_is(status):
+    """Those of the request, and those of the client."""
+    request = wire.create_subscriber_token("a", now=SENT, password=Secret("hunter2"))
+    for secret in ("hunter2", "PTkey1"):
+        error = read(request, b"", status, secrets=[Secret("PTkey1")], X_Request_Id=f"id-{secret}")
+        assert error.request_id == "id-***"
+
+
+@pytest.mark.parametrize("body", [{}, {"detail": None}, {"detail": 7}, [], b"["])
+def test_a_problem_of_a_backend_may_have_no_detail(body):
+    """The message is then that of the status."""
+    error = read(FETCH, body, 401, Content_Type="application/problem+json; charset=utf-8")
+    assert error.message == "the backend refused the credentials (401)"
+    assert detail_of(answer(body, 401, Content_Type="application/problem+json"), ()) is None
+
+
+def test_only_a_problem_has_a_detail():
+    """Any other body may be anything."""
+    assert detail_of(answer({"detail": "no"}, 401, Content_Type="application/json"), ()) is None
+    assert detail_of(answer({"detail": "no"}, 401, Content_Type="application/problem+json"), ()) == "no"
 
 
 @pytest.mark.parametrize(
@@ -235,9 +305,15 @@ def test_any_success_is_success():
         (" 7 ", None, 7),
         ("0", None, 0),
         ("9" * 50, None, 1e9),
+        ("0" * 50 + "7", None, 7),
         (http_date(SENT + 30), SENT, 30),
         (http_date(SENT + 30), SENT + 20, 10),
         (http_date(SENT - 30), SENT, 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", SENT, 1e9),
+        ("999999999", None, 999_999_999),
+        ("1000000001", None, 1e9),
+        ("²", None, None),
+        ("٣", None, None),
         (http_date(int(SENT) + 30), None, 29.75),
         ("-7", None, None),
         ("1.5", None, None),
@@ -285,11 +361,47 @@ def test_the_service_s_own_words_are_kept_whatever_was_sent():
         "message": "is e bad idea",
         "attribute": "password",
     }
-    for password in ("password", "invalid_parameter", "invalid", "e"):
+    for password in ("password", "invalid_parameter", "invalid", "validation", "e"):
         request = wire.create_subscriber_token("a", now=SENT, password=Secret(password))
         (problem,) = read(request, {"errors": [item]}, 422, X_Request_Id="req-e1").errors
         assert (problem.type, problem.code, problem.attribute) == ("validation_error", "invalid_parameter", "password")
         assert problem.message == ("is *** bad idea" if password == "e" else "is e bad idea")
+
+
+def test_what_an_item_of_a_refusal_lacks_has_a_default():
+    """Its message is never empty, and its code isn't taken for one of SignalWire's."""
+    (problem,) = read(ISSUE, {"errors": [{}]}, 400).errors
+    assert problem == Problem(code="unknown", message="is refused", attribute=None, type="unknown", url=None)
+
+
+@pytest.mark.parametrize("body", [{"errors": {}}, {"errors": None}, {}, [], b"", b"[", None])
+def test_a_refusal_without_items_has_none(body):
+    """Its status says what it is."""
+    assert read(ISSUE, body, 400).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("secret", "a secretive secret", "a ***ive ***"),  # six letters
+        ("other", "others, other and another", "others, *** and another"),
+        ("e", "e, the e-mail", "***, the ***-mail"),
+        ("a.c", "a.c, abc", "***, abc"),
+        ("", "not here", "not here"),
+    ],
+)
+def test_a_short_secret_is_removed_as_a_word_and_a_long_one_everywhere(secret, text, shown):
+    """A short one may be part of ordinary words."""
+    request = wire.create_subscriber_token("alice", now=SENT, extra=Secret({"pin": secret}))
+    assert read(request, {"errors": [{"message": text}]}, 422).errors[0].message == shown
+
+
+@pytest.mark.parametrize(("length", "end"), [(299, "x"), (300, "x"), (301, "x…")])
+def test_a_text_has_at_most_three_hundred_characters(length, end):
+    """A longer one is cut."""
+    message = read(ISSUE, {"errors": [{"message": "x" * length}]}, 422).errors[0].message
+    assert len(message.rstrip("…")) == min(length, 300)
+    assert message.endswith(end)
 
 
 def test_a_refusal_does_not_hand_secrets_back():
@@ -307,6 +419,12 @@ def test_a_refusal_does_not_hand_secrets_back():
     for secret in ("hunter2", "4711", "PTkey", "eyJ", "\r", "\n", "x" * 301):
         assert secret not in shown
     assert error.errors[0].message.startswith("***, ***, ***, *** and *** cut  short")
+
+
+@pytest.mark.parametrize("given", ["x" * 80, "a-Z_0.9:/=+", "7"])
+def test_a_request_id_is_letters_digits_and_a_few_signs(given):
+    """Support asks for it."""
+    assert read(ISSUE, b"", 500, X_Request_Id=given).request_id == given
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 81, "évil", "", "a\r\nb"])
@@ -357,6 +475,16 @@ def test_a_pause_grows_within_bounds_and_within_the_time_left(failures, draw, le
     else:
         assert 0 <= pause <= min(8, 0.25 * 2 ** min(failures, 10))
         assert pause < left
+
+
+@pytest.mark.parametrize(
+    ("failures", "longest"), [(0, 0.25), (1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 8.0), (10**6, 8.0)]
+)
+def test_the_limit_of_a_pause_doubles_up_to_eight_seconds(failures, longest):
+    """The pause is a random part of it."""
+    for draw in (0.0, 0.5, 1.0):
+        pause = wire.pause_before_retry(ISSUE, ServerError("500"), failures=failures, draw=draw, left=10.0)
+        assert pause == draw * longest
 
 
 @pytest.mark.parametrize("error", [THROTTLED, BUSY])

@@ -1,6 +1,7 @@
 """What a token says openly, and that no string can upset the reading."""
 
 import json
+import sys
 from base64 import urlsafe_b64encode
 
 import jwt
@@ -92,6 +93,47 @@ def test_a_token_with_fewer_parts_than_its_header_calls_for_is_cut(whole):
     assert not is_cut(whole)
 
 
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        ({"alg": "dir", "enc": "A128GCM"}, 22),
+        ({"alg": "dir", "enc": "A192GCM"}, 22),
+        ({"alg": "dir", "enc": "A256GCM"}, 22),
+        ({"alg": "dir", "enc": "A128CBC-HS256"}, 22),
+        ({"alg": "dir", "enc": "A192CBC-HS384"}, 32),
+        ({"alg": "dir", "enc": "A256CBC-HS512"}, 43),
+        ({"alg": "HS256", "enc": "A256GCM"}, 22),  # encrypted: the signature's algorithm doesn't count
+        ({"alg": "HS256"}, 43),
+        ({"alg": "HS384"}, 64),
+        ({"alg": "HS512"}, 86),
+        ({"alg": "ES256"}, 86),
+        ({"alg": "ES384"}, 128),
+        ({"alg": "ES512"}, 176),
+        ({"alg": "none"}, 0),
+    ],
+    ids=str,
+)
+def test_the_last_part_s_length_follows_from_the_algorithm(header, length):
+    """RFC 7518 has the sizes of tags and signatures, and four characters of Base64 hold three bytes."""
+    start = encode(header) + ("..a.b." if "enc" in header else ".e30.")
+    whole = start + "x" * length
+    assert (read_form(whole).is_whole, read_form(whole).end) == (True, len(whole))
+    assert read_form(f"{whole}more").end == len(whole)
+    assert not read_form(whole[:-1]).is_whole
+
+
+@pytest.mark.parametrize(
+    "header", [{"alg": "RS256"}, {"alg": 7}, {"alg": ["none"]}, {"alg": "dir", "enc": "new"}], ids=str
+)
+def test_the_last_part_of_another_algorithm_has_any_length(header):
+    """One character is enough."""
+    start = encode(header) + ("..a.b." if "enc" in header else ".e30.")
+    assert not read_form(start).is_whole
+    for length in (1, 2, 500):
+        form = read_form(start + "x" * length)
+        assert (form.is_whole, form.end) == (True, len(start) + length)
+
+
 @pytest.mark.parametrize(("algorithm", "is_whole"), [("RS256", False), ("none", True)])
 def test_a_signed_token_without_a_signature_is_cut(algorithm, is_whole):
     """Unless its algorithm is to have none."""
@@ -105,6 +147,32 @@ def test_what_is_no_header_is_not_kept(secret):
     before = decode_header.cache_info().currsize
     assert (read_header(secret), is_cut(secret), read_form(secret)) == ((None, None), False, None)
     assert decode_header.cache_info().currsize == before
+
+
+def test_a_few_headers_are_remembered():
+    """A space's tokens share them, so 64 are enough."""
+    for number in range(100):
+        assert read_header(f"{encode({'alg': 'HS256', 'kid': number})}.e30.c2ln") == (None, None)
+    assert decode_header.cache_info().currsize == 64
+
+
+@pytest.mark.parametrize("junk", ["+", "/", "=", "\n", " ", "!", "é", "=="])
+def test_a_header_with_anything_but_url_safe_base64_is_none(junk):
+    """A reader that skips what it doesn't know would read a header that SignalWire doesn't."""
+    first = REAL[0][0]
+    assert read_header(f"{first}{'....'}").kind == "SAT"
+    for place in (2, 10, len(first)):
+        assert read_header(f"{first[:place]}{junk}{first[place:]}....") == (None, None)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"alg":"none","typ":"SAT","x":"\u00fb\u00ef\u00be"}', '{"alg":"none","typ":"SAT","x":"???>>>"}']
+)
+def test_both_letters_that_only_url_safe_base64_has_are_read(text):
+    """They are "-" and "_"."""
+    first = encode(text)
+    assert {"-", "_"} & set(first)
+    assert read_header(f"{first}.e30.").kind == "SAT"
 
 
 NO_TOKEN = ["", ".", "rubbish", "a.b.c", " \n", "c2c_1", "{}", "é", encode({"typ": "SAT"}), REAL[0][0][:-4]]
@@ -195,3 +263,52 @@ def test_a_signed_token_s_times_are_read_unverified():
     assert open_claims(f"{REAL[0][0]}..aXY.Y2lwaGVy.dGFn") == {}
     assert open_claims("not.a.token") == {}
     assert open_claims(jwt.encode({"exp": 10**400, "iat": True}, "k" * 32, algorithm="HS256")) == {}
+
+
+@pytest.mark.parametrize("name", ["exp", "iat"])
+@pytest.mark.parametrize(
+    ("time", "read_as"),
+    [
+        (0, 0.0),
+        (0.5, 0.5),
+        (1, 1.0),
+        (253402300799, 253402300799.0),
+        (253402300800, None),
+        (-0.5, None),
+        (-1, None),
+        (True, None),
+        ("1", None),
+        (None, None),
+    ],
+)
+def test_a_time_of_a_signed_token_is_plausible_or_left_out(name, time, read_as):
+    """It is a number of seconds, from 1970 to 9999."""
+    found = open_claims(f"{encode({'alg': 'none'})}.{encode({name: time})}.")
+    assert found == ({} if read_as is None else {name: read_as})
+    assert all(type(value) is float for value in found.values())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"{encode({'alg': 'none'})}.{DEEP}.",
+        f"{encode({'alg': 'none'})}.{encode('[1]')}.",
+        f"{encode({'alg': 'none'})}.{encode('not JSON')}.",
+        f"{encode({'alg': 'none'})}.{encode('9' * 5000)}.",
+        f"{DEEP}.e30.",
+        f"{encode({'alg': 'none'})}.\ud800.",
+        "..",
+    ],
+    ids=["deep claims", "a list", "no JSON", "a long number", "a deep header", "a surrogate", "nothing"],
+)
+def test_claims_that_cannot_be_read_are_none(value):
+    """No text makes reading them fail."""
+    assert open_claims(value) == {}
+
+
+def test_an_encrypted_token_is_read_without_pyjwt(monkeypatch):
+    """PyJWT takes long to import, and SignalWire's usual tokens don't need it."""
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    assert open_claims(ENCRYPTED) == {}
+    with pytest.raises(ImportError):
+        open_claims(SIGNED)

@@ -55,6 +55,12 @@ def test_a_number_of_requests_that_is_none_is_left_out(name, value):
     assert hint_of(**headers) == RateLimitHint(**{other: 5})
 
 
+@pytest.mark.parametrize("name", ["limit", "remaining"])
+def test_a_number_of_requests_is_at_most_a_thousand_million(name):
+    """No account may send more in a window."""
+    assert hint_of(**{f"X_RateLimit_{name}": "1000000000"}) == RateLimitHint(**{name: 1_000_000_000})
+
+
 @pytest.mark.parametrize("name", [LIMIT, REMAINING, RESET])
 def test_a_repeated_header_is_left_out(name):
     """It isn't known which of the values is meant, even if they are the same."""

@@ -4,11 +4,15 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import attrs
 import jwt
 import pytest
 
 from signalwire_tokens import (
+    Address,
     Lifetimes,
+    SatClaims,
+    SubscriberInfo,
     Token,
     TokenPair,
     UnexpectedResponse,
@@ -97,6 +101,46 @@ def test_a_refresh_token_is_never_taken_for_an_access_token(asked, body):
     assert isinstance(error, UnexpectedResponse)
     assert "with a refresh token in place of an access token" in str(error)
     assert REFRESH not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "shown"),
+    [
+        ("text/html", "text/html"),
+        (" Text/HTML ; charset=x", "text/html"),
+        ("application/x.y+z-1", "application/x.y+z-1"),
+        (f"{'a' * 40}/{'b' * 40}", f"{'a' * 40}/{'b' * 40}"),
+        (f"{'a' * 41}/b", "something else"),
+        (f"a/{'b' * 41}", "something else"),
+        ("text", "something else"),
+        ("text/json", "something else"),
+        ("application/problem+JSON", "something else"),
+        ("text/html, text/html", "something else"),
+        ("text/é", "something else"),
+    ],
+)
+def test_a_body_that_is_not_json_is_named_by_its_type(content_type, shown):
+    """The type is shown if it is short and isn't that of JSON."""
+    error = read(ISSUE, b"<html>", 200, Content_Type=content_type)
+    assert error.message == f"SignalWire answered 200, with {shown} where JSON was expected"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", " GZIP ", "identity, gzip", "none"])
+def test_a_compressed_body_is_not_read(encoding):
+    """The request forbade it, and it could become very large."""
+    error = read(ISSUE, PAIR, Content_Encoding=encoding)
+    assert error.message == "SignalWire answered 201, with a compressed body, which the request forbade"
+
+
+@pytest.mark.parametrize("encoding", ["", " ", "identity", " Identity "])
+def test_a_body_that_is_declared_not_to_be_compressed_is_read(encoding):
+    """Some servers send the header all the same."""
+    assert isinstance(read(ISSUE, PAIR, Content_Encoding=encoding), TokenPair)
+
+
+def test_json_that_is_too_deep_is_no_json():
+    """The reader gives up, and so does the client."""
+    assert "something else where JSON" in read(ISSUE, b"[" * 200_000).message
 
 
 @pytest.mark.parametrize("kind", [None, "Other", 7])
@@ -227,7 +271,12 @@ def test_the_end_of_a_signed_token_still_comes_first():
         ({"expires_in": -1, "expires_at": -1}, {}, 900),
         ({"expires_in": None, "expires_at": None}, {}, 900),
         ({"expires_in": 1e300, "expires_at": 1e300}, {}, 900),
+        ({"expires_in": 253402300800, "expires_at": 253402300800}, {}, 900),
+        ({"expires_in": 253402300799}, {}, LONGEST_LIFE.total_seconds()),
         ({"expires_in": 1e11}, {}, LONGEST_LIFE.total_seconds()),
+        ({"expires_in": 0.5}, {}, 0.5),
+        ({"expires_at": SENT + 0.5}, {}, 0.5),
+        ({"expires_in": -0.5, "expires_at": -0.5}, {}, 900),
     ],
 )
 @pytest.mark.parametrize("asked", [EXCHANGE, RENEWAL], ids=lambda asked: asked.operation)
@@ -279,6 +328,8 @@ def test_what_a_backend_gives_ends_by_the_backend_s_clock(ends, headers, seconds
         ({"exp": 2000, "iat": 1000}, {}, 1000),
         ({"exp": 99999, "iat": 1000}, {}, 7200),
         ({"exp": 1000, "iat": 2000}, {}, 0),
+        ({"exp": 1000, "iat": 0}, {}, 1000),
+        ({"exp": 0}, {}, 0),
         ({"exp": SENT + 50}, {}, 50),
         ({"exp": int(SENT) + 50}, {"Date": http_date(SENT + 20)}, 30),
         ({"iat": 1000}, {}, 7200),
@@ -321,6 +372,61 @@ def test_a_page_of_addresses_is_read(wrapped):
     assert address.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("body", [[], [{"data": []}, {"data": []}], [[{"data": []}]], 7, b"null"])
+def test_a_page_is_one_object(body):
+    """An array with anything but one object in it isn't a page."""
+    assert "with JSON that isn't an object" in read(ADDRESSES, body, 200).message
+
+
+@pytest.mark.parametrize("links", [None, [], "x", {}, {"next": None}])
+def test_a_page_without_a_link_is_the_last_one(links):
+    """Whatever is there in place of the links."""
+    assert read(ADDRESSES, {"data": [{"id": ID}], "links": links}, 200).next is None
+
+
+def test_a_page_is_made_by_name():
+    """So a field can be added between two others."""
+    with pytest.raises(TypeError):
+        wire.Page((), None)
+
+
+def test_a_page_needs_nothing_but_its_addresses():
+    """Links and whatever else is there may be missing."""
+    assert read(ADDRESSES, {"data": []}, 200) == wire.Page(addresses=(), next=None)
+
+
+def test_every_field_of_an_address_is_read():
+    """Each has the name that SignalWire gives it."""
+    fields = {
+        "id": ID,
+        "name": "lobby",
+        "display_name": "Lobby",
+        "type": "room",
+        "cover_url": "https://cover",
+        "preview_url": "https://preview",
+        "locked": False,
+        "channels": {"audio": "/a", "video": "/v"},
+        "created_at": "2026-01-02T03:04:05+01:00",
+    }
+    (address,) = page([fields]).addresses
+    parsed = {"id": UUID(ID), "created_at": datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)}
+    assert attrs.asdict(address) == fields | parsed
+
+
+@pytest.mark.parametrize("odd", [7, [], True, {"audio": None}, None])
+def test_an_odd_field_of_an_address_is_left_out(odd):
+    """Only the id is needed."""
+    names = ("name", "display_name", "type", "cover_url", "preview_url", "channels")
+    (address,) = page([{"id": ID, "locked": "no", **dict.fromkeys(names, odd)}]).addresses
+    assert address == Address(id=UUID(ID))
+
+
+def test_the_order_of_addresses_is_that_of_the_answer():
+    """SignalWire sorts them."""
+    ids = [str(UUID(int=number)) for number in (3, 1, 2)]
+    assert [str(address.id) for address in page([{"id": one} for one in ids]).addresses] == ids
+
+
 @pytest.mark.parametrize(
     ("following", "path"),
     [
@@ -348,6 +454,8 @@ def test_the_next_page_is_a_path(following, path):
         "https://user@acme.signalwire.com/api/x",
         "//evil.example/x",
         "https://[",
+        "mailto:alice@example.com",
+        "javascript:1",
         "/a b",
         7,
         ["/x"],
@@ -369,7 +477,14 @@ def test_addresses_without_an_id_are_none(data):
     [
         ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("yesterday", None),
+        ("2026-01-02T03:04:05.5+05:30", datetime(2026, 1, 1, 21, 34, 5, 500000, tzinfo=UTC)),
+        ("", None),
         (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (0.5, datetime(1970, 1, 1, microsecond=500000, tzinfo=UTC)),
+        (253402300799, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (253402300800, None),
+        (-1, None),
+        (-0.5, None),
         (1e300, None),
         (True, None),
         (None, None),
@@ -378,6 +493,50 @@ def test_addresses_without_an_id_are_none(data):
 def test_a_time_is_read_where_it_is_one(value, read_as):
     """Unix seconds or ISO 8601, and nothing where it is neither."""
     assert page([{"id": ID, "created_at": value}]).addresses[0].created_at == read_as
+
+
+def test_every_text_of_a_subscriber_is_read():
+    """Each has the name that SignalWire gives it."""
+    names = ["email", "first_name", "last_name", "display_name", "job_title", "time_zone", "country", "region"]
+    fields = {name: f"some {name}" for name in [*names, "company_name", "push_notification_key"]}
+    info = read(INFO, {"id": ID, **fields}, 200)
+    assert {name: getattr(info, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize("odd", [7, [], "", None, False])
+def test_an_odd_field_of_a_subscriber_is_left_out(odd):
+    """Only the id is needed."""
+    names = ("app_settings", "sat_claims", "fabric_addresses") if not odd else ("app_settings", "sat_claims")
+    assert read(INFO, {"id": ID, **dict.fromkeys(names, odd)}, 200) == SubscriberInfo(id=UUID(ID))
+
+
+@pytest.mark.parametrize("odd", [7, "x", {"id": ID}, [7], [{}]])
+def test_a_subscriber_s_addresses_are_a_list(odd):
+    """Each item of it has an id."""
+    assert isinstance(read(INFO, {"id": ID, "fabric_addresses": odd}, 200), UnexpectedResponse)
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({}, SatClaims()),
+        ({"scope": ["a", 7]}, SatClaims(scope=("a", "7"))),
+        ({"scope": {"a": 1}, "cnf": {}, "expires_at": "x"}, SatClaims()),
+        ({"cnf": {"jkt": 7}}, SatClaims()),
+        ({"cnf": {"jkt": "thumb"}}, SatClaims(fingerprint="thumb")),
+        ({"expires_at": 0}, SatClaims(expires_at=datetime(1970, 1, 1, tzinfo=UTC))),
+    ],
+)
+def test_the_claims_of_a_token_are_read_one_by_one(claims, expected):
+    """One that is odd doesn't hide another."""
+    assert read(INFO, {"id": ID, "sat_claims": claims}, 200).sat_claims == expected
+
+
+@pytest.mark.parametrize("id_", [None, "", 7, "no", ID + "0", f"{{{ID}}}", ID.replace("-", "")])
+def test_a_subscriber_has_an_id(id_):
+    """It has the usual form of a UUID."""
+    error = read(INFO, {"id": id_}, 200)
+    assert error.message == "SignalWire answered 200, without a usable id"
 
 
 def test_who_a_token_is_for_is_read():

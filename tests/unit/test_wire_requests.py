@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from signalwire_tokens import InvalidRequest, Token, wire
-from signalwire_tokens.models import Secret
+from signalwire_tokens.models import LONGEST_LIFE, Secret
 
 NOW = 1_800_000_000.5
 ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
@@ -69,6 +69,21 @@ def test_a_proof_goes_with_its_token(operation, path):
     assert body(request) == {"dpop_token": "a-proof", "expire_in": 900}
     assert (request.bearer.value, request.path) == (SAT, path)
     assert "a-proof" in [secret.value for secret in request.secrets]
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "seconds"),
+    [(1, 1), (900.0, 900), (timedelta(hours=1), 3600), (LONGEST_LIFE, LONGEST_LIFE.total_seconds())],
+)
+def test_a_lifetime_is_from_a_second_to_ten_years(lifetime, seconds):
+    """It is a number of seconds or a timedelta."""
+    assert body(WIRE["exchange"](lifetime=lifetime))["expire_in"] == seconds
+
+
+@pytest.mark.parametrize("lifetime", [0, 0.5, 1.5, LONGEST_LIFE + timedelta(seconds=1)])
+def test_a_lifetime_beyond_its_limits_is_refused(lifetime):
+    """So is a part of a second."""
+    assert refused("exchange", lifetime=lifetime) == [("lifetime", INVALID)]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +152,66 @@ def test_tokens_travel_where_they_belong():
     assert WIRE["info"](token).bearer is token
 
 
+@pytest.mark.parametrize("name", WIRE)
+def test_a_request_says_what_it_is_of(name):
+    """Its operation is the client's method. Only a click-to-call token goes to the embed origin."""
+    request = WIRE[name]()
+    operation = {
+        "subscriber": "create_subscriber_token",
+        "refresh": "refresh_subscriber_token",
+        "guest": "create_guest_token",
+        "invite": "create_invite_token",
+        "embed": "create_embed_token",
+        "exchange": "create_device_token",
+        "renewal": "refresh_device_token",
+        "info": "subscriber_info",
+        "addresses": "subscriber_addresses",
+    }[name]
+    space = "the space (SIGNALWIRE_SPACE, or space=…)"
+    assert (request.operation, request.peer, request.headers) == (operation, "SignalWire", None)
+    assert request.for_embeds is (name == "embed")
+    assert request.presents_token is (name in ("embed", "refresh"))
+    assert request.address_setting == (f"embed_origin, or without it {space}" if name == "embed" else space)
+
+
+EXTRA = Secret({"pin": "4711", "deep": {"list": ["a", ("b", {"key": "c"})]}, "number": 7, "none": None})
+
+
+@pytest.mark.parametrize(
+    ("request_", "secrets"),
+    [
+        (WIRE["subscriber"](password=Secret("hush"), extra=EXTRA), ["hush", "4711", "a", "b", "c"]),
+        (WIRE["guest"](extra=EXTRA), ["4711", "a", "b", "c"]),
+        (WIRE["invite"](extra=EXTRA), [SAT, "4711", "a", "b", "c"]),
+        (WIRE["embed"](), ["c2c_1"]),
+        (WIRE["refresh"](), ["opaque"]),
+        (WIRE["exchange"](), ["a-proof", SAT]),
+        (WIRE["renewal"](), ["a-proof", SAT]),
+        (WIRE["info"](), [SAT]),
+        (WIRE["addresses"](), []),
+    ],
+    ids=lambda value: getattr(value, "operation", ""),
+)
+def test_a_request_knows_its_secrets(request_, secrets):
+    """No error text may repeat them: tokens, proofs, the password, and each string of `extra`."""
+    assert [secret.value for secret in request_.secrets if secret.value is not None] == secrets
+
+
+@pytest.mark.parametrize("name", ["guest", "invite"])
+def test_newer_fields_are_sent_with_guests_and_invites_too(name):
+    """A field that has an argument of its own isn't a newer one."""
+    assert body(WIRE[name](extra=Secret({"newer": 1})))["newer"] == 1
+    known = {"guest": ("region", "ch", "expire_at", "allowed_addresses"), "invite": ("address_id", "expires_at")}[name]
+    for field in known:
+        assert refused(name, extra=Secret({field: "x"})) == [(f"extra.{field}", INVALID)]
+
+
+@pytest.mark.parametrize("field", ["expire_at", "application_id", "fingerprint", "scope", "country"])
+def test_a_field_of_a_subscriber_is_not_a_newer_one(field):
+    """It is an argument, even if its value is None."""
+    assert refused("subscriber", extra=Secret({field: "x"}), **{field: None}) == [(f"extra.{field}", INVALID)]
+
+
 @pytest.mark.parametrize("reference", [42, ID])
 def test_a_reference_that_is_a_key_of_a_database_gets_the_advice_to_make_it_a_string(reference):
     """The message names the type, and not the value."""
@@ -161,6 +236,35 @@ def test_a_reference_that_is_a_key_of_a_database_gets_the_advice_to_make_it_a_st
 def test_a_time_is_given_in_any_of_four_ways(when, seconds):
     """Unix seconds, whole or not, an aware datetime, or how long from now."""
     assert body(WIRE["subscriber"](expire_at=when))["expire_at"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (datetime(2030, 1, 1), "must have a time zone"),  # noqa: DTZ001 - naive on purpose
+        ("tomorrow", "must be unix seconds"),
+        (True, "must be unix seconds"),
+        (float("nan"), "must be unix seconds"),
+        (float("inf"), "must be unix seconds"),
+        (float("-inf"), "must be unix seconds"),
+        (253402300800, "is beyond the year 9999"),
+        (1_800_003_600_000, "is beyond the year 9999"),
+        (timedelta(0), "must be in the future"),
+        (NOW, "must be in the future"),
+    ],
+)
+def test_a_wrong_time_is_explained(when, message):
+    """Each way to be wrong has its own message."""
+    with pytest.raises(InvalidRequest, match=rf"expire_at {message}") as caught:
+        WIRE["subscriber"](expire_at=when)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_time_may_be_any_whole_second_after_now():
+    """The next one is the first, and the last is in the year 9999."""
+    assert body(WIRE["subscriber"](now=1_800_000_000, expire_at=1_800_000_001))["expire_at"] == 1_800_000_001
+    assert body(WIRE["subscriber"](expire_at=253402300799))["expire_at"] == 253402300799
+    assert refused("subscriber", now=1_800_000_000, expire_at=1_800_000_000) == [("expire_at", INVALID)]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +326,10 @@ MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
         ({"scope": ""}, [("scope", INVALID)]),
         ({"scope": ["sat:refresh"]}, [("scope", INVALID)]),
         ({"extra": Secret([1])}, [("extra", INVALID)]),
+        ({"extra": Secret(7)}, [("extra", INVALID)]),
+        ({"extra": Secret("ab")}, [("extra", INVALID)]),
+        ({"extra": Secret(["ab"])}, [("extra", INVALID)]),
+        ({"extra": Secret({"a": 1, 2: 3})}, [("extra", INVALID)]),
         ({"extra": Secret({1: 2})}, [("extra", INVALID)]),
         ({"extra": Secret({"a": {1, 2}})}, [("extra", INVALID)]),
         ({"extra": Secret({"a": float("nan")})}, [("extra", INVALID)]),
@@ -266,6 +374,36 @@ def test_a_guest_s_addresses_are_checked(addresses, expected):
     assert refused("guest", allowed_addresses=addresses) == expected
 
 
+def test_a_guest_may_have_ten_addresses():
+    """SignalWire allows no more."""
+    ids = [uuid4() for _ in range(10)]
+    assert body(WIRE["guest"](allowed_addresses=ids))["allowed_addresses"] == [str(one) for one in ids]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        (None, "must be a list of UUIDs"),
+        (str(ID), "must be a list of UUIDs"),
+        (b"x", "must be a list of UUIDs"),
+        ({ID: 1}, "must be a list of UUIDs"),
+        ([], "must have at least one address"),
+        ([ID, ID], "must not name an address twice"),
+    ],
+)
+def test_wrong_addresses_are_explained(addresses, message):
+    """Each way to be wrong has its own message."""
+    with pytest.raises(InvalidRequest, match=rf"allowed_addresses {message} \("):
+        WIRE["guest"](allowed_addresses=addresses)
+
+
+def test_of_too_many_addresses_the_first_eleven_are_checked():
+    """More of them say nothing new."""
+    found = refused("guest", allowed_addresses=["x"] * 20)
+    assert found[0] == ("allowed_addresses", "allowed_address_limit_exceeded")
+    assert found[1:] == [(f"allowed_addresses[{place}]", INVALID) for place in range(11)]
+
+
 def test_addresses_come_from_any_collection():
     """A generator that never ends is refused, not waited for."""
     assert body(WIRE["guest"](allowed_addresses={ID}))["allowed_addresses"] == [str(ID)]
@@ -294,7 +432,36 @@ def test_addresses_come_from_any_collection():
 )
 def test_a_token_that_cannot_be_right_is_refused(operation, token, code):
     """Its header names another kind or more parts, or it would split the header that it goes into."""
-    assert [found for _, found in refused(operation, token=token)] == [code]
+    name = {"refresh": "refresh_token", "embed": "token", "info": "subscriber_token"}[operation]
+    assert refused(operation, token=token) == [(name, code)]
+
+
+@pytest.mark.parametrize("name", ["region", "ch"])
+def test_a_guest_s_texts_are_checked(name):
+    """None isn't sent."""
+    assert refused("guest", **{name: 7}) == [(name, INVALID)]
+    assert body(WIRE["guest"](**{name: None})) == {"allowed_addresses": [str(ID)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "operation"),
+    [
+        ("subscriber", {"reference": ""}, "create_subscriber_token"),
+        ("refresh", {"token": ""}, "refresh_subscriber_token"),
+        ("guest", {"allowed_addresses": ()}, "create_guest_token"),
+        ("invite", {"address_id": ""}, "create_invite_token"),
+        ("embed", {"token": ""}, "create_embed_token"),
+        ("exchange", {"token": ""}, "create_device_token"),
+        ("renewal", {"token": ""}, "refresh_device_token"),
+        ("info", {"token": ""}, "subscriber_info"),
+        ("addresses", {"id_": ""}, "subscriber_addresses"),
+    ],
+)
+def test_an_error_about_arguments_names_the_operation(name, arguments, operation):
+    """It is the client's method."""
+    with pytest.raises(InvalidRequest) as caught:
+        WIRE[name](**arguments)
+    assert caught.value.operation == operation
 
 
 def test_an_invitation_names_all_that_is_wrong_with_it():
@@ -310,6 +477,65 @@ def test_an_id_in_a_path_must_be_one():
     """A path is never built from what could change its meaning."""
     assert refused("addresses", id_="../../evil") == [("subscriber_id", INVALID)]
     assert refused("addresses", id_=None) == [("subscriber_id", MISSING)]
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"), [(7, True), (ID, True), ([], False), (b"a", False), (1.5, False)], ids=repr
+)
+def test_only_a_key_of_a_database_gets_the_advice_to_make_it_a_string(value, advice):
+    """The text of any other value would hardly be what is meant."""
+    with pytest.raises(InvalidRequest) as caught:
+        wire.create_subscriber_token(value, now=NOW)
+    message = f"must be a string, not {type(value).__name__}" + (": pass str(…)" if advice else "")
+    assert [problem.message for problem in caught.value.problems] == [message]
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", "must not be empty"),
+        ("a b", "must be visible ASCII characters"),
+        (" ", "must be visible ASCII characters"),
+        ("\x7f", "must be visible ASCII characters"),
+        (SAT.rpartition(".")[0], "must be a whole token"),
+        (REFRESH, r"must be an access token \(SAT\), but its header says Refresh"),
+        (None, "must be a token, as a string or a Token"),
+        (7, "must be a token, as a string or a Token"),
+    ],
+)
+def test_a_wrong_token_is_explained(token, message):
+    """The message doesn't show it."""
+    with pytest.raises(InvalidRequest, match=f"subscriber_token {message}"):
+        WIRE["info"](token)
+
+
+@pytest.mark.parametrize(
+    ("operation", "token", "wanted"), [("refresh", SAT, "a refresh token"), ("embed", SAT, "a click-to-call token")]
+)
+def test_a_token_of_another_kind_is_named(operation, token, wanted):
+    """So is the kind that its header has."""
+    with pytest.raises(InvalidRequest, match=f"must be {wanted}, but its header says SAT"):
+        WIRE[operation](token)
+
+
+def test_any_visible_ascii_can_be_a_token():
+    """Its form isn't known, if its header can't be read."""
+    token = "".join(map(chr, range(0x21, 0x7F)))
+    assert WIRE["info"](token).bearer.value == token
+
+
+def test_a_body_is_short_json_in_utf_8():
+    """It has no spaces, and letters of any script stand in it as they are."""
+    request = wire.create_subscriber_token("älice", now=NOW, extra=Secret({"list": [1, None]}))
+    assert request.body == '{"reference":"älice","list":[1,null]}'.encode()
+
+
+def test_fields_that_are_too_deep_for_json_are_refused():
+    """The encoder gives up."""
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert refused("subscriber", extra=Secret({"deep": deep})) == [("extra", INVALID)]
 
 
 def test_a_refusal_shows_no_secret():

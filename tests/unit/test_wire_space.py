@@ -1,13 +1,15 @@
 """Where a space is, and which settings are refused."""
 
 from base64 import b64decode
+from datetime import timedelta
 
 import pytest
 
 from signalwire_tokens import InvalidRequest, Lifetimes
 from signalwire_tokens.models import Secret
-from signalwire_tokens.wire import basic_authorization, check_client_settings
+from signalwire_tokens.wire import basic_authorization, check_client_settings, is_api_token
 from signalwire_tokens.wire.codes import INVALID, MISSING
+from signalwire_tokens.wire.space import embeds_origin, space_origin
 
 
 def check(**given):
@@ -126,6 +128,33 @@ def test_credentials_that_would_split_a_header_are_refused(value):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("project_id", "must be visible ASCII characters, without a colon"),
+        ("api_token", "must be visible ASCII characters, or a function that returns them"),
+        ("timeout", "must be seconds or a timedelta, more than 0"),
+        ("retries", "must be a whole number, 0 or more"),
+        ("lifetimes", "must be a Lifetimes"),
+    ],
+)
+def test_a_wrong_setting_is_explained(name, message):
+    """Each has its own message."""
+    with pytest.raises(InvalidRequest) as caught:
+        check(**{name: "a b"})
+    assert [(problem.attribute, problem.message) for problem in caught.value.problems] == [(name, message)]
+
+
+@pytest.mark.parametrize(
+    ("origin_of", "value"), [(space_origin, None), (space_origin, "a b"), (embeds_origin, None), (embeds_origin, "a b")]
+)
+def test_a_wrong_place_is_a_problem_and_has_no_origin(origin_of, value):
+    """Its check returns nothing that could be used."""
+    found = []
+    assert origin_of(found, value) is None
+    assert len(found) == 1
+
+
 def test_a_colon_in_the_project_is_refused():
     """It would move the boundary between the two halves."""
     assert set(problems(project_id="a:b")) == {"project_id"}
@@ -136,6 +165,51 @@ def test_credentials_may_be_absent_or_a_function():
     usual = check()
     assert check(project_id=None, api_token=None) == usual
     assert check(api_token=lambda: "t") == usual
+
+
+@pytest.mark.parametrize("timeout", [0.001, 1, 0.5, timedelta(milliseconds=1), timedelta(days=1), 1e9 - 1])
+@pytest.mark.parametrize("retries", [0, 1, 1000])
+def test_a_timeout_is_a_duration_and_retries_are_a_number(timeout, retries):
+    """No retries, and a timeout of years, are fine."""
+    assert check(timeout=timeout, retries=retries) == check()
+
+
+@pytest.mark.parametrize("timeout", [1e9, timedelta(0), timedelta(seconds=-1), timedelta.max])
+def test_a_timeout_has_a_limit(timeout):
+    """Longer ones don't fit into the event loop's clock."""
+    assert problems(timeout=timeout) == {"timeout": INVALID}
+
+
+API_TOKEN = "PT" + "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize("name", ["space", "project_id"])
+@pytest.mark.parametrize("value", [API_TOKEN, API_TOKEN.lower(), f"https://{API_TOKEN}.example", "PT" + "0" * 20])
+def test_an_api_token_in_the_place_of_another_setting_is_not_shown(name, value):
+    """The settings were probably swapped. The error names the setting alone."""
+    with pytest.raises(InvalidRequest, match=rf"{name} looks like an API token") as caught:
+        check(**{name: value, "timeout": "wrong"})
+    assert [(problem.attribute, problem.code) for problem in caught.value.problems] == [(name, INVALID)]
+    assert value not in str(caught.value)
+
+
+def test_both_settings_that_look_like_an_api_token_are_named():
+    """Neither hides the other."""
+    assert problems(space=API_TOKEN, project_id=API_TOKEN) == {"space": INVALID, "project_id": INVALID}
+
+
+@pytest.mark.parametrize("value", ["PT" + "0" * 19, "XPT" + "0" * 20, "PT" + "g" * 20, "", None, 7])
+def test_an_api_token_has_a_form(value):
+    """It begins with "PT", and at least 20 hex digits follow."""
+    assert not is_api_token(value)
+
+
+def test_all_problems_name_the_client():
+    """The error says where the settings were passed."""
+    for wrong in ({"space": API_TOKEN}, {"timeout": 0}):
+        with pytest.raises(InvalidRequest) as caught:
+            check(**wrong)
+        assert caught.value.operation == "TokenClient"
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 10**400, True, "10", None])
