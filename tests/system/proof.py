@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.planted import FAULTS, HISTORIES, find
 from support.world.suites import SUITES, play
 
 
@@ -53,14 +54,33 @@ def show(suite, seed):
     return bool(record.failures) or record.trace != again.trace
 
 
+def find_planted(part):
+    """Print which histories find the faults whose names have this part. Return whether any isn't found."""
+    print(f"{'planted fault':<62}{'breaks':<8}{'suite':<10}{'histories':>9}{'seconds':>9}")
+    found = []
+    for planted in FAULTS.values():
+        if part not in planted.name:
+            continue
+        began = time.perf_counter()
+        found.append(finding := find(planted))
+        seconds = time.perf_counter() - began
+        row = ("-", "-", f"> {HISTORIES}") if finding is None else (finding.guarantee, finding.suite, finding.histories)
+        print(f"{planted.name:<62}{row[0]:<8}{row[1]:<10}{row[2]:>9}{seconds:>9.1f}", flush=True)
+    print(f"{len(found)} planted faults, {found.count(None)} of them not found")
+    return None in found or not found
+
+
 def main(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument("--suite", choices=sorted(SUITES), action="append")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each suite")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="the only seed, whose history is printed")
+    parser.add_argument("--planted", nargs="?", const="", metavar="NAME", help="a part of the names of planted faults")
     options = parser.parse_args(arguments)
     gc.freeze()
+    if options.planted is not None:
+        return find_planted(options.planted)
     suites = options.suite or list(SUITES)
     if options.seed is not None:
         return max(show(suite, options.seed) for suite in suites)

@@ -35,6 +35,10 @@ EPOCH = 1_900_000_000.0  # when each world begins, in seconds since the epoch
 LAST_LINES = 5000  # of its history
 
 
+class Found(Exception):
+    """Ends a history that has broken one of the guarantees that it seeks to break."""
+
+
 class Machine:
     """A computer, with its clocks and its processes."""
 
@@ -42,6 +46,7 @@ class Machine:
         self.world, self.name = world, name
         self.processes = []
         self.wall_ahead = 0.0  # what was set wrong
+        self.wall_set_at = -1e9  # when someone last set its wall clock
         self._stopped = None  # the world's time at which it was suspended or paused
         self._counts = True  # whether its boot clock counts that time
         self.pauses = []  # pairs: when a pause of the virtual machine ended, and how long it was
@@ -120,6 +125,7 @@ class Process:
     def __init__(self, world, machine, name, main):
         self.world, self.machine, self.name = world, machine, name
         self.engines, self.opened, self.made, self.closers = {}, {}, [], []
+        self.kept = ()  # what outlives the sessions: it is kept until the end, and must not keep a session
         self.stopped_until = 0.0
         self.is_dead = False
         self.quiet_at = self.paused_at = -1e9
@@ -179,6 +185,9 @@ class Process:
         """Remove the process after its main task has returned."""
         if not self.main.cancelled() and self.main.exception() is not None:
             self.world.fail("P7", f"{self.name}: main() raised {self.main.exception()!r}")
+        left = sorted(task.get_name() for task in self.tasks())
+        if left:
+            self.world.fail("P19", f"{self.name} has tasks left after it has closed everything: {left}")
         self.is_dead = True
         self.engines.clear()
         self.world.ended.append(self)
@@ -226,6 +235,8 @@ class World:
         self.machines, self.processes, self.graveyard, self.ended = [], [], [], []
         self.faults = Counter()
         self.failures = []  # pairs: the guarantee that was broken, and how
+        self.seeks = ()  # guarantees: if one of them is broken, the history ends
+        self.is_found = False
         self.on_interrupt = lambda _process, _seconds: None
         self._events, self._order = [], count()
         self._lines = deque(maxlen=LAST_LINES)
@@ -256,6 +267,7 @@ class World:
         """Record that a guarantee is broken."""
         self.note(f"*** {guarantee}: {text}")
         self.failures.append((guarantee, text))
+        self.is_found = self.is_found or guarantee in self.seeks
 
     def fault(self, kind, text):
         """Record that something goes wrong."""
@@ -277,6 +289,8 @@ class World:
         """Let time pass, until all that happens in it has happened."""
         end = self.time + seconds
         while True:
+            if self.is_found:
+                raise Found
             self._let_events_happen()
             running = [process for process in self.processes if process.may_run and process.loop.is_busy]
             if running:

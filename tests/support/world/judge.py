@@ -10,9 +10,10 @@ import json
 import math
 import weakref
 from collections import Counter
+from itertools import pairwise
 
 from signalwire_tokens import SessionClosed, SessionExpired, TokenUnavailable
-from signalwire_tokens.errors import ApiError
+from signalwire_tokens.errors import ApiError, is_throttle
 from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.policy import RefreshPolicy
 
@@ -20,9 +21,11 @@ from .space import ISSUE, REFRESH, TIMEOUT
 
 LOOKS = 50  # at all sessions, in the life of a token
 UNPAUSED = 150.0  # seconds after a pause of its machine in which a session may return an expired token
+PAUSES = (429, 503)
 NOTHING_DONE = ("not sent", 401, 403, 404, 429, 503)  # results after which a refresh token is certainly unused
 ROUNDING = 1e-6
 NOTICED = 35.0  # seconds after a change of a machine's clocks, by when each process has compared them
+SHORTEST_PAUSE = 0.5  # seconds between two attempts of a session
 ANSWER_TAKES = 0.4  # seconds until an answer is with the process
 
 
@@ -33,11 +36,14 @@ class Judge:
         self.world, self.life = world, life
         self.policy = policy or RefreshPolicy()
         self.space = None
+        self.kind = None  # of store
+        self.peek = None  # returns the record that a store holds for a session, unless its age is unknown
         self.interrupted_at = -1e9  # when time last passed while a process read its clock
         self.tokens = 0  # that callers got
         self.refused = 0  # calls that raised an error for which there is a reason
         self.presented = {}  # by refresh token: the requests that have presented it
         self.resurrected = set()  # refresh tokens that a store returns again after it has lost a later pair
+        self.reasons_at_issue = {}  # by reference: how many of those there were at the last issue
         self.reasons = Counter()  # by reference: reasons for an issue
         self.unsure = set()  # references whose issues can't be counted
         self.refusable = set()  # references that the weather may have refused
@@ -46,6 +52,10 @@ class Judge:
         self.put_off = set()  # processes that SignalWire has asked for a pause, and answered nothing else since
         self.ended_at = weakref.WeakKeyDictionary()  # by engine: when the last request ended, and how
         self.forced = set()  # pairs of a process and a label that a caller has had renew
+        self.busy = weakref.WeakKeyDictionary()  # by engine: the request under way
+        self.throttled_at, self.lifted_at, self.down_since = {}, {}, {}  # by process: see `_note_pause`
+        self.store_out_at = {}  # by process: when a call of it last met an outage of the store
+        self.store_failed_at = {}  # by process: when a call of it last met anything else
         self.reported = weakref.WeakKeyDictionary()  # by session: the tokens that callers have reported as refused
         world.on_interrupt = self._interrupted
 
@@ -75,6 +85,8 @@ class Judge:
 
     def troubled(self, process, seconds, what, kind=None):
         """Note that something goes wrong for a process, for some seconds from now."""
+        if what == "store":  # a session renews without the store, however long that is out
+            seconds, self.store_failed_at[process] = 0.0, self.world.time
         process.quiet_at = max(process.quiet_at, self.world.time + seconds + self.bound(kind or what))
         if what == "vm pause":
             process.paused_at = self.world.time + seconds
@@ -86,6 +98,13 @@ class Judge:
                 self.reasons[label] += 1
             if what in ("store", "vm pause", "wall", "suspend", "outage") or kind == "stranger's answer":
                 self.unsure.add(label)
+
+    def store_is_out(self, process):
+        """Note that a call meets an outage of the store. It keeps no session from its token. (P34)"""
+        self.store_out_at[process] = self.world.time
+        for label in process.engines:
+            self.reasons[label] += 1
+            self.unsure.add(label)
 
     def weather_ends(self):
         for process in self.world.processes:
@@ -113,6 +132,7 @@ class Judge:
         until = 0.0 if sent.at > asked else until
         self.put_off.add(sent.process)
         self.wanted[sent.process] = (self.world.time, max(until, self.world.time + seconds))
+        self.lifted_at.pop(sent.process, None)
 
     # Requests.
 
@@ -148,9 +168,16 @@ class Judge:
         if sent.operation == REFRESH:
             self._judge_presented(sent, engine)
         self._judge_pause(sent, engine)
+        self._judge_due(sent, engine)
+        self._judge_opening(sent, engine)
+        if sent.operation == ISSUE:
+            self._judge_issue(sent, engine)
+        if engine in self.busy:
+            self.world.fail("P15", f"{sent.process.name} has two requests for {sent.label} under way")
+        self.busy[engine] = sent
         ended, was_stranger = self.ended_at.get(engine, (-1e9, False))
         apart = sent.loop_at - ended
-        least = self.policy.min_interval_for(engine.cycle.lifetime)
+        least = min(SHORTEST_PAUSE, max(engine.cycle.lifetime, self.policy.min_lifetime) / 200)
         key = sent.process, sent.label
         if apart < least - ROUNDING and not was_stranger and key not in self.forced:
             self.world.fail("P22", f"{sent.process.name} sends for {sent.label} {apart:.4f} s after its last attempt")
@@ -187,6 +214,11 @@ class Judge:
         under_way = self.under_way[sent.process]
         if under_way > concurrency:
             self.world.fail("P26", f"{sent.process.name} has {under_way} requests under way")
+        down_since = self.down_since.get(sent.process, math.inf)
+        others = [one.label for one in self.busy.values() if one.process is sent.process and one.begun > down_since]
+        if begun > down_since and others:
+            self.world.fail("P26", f"{sent.process.name} sends for {sent.label} in an outage, and for {others}")
+        sent.begun = begun
 
     def _judge_pause(self, sent, engine):
         """Judge whether the process waits as SignalWire asked it to, within the limits of P23."""
@@ -214,11 +246,29 @@ class Judge:
         if sent.result in (200, 201) and sent.at > asked:
             self.wanted.pop(sent.process, None)
             self.put_off.discard(sent.process)
+        self._note_pause(sent)
+
+    def _note_pause(self, sent):
+        """Note that SignalWire asks a process for a pause, or that a success ends it.
+
+        Until the next answer to a request, a fleet tries one session at a time (P26). Once a later request has
+        succeeded, no session waits for the end of the pause (P23).
+        """
+        process, now = sent.process, self.world.time
+        if sent.result in PAUSES and sent.mishap in ("429", "503"):
+            self.throttled_at[process] = now
+            self.down_since.setdefault(process, process.machine.boot_time())
+        elif sent.result not in ("not sent", "unknown", 401, 500, 503, 429):
+            self.down_since.pop(process, None)
+        if sent.result in (200, 201) and sent.at > self.throttled_at.get(process, math.inf) + 1.0:
+            self.lifted_at.setdefault(process, now)
 
     def _release(self, sent):
         """Note that a request is no longer under way, and return the engine that has sent it, if it still exists."""
         engine = None if sent.engine is None else sent.engine()
         self.under_way[sent.process] -= sent.engine is not None
+        if engine is not None and self.busy.get(engine) is sent:
+            del self.busy[engine]
         return engine
 
     def cancelled(self, sent):
@@ -232,6 +282,51 @@ class Judge:
         limit = min(TIMEOUT, self.policy.lease_for(engine.cycle.lifetime) / 2 if engine.shared else TIMEOUT)
         if loop_time - sent.loop_at < limit - 1.0 and not self._is_second(sent):
             self.world.fail("P21", f"a request for {sent.label} was cancelled after {loop_time - sent.loop_at:.2f} s")
+
+    def _judge_due(self, sent, engine):
+        """Judge that a session sends no request while its token is fresh, unless it has a reason."""
+        cycle, machine = engine.cycle, sent.process.machine
+        boot = machine.boot_time()
+        is_retry = cycle.failing is not None or self.ended_at.get(engine, (0.0, False))[1]
+        if cycle.pair is None or cycle.access_until <= boot or is_retry:
+            return
+        if engine.owner.is_fleet and engine.shared is not None:
+            return  # it tries again after an outage, even if another process has renewed by then
+        fresh_for = cycle.asked + self.policy.refresh_from * cycle.lifetime - boot
+        has_jumped = self.world.time - (boot - cycle.asked) < machine.clocks_changed_at + 35.0
+        if fresh_for > 0.1 and not has_jumped and (sent.process, sent.label) not in self.forced:
+            self.world.fail("P12", f"{sent.process.name} renews {sent.label}, which is fresh for {fresh_for:.1f} s")
+
+    def _judge_issue(self, sent, engine):
+        """Judge that a session that has a pair issues no other one, unless something has happened since the last issue.
+
+        A session that can present its refresh token has no other reason.
+        """
+        cycle, label, reasons = engine.cycle, sent.label, self.reasons[sent.label]
+        is_first = self.reasons_at_issue.get(label) != reasons or self.ended_at.get(engine, (0.0, False))[1]
+        self.reasons_at_issue[label] = reasons
+        has_refresh_token = cycle.pair is not None and cycle.refresh_until > sent.process.machine.boot_time() + 60.0
+        if has_refresh_token and not is_first:
+            self.world.fail("P33", f"{sent.process.name} issues a second pair for {label}, without a reason")
+
+    def _judge_opening(self, sent, engine):
+        """Judge that a session without a pair uses the one that its store has."""
+        process, label = sent.process, sent.label
+        failed_at = max(
+            self.interrupted_at, *(times.get(process, -1e9) for times in (self.store_out_at, self.store_failed_at))
+        )
+        if engine.cycle.pair is not None or engine.shared is None or self.world.time < failed_at + UNPAUSED:
+            return
+        record = self.peek(process.machine, engine.shared)
+        if record is None:
+            return
+        token = record.pair.access_token.value
+        left, since = self.space.valid_for(token), self.world.time - process.opened[label]
+        age = self.life - left
+        if left > TIMEOUT and age > since + TIMEOUT:
+            self.world.fail(
+                "P30", f"{process.name} sends for {label}, though the store's pair is valid for {left:.1f} s"
+            )
 
     def _is_second(self, sent):
         return any(one.label == sent.label and 0 < sent.at - one.at < TIMEOUT for one in self.space.sent[-50:])
@@ -251,11 +346,22 @@ class Judge:
             self.world.fail("P1", f"{process.name} got a token of {engine.label} that expired {-left:.3f} s ago")
         if token in self.reported.get(session, ()):
             self.world.fail("P1", f"{process.name} got a token of {engine.label} that was reported as refused")
+        self._judge_age(process, engine, token)
         reference = self.space.reference_of(token)
         expected = getattr(engine.renewal, "reference", "")
         if expected and reference != expected:
             self.world.fail("P9", f"{process.name} got a token of {reference} for {expected}")
         self._judge_wait(process, engine, begun)
+
+    def _judge_age(self, process, engine, token):
+        """Judge that a session that was opened after a pause of its machine uses no pair from before it."""
+        machine, issued = process.machine, self.world.time - (self.life - self.space.valid_for(token))
+        opened = process.opened.get(engine.label, -1e9)
+        least = self.policy.tuning.clock_jump + 5.0
+        for ended, seconds in machine.pauses:
+            is_known = engine.shared is None or machine.wall_set_at > issued - 1.0 or self.kind == "redis"
+            if seconds > least and issued < ended - seconds - 1.0 and opened > ended and not is_known:
+                self.world.fail("P31", f"{process.name} uses a pair of {engine.label} from before a pause")
 
     def _paused_since(self, process, engine):
         """Return for how many seconds the virtual machine was paused since a session asked for its pair."""
@@ -290,7 +396,7 @@ class Judge:
         if isinstance(error, SessionExpired) and engine.cycle.reissues:
             self.world.fail("P3", f"{process.name}: {engine.label} has expired, though it can issue: {error!r}")
         elif isinstance(error, TokenUnavailable):
-            if self.has_valid_token(engine):
+            if self.has_usable_token(process, session):
                 self.world.fail("P2", f"{process.name}: {engine.label} has a valid token, and raises {error!r}")
             self._judge_liveness(process, engine, f"raises {error!r} {error.__cause__!r}")
         elif isinstance(error, ApiError) and engine.renewal.reference not in self.refusable:
@@ -311,7 +417,7 @@ class Judge:
         elif answer.status == 503:
             self.refused += 1
             self._judge_wait(process, engine, begun)
-            if self.has_valid_token(engine):
+            if self.has_usable_token(process, session):
                 self.world.fail("P2", f"{process.name}: {engine.label} has a valid token, and the endpoint sends 503")
             self._judge_liveness(process, engine, f"gets {answer.status} from the endpoint")
         elif engine.renewal.reference not in self.refusable:
@@ -334,6 +440,16 @@ class Judge:
             and self.space.valid_for(cycle.value) > 0
         )
 
+    def has_usable_token(self, process, session):
+        """Return whether a session has a token that is valid, counted from its request, and was never reported."""
+        cycle = session._engine.cycle
+        return (
+            cycle.phase is Phase.OPEN
+            and cycle.asked + self.life > process.machine.boot_time()
+            and self.space.valid_for(cycle.value) > 0
+            and cycle.value not in self.reported.get(session, ())
+        )
+
     # Liveness.
 
     def watch(self):
@@ -344,9 +460,19 @@ class Judge:
                 for engine in process.engines.values():
                     if engine.cycle.phase in (Phase.OPEN, Phase.EXPIRED):
                         self._judge_liveness(process, engine, "has no valid token")
+                    self._judge_phase(process, engine)
             self.world.after(self.life / LOOKS, look)
 
         self.world.after(self.life / LOOKS, look)
+
+    def _judge_phase(self, process, engine):
+        """Judge that a session that can issue hasn't expired, and that it waits for no pause that is over."""
+        if engine.cycle.phase is Phase.EXPIRED and engine.cycle.reissues:
+            self.world.fail("P3", f"{process.name}: {engine.label} has expired, though it can issue")
+        lifted_at = self.lifted_at.get(process, math.inf)
+        is_late = process.may_run and self.world.time > lifted_at + 5.0 and self.interrupted_at < lifted_at - 60.0
+        if is_late and engine.gate.last_error is not None and is_throttle(engine.gate.last_error):
+            self.world.fail("P23", f"{process.name}: {engine.label} waits for a pause that a success has ended")
 
     def _judge_liveness(self, process, engine, what):
         quiet_at = max(process.quiet_at, process.opened.get(engine.label, 0.0) + self.bound("start"))
@@ -354,7 +480,11 @@ class Judge:
         is_older = engine.cycle.pair is not None and self._may_be_older(process, engine)
         if is_quiet and engine.cycle.value not in self.space.revoked and not (self.has_valid_token(engine) or is_older):
             late = self.world.time - quiet_at
-            self.world.fail("P1", f"{process.name}: {engine.label} {what}, {late:.1f} s after all trouble was over")
+            is_store = self.store_out_at.get(process, -1e9) > self.world.time - self.bound("store")
+            guarantee = "P34" if is_store else "P1"
+            self.world.fail(
+                guarantee, f"{process.name}: {engine.label} {what}, {late:.1f} s after all trouble was over"
+            )
 
     def _is_idle(self, engine):
         """Return whether a session of a fleet may have an expired token, since no caller has used it for a while."""
@@ -370,6 +500,19 @@ class Judge:
             label = labels[reference]
             if label not in self.unsure and issued > 1 + self.reasons[label]:
                 self.world.fail("P33", f"{issued} issues for {label}, and {self.reasons[label]} reasons")
+
+    def judge_events(self, process, events, first, last):
+        """Judge that a subscriber got each event once, and in order, from the generation `first` to `last`."""
+        pairs = [generation for generation, kind in events if kind in ("rotated", "reissued")]
+        changes = [kind for _, kind in events if kind in ("degraded", "recovered")]
+        is_twice = any(one == other for one, other in pairwise(changes))
+        if pairs != list(range(first, last + 1)) or events != sorted(events, key=lambda one: one[0]) or is_twice:
+            self.world.fail("P16", f"{process.name}: events from {first} to {last} are lost or in disorder: {events}")
+
+    def judge_closed(self, process, engine):
+        """Judge that a session that has closed saves nothing in the background."""
+        if engine.shared is not None and engine.shared.saving is not None and not engine.shared.saving.done():
+            self.world.fail("P19", f"{process.name}: {engine.label} still saves its pair after it has closed")
 
     def judge_watchers(self, process, store):
         """Judge that a store calls none of the sessions any more, once all of them are closed."""

@@ -28,7 +28,8 @@ ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 class Sent:
     """A request on its way, as those who judge it see it.
 
-    `label` names the session, and is None for a direct call. `engine` is a weak reference to its engine.
+    `label` names the session, and is None for a direct call. `engine` is a weak reference to its engine. `begun` is
+    when the renewal began, by the session's clock.
     `refresh_token` is what the request presents, and `mishap` what becomes of it. `result` is a status, or what the
     sender knows without one: "not sent", or "unknown".
     """
@@ -41,6 +42,7 @@ class Sent:
     at: float
     loop_at: float
     engine: object = None
+    begun: float = 0.0
     mishap: str | None = None
     result: int | str | None = None
 
@@ -158,6 +160,9 @@ class Network:
         except ConnectionFailed:
             self._judge.ended(sent)
             raise
+        if mishap == "raises":
+            self._judge.ended(sent)
+            raise MemoryError
         sent.result = status
         progress.sent, progress.status = True, status
         self._judge.ended(sent)

@@ -10,7 +10,7 @@ from .space import REFRESH, refusal
 OUTAGES = ("refused", "silence", "lost request", "lost answer", "silence after the request", "500", "slow")
 PAUSES = ("429", "503")  # with `Retry-After`
 REFUSALS = ("401", "403", "404")
-MISHAPS = ("refused", "lost request", "lost answer", "silence", "silence after the request", "slow", "500", "twice")
+MISHAPS = (*OUTAGES, "twice", "raises")
 
 
 @attrs.frozen(kw_only=True)
@@ -174,6 +174,7 @@ class Weather:
             label = self.world.random.choice(values)
             value = next(engine.cycle.value for engine in engines if engine.label == label and engine.cycle.value)
             self.world.fault("revocation", label)
+            self._judge.reasons[label] += 1
             self.space.revoke(value)
 
     # What the store does.
@@ -182,7 +183,7 @@ class Weather:
         """Return what becomes of a call to the store: None, or an error "before" or "after" its effect, for example."""
         world = self.world
         if world.time < max(self._store_outage_ends, self._cut_off.get(process, 0.0)):
-            self._judge.troubled(process, 0.0, "store", kind="outage")
+            self._judge.store_is_out(process)
             return world.random.choice(("before", "silence"))
         if not self.is_over and self.climate.store_mishap and world.chance(self.climate.store_mishap):
             mishap = world.random.choice(("before", "after", "silence", "silence after", "twice"))
@@ -266,7 +267,7 @@ class Weather:
         machine = self.world.random.choice(self.world.machines)
         if not (machine.is_awake and self._can_be_told_apart(machine)):
             return
-        machine.clocks_changed_at = self.world.time
+        machine.clocks_changed_at = machine.wall_set_at = self.world.time
         machine.wall_ahead = self.world.random.choice((0.0, 1.0, -1.0)) * self.world.between(1, 86400)
         self.world.fault("jump of the wall clock", f"{machine.name}: {machine.wall_ahead:+.0f} s")
         for process in machine.processes:
