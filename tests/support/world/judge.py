@@ -51,7 +51,7 @@ class Judge:
         self.wanted = {}  # by process: when SignalWire asked for a pause, and until when
         self.put_off = set()  # processes that SignalWire has asked for a pause, and answered nothing else since
         self.ended_at = weakref.WeakKeyDictionary()  # by engine: when the last request ended, and how
-        self.forced = set()  # pairs of a process and a label that a caller has had renew
+        self.forced = {}  # by process and label: when a caller has last had a session renew
         self.busy = weakref.WeakKeyDictionary()  # by engine: the request under way
         self.throttled_at, self.lifted_at, self.down_since = {}, {}, {}  # by process: see `_note_pause`
         self.store_out_at = {}  # by process: when a call of it last met an outage of the store
@@ -156,6 +156,13 @@ class Judge:
             if getattr(engine.renewal, "reference", "")
         }
 
+    def forces(self, process, session):
+        """Note that a caller has a session renew, which may take a while."""
+        self.forced[process, session._engine.label] = self.world.time
+
+    def _is_forced(self, sent):
+        return self.world.time < self.forced.get((sent.process, sent.label), -1e9) + UNPAUSED
+
     def sends(self, sent):
         """Judge whether a request may be sent now."""
         engine = sent.process.engines.get(sent.label)
@@ -178,10 +185,8 @@ class Judge:
         ended, was_stranger = self.ended_at.get(engine, (-1e9, False))
         apart = sent.loop_at - ended
         least = min(SHORTEST_PAUSE, max(engine.cycle.lifetime, self.policy.min_lifetime) / 200)
-        key = sent.process, sent.label
-        if apart < least - ROUNDING and not was_stranger and key not in self.forced:
+        if apart < least - ROUNDING and not was_stranger and not self._is_forced(sent):
             self.world.fail("P22", f"{sent.process.name} sends for {sent.label} {apart:.4f} s after its last attempt")
-        self.forced.discard(key)
 
     def _judge_presented(self, sent, engine):
         earlier = self.presented.setdefault(sent.refresh_token, [])
@@ -233,7 +238,7 @@ class Judge:
             return  # the process has just found that the pause may be over by the wall clock
         if (
             asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES
-            and (sent.process, sent.label) not in self.forced
+            and not self._is_forced(sent)
         ):
             self.world.fail("P23", f"{sent.process.name} sends {self.world.time - asked:.2f} s after SignalWire asked")
 
@@ -293,8 +298,9 @@ class Judge:
         if engine.owner.is_fleet and engine.shared is not None:
             return  # it tries again after an outage, even if another process has renewed by then
         fresh_for = cycle.asked + self.policy.refresh_from * cycle.lifetime - boot
-        has_jumped = self.world.time - (boot - cycle.asked) < machine.clocks_changed_at + 35.0
-        if fresh_for > 0.1 and not has_jumped and (sent.process, sent.label) not in self.forced:
+        asked = self.world.time - (boot - cycle.asked)
+        has_jumped = asked < max(machine.clocks_changed_at + 35.0, self.interrupted_at)  # between two clocks
+        if fresh_for > 0.1 and not has_jumped and not self._is_forced(sent):
             self.world.fail("P12", f"{sent.process.name} renews {sent.label}, which is fresh for {fresh_for:.1f} s")
 
     def _judge_issue(self, sent, engine):
@@ -306,7 +312,7 @@ class Judge:
         is_first = self.reasons_at_issue.get(label) != reasons or self.ended_at.get(engine, (0.0, False))[1]
         self.reasons_at_issue[label] = reasons
         has_refresh_token = cycle.pair is not None and cycle.refresh_until > sent.process.machine.boot_time() + 60.0
-        if has_refresh_token and not is_first:
+        if has_refresh_token and not is_first and label not in self.unsure:
             self.world.fail("P33", f"{sent.process.name} issues a second pair for {label}, without a reason")
 
     def _judge_opening(self, sent, engine):

@@ -114,7 +114,8 @@ class Scene:
             return None if held is None else held.record
         if self.kind == "redis":
             held = self.server.get(f"signalwire-tokens:{{{shared.key}}}:pair")
-            return None if held is None else shared.store._sealer.open(shared.key, held[1])
+            record = None if held is None else shared.store._sealer.open(shared.key, held[1])
+            return None if record is None or record.timeline else record
         return None
 
     def client(self, process):
@@ -261,7 +262,7 @@ async def call_again_and_again(scene, process, session):
         if choice < 0.1:
             await cancel_a_call(scene, process, session)
         elif choice < 0.12:
-            scene.judge.forced.add((process, engine_of(session).label))
+            scene.judge.forces(process, session)
             with suppress(SignalWireTokenError):
                 await session.refresh()
         else:
@@ -283,7 +284,7 @@ async def call(scene, process, session, min_ttl=None, *, ask=None, asks_again=Tr
     judge.got(process, session, token, begun)
     if token in scene.space.revoked:
         judge.reports(session, token)
-        judge.forced.add((process, engine_of(session).label))
+        judge.forces(process, session)
         with suppress(SignalWireTokenError):
             session.invalidate(token)
         if asks_again:
