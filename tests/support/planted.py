@@ -151,20 +151,6 @@ async def save_in_any_case(self, record, replaces):
 
 
 @breaks("P33", found_by=(REPLICAS,))
-def the_lease_is_released_before_the_request():
-    """A process holds the lease until it has saved the answer."""
-    original = SharedRenewal._leased
-
-    @asynccontextmanager
-    async def leased(self, ttl):
-        async with original(self, ttl) as held:
-            pass
-        yield held
-
-    return patch.object(SharedRenewal, "_leased", leased)
-
-
-@breaks("P33", found_by=(REPLICAS,))
 def a_new_pair_is_not_saved():
     """The new pair is in the store before the session uses it."""
 
