@@ -236,10 +236,7 @@ class Judge:
             limit = min(limit, self.world.time + share - boot)
         if self.world.time < sent.process.machine.clocks_changed_at + NOTICED:
             return  # the process has just found that the pause may be over by the wall clock
-        if (
-            asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES
-            and not self._is_forced(sent)
-        ):
+        if asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES and not self._is_forced(sent):
             self.world.fail("P23", f"{sent.process.name} sends {self.world.time - asked:.2f} s after SignalWire asked")
 
     def ended(self, sent):
