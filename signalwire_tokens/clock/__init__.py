@@ -5,11 +5,10 @@ that wakes sessions at their deadlines.
 """
 
 from .system import SYSTEM, Alarm, Clock, SystemClock, moment_in
-from .timer import SMALLEST_LEAP, Sleeper, Timer, timer_of
+from .timer import Sleeper, Timer, timer_of
 from .virtual import VirtualClock
 
 __all__ = [
-    "SMALLEST_LEAP",
     "SYSTEM",
     "Alarm",
     "Clock",

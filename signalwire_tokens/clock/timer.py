@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from .system import Alarm, Clock
 
-__all__ = ["SMALLEST_LEAP", "Sleeper", "Timer", "timer_of"]
+__all__ = ["Sleeper", "Timer", "timer_of"]
 
 LONGEST_ALARM = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
 SMALLEST_LEAP = 1.0  # seconds that the wall clock gains on the session's clock
@@ -88,7 +88,8 @@ class Timer:
         self._stale = 0  # stale entries in the heap, approximately
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
-        self.wall_ahead: float = clock.wall() - clock.now()  # at the last comparison
+        self._wall_ahead = clock.wall() - clock.now()  # at the last comparison
+        self._gained = 0.0  # by the wall clock, in all leaps so far
         self._leaps: deque[Leap] = deque()  # each with the sleepers that the timer still has to notify
         self._held: set[asyncio.Task[Any]] = set()
         self._begun: list[asyncio.Task[Any]] | None = None  # the tasks that the current ring began; None between rings
@@ -149,6 +150,15 @@ class Timer:
         """
         if self._heap and self._heap[0][0] <= now and self._rings_at > AT_ONCE:
             self._arm()
+
+    def gained(self) -> float:
+        """Return by how many seconds the wall clock has gained on the timer's clock so far, in all its leaps.
+
+        This never decreases, so the difference of two results is how much the virtual machine may have been paused
+        between them.
+        """
+        latest = self.clock.wall() - self.clock.now() - self._wall_ahead
+        return self._gained + (latest if latest > SMALLEST_LEAP else 0.0)
 
     def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Return a task that runs `work` in an empty context.
@@ -245,11 +255,12 @@ class Timer:
         clocks count. Smaller gains add up until they are a second.
         """
         ahead = self.clock.wall() - now
-        gained = ahead - self.wall_ahead
+        gained = ahead - self._wall_ahead
         if gained > SMALLEST_LEAP:
+            self._gained += gained
             self._leaps.append((gained, self._heap.copy()))
         if not 0 < gained <= SMALLEST_LEAP:
-            self.wall_ahead = ahead
+            self._wall_ahead = ahead
 
     def _notify_of_leap(self, now: float) -> int:
         """Notify up to `SLEEPERS_PER_TURN` sleepers of a leap of the wall clock. Return how many entries were handled.

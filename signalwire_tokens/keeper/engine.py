@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import attrs
 
-from signalwire_tokens.clock import SMALLEST_LEAP, Clock, Timer
+from signalwire_tokens.clock import Clock, Timer
 from signalwire_tokens.errors import SessionError, SignalWireTokenError
 from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed, Lifecycle, Phase, Warn
 from signalwire_tokens.models import TokenPair
@@ -87,7 +87,7 @@ class Engine:
     - `shared` renews through the store; None without a store.
     - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
     - `used_at` is when a caller last used a session of a fleet.
-    - `gained` is by how much the wall clock has gained on the session's clock since the pair was adopted.
+    - `gained` is by how much the wall clock had gained on the session's clock when the pair was requested.
     - `wakes_at` is the deadline that the timer has for the session; inf if there is none.
     - `task` is the task of the renewal or look under way.
     - `timer` is None until the session is opened.
@@ -171,7 +171,7 @@ class Engine:
 
     def open(self, timer: Timer) -> None:
         """Open the session, with the timer of its event loop. The first attempt is due at once."""
-        self.timer = timer
+        self.timer, self.gained = timer, timer.gained()
         pair, self.brought = self.brought, None
         self.cycle.open(self.now(), None if pair is None else Renewed(pair, asked_at(pair, self.clock)))
         if pair is not None:
@@ -234,7 +234,7 @@ class Engine:
 
     def _want_look(self, shared: SharedRenewal, timer: Timer, *, is_last: bool) -> None:
         """Look into the store as soon as the gate allows it."""
-        self.gate.look(self, partial(self._look, shared, is_last, timer.wall_ahead))
+        self.gate.look(self, partial(self._look, shared, is_last, timer.gained()))
         self.cycle.begin(Look(self.now()))  # from now on, even if the gate puts it off: no renewal begins before it
         timer.unset(self)
 
@@ -263,13 +263,14 @@ class Engine:
     def note_leap(self, seconds: float, now: float) -> None:
         """Bring the next renewal forward if the wall clock has gained too much: the age of the token is then unknown.
 
-        While a renewal is under way, this does nothing. `_conclude` compares the clocks when the renewal ends.
+        `seconds` is the latest leap. All leaps since the pair was requested count. While a renewal is under way, this
+        does nothing, and `_conclude` calls it when the renewal ends.
         """
-        if seconds > SMALLEST_LEAP and not isinstance(self.cycle.under_way, RenewalStep):
-            self.gained += seconds
-            if self.cycle.clock_leaped(self.gained, now):
-                self.gate.clock_leaped(seconds)
-                self.plan()
+        if isinstance(self.cycle.under_way, RenewalStep):
+            return
+        if self.cycle.clock_leaped(self.opened().gained() - self.gained, now):
+            self.gate.clock_leaped(seconds)
+            self.plan()
 
     def on_store_change(self) -> None:
         """Look into the store soon, since another session has saved a pair. The store calls this."""
@@ -295,31 +296,30 @@ class Engine:
 
     def begin(self, step: RenewalStep) -> None:
         """Begin a renewal. The gate must have let the session in."""
-        self._start_task(self._renew(step), step, "renew", self.opened().wall_ahead)
+        self._start_task(self._renew(step), step, "renew", self.opened().gained())
 
-    def _look(self, shared: SharedRenewal, is_last: bool, wall_ahead: float) -> None:
+    def _look(self, shared: SharedRenewal, is_last: bool, gained: float) -> None:
         """Begin a look into the store, if the session is still open and at rest.
 
-        `wall_ahead` is by how much the wall clock was ahead of the session's clock, as the timer knew it when it
-        planned this.
+        `gained` is by how much the wall clock had gained when this was planned.
         """
         try:
             if self.task is None and self.cycle.phase is Phase.OPEN:
-                self._start_task(shared.look(is_last=is_last), Look(self.now()), "look for", wall_ahead)
+                self._start_task(shared.look(is_last=is_last), Look(self.now()), "look for", gained)
         finally:
             if self.task is None:
                 self._carry_out(self.cycle.fail_to_process(Look(self.now()), None, self.now(), random_draw()))
                 self.gate.ended(self, None)
                 self._plan_again()
 
-    def _start_task(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, wall_ahead: float) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, gained: float) -> None:
         """Run `work` as the session's task, and have `_land` process its result.
 
-        `what` is a verb for the task's name. `wall_ahead` is by how much the wall clock was ahead of the session's
-        clock when the timer last compared them. Only the event loop itself cancels the task, when the program ends.
+        `what` is a verb for the task's name. `gained` is by how much the wall clock had gained on the session's clock.
+        Only the event loop itself cancels the task, when the program ends.
         """
         timer, cycle = self.opened(), self.cycle
-        land = partial(self._land, step, cycle.pair, wall_ahead)
+        land = partial(self._land, step, cycle.pair, gained)
         task = timer.begin(work, f"{what} {self.label}")
         task.add_done_callback(land)
         cycle.begin(step)
@@ -364,7 +364,7 @@ class Engine:
                 return only_later(outcome, self.cycle, self.now())
         return outcome
 
-    def _land(self, step: Begun, pair: TokenPair | None, wall_ahead: float, task: RenewalTask) -> None:
+    def _land(self, step: Begun, pair: TokenPair | None, gained: float, task: RenewalTask) -> None:
         """Process the result of the session's task.
 
         If that raises, the session plans its next attempt all the same. (P7)
@@ -373,7 +373,7 @@ class Engine:
         and the refresh token may be used up. The failure then is `Ambiguous`.
         """
         try:
-            self._conclude(step, wall_ahead, task)
+            self._conclude(step, gained, task)
         except Exception as error:  # of any kind: the session must not stay without a plan
             cycle = self.cycle
             logger.exception(NOT_PROCESSED, self.label)
@@ -392,7 +392,7 @@ class Engine:
         if cycle.phase is Phase.OPEN:
             self.opened().set(self, self.now() + cycle.policy.min_interval_for(cycle.lifetime))
 
-    def _conclude(self, step: Begun, wall_ahead: float, task: RenewalTask) -> None:
+    def _conclude(self, step: Begun, gained: float, task: RenewalTask) -> None:
         """Process an outcome, leave the gate, plan the next step, and wake the callers that wait.
 
         The nested `finally` blocks keep this order: the session leaves the gate and plans even if its outcome can't be
@@ -405,19 +405,16 @@ class Engine:
                 if isinstance(outcome, Renewed) and outcome.unsaved is not None:
                     self._carry_out([Warn(NOT_SAVED.format(error=outcome.unsaved))])
                     self.emit("persist_failed", outcome.unsaved)
+                self.gained = gained if isinstance(outcome, Renewed) else self.gained
                 if self.shared is not None and isinstance(outcome, Renewed) and not isinstance(step, Look):
                     self.shared.has_news = False  # a renewal has read the store itself, or has saved the newest pair
                 self._carry_out(self.cycle.land(way, outcome, self.now(), random_draw()), way)
             finally:
                 self.gate.ended(self, outcome)
         finally:
-            # During a renewal, `note_leap` does nothing. So compare the clocks now, for the time since it began.
-            self.note_leap(self._wall_ahead() - wall_ahead, self.now())
+            self.note_leap(0.0, self.now())  # during a renewal, it has done nothing
             self.plan()
             self.notify()
-
-    def _wall_ahead(self) -> float:
-        return self.clock.wall() - self.now()
 
     def _carry_out(self, effects: Iterable[Effect], way: RenewalStep | None = None) -> None:
         """Log and emit the effects of an event of the lifecycle. `way` is the step that has brought a new pair."""
@@ -439,7 +436,7 @@ class Engine:
 
         The source may report the renewal to metrics, by its method `adopted`.
         """
-        shared, self.gained = self.shared, 0.0
+        shared = self.shared
         log_pair(self, adopted, way)
         if shared is not None and shared.adopted(adopted.renewed) and self.cycle.phase is not Phase.CLOSED:
             shared.saving = self.opened().begin(shared.save_later(self.on_store_change), f"save {self.label}")

@@ -577,6 +577,39 @@ async def test_small_pauses_of_a_virtual_machine_add_up(clock, seconds, times):
         assert session.generation == 2
 
 
+async def test_a_pause_of_a_virtual_machine_counts_once(clock):
+    """However often the session has moved its deadline, a pause of 25 s isn't one of a minute. (P31)"""
+    early = RefreshPolicy(refresh_from=0.3, refresh_to=0.3)  # its deadline comes before those that were moved
+    async with ScriptedSession(clock) as session, ScriptedSession(clock, policy=early):
+        for _ in range(3):
+            await session.refresh()
+            await clock.advance(600)
+        clock.set_wall(clock.wall() + 25)
+        await clock.advance(200)
+        assert session.generation == 4
+
+
+async def test_a_pause_of_a_virtual_machine_during_a_renewal_counts_once(clock):
+    """The timer and the renewal both notice it."""
+    async with ScriptedSession(clock, None, 40) as session, ScriptedSession(clock):
+        refresh = asyncio.create_task(session.refresh())
+        clock.call_later(35, lambda: clock.set_wall(clock.wall() + 40))
+        await clock.advance(41)
+        await refresh
+        await clock.advance(200)
+        assert session.generation == 2
+
+
+async def test_a_short_pause_of_a_virtual_machine_does_not_end_a_longer_pause_that_was_asked_for(clock):
+    """SignalWire's pause isn't over by the wall clock, either. (P23)"""
+    async with ScriptedSession(clock, None, throttled(3000)) as session:
+        with pytest.raises(TokenUnavailable):
+            await session.refresh()
+        clock.set_wall(clock.wall() + 100)
+        await clock.advance(300)
+        assert session.generation == 1
+
+
 async def test_a_pause_of_a_virtual_machine_ends_the_pause_that_was_asked_for(clock):
     """SignalWire's pause ended while the machine was paused, so the session renews as soon as it runs. (P23)"""
     async with ScriptedSession(clock, None, throttled(3000)) as session:
