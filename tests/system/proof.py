@@ -19,11 +19,15 @@ from support.planted import FAULTS, HISTORIES, find
 from support.world.suites import SUITES, play
 
 
-def play_for(suite, seconds, first):
-    """Play one seed after another for so many seconds, and print what came of it. Return the seeds that failed."""
+def play_for(suite, seconds, histories, first):
+    """Play one seed after another, and print what came of it. Return the seeds that failed.
+
+    The trace is a digest of all histories, which is the same each time for the same number of `histories`.
+    """
     began, totals, faults, failed, traces = time.perf_counter(), Counter(), Counter(), [], hashlib.sha256()
     for seed in count(first):
-        if time.perf_counter() - began >= seconds:
+        is_over = time.perf_counter() - began >= seconds if histories is None else seed >= first + histories
+        if is_over:
             break
         record = play(suite, seed)
         totals.update(histories=1, callbacks=record.steps, tokens=record.tokens, requests=record.requests)
@@ -73,7 +77,8 @@ def find_planted(part):
 def main(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument("--suite", choices=sorted(SUITES), action="append")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each suite")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for all suites")
+    parser.add_argument("--histories", type=int, help="of each suite, in place of a time")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="the only seed, whose history is printed")
     parser.add_argument("--planted", nargs="?", const="", metavar="NAME", help="a part of the names of planted faults")
@@ -84,7 +89,9 @@ def main(arguments):
     suites = options.suite or list(SUITES)
     if options.seed is not None:
         return max(show(suite, options.seed) for suite in suites)
-    return max(bool(play_for(suite, options.seconds / len(suites), options.first)) for suite in suites)
+    return max(
+        bool(play_for(suite, options.seconds / len(suites), options.histories, options.first)) for suite in suites
+    )
 
 
 if __name__ == "__main__":

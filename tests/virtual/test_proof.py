@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,8 @@ def named(record):
 def test_no_history_breaks_a_guarantee(suite):
     """Sessions, replicas, fleets and token endpoints keep their promises, whatever goes wrong.
 
-    This proves P1, P2, P3, P5, P14, P16, P17, P19, P20, P21, P22, P23, P26, P28, P29, P31, P32, P33 and P34: (P1) (P2)
-    (P3) (P5) (P14) (P16) (P17) (P19) (P20) (P21) (P22) (P23) (P26) (P28) (P29) (P31) (P32) (P33) (P34)
+    (P1) (P2) (P3) (P5) (P7) (P9) (P12) (P14) (P15) (P16) (P17) (P19) (P20) (P21) (P22) (P23) (P26) (P29) (P30)
+    (P31) (P32) (P33) (P34)
     """
     for seed in range(HISTORIES):
         record = play(suite, seed)
@@ -50,6 +51,17 @@ def test_no_history_of_many_breaks_a_guarantee(suite):
     for seed in range(HISTORIES, MANY):
         record = play(suite, seed)
         assert record.failures == [], explain(record)
+
+
+def test_the_guarantees_that_a_history_may_break_are_documented():
+    """The test above names them, and their rows in the list of guarantees name that test."""
+    reported = set()
+    for path in (ROOT / "support/world").glob("*.py"):
+        reported |= set(re.findall(r'"(P\d+)"', path.read_text()))
+    assert reported == set(re.findall(r"\((P\d+)\)", test_no_history_breaks_a_guarantee.__doc__))
+    rows = (ROOT.parent / "docs/explanation/guarantees.md").read_text()
+    proved = re.findall(r"^\| (P\d+) \|.*test_proof.py::test_no_history_breaks_a_guarantee", rows, re.MULTILINE)
+    assert reported == set(proved)
 
 
 PLAY = f"""

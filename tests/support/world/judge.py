@@ -358,6 +358,8 @@ class Judge:
 
     def _judge_age(self, process, engine, token):
         """Judge that a session that was opened after a pause of its machine uses no pair from before it."""
+        if token in self.space.revoked:
+            return
         machine, issued = process.machine, self.world.time - (self.life - self.space.valid_for(token))
         opened = process.opened.get(engine.label, -1e9)
         least = self.policy.tuning.clock_jump + 5.0
@@ -379,7 +381,9 @@ class Judge:
         """
         paused_at, paused = process.paused_at, self._paused_since(process, engine)
         asked = self.world.time - (process.machine.boot_time() - engine.cycle.asked)
-        is_renewed_soon = self.world.time <= max(paused_at + UNPAUSED, process.quiet_at) or process in self.put_off
+        has_no_store = self.store_out_at.get(process, -1e9) > self.world.time - self.bound("store")
+        is_late = self.world.time > max(paused_at + UNPAUSED, process.quiet_at)
+        is_renewed_soon = not is_late or process in self.put_off or has_no_store
         if asked <= paused_at and is_renewed_soon:
             return True
         late = -self.space.valid_for(engine.cycle.value)
@@ -390,7 +394,7 @@ class Judge:
         self.reported.setdefault(session, set()).add(token)
 
     def failed(self, process, session, error, begun, *, drains=False):
-        """Judge an error that a caller got in place of a token. `start` also `drains` what is under way."""
+        """Judge an error that a caller got in place of a token. `start` `drains` what is under way."""
         self.refused += 1
         engine = session._engine
         if isinstance(error, SessionClosed) and engine.cycle.phase >= Phase.SHUT:

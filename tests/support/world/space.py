@@ -26,7 +26,7 @@ ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 
 @attrs.define(eq=False)
 class Sent:
-    """A request on its way, as those who judge it see it.
+    """A request on its way, as the judge sees it.
 
     `label` names the session, and is None for a direct call. `engine` is a weak reference to its engine. `begun` is
     when the renewal began, by the session's clock.
