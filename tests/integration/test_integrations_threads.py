@@ -201,6 +201,7 @@ def test_an_interrupted_start_is_continued_by_the_next_call(open_fleet):
         @asynccontextmanager
         async def open_slowly():
             opened.append(None)
+            await eventually(is_waiting)
             interrupt()
             released.wait(HANG)
             async with open_fleet() as fleet:
