@@ -188,7 +188,7 @@ def an_invalidated_pair_is_adopted_from_the_store_again():
     return patch.object(Lifecycle, "seen", property(lambda _: ()))
 
 
-@breaks("P34", found_by=(SESSION,))
+@breaks("P34", found_by=(SESSION, REPLICAS))
 def a_store_that_fails_fails_the_renewal():
     """A session renews without the store when the store fails and its token is about to expire."""
 

@@ -303,15 +303,15 @@ class Judge:
     def _judge_issue(self, sent, engine):
         """Judge that a session that has a pair issues no other one, unless something has happened since the last issue.
 
-        A session that can present its refresh token has no other reason.
+        A session that can present its refresh token has no other reason. An issue in a time of trouble may be one of
+        several, and the next session that renews may find that, however late it is.
         """
         cycle, label, reasons = engine.cycle, sent.label, self.reasons[sent.label]
         is_first = self.reasons_at_issue.get(label) != reasons or self.ended_at.get(engine, (0.0, False))[1]
-        self.reasons_at_issue[label] = reasons
+        is_quiet = self.world.time > sent.process.quiet_at
+        self.reasons_at_issue[label] = reasons if is_quiet else None
         has_refresh_token = cycle.pair is not None and cycle.refresh_until > sent.process.machine.boot_time() + 60.0
-        if self.world.time < self.interrupted_at + self.bound("stop"):
-            return  # several processes may have issued pairs, since none of them got an answer of the store in time
-        if has_refresh_token and not is_first and label not in self.unsure:
+        if has_refresh_token and is_quiet and not is_first and label not in self.unsure:
             self.world.fail("P33", f"{sent.process.name} issues a second pair for {label}, without a reason")
 
     def _judge_opening(self, sent, engine):
@@ -389,7 +389,7 @@ class Judge:
         if asked <= paused_at and is_renewed_soon:
             return True
         late = -self.space.valid_for(engine.cycle.value)
-        return late <= min(paused, self.policy.tuning.clock_jump)
+        return 0 < late <= min(paused, self.policy.tuning.clock_jump)
 
     def reports(self, session, token):
         """Note that a caller reports a token as refused."""
@@ -407,7 +407,9 @@ class Judge:
         elif isinstance(error, TokenUnavailable):
             if self.has_usable_token(process, session):
                 self.world.fail("P2", f"{process.name}: {engine.label} has a valid token, and raises {error!r}")
-            self._judge_liveness(process, engine, f"raises {error!r} {error.__cause__!r}")
+            # A session that starts while only the store is out has a token at once.
+            has_no_store = drains and self.store_out_at.get(process, -1e9) >= begun[0]
+            self._judge_liveness(process, engine, f"raises {error!r} {error.__cause__!r}", is_at_once=has_no_store)
         elif isinstance(error, ApiError) and engine.renewal.reference not in self.refusable:
             self.world.fail("P5", f"{process.name}: {engine.label} is refused because of another one: {error!r}")
 
@@ -483,8 +485,9 @@ class Judge:
         if is_late and engine.gate.last_error is not None and is_throttle(engine.gate.last_error):
             self.world.fail("P23", f"{process.name}: {engine.label} waits for a pause that a success has ended")
 
-    def _judge_liveness(self, process, engine, what):
-        quiet_at = max(process.quiet_at, process.opened.get(engine.label, 0.0) + self.bound("start"))
+    def _judge_liveness(self, process, engine, what, *, is_at_once=False):
+        opened_by = -1e9 if is_at_once else process.opened.get(engine.label, 0.0) + self.bound("start")
+        quiet_at = max(process.quiet_at, opened_by)
         is_quiet = process.may_run and self.world.time > quiet_at and not self._is_idle(engine)
         is_older = engine.cycle.pair is not None and self._may_be_older(process, engine)
         if is_quiet and engine.cycle.value not in self.space.revoked and not (self.has_valid_token(engine) or is_older):

@@ -213,7 +213,7 @@ async def keep_session(scene, process, client, store, reference):
 
 async def use_session(scene, process, session, ends):
     """Call a session from several tasks until it ends."""
-    seen, kinds, hurry = [None], [], asyncio.Event()
+    seen, kinds, hurry, leave = [None], [], asyncio.Event(), asyncio.Event()
     reads_for, handles_for = (scene.world.random.choice((0.0, 1.0)) * scene.life for _ in range(2))
 
     async def be_busy(longest):
@@ -229,14 +229,18 @@ async def use_session(scene, process, session, ends):
 
     async def handle(event):
         kinds.append((event.generation, event.kind))
+        if event.kind == "persist_failed" and scene.world.chance(0.2):  # the app doesn't go on without its store
+            scene.world.note(f"{process.name} closes a session whose pair isn't saved")
+            leave.set()
         await be_busy(handles_for)
 
     first = session.generation + 1
     session.subscribe(handle)
     following = asyncio.create_task(follow())
     callers = [asyncio.create_task(call_again_and_again(scene, process, session)) for _ in range(2)]
-    await scene.until_end(process, ends)
-    for caller in callers:
+    endings = [asyncio.create_task(one) for one in (scene.until_end(process, ends), leave.wait())]
+    await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+    for caller in (*callers, *endings):
         caller.cancel()
     await asyncio.wait(callers)
     hurry.set()
