@@ -170,7 +170,7 @@ def a_session_that_opens_ignores_the_stored_pair():
     return changed(SharedRenewal, "_better", better)
 
 
-@breaks("P1", "P31", found_by=(SESSION,))
+@breaks("P1", "P31", found_by=(SESSION, REPLICAS))
 def a_stored_pair_has_its_age_by_the_boot_clock_alone():
     """The age of a stored pair is unknown if the wall clock has gained on the clock that the age is counted by."""
     return patch.object(Reading, "gained", property(lambda _: 0.0))

@@ -201,7 +201,7 @@ async def keep_session(scene, process, client, store, reference):
         except SignalWireTokenError as error:
             judge.failed(process, session, error, begun, drains=True)
         else:
-            ends = draw.choice((1e9, draw.uniform(0.1, 3) * scene.life))
+            ends = draw.choice((1e9, draw.uniform(0.1, 3) * scene.life, draw.uniform(0.05, 0.4) * scene.life))
             await use_session(scene, process, session, scene.world.time + ends)
             await session.aclose()
         judge.judge_closed(process, engine)
