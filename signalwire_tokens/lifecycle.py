@@ -337,7 +337,7 @@ class Lifecycle:
     def clock_leaped(self, seconds: float, now: float) -> bool:
         """Bring the due time forward if the wall clock has gained too much. Return whether it has.
 
-        `seconds` is how much the wall clock has gained on the session's clock since the pair was adopted. More than a
+        `seconds` is how much the wall clock has gained on the session's clock since the pair was requested. More than a
         minute, by default, may mean that a virtual machine was paused, which the session's clock doesn't count. The
         token may then be older than the session assumes.
         """

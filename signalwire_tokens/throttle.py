@@ -60,7 +60,7 @@ class Throttle:
         self.asked_at: float = -math.inf
         self.until: float = -math.inf
         self.error: SignalWireTokenError | None = None
-        self._watchers: WeakKeyDictionary[Watcher, None] = WeakKeyDictionary()  # in their order, unlike a set
+        self._watchers: WeakKeyDictionary[Watcher, None] = WeakKeyDictionary()  # a dict keeps the order of arrival
 
     def left(self, now: float, *, longest: float = math.inf) -> float:
         """Return for how many seconds no request should be sent; 0.0 if one may be sent now.

@@ -8,14 +8,4 @@ from .system import SYSTEM, Alarm, Clock, SystemClock, moment_in
 from .timer import Sleeper, Timer, timer_of
 from .virtual import VirtualClock
 
-__all__ = [
-    "SYSTEM",
-    "Alarm",
-    "Clock",
-    "Sleeper",
-    "SystemClock",
-    "Timer",
-    "VirtualClock",
-    "moment_in",
-    "timer_of",
-]
+__all__ = ["SYSTEM", "Alarm", "Clock", "Sleeper", "SystemClock", "Timer", "VirtualClock", "moment_in", "timer_of"]

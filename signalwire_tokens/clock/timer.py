@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Sleeper", "Timer", "timer_of"]
 
 LONGEST_ALARM = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
-SMALLEST_LEAP = 1.0  # seconds that the wall clock gains on the session's clock
+SMALLEST_LEAP = 1.0  # seconds: the wall clock leaps if it gains more than this on the timer's clock
 AT_ONCE = -math.inf  # the value of `_rings_at` if the alarm rings in the next turn of the event loop
 MOST_STALE = 100  # stale entries that the heap may have, however small it is
 SLEEPERS_PER_TURN = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks

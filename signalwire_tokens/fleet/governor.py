@@ -68,7 +68,7 @@ BREAKERS: WeakKeyDictionary[TokenClient, Breaker] = WeakKeyDictionary()
 
 
 class Flight(NamedTuple):
-    """A renewal under way: the time of the next free slot before it took its own and after that."""
+    """A renewal under way, and when the next slot was free before and after it took one."""
 
     next_before: float
     next_after: float
@@ -246,7 +246,7 @@ class Governor(Gate):
     def _give_back(self, flight: Flight) -> None:
         """Free the slot of a session that sent no request, unless a later slot is taken.
 
-        With that one, an earlier slot would be one too many in the same second.
+        Otherwise, a second could have more renewals than the rate.
         """
         if self._next_at == flight.next_after:
             self._next_at = flight.next_before

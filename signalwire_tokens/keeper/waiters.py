@@ -151,7 +151,7 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
     if left > 0:
         # An attempt that fails ends this wait, too, since the current token is still valid.
         await wait(engine, min(timeout, left / 2), lambda: cycle.tried_at != tried_at)
-        # If the token has expired, the machine was suspended, which doesn't count. If not, a caller has invalidated it.
+        # A token that expires by itself in this time means that the machine was suspended, which doesn't count.
         timeout = timeout if cycle.access_until == until else max(0.0, timeout - (engine.now() - now))
     if engine.left() <= 0:
         await wait(engine, timeout, lambda: engine.left() > 0)

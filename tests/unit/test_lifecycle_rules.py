@@ -53,7 +53,7 @@ def make(pair=None, *, asked=NOW, **settings):
 
 
 def land(cycle, outcome, step=REFRESH, *, now=NOW, draw=0.5):
-    """Take a step, and return its effects."""
+    """Run a step, and return its effects."""
     cycle.begin(step)
     return [*cycle.land(step, outcome, now, draw)]
 

@@ -31,6 +31,7 @@ from signalwire_tokens.keeper.closing import drop
 
 from .loops import SteppedLoop
 
+NOTICED = 35.0  # seconds after a change of a machine's clocks, by when each process has compared them
 EPOCH = 1_900_000_000.0  # when each world begins, in seconds since the epoch
 LAST_LINES = 5000  # of its history
 
@@ -195,7 +196,7 @@ class Process:
         self.machine.processes.remove(self)
 
     def bury(self):
-        """Let go of a killed process, whose coroutines would otherwise run to their end as they are collected."""
+        """Release a killed process. Otherwise, its `finally` blocks would run when they are collected."""
         self.is_dead = True  # nothing leads out of it any more
         for engine in self.engines.values():
             if engine.timer is not None:
@@ -286,7 +287,7 @@ class World:
     # Running.
 
     def run(self, seconds):
-        """Let time pass, until all that happens in it has happened."""
+        """Run everything that happens in the next `seconds`."""
         end = self.time + seconds
         while True:
             if self.is_found:
@@ -333,7 +334,7 @@ class World:
             process.end()
 
     def interrupt(self, process):
-        """Let time pass while a process reads a clock, now and then."""
+        """Interrupt a process now and then, while it reads a clock."""
         if self.interrupts and self._running is process and self.chance(self.interrupts):
             seconds = self.between(0.01, self.longest_interrupt)
             self.fault("interruption", f"{process.name} does nothing for {seconds:.2f} s")
@@ -341,7 +342,7 @@ class World:
             self.on_interrupt(process, seconds)
 
     def finish(self):
-        """Let go of everything."""
+        """Release all processes and events."""
         for process in (*self.processes, *self.graveyard):
             process.bury()
             for close in process.closers:

@@ -17,6 +17,7 @@ from signalwire_tokens.errors import ApiError, is_throttle
 from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.policy import RefreshPolicy
 
+from .core import NOTICED
 from .space import ISSUE, REFRESH, TIMEOUT
 
 LOOKS = 50  # at all sessions, in the life of a token
@@ -24,17 +25,16 @@ UNPAUSED = 150.0  # seconds after a pause of its machine in which a session may 
 PAUSES = (429, 503)
 NOTHING_DONE = ("not sent", 401, 403, 404, 429, 503)  # results after which a refresh token is certainly unused
 ROUNDING = 1e-6
-NOTICED = 35.0  # seconds after a change of a machine's clocks, by when each process has compared them
 SHORTEST_PAUSE = 0.5  # seconds between two attempts of a session
 ANSWER_TAKES = 0.4  # seconds until an answer is with the process
 
 
 class Judge:
-    """Judges one world. `policy` is that of its sessions, and `space` is set once there is one."""
+    """Judges one world, whose sessions have the default policy. `space` is set once there is one."""
 
-    def __init__(self, world, life, policy=None):
+    def __init__(self, world, life):
         self.world, self.life = world, life
-        self.policy = policy or RefreshPolicy()
+        self.policy = RefreshPolicy()
         self.space = None
         self.kind = None  # of store
         self.peek = None  # returns the record that a store holds for a session, unless its age is unknown
@@ -120,8 +120,8 @@ class Judge:
         for label, engine in process.engines.items():
             self.reasons[label] += engine.task is not None
 
-    def store_lost(self, names):
-        """Note what a store may return again: for some keys an older record, or none at all."""
+    def store_lost(self):
+        """Note that a store may return an older record again, or none at all."""
         for label in {label for process in self.world.processes for label in process.engines}:
             self.unsure.add(label)
         self.resurrected |= set(self.presented)
@@ -141,8 +141,8 @@ class Judge:
         engine = sent.process.engines.get(sent.label)
         return engine is not None and engine.cycle.pair is not None
 
-    def some_references(self):
-        """Return a few of the references in use, of which SignalWire refuses tokens."""
+    def choose_refused(self):
+        """Return one of the references in use, in a set. SignalWire refuses tokens for it from now on."""
         references = sorted(self.references())
         chosen = {self.world.random.choice(references)} if references else set()
         self.refusable |= chosen
@@ -296,7 +296,7 @@ class Judge:
             return  # it tries again after an outage, even if another process has renewed by then
         fresh_for = cycle.asked + self.policy.refresh_from * cycle.lifetime - boot
         asked = self.world.time - (boot - cycle.asked)
-        has_jumped = asked < max(machine.clocks_changed_at + 35.0, self.interrupted_at)  # between two clocks
+        has_jumped = asked < max(machine.clocks_changed_at + NOTICED, self.interrupted_at)  # between two clocks
         if fresh_for > 0.1 and not has_jumped and not self._is_forced(sent):
             self.world.fail("P12", f"{sent.process.name} renews {sent.label}, which is fresh for {fresh_for:.1f} s")
 

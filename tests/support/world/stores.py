@@ -23,8 +23,8 @@ KEY = "F" * 43 + "="  # of 32 bytes
 class RedisServer:
     """A server with the four scripts of `RedisStore`, expiry, and pub/sub."""
 
-    def __init__(self, world, weather, judge):
-        self.world, self._weather, self._judge = world, weather, judge
+    def __init__(self, world, weather):
+        self.world, self._weather = world, weather
         self._ahead = world.random.uniform(-86400, 86400)  # of its clock
         self._values = {}  # by name: the value, and when it expires by the server's clock
         self._older = deque(maxlen=3)  # copies, as of a replica or a backup
@@ -62,12 +62,10 @@ class RedisServer:
         return store
 
     def lose(self, how):
-        """Lose data, and return the keys that may have an older record now."""
-        before = self._values
+        """Lose the latest data, or all of it, and break off all connections."""
         self._values = {} if how == "flushed" else copy.deepcopy(self._older[-1 if how == "failed over" else 0])
         for wire in self._wires:
             wire.break_off()
-        return [name for name in self._values if self._values.get(name) != before.get(name)]
 
     def get(self, name):
         value, until = self._values.get(name, (None, 0.0))

@@ -96,7 +96,7 @@ class Scene:
             self.folder = tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None)
             return SqliteFile(self.world, self.weather, Path(self.folder, "tokens.db"))
         if self.kind == "redis":
-            server = RedisServer(self.world, self.weather, self.judge)
+            server = RedisServer(self.world, self.weather)
             self.weather.stores.append(server)
             return server
         return None
@@ -146,7 +146,7 @@ class Scene:
             process.resolve(ending)
 
     def play(self, lives):
-        """Let faults come and go for some lives of a token, then let them end, and then have the applications close."""
+        """Play faults for some lives of a token, then a time without faults, and then the end of the applications."""
         world, judge = self.world, self.judge
         judge.watch()
         self.weather.begin()

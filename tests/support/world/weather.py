@@ -5,6 +5,7 @@ A climate says how often each kind of fault comes. Each fault tells the judge ho
 
 import attrs
 
+from .core import NOTICED
 from .space import REFRESH, refusal
 
 OUTAGES = ("refused", "silence", "lost request", "lost answer", "silence after the request", "500", "slow")
@@ -164,7 +165,7 @@ class Weather:
         self._begin(self.world.random.choice(PAUSES), self.world.between(1, self.life))
 
     def _begin_refusal(self):
-        self._begin(self.world.random.choice(REFUSALS), self.world.between(1, self.life), self._judge.some_references())
+        self._begin(self.world.random.choice(REFUSALS), self.world.between(1, self.life), self._judge.choose_refused())
 
     def _revoke(self):
         """Revoke a token that a session may return, as an administrator may."""
@@ -209,7 +210,8 @@ class Weather:
         for store in self.stores:
             how = self.world.random.choice(("flushed", "failed over", "put back"))
             self.world.fault("loss of the store", how)
-            self._judge.store_lost(store.lose(how))
+            store.lose(how)
+            self._judge.store_lost()
         for process in self.world.processes:
             self._judge.troubled(process, 0.0, "store", kind="loss")
 
@@ -278,4 +280,4 @@ class Weather:
 
         A process compares its clocks at least every 30 s.
         """
-        return self.world.time > machine.clocks_changed_at + 35.0
+        return self.world.time > machine.clocks_changed_at + NOTICED
