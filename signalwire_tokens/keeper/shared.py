@@ -328,11 +328,12 @@ class SharedRenewal:
         """Return whether the store holds a later pair than the current one. If it doesn't, save the current one."""
         timed = await self._read()
         held, pair, asked, latest = timed.reading.record, self.cycle.pair, self.cycle.asked, timed.latest
+        oldest = asked - timed.unsure_by(self.ahead)
         if pair is None or holds(held, pair):
             return False
         if self._better(timed) is not None:
             return True
-        if (latest is not None and latest >= asked) or (held is not None and pair is self.brought):
+        if (latest is not None and latest >= oldest) or (held is not None and pair is self.brought):
             return False  # the store holds a successor of the current pair, even if its token expires earlier
         if not await self._save(timed.record(pair, asked, self.ahead), None if held is None else held.digest):
             raise self._complaint(FASTER)

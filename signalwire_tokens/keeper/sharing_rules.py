@@ -82,6 +82,14 @@ class TimedReading:
         age = self.reading.age
         return None if age is None else self.before - age
 
+    def unsure_by(self, ahead: float) -> float:
+        """Return by how many seconds a pair that this session requested may be older than its clock shows.
+
+        That is what the wall clock has gained since, because the machine may have been paused. `ahead` is by how much
+        the wall clock was ahead of the session's clock when the pair was requested.
+        """
+        return max(0.0, self.wall - self.after - ahead)
+
     def record(self, pair: TokenPair, asked: float, ahead: float) -> Record:
         """Return the record to save for a pair that was requested at `asked`.
 
@@ -95,7 +103,7 @@ class TimedReading:
             pair=pair,
             asked_at=self.reading.at - (self.after - asked),
             asked_wall=asked + ahead,
-            timeline=self.reading.timeline if self.wall - self.after - ahead <= self.leap else UNKNOWN_TIMELINE,
+            timeline=self.reading.timeline if self.unsure_by(ahead) <= self.leap else UNKNOWN_TIMELINE,
         )
 
 
@@ -153,7 +161,8 @@ def choose(
     mine = None if pair is None else timed.record(pair, cycle.asked, ahead)
     known = holds(held, pair)
     may_issue = cycle.can_issue and (pair is not None or brought is None)
-    is_older = (age := timed.reading.age) is not None and timed.after - age < cycle.asked
+    unsure_by = min(timed.unsure_by(ahead), timed.leap)  # beyond that, an issue is safe in any case
+    is_older = (age := timed.reading.age) is not None and timed.after - age < cycle.asked - unsure_by
     is_behind = is_older and not known and pair is not brought  # without a pair, `cycle.asked` is -inf
     if held is None or is_behind:
         doubtful, best = True, mine

@@ -180,3 +180,19 @@ def test_what_is_stored_under_a_brought_pair_is_its_successor(stored):
         case = Case(stored, None, held, is_brought, UseRefreshToken, True, True)
         is_trusted = is_brought or stored == "a later pair"
         assert case.choose() == ((UseRefreshToken(NOW), case.record) if is_trusted else (IssueNew(NOW), None))
+
+
+@pytest.mark.parametrize(
+    ("gained", "older_by", "is_lost"),
+    [(0, 0, False), (0, 1, True), (40, 39, False), (40, 41, True), (3600, 59, False), (3600, 61, True)],
+)
+def test_a_record_counts_as_lost_only_if_it_is_certainly_older(gained, older_by, is_lost):
+    """The session's machine may have been paused for what its wall clock has gained, up to a minute. (P20)
+
+    The record may then be the later one. If it is lost, the session issues a pair.
+    """
+    case = Case("an earlier pair", None, "one", False, UseRefreshToken, True, True)
+    case.cycle.asked = NOW - case.stored[1] + older_by
+    timed = attrs.evolve(case.timed, wall=WALL + gained)
+    step, record = choose(timed, case.cycle, case.step, brought=None, ahead=AHEAD)
+    assert (step, record) == ((IssueNew(NOW), None) if is_lost else (UseRefreshToken(NOW), case.record))

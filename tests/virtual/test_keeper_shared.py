@@ -1512,3 +1512,30 @@ async def test_a_stored_refresh_token_that_is_refused_does_not_refuse_the_sessio
     await starting
     assert faults == [(SPENT.error, None)]
     await session.aclose()
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+async def test_a_short_pause_of_the_machine_makes_no_pair_later_than_another_one(clock, is_saved):
+    """A session on a machine that was paused for 40 s keeps the later pair of another process in the store. (P20)
+
+    By its own clock, which stopped, its pair was requested after that one. Whether it still has to save its pair or
+    renews it, it sends and saves the other's refresh token.
+    """
+    elsewhere = VirtualClock(wall=clock.wall())
+    store = Moody(elsewhere)
+    if not is_saved:
+        store.moods["save"] = DOWN
+    session = ScriptedSession(clock, store=store, store_key=KEY)
+    async with session:
+        await elsewhere.advance(20)
+        other = await put(store, elsewhere)
+        store.moods["load"] = DOWN
+        await elsewhere.advance(40)
+        clock.set_wall(clock.wall() + 40)
+        await clock.advance(20)
+        store.heal()
+        await clock.advance(60)
+        await elsewhere.advance(60)
+        assert (await held(store)).pair.refresh_token.value == other.refresh_token.value
+        await session.refresh()
+        assert session.presented[-1] == other.refresh_token.value
