@@ -7,7 +7,9 @@
 
 import asyncio
 import copy
+import sqlite3
 from collections import deque
+from contextlib import closing
 
 from redis.exceptions import ConnectionError as ConnectionLost
 
@@ -218,7 +220,11 @@ class SqliteFile:
         return store
 
     def leases(self):
-        return []
+        """Return the keys of the leases that haven't ended."""
+        (machine,) = self.world.machines
+        with closing(sqlite3.connect(self._path)) as database:
+            held = database.execute("SELECT key, until, timeline FROM leases").fetchall()
+        return [key for key, until, boot in held if boot == machine.boot_id and until > machine.boot_time()]
 
     def _run(self, process, work, args):
         """Run a transaction, and return a future of its result."""

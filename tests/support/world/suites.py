@@ -448,7 +448,9 @@ def play_endpoint(scene):
 
 
 FAULTS = tuple(name for name in OFTEN if name != "longest_outage")
-OF_STORES = {"store_outages", "store_mishap", "store_losses"}
+OF_FILES = {"store_outages", "store_mishap"}
+OF_SERVERS = OF_FILES | {"store_losses"}
+NOT_HERE = {None: OF_SERVERS, "memory": OF_SERVERS, "sqlite": OF_SERVERS - OF_FILES, "redis": frozenset()}
 SUITES = {
     "session": (play_sessions, (None, "memory", "sqlite", "redis")),
     "replicas": (play_replicas, ("redis", "redis", "sqlite")),
@@ -463,7 +465,7 @@ def play(suite, seed, *, lives=6, seeks=()):
 
     def run(world):
         store = world.random.choice(stores)
-        faults = [name for name in FAULTS if store in ("sqlite", "redis") or name not in OF_STORES]
+        faults = [name for name in FAULTS if name not in NOT_HERE[store]]
         world.interrupts = world.random.choice((0.0, 0.0, 1e-4, 1e-3))
         world.step_takes = world.random.choice((0.0, 1e-4, 3e-3))
         scene = Scene(world, store=store, faults=faults)
