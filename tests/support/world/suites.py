@@ -237,12 +237,11 @@ async def use_session(scene, process, session, ends):
     first = session.generation + 1
     session.subscribe(handle)
     following = asyncio.create_task(follow())
-    callers = [asyncio.create_task(call_again_and_again(scene, process, session)) for _ in range(2)]
+    number = scene.world.random.choice((0, 2, 2))  # of callers; without any, the session renews all the same
+    callers = [asyncio.create_task(call_again_and_again(scene, process, session)) for _ in range(number)]
     endings = [asyncio.create_task(one) for one in (scene.until_end(process, ends), leave.wait())]
     await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
-    for caller in (*callers, *endings):
-        caller.cancel()
-    await asyncio.wait(callers)
+    await end_tasks(scene, process, (*callers, *endings))
     hurry.set()
     for _ in range(20):  # readers may need a moment
         pairs = [generation for generation, kind in kinds if kind in ("rotated", "reissued")]
@@ -255,6 +254,15 @@ async def use_session(scene, process, session, ends):
     scene.judge.judge_events(process, kinds, first, session.generation)
     following.cancel()
     await asyncio.wait([following])
+
+
+async def end_tasks(scene, process, tasks):
+    """Cancel tasks, and wait for them. None of them must have raised an error."""
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(ended, Exception):
+            scene.world.fail("P7", f"{process.name}: a caller got {ended!r}")
 
 
 async def call_again_and_again(scene, process, session):
@@ -388,12 +396,7 @@ async def run_callers(scene, process, callers):
     """Run tasks until the applications shall close."""
     tasks = [asyncio.create_task(caller) for caller in callers]
     await scene.until_end(process, 1e9)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and task.exception() is not None:
-            scene.world.fail("P7", f"{process.name}: a caller got {task.exception()!r}")
+    await end_tasks(scene, process, tasks)
 
 
 async def fleet_application(scene, process):
