@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from support.processes import last_lines
-from support.world.suites import SUITES, play
+from support.world.core import World
+from support.world.judge import Judge
+from support.world.suites import LIVES, SUITES, play
+from support.world.weather import MISHAPS, PAUSES, REFUSALS
 
 HISTORIES = 6  # of each suite, in the default run
 MANY = 80
@@ -62,6 +65,16 @@ def test_the_guarantees_that_a_history_may_break_are_documented():
     rows = (ROOT.parent / "docs/explanation/guarantees.md").read_text()
     proved = re.findall(r"^\| (P\d+) \|.*test_proof.py::test_no_history_breaks_a_guarantee", rows, re.MULTILINE)
     assert reported == set(proved)
+
+
+def test_the_page_says_how_long_faults_have_effects():
+    """It names the longest times after which a session without a valid token is a failure."""
+    page = " ".join((ROOT.parent / "docs/explanation/renewal.md").read_text().split())
+    usual, refused = re.search(r"valid token within (\d+) minutes, or within (\d+) minutes if", page).groups()
+    judges = [Judge(World(0), life) for life in LIVES]
+    kinds = {"end", "start", "stop", "store", "suspend", "vm pause", "wall", *MISHAPS, *PAUSES}
+    assert max(judge.bound(kind) for judge in judges for kind in kinds) <= 60 * int(usual)
+    assert max(judge.bound(kind) for judge in judges for kind in REFUSALS) <= 60 * int(refused)
 
 
 PLAY = f"""

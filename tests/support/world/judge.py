@@ -51,7 +51,7 @@ class Judge:
         self.wanted = {}  # by process: when SignalWire asked for a pause, and until when
         self.put_off = set()  # processes that SignalWire has asked for a pause, and answered nothing else since
         self.ended_at = weakref.WeakKeyDictionary()  # by engine: when the last request ended, and how
-        self.forced = {}  # by process and label: when a caller has last had a session renew
+        self.forced = weakref.WeakKeyDictionary()  # by engine: when a caller has last had a session renew
         self.busy = weakref.WeakKeyDictionary()  # by engine: the request under way
         self.throttled_at, self.lifted_at, self.down_since = {}, {}, {}  # by process: see `_note_pause`
         self.store_out_at = {}  # by process: when a call of it last met an outage of the store
@@ -92,7 +92,8 @@ class Judge:
             process.paused_at = self.world.time + seconds
         if what in ("vm pause", "wall"):  # by the wall clock, a pause that SignalWire has asked for may be over
             self.world.after(seconds, lambda: self.wanted.pop(process, None))
-        for label, engine in process.engines.items():
+        for engine in process.engines:
+            label = engine.label
             is_busy = engine.task is not None or engine.cycle.pair is None
             if what in ("stop", "store", "suspend", "vm pause", "wall") or is_busy:
                 self.reasons[label] += 1
@@ -102,9 +103,9 @@ class Judge:
     def store_is_out(self, process):
         """Note that a call meets an outage of the store. It keeps no session from its token. (P34)"""
         self.store_out_at[process] = self.world.time
-        for label in process.engines:
-            self.reasons[label] += 1
-            self.unsure.add(label)
+        for engine in process.engines:
+            self.reasons[engine.label] += 1
+            self.unsure.add(engine.label)
 
     def weather_ends(self):
         for process in self.world.processes:
@@ -117,13 +118,13 @@ class Judge:
             self.troubled(one, 0.0, "stop", kind="stop")
 
     def killed(self, process):
-        for label, engine in process.engines.items():
-            self.reasons[label] += engine.task is not None
+        for engine in process.engines:
+            self.reasons[engine.label] += engine.task is not None
 
     def store_lost(self):
         """Note that a store may return an older record again, or none at all."""
-        for label in {label for process in self.world.processes for label in process.engines}:
-            self.unsure.add(label)
+        for engine in (engine for process in self.world.processes for engine in process.engines):
+            self.unsure.add(engine.label)
         self.resurrected |= set(self.presented)
 
     def asked_for_pause(self, sent, seconds):
@@ -138,7 +139,7 @@ class Judge:
 
     def knows(self, sent):
         """Return whether the session that sends a request already has a pair, and so knows its subscriber."""
-        engine = sent.process.engines.get(sent.label)
+        engine = sent.engine()
         return engine is not None and engine.cycle.pair is not None
 
     def choose_refused(self):
@@ -152,23 +153,22 @@ class Judge:
         return {
             engine.renewal.reference
             for process in self.world.processes
-            for engine in process.engines.values()
+            for engine in process.engines
             if getattr(engine.renewal, "reference", "")
         }
 
-    def forces(self, process, session):
+    def forces(self, session):
         """Note that a caller has a session renew, which may take a while."""
-        self.forced[process, session._engine.label] = self.world.time
+        self.forced[session._engine] = self.world.time
 
-    def _is_forced(self, sent):
-        return self.world.time < self.forced.get((sent.process, sent.label), -1e9) + UNPAUSED
+    def _is_forced(self, engine):
+        return self.world.time < self.forced.get(engine, -1e9) + UNPAUSED
 
     def sends(self, sent):
         """Judge whether a request may be sent now."""
-        engine = sent.process.engines.get(sent.label)
+        engine = sent.engine()
         if engine is None:
             return
-        sent.engine = weakref.ref(engine)
         self.under_way[sent.process] += 1
         if sent.process in self.limits:
             self._judge_rate(sent)
@@ -183,9 +183,9 @@ class Judge:
             self.world.fail("P15", f"{sent.process.name} has two requests for {sent.label} under way")
         self.busy[engine] = sent
         ended, was_stranger = self.ended_at.get(engine, (-1e9, False))
-        apart = sent.loop_at - ended
+        apart = sent.process.machine.boot_time() - ended  # as the session's clock counts it
         least = min(SHORTEST_PAUSE, max(engine.cycle.lifetime, self.policy.min_lifetime) / 200)
-        if apart < least - ROUNDING and not was_stranger and not self._is_forced(sent):
+        if apart < least - ROUNDING and not was_stranger and not self._is_forced(engine):
             self.world.fail("P22", f"{sent.process.name} sends for {sent.label} {apart:.4f} s after its last attempt")
 
     def _judge_presented(self, sent, engine):
@@ -198,7 +198,7 @@ class Judge:
                 f"{sent.process.name} presents a refresh token of {sent.label} that {first.process.name} presented "
                 f"{self.world.time - first.at:.2f} s before, with the result {first.result!r}",
             )
-        if any(one.result is None for one in earlier):
+        if any(one.result is None for one in earlier) and engine.cycle.reissues:
             self.world.fail("P32", f"two sessions present a refresh token of {sent.label} at a time")
         earlier.append(sent)
 
@@ -209,7 +209,7 @@ class Judge:
     def _judge_rate(self, sent):
         """Judge that a fleet keeps to its rate and its concurrency, as its own clock has it."""
         rate, concurrency = self.limits[sent.process]
-        begun = sent.process.engines[sent.label].cycle.under_way.at
+        begun = sent.engine().cycle.under_way.at
         starts = self.starts.setdefault(sent.process, {})
         starts[sent.label, begun] = begun
         near = sorted(one for one in starts.values() if abs(one - begun) < 1.0)
@@ -231,19 +231,22 @@ class Judge:
         limit = asked + self.pace * (self.policy.tuning.throttle_max - self.policy.tuning.throttle_spread)
         cycle, boot = engine.cycle, sent.process.machine.boot_time()
         since = min(cycle.due if cycle.failing is None else cycle.tried_at, boot - (self.world.time - asked))
-        if cycle.access_until > since:  # when the session would have sent it without the pause
-            share = since + self.policy.tuning.throttle_share * (cycle.access_until - since)
+        ends = cycle.access_until
+        if ends <= since and not cycle.reissues:
+            ends = cycle.refresh_until
+        if ends > since:  # when the session would have sent it without the pause
+            share = since + self.policy.tuning.throttle_share * (ends - since)
             limit = min(limit, self.world.time + share - boot)
-        if self.world.time < sent.process.machine.clocks_changed_at + NOTICED:
-            return  # the process has just found that the pause may be over by the wall clock
-        if asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES and not self._is_forced(sent):
+        if self.world.time < sent.process.machine.clocks_changed_at + NOTICED or self.interrupted_at >= asked:
+            return  # by the wall clock, the pause may be over; or the answer came late
+        if asked + ANSWER_TAKES < self.world.time < min(until, limit) - ANSWER_TAKES and not self._is_forced(engine):
             self.world.fail("P23", f"{sent.process.name} sends {self.world.time - asked:.2f} s after SignalWire asked")
 
     def ended(self, sent):
         """Note that a request has ended. An answer that isn't an error ends all pauses that were asked for before."""
         engine = self._release(sent)
         if engine is not None:
-            self.ended_at[engine] = (sent.process.machine.loop_time(), sent.mishap == "stranger's answer")
+            self.ended_at[engine] = (sent.process.machine.boot_time(), sent.mishap == "stranger's answer")
         asked, _ = self.wanted.get(sent.process, (0.0, 0.0))
         if sent.result in (200, 201) and sent.at > asked:
             self.wanted.pop(sent.process, None)
@@ -267,8 +270,8 @@ class Judge:
 
     def _release(self, sent):
         """Note that a request is no longer under way, and return the engine that has sent it, if it still exists."""
-        engine = None if sent.engine is None else sent.engine()
-        self.under_way[sent.process] -= sent.engine is not None
+        engine = sent.engine()
+        self.under_way[sent.process] -= sent.is_of_session
         if engine is not None and self.busy.get(engine) is sent:
             del self.busy[engine]
         return engine
@@ -278,7 +281,7 @@ class Judge:
         process, loop_time = sent.process, sent.process.machine.loop_time()
         engine = self._release(sent)
         if engine is not None:
-            self.ended_at[engine] = (loop_time, False)
+            self.ended_at[engine] = (process.machine.boot_time(), False)
         if engine is None or process.is_dead or sent.at - self.interrupted_at < TIMEOUT:
             return
         limit = min(TIMEOUT, self.policy.lease_for(engine.cycle.lifetime) / 2 if engine.shared else TIMEOUT)
@@ -297,7 +300,7 @@ class Judge:
         fresh_for = cycle.asked + self.policy.refresh_from * cycle.lifetime - boot
         asked = self.world.time - (boot - cycle.asked)
         has_jumped = asked < max(machine.clocks_changed_at + NOTICED, self.interrupted_at)  # between two clocks
-        if fresh_for > 0.1 and not has_jumped and not self._is_forced(sent):
+        if fresh_for > 0.1 and not has_jumped and not self._is_forced(engine):
             self.world.fail("P12", f"{sent.process.name} renews {sent.label}, which is fresh for {fresh_for:.1f} s")
 
     def _judge_issue(self, sent, engine):
@@ -307,6 +310,8 @@ class Judge:
         several, and the next session that renews may find that, however late it is.
         """
         cycle, label, reasons = engine.cycle, sent.label, self.reasons[sent.label]
+        if cycle.pair is not None and not cycle.reissues:
+            self.world.fail("P3", f"{sent.process.name} issues a second pair for {label}, which may only refresh")
         is_first = self.reasons_at_issue.get(label) != reasons or self.ended_at.get(engine, (0.0, False))[1]
         is_quiet = self.world.time > sent.process.quiet_at
         self.reasons_at_issue[label] = reasons if is_quiet else None
@@ -326,7 +331,7 @@ class Judge:
         if record is None:
             return
         token = record.pair.access_token.value
-        left, since = self.space.valid_for(token), self.world.time - process.opened[label]
+        left, since = self.space.valid_for(token), self.world.time - process.engines[engine]
         age = self.life - left
         if left > TIMEOUT and age > since + TIMEOUT:
             self.world.fail(
@@ -363,7 +368,7 @@ class Judge:
         if token in self.space.revoked:
             return
         machine, issued = process.machine, self.world.time - (self.life - self.space.valid_for(token))
-        opened = process.opened.get(engine.label, -1e9)
+        opened = process.engines.get(engine, -1e9)
         least = self.policy.tuning.clock_jump + 5.0
         for ended, seconds in machine.pauses:
             is_known = engine.shared is None or machine.wall_set_at > issued - 1.0 or self.kind == "redis"
@@ -378,14 +383,14 @@ class Judge:
     def _may_be_older(self, process, engine):
         """Return whether a token may be older than its session can know, since its virtual machine was paused.
 
-        The session renews it in the next two minutes, or as soon as SignalWire lets it. It notices no pause of less
-        than a minute.
+        The session renews it in the next two minutes, or as soon as SignalWire lets it, unless it can't issue a pair.
+        It notices no pause of less than a minute.
         """
         paused_at, paused = process.paused_at, self._paused_since(process, engine)
         asked = self.world.time - (process.machine.boot_time() - engine.cycle.asked)
         has_no_store = self.store_out_at.get(process, -1e9) > self.world.time - self.bound("store")
         is_late = self.world.time > max(paused_at + UNPAUSED, process.quiet_at)
-        is_renewed_soon = not is_late or process in self.put_off or has_no_store
+        is_renewed_soon = not is_late or process in self.put_off or has_no_store or not engine.cycle.reissues
         if asked <= paused_at and is_renewed_soon:
             return True
         late = -self.space.valid_for(engine.cycle.value)
@@ -404,6 +409,8 @@ class Judge:
         self._judge_wait(process, engine, begun, 2 * self.policy.close_timeout + 3.0 if drains else 0.0)
         if isinstance(error, SessionExpired) and engine.cycle.reissues:
             self.world.fail("P3", f"{process.name}: {engine.label} has expired, though it can issue: {error!r}")
+        elif isinstance(error, SessionExpired) and not self.reasons[engine.label]:
+            self.world.fail("P3", f"{process.name}: {engine.label} has expired without a reason: {error!r}")
         elif isinstance(error, TokenUnavailable):
             if self.has_usable_token(process, session):
                 self.world.fail("P2", f"{process.name}: {engine.label} has a valid token, and raises {error!r}")
@@ -468,7 +475,7 @@ class Judge:
 
         def look():
             for process in self.world.processes:
-                for engine in process.engines.values():
+                for engine in process.engines:
                     if engine.cycle.phase in (Phase.OPEN, Phase.EXPIRED):
                         self._judge_liveness(process, engine, "has no valid token")
                     self._judge_phase(process, engine)
@@ -486,9 +493,10 @@ class Judge:
             self.world.fail("P23", f"{process.name}: {engine.label} waits for a pause that a success has ended")
 
     def _judge_liveness(self, process, engine, what, *, is_at_once=False):
-        opened_by = -1e9 if is_at_once else process.opened.get(engine.label, 0.0) + self.bound("start")
+        opened_by = -1e9 if is_at_once else process.engines.get(engine, 0.0) + self.bound("start")
         quiet_at = max(process.quiet_at, opened_by)
-        is_quiet = process.may_run and self.world.time > quiet_at and not self._is_idle(engine)
+        is_lost = self.reasons[engine.label] and not engine.cycle.reissues  # its refresh token may be
+        is_quiet = process.may_run and self.world.time > quiet_at and not self._is_idle(engine) and not is_lost
         is_older = engine.cycle.pair is not None and self._may_be_older(process, engine)
         if is_quiet and engine.cycle.value not in self.space.revoked and not (self.has_valid_token(engine) or is_older):
             late = self.world.time - quiet_at

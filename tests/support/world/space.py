@@ -6,6 +6,7 @@ process that is killed still arrives.
 
 import asyncio
 import json
+import weakref
 from email.utils import formatdate
 
 import attrs
@@ -28,10 +29,9 @@ ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
 class Sent:
     """A request on its way, as the judge sees it.
 
-    `label` names the session, and is None for a direct call. `engine` is a weak reference to its engine. `begun` is
-    when the renewal began, by the session's clock.
-    `refresh_token` is what the request presents, and `mishap` what becomes of it. `result` is a status, or what the
-    sender knows without one: "not sent", or "unknown".
+    `label` names the session, and `engine` returns its engine as long as there is one; both are None for a direct call.
+    `begun` is when the renewal began, by the session's clock. `refresh_token` is what the request presents, and
+    `mishap` what becomes of it. `result` is a status, or what the sender knows without one: "not sent", or "unknown".
     """
 
     process: object
@@ -41,7 +41,8 @@ class Sent:
     refresh_token: str | None
     at: float
     loop_at: float
-    engine: object = None
+    engine: object = lambda: None
+    is_of_session: bool = False
     begun: float = 0.0
     mishap: str | None = None
     result: int | str | None = None
@@ -118,20 +119,28 @@ class Network:
         client.sender.send = self.send
         return client
 
+    def _sender(self):
+        """Return the engine whose task sends a request. If it has several tasks, its last one isn't the only one."""
+        task = asyncio.current_task()
+        named = [one for one in self._process.engines if task.get_name() == f"{NAME_OF_TASK}{one.label}"]
+        return next((one for one in named if one.task is task), named[-1] if named else None)
+
     async def send(self, request, progress):
         """Send a request as the weather lets it, and return its answer: status, headers and body."""
         process, world = self._process, self._process.world
-        name = asyncio.current_task().get_name()
+        engine = self._sender()
         body = json.loads(request.body)
         sent = Sent(
             process,
-            name.removeprefix(NAME_OF_TASK) if name.startswith(NAME_OF_TASK) else None,
+            None if engine is None else engine.label,
             request.operation,
             body.get("reference"),
             body.get("refresh_token"),
             world.time,
             process.machine.loop_time(),
         )
+        if engine is not None:
+            sent.engine, sent.is_of_session = weakref.ref(engine), True
         self._judge.sends(sent)
         self._space.sent.append(sent)
         mishap = sent.mishap = self._weather.mishap(sent)

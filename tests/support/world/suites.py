@@ -59,7 +59,8 @@ class Record:
 class Scene:
     """One history: a world, with a space, a store, the weather, and the applications.
 
-    `is_ending` is true once the applications shall close.
+    `is_ending` is true once the applications shall close. `reissues` is whether the sessions of applications issue a
+    second pair: those that share one all do, or none does.
     """
 
     def __init__(self, world, *, store, faults):
@@ -72,6 +73,7 @@ class Scene:
         self.space = Space(world, lifetimes, draw.choice(sorted(ROTATIONS)))
         self.judge.space = self.weather.space = self.space
         self.is_ending, self.endings = False, []
+        self.reissues = True
         self.counts_issues = True  # False if sessions drop out of the store's sight, as in a fleet
         self.folder = None
         self.kind = store
@@ -79,6 +81,10 @@ class Scene:
         self.judge.kind, self.judge.peek = store, self.peek
         self.weather.restart = self._start_again
         world.note(f"life {self.life}, store {store}, {self.weather.climate}")
+
+    def draw_reissues(self):
+        self.reissues = self.world.chance(0.9)
+        self.world.note(f"sessions issue a second pair: {self.reissues}")
 
     def _climate(self, faults):
         draw, rates = self.world.random, {}
@@ -192,7 +198,7 @@ async def keep_session(scene, process, client, store, reference):
     """Keep one session open, with callers, and open another one when it has closed."""
     draw, judge = scene.world.random, scene.judge
     while not scene.is_ending:
-        session = SubscriberSession(client, reference, store=store)
+        session = SubscriberSession(client, reference, store=store, reissue=scene.reissues)
         engine = engine_of(session)
         process.add(engine)
         begun = judge.call_begins(process)
@@ -205,8 +211,7 @@ async def keep_session(scene, process, client, store, reference):
             await use_session(scene, process, session, scene.world.time + ends)
             await session.aclose()
         judge.judge_closed(process, engine)
-        if process.engines.get(engine.label) is engine:
-            del process.engines[engine.label]
+        process.engines.pop(engine, None)
         del session, engine
         await asyncio.sleep(draw.uniform(0.5, 5))
 
@@ -231,6 +236,8 @@ async def use_session(scene, process, session, ends):
         kinds.append((event.generation, event.kind))
         if event.kind == "persist_failed" and scene.world.chance(0.2):  # the app doesn't go on without its store
             scene.world.note(f"{process.name} closes a session whose pair isn't saved")
+            leave.set()
+        if event.kind == "expired":
             leave.set()
         await be_busy(handles_for)
 
@@ -274,7 +281,7 @@ async def call_again_and_again(scene, process, session):
         if choice < 0.1:
             await cancel_a_call(scene, process, session)
         elif choice < 0.12:
-            scene.judge.forces(process, session)
+            scene.judge.forces(session)
             with suppress(SignalWireTokenError):
                 await session.refresh()
         else:
@@ -296,7 +303,7 @@ async def call(scene, process, session, min_ttl=None, *, ask=None, asks_again=Tr
     judge.got(process, session, token, begun)
     if token in scene.space.revoked:
         judge.reports(session, token)
-        judge.forces(process, session)
+        judge.forces(session)
         with suppress(SignalWireTokenError):
             session.invalidate(token)
         if asks_again:
@@ -332,14 +339,18 @@ async def close_all(scene, process, client, store):
 
 def play_sessions(scene):
     """One process with a session."""
+    scene.draw_reissues()
     machine = Machine(scene.world, "machine")
     scene.start(machine, "app", application(["alice"]))
 
 
 def play_replicas(scene):
-    """Three processes that share pairs, on one machine or on three."""
-    world, shared = scene.world, scene.kind == "sqlite"
-    machines = [Machine(world, f"machine {number}") for number in range(1 if shared else 3)]
+    """Three processes that share pairs, on one machine or on three; or sessions of one process that do."""
+    scene.draw_reissues()
+    machines = [Machine(scene.world, f"machine {number}") for number in range(3 if scene.kind == "redis" else 1)]
+    if scene.kind == "memory":
+        scene.start(machines[0], "app", application(["alice", "alice", "alice", "bob", "bob"]))
+        return
     for number in range(3):
         scene.start(machines[number % len(machines)], f"replica {number}", application(["alice", "bob"]))
 
@@ -456,7 +467,7 @@ OF_SERVERS = OF_FILES | {"store_losses"}
 NOT_HERE = {None: OF_SERVERS, "memory": OF_SERVERS, "sqlite": OF_SERVERS - OF_FILES, "redis": frozenset()}
 SUITES = {
     "session": (play_sessions, (None, "memory", "sqlite", "redis")),
-    "replicas": (play_replicas, ("redis", "redis", "sqlite")),
+    "replicas": (play_replicas, ("redis", "redis", "redis", "sqlite", "memory")),
     "fleet": (play_fleet, (None, "memory", "redis")),
     "endpoint": (play_endpoint, (None, "redis")),
 }

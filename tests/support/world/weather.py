@@ -169,7 +169,7 @@ class Weather:
 
     def _revoke(self):
         """Revoke a token that a session may return, as an administrator may."""
-        engines = [engine for process in self.world.processes for engine in process.engines.values()]
+        engines = [engine for process in self.world.processes for engine in process.engines]
         values = sorted(engine.label for engine in engines if engine.cycle.value)
         if values:
             label = self.world.random.choice(values)
