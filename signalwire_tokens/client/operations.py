@@ -368,6 +368,25 @@ class TokenClient:
         """
         return self._pages(wire.subscriber_addresses(subscriber_id, origin=self.origin))
 
+    def addresses(self, access_token: str | Token) -> AsyncIterator[Address]:
+        """Yield the addresses that the holder of an access token can call: a subscriber, or a guest.
+
+        The requests are authorized by the access token itself, and fetch pages as they are needed. SignalWire refuses a
+        token that is bound to a device's key, because they carry no proof.
+        """
+        hidden = wire.mask(access_token)
+        del access_token
+        return self._pages(wire.addresses(hidden, origin=self.origin))
+
+    def address(self, address_id: UUID | str, *, access_token: str | Token) -> Coroutine[Any, Any, Address]:
+        """Return one of the addresses that the holder of an access token can call.
+
+        Any other address raises `NotFound`. The token is as for `addresses`.
+        """
+        hidden = wire.mask(access_token)
+        del access_token
+        return self._ask(partial(wire.address, address_id, access_token=hidden))
+
     def subscriber_info(self, subscriber_token: str | Token) -> Coroutine[Any, Any, SubscriberInfo]:
         """Return the subscriber that an access token is for, and the token's scope and expiry.
 

@@ -26,6 +26,8 @@ OPERATIONS = {
     "create_device_token": ("POST", re.compile(r"/api/fabric/subscriber/devices/token")),
     "refresh_device_token": ("POST", re.compile(r"/api/fabric/subscriber/devices/refresh")),
     "subscriber_info": ("GET", re.compile(r"/api/fabric/subscriber/info")),
+    "addresses": ("GET", re.compile(r"/api/fabric/addresses")),
+    "address": ("GET", re.compile(r"/api/fabric/addresses/(?P<id>[^/]+)")),
     "subscriber_addresses": ("GET", re.compile(r"/api/fabric/resources/subscribers/(?P<id>[^/]+)/addresses")),
 }
 # The texts of the plain answers, which have no list of problems: `{"error": "Not Found"}`.

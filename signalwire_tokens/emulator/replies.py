@@ -35,6 +35,8 @@ OPEN_TO_BROWSERS = (
     "create_device_token",
     "refresh_device_token",
     "subscriber_info",
+    "addresses",
+    "address",
 )
 
 

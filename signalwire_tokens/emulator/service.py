@@ -8,7 +8,7 @@ A call passes these checks in this order. The first one that fails decides the r
 | form of the HTTP request (`Call.malformed_because`) | 400 |
 | method and path lead to an operation | 404 |
 | parameters of the query are known (only if strict) | 400 |
-| authentication | 401, or 403 for a valid token that isn't a subscriber's |
+| authentication | 401, or 403 for a valid token of a holder that the operation isn't for |
 | the body is JSON | 400 |
 | members of the body | 422 with all problems, or the status in `statuses` |
 | the rest: a proof, a used refresh token, an unknown subscriber | depends on the operation |
@@ -27,7 +27,7 @@ import re
 from base64 import b64decode
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import attrs
 
@@ -62,6 +62,7 @@ DEVICE_LIFE = 900  # seconds that a bound token lives, if the request has no `ex
 LARGEST_PAGE = 1000  # addresses
 LARGEST_NUMBER = 2**31 - 1  # of a page
 PAGE_PARAMETERS = frozenset({"page_number", "page_size", "page_token"})
+PAGED = ("subscriber_addresses", "addresses")  # operations that return pages
 NOT_OURS = "not an access token of this emulator: it is a refresh token, another space's token, or damaged"
 ASSETS = "https://example.com/assets"  # for the image URLs of addresses. They lead nowhere
 CHARSET = re.compile(r"""\bcharset\s*=\s*["']?([^"';\s]*)""")  # among the parameters of a Content-Type
@@ -135,6 +136,8 @@ class Service:
             "refresh_device_token": self._refresh_device_token,
             "subscriber_info": self._subscriber_info,
             "subscriber_addresses": self._subscriber_addresses,
+            "addresses": self._reachable_addresses,
+            "address": self._address,
         }
 
     def add_address(self, name: str, *, subscriber_id: str | None = None) -> str:
@@ -205,7 +208,7 @@ class Service:
         operation = operation_of(call.method, call.path)
         if operation is None:
             return failure(404)
-        if self.strict and call.query.keys() - (PAGE_PARAMETERS if operation == "subscriber_addresses" else set[str]()):
+        if self.strict and call.query.keys() - (PAGE_PARAMETERS if operation in PAGED else set[str]()):
             return failure(400, "the query has a parameter that the operation doesn't have")
         try:
             return self.handlers[operation](call)
@@ -370,31 +373,55 @@ class Service:
         return Reply(201, answer)
 
     def _subscriber_addresses(self, call: Call) -> Reply:
-        """Return the reply with one page of a subscriber's addresses.
-
-        A client can reach further pages only through links. Their `page_token` depends on the subscriber and the page
-        size. Without the right one, a page number above 0 is a 404. So a client that counts pages by itself fails.
-        """
         self._check_project(call)
-        _, form = OPERATIONS["subscriber_addresses"]
-        match = form.fullmatch(call.path)
-        id_ = match["id"].lower() if match else ""
+        id_ = id_in_path(call, "subscriber_addresses")
         if not any(one.id == id_ for one in self._subscribers.values()):
             return failure(404)
-        mine = [address for owner, address in self._addresses.values() if owner == id_]
+        return self._page(call, [address for owner, address in self._addresses.values() if owner == id_], id_)
+
+    def _reachable_addresses(self, call: Call) -> Reply:
+        claims = self._check_holder(call)
+        return self._page(call, list(self._reachable(claims).values()), claims.subscriber_id or claims.family)
+
+    def _address(self, call: Call) -> Reply:
+        address = self._reachable(self._check_holder(call)).get(id_in_path(call, "address"))
+        return failure(404) if address is None else Reply(200, address)
+
+    def _check_holder(self, call: Call) -> Claims:
+        """Return the claims of the call's access token, of any holder, or raise an `AuthenticationError`."""
+        claims = self._bearer(call)
+        self.holders.check_binding(claims, None)
+        return claims
+
+    def _reachable(self, claims: Claims) -> dict[str, JsonObject]:
+        """Return the addresses that a token's holder can call, by id.
+
+        A subscriber can call all addresses of the project. Others can call those that their token names.
+        """
+        is_subscriber = claims.holder == "subscriber"
+        return {
+            id_: address for id_, (_, address) in self._addresses.items() if is_subscriber or id_ in claims.addresses
+        }
+
+    def _page(self, call: Call, addresses: list[JsonObject], reader: str) -> Reply:
+        """Return the reply with one page of the addresses.
+
+        A client can reach further pages only through links. Their `page_token` depends on the path, the page size and
+        `reader`. Without the right one, a page number above 0 is a 404. So a client that counts pages by itself fails.
+        """
         number = number_of(call, "page_number", 0, LARGEST_NUMBER, default=0)
         size = number_of(call, "page_size", 1, LARGEST_PAGE, default=self._page_size)
-        token = f"PA{uuid5(UUID(id_), str(size))}"
+        token = f"PA{uuid5(NAMESPACE_URL, f'{call.path} {reader} {size}')}"
         if call.query.get("page_token", token) != token or (number > 0 and "page_token" not in call.query):
             return failure(404, "page_token is missing or belongs to another list: follow links.next")
         first = f"{self.origin}{call.path}?page_number=0&page_size={size}"
         start, base = number * size, f"{self.origin}{call.path}?page_size={size}&page_token={token}&page_number="
         links = {"self": f"{base}{number}" if number else first, "first": first}
-        if start + size < len(mine):
+        if start + size < len(addresses):
             links["next"] = f"{base}{number + 1}"
         if number:
             links["prev"] = f"{base}{number - 1}"
-        return Reply(200, {"data": mine[start : start + size], "links": links})
+        return Reply(200, {"data": addresses[start : start + size], "links": links})
 
     def _check_project(self, call: Call) -> None:
         """Raise a `RequestRefusedError` (401) unless Basic authentication has the project's id and API token."""
@@ -412,11 +439,15 @@ class Service:
         Raise an `AuthenticationError` if it isn't valid, and a `RequestRefusedError` (403) if its holder isn't a
         subscriber.
         """
-        kind, _, value = (call.authorization or "").partition(" ")
-        claims = self.authenticate(value if kind.lower() == "bearer" else None)
+        claims = self._bearer(call)
         if claims.holder != "subscriber":
             raise RequestRefusedError(failure(403))
         return claims
+
+    def _bearer(self, call: Call) -> Claims:
+        """Return the claims of the access token that the call has as Bearer authentication, as `authenticate` does."""
+        kind, _, value = (call.authorization or "").partition(" ")
+        return self.authenticate(value if kind.lower() == "bearer" else None)
 
     def _validator(self, call: Call) -> Validator:
         """Return a validator for the call's body, or raise a `RequestRefusedError` (400) if it isn't JSON.
@@ -511,6 +542,12 @@ def is_json(content_type: str) -> bool:
     """Return whether a `Content-Type` is JSON, with no charset or with UTF-8."""
     kind, _, parameters = content_type.lower().partition(";")
     return kind.strip() == "application/json" and set(CHARSET.findall(parameters)) <= {"utf-8"}
+
+
+def id_in_path(call: Call, operation: str) -> str:
+    """Return the id in the path of a call to an operation, in lower case."""
+    match = OPERATIONS[operation][1].fullmatch(call.path)
+    return match["id"].lower() if match else ""
 
 
 def number_of(call: Call, name: str, least: int, most: int, *, default: int) -> int:

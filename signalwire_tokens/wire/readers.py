@@ -41,6 +41,7 @@ __all__ = [
     "json_object",
     "json_value",
     "lifetime_to",
+    "read_address",
     "read_bound",
     "read_info",
     "read_page",
@@ -231,7 +232,7 @@ def read_page(answer: Answer, *, url: str) -> Page:
 def path_within(url: str, link: object) -> str:
     """Return the path and query of a link, or raise `UnusableAnswer` if it leads to another origin than `url`.
 
-    The next request carries the project's API token, which must not be sent to another server.
+    The next request carries the same credentials, which must not be sent to another server.
     """
     try:
         if not isinstance(link, str) or not visible_ascii(link):
@@ -254,10 +255,15 @@ def read_addresses(value: object) -> tuple[Address, ...]:
     """Return a list of addresses. Raise `UnusableAnswer` if the value isn't a list, or an item has no id."""
     if not isinstance(value, list):
         raise UnusableAnswer("without a list of addresses")
-    return tuple(read_address(json_object(item)) for item in cast("list[object]", value))
+    return tuple(make_address(json_object(item)) for item in cast("list[object]", value))
 
 
-def read_address(data: Json) -> Address:
+def read_address(answer: Answer) -> Address:
+    """Return the one address of an answer."""
+    return make_address(json_object(json_value(answer)))
+
+
+def make_address(data: Json) -> Address:
     """Return an address. Only its id is required."""
     locked, channels = data.get("locked"), data.get("channels")
     return Address(

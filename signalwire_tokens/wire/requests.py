@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from signalwire_tokens.durations import span_of
-from signalwire_tokens.models import Secret, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.models import Address, Secret, SubscriberInfo, Token, TokenPair
 
 from . import checks
 from .exchange import SPACE_SETTING, Answer, Auth, Request
-from .readers import Page, read_bound, read_info, read_page, read_pair, read_token
+from .readers import Page, read_address, read_bound, read_info, read_page, read_pair, read_token
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,6 +28,8 @@ __all__ = [
     "DEVICE_EXCHANGE",
     "DEVICE_REFRESH",
     "When",
+    "address",
+    "addresses",
     "create_device_token",
     "create_embed_token",
     "create_guest_token",
@@ -47,6 +49,7 @@ NO_SECRET = Secret[Any](None)
 NO_FIELDS: Mapping[str, Any] = {}
 DEVICE_EXCHANGE = "/api/fabric/subscriber/devices/token"
 DEVICE_REFRESH = "/api/fabric/subscriber/devices/refresh"
+ADDRESSES = "/api/fabric/addresses"
 Extra: TypeAlias = Secret[Mapping[str, object] | None]
 
 
@@ -214,16 +217,7 @@ def subscriber_info(subscriber_token: Secret[str] | Token) -> Request[Subscriber
     """Return the request that looks up the subscriber of an access token."""
     problems: list[Problem] = []
     checks.token(problems, "subscriber_token", subscriber_token, kind="SAT")
-    checks.raise_if_any("subscriber_info", problems)
-    return Request(
-        operation="subscriber_info",
-        method="GET",
-        path="/api/fabric/subscriber/info",
-        auth=Auth.SUBSCRIBER,
-        read=read_info,
-        bearer=subscriber_token,
-        secrets=(subscriber_token,),
-    )
+    return make_lookup("subscriber_info", "/api/fabric/subscriber/info", read_info, problems, bearer=subscriber_token)
 
 
 def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[Page]:
@@ -233,14 +227,50 @@ def subscriber_addresses(subscriber_id: UUID | str, *, origin: str) -> Request[P
     be sent there.
     """
     problems: list[Problem] = []
-    id_ = checks.uuid(problems, "subscriber_id", subscriber_id)
-    checks.raise_if_any("subscriber_addresses", problems)
+    path = f"/api/fabric/resources/subscribers/{checks.uuid(problems, 'subscriber_id', subscriber_id)}/addresses"
+    return make_lookup("subscriber_addresses", path, partial(read_page, url=f"{origin}{path}"), problems)
+
+
+def addresses(access_token: Secret[str] | Token, *, origin: str) -> Request[Page]:
+    """Return the request for the first page of the addresses that a token's holder can call.
+
+    `origin` is as for `subscriber_addresses`. Here, a link elsewhere would reveal the access token.
+    """
+    problems: list[Problem] = []
+    checks.token(problems, "access_token", access_token, kind="SAT")
+    read = partial(read_page, url=f"{origin}{ADDRESSES}")
+    return make_lookup("addresses", ADDRESSES, read, problems, bearer=access_token)
+
+
+def address(address_id: UUID | str, *, access_token: Secret[str] | Token) -> Request[Address]:
+    """Return the request that looks up one address that a token's holder can call."""
+    problems: list[Problem] = []
+    path = f"{ADDRESSES}/{checks.uuid(problems, 'address_id', address_id)}"
+    checks.token(problems, "access_token", access_token, kind="SAT")
+    return make_lookup("address", path, read_address, problems, bearer=access_token)
+
+
+def make_lookup(
+    operation: str,
+    path: str,
+    read: Callable[[Answer], T],
+    problems: list[Problem],
+    *,
+    bearer: Secret[str] | Token | None = None,
+) -> Request[T]:
+    """Return a GET request, or raise `InvalidRequest` with all `problems`.
+
+    It carries the access token `bearer`, or the project's credentials if that is None.
+    """
+    checks.raise_if_any(operation, problems)
     return Request(
-        operation="subscriber_addresses",
+        operation=operation,
         method="GET",
-        path=f"/api/fabric/resources/subscribers/{id_}/addresses",
-        auth=Auth.PROJECT,
-        read=partial(read_page, url=f"{origin}/api/fabric/resources/subscribers/{id_}/addresses"),
+        path=path,
+        auth=Auth.PROJECT if bearer is None else Auth.SUBSCRIBER,
+        read=read,
+        bearer=bearer,
+        secrets=() if bearer is None else (bearer,),
     )
 
 

@@ -84,6 +84,8 @@ async def test_every_operation_sends_its_own_authentication_and_nothing_more(emu
     info = await client.subscriber_info(pair.access_token)
     addresses = [address async for address in client.subscriber_addresses(info.id)]
     assert addresses == list(info.fabric_addresses)
+    assert [address async for address in client.addresses(pair.access_token)] == addresses
+    assert await client.address(addresses[0].id, access_token=pair.access_token) == addresses[0]
     await client.create_guest_token([addresses[0].id])
     await client.create_invite_token(addresses[0].id, subscriber_token=pair.access_token)
     await client.create_embed_token(emulator.click_to_call)
@@ -92,6 +94,8 @@ async def test_every_operation_sends_its_own_authentication_and_nothing_more(emu
         ("refresh_subscriber_token", "Basic", 201),
         ("subscriber_info", "Bearer", 200),
         ("subscriber_addresses", "Basic", 200),
+        ("addresses", "Bearer", 200),
+        ("address", "Bearer", 200),
         ("create_guest_token", "Basic", 201),
         ("create_invite_token", "Bearer", 201),
         ("create_embed_token", None, 201),
@@ -161,11 +165,14 @@ async def test_nothing_is_sent_of_a_wrong_request(emulator, client):
         client.create_embed_token(""),
         client.refresh_subscriber_token(""),
         client.subscriber_info(""),
+        client.address("x", access_token=""),
     ):
         with pytest.raises(InvalidRequest):
             await attempt
     with pytest.raises(InvalidRequest):
         client.subscriber_addresses("x")
+    with pytest.raises(InvalidRequest):
+        client.addresses("")
     assert emulator.requests == []
 
 
@@ -181,6 +188,43 @@ async def test_pages_are_followed_to_the_end():
         async for _ in client.subscriber_addresses(pair.subscriber_id):
             break
         assert len(emulator.requests) == 5
+
+
+async def test_a_subscriber_lists_whom_it_can_call_with_its_access_token_alone():
+    """The client needs no credentials of the project. Every page is asked for with the token."""
+    async with Emulator(page_size=2) as emulator:
+        async with emulator.client() as client:
+            pair = await client.create_subscriber_token(ALICE)
+            await client.create_subscriber_token("bob")
+        room = emulator.add_address("room")
+        async with TokenClient(emulator.space) as caller:
+            names = [address.name async for address in caller.addresses(pair.access_token.value)]
+            assert names == ["alice-example-com", "bob", "room"]
+            found = await caller.address(str(room), access_token=pair.access_token)
+        assert (found.id, found.type) == (room, "room")
+        asked = [(entry.operation, entry.auth) for entry in emulator.requests[2:]]
+        assert asked == [("addresses", "Bearer")] * 2 + [("address", "Bearer")]
+
+
+async def test_a_guest_finds_only_the_addresses_that_it_may_call(emulator, client):
+    """Others don't exist for it."""
+    lobby, office = emulator.add_address("lobby"), emulator.add_address("office")
+    guest = (await client.create_guest_token([office])).access_token
+    assert [address.id async for address in client.addresses(guest)] == [office]
+    with pytest.raises(NotFound) as caught:
+        await client.address(lobby, access_token=guest)
+    assert caught.value.operation == "address"
+
+
+async def test_a_listing_with_an_expired_token_raises_unauthorized(emulator, client):
+    """The same goes for a lookup. It isn't repeated: there is no other token."""
+    pair = await client.create_subscriber_token(ALICE)
+    emulator.advance(timedelta(hours=2))
+    with pytest.raises(Unauthorized, match="refused the access token"):
+        await anext(client.addresses(pair.access_token))
+    with pytest.raises(Unauthorized, match="refused the access token"):
+        await client.address(uuid4(), access_token=pair.access_token)
+    assert len(emulator.requests) == 3
 
 
 async def test_the_service_s_refusals_are_typed(emulator, client):

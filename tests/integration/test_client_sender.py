@@ -472,3 +472,17 @@ async def test_a_page_elsewhere_is_not_followed():
             with pytest.raises(UnexpectedResponse, match="another origin"):
                 await anext(client.subscriber_addresses(item["id"]))
             assert len([address async for address in client.subscriber_addresses(item["id"])]) == 1
+
+
+async def test_no_access_token_follows_a_page_elsewhere():
+    """It stays with the space, too, and a circle of pages ends. (P39)"""
+    first = "https://acme.signalwire.com/api/fabric/addresses"
+    item = {"id": "0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001"}
+    with aioresponses() as server:
+        for following in ("https://evil.example/x", first):
+            server.get(first, payload=[{"data": [item], "links": {"next": following}}])
+        async with TokenClient("acme", retries=0) as client:
+            with pytest.raises(UnexpectedResponse, match="another origin"):
+                await anext(client.addresses("opaque"))
+            assert len([address async for address in client.addresses("opaque")]) == 1
+        assert {str(url) for _, url in server.requests} == {first}

@@ -624,7 +624,12 @@ async def test_a_fault_that_waits_does_not_hold_up_the_end():
 
 async def test_browsers_may_ask_where_the_service_lets_them(emulator, http):
     """The subscriber's own operations and embeds, preflight included; never those that take the project's secret."""
-    for path in ("/api/fabric/subscriber/info", "/api/fabric/embeds/tokens"):
+    for path in (
+        "/api/fabric/subscriber/info",
+        "/api/fabric/embeds/tokens",
+        "/api/fabric/addresses",
+        "/api/fabric/addresses/1",
+    ):
         async with http.options(path) as response:
             assert response.status == 204
             assert response.headers["Access-Control-Allow-Origin"] == "*"

@@ -294,7 +294,7 @@ def operations():
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
             named = [word.value for word in node.keywords if node.func.id == "Request" and word.arg == "operation"]
-            named += node.args[:1] if node.func.id in ("make_request", "describe_exchange") else []
+            named += node.args[:1] if node.func.id in ("make_request", "make_lookup", "describe_exchange") else []
             yield from (one.value for one in named if isinstance(one, ast.Constant))
 
 
@@ -303,7 +303,7 @@ def test_every_span_is_told():
     told = [name for row in table(section("metrics", "Spans")) for name in code(row[0])]
     there = [f"signalwire {operation}" for operation in operations()]
     assert_documented(f"{METRICS}, under Spans", told, there)
-    assert len(there) == 10
+    assert len(there) == 12
 
 
 async def test_what_is_measured_is_as_it_is_told(emulator, clock):
@@ -353,6 +353,8 @@ async def do_everything(emulator, client, telemetry):
         await session.refresh()
         info = await client.subscriber_info(session.pair.access_token)
         (address,) = [address async for address in client.subscriber_addresses(info.id)]
+        assert [found async for found in client.addresses(session.pair.access_token)] == [address]
+        await client.address(address.id, access_token=session.pair.access_token)
         await session.create_invite_token(address.id)
         given = session.pair.access_token
     await client.create_guest_token([address.id])

@@ -85,6 +85,10 @@ def operations(client, room, pair, token):
     yield (access,), client.subscriber_info(access)
     yield (OPAQUE,), client.subscriber_info(OPAQUE)
     yield (), anext(client.subscriber_addresses(pair.subscriber_id))
+    yield (access,), anext(client.addresses(access))
+    yield (OPAQUE,), anext(client.addresses(OPAQUE))
+    yield (access,), client.address(room, access_token=access)
+    yield (OPAQUE,), client.address(room, access_token=OPAQUE)
     proven = {"proof": Secret(PROOF), "lifetime": timedelta(minutes=15)}
     yield (access, PROOF), client.send(wire.create_device_token(Secret(access), **proven))
     yield (access, PROOF), client.send(wire.refresh_device_token(Secret(access), **proven))
@@ -157,7 +161,7 @@ async def test_no_operation_shows_a_secret_whatever_happens_to_it(emulator, ever
             except SignalWireTokenError as error:
                 everything.append(frames_shown(error))
         everything += [repr(client), str(client), repr(vars(client)), repr(emulator), repr(emulator.requests)]
-    assert len(emulator.requests) >= 12
+    assert len(emulator.requests) >= 16
     assert_silent(everything, *secrets)
 
 

@@ -23,6 +23,8 @@ INVITE = wire.create_invite_token(ID, subscriber_token=Secret(SAT), now=SENT)
 EMBED = wire.create_embed_token(Secret("c2c_1"))
 INFO = wire.subscriber_info(Secret(SAT))
 ADDRESSES = wire.subscriber_addresses(ID, origin=ORIGIN)
+REACHABLE = wire.addresses(Secret(SAT), origin=ORIGIN)
+ADDRESS = wire.address(ID, access_token=Secret(SAT))
 PROVEN = {"proof": Secret("a-proof"), "lifetime": timedelta(minutes=15)}
 EXCHANGE = wire.create_device_token(Secret(SAT), **PROVEN)
 RENEWAL = wire.refresh_device_token(Secret(SAT), **PROVEN)
@@ -35,6 +37,8 @@ EVERY = [
     EMBED,
     INFO,
     ADDRESSES,
+    REACHABLE,
+    ADDRESS,
     EXCHANGE,
     RENEWAL,
     FETCH,

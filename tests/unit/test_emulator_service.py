@@ -26,7 +26,7 @@ PROJECT, API_TOKEN = "project", "PTsecret"
 BASIC = "Basic " + b64encode(f"{PROJECT}:{API_TOKEN}".encode()).decode()
 TOKENS, REFRESH = "/api/fabric/subscribers/tokens", "/api/fabric/subscribers/tokens/refresh"
 GUESTS, INVITES, EMBEDS = "/api/fabric/guests/tokens", "/api/fabric/subscriber/invites", "/api/fabric/embeds/tokens"
-INFO = "/api/fabric/subscriber/info"
+INFO, ADDRESSES = "/api/fabric/subscriber/info", "/api/fabric/addresses"
 C2C = "c2c_1"
 
 
@@ -668,6 +668,10 @@ def test_an_unknown_parameter_of_a_query_is_refused_if_strict(time):
         service.strict = is_strict
         info = get(service, "/api/fabric/subscriber/info", f"Bearer {pair['token']}", page_size="1")
         assert (get(service, path, page="1").status, info.status) == statuses
+        bearer = f"Bearer {pair['token']}"
+        listed = get(service, ADDRESSES, bearer, page="1")
+        one = get(service, f"{ADDRESSES}/{service.add_address('room')}", bearer, page_size="1")
+        assert (listed.status, one.status) == statuses
 
 
 def test_a_further_page_needs_the_token_of_its_list(time):
@@ -682,6 +686,76 @@ def test_a_further_page_needs_the_token_of_its_list(time):
     assert get(service, path, page_number="1", page_size="1").status == 404
     assert get(service, path, page_number="1", page_size="2", page_token=token).status == 404
     assert get(service, path, page_token="PAx").status == 404
+
+
+def names_of(reply):
+    """Return the names of the addresses on a page."""
+    assert reply.status == 200
+    return [address["name"] for address in reply.body["data"]]
+
+
+def test_a_subscriber_reaches_every_address_of_the_project(service):
+    """Its own, those of other subscribers, and rooms, by list and by id."""
+    bearer = f"Bearer {issue(service)['token']}"
+    bob = issue(service, reference="bob")["subscriber_id"]
+    service.add_address("desk", subscriber_id=bob)
+    room = service.add_address("room")
+    listed = get(service, ADDRESSES, bearer)
+    assert names_of(listed) == ["alice-example-com", "bob", "desk", "room"]
+    for address in listed.body["data"]:
+        reply = get(service, f"{ADDRESSES}/{address['id']}", bearer)
+        assert (reply.status, reply.body) == (200, address)
+    assert get(service, f"{ADDRESSES}/{room.upper()}", bearer).body["name"] == "room"
+    for unknown in (str(uuid4()), "x", "%2F"):
+        assert get(service, f"{ADDRESSES}/{unknown}", bearer).status == 404
+
+
+def test_other_holders_reach_the_addresses_that_their_tokens_name(service):
+    """A guest the allowed ones, an invited person one, and a visitor with an embed token none."""
+    rooms = [service.add_address(name) for name in ("lobby", "office", "attic")]
+    alice = f"Bearer {issue(service)['token']}"
+    guest = post(service, GUESTS, {"allowed_addresses": [rooms[2], rooms[0].upper()]}).body["token"]
+    invite = post(service, INVITES, {"address_id": rooms[1]}, alice).body["token"]
+    embed = post(service, EMBEDS, {"token": C2C}, None).body["token"]
+    for token, expected in [(guest, ["lobby", "attic"]), (invite, ["office"]), (embed, [])]:
+        assert names_of(get(service, ADDRESSES, f"Bearer {token}")) == expected
+        found = [get(service, f"{ADDRESSES}/{room}", f"Bearer {token}") for room in rooms]
+        assert [reply.body["name"] for reply in found if reply.status == 200] == expected
+        assert {reply.status for reply in found} <= {200, 404}
+
+
+def test_reachable_addresses_want_a_valid_access_token(service, time):
+    """A bound one would need a proof."""
+    pair, bound = issue(service), issue(service, fingerprint="f" * 43, scope="sat:refresh")
+    room = service.add_address("room")
+    refused = [None, BASIC, "Bearer x", f"Bearer {pair['refresh_token']}", f"Bearer {bound['token']}"]
+    paths = (ADDRESSES, f"{ADDRESSES}/{room}", f"{ADDRESSES}/{uuid4()}")
+    for path in paths:
+        assert [get(service, path, authorization).status for authorization in refused] == [401] * len(refused)
+    time.now += 7200
+    assert [get(service, path, f"Bearer {pair['token']}").status for path in paths] == [401] * 3
+
+
+def test_reachable_addresses_come_in_pages(time):
+    """Links work with the token's successors, and neither for another holder nor for another list."""
+    service = make(time, page_size=2)
+    pair, bob = issue(service), issue(service, reference="bob")
+    for name in ("lobby", "office"):
+        service.add_address(name)
+    guests = [post(service, GUESTS, {"allowed_addresses": list(service._addresses)}).body for _ in range(2)]
+    mine = f"/api/fabric/resources/subscribers/{pair['subscriber_id']}/addresses"
+    for holder, other in ((pair, bob), guests):
+        first = get(service, ADDRESSES, f"Bearer {holder['token']}")
+        assert sorted(first.body["links"]) == ["first", "next", "self"]
+        link = urlsplit(first.body["links"]["next"])
+        assert link.path == ADDRESSES
+        query = dict(parse_qsl(link.query))
+        renewed = refresh(service, holder["refresh_token"]).body
+        second = get(service, ADDRESSES, f"Bearer {renewed['token']}", **query)
+        assert names_of(first) + names_of(second) == ["alice-example-com", "bob", "lobby", "office"]
+        assert sorted(second.body["links"]) == ["first", "prev", "self"]
+        assert get(service, ADDRESSES, f"Bearer {other['token']}", **query).status == 404
+        assert get(service, mine, **query).status == 404
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ FULL = {
     "refresh_device_token": wire.refresh_device_token(Secret("x"), proof=Secret("x"), lifetime=timedelta(minutes=15)),
     "subscriber_info": wire.subscriber_info(Secret("x")),
     "subscriber_addresses": wire.subscriber_addresses(ID, origin="https://acme.signalwire.com"),
+    "addresses": wire.addresses(Secret("x"), origin="https://acme.signalwire.com"),
+    "address": wire.address(ID, access_token=Secret("x")),
 }
 # What a caller of the client fills in. A proof, for a device, is made by the session.
 FILLED_IN = [name for name in FULL if DESCRIBED[name][0] == "POST" and "device" not in name]
@@ -76,7 +78,7 @@ def known_fields(name):
     return described_fields(name) | sent_fields(name) | (parameters(name) if name in FILLED_IN else set())
 
 
-def test_the_description_has_the_nine_operations():
+def test_the_description_has_the_eleven_operations():
     """No more and no fewer, and `wire` and the emulator know the same."""
     assert set(DESCRIBED) == set(FULL) == set(OPERATIONS)
     for name, (method, path, _) in DESCRIBED.items():

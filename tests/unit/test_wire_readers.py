@@ -20,6 +20,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.models import LONGEST_LIFE
 from support.wire_samples import (
+    ADDRESS,
     ADDRESSES,
     EMBED,
     EXCHANGE,
@@ -31,6 +32,7 @@ from support.wire_samples import (
     ISSUE,
     ORIGIN,
     PAIR,
+    REACHABLE,
     REFRESH,
     RENEWAL,
     ROTATE,
@@ -372,6 +374,22 @@ def test_a_page_of_addresses_is_read(wrapped):
     assert address.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+def test_one_address_is_read():
+    """It is like an item of a list. Only the id is needed."""
+    fields = {"id": ID, "name": "lobby", "locked": False}
+    assert read(ADDRESS, fields, 200) == Address(id=UUID(ID), name="lobby", locked=False)
+    for body in ({"name": "lobby"}, [fields], b"null"):
+        assert isinstance(read(ADDRESS, body, 200), UnexpectedResponse)
+
+
+def test_links_of_a_holder_s_list_start_from_its_own_path():
+    """One to another origin is an error."""
+    value = {"data": [{"id": ID}], "links": {"next": "?page_number=1"}}
+    assert read(REACHABLE, [value], 200).next == "/api/fabric/addresses?page_number=1"
+    value["links"]["next"] = "https://evil.example/api/fabric/addresses"
+    assert isinstance(read(REACHABLE, value, 200), UnexpectedResponse)
+
+
 @pytest.mark.parametrize("body", [[], [{"data": []}, {"data": []}], [[{"data": []}]], 7, b"null"])
 def test_a_page_is_one_object(body):
     """An array with anything but one object in it isn't a page."""
@@ -462,7 +480,7 @@ def test_the_next_page_is_a_path(following, path):
     ],
 )
 def test_the_next_page_is_never_elsewhere(following):
-    """The API token would travel with the request."""
+    """The credentials would travel with the request."""
     assert isinstance(page([{"id": ID}], following), UnexpectedResponse)
 
 

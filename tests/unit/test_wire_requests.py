@@ -27,6 +27,8 @@ WIRE = {
     "renewal": lambda token=SAT, **more: wire.refresh_device_token(wire.mask(token), **{**PROVEN, **more}),
     "info": lambda token=SAT: wire.subscriber_info(wire.mask(token)),
     "addresses": lambda id_=ID: wire.subscriber_addresses(id_, origin="https://acme.signalwire.com"),
+    "reachable": lambda token=SAT: wire.addresses(wire.mask(token), origin="https://acme.signalwire.com"),
+    "address": lambda id_=ID, token=SAT: wire.address(id_, access_token=wire.mask(token)),
 }
 
 
@@ -52,6 +54,8 @@ def refused(operation, **arguments):
         ("renewal", "POST", "/api/fabric/subscriber/devices/refresh", wire.Auth.SUBSCRIBER),
         ("info", "GET", "/api/fabric/subscriber/info", wire.Auth.SUBSCRIBER),
         ("addresses", "GET", f"/api/fabric/resources/subscribers/{ID}/addresses", wire.Auth.PROJECT),
+        ("reachable", "GET", "/api/fabric/addresses", wire.Auth.SUBSCRIBER),
+        ("address", "GET", f"/api/fabric/addresses/{ID}", wire.Auth.SUBSCRIBER),
     ],
 )
 def test_each_operation_goes_to_its_place_with_its_own_authentication(operation, method, path, auth):
@@ -147,9 +151,6 @@ def test_tokens_travel_where_they_belong():
     assert body(WIRE["refresh"](REFRESH)) == {"refresh_token": REFRESH}
     assert body(WIRE["embed"]("c2c_abc")) == {"token": "c2c_abc"}
     assert WIRE["info"](SAT).bearer.value == SAT
-    assert WIRE["info"](SAT).body is None
-    token = Token(value=SAT, issued_at=START, expires_at=START)
-    assert WIRE["info"](token).bearer is token
 
 
 @pytest.mark.parametrize("name", WIRE)
@@ -166,6 +167,8 @@ def test_a_request_says_what_it_is_of(name):
         "renewal": "refresh_device_token",
         "info": "subscriber_info",
         "addresses": "subscriber_addresses",
+        "reachable": "addresses",
+        "address": "address",
     }[name]
     space = "the space (SIGNALWIRE_SPACE, or space=…)"
     assert (request.operation, request.peer, request.headers) == (operation, "SignalWire", None)
@@ -189,6 +192,8 @@ EXTRA = Secret({"pin": "4711", "deep": {"list": ["a", ("b", {"key": "c"})]}, "nu
         (WIRE["renewal"](), ["a-proof", SAT]),
         (WIRE["info"](), [SAT]),
         (WIRE["addresses"](), []),
+        (WIRE["reachable"](), [SAT]),
+        (WIRE["address"](), [SAT]),
     ],
     ids=lambda value: getattr(value, "operation", ""),
 )
@@ -428,11 +433,16 @@ def test_addresses_come_from_any_collection():
         ("info", "é", INVALID),
         ("info", SAT.rpartition(".")[0], INVALID),
         ("refresh", REFRESH.partition(".")[0], INVALID),
+        ("reachable", REFRESH, INVALID),
+        ("reachable", None, MISSING),
+        ("address", REFRESH, INVALID),
+        ("address", "", MISSING),
     ],
 )
 def test_a_token_that_cannot_be_right_is_refused(operation, token, code):
     """Its header names another kind or more parts, or it would split the header that it goes into."""
-    name = {"refresh": "refresh_token", "embed": "token", "info": "subscriber_token"}[operation]
+    names = {"refresh": "refresh_token", "embed": "token", "info": "subscriber_token"}
+    name = names.get(operation, "access_token")
     assert refused(operation, token=token) == [(name, code)]
 
 
@@ -455,6 +465,8 @@ def test_a_guest_s_texts_are_checked(name):
         ("renewal", {"token": ""}, "refresh_device_token"),
         ("info", {"token": ""}, "subscriber_info"),
         ("addresses", {"id_": ""}, "subscriber_addresses"),
+        ("reachable", {"token": ""}, "addresses"),
+        ("address", {"id_": ""}, "address"),
     ],
 )
 def test_an_error_about_arguments_names_the_operation(name, arguments, operation):
@@ -473,10 +485,25 @@ def test_an_invitation_names_all_that_is_wrong_with_it():
     ]
 
 
-def test_an_id_in_a_path_must_be_one():
+@pytest.mark.parametrize(("operation", "name"), [("addresses", "subscriber_id"), ("address", "address_id")])
+def test_an_id_in_a_path_must_be_one(operation, name):
     """A path is never built from what could change its meaning."""
-    assert refused("addresses", id_="../../evil") == [("subscriber_id", INVALID)]
-    assert refused("addresses", id_=None) == [("subscriber_id", MISSING)]
+    assert refused(operation, id_="../../evil") == [(name, INVALID)]
+    assert refused(operation, id_=None) == [(name, MISSING)]
+
+
+def test_a_lookup_of_an_address_names_all_that_is_wrong_with_it():
+    """The id and the token, at once."""
+    assert refused("address", id_="", token="") == [("address_id", MISSING), ("access_token", MISSING)]
+
+
+@pytest.mark.parametrize("name", ["info", "reachable", "address"])
+def test_a_lookup_carries_the_access_token_that_was_given(name):
+    """It has no body."""
+    token = Token(value=SAT, issued_at=START, expires_at=START)
+    request = WIRE[name](token=token)
+    assert request.bearer is token
+    assert request.body is None
 
 
 @pytest.mark.parametrize(
