@@ -1,4 +1,4 @@
-"""The five operations, a rotation and each fact of `doctor --report` on a real space: `pytest -m live`.
+"""Operations, a rotation and each fact of `doctor --report` on a real space: `pytest -m live`.
 
 They need `SIGNALWIRE_*` and issue tokens for one subscriber, who is created if new: `SIGNALWIRE_LIVE_REFERENCE`, or
 `signalwire-tokens-live`. The embed token needs a web page's click-to-call token, in `SIGNALWIRE_CLICK_TO_CALL`. Without
@@ -81,6 +81,14 @@ async def test_guests_and_invitees_are_let_to_an_address(space):
 
 
 @live
+async def test_a_subscriber_finds_whom_it_can_call(space):
+    """The first address of the list is found by its id, too."""
+    pair = await space.create_subscriber_token(REFERENCE)
+    first = await anext(space.addresses(pair.access_token))
+    assert await space.address(first.id, access_token=pair.access_token) == first
+
+
+@live
 async def test_a_click_to_call_token_is_exchanged(space):
     """For a guest's."""
     click_to_call = os.environ.get("SIGNALWIRE_CLICK_TO_CALL")
@@ -138,7 +146,7 @@ def run_live(**settings):
     return outcomes, result.stdout
 
 
-OPERATIONS = 5  # tests of them
+OPERATIONS = 6  # tests of them
 HIDDEN = 5  # facts that can't be observed on an emulator
 REUSED = 'SignalWire publishes "refused", this space "accepted"'
 
