@@ -7,9 +7,12 @@
 | the socket | `server` | the `Emulator`: serves the port, applies faults, records requests |
 | | `http_server` | adapts aiohttp's server, so that no part of a request appears in a log or an error page |
 | | `gateway` | the realtime gateway: JSON-RPC over WebSockets |
+| | `pending` | keeps the faults that no request has used up |
 | | `replies` | writes replies and faults as HTTP |
 | the service | `service` | the service without a network: turns a `Call` into a `Reply` |
+| | `sessions` | the sessions of the gateway, and who may begin or resume one |
 | the rules | `calls` | the operations, and the shape of requests and replies |
+| | `rpc` | the messages of the gateway |
 | | `validation`, `strict_json` | check request bodies |
 | | `rotation` | decides which refreshed or replaced tokens are still accepted |
 | | `possession` | verifies proofs of a device's key |
@@ -22,7 +25,7 @@
 run them without a socket.
 """
 
-from .faults import EMPTY, HTML, Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
+from .faults import EMPTY, HTML, Delay, Fault, Huge, Raw, Redirect, Reset, RpcFailure, SkewDate, Stall, Status, Truncate
 from .gateway import Connection
 from .limits import RateLimit
 from .rotation import ROTATIONS, Rotation
@@ -43,6 +46,7 @@ __all__ = [
     "Redirect",
     "Reset",
     "Rotation",
+    "RpcFailure",
     "SkewDate",
     "Stall",
     "Status",

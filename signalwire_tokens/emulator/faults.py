@@ -8,7 +8,9 @@ fault has an `applied` for that:
   A refresh token is used up, and the client doesn't have its successor.
 
 Where only one of the two makes sense, `applied` is a constant. `Delay`, `Truncate` and `SkewDate` change the real
-answer, so the service has to handle the request. `Huge` and `Redirect` replace it.
+answer, so the service has to handle the request. `Huge`, `Redirect` and `RpcFailure` replace it.
+
+`Delay`, `Reset`, `Stall` and `RpcFailure` also work at the realtime gateway, for one method.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ __all__ = [
     "HTML",
     "Delay",
     "Fault",
+    "HttpFault",
     "Huge",
     "Raw",
     "Redirect",
     "Reset",
+    "RpcFailure",
+    "RpcFault",
     "SkewDate",
     "Stall",
     "Status",
@@ -92,6 +97,8 @@ class Reset:
 @attrs.frozen(kw_only=True)
 class Stall:
     """A fault that never answers and keeps the connection open, until the emulator closes.
+
+    At the realtime gateway, only this call gets no answer.
 
     With `applied`, the operation takes effect first.
     """
@@ -157,5 +164,20 @@ class SkewDate:
     applied: ClassVar[bool] = True
 
 
+@attrs.frozen
+class RpcFailure:
+    """A fault that answers a call at the realtime gateway with an error. The call has no effect.
+
+    With `closes`, the gateway then closes the connection.
+    """
+
+    code: int = attrs.field(validator=whole)
+    message: str = "a failure that a test asked for"
+    closes: bool = attrs.field(default=False, kw_only=True)
+    applied: ClassVar[bool] = False
+
+
+HttpFault = Status | Delay | Reset | Stall | Truncate | Raw | Huge | Redirect | SkewDate
+RpcFault = RpcFailure | Delay | Reset | Stall
 #: Any fault that `Emulator.fail` accepts.
-Fault = Status | Delay | Reset | Stall | Truncate | Raw | Huge | Redirect | SkewDate
+Fault = Status | Delay | Reset | Stall | Truncate | Raw | Huge | Redirect | SkewDate | RpcFailure

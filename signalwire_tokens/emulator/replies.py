@@ -13,7 +13,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from .calls import OPERATIONS
-from .faults import Fault, Huge, Raw, Redirect, Reset, Stall, Status
+from .faults import HttpFault, Huge, Raw, Redirect, Reset, Stall, Status
 
 if TYPE_CHECKING:
     from .calls import Reply
@@ -50,7 +50,7 @@ def preflight() -> web.Response:
     return web.Response(status=204, headers=CORS)
 
 
-def status_of(fault: Fault | None, reply: Reply) -> int | None:
+def status_of(fault: HttpFault | None, reply: Reply) -> int | None:
     """Return the HTTP status that the client gets, or None if the fault sends no answer."""
     match fault:
         case Status(status) | Raw(_, status=status) | Redirect(_, status=status):

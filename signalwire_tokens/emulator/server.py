@@ -4,7 +4,8 @@ Each HTTP request takes these steps:
 
 1. aiohttp parses it, and `read_call` reads its body. A request that aiohttp can't parse gets a 400 and goes no further.
 2. A CORS preflight is answered if browsers may use the path. A WebSocket handshake goes to the gateway. Faults apply to
-   neither of them. Neither gets an `Entry`, but each authentication at the gateway does.
+   neither of them. Neither gets an `Entry`. The messages at the gateway have faults of their own. Each authentication
+   there gets an `Entry`, and so does each message that meets a fault.
 3. The first fault that matches the operation is used. If it is a `Delay`, the request waits here.
 4. The service handles the request, unless the fault isn't `applied`. Only this step changes what the service knows.
 5. The `Entry` is added to `requests`, and `on_request` is called.
@@ -24,7 +25,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Self, assert_never, get_args
+from typing import TYPE_CHECKING, Any, Self, assert_never
 from uuid import UUID
 
 import attrs
@@ -39,12 +40,14 @@ from signalwire_tokens.durations import passing_seconds
 from signalwire_tokens.models import Lifetimes, Token
 
 from .arguments import check_whole
-from .calls import OPERATIONS, Reply, failure, operation_of
-from .faults import Delay, Fault, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
+from .calls import Reply, failure, operation_of
+from .faults import Delay, Huge, Raw, Redirect, Reset, SkewDate, Stall, Status, Truncate
 from .gateway import Connection, Gateway, is_handshake
 from .http_server import Server, read_call
+from .pending import PendingFaults
 from .replies import answer, flood, hang_up, http_date, is_open_to_browsers, preflight, start_response, status_of
 from .rotation import ROTATIONS, Rotation
+from .rpc import AUTHENTICATING
 from .service import LARGEST_PAGE, Service
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.clock import Alarm
     from signalwire_tokens.durations import Duration
 
+    from .faults import Fault, HttpFault, RpcFault
     from .limits import RateLimit
 
 __all__ = ["Emulator", "Entry"]
@@ -68,11 +72,12 @@ SHUTDOWN_TIMEOUT = 1.0  # seconds that running requests have to finish when the 
 class Entry:
     """The record of one request. It never holds a secret.
 
-    - `operation`: the name of the operation, such as `"create_subscriber_token"`, or None for an unknown path. For an
-      authentication at the gateway, it is the method, such as `"signalwire.connect"`.
+    - `operation`: the name of the operation, such as `"create_subscriber_token"`, or None for an unknown path. At the
+      gateway, it is the method, such as `"signalwire.connect"`. An acknowledgement has `"signalwire.event"`.
     - `auth`: the kind of authentication that was sent, valid or not: `"Basic"`, `"Bearer"`, `"other"`, or None if there
       was none. At the gateway, it is `"JWT"`.
-    - `status`: the status that was sent, or None if a fault sent no answer.
+    - `status`: the status that was sent, or None if a fault sent no answer. At the gateway, an authentication has
+      200, 401 for a refused token, or 403 for a session that isn't resumed. Any other message has None.
     - `at`: the emulator's time.
     - `fault`: the name of the fault's class, such as `"Reset"`, or None.
     - `reason`: why the service refused the request, where the answer itself doesn't explain it.
@@ -190,8 +195,8 @@ class Emulator:
         self.click_to_call: str = f"c2c_{click_to_call}"
         self.service.click_to_call |= {self.click_to_call, f"c2t_{click_to_call}"}
         self._channel = channel
-        self._gateway = Gateway(self.service, self._clock, self._note_call)
-        self.faults: list[PendingFault] = []
+        self.faults: PendingFaults = PendingFaults()
+        self._gateway = Gateway(self.service, self._clock, take_fault=self.faults.take_rpc, note=self._note_message)
         self._running = False
         self._server = AsyncExitStack()
         self._folder: TemporaryDirectory[str] | None = None
@@ -358,27 +363,64 @@ class Emulator:
     def fail(self, fault: Fault, *, operation: str | None = None, times: int | None = 1) -> None:
         """Apply a fault to the next `times` requests, or with None to all until `clear_faults`.
 
-        `operation` limits the fault to the requests of one operation. None means all requests, those to unknown paths
-        included.
+        `operation` limits the fault to the requests of one operation. None means all HTTP requests, those to unknown
+        paths included. Each request meets at most one fault: the earliest one added that matches and isn't used up. So
+        after `fail(Status(503), times=2)` and `fail(Reset())`, two requests get a 503 and the third one a reset.
 
-        Each request meets at most one fault: the earliest one added that matches and isn't used up. So after
-        `fail(Status(503), times=2)` and `fail(Reset())`, two requests get a 503 and the third one a reset.
+        At the realtime gateway, `operation` is a method that the client calls, such as `"signalwire.connect"`, and the
+        fault is a `RpcFailure`, `Delay`, `Reset` or `Stall`. With `"signalwire.event"`, it applies to acknowledgements
+        of events: `Reset()` and `Stall()` lose them.
         """
-        if operation is not None and operation not in OPERATIONS:
-            raise ValueError(f"operation must be one of: {', '.join(OPERATIONS)}")
-        if not isinstance(fault, get_args(Fault)):
-            raise TypeError(
-                f"fault must be one of the emulator's faults, such as Status(503), not {type(fault).__name__}"
-            )
-        if times is not None:
-            check_whole("times", times)
-            if times < 1:
-                raise ValueError(f"times must be 1 or more, or None (until clear_faults()), got {times}")
-        self.faults.append(PendingFault(fault=fault, operation=operation, left=times))
+        self.faults.add(fault, operation, times)
 
     def clear_faults(self) -> None:
         """Remove all faults that requests have not used up. A request that already waits in a fault still does."""
         self.faults.clear()
+
+    def expire(self, token: str | Token) -> None:
+        """Expire an access token now. Connections that use it are closed, as at any expiry.
+
+        Raise a `ValueError` for a text that isn't an access token of this space.
+        """
+        self._gateway.expire(self.service.expire(token.value if isinstance(token, Token) else token))
+
+    def on_call(self, method: str, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Answer a method of the realtime gateway that it doesn't know, such as `"webrtc.verto"`, with a function.
+
+        The function gets the `params`, and returns the result. A `ValueError` that it raises becomes the error -32602
+        with its text. Any other error closes the connection, and is logged.
+
+        Raise a `ValueError` for a method that the gateway answers itself.
+        """
+        self._gateway.answer(method, function)
+
+    def send_event(
+        self,
+        event_type: str,
+        params: dict[str, Any] | None = None,
+        *,
+        connection: Connection | UUID | None = None,
+        event_channel: str | None = None,
+    ) -> int:
+        """Send a `signalwire.event` to a realtime connection or its id, or with None to all. Return how many get it.
+
+        If `event_channel` is None, the channel contains the connection's `protocol`. With "", the event has no channel.
+        A client that connected with `event_acks` must acknowledge the event. If its connection is lost first, the event
+        is sent again when it resumes.
+
+        Raise a `ValueError` if the connection isn't open.
+        """
+        return self._gateway.send_event(event_type, {} if params is None else params, connection, event_channel)
+
+    def disconnect(self, *, restart: bool = False, connection: Connection | UUID | None = None) -> int:
+        """Send `signalwire.disconnect` to a realtime connection or its id, or with None to all. Return to how many.
+
+        The gateway closes the connection when the client has answered, or after 5 seconds. With `restart`, it forgets
+        the session, so that it can't be resumed.
+
+        Raise a `ValueError` if the connection isn't open.
+        """
+        return self._gateway.disconnect(connection, restart=restart)
 
     @asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:
@@ -426,7 +468,7 @@ class Emulator:
             if is_handshake(request):
                 return await self._gateway.serve(request)
         operation = operation_of(call.method, call.path)
-        fault = self._next_fault(operation)
+        fault = self.faults.take_http(operation)
         if isinstance(fault, Delay):
             await self._wait(fault.seconds)
         reply = self.service.handle(call) if fault is None or fault.applied else NOT_DONE
@@ -442,9 +484,16 @@ class Emulator:
         self._on_request(entry)
         return await self._respond(request, reply, fault)
 
-    def _note_call(self, method: str, status: int, reason: str | None) -> None:
-        """Record the authentication of a realtime connection."""
-        entry = Entry(operation=method, auth="JWT", status=status, at=self.now(), reason=reason)
+    def _note_message(self, method: str, status: int | None, reason: str | None, fault: RpcFault | None) -> None:
+        """Record a message at the gateway: an authentication, or one that met a fault."""
+        entry = Entry(
+            operation=method,
+            auth="JWT" if method in AUTHENTICATING else None,
+            status=status,
+            at=self.now(),
+            fault=None if fault is None else type(fault).__name__,
+            reason=reason,
+        )
         self.requests.append(entry)
         self._on_request(entry)
 
@@ -457,7 +506,7 @@ class Emulator:
         """Return a reply as an HTTP response, dated with the emulator's time."""
         return answer(request, reply, self._clock.wall())
 
-    async def _respond(self, request: web.BaseRequest, reply: Reply, fault: Fault | None) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest, reply: Reply, fault: HttpFault | None) -> web.StreamResponse:
         """Return the response that the client gets: the reply, or what the fault makes of it.
 
         Faults that send only a part, or nothing, write to the connection themselves and then close it.
@@ -491,17 +540,6 @@ class Emulator:
             case _:
                 assert_never(fault)
 
-    def _next_fault(self, operation: str | None) -> Fault | None:
-        """Return the fault for a request, or None. It counts as used, even if the client disconnects meanwhile."""
-        for armed in self.faults:
-            if armed.operation in (None, operation):
-                if armed.left is not None:
-                    armed.left -= 1
-                    if not armed.left:
-                        self.faults.remove(armed)
-                return armed.fault
-        return None
-
 
 def scheme_of(authorization: str | None) -> str | None:
     """Return the kind of authentication that was sent, or None if there was none.
@@ -520,15 +558,6 @@ def rotation_of(given: Rotation | str) -> Rotation:
     if given not in ROTATIONS:
         raise ValueError(f"rotation must be a Rotation or one of: {', '.join(ROTATIONS)}")
     return ROTATIONS[given]
-
-
-@attrs.define
-class PendingFault:
-    """A fault that was asked for, with the requests that it still applies to. `left` is None for no limit."""
-
-    fault: Fault
-    operation: str | None
-    left: int | None
 
 
 def issue_certificate(ca_file: Path) -> tuple[ssl.SSLContext, str]:

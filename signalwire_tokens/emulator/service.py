@@ -126,6 +126,7 @@ class Service:
         self._subscribers: dict[str, Subscriber] = {}  # by reference
         self._addresses: dict[str, tuple[str | None, JsonObject]] = {}  # by id, with the subscriber's id
         self.holders: KeyBindings = KeyBindings(now)
+        self._expired: dict[str, float] = {}  # ids of access tokens that a test has let expire, and when
         self.handlers: dict[str, Callable[[Call], Reply]] = {
             "create_subscriber_token": self._create_subscriber_token,
             "refresh_subscriber_token": self._refresh_subscriber_token,
@@ -166,7 +167,7 @@ class Service:
 
         The check uses nothing up. It ignores which key a token is bound to.
         """
-        claims = self.sealer.open(token)
+        claims = self._open(token)
         if claims is None or claims.expires_at <= self._now() or self.history.is_revoked(claims):
             return False
         return claims.kind == "SAT" or not self.history.is_spent(claims)
@@ -176,14 +177,19 @@ class Service:
 
         This doesn't check the key that the token is bound to: see `KeyBindings.check_binding`.
         """
-        claims = self.sealer.open(token) if isinstance(token, str) else None
-        if claims is None or claims.kind != "SAT":
+        claims = self.read_access_token(token)
+        if claims is None:
             raise AuthenticationError(NOT_OURS)
         if claims.expires_at <= self._now():
             raise AuthenticationError("the token has expired")
         if self.history.is_revoked(claims):
             raise AuthenticationError("the token was revoked")
         return claims
+
+    def read_access_token(self, token: object) -> Claims | None:
+        """Return the claims of an access token, which may have expired or be revoked. Return None for anything else."""
+        claims = self._open(token) if isinstance(token, str) else None
+        return None if claims is None or claims.kind != "SAT" else claims
 
     def set_channel(self, channel: str | None) -> None:
         """Set the realtime host that tokens name from now on, or None for tokens without one."""
@@ -196,11 +202,26 @@ class Service:
             raise ValueError("cannot revoke: the text isn't a token of this emulator (another seed?)")
         self.history.revoke(claims)
 
+    def expire(self, token: str) -> Claims:
+        """Expire an access token now, and return its claims. Raise a `ValueError` for anything else."""
+        claims = self.read_access_token(token)
+        if claims is None:
+            raise ValueError("cannot expire: the text isn't an access token of this emulator (another seed?)")
+        self._expired[claims.id] = min(claims.expires_at, self._now())
+        return attrs.evolve(claims, expires_at=self._expired[claims.id])
+
     def handle(self, call: Call) -> Reply:
         """Return the reply to a call, with the headers of the rate limit if there is one."""
         is_accepted, headers = self.meter.accept(call.method)
         reply = self._answer(call) if is_accepted else failure(429, code="rate_limit_exceeded")
         return attrs.evolve(reply, headers=headers) if headers else reply
+
+    def _open(self, token: str) -> Claims | None:
+        """Return the claims of a token, whose expiry may be earlier than at its issue. Return None for other texts."""
+        claims = self.sealer.open(token)
+        if claims is None or claims.id not in self._expired:
+            return claims
+        return attrs.evolve(claims, expires_at=self._expired[claims.id])
 
     def _answer(self, call: Call) -> Reply:
         if call.malformed_because is not None:

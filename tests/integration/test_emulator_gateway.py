@@ -97,10 +97,12 @@ async def test_a_token_that_was_withdrawn_connects_nobody(emulator, caller, pair
     assert (await caller.connect(pair.access_token.value))["error"]["code"] == -32002
 
 
-async def test_no_authentication_at_all_ends_the_connection(caller):
-    """Nor is it guessed."""
-    answer = await caller.call("signalwire.connect", version={"major": 4})
-    assert answer["error"]["code"] == -32002
+@pytest.mark.parametrize("wrong", [{"authentication": None}, {"authentication": "token"}, {"event_acks": 1}], ids=str)
+async def test_wrong_params_of_a_connect_close_the_connection(emulator, caller, pair, wrong):
+    """The error is about the call, and not about a token."""
+    assert (await caller.connect(pair.access_token.value, **wrong))["error"]["code"] == -32602
+    assert (await caller.next()).type is aiohttp.WSMsgType.CLOSE
+    assert calls(emulator) == []
 
 
 @pytest.mark.parametrize("version", [None, 4, {}, {"major": 3}, {"major": "4"}], ids=repr)
@@ -313,7 +315,7 @@ def frame(message):
 
 async def test_whoever_hung_up_at_once_can_be_cut_off(emulator, caller, pair):
     """And everybody else with them."""
-    emulator._gateway.lines.add(GatewayConnection(emulator._gateway, caller.socket, None))
+    emulator._gateway.lines.add(GatewayConnection(emulator._gateway, caller.socket, None, None))
     await caller.connect(pair.access_token.value)
     emulator._gateway.cut()
     await eventually(lambda: emulator.connections == ())

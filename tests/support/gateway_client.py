@@ -16,7 +16,8 @@ class Caller:
     def __init__(self, socket, project_id):
         self.socket, self.project_id = socket, project_id
         self._ids = (str(number) for number in count(1))
-        self.answers_pings = True
+        self.answers_pings = self.acknowledges = True
+        self.events = []  # what the gateway sent, the last one at the end
 
     async def call(self, method, **params):
         id_ = next(self._ids)
@@ -27,12 +28,40 @@ class Caller:
                 return message
 
     async def hear(self):
-        """Return what is said, after an answer to any ping."""
+        """Return the next message that is neither an event nor a ping to answer."""
         while True:
-            message = json.loads((await self.next()).data)
-            if message.get("method") != "signalwire.ping" or not self.answers_pings:
+            message = await self.read()
+            if message is not None:
                 return message
-            await self.socket.send_json({"jsonrpc": "2.0", "id": message["id"], "result": {"timestamp": 1}})
+
+    async def read(self):
+        """Answer or keep the next message if it is a ping or an event; return any other."""
+        message = json.loads((await self.next()).data)
+        if message.get("method") == "signalwire.event":
+            self.events.append(message)
+            if self.acknowledges:
+                await self.answer(message, {})
+            return None
+        if message.get("method") != "signalwire.ping" or not self.answers_pings:
+            return message
+        await self.answer(message, {"timestamp": 1})
+        return None
+
+    async def answer(self, message, result):
+        await self.socket.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    async def hear_event(self):
+        """Return the next event, after it was kept."""
+        number = len(self.events)
+        while len(self.events) == number:
+            assert await self.read() is None
+        return self.events[-1]
+
+    async def hear_state(self):
+        """Return the `authorization_state` that the gateway sends next."""
+        params = (await self.hear_event())["params"]
+        assert params["event_type"] == "signalwire.authorization.state"
+        return params["params"]["authorization_state"]
 
     async def settle(self):
         """Return when all that was heard is answered, and the answers have arrived."""

@@ -100,7 +100,7 @@ SECTIONS = {
         (
             EMULATOR,
             *("Status", "Delay", "Reset", "Stall", "Truncate", "Raw", "HTML", "EMPTY"),
-            *("Huge", "Redirect", "SkewDate", "Fault"),
+            *("Huge", "Redirect", "SkewDate", "RpcFailure", "Fault"),
         ),
         (EMULATOR, "Entry", "Connection"),
         (TESTING, "VirtualClock"),
