@@ -47,6 +47,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from signalwire_tokens.durations import spoken
 
 from .faults import Delay, Reset, RpcFailure, Stall
+from .replies import reset_connection
 from .rpc import (
     ACKNOWLEDGEMENT,
     AUTHENTICATING,
@@ -404,7 +405,7 @@ class GatewayConnection:
             case Stall():
                 return
             case Reset():
-                self.cut()
+                reset_connection(cast("asyncio.Transport", self._transport))  # which has brought the message
                 return
             case RpcFailure(code, text):
                 refused = RpcError(code, text, final=fault.closes)

@@ -16,9 +16,21 @@ from .calls import OPERATIONS
 from .faults import HttpFault, Huge, Raw, Redirect, Reset, Stall, Status
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .calls import Reply
 
-__all__ = ["answer", "flood", "hang_up", "http_date", "is_open_to_browsers", "preflight", "start_response", "status_of"]
+__all__ = [
+    "answer",
+    "flood",
+    "hang_up",
+    "http_date",
+    "is_open_to_browsers",
+    "preflight",
+    "reset_connection",
+    "start_response",
+    "status_of",
+]
 
 BODY_CHUNK = b" " * 65536  # written at a time, so that a huge answer doesn't have to fit into memory
 CREATED = 201
@@ -121,9 +133,15 @@ def hang_up(request: web.BaseRequest, response: web.StreamResponse, *, reset: bo
     """
     if request.transport is not None:
         if reset:
-            linger = struct.pack("ii", 1, 0)  # with no time to linger, closing sends a reset
-            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            request.transport.abort()
+            reset_connection(request.transport)
         else:
             request.transport.close()
     return response
+
+
+def reset_connection(transport: asyncio.Transport) -> None:
+    """Close a connection by a reset (RST)."""
+    linger = struct.pack("ii", 1, 0)  # with no time to linger, closing sends a reset
+    with suppress(OSError):  # the client has disconnected
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()

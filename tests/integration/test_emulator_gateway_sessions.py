@@ -521,6 +521,7 @@ async def test_a_connection_can_break_before_a_reauthentication_or_after_it(emul
     call = {"jsonrpc": "2.0", "id": "lost", "method": "signalwire.reauthenticate", "params": params}
     await caller.socket.send_json(call)
     assert await is_closed(caller)
+    assert isinstance(caller.socket.exception(), ConnectionResetError)
     assert entries(emulator)[-1] == ("signalwire.reauthenticate", None, "Reset")
     (kept,) = emulator._gateway.sessions._sessions.values()
     assert len(kept.states) == 1 + applied
