@@ -21,6 +21,9 @@
     │   ├── SessionClosed         used before it was opened, or after it was closed
     │   ├── SessionExpired        no way left to renew; terminal
     │   └── TokenUnavailable      no valid token now; try again later
+    ├── RealtimeError             a realtime connection can't be made, was given up, or isn't open
+    │   ├── CallRefused           the gateway answered a call with an error
+    │   └── CallInterrupted       a call has no answer; `sent` tells whether it may have had an effect
     └── StoreError                a token store failed
 
 SignalWire's error codes decide which `ApiError` an answer becomes. The status decides only if the answer has no known
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiError",
+    "CallInterrupted",
+    "CallRefused",
     "ConfigurationError",
     "ConnectionFailed",
     "Forbidden",
@@ -56,6 +61,7 @@ __all__ = [
     "Problem",
     "RateLimitHint",
     "RateLimited",
+    "RealtimeError",
     "ServerError",
     "SessionClosed",
     "SessionError",
@@ -322,6 +328,38 @@ class TokenUnavailable(SessionError):
     """
 
 
+class RealtimeError(SignalWireTokenError):
+    """A realtime connection can't be made in time, was given up, or isn't open.
+
+    `__cause__` is the reason, if there is one, and `str(error)` includes it.
+    """
+
+    def __str__(self) -> str:
+        cause = self.__cause__
+        text = super().__str__()
+        return f"{text}: {cause}" if isinstance(cause, SignalWireTokenError) else text
+
+
+class CallRefused(RealtimeError):
+    """The gateway answered a call with an error. `code` is its JSON-RPC code, and `operation` the called method."""
+
+    def __init__(self, message: str, *, code: int, operation: str | None = None) -> None:
+        super().__init__(message, operation=operation)
+        self.code = code
+
+
+class CallInterrupted(RealtimeError):
+    """A call has no answer: the connection isn't there, was lost, or the answer didn't come in time.
+
+    `sent` is False if the call certainly hasn't left this machine, so it is safe to repeat. Otherwise, SignalWire may
+    have done what the call asked for. `operation` is the called method.
+    """
+
+    def __init__(self, message: str, *, sent: bool, operation: str | None = None) -> None:
+        super().__init__(message, operation=operation)
+        self.sent = sent
+
+
 class StoreError(SignalWireTokenError):
     """A token store failed. The message names the store and the key."""
 
@@ -361,7 +399,10 @@ def is_transient(error: BaseException) -> bool:
     That doesn't mean that a repetition is safe. After a `ServerError`, or a `TransportError` whose `sent` isn't False,
     SignalWire may have done what the request asked for.
     """
-    return isinstance(error, TransportError | RateLimited | TemporarilyRefused | ServerError | TokenUnavailable)
+    return isinstance(
+        error,
+        TransportError | RateLimited | TemporarilyRefused | ServerError | TokenUnavailable | CallInterrupted,
+    )
 
 
 def is_throttle(error: BaseException) -> bool:

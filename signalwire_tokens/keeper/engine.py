@@ -108,7 +108,7 @@ class Engine:
     task: RenewalTask | None = None
     timer: Timer | None = None
     waiters: Waiters | None = None
-    listeners: tuple[Listener, ...] = ()
+    listeners: tuple[Listener[SessionEvent], ...] = ()
     now: Callable[[], float] = attrs.field(
         init=False, default=attrs.Factory(lambda self: self.clock.now, takes_self=True)
     )

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -47,7 +47,17 @@ class SessionEvent:
 Callback: TypeAlias = Callable[[SessionEvent], object]
 
 
-class Listener:
+class Event(Protocol):
+    """What a callback receives. `kind` names it in the log."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+E = TypeVar("E", bound=Event)
+
+
+class Listener(Generic[E]):
     """A subscriber's callback, with its events that are still to be handled.
 
     The callback receives events in order, one at a time, in a task of its own. So a callback that hangs doesn't delay
@@ -57,14 +67,14 @@ class Listener:
 
     __slots__ = ("_callback", "_context", "_events", "_forgotten", "task")
 
-    def __init__(self, callback: Callback) -> None:
+    def __init__(self, callback: Callable[[E], object]) -> None:
         self._callback = callback
         self._context = copy_context()
-        self._events: deque[SessionEvent] = deque()
+        self._events: deque[E] = deque()
         self._forgotten = False
         self.task: asyncio.Task[None] | None = None
 
-    def emit(self, event: SessionEvent, timer: Timer) -> None:
+    def emit(self, event: E, timer: Timer) -> None:
         """Queue an event, and start the subscriber's task if none is running."""
         if self._forgotten:
             return

@@ -1,0 +1,275 @@
+"""The public interface of a realtime connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from contextvars import copy_context
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+from signalwire_tokens._version import __version__
+from signalwire_tokens.clock import timer_of
+from signalwire_tokens.durations import Duration, positive_seconds, spoken
+from signalwire_tokens.errors import CallInterrupted, ConfigurationError, InvalidRequest, RealtimeError
+from signalwire_tokens.gateway import OWN_METHODS, Gateway
+from signalwire_tokens.keeper import TokenSession, engine_of
+from signalwire_tokens.keeper.events import Listener
+from signalwire_tokens.models import Secret
+
+from .link import Inbox, Link, PendingCall
+from .sockets import Route
+from .values import RealtimeChange, RealtimeState
+
+if TYPE_CHECKING:
+    import ssl as tls
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from datetime import datetime
+
+    import aiohttp
+
+    from signalwire_tokens.errors import SignalWireTokenError
+
+    from .values import LossCause, RealtimeEvent
+
+__all__ = ["RealtimeConnection"]
+
+AGENT = f"signalwire-tokens/{__version__}"
+
+
+class RealtimeConnection:
+    """A connection to SignalWire's realtime gateway, which outlives the tokens of its session.
+
+    ::
+
+        async with RealtimeConnection(session) as connection:
+            await connection.call("subscriber.online")
+            async for event in connection.events():
+                ...
+
+    While it is open, it presents each new token of the session, answers pings, acknowledges events, and connects again
+    when it was lost. If the session can't renew its token, the connection goes on as long as the gateway lets it.
+
+    `session` is an open session of any kind. The connection doesn't close it, and closes when the session does.
+    `host` is the gateway's host or URL; None means the host that the token names. `ssl` and `proxy` are as for
+    `TokenClient`. An `http_session` that you give is used and never closed; many connections can share one, if its
+    connector has no limit. `agent` names your app to SignalWire.
+
+    `call_timeout` is how long a call waits for its answer, and `connect_timeout` how long `start` waits for the first
+    connection. `events()` has the latest `buffer_size` events that your app hasn't read.
+
+    Raises `ConfigurationError` if an argument is wrong.
+    """
+
+    __slots__ = ("__weakref__", "_call_timeout", "_connect_timeout", "_http", "_link", "_process")
+
+    def __init__(
+        self,
+        session: TokenSession,
+        *,
+        host: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        proxy: str | None = None,
+        http_session: aiohttp.ClientSession | None = None,
+        agent: str = AGENT,
+        call_timeout: Duration = 10.0,
+        connect_timeout: Duration = 30.0,
+        buffer_size: int = 1000,
+    ) -> None:
+        hidden_proxy = Secret(proxy)
+        del proxy
+        if not isinstance(session, TokenSession):
+            raise ConfigurationError(f"session must be a session, not {type(session).__name__}")
+        if buffer_size < 1:
+            raise ConfigurationError("buffer_size must be at least 1")
+        route = Route.of(host, ssl, hidden_proxy)
+        self._call_timeout: float = positive_seconds("call_timeout", call_timeout)
+        self._connect_timeout: float = positive_seconds("connect_timeout", connect_timeout)
+        self._http = http_session
+        self._process: int = os.getpid()
+        prove: Callable[[str], str | None] = getattr(session, "rpc_proof", lambda _: None)
+        self._link: Link = Link(session, Gateway(agent, prove), route, Inbox(buffer_size))
+
+    @property
+    def session(self) -> TokenSession:
+        """The session whose tokens the connection presents."""
+        return self._link.session
+
+    @property
+    def state(self) -> RealtimeState:
+        """The state of the connection at this moment."""
+        return self._link.state
+
+    @property
+    def last_error(self) -> SignalWireTokenError | None:
+        """Why the connection was lost, couldn't be made, or was given up; None while it works, or if it was closed."""
+        return self._link.last_error
+
+    @property
+    def connected_since(self) -> datetime | None:
+        """When the current connection was made; None if there is none."""
+        return self._link.connected_since
+
+    @property
+    def reauthenticated(self) -> int:
+        """The number of new tokens that the gateway has accepted on open connections."""
+        return self._link.reauthenticated
+
+    @property
+    def losses(self) -> Mapping[LossCause, int]:
+        """The number of lost connections and failed attempts, by their cause."""
+        return MappingProxyType(self._link.losses)
+
+    @property
+    def ice_servers(self) -> tuple[dict[str, Any], ...]:
+        """The servers for WebRTC that the gateway named when the connection was made. They hold credentials."""
+        return self._link.ice_servers
+
+    async def start(self) -> Self:
+        """Open the connection, and return once it is connected. `async with` calls this.
+
+        Raises `RealtimeError` if it isn't connected in time, or was opened before. It is closed then. If you cancel the
+        call, it closes, too.
+        """
+        link = self._link
+        if link.task is not None:
+            raise RealtimeError(f"{link.label}: opened before: create another RealtimeConnection")
+        link.change(RealtimeChange(state=RealtimeState.CONNECTING))
+        work = link.run(self._http)
+        link.task = timer_of(link.clock).run(work, f"keep the {link.label}", copy_context())
+        try:
+            await self.wait_connected(self._connect_timeout)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Close the connection. `async with` calls this. The session stays open."""
+        link = self._link
+        if link.task is not None:
+            engine_of(link.session).check_place()
+            if not link.task.cancelling():
+                link.task.cancel()
+            await asyncio.wait([link.task])
+            if link.state is not RealtimeState.FAILED:  # a task that was cancelled before its first step sets no state
+                link.change(RealtimeChange(state=RealtimeState.CLOSED))
+
+    async def wait_connected(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - by the session's clock
+        """Return once the connection is connected.
+
+        Raises `RealtimeError` if it isn't within `timeout`, or if it is closed. Raises the reason if it was given up.
+        """
+        link = self._link
+        seconds = None if timeout is None else positive_seconds("timeout", timeout)
+        ends = None if seconds is None else link.clock.now() + seconds
+        alarm = None if seconds is None else link.clock.call_later(seconds, link.wake)
+        try:
+            while link.state is not RealtimeState.CONNECTED:
+                self._check_open()
+                if ends is not None and link.clock.now() >= ends:
+                    error = RealtimeError(f"{link.label}: not connected within {spoken(seconds or 0.0)}")
+                    error.__cause__ = link.last_error
+                    raise error
+                await link.news.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+
+    async def call(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        *,
+        timeout: Duration | None = None,  # noqa: ASYNC109 - by the session's clock
+    ) -> Any:  # noqa: ANN401 - any JSON
+        """Call a method of the gateway, and return its result.
+
+        Raises `CallRefused` if the gateway answers with an error. Raises `CallInterrupted` if no answer arrives within
+        `timeout`, or if the connection is lost or isn't there. Its `sent` says whether the call may have had an effect.
+        Nothing is sent again by itself. If you cancel the call, a late answer is ignored.
+        """
+        link, clock = self._link, self._link.clock
+        if method in OWN_METHODS:
+            raise InvalidRequest(f"{method} is sent by the connection itself")
+        seconds = self._call_timeout if timeout is None else positive_seconds("timeout", timeout)
+        message = link.gateway.call(method, params or {})
+        self._check_open()
+        if link.state is not RealtimeState.CONNECTED:
+            raise CallInterrupted("not connected; await wait_connected() first", sent=False, operation=method)
+        call = PendingCall(method, asyncio.get_running_loop().create_future())
+        link.calls[str(message.call_id)] = call
+        late = f"no answer within {spoken(seconds)}"
+        alarm = clock.call_later(seconds, lambda: call.interrupt(late))
+        link.send(message)
+        try:
+            return await call.answer
+        finally:
+            alarm.cancel()
+            link.calls.pop(str(message.call_id), None)
+
+    async def _events(self) -> AsyncIterator[RealtimeEvent]:
+        link = self._link
+        while True:
+            event = link.inbox.take()
+            if event is not None:
+                yield event
+            elif link.state is RealtimeState.CLOSED:
+                return
+            else:
+                self._check_open()
+                await link.news.wait()
+
+    def events(self) -> AsyncIterator[RealtimeEvent]:
+        """Yield each event once, in the order of its arrival. This includes those that came before the call.
+
+        The connection buffers events that your app hasn't read. If the buffer is full, the oldest event is dropped, and
+        the next one says how many are `missed`. The iteration ends when the connection is closed. It raises the reason
+        if the connection is given up. Several iterations share the events.
+        """
+        return self._events()
+
+    def subscribe(self, callback: Callable[[RealtimeChange], object]) -> Callable[[], None]:
+        """Call `callback` with each `RealtimeChange` from now on, and return a function that ends the subscription.
+
+        The callback may be async. It gets the changes in order, one at a time. If it raises, the exception is logged.
+        """
+        link = self._link
+        if not callable(callback):
+            raise TypeError(f"callback must be a function that takes a RealtimeChange, not {type(callback).__name__}")
+        listener = Listener(callback)
+        link.listeners = (*link.listeners, listener)
+
+        def unsubscribe() -> None:
+            link.listeners = tuple(one for one in link.listeners if one is not listener)
+            listener.forget(lambda: None)
+
+        return unsubscribe
+
+    def _check_open(self) -> None:
+        """Raise if the connection isn't open, was given up, or belongs to another process or event loop."""
+        link = self._link
+        engine_of(link.session).check_place()
+        if link.state is RealtimeState.FAILED and link.last_error is not None:
+            raise RealtimeError(f"{link.label}: given up") from link.last_error
+        if link.state is RealtimeState.CLOSED:
+            raise RealtimeError(f"{link.label}: not open: use `async with`, or call start()")
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<RealtimeConnection of session {engine_of(self._link.session).label} {self.state.value}>"
+
+    def __del__(self) -> None:
+        link = getattr(self, "_link", None)  # the constructor may have raised
+        if link is None or link.task is None or link.task.done() or self._process != os.getpid():
+            return
+        warnings.warn(
+            f"unclosed {self!r}: use `async with`, or await its aclose()", ResourceWarning, stacklevel=2, source=self
+        )
+        link.drop()
