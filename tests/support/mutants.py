@@ -57,6 +57,7 @@ MODULES = {
     "lifecycle": ["lifecycle_rules", "lifecycle"],
     "keeper.sharing_rules": ["sharing_rules_ages", "sharing_rules"],
     "errors": ["errors"],
+    "gateway": ["gateway"],
     "integrations.token_rules": ["integrations_token_rules"],
     "wire.answers": ["wire_answers"],
     "wire.backend": ["wire_backend", "wire_exchange"],
