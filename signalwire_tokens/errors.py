@@ -343,9 +343,7 @@ class RealtimeError(SignalWireTokenError):
 class CallRefused(RealtimeError):
     """The gateway answered a call with an error. `code` is its JSON-RPC code, and `operation` the called method."""
 
-    def __init__(self, message: str, *, code: int, operation: str | None = None) -> None:
-        super().__init__(message, operation=operation)
-        self.code = code
+    code: int = 0
 
 
 class CallInterrupted(RealtimeError):
@@ -355,9 +353,7 @@ class CallInterrupted(RealtimeError):
     have done what the call asked for. `operation` is the called method.
     """
 
-    def __init__(self, message: str, *, sent: bool, operation: str | None = None) -> None:
-        super().__init__(message, operation=operation)
-        self.sent = sent
+    sent: bool = True
 
 
 class StoreError(SignalWireTokenError):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from signalwire_tokens._version import __version__
 from signalwire_tokens.clock import timer_of
 from signalwire_tokens.durations import Duration, positive_seconds, spoken
-from signalwire_tokens.errors import CallInterrupted, ConfigurationError, InvalidRequest, RealtimeError
+from signalwire_tokens.errors import ConfigurationError, InvalidRequest, RealtimeError
 from signalwire_tokens.gateway import OWN_METHODS, Gateway
 from signalwire_tokens.keeper import TokenSession, engine_of
 from signalwire_tokens.keeper.events import Listener
 from signalwire_tokens.models import Secret
 
-from .link import Inbox, Link, PendingCall
+from .link import Inbox, Link, PendingCall, interrupted
 from .sockets import Route
 from .values import RealtimeChange, RealtimeState
 
@@ -197,7 +197,7 @@ class RealtimeConnection:
         message = link.gateway.call(method, params or {})
         self._check_open()
         if link.state is not RealtimeState.CONNECTED:
-            raise CallInterrupted("not connected; await wait_connected() first", sent=False, operation=method)
+            raise interrupted(method, "not connected; await wait_connected() first", sent=False)
         call = PendingCall(method, asyncio.get_running_loop().create_future())
         link.calls[str(message.call_id)] = call
         late = f"no answer within {spoken(seconds)}"

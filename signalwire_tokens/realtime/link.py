@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from .sockets import Route
 
-__all__ = ["Inbox", "Link", "PendingCall"]
+__all__ = ["Inbox", "Link", "PendingCall", "interrupted"]
 
 UNEXPECTED = "%s: an exception was raised; the connection is made again. Please report this"
 ENDED = (SessionState.EXPIRED, SessionState.CLOSED)
@@ -74,7 +74,7 @@ class PendingCall:
     def interrupt(self, why: str) -> None:
         """Raise `CallInterrupted` to the caller, unless it has its answer."""
         if not self.answer.done():
-            self.answer.set_exception(CallInterrupted(why, sent=self.was_sent, operation=self.method))
+            self.answer.set_exception(interrupted(self.method, why, sent=self.was_sent))
 
     def settle(self, answered: Answered) -> None:
         """Give the caller the answer, unless it has given up."""
@@ -83,8 +83,16 @@ class PendingCall:
         if answered.code is None:
             self.answer.set_result(answered.result)
         else:
-            message = f"the gateway refused the call: {answered.message}"
-            self.answer.set_exception(CallRefused(message, code=answered.code, operation=self.method))
+            error = CallRefused(f"the gateway refused the call: {answered.message}", operation=self.method)
+            error.code = answered.code
+            self.answer.set_exception(error)
+
+
+def interrupted(method: str, why: str, *, sent: bool) -> CallInterrupted:
+    """Return the error for a call that has no answer."""
+    error = CallInterrupted(why, operation=method)
+    error.sent = sent
+    return error
 
 
 class Inbox:

@@ -147,10 +147,24 @@ def test_a_refused_request_lists_its_problems():
     assert errors.InvalidRequest("no", errors=(problem,)).problems == (problem,)
 
 
+def test_the_error_of_a_connection_includes_its_cause():
+    """If that is an error of the library, whose text has no secret."""
+    error = caused(errors.RealtimeError("given up", advice="check host"), errors.SessionExpired("no way left"))
+    assert str(error) == "given up; check host: no way left"
+    assert str(caused(errors.RealtimeError("given up"), OSError("secret"))) == "given up"
+
+
+def test_a_call_may_have_had_an_effect():
+    """Unless its error says that nothing was sent. A refusal without a code has 0."""
+    assert errors.CallInterrupted("no").sent is True
+    assert errors.CallRefused("no").code == 0
+
+
 @pytest.mark.parametrize("kind", EVERY_ERROR)
 def test_one_function_says_what_is_transient(kind):
     """Only what may pass by itself is transient: the way there, too many requests, the service's own failure."""
     passing = {
+        errors.CallInterrupted,
         errors.TransportError,
         errors.ConnectionFailed,
         errors.TimedOut,
