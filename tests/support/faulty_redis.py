@@ -1,4 +1,4 @@
-"""A proxy and a server that break the Redis protocol on purpose."""
+"""A proxy that breaks connections on purpose, and a server that breaks the Redis protocol."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,11 @@ from support.streams import close, serving
 
 
 class Proxy:
-    """Stands between a store and its server, and does what it is told to what passes.
+    """Stands between a client and its server, and does what it is told to what passes.
 
     `mode` is "pass", "refuse" (connections are reset as they come), "reset" (the connection is reset when the next
-    command has arrived, before it is passed on), "lose" (the same, once the server has answered) or "stall" (answers
-    are held back). `delay` holds each answer back for so many seconds. `heard` is all that has passed, in both
+    command has arrived, before it is passed on), "lose" (the same, once the server has answered), "stall" (answers
+    are held back) or "half-close" (the client is told that nothing more comes, and nothing that it sends is passed on). `delay` holds each answer back for so many seconds. `heard` is all that has passed, in both
     directions. With `tls`, a server's context, stores speak TLS to the proxy.
     """
 
@@ -26,7 +26,11 @@ class Proxy:
     @property
     def url(self):
         scheme = "redis" if self._tls is None else "rediss"
-        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"{scheme}://127.0.0.1:{self.port}/0"
+
+    @property
+    def port(self):
+        return self._server.sockets[0].getsockname()[1]
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -93,6 +97,8 @@ class Proxy:
             self.heard += data
             if self.mode == "reset":
                 return
+            if self.mode == "half-close":
+                continue
             writer.write(data)
             await writer.drain()
 
@@ -103,7 +109,9 @@ class Proxy:
                 return
             if self.delay:
                 await asyncio.sleep(self.delay)
-            while self.mode == "stall":
+            if self.mode == "half-close":
+                writer.write_eof()
+            while self.mode in ("stall", "half-close"):
                 await self._released.wait()
             writer.write(data)
             await writer.drain()
