@@ -81,8 +81,9 @@ class RealtimeEvent:
     """An event that SignalWire sent over a realtime connection.
 
     `type` is what happened, such as `"conversation.message"`, and `params` is what it consists of. `channel` names
-    where the event comes from, and `timestamp` when, as SignalWire writes them; either may be None. `missed` is how
-    many events were dropped right before this one, because your app didn't read them in time.
+    where the event comes from, `node_id` the server that has the call, and `timestamp` when it happened, as SignalWire
+    writes them. Each may be None. `missed` is how many events were dropped right before this one, because your app
+    didn't read them in time.
 
     `repr` doesn't show `params`, which may hold secrets of a call.
     """
@@ -91,6 +92,7 @@ class RealtimeEvent:
     params: JsonObject = attrs.field(repr=False)
     channel: str | None = None
     timestamp: float | str | None = None
+    node_id: str | None = None
     missed: int = 0
 
 
@@ -324,6 +326,7 @@ class Gateway:
                 params=content,
                 channel=channel if isinstance(channel, str) else None,
                 timestamp=timestamp if isinstance(timestamp, int | float | str) else None,
+                node_id=node if isinstance(node := params.get("node_id"), str) else None,
             )
         )
 

@@ -305,6 +305,13 @@ def test_an_event_is_delivered_and_acknowledged(gateway):
     assert sent(outputs) == [{"jsonrpc": "2.0", "id": "e1", "result": {}}]
 
 
+@pytest.mark.parametrize(("node", "expected"), [("a-node", "a-node"), (5, None), (None, None)])
+def test_an_event_has_the_node_of_its_call(gateway, node, expected):
+    """An answer to a call names it."""
+    (delivered, _) = gateway.receive(*event("webrtc.message", node_id=node))
+    assert delivered.event.node_id == expected
+
+
 def test_a_repeated_event_is_acknowledged_only(gateway):
     """The gateway sends it again if its acknowledgement was lost, also after a resume. (R3)"""
     hold_state(gateway)
