@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .operations import TokenClient
 
-__all__ = ["Observer", "observe", "report_renewal", "show_hint"]
+__all__ = ["Observer", "observe", "report_renewal", "show_hint", "tolerate"]
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.client")
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry metrics and spans for a client, its sessions and its fleets.
+"""OpenTelemetry metrics and spans for a client, its sessions, its fleets and its realtime connections.
 
 ::
 
@@ -28,6 +28,8 @@ from signalwire_tokens.fleet import SessionFleet
 from signalwire_tokens.keeper import TokenSession
 from signalwire_tokens.origins import USUAL_PORTS
 from signalwire_tokens.policy import SessionState
+from signalwire_tokens.realtime import RealtimeConnection, RealtimeState
+from signalwire_tokens.realtime.connection import observe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.backend import BackendSession
     from signalwire_tokens.device import DeviceSession
     from signalwire_tokens.errors import RateLimitHint
+    from signalwire_tokens.realtime import LossCause
     from signalwire_tokens.session import SubscriberSession
 
     Session: TypeAlias = SubscriberSession | DeviceSession | BackendSession
@@ -58,10 +61,10 @@ def server_at(origin: str) -> dict[str, str | int]:
 
 
 class Telemetry(Observer):
-    """Exports metrics and spans of the clients, sessions and fleets that you pass to `watch`.
+    """Exports metrics and spans of the clients, sessions, fleets and realtime connections that you pass to `watch`.
 
-    It uses OpenTelemetry's global providers unless you pass others. It has only weak references to sessions and fleets,
-    so watching doesn't keep them in memory.
+    It uses OpenTelemetry's global providers unless you pass others. It has only weak references to sessions, fleets and
+    connections, so watching doesn't keep them in memory.
     """
 
     def __init__(
@@ -100,24 +103,47 @@ class Telemetry(Observer):
             unit="{request}",
             description="Requests that are left in the window, as the last answer reported.",
         )
-        self._watched: tuple[ref[Session | SessionFleet], ...] = ()
+        self._reauthentications = meter.create_counter(
+            "signalwire.realtime.reauthentications",
+            unit="{token}",
+            description="New tokens that the gateway has accepted on open connections.",
+        )
+        self._losses = meter.create_counter(
+            "signalwire.realtime.losses",
+            unit="{connection}",
+            description="Realtime connections that were lost or couldn't be made, by cause.",
+        )
+        self._watched: tuple[ref[Session | SessionFleet | RealtimeConnection], ...] = ()
         meter.create_observable_up_down_counter(
             "signalwire.sessions",
             callbacks=[self._count_sessions],
             unit="{session}",
             description="Sessions that are watched, by state.",
         )
+        meter.create_observable_up_down_counter(
+            "signalwire.realtime.connections",
+            callbacks=[self._count_connections],
+            unit="{connection}",
+            description="Realtime connections that are watched, by state.",
+        )
 
-    def watch(self, watched: TokenClient | Session | SessionFleet) -> None:
-        """Measure the operations of a client, and count the sessions by state for a session or a fleet.
+    def watch(self, watched: TokenClient | Session | SessionFleet | RealtimeConnection) -> None:
+        """Measure the operations of a client, and count sessions and realtime connections by state.
 
-        All operations of a session's or a fleet's client are measured. Watching twice has no further effect.
+        All operations of a session's or a fleet's client are measured. A connection's session isn't watched with it.
+        Watching twice has no further effect.
         """
-        if not isinstance(watched, TokenClient | TokenSession | SessionFleet):
-            raise TypeError(f"watch() takes a TokenClient, a session or a SessionFleet, not {type(watched).__name__}")
-        if isinstance(watched, TokenSession | SessionFleet):
+        if not isinstance(watched, TokenClient | TokenSession | SessionFleet | RealtimeConnection):
+            raise TypeError(
+                "watch() takes a TokenClient, a session, a SessionFleet or a RealtimeConnection, "
+                f"not {type(watched).__name__}"
+            )
+        if not isinstance(watched, TokenClient):
             standing = {one for one in self._watched if one() is not None}
             self._watched = tuple(standing | {ref(watched)})
+        if isinstance(watched, RealtimeConnection):
+            observe(watched, self)
+            return
         client = watched if isinstance(watched, TokenClient) else watched.client
         if self not in client.observers:
             client.observers = (*client.observers, self)
@@ -168,6 +194,14 @@ class Telemetry(Observer):
         """Record how many seconds a session's token was still valid when the session got the next one."""
         self._left.record(left)
 
+    def connection_lost(self, cause: LossCause) -> None:
+        """Count a realtime connection that was lost, or couldn't be made."""
+        self._losses.add(1, {"signalwire.realtime.cause": cause})
+
+    def reauthenticated(self) -> None:
+        """Count a new token that the gateway has accepted on an open connection."""
+        self._reauthentications.add(1)
+
     def _count_sessions(self, _: CallbackOptions) -> Iterable[Observation]:
         """Return the number of watched sessions in each state. Exporters call it from their own threads."""
         counts = Counter[SessionState](dict.fromkeys(SessionState, 0))
@@ -175,7 +209,16 @@ class Telemetry(Observer):
             watched = one()
             if isinstance(watched, TokenSession):
                 counts[watched.state] += 1
-            elif watched is not None:
+            elif isinstance(watched, SessionFleet):
                 with suppress(SessionClosed):  # a fleet that isn't open has no sessions
                     counts.update(watched.snapshot().sessions)
         return [Observation(count, {"signalwire.session.state": state.value}) for state, count in counts.items()]
+
+    def _count_connections(self, _: CallbackOptions) -> Iterable[Observation]:
+        """Return the number of watched realtime connections in each state. Exporters call it from their own threads."""
+        counts = Counter[RealtimeState](dict.fromkeys(RealtimeState, 0))
+        for one in self._watched:
+            watched = one()
+            if isinstance(watched, RealtimeConnection):
+                counts[watched.state] += 1
+        return [Observation(count, {"signalwire.realtime.state": state.value}) for state, count in counts.items()]

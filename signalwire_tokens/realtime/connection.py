@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.errors import SignalWireTokenError
 
-    from .values import LossCause, RealtimeEvent
+    from .values import LossCause, RealtimeEvent, RealtimeObserver
 
-__all__ = ["RealtimeConnection"]
+__all__ = ["RealtimeConnection", "observe"]
 
 AGENT = f"signalwire-tokens/{__version__}"
 
@@ -54,7 +54,7 @@ class RealtimeConnection:
     `session` is an open session of any kind. The connection doesn't close it, and closes when the session does.
     `host` is the gateway's host or URL; None means the host that the token names. `ssl` and `proxy` are as for
     `TokenClient`. An `http_session` that you give is used and never closed; many connections can share one, if its
-    connector has no limit. `agent` names your app to SignalWire.
+    connector has no limit. `agent` names your app to SignalWire; None names this library.
 
     `call_timeout` is how long a call waits for its answer, and `connect_timeout` how long `start` waits for the first
     connection. `events()` has the latest `buffer_size` events that your app hasn't read.
@@ -72,7 +72,7 @@ class RealtimeConnection:
         ssl: tls.SSLContext | None = None,
         proxy: str | None = None,
         http_session: aiohttp.ClientSession | None = None,
-        agent: str = AGENT,
+        agent: str | None = None,
         call_timeout: Duration = 10.0,
         connect_timeout: Duration = 30.0,
         buffer_size: int = 1000,
@@ -89,7 +89,7 @@ class RealtimeConnection:
         self._http = http_session
         self._process: int = os.getpid()
         prove: Callable[[str], str | None] = getattr(session, "rpc_proof", lambda _: None)
-        self._link: Link = Link(session, Gateway(agent, prove), route, Inbox(buffer_size))
+        self._link: Link = Link(session, Gateway(AGENT if agent is None else agent, prove), route, Inbox(buffer_size))
 
     @property
     def session(self) -> TokenSession:
@@ -273,3 +273,10 @@ class RealtimeConnection:
             f"unclosed {self!r}: use `async with`, or await its aclose()", ResourceWarning, stacklevel=2, source=self
         )
         link.drop()
+
+
+def observe(connection: RealtimeConnection, observer: RealtimeObserver) -> None:
+    """Call an observer's methods from now on, unless the connection calls them already."""
+    link = connection._link  # noqa: SLF001 - the one place outside of the class that reads it
+    if observer not in link.observers:
+        link.observers = (*link.observers, observer)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import aiohttp
 import attrs
 
+from signalwire_tokens.client.observing import tolerate
 from signalwire_tokens.client.reasons import network_reason, system_error
 from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.durations import spoken
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from signalwire_tokens.models import Token
 
     from .sockets import Route
+    from .values import RealtimeObserver
 
 __all__ = ["Inbox", "Link", "PendingCall", "interrupted"]
 
@@ -127,6 +129,7 @@ class Link:
     - `calls` are the app's calls without an answer, by their id.
     - `news` is set, and replaced, when an event arrives or the state changes.
     - `losses` counts the lost connections and failed attempts by their cause.
+    - `observers` count each loss and reauthentication, too.
     """
 
     def __init__(self, session: TokenSession, gateway: Gateway, route: Route, inbox: Inbox) -> None:
@@ -143,6 +146,7 @@ class Link:
         self.connected_since: datetime | None = None
         self.reauthenticated = 0
         self.losses: Counter[LossCause] = Counter()
+        self.observers: tuple[RealtimeObserver, ...] = ()
         self._alarm: Alarm | None = None
         self._rings_at: float | None = None
 
@@ -236,6 +240,9 @@ class Link:
         """Note that the connection was lost, or couldn't be made. Return the window of the pause that follows."""
         window = self.gateway.lost(lost.cause, self.clock.now())
         self.losses[lost.cause] += 1
+        for observer in self.observers:
+            with tolerate():
+                observer.connection_lost(lost.cause)
         again = f"within {spoken(window)}" if window else "at once"
         logger.warning("%s: %s (%s); connects again %s", self.label, lost.reason, lost.cause, again)
         error = RealtimeError(f"{self.label}: {lost.reason}")
@@ -318,6 +325,9 @@ class Link:
                     self.change(RealtimeChange(state=RealtimeState.CONNECTED, resumed=resumed))
                 case Reauthenticated():
                     self.reauthenticated += 1
+                    for observer in self.observers:
+                        with tolerate():
+                            observer.reauthenticated()
                     logger.debug("%s: has the session's new token", self.label)
                 case Invalidate(token):
                     self._report(token)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Protocol
 
 import attrs
 
 from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.gateway import LossCause, RealtimeEvent
 
-__all__ = ["LossCause", "RealtimeChange", "RealtimeEvent", "RealtimeState"]
+__all__ = ["LossCause", "RealtimeChange", "RealtimeEvent", "RealtimeObserver", "RealtimeState"]
 
 
 class RealtimeState(Enum):
@@ -46,3 +47,15 @@ class RealtimeChange:
     def kind(self) -> str:
         """The name of the new state."""
         return self.state.value
+
+
+class RealtimeObserver(Protocol):
+    """An object whose methods a connection calls while it works, on the event loop. The methods must not block."""
+
+    def connection_lost(self, cause: LossCause) -> None:
+        """Record that a connection was lost, or couldn't be made."""
+        ...
+
+    def reauthenticated(self) -> None:
+        """Record that the gateway has accepted a new token on an open connection."""
+        ...

@@ -28,7 +28,10 @@ from signalwire_tokens import (
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import Reset, Status
 from signalwire_tokens.integrations.opentelemetry import Telemetry
+from signalwire_tokens.realtime import RealtimeConnection
+from signalwire_tokens.realtime.connection import observe
 from support.scripted_backend import Desk
+from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("loop_time")
 
@@ -182,6 +185,75 @@ async def test_sessions_are_counted_by_state(emulator, clock, client, backend):
 
 
 STATE, OPERATION = "signalwire.session.state", "signalwire.operation"
+REALTIME = "signalwire.realtime"
+
+
+def standing(backend):
+    """Return the number of watched connections in each state that has any."""
+    counts = backend.counts(f"{REALTIME}.connections", f"{REALTIME}.state")
+    return {state: count for (state,), count in counts.items() if count}
+
+
+async def test_realtime_connections_are_counted_by_state(emulator, client, backend):
+    """A connection counts from `watch` on, once, until it is collected."""
+    async with SubscriberSession(client, ALICE) as session:
+        connection = RealtimeConnection(session, host=emulator.gateway)
+        for _ in range(2):
+            backend.telemetry.watch(connection)
+        assert standing(backend) == {"closed": 1}
+        async with connection:
+            assert standing(backend) == {"connected": 1}
+        assert await asyncio.to_thread(standing, backend) == {"closed": 1}
+        del connection
+        gc.collect()
+        assert standing(backend) == {}
+    assert backend.telemetry not in client.observers, "its session isn't watched"
+
+
+async def use(connection, emulator):
+    """Reauthenticate twice, and lose a connection."""
+    async with connection:
+        for count in (1, 2):
+            await connection.session.refresh()
+            await eventually(lambda count=count: connection.reauthenticated == count)
+        async with emulator.unreachable():
+            await eventually(lambda: connection.losses)
+
+
+async def test_each_reauthentication_and_each_loss_is_counted_once(emulator, client, backend):
+    """Also if a connection is watched twice, and after it was collected."""
+    async with SubscriberSession(client, ALICE) as session:
+        connection = RealtimeConnection(session, host=emulator.gateway)
+        for _ in range(2):
+            backend.telemetry.watch(connection)
+        await use(connection, emulator)
+        del connection
+        gc.collect()
+        assert standing(backend) == {}
+    assert backend.counts(f"{REALTIME}.reauthentications") == {(): 2}
+    assert backend.counts(f"{REALTIME}.losses", f"{REALTIME}.cause") == {("closed",): 1}
+
+
+class Faulty:
+    """An observer that always fails."""
+
+    def connection_lost(self, cause):
+        raise ValueError(cause)
+
+    def reauthenticated(self):
+        raise ValueError("reauthenticated")
+
+
+async def test_an_observer_that_raises_does_not_disturb_a_connection(emulator, client, backend, caplog):
+    """The exception is logged, and other observers are called."""
+    async with SubscriberSession(client, ALICE) as session:
+        connection = RealtimeConnection(session, host=emulator.gateway)
+        observe(connection, Faulty())
+        backend.telemetry.watch(connection)
+        await use(connection, emulator)
+    assert backend.counts(f"{REALTIME}.reauthentications") == {(): 2}
+    assert backend.counts(f"{REALTIME}.losses") == {(): 1}
+    assert caplog.text.count("an observer raised an exception") == 3
 
 
 async def test_states_can_be_read_from_another_thread(client, backend):
