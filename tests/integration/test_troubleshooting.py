@@ -28,10 +28,10 @@ from support.paths import PACKAGE, ROOT
 NAME = "docs/troubleshooting.md"
 TEXT = (ROOT / NAME).read_text(encoding="utf-8")
 ALICE = "alice@example.com"
-# What the page quotes in the first column, except what other programs say and what isn't a message.
+# What an item of the page begins with, except what other programs say and what isn't a message.
 QUOTED = [
     quote
-    for row in re.findall(r"^\| (`[^|]*?) \|", TEXT, re.MULTILINE)
+    for row in re.findall(r"^- (`[^`]+`(?:[^`:]|`[^`]+`)*?): ", TEXT, re.MULTILINE)
     for quote in re.findall(r"`([^`]+)`(?:,| \(|$)", row)
     if not quote.endswith("()")
 ]

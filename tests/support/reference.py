@@ -25,6 +25,13 @@ def table(text, *, after=None):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
 
 
+def items(text):
+    """Return the name, the default and the meaning of each setting in a list."""
+    found = re.findall(r"^- (`\w+`) \((.+?)\): (.*(?:\n  .*)*)", text, re.MULTILINE)
+    assert found, "there is no list"
+    return [[name, default, " ".join(meaning.split())] for name, default, meaning in found]
+
+
 def code(cell):
     """Return what a cell has in code type."""
     return re.findall(r"`([^`]+)`", cell)

@@ -8,7 +8,7 @@ import pytest
 
 from signalwire_tokens import ConfigurationError, RefreshPolicy, RefreshTuning
 from support.documented import assert_documented, assert_listed
-from support.reference import code, section, table
+from support.reference import code, items, section
 
 SETTINGS = "docs/reference/settings.md"
 
@@ -21,7 +21,7 @@ def field_docs(kind):
 @pytest.mark.parametrize("kind", [RefreshPolicy, RefreshTuning])
 def test_every_field_of_the_policy_is_documented(kind):
     """The page lists each with its default, and in the words of the docstring, which `help()` shows."""
-    rows = table(section("settings", kind.__name__))
+    rows = items(section("settings", kind.__name__))
     told = [(code(name)[0], (code(default)[0].removesuffix("()"), meaning)) for name, default, meaning in rows]
     docs, defaults = field_docs(kind), kind()
     assert_listed(f"the docstring of {kind.__name__}", docs, attrs.fields_dict(kind))
@@ -29,7 +29,7 @@ def test_every_field_of_the_policy_is_documented(kind):
     assert_documented(f"{SETTINGS}, under {kind.__name__}", told, there, in_order=True)
 
 
-BOUNDED = [(kind, row) for kind in (RefreshPolicy, RefreshTuning) for row in table(section("settings", kind.__name__))]
+BOUNDED = [(kind, row) for kind in (RefreshPolicy, RefreshTuning) for row in items(section("settings", kind.__name__))]
 BOUNDS = "Each number is more than 0, and each share less than 1. A `…_min` is at most its `…_max`."
 
 
