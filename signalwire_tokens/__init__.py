@@ -13,7 +13,8 @@ name.
 2. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: how origins are read and written; `throttle`:
    until when SignalWire asked for a pause
 3. `outcomes`: the possible results of a renewal
-4. `wire`: SignalWire's operations as data, and the meaning of its answers; `policy`: when to renew, and in which way
+4. `wire`: SignalWire's operations as data, and the meaning of its answers; `policy`: when to renew, and in which way;
+   `gateway`: the protocol of the realtime gateway
 5. `lifecycle`: all state of a token that a session keeps
 6. `clock`: clocks that are passed as arguments, and one timer for all sessions of an event loop
 7. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs outlive a session (`stores.redis`
@@ -21,7 +22,8 @@ name.
 8. `keeper`: `TokenSession`, which keeps a token valid and leaves the renewal itself to a `Renewal`
 9. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
    with a device's own key (by path); `backend`: `BackendSession`, which renews from your app's backend
-10. `fleet`: `SessionFleet`, many sessions that share one request rate
+10. `fleet`: `SessionFleet`, many sessions that share one request rate; `realtime`: `RealtimeConnection`, which stays
+   connected to the realtime gateway (by path)
 11. `integrations`: one module for each framework; `emulator`: a SignalWire server on loopback, for tests (both by path)
 12. `testing`: helpers for your tests (by path); `cli`: the command `signalwire-tokens`
 """
@@ -32,6 +34,8 @@ from .client import ClientSettings, TokenClient
 from .clock import Alarm, Clock, SystemClock
 from .errors import (
     ApiError,
+    CallInterrupted,
+    CallRefused,
     ConfigurationError,
     ConnectionFailed,
     Forbidden,
@@ -40,6 +44,7 @@ from .errors import (
     Problem,
     RateLimited,
     RateLimitHint,
+    RealtimeError,
     ServerError,
     SessionClosed,
     SessionError,
@@ -70,6 +75,8 @@ __all__ = [
     "ApiError",
     "BackendSession",
     "BreakerState",
+    "CallInterrupted",
+    "CallRefused",
     "ClientSettings",
     "Clock",
     "ConfigurationError",
@@ -84,6 +91,7 @@ __all__ = [
     "Problem",
     "RateLimitHint",
     "RateLimited",
+    "RealtimeError",
     "RefreshPolicy",
     "RefreshTuning",
     "Renewal",

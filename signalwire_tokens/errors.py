@@ -23,7 +23,7 @@
     │   └── TokenUnavailable      no valid token now; try again later
     ├── RealtimeError             a realtime connection can't be made, was given up, or isn't open
     │   ├── CallRefused           the gateway answered a call with an error
-    │   └── CallInterrupted       a call has no answer; `sent` tells whether it may have had an effect
+    │   └── CallInterrupted       a call has no answer; `sent` says whether it may have had an effect
     └── StoreError                a token store failed
 
 SignalWire's error codes decide which `ApiError` an answer becomes. The status decides only if the answer has no known

@@ -344,7 +344,7 @@ class Gateway:
             self.token = call.token
             yield Reauthenticated()
             yield from self._present(now)
-        else:  # the gateway may end the connection now, or not: only a new connection can tell what is at fault
+        else:  # the gateway may end the connection now, or not: only a new connection shows what is at fault
             self.repeat_at = now + REPEAT_AFTER
 
     # Calls.

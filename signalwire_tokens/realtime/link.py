@@ -79,7 +79,7 @@ class PendingCall:
             self.answer.set_exception(interrupted(self.method, why, sent=self.was_sent))
 
     def settle(self, answered: Answered) -> None:
-        """Give the caller the answer, unless it has given up."""
+        """Set the answer, unless the caller has given up."""
         if self.answer.done():
             return
         if answered.code is None:
@@ -340,7 +340,7 @@ class Link:
         self._arm()
 
     def send(self, message: Send) -> None:
-        """Have a message sent on the open socket."""
+        """Send a message on the open socket, if there is one."""
         if self.line is not None:
             self.line.send(message)
 

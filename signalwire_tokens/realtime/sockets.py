@@ -88,7 +88,7 @@ class Line:
         self._filled = asyncio.Event()
 
     def send(self, message: Send | None) -> None:
-        """Have a message sent. None ends `write` after all messages before it."""
+        """Queue a message for `write`. None ends `write` after all messages before it."""
         self._outbox.append(message)
         self._filled.set()
 

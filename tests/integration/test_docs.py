@@ -164,7 +164,7 @@ def test_the_map_of_the_packages_is_what_import_linter_holds():
 
 
 GUARANTEES = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
-NUMBERED = re.findall(r"^\| (P\d+) \| (.*?) \| ([^|]*) \|$", GUARANTEES, re.MULTILINE)
+NUMBERED = re.findall(r"^\| ([PR]\d+) \| (.*?) \| ([^|]*) \|$", GUARANTEES, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("number", "proof"), [(number, proof) for number, _, proof in NUMBERED])
@@ -181,15 +181,19 @@ def test_a_guarantee_names_tests_that_name_it(number, proof):
 
 def test_guarantees_are_numbered_in_order():
     """So that each can be found."""
-    assert [number for number, _, _ in NUMBERED] == [f"P{count}" for count in range(1, len(NUMBERED) + 1)]
-    assert len(NUMBERED) == GUARANTEES.count("\n| P")
+    for kind in "PR":
+        numbers = [number for number, _, _ in NUMBERED if number.startswith(kind)]
+        assert numbers == [f"{kind}{count}" for count in range(1, len(numbers) + 1)]
+        assert len(numbers) == GUARANTEES.count(f"\n| {kind}")
 
 
 def test_a_test_cites_only_guarantees_that_there_are():
     """In parentheses, at the end of a docstring's line."""
     known = {number for number, _, _ in NUMBERED}
     for path in (ROOT / "tests").rglob("test_*.py"):
-        cited = set(re.findall(r"\bP\d+\b", " ".join(re.findall(r"\((P\d+(?:, P\d+)*)\)", path.read_text("utf-8")))))
+        cited = set(
+            re.findall(r"\b[PR]\d+\b", " ".join(re.findall(r"\(([PR]\d+(?:, [PR]\d+)*)\)", path.read_text("utf-8"))))
+        )
         assert cited <= known, path.name
 
 

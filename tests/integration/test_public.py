@@ -9,7 +9,7 @@ from importlib.metadata import version
 import pytest
 
 import signalwire_tokens
-from signalwire_tokens import device, emulator, outcomes, stores, testing
+from signalwire_tokens import device, emulator, outcomes, realtime, stores, testing
 from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads
 from support.documented import assert_documented
 from support.paths import PACKAGE, ROOT
@@ -19,7 +19,9 @@ INTEGRATIONS = [aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, thre
 REFERENCE = "\n".join(page.read_text() for page in sorted((ROOT / "docs/reference").glob("*.md")))
 
 
-@pytest.mark.parametrize("module", [signalwire_tokens, device, emulator, outcomes, stores, testing, *INTEGRATIONS])
+@pytest.mark.parametrize(
+    "module", [signalwire_tokens, device, emulator, outcomes, realtime, stores, testing, *INTEGRATIONS]
+)
 def test_the_public_names_are_sorted_and_there(module):
     """`__all__` is the promise; it is kept in order, and every name in it exists."""
     assert sorted(module.__all__) == sorted(set(module.__all__))
@@ -34,6 +36,7 @@ def test_the_reference_lists_the_public_names_and_no_others():
     public = {f"signalwire_tokens.{name}" for name in signalwire_tokens.__all__ if name != "__version__"}
     public |= {f"signalwire_tokens.device.{name}" for name in device.__all__}
     public |= {f"signalwire_tokens.emulator.{name}" for name in emulator.__all__}
+    public |= {f"signalwire_tokens.realtime.{name}" for name in realtime.__all__}
     public |= {f"signalwire_tokens.outcomes.{name}" for name in set(outcomes.__all__) - {"Renewed"}}
     public |= {f"signalwire_tokens.stores.{name}" for name in stores.__all__ if name not in signalwire_tokens.__all__}
     public |= {f"signalwire_tokens.{name}" for name in ("stores.redis.RedisStore", "testing.StoreConformance")}

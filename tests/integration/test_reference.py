@@ -39,6 +39,7 @@ from signalwire_tokens import (
     emulator,
     errors,
     outcomes,
+    realtime,
     stores,
     testing,
 )
@@ -58,6 +59,7 @@ from support.paths import PACKAGE
 from support.processes import last_lines
 from support.reference import PAGES, code, section, table
 from support.scripted_backend import Answer, Desk
+from support.waiting import eventually
 
 ALICE = "alice@example.com"
 MOST_LINES = 15  # of an example, blank ones and imports not counted
@@ -118,7 +120,19 @@ def test_the_overview_lists_the_public_names_by_module():
         "is_transient",
     }  # which the page doesn't list
     assert_listed("signalwire_tokens/__init__.py", own & derived, derived)
-    modules = (device, emulator, outcomes, testing, aiohttp_client, httpx, aiohttp_server, asgi, opentelemetry, threads)
+    modules = (
+        device,
+        emulator,
+        outcomes,
+        realtime,
+        testing,
+        aiohttp_client,
+        httpx,
+        aiohttp_server,
+        asgi,
+        opentelemetry,
+        threads,
+    )
     names = {one: one.__all__ for one in modules}
     names[signalwire_tokens] = own - derived - {"__version__"}
     names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
@@ -228,12 +242,15 @@ def test_every_fact_of_an_error_is_told():
     }
     facts |= {
         name
-        for kind in (errors.ApiError, errors.SessionError, errors.UnexpectedResponse)
+        for kind in (
+            *(errors.ApiError, errors.SessionError, errors.UnexpectedResponse),
+            *(errors.CallRefused, errors.CallInterrupted),
+        )
         for name in vars(kind)
         if not name.startswith("_")
     }
-    told = [name for row in table(PAGES["errors"], after="| `StoreError` |") for name in code(row[0])]
-    assert_documented(f"{ERRORS}, in the table of facts", told, facts)
+    told = re.findall(r"^- `(\w+)`: ", PAGES["errors"].partition("| `StoreError` |")[2], re.MULTILINE)
+    assert_documented(f"{ERRORS}, in the list of facts", told, facts)
     held = {name for row in table(PAGES["errors"]) for name in code(row[1])}
     assert_documented(f"{ERRORS}, in the table of errors", held | {"message"}, facts | {"problems"})
 
@@ -282,9 +299,18 @@ def test_every_attribute_is_told():
     told = [name for row in table(section("metrics", "Attributes")) for name in code(row[0])]
     metrics = {name for row in table(section("metrics", "Metrics")) for name in code(row[0])}
     assert_documented(f"{METRICS}, under Attributes", told, there - metrics)
-    (states,) = (row[2] for row in table(section("metrics", "Attributes")) if row[0] == "`signalwire.session.state`")
-    there = [state.value for state in SessionState]
-    assert_documented(f"{METRICS}, at signalwire.session.state", code(states), there, in_order=True)
+    values = {row[0]: row[2] for row in table(section("metrics", "Attributes"))}
+    for kind, states in (("session", SessionState), ("realtime", realtime.RealtimeState)):
+        there = [state.value for state in states]
+        told = code(values[f"`signalwire.{kind}.state`"])
+        assert_documented(f"{METRICS}, at signalwire.{kind}.state", told, there, in_order=True)
+
+
+def test_every_cause_of_a_loss_is_told():
+    """In the order in which the code has them."""
+    told = re.findall(r"^- `(\w+)`: ", section("realtime", "LossCause"), re.MULTILINE)
+    there = get_args(realtime.LossCause)
+    assert_documented("docs/reference/realtime.md, under LossCause", told, there, in_order=True)
 
 
 def operations():
@@ -352,6 +378,13 @@ async def do_everything(emulator, client, telemetry):
         telemetry.watch(session)
         await session.refresh()
         info = await client.subscriber_info(session.pair.access_token)
+        connection = realtime.RealtimeConnection(session, host=emulator.gateway)
+        telemetry.watch(connection)
+        async with connection:
+            await session.refresh()
+            await eventually(lambda: connection.reauthenticated)
+            async with emulator.unreachable():
+                await eventually(lambda: connection.losses)
         (address,) = [address async for address in client.subscriber_addresses(info.id)]
         assert [found async for found in client.addresses(session.pair.access_token)] == [address]
         await client.address(address.id, access_token=session.pair.access_token)
@@ -433,6 +466,7 @@ def comparable(default):
         ("BackendSession", "BackendSession", [BackendSession]),
         ("TokenSession", "TokenSession", [TokenSession]),
         ("SessionFleet", "SessionFleet", [SessionFleet]),
+        ("RealtimeConnection", "RealtimeConnection", [realtime.RealtimeConnection]),
         ("Stores", "MemoryStore", [MemoryStore]),
         ("Stores", "SqliteStore", [SqliteStore]),
         ("Stores", "RedisStore", [redis.RedisStore]),

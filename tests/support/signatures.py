@@ -42,6 +42,7 @@ Every public name with its signature and the first sentence of its docstring. Th
 details and an example. `{COMMAND}` writes this page from the code.
 """
 TOP, DEVICE, EMULATOR = "signalwire_tokens", "signalwire_tokens.device", "signalwire_tokens.emulator"
+REALTIME = "signalwire_tokens.realtime"
 OUTCOMES, STORES, TESTING = "signalwire_tokens.outcomes", "signalwire_tokens.stores", "signalwire_tokens.testing"
 INTEGRATIONS = "signalwire_tokens.integrations"
 # The sections of the page, each with groups of names of one module. A group is one block.
@@ -59,6 +60,11 @@ SECTIONS = {
         (TOP, "FleetSnapshot", "BreakerState"),
         (f"{INTEGRATIONS}.threads", "FleetThread"),
     ],
+    "Realtime": [
+        (REALTIME, "RealtimeConnection"),
+        (REALTIME, "RealtimeEvent"),
+        (REALTIME, "RealtimeState", "RealtimeChange", "LossCause"),
+    ],
     "Values": [
         (TOP, "TokenPair", "Token"),
         (TOP, "Lifetimes"),
@@ -74,6 +80,7 @@ SECTIONS = {
             *("RateLimited", "TemporarilyRefused", "ServerError", "UnexpectedResponse"),
         ),
         (TOP, "SessionError", "SessionClosed", "SessionExpired", "TokenUnavailable", "StoreError"),
+        (TOP, "RealtimeError", "CallRefused", "CallInterrupted"),
         (TOP, "Problem", "RateLimitHint"),
         (TOP, "is_transient", "is_throttle"),
     ],
