@@ -17,12 +17,13 @@ from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.lifecycle import EventKind
 from signalwire_tokens.models import TokenPair
 
-from .messages import CALLBACK_CANCELLED, CALLBACK_FAILED
-
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Timer
 
 __all__ = ["Callback", "EventKind", "Listener", "SessionEvent", "is_cancelled", "logged"]
+
+CALLBACK_FAILED = "a callback of subscribe() raised an exception for the event %r; later events still reach it"
+CALLBACK_CANCELLED = "a callback of subscribe() raised CancelledError for the event %r, but its task wasn't cancelled"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 __all__ = [
-    "CALLBACK_CANCELLED",
-    "CALLBACK_FAILED",
     "CLOSED",
     "FASTER",
     "LEASED",
@@ -39,8 +37,6 @@ __all__ = [
 NOT_PROCESSED = "session %s: the result of a renewal couldn't be processed; the session tries again. Please report this"
 UNUSABLE = "the result of a renewal couldn't be processed ({error}): see the log"
 NOT_SAVED = "the new pair isn't saved in the store: {error}; the session uses it, and tries to save it again"
-CALLBACK_FAILED = "a callback of subscribe() raised an exception for the event %r; later events still reach it"
-CALLBACK_CANCELLED = "a callback of subscribe() raised CancelledError for the event %r, but its task wasn't cancelled"
 
 # About the store. They follow the store's name and the key.
 NO_STORE = "store must be a TokenStore with {methods}, such as SqliteStore(path, encryption_keys=…)"
