@@ -188,6 +188,7 @@ class Gateway:
     - `waiting` has the library's own calls that have no answer yet, by their id.
     - `ping_at` is when to send the next ping, and `repeat_at` when to present the newest token again; None if neither.
     - `connected_at` is when the current connection was made; None if there is none.
+    - `complaint` is an error that the gateway has sent without being asked, which is why it closes the connection.
     """
 
     agent: str
@@ -202,6 +203,7 @@ class Gateway:
     ping_at: float | None = None
     repeat_at: float | None = None
     connected_at: float | None = None
+    complaint: str = ""
     _project: str = ""
     _last_id: int = 0
     _is_later: bool = False  # whether the current protocol follows another one, whose events may still arrive
@@ -284,6 +286,7 @@ class Gateway:
         if isinstance(method, str):
             return list(self._requested(method, id_, members_of(message, "params")))
         if not isinstance(id_, str):
+            self.complaint = reason_in(members_of(message, "error")) if "error" in message else self.complaint
             return []
         call = self.waiting.pop(id_, None)
         return [read_answer(id_, message)] if call is None else list(self._answered(call, message, now))
@@ -411,6 +414,7 @@ class Gateway:
     def _end_connection(self) -> None:
         self.waiting.clear()
         self.ping_at = self.repeat_at = self.connected_at = None
+        self.complaint = ""
 
 
 def read_answer(call_id: str, message: JsonObject) -> Answered:

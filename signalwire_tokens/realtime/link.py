@@ -285,7 +285,9 @@ class Link:
             else:
                 code = line.socket.close_code
                 if code not in (None, aiohttp.WSCloseCode.ABNORMAL_CLOSURE):
-                    lost = Lost("closed", f"the gateway closed the connection (code {code})")
+                    reason = f"the gateway closed the connection (code {code})"
+                    complaint = self.gateway.complaint
+                    lost = Lost("closed", f"{reason}: {complaint}" if complaint else reason)
         except Exception:  # of any kind: the connection is lost then, and made again
             logger.exception(UNEXPECTED, self.label)
         finally:

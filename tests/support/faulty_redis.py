@@ -11,8 +11,10 @@ class Proxy:
 
     `mode` is "pass", "refuse" (connections are reset as they come), "reset" (the connection is reset when the next
     command has arrived, before it is passed on), "lose" (the same, once the server has answered), "stall" (answers
-    are held back) or "half-close" (the client is told that nothing more comes, and nothing that it sends is passed on). `delay` holds each answer back for so many seconds. `heard` is all that has passed, in both
-    directions. With `tls`, a server's context, stores speak TLS to the proxy.
+    are held back), "half-close" (instead of the next answer, the client gets the end of the stream, and nothing that
+    it sends is passed on) or "deaf" (what the client sends isn't read any more). `delay` holds each answer back for so
+    many seconds. `heard` is all that has passed, in both directions. With `tls`, a server's context, stores speak TLS
+    to the proxy.
     """
 
     def __init__(self, port, *, tls=None):
@@ -99,6 +101,8 @@ class Proxy:
                 return
             if self.mode == "half-close":
                 continue
+            while self.mode == "deaf":
+                await self._released.wait()
             writer.write(data)
             await writer.drain()
 

@@ -423,6 +423,16 @@ def test_a_message_without_a_known_id_is_ignored(gateway, text):
     assert gateway.receive(text, 0.0) == []
 
 
+def test_a_complaint_is_kept_until_the_connection_ends(gateway):
+    """The gateway sends it before it closes."""
+    connect(gateway)
+    gateway.receive('{"id": null, "error": {"code": -32002, "message": "the token has expired"}}', 0.0)
+    gateway.receive("{}", 0.0)
+    assert gateway.complaint == "'the token has expired' (-32002)"
+    gateway.lost("closed", 0.0)
+    assert gateway.complaint == ""
+
+
 # Calls.
 
 
