@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from . import calls, crowds, days
+from . import calls, connections, crowds, days
 from .figures import as_json, print_table
 
-PARTS = {"calls": calls, "crowds": crowds, "days": days}
+PARTS = {"calls": calls, "crowds": crowds, "days": days, "connections": connections}
 
 
 def main():
