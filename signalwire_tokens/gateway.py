@@ -211,20 +211,18 @@ class Gateway:
 
     # Connecting.
 
-    def connect(self, token: Token | None, now: float) -> list[Output]:
+    def connect(self, token: Token, now: float) -> list[Output]:
         """Return the first call on a new socket. `token` is for a new connection; a resume presents its own again."""
-        self._end_connection()
         params: JsonObject = {"version": VERSION, "agent": self.agent, "event_acks": True}
         if self.resumable is not None:
             params |= {"protocol": self.resumable.protocol, "authorization_state": self.resumable.state.value}
-        elif token is not None:
+        else:
             self.token = self.newest = token
         params["authentication"] = {"jwt_token": cast("Token", self.token).value}
         return [self._ask(CONNECT, params, now, self.token)]
 
     def _connected(self, result: JsonObject, now: float) -> Iterator[Output]:
-        protocol, authorization = result.get("protocol"), result.get("authorization")
-        project = cast("JsonObject", authorization).get("project_id") if isinstance(authorization, dict) else None
+        protocol, project = result.get("protocol"), members_of(result, "authorization").get("project_id")
         if not isinstance(protocol, str) or not isinstance(project, str):
             yield Lost("not_json_rpc", f"the answer to {CONNECT} lacks its protocol or its project_id")
             return
@@ -245,7 +243,7 @@ class Gateway:
         if self.resumable is not None and code in RESUME_REFUSED:
             self.resumable = None
             yield Lost("resume_refused", reason)
-        elif self.resumable is None and code == AUTHENTICATION_FAILED:
+        elif code == AUTHENTICATION_FAILED:
             token, before = cast("Token", self.token), self.refused
             self.refused = token
             yield Invalidate(token)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signalwire_tokens.gateway import (
-    MOST_SEEN,
+    OWN_METHODS,
     Answered,
     Connected,
     Deliver,
@@ -113,6 +113,7 @@ def test_a_proof_is_sent_with_each_authentication():
     gateway.receive(*answer(message, RESULT))
     (again,) = sent(gateway.present(B, 1.0))
     assert again["params"]["dpop_token"] == "proof of signalwire.reauthenticate"
+    assert sent(gateway.tick(20.0, 5.0))[-1]["params"] == {"timestamp": 5.0}, "a ping needs none"
 
 
 @pytest.mark.parametrize(
@@ -167,8 +168,26 @@ def test_the_state_keeps_its_token_up_to_date(gateway):
     (message,) = sent(gateway.present(B, 1.0))
     assert gateway.receive(*answer(message, {})) == [Reauthenticated()]
     gateway.lost("closed", 2.0)
-    (message,) = sent(gateway.connect(None, 3.0))
+    (message,) = sent(gateway.connect(C, 3.0))
     assert message["params"]["authentication"] == {"jwt_token": "token-b"}
+
+
+def test_a_resume_that_starts_something_new_is_none(gateway):
+    """The gateway names another protocol. The state belongs to the earlier one. (R4)"""
+    hold_state(gateway)
+    gateway.lost("closed", 1.0)
+    (connected,) = connect(gateway, protocol="p2")
+    assert not connected.resumed
+    gateway.lost("closed", 2.0)
+    assert "authorization_state" not in sent(gateway.connect(A, 3.0))[0]["params"]
+
+
+def test_a_new_connection_is_not_a_resume(gateway):
+    """Even if the gateway names the same protocol."""
+    connect(gateway)
+    gateway.lost("closed", 1.0)
+    (connected,) = connect(gateway)
+    assert not connected.resumed
 
 
 @pytest.mark.parametrize("code", [-32002, -32003, -32602])
@@ -280,9 +299,11 @@ def test_a_refused_reauthentication_is_repeated(gateway, code):
     connect(gateway)
     (message,) = sent(gateway.present(B, 1.0))
     assert gateway.receive(*refuse(message, code, now=1.0)) == []
+    assert gateway.next_at == 11.0
     assert gateway.tick(10.9, 0.0) == []
     (again,) = sent(gateway.tick(11.0, 0.0))
     assert again["params"] == message["params"]
+    assert gateway.next_at == 20.0, "the next ping"
 
 
 def test_a_reauthentication_without_an_answer_is_repeated(gateway):
@@ -300,7 +321,7 @@ def test_a_reauthentication_without_an_answer_is_repeated(gateway):
 def test_an_event_is_delivered_and_acknowledged(gateway):
     """With all that the gateway says of it. (R3)"""
     connect(gateway)
-    outputs = gateway.receive(*event(params={"x": 1}, event_channel=None))
+    outputs = gateway.receive(*event(params={"x": 1}))
     assert outputs[0] == Deliver(RealtimeEvent(type="call.state", params={"x": 1}, timestamp=1.0))
     assert sent(outputs) == [{"jsonrpc": "2.0", "id": "e1", "result": {}}]
 
@@ -335,10 +356,39 @@ def test_a_new_connection_may_number_its_events_again(gateway):
 def test_the_memory_of_events_is_bounded(gateway):
     """It forgets the oldest ones. (R3)"""
     connect(gateway)
-    for number in range(MOST_SEEN + 1):
+    for number in range(1000):
         gateway.receive(*event(id_=f"e{number}"))
-    assert others(gateway.receive(*event(id_=f"e{MOST_SEEN}"))) == []
+    assert others(gateway.receive(*event(id_="e0"))) == []
+    gateway.receive(*event(id_="e1000"))
+    assert others(gateway.receive(*event(id_="e1000"))) == []
     assert len(others(gateway.receive(*event(id_="e0")))) == 1
+
+
+def test_events_with_the_same_id_may_differ(gateway):
+    """The gateway may number them from the start after a resume. Only the same event is a repetition. (R3)"""
+    connect(gateway)
+    gateway.receive(*event())
+    assert len(others(gateway.receive(*event("call.other")))) == 1
+    assert len(others(gateway.receive(*event(timestamp=2.0)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"timestamp": "2026-08-01"}, {"timestamp": "2026-08-01"}),
+        ({"timestamp": 1}, {"timestamp": 1}),
+        ({"timestamp": 1.5}, {"timestamp": 1.5}),
+        ({"timestamp": []}, {"timestamp": None}),
+        ({"event_channel": "x", "node_id": "n"}, {"channel": "x", "node_id": "n"}),
+        ({"event_channel": 5, "node_id": 5}, {"channel": None, "node_id": None}),
+    ],
+)
+def test_an_event_has_what_the_gateway_says_of_it(gateway, given, read):
+    """Members of other types are left out."""
+    connect(gateway)
+    (delivered,) = others(gateway.receive(*event(**given)))
+    usual = {"timestamp": 1.0, "channel": None, "node_id": None}
+    assert {name: getattr(delivered.event, name) for name in usual} == usual | read
 
 
 @pytest.mark.parametrize(
@@ -406,15 +456,17 @@ def test_a_message_that_is_not_json_rpc_ends_the_connection(gateway, text):
 
 
 def test_a_ping_is_answered(gateway):
-    """With its own timestamp."""
-    outputs = gateway.receive(ask("signalwire.ping", {"timestamp": 5}), 0.0)
+    """With its own timestamp. It is never an event."""
+    connect(gateway)
+    outputs = gateway.receive(ask("signalwire.ping", {"timestamp": 5, "event_type": "x"}), 0.0)
+    assert others(outputs) == []
     assert sent(outputs) == [{"jsonrpc": "2.0", "id": "g1", "result": {"timestamp": 5}}]
 
 
 def test_an_unknown_request_gets_an_error(gateway):
     """JSON-RPC has a code for that."""
     (message,) = sent(gateway.receive(ask("something.else", {}), 0.0))
-    assert message["error"]["code"] == -32601
+    assert message["error"] == {"code": -32601, "message": "this client doesn't have the method"}
 
 
 @pytest.mark.parametrize("text", ['{"id": 5, "result": {}}', "{}", '{"id": null, "error": {}}'])
@@ -449,7 +501,7 @@ def test_a_refused_call_gets_the_code(gateway, code, read):
     """And what the gateway says, in 200 characters at most. (R8)"""
     call = gateway.call("subscriber.online", {})
     (answered,) = gateway.receive(*refuse(json.loads(call.message.value), code, "x" * 300))
-    assert answered.code == read
+    assert (answered.code, answered.result) == (read, None)
     assert answered.message == f"'{'x' * 200}' ({code})"
 
 
@@ -468,7 +520,8 @@ def test_nothing_is_due_without_a_connection(gateway):
     """Neither before the first one, nor after a loss."""
     assert gateway.next_at is None
     connect(gateway)
-    gateway.lost("closed", 1.0)
+    gateway.tick(20.0, 0.0)
+    gateway.lost("closed", 21.0)
     assert gateway.next_at is None
 
 
@@ -499,11 +552,20 @@ def test_connecting_may_take_ten_seconds(gateway):
     assert [one.cause for one in gateway.tick(10.0, 0.0)] == ["no_answer"]
 
 
-def test_a_process_that_was_stopped_reads_first(gateway):
+def test_a_tick_may_be_two_seconds_late(gateway):
+    """That is no sign that the process was stopped. (R10)"""
+    connect(gateway)
+    gateway.tick(20.0, 0.0)
+    assert [one.cause for one in gateway.tick(32.0, 0.0)] == ["no_answer"]
+
+
+@pytest.mark.parametrize("late", [32.1, 100.0])
+def test_a_process_that_was_stopped_reads_first(gateway, late):
     """The pong may have arrived long ago. (R10)"""
     connect(gateway)
     gateway.tick(20.0, 0.0)
-    assert gateway.tick(100.0, 0.0) == []
+    assert gateway.tick(late, 0.0) == []
+    gateway.tick(100.0, 0.0)
     assert gateway.next_at == 110.0
     assert [one.cause for one in gateway.tick(110.0, 0.0)] == ["no_answer"]
 
@@ -522,6 +584,36 @@ def test_a_stable_connection_makes_the_window_short_again(gateway, lasted, windo
         gateway.lost("unreachable", 0.0)
     connect(gateway, now=10.0)
     assert gateway.lost("closed", 10.0 + lasted) == window
+
+
+# Values.
+
+
+def test_values_hide_what_may_be_secret(gateway):
+    """A log shows them."""
+    connected, answered = Connected(resumed=False, ice_servers=({"credential": "hush"},)), Answered("1", "hush")
+    event_ = RealtimeEvent(type="x", params={"x": "hush"})
+    gateway.connect(token("hush"), 0.0)
+    assert "hush" not in repr((connected, answered, event_, gateway))
+    assert repr(gateway).startswith("<")
+    assert {gateway: 1}[gateway] == 1
+    assert (event_.missed, event_.timestamp, answered.code, answered.message) == (0, None, None, "")
+
+
+def test_an_event_s_fields_are_named():
+    """Its order of fields may change."""
+    with pytest.raises(TypeError):
+        RealtimeEvent("x", {})
+
+
+def test_the_library_s_own_methods_are_known():
+    """Your app can't call them."""
+    assert {"signalwire.connect", "signalwire.reauthenticate", "signalwire.ping"} == OWN_METHODS
+
+
+def test_only_calls_of_the_app_have_an_id(gateway):
+    """Others can't be given up."""
+    assert [one.call_id for one in gateway.connect(A, 0.0)] == [None]
 
 
 # All orders.
