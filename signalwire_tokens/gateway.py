@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeAlias, cast
 import attrs
 
 from .models import Secret, Token
+from .wire.answers import clean
 
 __all__ = [
     "Answered",
@@ -38,6 +39,7 @@ __all__ = [
     "Invalidate",
     "LossCause",
     "Lost",
+    "NotReauthenticated",
     "Output",
     "RealtimeEvent",
     "Reauthenticated",
@@ -65,15 +67,15 @@ EVENT, DISCONNECT = "signalwire.event", "signalwire.disconnect"
 OWN_METHODS = frozenset((CONNECT, REAUTHENTICATE, PING))
 STATE_EVENT = "signalwire.authorization.state"
 AUTHENTICATION_FAILED, REQUESTER_REFUSED, INVALID_PARAMS, METHOD_NOT_FOUND = -32002, -32003, -32602, -32601
-RESUME_REFUSED = frozenset((AUTHENTICATION_FAILED, REQUESTER_REFUSED, INVALID_PARAMS))
+RESUME_REFUSED = (AUTHENTICATION_FAILED, REQUESTER_REFUSED, INVALID_PARAMS)
 
 ANSWER_TIMEOUT = 10.0  # seconds until the answer to a call of the library's own is overdue
 PING_EVERY = 20.0  # seconds between the last answer to a ping and the next ping
 REPEAT_AFTER = 10.0  # seconds until a failed reauthentication is tried again
-LATE = 2.0  # seconds after which a tick is late: the process was stopped, and its answers may not have been read yet
+GRACE = 2.0  # seconds more for an overdue answer: if the process was stopped, it may have arrived, and not been read
 SHORTEST_WINDOW, LONGEST_WINDOW = 3.0, 60.0  # seconds from which the pause before a connect is drawn
 STABLE_AFTER = 60.0  # seconds after which a connection counts as a success, so that the window is short again
-MOST_SEEN = 1000  # events that are remembered, so that none is delivered twice
+MOST_SEEN = 256  # events that are remembered, so that none is delivered twice
 
 
 @attrs.frozen(kw_only=True)
@@ -118,6 +120,13 @@ class Reauthenticated:
 
 
 @attrs.frozen
+class NotReauthenticated:
+    """The gateway has refused another token for the connection, which goes on. It is presented again."""
+
+    reason: str
+
+
+@attrs.frozen
 class Deliver:
     """Deliver an event to the app."""
 
@@ -153,13 +162,17 @@ class Lost:
 class Refused:
     """Give up: two different tokens were refused one after the other."""
 
+    reason: str
 
-Output: TypeAlias = Send | Connected | Reauthenticated | Deliver | Answered | Invalidate | Lost | Refused
+
+Output: TypeAlias = (
+    Send | Connected | Reauthenticated | NotReauthenticated | Deliver | Answered | Invalidate | Lost | Refused
+)
 
 
 @attrs.frozen
 class Resumable:
-    """What it takes to continue a connection: its protocol, and the state that vouches for its token."""
+    """What it takes to continue a connection: its protocol, and the state that stands in for a valid token."""
 
     protocol: str
     state: Secret[str]
@@ -172,11 +185,12 @@ class Call:
     method: str
     due: float
     token: Token | None = None
+    is_overdue: bool = False
 
 
 @attrs.define(eq=False, repr=False)
 class Gateway:
-    """All that a client knows of its dealings with the gateway.
+    """All that a client knows of its connections to the gateway.
 
     - `agent` names the client, and `prove(method)` returns a proof of possession for a call; None if there is none.
     - `token` is the token that the gateway has accepted last, or that the client presents to connect.
@@ -207,7 +221,7 @@ class Gateway:
     _project: str = ""
     _last_id: int = 0
     _is_later: bool = False  # whether the current protocol follows another one, whose events may still arrive
-    _seen: dict[tuple[object, ...], None] = attrs.field(factory=dict[tuple[object, ...], None])
+    _seen: dict[int, None] = attrs.field(factory=dict[int, None])
 
     # Connecting.
 
@@ -246,8 +260,11 @@ class Gateway:
         elif code == AUTHENTICATION_FAILED:
             token, before = cast("Token", self.token), self.refused
             self.refused = token
-            yield Invalidate(token)
-            yield Lost("token_refused", reason) if before is None or before.value == token.value else Refused()
+            if before is None or before.value == token.value:
+                yield Invalidate(token)
+                yield Lost("token_refused", reason)
+            else:  # the tokens aren't at fault: your app can go on using the second one
+                yield Refused(reason)
         else:
             yield Lost("refused", reason)
 
@@ -282,12 +299,14 @@ class Gateway:
         message = cast("JsonObject", message)
         method, id_ = message.get("method"), message.get("id")
         if isinstance(method, str):
+            self.complaint = ""
             return list(self._requested(method, id_, members_of(message, "params")))
         if not isinstance(id_, str):
-            self.complaint = reason_in(members_of(message, "error")) if "error" in message else self.complaint
+            self.complaint = self._reason_in(message) if "error" in message else ""
             return []
+        self.complaint = ""
         call = self.waiting.pop(id_, None)
-        return [read_answer(id_, message)] if call is None else list(self._answered(call, message, now))
+        return [self._read_answer(id_, message)] if call is None else list(self._answered(call, message, now))
 
     def _requested(self, method: str, id_: object, params: JsonObject) -> Iterator[Output]:
         """Yield the answer to a request of the gateway, and what else follows from it."""
@@ -306,16 +325,14 @@ class Gateway:
     def _take_event(self, id_: object, params: JsonObject) -> Iterator[Output]:
         """Yield an event for the app, unless it came before, or is about the connection itself or an earlier one."""
         kind, channel, timestamp = params.get("event_type"), params.get("event_channel"), params.get("timestamp")
-        key = (repr(id_), repr(kind), repr(timestamp))
-        if not isinstance(kind, str) or key in self._seen:
+        if not isinstance(kind, str) or (isinstance(id_, str) and self._has_seen((id_, kind, repr(timestamp)))):
             return
-        self._seen[key] = None
-        if len(self._seen) > MOST_SEEN:
-            del self._seen[next(iter(self._seen))]
         content = members_of(params, "params")
         state = content.get("authorization_state")
         if kind == STATE_EVENT:
-            if isinstance(state, str) and self.protocol is not None:
+            # Before the answer to a new connection, the protocol is that of an earlier one.
+            is_known = self.connected_at is not None or self.resumable is not None
+            if isinstance(state, str) and self.protocol is not None and is_known:
                 self.resumable = Resumable(self.protocol, Secret(state))
             return
         is_older = self._is_later and isinstance(channel, str) and str(self.protocol) not in channel
@@ -331,22 +348,49 @@ class Gateway:
             )
         )
 
+    def _has_seen(self, event: tuple[str, ...]) -> bool:
+        """Return whether an event came before, and remember it."""
+        key = hash(event)
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return False
+
     def _answered(self, call: Call, message: JsonObject, now: float) -> Iterator[Output]:
         """Yield what follows from the answer to a call of the library's own."""
         error = members_of(message, "error") if "error" in message else None
+        reason = "" if error is None else self._reason_in(message)
         if call.method == PING:
             self.ping_at = now + PING_EVERY  # an error is an answer, too
         elif call.method == CONNECT:
             if error is None:
                 yield from self._connected(members_of(message, "result"), now)
             else:
-                yield from self._connect_refused(error.get("code"), reason_in(error))
+                yield from self._connect_refused(error.get("code"), reason)
         elif error is None:
             self.token = call.token
             yield Reauthenticated()
             yield from self._present(now)
         else:  # the gateway may end the connection now, or not: only a new connection shows what is at fault
             self.repeat_at = now + REPEAT_AFTER
+            yield NotReauthenticated(reason)
+
+    def _reason_in(self, message: JsonObject) -> str:
+        """Return what an error of the gateway says, in one line without the secrets that the client has sent."""
+        error = members_of(message, "error")
+        secrets: list[Secret[str] | Token] = [one for one in (self.token, self.newest) if one is not None]
+        if self.resumable is not None:
+            secrets.append(self.resumable.state)
+        return f"{clean(error.get('message'), secrets)!r} ({clean(str(error.get('code')), secrets)})"
+
+    def _read_answer(self, call_id: str, message: JsonObject) -> Answered:
+        """Return the answer to a call of the app."""
+        if "error" not in message:
+            return Answered(call_id, message.get("result"))
+        code = members_of(message, "error").get("code")
+        return Answered(call_id, None, code if isinstance(code, int) else 0, self._reason_in(message))
 
     # Calls.
 
@@ -380,13 +424,14 @@ class Gateway:
     def tick(self, now: float, wall: float) -> list[Output]:
         """Return what is due: a ping, a reauthentication, or the end of a connection that doesn't answer."""
         for id_, call in [(id_, call) for id_, call in self.waiting.items() if call.due <= now]:
-            if now > call.due + LATE:  # an answer may have arrived while the process was stopped
-                self.waiting[id_] = attrs.evolve(call, due=now + ANSWER_TIMEOUT)
+            if not call.is_overdue or now > call.due + GRACE:  # the process may have been stopped, or stopped again
+                self.waiting[id_] = attrs.evolve(call, due=now + GRACE, is_overdue=True)
             elif call.method == REAUTHENTICATE:
                 del self.waiting[id_]
                 self.repeat_at = now
             else:
-                return [Lost("no_answer", f"the gateway didn't answer {call.method} within {ANSWER_TIMEOUT:.0f} s")]
+                limit = ANSWER_TIMEOUT + GRACE
+                return [Lost("no_answer", f"the gateway didn't answer {call.method} within {limit:.0f} s")]
         due: list[Output] = []
         if self.repeat_at is not None and self.repeat_at <= now:
             due += self._present(now)
@@ -404,6 +449,8 @@ class Gateway:
         if self.connected_at is not None and now - self.connected_at >= STABLE_AFTER:
             self.losses = 0
         self._end_connection()
+        if cause == "not_json_rpc":  # after a resume, the gateway might send the same again
+            self.resumable = None
         if cause == "resume_refused":
             return 0.0
         self.losses += 1
@@ -415,15 +462,6 @@ class Gateway:
         self.complaint = ""
 
 
-def read_answer(call_id: str, message: JsonObject) -> Answered:
-    """Return the answer to a call of the app."""
-    if "error" not in message:
-        return Answered(call_id, message.get("result"))
-    error = members_of(message, "error")
-    code = error.get("code")
-    return Answered(call_id, None, code if isinstance(code, int) else 0, reason_in(error))
-
-
 def answer_to(id_: object, **answer: object) -> Send:
     """Return the answer to a request of the gateway."""
     return Send(Secret(write({"id": id_, **answer})))
@@ -431,15 +469,10 @@ def answer_to(id_: object, **answer: object) -> Send:
 
 def write(message: JsonObject) -> str:
     """Return a message as JSON-RPC text."""
-    return json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
+    return json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"), allow_nan=False)
 
 
 def members_of(message: JsonObject, name: str) -> JsonObject:
     """Return a member of a message that must be an object; an empty one if it isn't."""
     value = message.get(name)
     return cast("JsonObject", value) if isinstance(value, dict) else {}
-
-
-def reason_in(error: JsonObject) -> str:
-    """Return what an error of the gateway says, in one short line."""
-    return f"{str(error.get('message'))[:200]!r} ({error.get('code')})"

@@ -17,6 +17,7 @@ So a client that has got its answer finds the entry of its request in `requests`
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 import ssl
 from base64 import b64encode
@@ -390,8 +391,12 @@ class Emulator:
         The function gets the `params`, and returns the result. A `ValueError` that it raises becomes the error -32602
         with its text. Any other error closes the connection, and is logged.
 
-        Raise a `ValueError` for a method that the gateway answers itself.
+        Raise a `ValueError` for a method that the gateway answers itself, or whose name has no dot.
         """
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("function must not be async: it gets the params, and returns the result")
+        if "." not in method:
+            raise ValueError("method must have a dot, such as 'webrtc.verto'")
         self._gateway.answer(method, function)
 
     def send_event(

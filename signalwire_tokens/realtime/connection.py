@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
+from contextlib import suppress
 from contextvars import copy_context
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
 
 from signalwire_tokens._version import __version__
 from signalwire_tokens.clock import timer_of
@@ -15,6 +18,7 @@ from signalwire_tokens.durations import Duration, positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, InvalidRequest, RealtimeError
 from signalwire_tokens.gateway import OWN_METHODS, Gateway
 from signalwire_tokens.keeper import TokenSession, engine_of
+from signalwire_tokens.keeper.closing import wait_for_subscribers
 from signalwire_tokens.keeper.events import Listener
 from signalwire_tokens.models import Secret
 
@@ -26,8 +30,6 @@ if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import AsyncIterator, Callable, Mapping
     from datetime import datetime
-
-    import aiohttp
 
     from signalwire_tokens.errors import SignalWireTokenError
 
@@ -53,8 +55,9 @@ class RealtimeConnection:
 
     `session` is an open session of any kind. The connection doesn't close it, and closes when the session does.
     `host` is the gateway's host or URL; None means the host that the token names. `ssl` and `proxy` are as for
-    `TokenClient`. An `http_session` that you give is used and never closed; many connections can share one, if its
-    connector has no limit. `agent` names your app to SignalWire; None names this library.
+    `TokenClient`. Many connections can share the connector of an `http_session`, which isn't closed. Give it
+    `limit=0`, since each connection takes one of its places. `agent` names your app to SignalWire; None names this
+    library.
 
     `call_timeout` is how long a call waits for its answer, and `connect_timeout` how long `start` waits for the first
     connection. `events()` has the latest `buffer_size` events that your app hasn't read.
@@ -81,8 +84,11 @@ class RealtimeConnection:
         del proxy
         if not isinstance(session, TokenSession):
             raise ConfigurationError(f"session must be a session, not {type(session).__name__}")
-        if buffer_size < 1:
-            raise ConfigurationError("buffer_size must be at least 1")
+        if http_session is not None and not isinstance(http_session, aiohttp.ClientSession):
+            raise ConfigurationError(
+                f"http_session must be an aiohttp.ClientSession, not {type(http_session).__name__}"
+            )
+        check_size(buffer_size)
         route = Route.of(host, ssl, hidden_proxy)
         self._call_timeout: float = positive_seconds("call_timeout", call_timeout)
         self._connect_timeout: float = positive_seconds("connect_timeout", connect_timeout)
@@ -129,12 +135,15 @@ class RealtimeConnection:
     async def start(self) -> Self:
         """Open the connection, and return once it is connected. `async with` calls this.
 
-        Raises `RealtimeError` if it isn't connected in time, or was opened before. It is closed then. If you cancel the
-        call, it closes, too.
+        Raises `RealtimeError` if it isn't connected in time, and closes it. If you cancel the call, it closes, too. A
+        connection can be opened only once.
         """
         link = self._link
+        engine_of(link.session).check_place()
         if link.task is not None:
             raise RealtimeError(f"{link.label}: opened before: create another RealtimeConnection")
+        if self._http is not None and self._http.closed:
+            raise ConfigurationError("the aiohttp.ClientSession given as http_session is closed: keep it open")
         link.change(RealtimeChange(state=RealtimeState.CONNECTING))
         work = link.run(self._http)
         link.task = timer_of(link.clock).run(work, f"keep the {link.label}", copy_context())
@@ -146,29 +155,38 @@ class RealtimeConnection:
         return self
 
     async def aclose(self) -> None:
-        """Close the connection. `async with` calls this. The session stays open."""
+        """Close the connection. `async with` calls this. The session stays open.
+
+        From the first moment on, calls raise `RealtimeError`, and those under way are interrupted. This waits until the
+        gateway has confirmed the end, for four seconds at most, and then as long for your callbacks.
+        """
         link = self._link
         if link.task is not None:
             engine_of(link.session).check_place()
-            if not link.task.cancelling():
-                link.task.cancel()
+            link.stop()
             await asyncio.wait([link.task])
-            if link.state is not RealtimeState.FAILED:  # a task that was cancelled before its first step sets no state
-                link.change(RealtimeChange(state=RealtimeState.CLOSED))
+            tasks = {one.task for one in link.listeners if one.task is not None}
+            await wait_for_subscribers(tasks - {asyncio.current_task()})
 
     async def wait_connected(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - by the session's clock
         """Return once the connection is connected.
 
-        Raises `RealtimeError` if it isn't within `timeout`, or if it is closed. Raises the reason if it was given up.
+        Raises `RealtimeError` if it isn't within `timeout`, or if it is closed or given up. Its cause is the reason.
         """
         link = self._link
+        engine_of(link.session).check_place()
         seconds = None if timeout is None else positive_seconds("timeout", timeout)
-        ends = None if seconds is None else link.clock.now() + seconds
-        alarm = None if seconds is None else link.clock.call_later(seconds, link.wake)
+        over = asyncio.Event()
+
+        def end() -> None:
+            over.set()
+            link.wake()
+
+        alarm = None if seconds is None else link.clock.call_later(seconds, end)
         try:
             while link.state is not RealtimeState.CONNECTED:
                 self._check_open()
-                if ends is not None and link.clock.now() >= ends:
+                if over.is_set():
                     error = RealtimeError(f"{link.label}: not connected within {spoken(seconds or 0.0)}")
                     error.__cause__ = link.last_error
                     raise error
@@ -191,12 +209,17 @@ class RealtimeConnection:
         Nothing is sent again by itself. If you cancel the call, a late answer is ignored.
         """
         link, clock = self._link, self._link.clock
-        if method in OWN_METHODS:
-            raise InvalidRequest(f"{method} is sent by the connection itself")
+        content = Secret(params)
+        del params
+        check_call(method, content)
         seconds = self._call_timeout if timeout is None else positive_seconds("timeout", timeout)
-        message = link.gateway.call(method, params or {})
+        message = None
+        with suppress(TypeError, ValueError, RecursionError):
+            message = link.gateway.call(method, content.value or {})
+        if message is None:
+            raise InvalidRequest("params must be JSON: strings, finite numbers, lists and dicts")
         self._check_open()
-        if link.state is not RealtimeState.CONNECTED:
+        if link.state is not RealtimeState.CONNECTED or link.line is None:
             raise interrupted(method, "not connected; await wait_connected() first", sent=False)
         call = PendingCall(method, asyncio.get_running_loop().create_future())
         link.calls[str(message.call_id)] = call
@@ -212,10 +235,11 @@ class RealtimeConnection:
     async def _events(self) -> AsyncIterator[RealtimeEvent]:
         link = self._link
         while True:
+            engine_of(link.session).check_place()
             event = link.inbox.take()
             if event is not None:
                 yield event
-            elif link.state is RealtimeState.CLOSED:
+            elif link.state is RealtimeState.CLOSED and link.task is not None:
                 return
             else:
                 self._check_open()
@@ -225,8 +249,8 @@ class RealtimeConnection:
         """Yield each event once, in the order of its arrival. This includes those that came before the call.
 
         The connection buffers events that your app hasn't read. If the buffer is full, the oldest event is dropped, and
-        the next one says how many are `missed`. The iteration ends when the connection is closed. It raises the reason
-        if the connection is given up. Several iterations share the events.
+        the next one says how many are `missed`. The iteration ends when the connection is closed. It raises
+        `RealtimeError` if the connection is given up; `__cause__` is the reason. Several iterations share the events.
         """
         return self._events()
 
@@ -253,8 +277,10 @@ class RealtimeConnection:
         engine_of(link.session).check_place()
         if link.state is RealtimeState.FAILED and link.last_error is not None:
             raise RealtimeError(f"{link.label}: given up") from link.last_error
-        if link.state is RealtimeState.CLOSED:
+        if link.task is None:
             raise RealtimeError(f"{link.label}: not open: use `async with`, or call start()")
+        if link.state is RealtimeState.CLOSED:
+            raise RealtimeError(f"{link.label}: closed: create another RealtimeConnection") from link.last_error
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -273,6 +299,22 @@ class RealtimeConnection:
             f"unclosed {self!r}: use `async with`, or await its aclose()", ResourceWarning, stacklevel=2, source=self
         )
         link.drop()
+
+
+def check_size(buffer_size: object) -> None:
+    """Raise `ConfigurationError` if a buffer can't have this size."""
+    if not isinstance(buffer_size, int) or buffer_size < 1:
+        raise ConfigurationError("buffer_size must be a whole number, and at least 1")
+
+
+def check_call(method: object, params: Secret[Any]) -> None:
+    """Raise `InvalidRequest` if a call can't be sent."""
+    if not isinstance(method, str) or not method:
+        raise InvalidRequest("method must be the name of a method, such as 'subscriber.online'")
+    if method in OWN_METHODS:
+        raise InvalidRequest(f"{method} is sent by the connection itself")
+    if params.value is not None and not isinstance(params.value, dict):
+        raise InvalidRequest(f"params must be a dict, not {type(params.value).__name__}")
 
 
 def observe(connection: RealtimeConnection, observer: RealtimeObserver) -> None:

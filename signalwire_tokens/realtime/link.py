@@ -7,6 +7,7 @@ import logging
 import random
 from collections import Counter, deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 import aiohttp
@@ -33,6 +34,7 @@ from signalwire_tokens.gateway import (
     Invalidate,
     LossCause,
     Lost,
+    NotReauthenticated,
     RealtimeEvent,
     Reauthenticated,
     Refused,
@@ -41,11 +43,11 @@ from signalwire_tokens.gateway import (
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.policy import SessionState
 
-from .sockets import OPEN_TIMEOUT, Line
+from .sockets import OPEN_TIMEOUT, Line, open_session
 from .values import RealtimeChange, RealtimeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from signalwire_tokens.clock import Alarm
@@ -70,7 +72,7 @@ class PendingCall:
     """A call of the app that waits for its answer. `was_sent` is whether any of it may have left this machine."""
 
     method: str
-    answer: asyncio.Future[Any]
+    answer: asyncio.Future[Any] = attrs.field(repr=False)
     was_sent: bool = False
 
     def interrupt(self, why: str) -> None:
@@ -102,20 +104,28 @@ class Inbox:
 
     def __init__(self, size: int) -> None:
         self._size, self._missed = size, 0
+        self._is_behind = False  # since the buffer was last empty, events were dropped
         self._events: deque[RealtimeEvent] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the next event takes the place of the oldest one."""
+        return len(self._events) >= self._size
 
     def put(self, event: RealtimeEvent) -> None:
         """Add an event, and drop the oldest one if there are too many."""
-        if len(self._events) >= self._size:
+        if self.is_full:
             self._events.popleft()
             self._missed += 1
-            if self._missed == 1:
-                logger.warning("events are dropped: the app hasn't read the latest %d", self._size)
+            if not self._is_behind:
+                self._is_behind = True
+                logger.warning("events are dropped, since the app hasn't read the latest %d", self._size)
         self._events.append(event)
 
     def take(self) -> RealtimeEvent | None:
         """Return the next event, with the number of those that were dropped before it; None if there is none."""
         if not self._events:
+            self._is_behind = False
             return None
         event, missed = self._events.popleft(), self._missed
         self._missed = 0
@@ -173,29 +183,25 @@ class Link:
 
     # Connecting.
 
-    async def run(self, http: aiohttp.ClientSession | None) -> None:
+    async def run(self, given: aiohttp.ClientSession | None) -> None:
         """Keep the connection until it is cancelled, or given up, or the session ends."""
-        own = None
-        if http is None:
-            connector = aiohttp.TCPConnector(limit=0)
-            http = own = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        http = open_session(given)
         unsubscribe = self.session.subscribe(self._session_changed)
         change = RealtimeChange(state=RealtimeState.CLOSED)
         try:
             while (window := await self._attempt(http)) is not None:
                 await self.clock.sleep(window * random.random())  # noqa: S311 - spread, not secrecy
-            change = RealtimeChange(state=RealtimeState.FAILED, error=self._refusal())
+            change = RealtimeChange(state=RealtimeState.FAILED, cause="token_refused", error=self._refusal())
         except SessionExpired as error:
             change = RealtimeChange(state=RealtimeState.FAILED, error=error.with_traceback(None))
-        except SessionClosed:
-            pass
+        except SessionClosed as error:
+            change = RealtimeChange(state=RealtimeState.CLOSED, error=error.with_traceback(None))
         finally:
             unsubscribe()
-            if change.error is not None:
+            if change.state is RealtimeState.FAILED:
                 logger.error("%s: given up: %s", self.label, change.error)
             self.change(change)
-            if own is not None:
-                await own.close()
+            await http.close()
 
     async def _attempt(self, http: aiohttp.ClientSession) -> float | None:
         """Make a connection, and use it until it is lost.
@@ -203,7 +209,8 @@ class Link:
         Return the window in seconds from which the pause before the next attempt is drawn, or None to give up.
         """
         try:
-            line = await self._open(http)
+            token = await self._token()
+            line = Line(await self.route.open(http, self.route.url_for(token)))
         except (SessionClosed, SessionExpired):
             raise
         except SignalWireTokenError as error:
@@ -218,33 +225,37 @@ class Link:
             logger.exception(UNEXPECTED, self.label)
             return self._lose(Lost("unreachable", f"{type(error).__name__}: see the log"))
         tasks = [asyncio.create_task(self._read(line)), asyncio.create_task(self._write(line))]
+        self.line = line
         try:
+            self._handle(self._begin)
             lost = await line.lost
+            if lost is None:
+                self._count("token_refused")
             return None if lost is None else self._lose(lost)
         finally:
             self._hang_up("the connection was closed")
             await line.close(tasks)
 
-    async def _open(self, http: aiohttp.ClientSession) -> Line:
-        """Open a socket, and begin the connection on it."""
-        gateway, token = self.gateway, self.gateway.token
-        is_resume = gateway.resumable is not None and self.session.state not in ENDED
-        if token is None or not is_resume:
-            await self.session.token()
-            token = self.session.pair.access_token
-        self.line = line = Line(await self.route.open(http, self.route.url_for(token)))
-        self._carry_out(gateway.connect(token, self.clock.now()))
-        return line
+    async def _token(self) -> Token:
+        """Return the token that leads to the gateway: the one to resume with, or else a valid one."""
+        token = self.gateway.token
+        if token is not None and self.gateway.resumable is not None and self.session.state not in ENDED:
+            return token
+        await self.session.token()
+        return self.session.pair.access_token
+
+    def _begin(self) -> list[Output]:
+        """Begin the connection on the open socket. The session may have got another token while that was opened."""
+        return self.gateway.connect(self.session.pair.access_token, self.clock.now())
 
     def _lose(self, lost: Lost) -> float:
-        """Note that the connection was lost, or couldn't be made. Return the window of the pause that follows."""
+        """Report that the connection was lost, or couldn't be made. Return the window of the pause that follows."""
         window = self.gateway.lost(lost.cause, self.clock.now())
-        self.losses[lost.cause] += 1
-        for observer in self.observers:
-            with tolerate():
-                observer.connection_lost(lost.cause)
+        self._count(lost.cause)
         again = f"within {spoken(window)}" if window else "at once"
-        logger.warning("%s: %s (%s); connects again %s", self.label, lost.reason, lost.cause, again)
+        is_news = self.state is RealtimeState.CONNECTED or self.last_error is None
+        level = logging.WARNING if is_news else logging.INFO  # an outage may take hours
+        logger.log(level, "%s: %s (%s); connects again %s", self.label, lost.reason, lost.cause, again)
         error = RealtimeError(f"{self.label}: {lost.reason}")
         is_first = self.state is RealtimeState.CONNECTING
         state = RealtimeState.CONNECTING if is_first else RealtimeState.RECONNECTING
@@ -252,10 +263,24 @@ class Link:
         self.change(RealtimeChange(state=state, cause=lost.cause, error=error))
         return window
 
+    def _count(self, cause: LossCause) -> None:
+        """Count a loss, or a failed attempt."""
+        self.losses[cause] += 1
+        for observer in self.observers:
+            with tolerate():
+                observer.connection_lost(cause)
+
+    def stop(self) -> None:
+        """Close the connection: it isn't used from now on, and its task ends soon."""
+        if self.task is not None and self.state not in (RealtimeState.CLOSED, RealtimeState.FAILED):
+            self.task.cancel()
+            self._hang_up("the connection was closed")
+            self.change(RealtimeChange(state=RealtimeState.CLOSED))
+
     def drop(self) -> None:
-        """End the task, from any thread."""
+        """Close the connection, from any thread."""
         if self.task is not None and not self.task.get_loop().is_closed():
-            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+            self.task.get_loop().call_soon_threadsafe(self.stop)
 
     def _hang_up(self, why: str) -> None:
         """Stop using the socket, and interrupt all calls."""
@@ -266,6 +291,7 @@ class Link:
         self.calls.clear()
 
     def _refusal(self) -> RealtimeError:
+        """Return the error of a connection whose tokens are refused."""
         return RealtimeError(
             "the gateway refused two different access tokens, one after the other",
             advice="check that host belongs to the space of the tokens, and that the subscriber may connect",
@@ -279,17 +305,19 @@ class Link:
         try:
             async for message in line.socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
-                    lost = Lost("not_json_rpc", "the gateway sent something that isn't text")
+                    lost = Lost("not_json_rpc", "the gateway sent something that isn't text, or is longer than 16 MiB")
                     break
-                self._carry_out(self.gateway.receive(message.data, self.clock.now()))
+                self._handle(partial(self.gateway.receive, message.data, self.clock.now()))
+                if line.lost.done():
+                    break
+                if self.inbox.is_full:
+                    await asyncio.sleep(0)  # the app may only need a turn to read
             else:
                 code = line.socket.close_code
                 if code not in (None, aiohttp.WSCloseCode.ABNORMAL_CLOSURE):
                     reason = f"the gateway closed the connection (code {code})"
                     complaint = self.gateway.complaint
                     lost = Lost("closed", f"{reason}: {complaint}" if complaint else reason)
-        except Exception:  # of any kind: the connection is lost then, and made again
-            logger.exception(UNEXPECTED, self.label)
         finally:
             line.end(lost)
 
@@ -303,11 +331,20 @@ class Link:
             line.end(Lost("closed", "the connection broke while sending"))
 
     def _may_send(self, call_id: str) -> bool:
-        """Return whether a call still has a caller. If so, it is about to be sent."""
+        """Return whether a caller still waits for the answer to a call. If so, the call is about to be sent."""
         call = self.calls.get(call_id)
-        if call is not None:
-            call.was_sent = True
-        return call is not None
+        if call is None or call.answer.done():
+            return False
+        call.was_sent = True
+        return True
+
+    def _handle(self, decide: Callable[[], list[Output]]) -> None:
+        """Have the state machine decide, and do what it returns. An exception ends the socket."""
+        try:
+            self._carry_out(decide())
+        except Exception:  # of any kind: the connection is lost then, and made again
+            logger.exception(UNEXPECTED, self.label)
+            self._end(Lost("closed", "an exception was raised: see the log"))
 
     def _carry_out(self, outputs: Iterable[Output]) -> None:
         """Do what the state machine returns."""
@@ -319,18 +356,15 @@ class Link:
                     self.inbox.put(event)
                     self.wake()
                 case Answered():
-                    if (call := self.calls.pop(output.call_id, None)) is not None:
-                        call.settle(output)
+                    self._settle(output)
                 case Connected(resumed, ice_servers):
                     self.ice_servers, self.connected_since = ice_servers, moment_in(self.clock, 0.0)
                     logger.info("%s: %s", self.label, "resumed" if resumed else "connected")
                     self.change(RealtimeChange(state=RealtimeState.CONNECTED, resumed=resumed))
                 case Reauthenticated():
-                    self.reauthenticated += 1
-                    for observer in self.observers:
-                        with tolerate():
-                            observer.reauthenticated()
-                    logger.debug("%s: has the session's new token", self.label)
+                    self._reauthenticated()
+                case NotReauthenticated(reason):
+                    logger.warning("%s: the new token isn't accepted, and is presented again: %s", self.label, reason)
                 case Invalidate(token):
                     self._report(token)
                 case Lost():
@@ -341,12 +375,27 @@ class Link:
                     assert_never(output)
         self._arm()
 
+    def _settle(self, answered: Answered) -> None:
+        """Give an answer to the call that waits for it. A late one is ignored."""
+        call = self.calls.pop(answered.call_id, None)
+        if call is not None:
+            call.settle(answered)
+
+    def _reauthenticated(self) -> None:
+        """Count a token that the gateway has accepted."""
+        self.reauthenticated += 1
+        logger.debug("%s: has the session's new token", self.label)
+        for observer in self.observers:
+            with tolerate():
+                observer.reauthenticated()
+
     def send(self, message: Send) -> None:
         """Send a message on the open socket, if there is one."""
         if self.line is not None:
             self.line.send(message)
 
     def _end(self, lost: Lost | None) -> None:
+        """End the open socket, if there is one."""
         if self.line is not None:
             self.line.end(lost)
 
@@ -369,12 +418,13 @@ class Link:
             self._alarm = self.clock.call_later(max(0.0, at - self.clock.now()), self._ring)
 
     def _ring(self) -> None:
+        """Do what is due."""
         self._alarm = self._rings_at = None
-        self._carry_out(self.gateway.tick(self.clock.now(), self.clock.wall()))
+        self._handle(partial(self.gateway.tick, self.clock.now(), self.clock.wall()))
 
     def _session_changed(self, event: SessionEvent) -> None:
         """Present the session's new token, or close with the session. Without a new token, the connection goes on."""
-        if event.kind == "closed" and self.task is not None:
-            self.task.cancel()
+        if event.kind == "closed":
+            self.stop()
         elif event.pair is not None:
-            self._carry_out(self.gateway.present(event.pair.access_token, self.clock.now()))
+            self._handle(partial(self.gateway.present, self.session.pair.access_token, self.clock.now()))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl as tls
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import attrs
 from yarl import URL
 
+from signalwire_tokens.client.connector import abort
 from signalwire_tokens.client.sender import split_proxy, verifying
 from signalwire_tokens.errors import ConfigurationError
 from signalwire_tokens.models import Secret
@@ -23,13 +23,50 @@ if TYPE_CHECKING:
     from signalwire_tokens.gateway import Lost, Send
     from signalwire_tokens.models import Token
 
-__all__ = ["Line", "Route", "Socket"]
-
-Socket: TypeAlias = "aiohttp.ClientWebSocketResponse[bool]"
+__all__ = ["Line", "Route", "Socket", "open_session"]
 
 USUAL_HOST = "puc.signalwire.com"  # if a token's header names none
 OPEN_TIMEOUT = 10.0  # seconds in which a socket must be open
+LONGEST_MESSAGE = 16 * 1024 * 1024  # bytes
 CLOSE_TIMEOUT = 2.0  # seconds for the last messages, and again for the closing handshake
+
+
+class Socket(aiohttp.ClientWebSocketResponse):
+    """A WebSocket of aiohttp that keeps its transport, which is needed to abort it after it was closed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - aiohttp's own
+        super().__init__(*arguments, **options)
+        connection = arguments[3].connection  # of the response to the handshake
+        self.transport: asyncio.Transport | None = None if connection is None else connection.transport
+
+
+async def refuse_redirect(_: object, __: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    """Raise the error of a failed handshake. A redirect could lead the token to any host."""
+    answer = redirect.response
+    answer.close()
+    raise aiohttp.WSServerHandshakeError(answer.request_info, answer.history, status=answer.status)
+
+
+NO_REDIRECTS = aiohttp.TraceConfig()
+NO_REDIRECTS.on_request_redirect.append(refuse_redirect)
+NO_REDIRECTS.freeze()
+
+
+@cache
+def default_context() -> tls.SSLContext:
+    """Return the TLS context that all connections share if they have none of their own."""
+    return tls.create_default_context()
+
+
+def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    """Return an HTTP session that adds nothing to a handshake. It uses the connector of a given session."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0) if given is None else given.connector,
+        connector_owner=given is None,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[NO_REDIRECTS],
+        ws_response_class=Socket,
+    )
 
 
 @attrs.frozen
@@ -54,19 +91,20 @@ class Route:
     async def open(self, http: aiohttp.ClientSession, url: str) -> Socket:
         """Return an open socket. Raise aiohttp's error, or `TimeoutError`, if there is none in time."""
         async with asyncio.timeout(OPEN_TIMEOUT):
-            return await http.ws_connect(
+            return await http.ws_connect(  # type: ignore[return-value]  # as `open_session` has it
                 url,
-                ssl=True if self.ssl is None else self.ssl,
+                ssl=default_context() if self.ssl is None else self.ssl,
                 proxy=self.proxy,
                 proxy_headers=None if self.proxy_headers is None else self.proxy_headers.value,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+                max_msg_size=LONGEST_MESSAGE,
             )
 
 
-def origin_of(host: str) -> str:
+def origin_of(host: object) -> str:
     """Return the origin of a gateway, which is given as a host, a host and a port, or a URL."""
-    text = f"http{host.strip()[2:]}" if host.strip().startswith(("ws://", "wss://")) else host
-    place = read_place(text)
+    given = host.strip() if isinstance(host, str) else ""
+    place = read_place(f"http{given[2:]}" if given.startswith(("ws://", "wss://")) else given)
     if place is None:
         raise ConfigurationError("host must be the gateway's host, such as 'puc.signalwire.com', or its URL")
     is_local = is_loopback(place.host)
@@ -93,7 +131,7 @@ class Line:
         self._filled.set()
 
     def end(self, lost: Lost | None) -> None:
-        """Note why the socket has ended. Only the first reason counts."""
+        """Set why the socket has ended. Only the first reason counts."""
         if not self.lost.done():
             self.lost.set_result(lost)
 
@@ -123,14 +161,7 @@ class Line:
         except TimeoutError:
             pass
         finally:
-            self.abort()
+            abort(self.socket.transport)
             for task in (reading, writing):
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
-
-    def abort(self) -> None:
-        """Close the connection at once, without waiting for the other side."""
-        connection = self.socket.get_extra_info("socket")
-        if connection is not None:
-            with suppress(OSError):  # the other side has closed it already
-                connection.shutdown(socket.SHUT_RDWR)
