@@ -13,9 +13,8 @@ name.
 2. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: how origins are read and written; `throttle`:
    until when SignalWire asked for a pause
 3. `outcomes`: the possible results of a renewal
-4. `wire`: SignalWire's operations as data, and the meaning of its answers; `policy`: when to renew, and in which way;
-   `gateway`: the protocol of the realtime gateway
-5. `lifecycle`: all state of a token that a session keeps
+4. `wire`: SignalWire's operations as data, and the meaning of its answers; `policy`: when to renew, and in which way
+5. `lifecycle`: all state of a token that a session keeps; `gateway`: the protocol of the realtime gateway
 6. `clock`: clocks that are passed as arguments, and one timer for all sessions of an event loop
 7. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs outlive a session (`stores.redis`
    by path)

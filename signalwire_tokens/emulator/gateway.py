@@ -90,7 +90,7 @@ SEND_TIMEOUT = 5.0  # seconds of real time that sending a message may take, if t
 PING_EVERY = 15.0  # seconds between pings, and the time to answer one
 METHODS = (CONNECT, REAUTHENTICATE, "signalwire.ping", "subscriber.online", "subscriber.offline")
 # The statuses that are recorded for an authentication, by the code of its error. JSON-RPC itself has no status.
-STATUSES = {None: 200, NOT_AUTHENTICATED: 401, REQUESTER_INVALID: 403}
+STATUSES: Mapping[int | None, int] = {None: 200, NOT_AUTHENTICATED: 401, REQUESTER_INVALID: 403}
 
 
 @attrs.frozen(kw_only=True)

@@ -46,9 +46,9 @@ class RealtimeConnection:
     ::
 
         async with RealtimeConnection(session) as connection:
-            await connection.call("subscriber.online")
+            print(await connection.call("subscriber.online"))
             async for event in connection.events():
-                ...
+                print(event.type)
 
     While it is open, it presents each new token of the session, answers pings, acknowledges events, and connects again
     when it was lost. If the session can't renew its token, the connection goes on as long as the gateway lets it.

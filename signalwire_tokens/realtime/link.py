@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from signalwire_tokens.clock import Alarm
+    from signalwire_tokens.clock import Alarm, Clock
     from signalwire_tokens.gateway import Output
     from signalwire_tokens.keeper import SessionEvent, TokenSession
     from signalwire_tokens.keeper.events import Listener
@@ -143,9 +143,12 @@ class Link:
     """
 
     def __init__(self, session: TokenSession, gateway: Gateway, route: Route, inbox: Inbox) -> None:
-        self.session, self.gateway, self.route, self.inbox = session, gateway, route, inbox
-        self.clock = engine_of(session).clock
-        self.state = RealtimeState.CLOSED
+        self.session: TokenSession = session
+        self.gateway: Gateway = gateway
+        self.route: Route = route
+        self.inbox: Inbox = inbox
+        self.clock: Clock = engine_of(session).clock
+        self.state: RealtimeState = RealtimeState.CLOSED
         self.last_error: SignalWireTokenError | None = None
         self.line: Line | None = None
         self.calls: dict[str, PendingCall] = {}
@@ -154,7 +157,7 @@ class Link:
         self.task: asyncio.Task[None] | None = None
         self.ice_servers: tuple[dict[str, Any], ...] = ()
         self.connected_since: datetime | None = None
-        self.reauthenticated = 0
+        self.reauthenticated: int = 0
         self.losses: Counter[LossCause] = Counter()
         self.observers: tuple[RealtimeObserver, ...] = ()
         self._alarm: Alarm | None = None
@@ -339,7 +342,7 @@ class Link:
         return True
 
     def _handle(self, decide: Callable[[], list[Output]]) -> None:
-        """Have the state machine decide, and do what it returns. An exception ends the socket."""
+        """Do what the state machine returns. An exception ends the socket."""
         try:
             self._carry_out(decide())
         except Exception:  # of any kind: the connection is lost then, and made again
@@ -376,7 +379,7 @@ class Link:
         self._arm()
 
     def _settle(self, answered: Answered) -> None:
-        """Give an answer to the call that waits for it. A late one is ignored."""
+        """Pass an answer to the call that waits for it. A late one is ignored."""
         call = self.calls.pop(answered.call_id, None)
         if call is not None:
             call.settle(answered)

@@ -287,7 +287,7 @@ MATRIX = {  # the fault, why connections are lost, and within how many seconds t
 async def test_each_fault_is_overcome(name, emulator, session, clock):
     """The connection is made again, in a bounded time, and a call that was under way is reported.
 
-    (R5) (R7) (R8) (R10)
+    (R5) (R7) (R8) (R10) (R11)
     """
     happen, causes, within = MATRIX[name]
     async with Proxy(emulator.port) as proxy, RealtimeConnection(session, host=f"127.0.0.1:{proxy.port}") as connection:
