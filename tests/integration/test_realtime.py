@@ -31,7 +31,7 @@ from signalwire_tokens import (
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import Delay, Emulator, Reset, RpcFailure, Stall, Status
 from signalwire_tokens.integrations.aiohttp_server import TokenBackend
-from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.keeper import SessionEvent, engine_of
 from signalwire_tokens.realtime import RealtimeConnection, RealtimeState
 from signalwire_tokens.realtime.sockets import Route
 from support.faulty_redis import Proxy
@@ -1044,3 +1044,13 @@ async def test_a_message_that_is_too_long_is_not_repeated(emulator, connection):
     await connection.wait_connected()
     await settled(connection)
     assert emulator.connections[0].resumed == 0
+
+
+async def test_an_earlier_token_that_the_connection_hears_of_late_is_not_presented(emulator, session):
+    """By then, the session has a newer one, which the gateway has already. (R1)"""
+    async with RealtimeConnection(session, host=emulator.gateway) as connection:
+        late = SessionEvent(kind="rotated", generation=1, pair=session.pair)
+        await rotate(session, emulator)
+        connection._link._session_changed(late)
+        await settled(connection)
+        assert connection.reauthenticated == 1

@@ -811,3 +811,24 @@ def test_any_message_has_a_meaning(text):
     connect(gateway)
     for output in gateway.receive(text, 0.0):
         assert isinstance(output, get_args(Output))
+
+
+def test_a_state_that_comes_before_the_answer_belongs_to_no_earlier_protocol(gateway):
+    """Otherwise, the next connection would try to resume another one with it. (R5)"""
+    connect(gateway)
+    gateway.lost("closed", 1.0)
+    (message,) = sent(gateway.connect(B, 2.0))
+    gateway.receive(*state_event())
+    assert gateway.resumable is None
+    gateway.receive(*answer(message, {**RESULT, "protocol": "p2"}))
+    gateway.receive(*state_event("state-2", "s2"))
+    assert gateway.resumable.protocol == "p2"
+
+
+def test_a_state_that_comes_before_the_answer_to_a_resume_is_kept(gateway):
+    """It continues the same protocol. (R5)"""
+    hold_state(gateway)
+    gateway.lost("closed", 1.0)
+    gateway.connect(A, 2.0)
+    gateway.receive(*state_event("state-2", "s2"))
+    assert gateway.resumable.state.value == "state-2"
