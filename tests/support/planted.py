@@ -15,14 +15,16 @@ import math
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import attrs
 
+from signalwire_tokens import gateway, throttle, wire
 from signalwire_tokens import session as sessions
-from signalwire_tokens import throttle, wire
 from signalwire_tokens.clock import timer
 from signalwire_tokens.fleet.breaker import Breaker
 from signalwire_tokens.fleet.governor import Governor
+from signalwire_tokens.gateway import REAUTHENTICATE, Answered, Gateway, Invalidate, Lost
 from signalwire_tokens.integrations import token_endpoint
 from signalwire_tokens.keeper import closing, engine, events, shared, waiters
 from signalwire_tokens.keeper.engine import Engine
@@ -34,6 +36,7 @@ from signalwire_tokens.keeper.sharing_rules import TimedReading
 from signalwire_tokens.lifecycle import Lifecycle
 from signalwire_tokens.outcomes import Ambiguous, Denied, NotSent, Spent
 from signalwire_tokens.policy import NO_THROTTLE, RefreshPolicy
+from signalwire_tokens.realtime.link import Inbox, Link
 from signalwire_tokens.session import SubscriberRenewal
 from signalwire_tokens.stores.records import Reading
 from signalwire_tokens.stores.watchers import Watchers
@@ -42,7 +45,7 @@ from signalwire_tokens.throttle import Throttle
 from .world.suites import play
 
 HISTORIES = 150  # of each suite, in which a fault must be found
-SESSION, REPLICAS, FLEET, ENDPOINT = "session", "replicas", "fleet", "endpoint"
+SESSION, REPLICAS, FLEET, ENDPOINT, REALTIME = "session", "replicas", "fleet", "endpoint", "realtime"
 
 
 @attrs.frozen
@@ -560,6 +563,177 @@ def the_endpoint_returns_the_token_of_the_latest_user():
         return token_endpoint.format_token(self._latest.pair.access_token, self.fleet.client.clock.wall() + left)
 
     return patch.object(token_endpoint.Backend, "_token_answer", token_answer)
+
+
+# Realtime connections.
+
+
+@breaks("R5", found_by=(REALTIME,))
+def the_state_is_kept_after_a_refused_resume():
+    """After a refused resume, the next connection is a new one."""
+
+    def refuse(original, self, *args):
+        before = self.resumable
+        outputs = list(original(self, *args))
+        self.resumable = before
+        return iter(outputs)
+
+    return changed(Gateway, "_connect_refused", refuse)
+
+
+@breaks("R5", found_by=(REALTIME,))
+def a_refused_resume_invalidates_the_token():
+    """Only the refusal of a new connection says that a token is wrong."""
+
+    def refuse(original, self, *args):
+        outputs = list(original(self, *args))
+        if any(isinstance(one, Lost) and one.cause == "resume_refused" for one in outputs):
+            outputs.insert(0, Invalidate(self.token))
+        return iter(outputs)
+
+    return changed(Gateway, "_connect_refused", refuse)
+
+
+@breaks("R1", found_by=(REALTIME,))
+def every_token_is_presented():
+    """Of several tokens that come while another one is presented, only the newest follows."""
+    queues = WeakKeyDictionary()
+
+    def present(_, self, token, now):
+        queues.setdefault(self, []).append(token)
+        return [] if self.connected_at is None else list(self._present(now))
+
+    def present_next(original, self, now):
+        is_busy = any(call.method == REAUTHENTICATE for call in self.waiting.values())
+        if not is_busy and queues.get(self):
+            self.newest = queues[self].pop(0)
+        return original(self, now)
+
+    return all_of(changed(Gateway, "present", present), changed(Gateway, "_present", present_next))
+
+
+@breaks("R1", found_by=(REALTIME,))
+def a_token_that_comes_while_another_is_presented_is_forgotten():
+    """The newest token follows once the other one is accepted."""
+
+    def present(original, self, token, now):
+        is_busy = any(call.method == REAUTHENTICATE for call in self.waiting.values())
+        return [] if is_busy else original(self, token, now)
+
+    return changed(Gateway, "present", present)
+
+
+@breaks("R2", found_by=(REALTIME,))
+def a_refused_reauthentication_ends_the_connection():
+    """A connection goes on with the token that it has, if the gateway refuses another one."""
+
+    def answered(original, self, call, message, now):
+        yield from original(self, call, message, now)
+        if call.method == REAUTHENTICATE and "error" in message:
+            yield Lost("refused", "the gateway refused the session's new token")
+
+    return changed(Gateway, "_answered", answered)
+
+
+@breaks("R3", found_by=(REALTIME,))
+def repeated_events_are_delivered_again():
+    """The gateway sends an event again if its acknowledgement was lost, and the app gets it once."""
+    return patch.object(gateway, "MOST_SEEN", 0)
+
+
+@breaks("R3", found_by=(REALTIME,))
+def an_event_that_is_dropped_is_not_counted():
+    """The next event says how many were dropped before it."""
+
+    def take(original, self):
+        event = original(self)
+        return None if event is None else attrs.evolve(event, missed=0)
+
+    return changed(Inbox, "take", take)
+
+
+@breaks("R4", found_by=(REALTIME,))
+def events_of_an_earlier_protocol_are_delivered():
+    """An event whose channel names an earlier protocol isn't for this connection."""
+
+    def take_event(original, self, *args):
+        self._is_later = False
+        return original(self, *args)
+
+    return changed(Gateway, "_take_event", take_event)
+
+
+@breaks("R6", found_by=(REALTIME,))
+def any_number_of_tokens_may_be_refused():
+    """After two tokens that were refused one after the other, there is no third attempt."""
+
+    def refuse(original, self, *args):
+        self.refused = None
+        return original(self, *args)
+
+    return changed(Gateway, "_connect_refused", refuse)
+
+
+@breaks("R7", found_by=(REALTIME,))
+def the_pause_before_a_connect_never_grows():
+    """The longest pause doubles with each loss, up to a minute."""
+    return changed(Gateway, "lost", lambda original, self, *args: min(3.0, original(self, *args)))
+
+
+@breaks("R7", "R11", found_by=(REALTIME,))
+def the_pause_before_a_connect_has_no_limit():
+    """The longest pause is a minute."""
+    return patch.object(gateway, "LONGEST_WINDOW", math.inf)
+
+
+@breaks("R8", found_by=(REALTIME,))
+def a_call_counts_as_sent_once_it_is_answered():
+    """An interrupted call may have had an effect as soon as any of it was sent."""
+    return patch.object(Link, "_may_send", lambda self, call_id: call_id in self.calls)
+
+
+@breaks("R8", "R9", found_by=(REALTIME,))
+def a_late_answer_settles_another_call():
+    """An answer belongs to the call whose id it has."""
+
+    def carry_out(original, self, outputs):
+        def match(one):
+            is_late = isinstance(one, Answered) and one.call_id not in self.calls and self.calls
+            return attrs.evolve(one, call_id=next(iter(self.calls))) if is_late else one
+
+        return original(self, (match(one) for one in outputs))
+
+    return changed(Link, "_carry_out", carry_out)
+
+
+@breaks("R10", found_by=(REALTIME,))
+def no_pings_are_sent():
+    """A connection on which nothing arrives any more counts as lost after a ping without an answer."""
+    return patch.object(gateway, "PING_EVERY", 1e9)
+
+
+@breaks("R10", "R11", found_by=(REALTIME,))
+def connecting_may_take_forever():
+    """A connection that isn't answered within 10 s counts as lost."""
+
+    def ask(original, self, method, *args):
+        message = original(self, method, *args)
+        if method == gateway.CONNECT:
+            self.waiting = {id_: attrs.evolve(call, due=math.inf) for id_, call in self.waiting.items()}
+        return message
+
+    return changed(Gateway, "_ask", ask)
+
+
+@breaks("R12", found_by=(REALTIME,))
+def a_connection_never_stops_listening_to_its_session():
+    """A connection that has closed doesn't subscribe to its session any more."""
+
+    def subscribe(original, self, callback):
+        original(self, callback)
+        return lambda: None
+
+    return changed(TokenSession, "subscribe", subscribe)
 
 
 def find(planted, histories=HISTORIES):

@@ -53,7 +53,7 @@ def test_planted_faults_of_the_day_are_found(part):
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=str)
 def test_a_fault_names_what_it_breaks(fault):
     """A history may report its guarantees, and its suites exist."""
-    numbers = re.findall(r'"(P\d+)"', "".join(path.read_text() for path in WORLD.glob("*.py")))
+    numbers = re.findall(r'"([PR]\d+)"', "".join(path.read_text() for path in WORLD.glob("*.py")))
     assert set(fault.guarantees) <= set(numbers)
     assert set(fault.suites) <= set(SUITES)
     assert fault.guarantees

@@ -15,6 +15,7 @@ import pytest
 from support.processes import last_lines
 from support.world.core import World
 from support.world.judge import Judge
+from support.world.realtime_judge import CONNECTED_WITHIN
 from support.world.suites import LIVES, SUITES, play
 from support.world.weather import MISHAPS, PAUSES, REFUSALS
 
@@ -36,10 +37,10 @@ def named(record):
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_no_history_breaks_a_guarantee(suite):
-    """Sessions, replicas, fleets and token endpoints keep their promises, whatever goes wrong.
+    """Sessions, replicas, fleets, token endpoints and realtime connections keep their promises, whatever goes wrong.
 
     (P1) (P2) (P3) (P5) (P7) (P9) (P12) (P14) (P15) (P16) (P17) (P19) (P20) (P21) (P22) (P23) (P26) (P29) (P30)
-    (P31) (P32) (P33) (P34)
+    (P31) (P32) (P33) (P34) (R1) (R2) (R3) (R4) (R5) (R6) (R7) (R8) (R9) (R10) (R11) (R12)
     """
     for seed in range(HISTORIES):
         record = play(suite, seed)
@@ -60,10 +61,10 @@ def test_the_guarantees_that_a_history_may_break_are_documented():
     """The test above names them, and their rows in the list of guarantees name that test."""
     reported = set()
     for path in (ROOT / "support/world").glob("*.py"):
-        reported |= set(re.findall(r'"(P\d+)"', path.read_text()))
-    assert reported == set(re.findall(r"\((P\d+)\)", test_no_history_breaks_a_guarantee.__doc__))
+        reported |= set(re.findall(r'"([PR]\d+)"', path.read_text()))
+    assert reported == set(re.findall(r"\(([PR]\d+)\)", test_no_history_breaks_a_guarantee.__doc__))
     rows = (ROOT.parent / "docs/explanation/guarantees.md").read_text()
-    proved = re.findall(r"^\| (P\d+) \|.*test_proof.py::test_no_history_breaks_a_guarantee", rows, re.MULTILINE)
+    proved = re.findall(r"^\| ([PR]\d+) \|.*test_proof.py::test_no_history_breaks_a_guarantee", rows, re.MULTILINE)
     assert reported == set(proved)
 
 
@@ -75,10 +76,13 @@ def test_the_page_says_how_long_faults_have_effects():
     kinds = {"end", "start", "stop", "store", "suspend", "vm pause", "wall", *MISHAPS, *PAUSES}
     assert max(judge.bound(kind) for judge in judges for kind in kinds) <= 60 * int(usual)
     assert max(judge.bound(kind) for judge in judges for kind in REFUSALS) <= 60 * int(refused)
+    (connected,) = re.findall(r"realtime connection is made within (\d+) seconds", page)
+    assert int(connected) == CONNECTED_WITHIN
 
 
 PLAY = f"""
 import json, sys
+from support.world.realtime_judge import CONNECTED_WITHIN
 from support.world.suites import SUITES, play
 print(json.dumps({{suite: [play(suite, seed).trace for seed in range({SAME})] for suite in SUITES}}))
 """

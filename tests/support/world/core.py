@@ -42,9 +42,9 @@ class Found(Exception):
 
 
 class Machine:
-    """A computer, with its clocks and its processes."""
+    """A computer, with its clocks and its processes. Nothing happens to one that `is_steady`."""
 
-    def __init__(self, world, name):
+    def __init__(self, world, name, *, is_steady=False):
         self.world, self.name = world, name
         self.processes = []
         self.wall_ahead = 0.0  # what was set wrong
@@ -54,7 +54,10 @@ class Machine:
         self.pauses = []  # pairs: when a pause of the virtual machine ended, and how long it was
         self.clocks_changed_at = -1e9  # when its wall clock was set, or its last pause ended
         self._start_clocks()
-        world.machines.append(self)
+        if is_steady:  # a timer that rings a rounding error early would have a service spin
+            self._started = 0.0
+        else:
+            world.machines.append(self)
 
     def _start_clocks(self):
         self._started = self.world.time - self.world.random.uniform(10, 1e6)
@@ -120,10 +123,11 @@ class Process:
     """A process: an event loop that runs `main(process)`.
 
     `engines` are the engines of its sessions, and when each was opened. `made` has weak references to all of them.
-    `quiet_at` is when everything that has gone wrong for it must be over, as `judge` calculates it.
+    `quiet_at` is when everything that has gone wrong for it must be over, as `judge` calculates it. One that
+    `is_service` is SignalWire's own: nothing happens to it, and it doesn't end.
     """
 
-    def __init__(self, world, machine, name, main):
+    def __init__(self, world, machine, name, main, *, is_service=False):
         self.world, self.machine, self.name = world, machine, name
         self.engines, self.made, self.closers = {}, [], []
         self.kept = ()  # what outlives the sessions: it is kept until the end, and must not keep a session
@@ -139,7 +143,7 @@ class Process:
         )
         self.main = self.loop.create_task(main(self), name="main")
         machine.processes.append(self)
-        world.processes.append(self)
+        (world.services if is_service else world.processes).append(self)
 
     def _complain(self, what):
         if not self.is_dead:
@@ -235,7 +239,7 @@ class World:
         self.interrupts, self.longest_interrupt = interrupts, longest_interrupt
         self.time = 0.0
         self.steps = 0
-        self.machines, self.processes, self.graveyard, self.ended = [], [], [], []
+        self.machines, self.processes, self.services, self.graveyard, self.ended = [], [], [], [], []
         self.faults = Counter()
         self.failures = []  # pairs: the guarantee that was broken, and how
         self.seeks = ()  # guarantees: if one of them is broken, the history ends
@@ -295,7 +299,7 @@ class World:
             if self.is_found:
                 raise Found
             self._let_events_happen()
-            running = [process for process in self.processes if process.may_run and process.loop.is_busy]
+            running = [process for process in self._all() if process.may_run and process.loop.is_busy]
             if running:
                 self._step(running[0] if len(running) == 1 else self.random.choice(running))
                 continue
@@ -305,17 +309,20 @@ class World:
             self.time = max(self.time, at)
         self.time = max(self.time, end)
 
+    def _all(self):
+        return [*self.processes, *self.services]
+
     def _let_events_happen(self):
         while self._events and self._events[0][0] <= self.time:
             heapq.heappop(self._events)[2]()
-        for process in self.processes:
+        for process in self._all():
             if process.may_run:
                 process.loop.ring()
 
     def _next_time(self):
         """Return when the next event happens, the next timer rings, or a stopped process goes on."""
         times = [self._events[0][0]] if self._events else []
-        for process in self.processes:
+        for process in self._all():
             if not process.machine.is_awake:
                 continue  # an event wakes it
             if process.stopped_until > self.time:
@@ -345,13 +352,15 @@ class World:
 
     def finish(self):
         """Release all processes and events."""
-        for process in (*self.processes, *self.graveyard):
+        processes = [*self._all(), *self.graveyard]
+        for process in processes:
             process.bury()
             for close in process.closers:
                 close()
-        for process in (*self.processes, *self.graveyard):
+        for process in processes:
             process.loop.close()
         self.processes.clear()
+        self.services.clear()
         self.graveyard.clear()
         self.machines.clear()
         self._events.clear()
@@ -367,8 +376,8 @@ class LogJudge(logging.Handler):
     def emit(self, record):
         if record.name == "signalwire_tokens.backend":
             return  # an error of the token endpoint is the app's or SignalWire's
-        if "no way to renew is left" in record.msg:
-            return  # the judge looks at each session that has expired
+        if "no way to renew is left" in record.msg or "given up" in record.msg:
+            return  # the judge looks at each session that has expired, and each connection that was given up
         text = record.getMessage()
         if record.exc_info:
             text += f" ({record.exc_info[1]!r})"

@@ -56,6 +56,7 @@ class Judge:
         self.throttled_at, self.lifted_at, self.down_since = {}, {}, {}  # by process: see `_note_pause`
         self.store_out_at = {}  # by process: when a call of it last met an outage of the store
         self.store_failed_at = {}  # by process: when a call of it last met anything else
+        self.held_up_until = {}  # by process: until when it doesn't run, or its clocks have just changed
         self.reported = weakref.WeakKeyDictionary()  # by session: the tokens that callers have reported as refused
         world.on_interrupt = self._interrupted
 
@@ -88,6 +89,8 @@ class Judge:
         if what == "store":  # a session renews without the store, however long that is out
             seconds, self.store_failed_at[process] = 0.0, self.world.time
         process.quiet_at = max(process.quiet_at, self.world.time + seconds + self.bound(kind or what))
+        if what in ("stop", "suspend", "vm pause", "wall"):
+            self.held_up_until[process] = max(self.held_up_until.get(process, -1e9), self.world.time + seconds)
         if what == "vm pause":
             process.paused_at = self.world.time + seconds
         if what in ("vm pause", "wall"):  # by the wall clock, a pause that SignalWire has asked for may be over

@@ -7,10 +7,11 @@ has, and how often. So one history has many stops and a steady network, and anot
 import asyncio
 import shutil
 import tempfile
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import attrs
 
@@ -22,20 +23,32 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.clock import timer_of
 from signalwire_tokens.emulator.rotation import ROTATIONS
+from signalwire_tokens.errors import CallInterrupted, CallRefused, RealtimeError
 from signalwire_tokens.integrations.token_endpoint import Backend, BackendRequest
 from signalwire_tokens.integrations.token_rules import RequestHead
 from signalwire_tokens.keeper import engine_of
+from signalwire_tokens.policy import SessionState
+from signalwire_tokens.realtime import RealtimeConnection, RealtimeState, link
 from signalwire_tokens.stores import MemoryStore
 
 from .core import Found, Machine, Process, in_world
+from .gateway import COUNT, Host, Http
 from .judge import Judge
+from .line_weather import LineWeather
+from .realtime_judge import RealtimeJudge
 from .space import Network, Space
 from .stores import RedisServer, SqliteFile
 from .weather import Climate, Weather
 
 LIVES = (120.0, 600.0, 600.0, 7200.0)  # seconds that an access token is valid
 OFTEN = attrs.asdict(Climate())  # the names of all faults
-SHARES = {"mishap": (0.005, 0.2), "stranger": (0.05, 0.3), "store_mishap": (0.005, 0.1)}
+SHARES = {
+    "mishap": (0.005, 0.2),
+    "stranger": (0.05, 0.3),
+    "store_mishap": (0.005, 0.1),
+    "line_mishap": (0.01, 0.3),
+    "gateway_mishap": (0.005, 0.1),
+}
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder without a disk; each history has a folder of its own in it
 ENDS_AFTER = 90.0  # seconds in which all applications close
 
@@ -63,10 +76,10 @@ class Scene:
     second pair: those that share one all do, or none does.
     """
 
-    def __init__(self, world, *, store, faults):
+    def __init__(self, world, *, store, faults, lives=LIVES):
         self.world = world
         draw = world.random
-        self.life = draw.choice(LIVES)
+        self.life = draw.choice(lives)
         self.judge = Judge(world, self.life)
         self.weather = Weather(world, self._climate(faults), self.life, self.judge)
         lifetimes = Lifetimes.of(timedelta(seconds=self.life))
@@ -75,7 +88,8 @@ class Scene:
         self.is_ending, self.endings = False, []
         self.reissues = True
         self.counts_issues = True  # False if sessions drop out of the store's sight, as in a fleet
-        self.folder = None
+        self.closing = ExitStack()
+        self.realtime = self.host = None  # the judge of realtime connections, and their gateway
         self.kind = store
         self.server = self._make_store()
         self.judge.kind, self.judge.peek = store, self.peek
@@ -91,7 +105,7 @@ class Scene:
         if draw.random() < 0.1:
             return Climate()
         for name in faults:
-            if draw.random() < 0.35:
+            if draw.random() < (0.6 if name in OF_GATEWAYS else 0.35):
                 low, high = SHARES.get(name, (0.1, 3.0))
                 rate = self.world.between(low, high)
                 rates[name] = rate if name in SHARES else rate * 3600 / self.life
@@ -99,8 +113,9 @@ class Scene:
 
     def _make_store(self):
         if self.kind == "sqlite":
-            self.folder = tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None)
-            return SqliteFile(self.world, self.weather, Path(self.folder, "tokens.db"))
+            folder = tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None)
+            self.closing.callback(shutil.rmtree, folder)
+            return SqliteFile(self.world, self.weather, Path(folder, "tokens.db"))
         if self.kind == "redis":
             server = RedisServer(self.world, self.weather)
             self.weather.stores.append(server)
@@ -151,6 +166,15 @@ class Scene:
         for process, ending in self.endings:
             process.resolve(ending)
 
+    def open_gateway(self):
+        """Have a realtime gateway in this world."""
+        lines = self.weather.of_lines = LineWeather(self.world, self.weather)
+        self.realtime = lines.judge = RealtimeJudge(self.world, self.judge)
+        self.host = lines.host = Host(self.world, self.space, lines, self.realtime)
+        self.realtime.look_again_and_again()
+        stand_in = patch.object(link, "open_session", lambda given: given)  # an `Http`, in place of aiohttp's session
+        self.closing.enter_context(stand_in)
+
     def play(self, lives):
         """Play faults for some lives of a token, then a time without faults, and then the end of the applications."""
         world, judge = self.world, self.judge
@@ -169,10 +193,12 @@ class Scene:
         if self.server is not None and self.counts_issues:
             judge.judge_issues()
         judge.judge_leftovers(world.ended)
+        if self.realtime is not None:
+            self.realtime.judge_leftovers()
+            self.realtime.judge_calls()
 
     def close(self):
-        if self.folder is not None:
-            shutil.rmtree(self.folder)
+        self.closing.close()
 
 
 def record(suite, seed, scene):
@@ -461,7 +487,169 @@ def play_endpoint(scene):
     scene.start(Machine(scene.world, "machine"), "app", endpoint_application)
 
 
+# Realtime connections.
+
+
+def play_realtime(scene):
+    """One or two processes, each with a realtime connection on a session of its own, or on one of a fleet."""
+    scene.counts_issues = False
+    scene.open_gateway()
+    scene.draw_reissues()
+    draw = scene.world.random
+    for number in range(draw.choice((1, 2))):
+        main = fleet_with_connection if draw.random() < 0.3 and scene.reissues else session_with_connection
+        scene.start(Machine(scene.world, f"machine {number}"), f"app {number}", main)
+
+
+async def session_with_connection(scene, process):
+    """Keep a session, and a connection on it. Open others when they have closed."""
+    draw, judge = scene.world.random, scene.judge
+    client, store = scene.client(process), scene.connect(process)
+    while not scene.is_ending:
+        session = SubscriberSession(client, f"user of {process.name[:5]}", store=store, reissue=scene.reissues)
+        engine = engine_of(session)
+        process.add(engine)
+        begun = judge.call_begins(process)
+        try:
+            await session.start()
+        except SignalWireTokenError as error:
+            judge.failed(process, session, error, begun, drains=True)
+        else:
+            ends = scene.world.time + draw.choice((1e9, draw.uniform(0.5, 3) * scene.life))
+            await keep_connection(scene, process, session, ends)
+            await session.aclose()
+        judge.judge_closed(process, engine)
+        process.engines.pop(engine, None)
+        del session, engine
+        await asyncio.sleep(draw.uniform(0.5, 5))
+    await close_all(scene, process, client, store)
+
+
+async def fleet_with_connection(scene, process):
+    """Keep a connection on one of a fleet's sessions, which the fleet may close."""
+    async with open_fleet(scene, process) as fleet:
+        while not scene.is_ending:
+            await keep_connection(scene, process, fleet.session(REFERENCES[0]), 1e9, fleet)
+            await asyncio.sleep(1.0)
+
+
+async def keep_connection(scene, process, session, ends, fleet=None):
+    """Keep a connection on a session, until that shall end. Open another one when it was given up or closed."""
+    draw, judge, engine = scene.world.random, scene.realtime, engine_of(session)
+    while not scene.is_ending and scene.world.time < ends and session.state not in ENDED:
+        connection = RealtimeConnection(session, buffer_size=draw.choice((1000, 3)), call_timeout=draw.choice((1, 10)))
+        seen = judge.watch(process, connection)
+        connection._http = Http(scene.host, process, seen)
+        try:
+            await connection.start()
+        except (RealtimeError, SignalWireTokenError) as error:
+            if connection.state is RealtimeState.FAILED:
+                judge.gives_up(seen, error.__cause__ or error)
+            judge.ends(seen)
+        else:
+            stays = draw.choice((1e9, draw.uniform(0.1, 2) * scene.life))
+            await use_connection(scene, connection, seen, min(ends, scene.world.time + stays), fleet)
+        judge.closed(seen, connection)
+        judge.judge_listeners(process, engine)
+        del connection
+        await asyncio.sleep(draw.uniform(0.5, 5))
+
+
+async def use_connection(scene, connection, seen, ends, fleet):
+    """Read events, call methods and renew tokens until the connection ends or shall end. Then read what is left."""
+    judge, process, over = scene.realtime, seen.process, asyncio.Event()
+    handles_for = scene.world.random.choice((0.0, 0.0, 30.0))
+
+    def change(changed):
+        if changed.state in (RealtimeState.CLOSED, RealtimeState.FAILED):
+            over.set()
+
+    async def read_events():
+        async for event in connection.events():
+            judge.delivers(seen, event)
+            if handles_for and not over.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(scene.world.between(0.001, handles_for)):
+                        await over.wait()
+
+    async def follow():
+        try:
+            await read_events()
+        except RealtimeError as error:
+            judge.gives_up(seen, error.__cause__)
+        over.set()
+
+    connection.subscribe(change)
+    reading = asyncio.create_task(follow())
+    callers = [asyncio.create_task(call_methods(scene, connection, seen)) for _ in range(2)]
+    callers.append(asyncio.create_task(renew_now_and_then(scene, connection.session._session)))
+    endings = [asyncio.create_task(one) for one in (scene.until_end(process, ends), over.wait())]
+    await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+    judge.ends(seen)
+    if fleet is not None and scene.world.chance(0.5):
+        await fleet.close_session(REFERENCES[0])
+    await connection.aclose()
+    over.set()
+    await asyncio.wait([reading], timeout=60.0)
+    await end_tasks(scene, process, (*callers, *endings))
+    if not reading.done():
+        scene.world.fail("R3", f"{process.name}: events() doesn't end")
+    await end_tasks(scene, process, [reading])
+
+
+async def call_methods(scene, connection, seen):
+    """Call a method with a number of its own again and again. Some callers lose their patience."""
+    draw, judge = scene.world.random, scene.realtime
+    while True:
+        await asyncio.sleep(draw.expovariate(15 / scene.life))
+        calls = [asyncio.create_task(call_method(judge, connection, seen)) for _ in range(draw.choice((1, 1, 5)))]
+        try:
+            if draw.random() < 0.3:
+                await asyncio.sleep(scene.world.between(0.0001, 1))
+                calls[0].cancel()
+            await asyncio.wait(calls)
+        finally:
+            for calling in calls:
+                calling.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        for calling in calls:
+            if not calling.cancelled():
+                calling.result()
+
+
+async def call_method(judge, connection, seen):
+    number = judge.next_call()
+    try:
+        result = await connection.call(COUNT, {"number": number})
+    except CallInterrupted as error:
+        judge.interrupted(seen, number, error)
+    except (CallRefused, RealtimeError):
+        pass
+    else:
+        judge.result(seen, number, result)
+
+
+async def renew_now_and_then(scene, session):
+    """Have the session renew, sometimes several times one after the other."""
+    draw = scene.world.random
+    while True:
+        await asyncio.sleep(draw.expovariate(3 / scene.life))
+        for _ in range(draw.choice((1, 4))):
+            scene.judge.forces(session)
+            with suppress(SignalWireTokenError):
+                await session.refresh()
+
+
+ENDED = (SessionState.EXPIRED, SessionState.CLOSED)
 FAULTS = tuple(name for name in OFTEN if name != "longest_outage")
+OF_GATEWAYS = {
+    "line_faults",
+    "line_mishap",
+    "gateway_outages",
+    "gateway_requests",
+    "gateway_mishap",
+    "early_expiries",
+}
 OF_FILES = {"store_outages", "store_mishap"}
 OF_SERVERS = OF_FILES | {"store_losses"}
 NOT_HERE = {None: OF_SERVERS, "memory": OF_SERVERS, "sqlite": OF_SERVERS - OF_FILES, "redis": frozenset()}
@@ -470,7 +658,9 @@ SUITES = {
     "replicas": (play_replicas, ("redis", "redis", "redis", "sqlite", "memory")),
     "fleet": (play_fleet, (None, "memory", "redis")),
     "endpoint": (play_endpoint, (None, "redis")),
+    "realtime": (play_realtime, (None, None, "redis")),
 }
+SHORT = {"realtime": (120.0, 600.0)}  # lives in suites whose histories have many callbacks
 
 
 def play(suite, seed, *, lives=6, seeks=()):
@@ -479,10 +669,11 @@ def play(suite, seed, *, lives=6, seeks=()):
 
     def run(world):
         store = world.random.choice(stores)
-        faults = [name for name in FAULTS if name not in NOT_HERE[store]]
+        elsewhere = NOT_HERE[store] | (frozenset() if suite == "realtime" else OF_GATEWAYS)
+        faults = [name for name in FAULTS if name not in elsewhere]
         world.interrupts = world.random.choice((0.0, 0.0, 1e-4, 1e-3))
         world.step_takes = world.random.choice((0.0, 1e-4, 3e-3))
-        scene = Scene(world, store=store, faults=faults)
+        scene = Scene(world, store=store, faults=faults, lives=SHORT.get(suite, LIVES))
         world.seeks = seeks
         try:
             with suppress(Found):

@@ -33,6 +33,12 @@ class Climate:
     wall_jumps: float = 0.0
     restarts: float = 0.0
     revocations: float = 0.0
+    line_faults: float = 0.0  # connections to the gateway that are reset, stall, are half-closed or slow
+    line_mishap: float = 0.0  # the share of connects
+    gateway_outages: float = 0.0
+    gateway_requests: float = 0.0  # disconnects, events of an earlier protocol, and messages that aren't JSON-RPC
+    gateway_mishap: float = 0.0  # the share of messages that the gateway gets
+    early_expiries: float = 0.0
     longest_outage: float = 1.5  # in lives of a token
 
 
@@ -55,10 +61,11 @@ class Weather:
         self.space = None
         self.stores = []  # with `lose(how)`
         self.restart = None  # a function that starts another process in place of one
+        self.of_lines = None  # the weather between the processes and the gateway
 
     def begin(self):
         self.is_over = False
-        climate = self.climate
+        climate, lines = self.climate, self.of_lines
         for rate, happen in (
             (climate.outages, self._begin_outage),
             (climate.pauses, self._begin_pause),
@@ -72,6 +79,7 @@ class Weather:
             (climate.wall_jumps, self._set_wall),
             (climate.restarts, self._restart),
             (climate.revocations, self._revoke),
+            *((getattr(climate, name), happen) for name, happen in (lines.kinds if lines is not None else ())),
         ):
             if rate:
                 self._plan(rate, happen)
@@ -96,6 +104,8 @@ class Weather:
             process.stopped_until = 0.0
         self.world.interrupts = 0.0
         self._judge.weather_ends()
+        if self.of_lines is not None:
+            self.of_lines.end()
 
     # What SignalWire and the network do.
 
