@@ -332,8 +332,8 @@ class Gateway:
         if kind == STATE_EVENT:
             # Before the answer to a new connection, the protocol is that of an earlier one.
             is_known = self.connected_at is not None or self.resumable is not None
-            if isinstance(state, str) and self.protocol is not None and is_known:
-                self.resumable = Resumable(self.protocol, Secret(state))
+            if isinstance(state, str) and is_known:
+                self.resumable = Resumable(str(self.protocol), Secret(state))
             return
         is_older = self._is_later and isinstance(channel, str) and str(self.protocol) not in channel
         if is_older and not kind.startswith("conversation."):
@@ -361,21 +361,20 @@ class Gateway:
     def _answered(self, call: Call, message: JsonObject, now: float) -> Iterator[Output]:
         """Yield what follows from the answer to a call of the library's own."""
         error = members_of(message, "error") if "error" in message else None
-        reason = "" if error is None else self._reason_in(message)
         if call.method == PING:
             self.ping_at = now + PING_EVERY  # an error is an answer, too
         elif call.method == CONNECT:
             if error is None:
                 yield from self._connected(members_of(message, "result"), now)
             else:
-                yield from self._connect_refused(error.get("code"), reason)
+                yield from self._connect_refused(error.get("code"), self._reason_in(message))
         elif error is None:
             self.token = call.token
             yield Reauthenticated()
             yield from self._present(now)
         else:  # the gateway may end the connection now, or not: only a new connection shows what is at fault
             self.repeat_at = now + REPEAT_AFTER
-            yield NotReauthenticated(reason)
+            yield NotReauthenticated(self._reason_in(message))
 
     def _reason_in(self, message: JsonObject) -> str:
         """Return what an error of the gateway says, in one line without the secrets that the client has sent."""

@@ -369,6 +369,13 @@ def test_the_memory_of_events_is_bounded(gateway):
     assert len(others(gateway.receive(*event(id_="e0")))) == 1
 
 
+def test_events_without_an_id_are_all_delivered(gateway):
+    """They can't be told apart. (R3)"""
+    connect(gateway)
+    for _ in range(2):
+        assert len(others(gateway.receive(*event(id_=None)))) == 1
+
+
 def test_events_with_the_same_id_may_differ(gateway):
     """The gateway may number them from the start after a resume. Only the same event is a repetition. (R3)"""
     connect(gateway)
@@ -501,6 +508,11 @@ def test_a_complaint_is_forgotten_if_the_connection_goes_on(gateway, text):
     assert gateway.complaint == ""
 
 
+def test_a_gateway_begins_without_a_complaint(gateway):
+    """The first connection may end without a reason."""
+    assert gateway.complaint == ""
+
+
 def test_what_the_gateway_says_is_shown_without_secrets(gateway):
     """It may quote a message of the client."""
     connect(gateway, token("a-long-token-of-alice"))
@@ -529,6 +541,12 @@ def test_a_refused_call_gets_the_code(gateway, code, read):
     (answered,) = gateway.receive(*refuse(json.loads(call.message.value), code, "x" * 1000))
     assert (answered.code, answered.result) == (read, None)
     assert answered.message == f"'{'x' * LONGEST_TEXT}…' ({code})"
+
+
+def test_a_call_is_valid_json(gateway):
+    """JSON has no NaN."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        gateway.call("x", {"y": float("nan")})
 
 
 def test_ids_are_never_used_twice(gateway):
