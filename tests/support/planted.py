@@ -24,7 +24,7 @@ from signalwire_tokens import session as sessions
 from signalwire_tokens.clock import timer
 from signalwire_tokens.fleet.breaker import Breaker
 from signalwire_tokens.fleet.governor import Governor
-from signalwire_tokens.gateway import REAUTHENTICATE, Answered, Gateway, Invalidate, Lost
+from signalwire_tokens.gateway import REAUTHENTICATE, Answered, Deliver, Gateway, Invalidate, Lost
 from signalwire_tokens.integrations import token_endpoint
 from signalwire_tokens.keeper import closing, engine, events, shared, waiters
 from signalwire_tokens.keeper.engine import Engine
@@ -639,6 +639,18 @@ def a_refused_reauthentication_ends_the_connection():
 def repeated_events_are_delivered_again():
     """The gateway sends an event again if its acknowledgement was lost, and the app gets it once."""
     return patch.object(gateway, "MOST_SEEN", 0)
+
+
+@breaks("R3", found_by=(REALTIME,))
+def only_events_for_the_app_are_acknowledged():
+    """An event is acknowledged even if it came before, or belongs to an earlier protocol."""
+
+    def requested(original, self, method, *args):
+        outputs = list(original(self, method, *args))
+        is_kept = method != gateway.EVENT or any(isinstance(one, Deliver) for one in outputs)
+        return iter(outputs if is_kept else [])
+
+    return changed(Gateway, "_requested", requested)
 
 
 @breaks("R3", found_by=(REALTIME,))

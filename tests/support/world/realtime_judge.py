@@ -474,12 +474,13 @@ class RealtimeJudge:
             self._is_undisturbed(client, now)
             and self.quiet_at[client.process] < now
             and self._judge.has_valid_token(engine)
-            and engine.cycle.fresh_until > client.process.machine.boot_time()
         )
         if not is_calm:
             client.calm_since = None
             return
-        since = client.calm_since = now if client.calm_since is None else client.calm_since
+        began = now if client.calm_since is None else client.calm_since
+        held_up_until = self._judge.held_up_until.get(client.process, -1e9)
+        since = client.calm_since = max(began, self.quiet_at[client.process], held_up_until)
         if not is_connected and now - since > CONNECTED_WITHIN:
             self.fail("R11", client, f"is {link.state.value} {now - since:.0f} s after all trouble was over")
         if not is_connected:
