@@ -76,7 +76,7 @@ def test_the_page_says_how_long_faults_have_effects():
     kinds = {"end", "start", "stop", "store", "suspend", "vm pause", "wall", *MISHAPS, *PAUSES}
     assert max(judge.bound(kind) for judge in judges for kind in kinds) <= 60 * int(usual)
     assert max(judge.bound(kind) for judge in judges for kind in REFUSALS) <= 60 * int(refused)
-    (connected,) = re.findall(r"realtime connection is made within (\d+) seconds", page)
+    (connected,) = re.findall(r"and then a connection within (\d+) seconds", page)
     assert int(connected) == CONNECTED_WITHIN
 
 
