@@ -598,3 +598,20 @@ def test_the_code_of_a_failure_is_a_whole_number():
     """A wrong one is an error at once."""
     with pytest.raises(TypeError, match="code must be a whole number"):
         RpcFailure("-32000")
+
+
+@pytest.mark.parametrize("method", ["work", "signalwire.ping"])
+async def test_a_function_answers_a_method_of_its_own(emulator, method):
+    """It has a dot, as all methods have, and the gateway doesn't answer it itself."""
+    with pytest.raises(ValueError, match="method must"):
+        emulator.on_call(method, dict)
+
+
+async def test_a_function_that_answers_is_not_async(emulator):
+    """Its result would be a coroutine."""
+
+    async def answer(params):
+        return params
+
+    with pytest.raises(TypeError, match="function must not be async"):
+        emulator.on_call("app.work", answer)

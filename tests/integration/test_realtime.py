@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import aiohttp
 import aiohttp.test_utils
@@ -30,12 +31,16 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import Delay, Emulator, Reset, RpcFailure, Stall, Status
+from signalwire_tokens.gateway import Answered, Send
 from signalwire_tokens.integrations.aiohttp_server import TokenBackend
 from signalwire_tokens.keeper import SessionEvent, engine_of
+from signalwire_tokens.models import Secret
 from signalwire_tokens.realtime import RealtimeConnection, RealtimeState
+from signalwire_tokens.realtime.link import PendingCall
 from signalwire_tokens.realtime.sockets import Route
 from support.faulty_redis import Proxy
 from support.loop_time import LoopClock
+from support.streams import serving
 from support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("loop_time")
@@ -1055,3 +1060,87 @@ async def test_an_earlier_token_that_the_connection_hears_of_late_is_not_present
         connection._link._session_changed(late)
         await settled(connection)
         assert connection.reauthenticated == 1
+
+
+# What seldom happens.
+
+
+async def test_ice_servers_are_the_gateway_s(connection):
+    """The emulator names none."""
+    assert connection.ice_servers == ()
+
+
+async def test_closing_before_opening_does_nothing(emulator, session):
+    """The connection can still be opened."""
+    connection = RealtimeConnection(session, host=emulator.gateway)
+    await connection.aclose()
+    async with connection:
+        await settled(connection)
+
+
+async def test_a_server_that_says_nothing_is_left(session):
+    """The handshake has a time limit."""
+
+    async def serve(reader, _):
+        await reader.read()
+
+    async with serving(serve) as port:
+        with pytest.raises(RealtimeError, match="no connection within 10 s"):
+            await RealtimeConnection(session, host=f"127.0.0.1:{port}", connect_timeout=15).start()
+
+
+async def test_an_unexpected_exception_is_logged_and_overcome(emulator, session, monkeypatch, caplog):
+    """A bot runs for weeks. (R11)"""
+
+    async def fail(*_):
+        monkeypatch.undo()
+        raise ValueError
+
+    monkeypatch.setattr(Route, "open", fail)
+    async with RealtimeConnection(session, host=emulator.gateway) as connection:
+        await settled(connection)
+        assert connection.losses["unreachable"] == 1
+    assert "an exception was raised" in caplog.text
+
+
+async def test_a_call_is_settled_once():
+    """Its time may be over in the moment in which its answer or the end of the connection comes. (R9)"""
+    for end in (lambda call: call.settle(Answered("1", {})), lambda call: call.interrupt("late")):
+        call = PendingCall("app.work", asyncio.get_running_loop().create_future())
+        call.interrupt("no answer within 10 s")
+        end(call)
+        with pytest.raises(CallInterrupted, match="no answer within 10 s"):
+            await call.answer
+
+
+async def test_nothing_is_sent_without_a_socket(emulator, session):
+    """The session may emit events before the first connection, and after the last one."""
+    link = RealtimeConnection(session, host=emulator.gateway)._link
+    link.send(Send(Secret("hush")))
+    link._end(None)
+    link._session_changed(SessionEvent(kind="degraded", generation=0))
+    assert methods(emulator) == []
+
+
+async def test_a_socket_that_breaks_while_sending_is_lost(emulator, session):
+    """The reader may not have noticed yet."""
+
+    class Broken:
+        async def write(self, _):
+            raise ConnectionResetError
+
+        def end(self, lost):
+            self.lost = lost
+
+    line = Broken()
+    await RealtimeConnection(session, host=emulator.gateway)._link._write(line)
+    assert (line.lost.cause, line.lost.reason) == ("closed", "the connection broke while sending")
+
+
+async def test_a_connection_may_be_dropped_after_its_event_loop(emulator, session):
+    """There is nothing left to stop."""
+    link = RealtimeConnection(session, host=emulator.gateway)._link
+    link.task = SimpleNamespace(get_loop=lambda: SimpleNamespace(is_closed=lambda: True))
+    link.drop()
+    link.task = None
+    link.drop()
