@@ -650,7 +650,7 @@ async def test_a_gateway_that_reads_nothing_does_not_hold_up_closing(emulator, s
 
 
 async def test_subscribers_are_told_until_they_leave(emulator, connection):
-    """One that raises harms nobody."""
+    """One that raises has no effect on others."""
     seen = []
 
     def fail(change):

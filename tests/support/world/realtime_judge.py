@@ -302,7 +302,7 @@ class RealtimeJudge:
         if message["id"] in client.seen:
             return
         client.seen.add(message["id"])
-        is_known = client.connected_at is not None or client.state is not None  # what comes before is for nobody yet
+        is_known = client.connected_at is not None or client.state is not None  # what comes before has no reader yet
         if "authorization_state" in content:
             client.state = content["authorization_state"] if is_known else None
         elif not content["stale"]:
