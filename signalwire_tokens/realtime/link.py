@@ -99,6 +99,14 @@ def interrupted(method: str, why: str, *, sent: bool) -> CallInterrupted:
     return error
 
 
+def refusal(reason: str) -> RealtimeError:
+    """Return the error of a connection whose tokens are refused."""
+    return RealtimeError(
+        f"the gateway refused two different access tokens, one after the other: {reason}",
+        advice="check that host belongs to the space of the tokens, and that the subscriber may connect",
+    )
+
+
 class Inbox:
     """The events that the app hasn't read yet. If there are too many, the oldest ones are dropped."""
 
@@ -192,9 +200,11 @@ class Link:
         unsubscribe = self.session.subscribe(self._session_changed)
         change = RealtimeChange(state=RealtimeState.CLOSED)
         try:
-            while (window := await self._attempt(http)) is not None:
+            while True:
+                window = await self._attempt(http)
                 await self.clock.sleep(window * random.random())  # noqa: S311 - spread, not secrecy
-            change = RealtimeChange(state=RealtimeState.FAILED, cause="token_refused", error=self._refusal())
+        except RealtimeError as error:
+            change = RealtimeChange(state=RealtimeState.FAILED, cause="token_refused", error=error.with_traceback(None))
         except SessionExpired as error:
             change = RealtimeChange(state=RealtimeState.FAILED, error=error.with_traceback(None))
         except SessionClosed as error:
@@ -206,10 +216,10 @@ class Link:
             self.change(change)
             await http.close()
 
-    async def _attempt(self, http: aiohttp.ClientSession) -> float | None:
-        """Make a connection, and use it until it is lost.
+    async def _attempt(self, http: aiohttp.ClientSession) -> float:
+        """Make a connection, and use it until it is lost. Raise `RealtimeError` to give up.
 
-        Return the window in seconds from which the pause before the next attempt is drawn, or None to give up.
+        Return the window in seconds from which the pause before the next attempt is drawn.
         """
         try:
             token = await self._token()
@@ -232,9 +242,10 @@ class Link:
         try:
             self._handle(self._begin)
             lost = await line.lost
-            if lost is None:
+            if isinstance(lost, Refused):
                 self._count("token_refused")
-            return None if lost is None else self._lose(lost)
+                raise refusal(lost.reason)
+            return self._lose(lost)
         finally:
             self._hang_up("the connection was closed")
             await line.close(tasks)
@@ -292,13 +303,6 @@ class Link:
         for call in self.calls.values():
             call.interrupt(why)
         self.calls.clear()
-
-    def _refusal(self) -> RealtimeError:
-        """Return the error of a connection whose tokens are refused."""
-        return RealtimeError(
-            "the gateway refused two different access tokens, one after the other",
-            advice="check that host belongs to the space of the tokens, and that the subscriber may connect",
-        )
 
     # One socket.
 
@@ -370,10 +374,8 @@ class Link:
                     logger.warning("%s: the new token isn't accepted, and is presented again: %s", self.label, reason)
                 case Invalidate(token):
                     self._report(token)
-                case Lost():
+                case Lost() | Refused():
                     self._end(output)
-                case Refused():
-                    self._end(None)
                 case _:
                     assert_never(output)
         self._arm()
@@ -397,7 +399,7 @@ class Link:
         if self.line is not None:
             self.line.send(message)
 
-    def _end(self, lost: Lost | None) -> None:
+    def _end(self, lost: Lost | Refused) -> None:
         """End the open socket, if there is one."""
         if self.line is not None:
             self.line.end(lost)

@@ -20,7 +20,7 @@ from signalwire_tokens.models import Secret
 from signalwire_tokens.origins import HTTP_ALLOWED, is_loopback, read_place, write_origin
 
 if TYPE_CHECKING:
-    from signalwire_tokens.gateway import Lost, Send
+    from signalwire_tokens.gateway import Lost, Refused, Send
     from signalwire_tokens.models import Token
 
 __all__ = ["Line", "Route", "Socket", "open_session"]
@@ -116,12 +116,12 @@ def origin_of(host: object) -> str:
 class Line:
     """One open socket: the messages to send, and why it has ended.
 
-    `lost` has the reason once there is one, or None if the whole connection is given up.
+    `lost` has the reason once there is one. With `Refused`, the whole connection is given up.
     """
 
     def __init__(self, opened: Socket) -> None:
         self.socket: Socket = opened
-        self.lost: asyncio.Future[Lost | None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[Lost | Refused] = asyncio.get_running_loop().create_future()
         self._outbox: deque[Send | None] = deque()
         self._filled = asyncio.Event()
 
@@ -130,7 +130,7 @@ class Line:
         self._outbox.append(message)
         self._filled.set()
 
-    def end(self, lost: Lost | None) -> None:
+    def end(self, lost: Lost | Refused) -> None:
         """Set why the socket has ended. Only the first reason counts."""
         if not self.lost.done():
             self.lost.set_result(lost)
