@@ -18,7 +18,8 @@ name.
 6. `clock`: clocks that are passed as arguments, and one timer for all sessions of an event loop
 7. `client`: `TokenClient`, which sends what `wire` describes; `stores`: where pairs outlive a session (`stores.redis`
    by path)
-8. `keeper`: `TokenSession`, which keeps a token valid and leaves the renewal itself to a `Renewal`
+8. `keeper`: `TokenSession`, which keeps a token valid and leaves the renewal itself to a `Renewal`; `governors`: one
+   limit of requests for several fleets (`governors.redis` by path)
 9. `session`: `SubscriberSession`, which renews with the project's credentials; `device`: `DeviceSession`, which renews
    with a device's own key (by path); `backend`: `BackendSession`, which renews from your app's backend
 10. `fleet`: `SessionFleet`, many sessions that share one request rate; `realtime`: `RealtimeConnection`, which stays

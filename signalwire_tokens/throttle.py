@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from .errors import is_throttle
 
 if TYPE_CHECKING:
-    from .errors import SignalWireTokenError
+    from .errors import RateLimitHint, SignalWireTokenError
 
 __all__ = ["LONGEST_THROTTLE", "Throttle"]
 
@@ -39,10 +39,22 @@ DEFAULT_PAUSE = 1.0  # the pause in seconds if SignalWire asks for one without a
 
 
 class Watcher(Protocol):
-    """An object that waits for the end of a throttle: the engine of a session, or the governor of a fleet."""
+    """An object that waits for the end of a throttle: the engine of a session, or the gate of a fleet."""
 
     def throttle_lifted(self) -> None:
         """Plan the next request, since SignalWire accepts requests again."""
+        ...
+
+
+class Follower(Protocol):
+    """An object that shares with other processes what SignalWire has answered: the account of a fleet."""
+
+    def throttle_changed(self) -> None:
+        """Share that SignalWire has asked for a pause, or that the throttle was lifted."""
+        ...
+
+    def rate_limit_reported(self, hint: RateLimitHint) -> None:
+        """Share what an answer reports about the account's rate limit."""
         ...
 
 
@@ -52,14 +64,17 @@ class Throttle:
     Times are in seconds by the client's clock. SignalWire asked at `asked_at` for a pause until `until`, with `error`.
     All three are -inf, -inf and None before the first pause. Once the throttle is lifted, `error` is None and `until`
     is -inf, but `asked_at` stays: it is what later answers are compared with.
+
+    `followers` share each change. The throttle holds them weakly.
     """
 
-    __slots__ = ("_watchers", "asked_at", "error", "until")
+    __slots__ = ("_watchers", "asked_at", "error", "followers", "until")
 
     def __init__(self) -> None:
         self.asked_at: float = -math.inf
         self.until: float = -math.inf
         self.error: SignalWireTokenError | None = None
+        self.followers: WeakSet[Follower] = WeakSet()
         self._watchers: WeakKeyDictionary[Watcher, None] = WeakKeyDictionary()  # a dict keeps the order of arrival
 
     def left(self, now: float, *, longest: float = math.inf) -> float:
@@ -83,6 +98,17 @@ class Throttle:
             # The answer to a newer request with a length of its own replaces the pause; any other only extends it.
             self.until = until if is_newer and error.retry_after is not None else max(self.until, until)
             self.asked_at, self.error = now, error
+            self._notify_followers()
+
+    def adopt(self, error: SignalWireTokenError, *, asked: float, until: float) -> None:
+        """Adopt a pause that SignalWire has asked another process for, unless it asked this one later."""
+        if asked > self.asked_at:
+            self.asked_at, self.until, self.error = asked, until, error
+
+    def release(self, error: SignalWireTokenError) -> None:
+        """Lift the throttle if its pause has this error."""
+        if self.error is error:
+            self._lift()
 
     def clock_leaped(self, seconds: float, now: float) -> None:
         """Lift the throttle if it has ended by the wall clock, which has gained `seconds`.
@@ -102,3 +128,8 @@ class Throttle:
         self._watchers.clear()
         for watcher in watchers:
             watcher.throttle_lifted()
+        self._notify_followers()
+
+    def _notify_followers(self) -> None:
+        for follower in tuple(self.followers):
+            follower.throttle_changed()

@@ -505,8 +505,10 @@ class TokenClient:
         outcome = wire.read(request, answer, secrets=lambda: (*self._credentials.secrets, *credentials_of(progress)))
         failure = outcome if isinstance(outcome, SignalWireTokenError) else None
         throttle.note(failure, sent=sent, now=self.clock.now())
-        if self.observers and (hint := wire.read_hint(answer)) is not None:
+        if (self.observers or throttle.followers) and (hint := wire.read_hint(answer)) is not None:
             show_hint(self.observers, request.operation, origin, hint)
+            for follower in tuple(throttle.followers):
+                follower.rate_limit_reported(hint)
         if isinstance(outcome, UnexpectedResponse):
             progress.drop()  # more answers to other requests may arrive on the same connection
         return outcome

@@ -55,7 +55,7 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
 
 class Sleeper(Protocol):
-    """An object that the timer wakes at a deadline: the engine of a session, or the governor of a fleet.
+    """An object that the timer wakes at a deadline: the engine of a session, or the gate of a fleet.
 
     `wakes_at` is the deadline in seconds by the timer's clock; `math.inf` means that there is none. Only the timer sets
     it.

@@ -6,9 +6,10 @@
     --------   ---------------------------------------------------------------------------------------
     sessions   `SessionFleet`, the public interface
     context    `FleetContext`, the owner of the sessions: it closes idle ones, and remembers their fields
-    governor   `Governor`, the gate of the sessions: it decides which one renews, and when
+    gate       `FleetGate`, the gate of the sessions: it decides which one renews, and when
     queue      `Queue`, the sessions that wait for their turn
-    breaker    `Breaker`, what the fleets of a client know about SignalWire's health
+    breaker    `Breaker`, what the fleet knows about SignalWire's health
+    account    `Account`, what other fleets and processes know, by the fleet's governor
 """
 
 from .breaker import BreakerState

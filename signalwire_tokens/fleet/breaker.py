@@ -1,4 +1,4 @@
-"""What a client's fleets know about SignalWire's health, from the outcomes of their requests. It reads no clock.
+"""What a fleet knows about SignalWire's health, from its own requests and from other processes. It reads no clock.
 
 ::
 
@@ -21,11 +21,15 @@ the breaker.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import attrs
 
-from signalwire_tokens.outcomes import Failure, Misconfigured
+from signalwire_tokens.outcomes import Failure, Misconfigured, NotSent
 from signalwire_tokens.policy import NEVER
+
+if TYPE_CHECKING:
+    from signalwire_tokens.errors import SignalWireTokenError
 
 __all__ = ["Breaker", "BreakerState"]
 
@@ -43,7 +47,7 @@ class BreakerState(Enum):
 
 @attrs.define(eq=False)
 class Breaker:
-    """The record of SignalWire's health, shared by all fleets of a client.
+    """A fleet's record of SignalWire's health.
 
     - `failed` has the ids of the sessions that have failed since SignalWire last answered, and `failure` is the latest
       failure.
@@ -89,6 +93,11 @@ class Breaker:
         if was_open:
             self.back_at = now
         return was_open
+
+    def adopt(self, error: SignalWireTokenError, *, failed_probes: int, probe_at: float) -> None:
+        """Record what all processes know: SignalWire is down. `error` is for a fleet that hasn't noticed itself."""
+        self.failure = self.failure or NotSent(error)
+        self.is_open, self.failed_probes, self.probe_at = True, failed_probes, probe_at
 
     def fail(self, session: int, failure: Failure, *, limit: float, was_probe: bool) -> bool:
         """Record that a session has failed, and open the breaker once `limit` sessions have.

@@ -13,7 +13,7 @@ from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.outcomes import Denied
 from signalwire_tokens.session import SubscriberSession
 
-from .governor import Governor
+from .gate import FleetGate
 
 if TYPE_CHECKING:
     from signalwire_tokens.keeper import Engine
@@ -35,7 +35,7 @@ class FleetContext(Owner):
 
     another: ClassVar[str] = "get it from the fleet again"
     is_fleet: ClassVar[bool] = True
-    governor: Governor
+    gate: FleetGate
     sessions: dict[str, SubscriberSession]
     idle_timeout: float
     leaving: dict[SubscriberSession, str] = attrs.Factory(dict)
@@ -73,7 +73,7 @@ class FleetContext(Owner):
 
         Until then, calls raise its error, so a reference that can't have a token doesn't cost a request with each call.
         """
-        self.governor.forget(engine)
+        self.gate.forget(engine)
         engine.opened().set(engine, engine.now() + engine.cycle.policy.expired_kept_for(engine.cycle.lifetime))
 
     def closing(self, engine: Engine) -> None:
@@ -87,7 +87,7 @@ class FleetContext(Owner):
                 engine.task.add_done_callback(lambda _: self.leaving.pop(session, None))
             if renewal.fields:
                 self.fields[renewal.reference] = renewal.fields
-        self.governor.forget(engine)
+        self.gate.forget(engine)
 
     def _is_idle(self, engine: Engine) -> bool:
         """Return whether no caller has used the session for a while, and it has no subscriber and no waiting caller.

@@ -18,23 +18,28 @@ import attrs
 from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.durations import positive_seconds, shown, spoken
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
+from signalwire_tokens.governors import LocalGovernor
+from signalwire_tokens.governors.local import check_rate
 from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
 from signalwire_tokens.policy import RefreshPolicy, SessionState
 from signalwire_tokens.session import EACH_ISSUE, SubscriberSession, TokenFields, check_client, with_secrets_hidden
 
 from .breaker import BreakerState
 from .context import FleetContext, renewal_of
-from .governor import Governor
+from .gate import FleetGate
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.durations import Duration
+    from signalwire_tokens.governors import Governor
     from signalwire_tokens.stores import TokenStore
 
 __all__ = ["FleetSnapshot", "SessionFleet"]
 
+MAX_RATE = 150.0  # renewals in a second, of a fleet without a governor
+GOVERNOR_METHODS = ("read", "replace", "turn")
 CLOSES_PER_TURN = 1000  # sessions that the closing fleet shuts before the event loop runs other callbacks
 
 NOT_DRAINED = "%r: renewals were still running after %s; their sessions were closed without waiting"
@@ -70,8 +75,9 @@ class SessionFleet:
     closes when it was without calls for that long and its token expires.
 
     Sessions renew in turn, those first whose tokens expire soonest. At most `max_concurrency` renew at a time, and
-    `max_rate` begin in a second. While SignalWire is down, one session at a time sends a request, to see whether it is
-    back.
+    `max_rate` send their requests in a second: 150, if you don't say. While SignalWire is down, one session at a time
+    sends a request, to see whether it is back. With a `governor` in place of `max_rate`, several fleets or processes
+    share one rate, and what they know about SignalWire's health.
 
     All sessions share the `client`, the `policy` and the `store`. `reference in fleet` is true while a session is open
     for that subscriber.
@@ -89,15 +95,16 @@ class SessionFleet:
         store: TokenStore | None = None,
         policy: RefreshPolicy | None = None,
         max_concurrency: int = 32,
-        max_rate: float = 150.0,
+        max_rate: float | None = None,
         idle_timeout: Duration | None = None,
+        governor: Governor | None = None,
     ) -> None:
-        check_fleet_settings(client, policy, max_concurrency, max_rate)
+        check_fleet_settings(client, policy, max_concurrency)
         self.client: TokenClient = client
         self._store: TokenStore | None = store
         self._policy: RefreshPolicy = RefreshPolicy() if policy is None else policy
         self._concurrency: int = max_concurrency
-        self._rate: float = max_rate
+        self._governor: Governor = choose_governor(client, max_rate, governor)
         self._sessions: dict[str, SubscriberSession] = {}
         idle = math.inf if idle_timeout is None else positive_seconds("idle_timeout", idle_timeout)
         # For CHECKED_EVERY, `token()` may return without a call of `FleetContext.used`.
@@ -170,7 +177,7 @@ class SessionFleet:
 
     def snapshot(self) -> FleetSnapshot:
         """Return the state of the fleet. With a hundred thousand sessions, this takes a tenth of a second or two."""
-        governor = self._opened().governor
+        gate = self._opened().gate
         states, errors, due = Counter[SessionState](), Counter[str](), math.inf
         for session in tuple(self._sessions.values()):  # a copy: metrics exporters may call this from another thread
             state, error = session.state, session.last_error
@@ -179,15 +186,15 @@ class SessionFleet:
                 errors[type(error).__name__] += 1
             if state is not SessionState.EXPIRED:
                 due = min(due, engine_of(session).wakes_at)
-        pause = 0.0 if governor.waiting else max(0.0, due - self.client.clock.now())
+        pause = 0.0 if gate.waiting else max(0.0, due - self.client.clock.now())
         return FleetSnapshot(
             sessions={state: states[state] for state in SessionState},
-            waiting=governor.waiting,
-            in_flight=governor.in_flight,
-            breaker=governor.state,
+            waiting=gate.waiting,
+            in_flight=gate.in_flight,
+            breaker=gate.health.state,
             next_due=moment_in(self.client.clock, pause),
             errors=dict(errors.most_common()),
-            last_error=governor.last_error,
+            last_error=gate.last_error,
         )
 
     async def start(self) -> Self:
@@ -197,8 +204,10 @@ class SessionFleet:
         if self._context is not None:
             raise SessionError("the fleet is open already: open it only once")
         timer = timer_of(self.client.clock)
-        governor = Governor(self.client, timer, policy=self._policy, concurrency=self._concurrency, rate=self._rate)
-        self._context = FleetContext(governor, self._sessions, self._idle_timeout)
+        gate = FleetGate(
+            self.client, timer, policy=self._policy, concurrency=self._concurrency, governor=self._governor
+        )
+        self._context = FleetContext(gate, self._sessions, self._idle_timeout)
         return self
 
     async def aclose(self) -> None:
@@ -213,7 +222,7 @@ class SessionFleet:
         self._closing = True
         if context is None:
             return
-        context.governor.close()
+        context.gate.close()
         closer = asyncio.current_task()
         context.closers.add(closer)
         try:
@@ -239,6 +248,7 @@ class SessionFleet:
                 await asyncio.sleep(0)
         left = iter((*sessions, *context.leaving))
         await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
+        await context.gate.health.account.finish()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -253,7 +263,7 @@ class SessionFleet:
 
     def __del__(self) -> None:
         context = self._context
-        if context is not None and not self._closing and context.governor.timer.process == os.getpid():
+        if context is not None and not self._closing and context.gate.timer.process == os.getpid():
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -271,7 +281,7 @@ class SessionFleet:
 
     def _check_place(self, context: FleetContext) -> None:
         """Raise `SessionError` if this isn't the process and the event loop that the fleet was opened on."""
-        misuse = context.governor.timer.find_misuse()
+        misuse = context.gate.timer.find_misuse()
         if misuse is not None:
             raise SessionError(f"the fleet {misuse}")
 
@@ -293,9 +303,9 @@ class SessionFleet:
         if last is not None and not has_shape(fields):
             fields = {**last, **fields}
         session = self._new_session(reference, fields)
-        engine, governor = engine_of(session), context.governor
-        engine.gate, engine.owner, engine.used_at = governor, context, engine.now()
-        engine.open(governor.timer)
+        engine, gate = engine_of(session), context.gate
+        engine.gate, engine.owner, engine.used_at = gate, context, engine.now()
+        engine.open(gate.timer)
         self._sessions[reference] = session
         context.fields.pop(reference, None)
         return session
@@ -313,12 +323,23 @@ async def close_some(sessions: Iterator[SubscriberSession]) -> None:
         await asyncio.sleep(0)
 
 
-def check_fleet_settings(client: object, policy: object, concurrency: object, rate: object) -> None:
+def check_fleet_settings(client: object, policy: object, concurrency: object) -> None:
     """Raise `ConfigurationError` if no fleet can be made with these settings."""
     check_client("SessionFleet", client)
     if policy is not None and not isinstance(policy, RefreshPolicy):
         raise ConfigurationError(f"policy must be a RefreshPolicy, not {type(policy).__name__}")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigurationError(f"max_concurrency must be a whole number, 1 or more: got {shown(concurrency)}")
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-        raise ConfigurationError(f"max_rate must be a number of renewals per second, more than 0: got {shown(rate)}")
+
+
+def choose_governor(client: TokenClient, max_rate: float | None, governor: Governor | None) -> Governor:
+    """Return the governor of a fleet: its own one, if none is given. Raise `ConfigurationError` for a wrong one."""
+    if governor is None:
+        return LocalGovernor(MAX_RATE if max_rate is None else max_rate, clock=client.clock)
+    if max_rate is not None:
+        raise ConfigurationError("pass either max_rate or governor to a fleet: the governor has a max_rate of its own")
+    if isinstance(governor, type) or not all(callable(getattr(governor, name, None)) for name in GOVERNOR_METHODS):
+        methods = ", ".join(GOVERNOR_METHODS)
+        raise ConfigurationError(f"governor must be an object with the methods {methods}, such as a LocalGovernor")
+    check_rate("the governor's max_rate", getattr(governor, "max_rate", None))
+    return governor

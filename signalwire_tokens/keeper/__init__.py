@@ -21,7 +21,7 @@ session doesn't know how its token is renewed: its `Renewal` does.
 
 from .closing import drop, shut
 from .engine import Engine
-from .events import EventKind, SessionEvent
+from .events import EventKind, SessionEvent, is_cancelled
 from .gate import Gate, Outlook, Owner
 from .renewal import Current, Renewal, RenewalRequest, failure_of, only_later
 from .session import TokenSession, engine_of
@@ -42,6 +42,7 @@ __all__ = [
     "drop",
     "engine_of",
     "failure_of",
+    "is_cancelled",
     "only_later",
     "shut",
 ]

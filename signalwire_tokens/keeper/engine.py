@@ -21,7 +21,7 @@ Two rules follow from this:
   for it. No caller runs it in its own task, so a cancelled caller doesn't cancel the renewal. (P15)
 - **The engine never cancels it.** Its answer may hold the only valid refresh token. (P21)
 
-The timer and a fleet's governor hold engines. Your app holds a `TokenSession`, so a session that it drops can be
+The timer and a fleet's gate hold engines. Your app holds a `TokenSession`, so a session that it drops can be
 collected, although the timer knows its engine.
 """
 
@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 import attrs
 
 from signalwire_tokens.clock import Clock, Timer
-from signalwire_tokens.errors import SessionError, SignalWireTokenError
+from signalwire_tokens.errors import SessionError, SignalWireTokenError, is_throttle
 from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed, Lifecycle, Phase, Warn
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.outcomes import (
@@ -141,7 +141,7 @@ class Engine:
         if self.timer is not None and (misuse := self.timer.find_misuse()) is not None:
             raise SessionError(f"session {self.label} {misuse}")
 
-    # For the governor of a fleet.
+    # For the gate of a fleet.
 
     def deadline(self) -> float:
         """Return when a renewal would come too late, in seconds by the session's clock."""
@@ -192,7 +192,7 @@ class Engine:
     def wake(self, timer: Timer) -> None:
         """Begin the step that is due.
 
-        The timer calls this at the session's deadline, and a governor when it is the session's turn.
+        The timer calls this at the session's deadline, and a gate when it is the session's turn.
         """
         cycle = self.cycle
         if self.owner.defers(self) or not cycle.is_at_rest:
@@ -333,17 +333,18 @@ class Engine:
         """
         if self.shared is not None:
             return await self.shared.renew(step, self._ask)
-        return step, await self._ask(step, self.cycle.pair, None)
+        return step, await self._ask(step, self.cycle.pair, None, math.inf)
 
-    async def _ask(self, way: RenewalStep, pair: TokenPair | None, limit: float | None) -> Outcome:
+    async def _ask(self, way: RenewalStep, pair: TokenPair | None, limit: float | None, latest: float) -> Outcome:
         """Return the outcome of one request to the source. An error that it raises becomes a failure.
 
         `way` is the step, and `pair` has the refresh token for it. The source must answer within `limit` seconds; None
-        means no limit. Exceptions that aren't a `SignalWireTokenError` pass through to `result_of`.
+        means no limit. The request is sent until `latest`, or not at all. Exceptions that aren't a
+        `SignalWireTokenError` pass through to `result_of`.
         """
-        paused = self.gate.asks(self)
-        if paused is not None:
-            return Throttled(paused)
+        refusal = await self.gate.asks(self, latest - self.now())
+        if refusal is not None:
+            return Throttled(refusal) if is_throttle(refusal) else NotSent(refusal)
         request = RenewalRequest(step=way, pair=pair, current=self.cycle, asked=self.now(), timeout=limit)
         try:
             answer = self.renewal.renew(request)

@@ -1,13 +1,13 @@
 """The surroundings of a session: the gate that decides when it may renew, and the owner that it belongs to.
 
 The engine calls both at fixed moments. A session on its own has a `Gate` and the owner `ALONE`, which let it renew at
-any time. The sessions of a fleet share a `Governor` and a `FleetContext`. The governor is a gate that lets them renew
-in turn, and the context is an owner that closes idle sessions.
+any time. The sessions of a fleet share a `FleetGate` and a `FleetContext`. That gate lets them renew in turn, and the
+context is an owner that closes idle sessions.
 
 One renewal calls its gate in this order::
 
     enter(engine)            may it begin? If not, the gate wakes the session later, and the engine asks again
-    asks(engine)             may it send its request? Skipped if the store has a better pair
+    asks(engine, within)     may it send its request? Skipped if the store has a better pair
     ended(engine, outcome)   it has ended; also called after `enter` returned False, which changes nothing
 """
 
@@ -107,12 +107,12 @@ class Gate:
         """Start a renewal that a caller has forced: now, or as soon as the session may renew."""
         engine.begin(step)
 
-    def asks(self, engine: Engine) -> SignalWireTokenError | None:
+    async def asks(self, engine: Engine, within: float) -> SignalWireTokenError | None:  # noqa: ARG002 - it never waits
         """Record that the renewal under way sends its request now, and return None.
 
         If the source has asked for a pause since the renewal began, return that error instead: the renewal must not
         send its request. It may have waited for another process for half a minute. A renewal that finds a better pair
-        in the store sends no request.
+        in the store sends no request. A gate may wait here for `within` seconds.
         """
         error = self._pause_since_begin(engine)
         if error is None:

@@ -78,8 +78,8 @@ __all__ = ["Ask", "SharedRenewal"]
 
 REST_OF_STORE = 10  # after a look that failed, the next one waits this many times longer than usual
 METHODS = ("delete", "lease", "load", "save", "watch")
-# Requests a pair: with this step, the pair that has the refresh token, and a limit in seconds.
-Ask: TypeAlias = "Callable[[RenewalStep, TokenPair | None, float | None], Awaitable[Outcome]]"
+# Requests a pair: with this step, the pair that has the refresh token, a limit in seconds, and until when to begin.
+Ask: TypeAlias = "Callable[[RenewalStep, TokenPair | None, float | None, float], Awaitable[Outcome]]"
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.session")
@@ -202,7 +202,7 @@ class SharedRenewal:
             outcome: Outcome = NotSent(self._complaint(CLOSED if self._is_shut else TOO_SLOW))
         else:
             pair = None if plain is None else plain.pair
-            outcome = await self._ask_dated(ask, way, pair, policy.lease_for(cycle.lifetime) / 2)
+            outcome = await self._ask_dated(ask, way, pair, policy.lease_for(cycle.lifetime) / 2, latest)
         if isinstance(outcome, Renewed):
             replaces = mark or held
             return way, await self._commit(outcome, timed, None if replaces is None else replaces.digest)
@@ -240,13 +240,15 @@ class SharedRenewal:
             self.offered = self.brought
             outcome: Outcome = Renewed(self.brought, asked_at(self.brought, self.clock))
         else:
-            outcome = await self._ask_dated(ask, way, cycle.pair, None)
+            outcome = await self._ask_dated(ask, way, cycle.pair, None, math.inf)
         return way, attrs.evolve(outcome, unsaved=error) if isinstance(outcome, Renewed) else outcome
 
-    async def _ask_dated(self, ask: Ask, way: RenewalStep, pair: TokenPair | None, limit: float | None) -> Outcome:
+    async def _ask_dated(
+        self, ask: Ask, way: RenewalStep, pair: TokenPair | None, limit: float | None, latest: float
+    ) -> Outcome:
         """Request a pair, and record how far the wall clock was ahead of the session's clock when the request began."""
         ahead = self._wall_ahead()
-        outcome = await ask(way, pair, limit)
+        outcome = await ask(way, pair, limit, latest)
         if isinstance(outcome, Renewed):
             self.answer = outcome.pair, ahead
         return outcome

@@ -13,69 +13,45 @@ name                             type     content                               
 Scripts and repeated commands
     Each change is a Lua script, which the server runs in one step. If a connection breaks, the client sends the command
     again, although the server may have run it. So each script accepts its own earlier result: `SAVE` accepts a record
-    with the same digest, and `TAKE_LEASE` a lease of the same owner.
+    with the same digest, and `TAKE_LEASE` a lease of the same owner. `redis_server` says more.
 
 Time
     All times are the server's, so the machines' clocks don't matter. `load` gets the record and the time by one script.
 
-Failover
-    After a failover, the old server may still answer, but as a replica that refuses writes, or without its cluster. It
-    then does nothing, and answers with one of the codes in `WRONG_SERVER`. The store drops its connections and repeats
-    the command once. New connections lead to the server that the address leads to by now.
-
 Watching
     One task per store listens to the channel. Messages are lost while it isn't connected. That is harmless: a session
     loads the record again when its own renewal is due.
-
-Cancellation
-    The client can swallow a cancellation. `cancellation_kept` raises it again, so that a cancelled task ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import warnings
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
-from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
-
-try:
-    from redis.asyncio import BlockingConnectionPool, Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import (
-        AuthenticationError,
-        ConnectionError,  # noqa: A004 - the client's own
-        RedisError,
-        ResponseError,
-    )
-    from redis.exceptions import TimeoutError as ConnectionTimeout
-except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "RedisStore needs redis: install signalwire-tokens with its extra `redis`", name="redis"
-    ) from None
 
 from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
 from .records import Reading, Record
+from .redis_server import HEARTBEAT, RedisServer, cancellation_kept, describe_error
 from .sealing import Sealer
 from .watchers import Watchers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from redis.asyncio import Redis
 
     from signalwire_tokens.durations import Duration
+
 __all__ = ["RedisStore"]
 
-MOST_CONNECTIONS = 64
-HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
 CANCEL_AGAIN_AFTER = 0.05  # seconds until the listening task is cancelled again
 RECONNECT_PAUSES = (
     0.1,
@@ -102,25 +78,6 @@ return 1
 """
 RELEASE_LEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 NO_ARGUMENTS: Secret[tuple[Any, ...]] = Secret(())
-
-# The server has done nothing, and can't until its role or its cluster changes. After a failover, another server can.
-WRONG_SERVER = {
-    "CLUSTERDOWN": ": its cluster is down",
-    "MASTERDOWN": ": it is a replica that has lost its primary",
-    "NOREPLICAS": ": it has too few replicas",
-    "READONLY": ": it is a replica",
-}
-HINTS = WRONG_SERVER | {
-    "DB index": ": it has no database of this number",
-    "LOADING": ": it is starting",
-    "MISCONF": ": it can't write to its disk",
-    "NOPERM": ": the user may not do this",
-    "OOM": ": it has no memory left",
-    "WRONGTYPE": ": another application uses the same prefix",
-}
-CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
-# Servers before version 7 wrap the error of a script's command in one of their own, after a "-".
-QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(HINTS)})(?= )")
 
 NOT_REDIS = "unexpected answer to a load: is this a Redis or Valkey server, and not a proxy that changes answers?"
 LOST_SUBSCRIPTION = (
@@ -157,25 +114,17 @@ class RedisStore:
         del url, encryption_keys
         seconds = positive_seconds("RedisStore: timeout", timeout)
         check_prefix(prefix)
-        self._pool = make_pool(hidden, seconds)
+        self._server = RedisServer(type(self).__name__, hidden, seconds)
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
-        self._prefix, self._timeout = prefix, seconds
-        self._redis = Redis.from_pool(self._pool)
-        # Each call sends the script's text: after a failover, the new server may not have it loaded.
-        self._load, self._save, self._take, self._give_back = (
-            partial(self._redis.eval, text, 1) for text in (LOAD, SAVE, TAKE_LEASE, RELEASE_LEASE)
-        )
+        self._prefix = prefix
         self._holder, self._leases = uuid4().hex, count(1)
         self._watchers = Watchers()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._listener = ChannelListener(self._redis, f"{prefix}news", self._watchers)
+        self._listener = ChannelListener(self._server.redis, f"{prefix}news", self._watchers)
         self._listening: asyncio.Task[None] | None = None
-        self._moves = 0
+        self._server.on_move = self._listener.move
 
     def __repr__(self) -> str:
-        where = self._pool.connection_kwargs if hasattr(self, "_pool") else {}  # missing if the URL was invalid
-        place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
-        return f"RedisStore({place}/{where.get('db', 0)})"
+        return repr(self._server) if hasattr(self, "_server") else f"{type(self).__name__}()"  # the URL was invalid
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,17 +137,15 @@ class RedisStore:
 
         Watchers are called again once a session is opened with the store. Raise `StoreError` on another event loop.
         """
-        if self._loop is not None and not self._loop.is_closed():
-            self._bind()
-        listening, self._listening, self._loop = self._listening, None, None
+        self._server.release()
+        listening, self._listening = self._listening, None
         while listening is not None and not listening.done():
             listening.cancel()  # the client may swallow this one
             await asyncio.wait([listening], timeout=CANCEL_AGAIN_AFTER)
-        await self._redis.aclose()
+        await self._server.aclose()
 
     def __del__(self) -> None:
-        # If the constructor raised, the attribute may be missing.
-        if getattr(self, "_loop", None) is not None:
+        if hasattr(self, "_server") and self._server.is_used:  # if the constructor raised, it may have none
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -210,7 +157,7 @@ class RedisStore:
 
     async def load(self, key: str) -> Reading:
         """Return a reading: the record under the key, or None if there is none, and the server's time."""
-        answer = Secret(await self._run(key, "pair", self._load))
+        answer = Secret(await self._run(key, "pair", LOAD))
         at = time_of(answer)
         if at is None:
             raise StoreError(f"{self}: #{key[:8]}: {NOT_REDIS}")
@@ -223,23 +170,23 @@ class RedisStore:
         until, channel = max(0, int(record.until * 1000)), "" if record.presenting else self._channel
         sealed = Secret(self._sealer.seal(key, record))
         arguments = Secret((record.digest, replaces or "", sealed.value, until, channel, key))
-        return bool(await self._run(key, "pair", self._save, arguments) == 1)
+        return bool(await self._run(key, "pair", SAVE, arguments) == 1)
 
     async def delete(self, key: str) -> None:
         """Remove the record under a key, if there is one."""
-        await self._run(key, "pair", self._redis.delete)
+        await self._server.run(lambda: self._server.redis.delete(self._name(key, "pair")), f"#{key[:8]}")
 
     @asynccontextmanager
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
         """Yield True and hold the key's lease for the block, or yield False if another caller holds it."""
         owner = f"{self._holder}:{next(self._leases)}"
-        held = bool(await self._run(key, "lease", self._take, Secret((owner, max(1, int(ttl * 1000))))) == 1)
+        held = bool(await self._run(key, "lease", TAKE_LEASE, Secret((owner, max(1, int(ttl * 1000))))) == 1)
         try:
             yield held
         finally:
             if held:
                 with suppress(StoreError):  # the lease expires by itself
-                    await self._run(key, "lease", self._give_back, Secret((owner,)))
+                    await self._run(key, "lease", RELEASE_LEASE, Secret((owner,)))
 
     def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` when a process, this one included, has saved a pair under the key.
@@ -247,7 +194,7 @@ class RedisStore:
         Return a function that ends this. The first call starts the task that listens. It has an empty context, since it
         outlives the caller.
         """
-        loop = self._bind()
+        loop = self._server.bind()
         if self._listening is None:
             self._listening = loop.create_task(
                 self._listener.run(), name=f"signalwire-tokens: listen to {self}", context=Context()
@@ -258,60 +205,20 @@ class RedisStore:
     def _channel(self) -> str:
         return f"{self._prefix}news"
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        """Return the running event loop. Raise `StoreError` if the store's connections belong to another one."""
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if self._loop is not loop:
-            raise StoreError(
-                f"{self} was first used on another event loop or before a fork: create one RedisStore per event loop "
-                "and process"
-            )
-        return loop
+    def _name(self, key: str, kind: str) -> str:
+        """Return the name of a value on the server.
 
-    async def _run(
-        self, key: str, kind: str, command: Callable[..., Any], arguments: Secret[tuple[Any, ...]] = NO_ARGUMENTS
-    ) -> Any:  # noqa: ANN401 - as the server answers
-        """Return the server's answer to a command on one key. Raise `StoreError` if it fails or takes too long.
-
-        The error shows none of the arguments, which may hold tokens.
+        A cluster places a value by the part in braces, so that a pair and its lease are on one server.
         """
-        self._bind()
-        # A cluster places a key by the part in braces, so that a pair and its lease are on one server.
-        name = f"{self._prefix}{{{key}}}:{kind}"
+        return f"{self._prefix}{{{key}}}:{kind}"
 
-        async def send() -> Any:  # noqa: ANN401 - as above
-            return await command(name, *arguments.value)
+    async def _run(self, key: str, kind: str, script: str, arguments: Secret[tuple[Any, ...]] = NO_ARGUMENTS) -> Any:  # noqa: ANN401 - as the server answers
+        """Return the server's answer to a script for one value. Raise `StoreError` if it fails or takes too long.
 
-        try:
-            with cancellation_kept():
-                async with asyncio.timeout(self._timeout):
-                    return await self._send(send)
-        except (TimeoutError, ConnectionTimeout):  # the store's limit and the connection's are the same
-            reason = f"no answer within {spoken(self._timeout)}"
-        except Exception as error:  # noqa: BLE001 - the client raises errors of many kinds
-            reason = describe_error(error)
-        raise StoreError(f"{self}: #{key[:8]}: {reason}")
-
-    async def _send(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - as above
-        """Return the answer to a command. Repeat it once on new connections if this server can't run it."""
-        moves = self._moves
-        try:
-            return await send()
-        except RedisError as error:
-            if code_of(error) not in WRONG_SERVER:
-                raise
-        if self._moves == moves:  # otherwise another call has dropped the connections since
-            await self._move()
-        return await send()
-
-    async def _move(self) -> None:
-        """Drop all connections. New ones lead to the server that the address leads to now."""
-        self._moves += 1
-        self._listener.move()
-        await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py doesn't type it
-        with suppress(RedisError, OSError):  # a connection may be slow to close
-            await self._pool.disconnect(inuse_connections=False)
+        Each call sends the script's text: after a failover, the new server may not have it loaded.
+        """
+        name, redis = self._name(key, kind), self._server.redis
+        return await self._server.run(lambda: redis.eval(script, 1, name, *arguments.value), f"#{key[:8]}")
 
 
 class ChannelListener:
@@ -355,24 +262,6 @@ class ChannelListener:
                 self._limit.reschedule(asyncio.get_running_loop().time())
 
 
-@contextmanager
-def cancellation_kept() -> Iterator[None]:
-    """Raise `CancelledError` after the block if its task was cancelled in the block, but the block didn't raise it.
-
-    The client can lose a cancellation in two ways. It can raise another exception instead. And it calls
-    `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives when the result is there already.
-    """
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    before = task.cancelling()
-    try:
-        yield
-    except Exception:  # of a task that was cancelled, only the cancellation counts
-        if task.cancelling() == before:
-            raise
-    if task.cancelling() > before:
-        raise asyncio.CancelledError
-
-
 def time_of(answer: Secret[Any]) -> float | None:
     """Return the server's time in an answer to `LOAD`, in seconds, or None if the answer has another form."""
     match answer.value:
@@ -382,26 +271,6 @@ def time_of(answer: Secret[Any]) -> float | None:
             return None
 
 
-def describe_error(error: Exception) -> str:
-    """Return a description of an error, without the server's text, which may quote what was sent."""
-    if type(error) is ConnectionError:  # not a subclass, which may hold the server's text
-        return str(error)
-    if isinstance(error, AuthenticationError):
-        return "the server refused the user name or password: check the URL"
-    code = code_of(error)
-    return f"{type(error).__name__}" if code is None else f"the server answered {code}{HINTS.get(code, '')}"
-
-
-def code_of(error: Exception) -> str | None:
-    """Return the code of the server's error answer, such as `READONLY`, or None if the error has none."""
-    if isinstance(error, RedisError) and error.status_code not in (None, "ERR"):
-        return error.status_code
-    if type(error) is not ResponseError:
-        return None
-    found = QUOTED.search(str(error)) or CODE.match(str(error))
-    return None if found is None else found[0]
-
-
 def check_prefix(prefix: object) -> None:
     """Raise `ConfigurationError` for a prefix that would fail only when it is used.
 
@@ -409,31 +278,3 @@ def check_prefix(prefix: object) -> None:
     """
     if not isinstance(prefix, str) or "{" in prefix:
         raise ConfigurationError("RedisStore: prefix must be a string without braces")
-
-
-def make_pool(url: Secret[str], timeout: float) -> BlockingConnectionPool:
-    """Return a connection pool for a URL. Raise `ConfigurationError` if the URL or one of its options is invalid.
-
-    No connection is opened yet.
-    """
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url.value,
-            max_connections=MOST_CONNECTIONS,
-            timeout=timeout,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            health_check_interval=HEARTBEAT,
-            # The server may have closed an idle connection. Trying once more is safe: every command may be sent twice.
-            retry=Retry(NoBackoff(), 1),
-        )
-        pool.connection_kwargs["decode_responses"] = False  # a sealed record isn't text
-        pool.make_connection()  # type: ignore[no-untyped-call]  # raises for unknown options, and doesn't connect
-    except (RedisError, ValueError, AttributeError, TypeError):
-        pass
-    else:
-        return pool
-    raise ConfigurationError(
-        "RedisStore: invalid URL or unknown option: use redis://host:port/db, rediss://… or unix://path, with the "
-        "options of redis-py"
-    )

@@ -1,10 +1,10 @@
-"""Testing support for your app: three pytest fixtures, a virtual clock, and a test suite for stores of your own.
+"""Testing support: three pytest fixtures, a virtual clock, and test suites for stores and governors of your own.
 
 - `signalwire_emulator` is a running emulator of the service.
 - `signalwire_clock` is a `VirtualClock`. If a test uses both fixtures, the emulator, its clients and their sessions run
   on this clock, so hours pass in milliseconds.
 - `signalwire_env` is an emulator for apps that call `TokenClient.from_env()`, also in synchronous tests.
-- `StoreConformance` is the test suite for stores.
+- `StoreConformance` is the test suite for stores, and `GovernorConformance` the one for governors.
 
 pytest loads this module as a plugin if the package is installed with the extra `emulator`. You don't have to import the
 fixtures. `signalwire_emulator` is asynchronous, so install pytest-asyncio or another plugin that runs such fixtures.
@@ -21,6 +21,7 @@ import pytest
 from signalwire_tokens.clock import VirtualClock
 
 from .conformance import StoreConformance
+from .governors import GovernorConformance
 from .in_thread import emulator_in_thread
 
 if TYPE_CHECKING:
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.emulator import Emulator
 
-__all__ = ["StoreConformance", "VirtualClock", "signalwire_clock", "signalwire_emulator", "signalwire_env"]
+__all__ = [
+    "GovernorConformance",
+    "StoreConformance",
+    "VirtualClock",
+    "signalwire_clock",
+    "signalwire_emulator",
+    "signalwire_env",
+]
 
 if find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture as asynchronous

@@ -1,7 +1,7 @@
 """The account's rate limit, as an answer reports it in `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
 
-SignalWire doesn't document these headers, so the library only shows them to observers and errors. No decision depends
-on them.
+SignalWire doesn't document these headers, so they are only hints: observers and errors show them, and a fleet sends
+fewer requests if few are left.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from signalwire_tokens import (
     device,
     emulator,
     errors,
+    governors,
     outcomes,
     realtime,
     stores,
@@ -45,6 +46,7 @@ from signalwire_tokens import (
 )
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import ROTATIONS, Emulator, Status
+from signalwire_tokens.governors import redis as redis_governor
 from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.keeper.sharing_rules import UNBOUNDED
@@ -123,6 +125,7 @@ def test_the_overview_lists_the_public_names_by_module():
     modules = (
         device,
         emulator,
+        governors,
         outcomes,
         realtime,
         testing,
@@ -136,6 +139,7 @@ def test_the_overview_lists_the_public_names_by_module():
     names = {one: one.__all__ for one in modules}
     names[signalwire_tokens] = own - derived - {"__version__"}
     names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
+    names[redis_governor] = redis_governor.__all__
     listed = [f"{code(module)[0]}.{name}" for _, module, cell in table(PAGES["api"]) for name in code(cell)]
     assert_documented(API, listed, {f"{one.__name__}.{name}" for one in names for name in names[one]})
     links = set(re.findall(r"\]\((\w+(?:-\w+)*\.md)\)", PAGES["api"]))
@@ -179,7 +183,8 @@ def test_the_examples_of_the_page_on_testing_are_tests(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     tests = len(re.findall(r"def test_", "".join(blocks)))
-    suite = len([name for name in dir(testing.StoreConformance) if name.startswith("test_")])
+    suites = (testing.StoreConformance, testing.GovernorConformance)
+    suite = len([name for suite in suites for name in dir(suite) if name.startswith("test_")])
     assert tests == 4
     assert f"{tests + suite} passed" in done.stdout, f"{last_lines(done.stdout)}\n{last_lines(done.stderr)}"
 

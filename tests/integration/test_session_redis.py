@@ -557,7 +557,7 @@ async def test_a_pair_is_as_old_as_the_store_says(emulator, client, store, skew,
 async def eventually_listening(*stores):
     """Wait until stores hear of what others save."""
     for store in stores:
-        channel, client = store._channel, store._redis
+        channel, client = store._channel, store._server.redis
         await eventually(lambda channel=channel, client=client: listens(client, channel, len(stores)))
 
 

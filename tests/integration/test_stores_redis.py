@@ -25,7 +25,8 @@ from signalwire_tokens.durations import spoken
 from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import Record, generate_encryption_key, key_of
 from signalwire_tokens.stores import redis as redis_store
-from signalwire_tokens.stores.redis import LISTEN_FOR, MOST_CONNECTIONS, RedisStore, cancellation_kept, describe_error
+from signalwire_tokens.stores.redis import LISTEN_FOR, RedisStore
+from signalwire_tokens.stores.redis_server import MOST_CONNECTIONS, cancellation_kept, describe_error
 from signalwire_tokens.testing import StoreConformance
 from support.faulty_redis import Proxy, nonsense, wait_no_longer_than
 from support.paths import ROOT
@@ -648,11 +649,11 @@ async def test_a_connection_that_was_in_use_during_a_failover_is_not_used_again(
     """It would read what the first server had."""
     async with failover(demote) as (proxy, before, _, replace), store_at(proxy.url, prefix=prefix) as store:
         await asyncio.gather(store.load(key), store.load(key))
-        connection = await store._pool.get_connection()
+        connection = await store._server.pool.get_connection()
         replace()
         record = make_record()
         assert await store.save(key, record, None)
-        await store._pool.release(connection)
+        await store._server.pool.release(connection)
         assert (await store.load(key)).record.digest == record.digest
         with before.client() as client:
             await eventually(lambda: len(client.client_list(_type="normal")) == 1)
@@ -951,12 +952,13 @@ async def test_closing_belongs_to_the_event_loop_too(store, key):
 
 def test_a_store_that_was_refused_can_be_shown():
     """A traceback with its locals does so."""
-    assert repr(RedisStore.__new__(RedisStore)) == "RedisStore(localhost:6379/0)"
+    assert repr(RedisStore.__new__(RedisStore)) == "RedisStore()"
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch):
     """In place of a module that nobody has heard of."""
-    monkeypatch.delitem(sys.modules, RedisStore.__module__)
+    for name in (RedisStore.__module__, "signalwire_tokens.stores.redis_server"):
+        monkeypatch.delitem(sys.modules, name)
     for name in ("redis", "redis.asyncio"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"install signalwire-tokens with its extra `redis`"):

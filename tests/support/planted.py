@@ -23,7 +23,7 @@ from signalwire_tokens import gateway, throttle, wire
 from signalwire_tokens import session as sessions
 from signalwire_tokens.clock import timer
 from signalwire_tokens.fleet.breaker import Breaker
-from signalwire_tokens.fleet.governor import Governor
+from signalwire_tokens.fleet.gate import FleetGate
 from signalwire_tokens.gateway import REAUTHENTICATE, Answered, Deliver, Gateway, Invalidate, Lost
 from signalwire_tokens.integrations import token_endpoint
 from signalwire_tokens.keeper import closing, engine, events, shared, waiters
@@ -453,7 +453,7 @@ def a_session_ignores_pauses():
 @breaks("P23", found_by=(FLEET, ENDPOINT))
 def a_fleet_ignores_pauses():
     """A fleet waits if SignalWire asks for a pause."""
-    return patch.object(Governor, "_throttle_end", lambda _: -math.inf)
+    return patch.object(FleetGate, "_throttle_end", lambda _: -math.inf)
 
 
 @breaks("P23", found_by=(REPLICAS,))
@@ -491,7 +491,7 @@ def the_rate_of_a_fleet_is_ignored():
         self._next_at = -math.inf
         return has_entered
 
-    return changed(Governor, "enter", enter)
+    return changed(FleetGate, "enter", enter)
 
 
 @breaks("P26", found_by=(FLEET, ENDPOINT))
@@ -503,7 +503,7 @@ def the_concurrency_of_a_fleet_is_ignored():
         self._concurrency = math.inf
         return has_entered
 
-    return changed(Governor, "enter", enter)
+    return changed(FleetGate, "enter", enter)
 
 
 @breaks("P26", found_by=(FLEET, ENDPOINT))
@@ -522,7 +522,7 @@ def the_probe_is_never_released():
         if was_probe:
             self._probe, self.breaker.probing = one, True
 
-    return changed(Governor, "ended", ended)
+    return changed(FleetGate, "ended", ended)
 
 
 @breaks("P5", found_by=(FLEET, ENDPOINT))
@@ -532,7 +532,7 @@ def an_outage_is_raised_as_a_refusal():
     def outlook(original, self, one):
         return original(self, one)._replace(fault=self.last_error)
 
-    return changed(Governor, "outlook", outlook)
+    return changed(FleetGate, "outlook", outlook)
 
 
 @breaks("P19", found_by=(SESSION, REPLICAS))

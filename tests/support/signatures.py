@@ -58,6 +58,9 @@ SECTIONS = {
     "Fleets": [
         (TOP, "SessionFleet"),
         (TOP, "FleetSnapshot", "BreakerState"),
+        ("signalwire_tokens.governors", "LocalGovernor"),
+        ("signalwire_tokens.governors.redis", "RedisGovernor"),
+        ("signalwire_tokens.governors", "Governor", "HealthReading", "AccountHealth"),
         (f"{INTEGRATIONS}.threads", "FleetThread"),
     ],
     "Realtime": [
@@ -111,6 +114,7 @@ SECTIONS = {
         ),
         (EMULATOR, "Entry", "Connection"),
         (TESTING, "VirtualClock"),
+        (TESTING, "GovernorConformance"),
     ],
     "Tokens from your own source": [
         (TOP, "TokenSession"),

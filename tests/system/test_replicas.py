@@ -222,14 +222,14 @@ class Replicas:
             replica.process.send_signal(signal.SIGSTOP)
             await eventually(lambda: replica.is_stopped)
         for _ in range(2):
-            await self._store._redis.ping()  # what the process has sent is done before this is answered twice
+            await self._store._server.redis.ping()  # what the process has sent is done before this is answered twice
         held = await self._held_by(replica)
         for key, record in held.items():
             self._note_reason(self._references[key], has_mark=record.presenting is not None, kill=kill)
         starting = asyncio.ensure_future(self._begin()) if kill else None
         began = time.monotonic()
         for key in held:
-            await self._store._redis.pexpire(self._lease(key), 1)
+            await self._store._server.redis.pexpire(self._lease(key), 1)
         for key, record in held.items():
             await self.wait(lambda key=key, record=record: self._is_renewed(key, record))
             self.figures.takeovers.append(time.monotonic() - began)
@@ -261,8 +261,8 @@ class Replicas:
     async def _owners(self):
         """Return the owner of each lease, by the record's key."""
         found = {}
-        async for name in self._store._redis.scan_iter(match=self._lease("*"), count=1000):
-            found[name.decode().partition("{")[2].partition("}")[0]] = await self._store._redis.get(name) or b""
+        async for name in self._store._server.redis.scan_iter(match=self._lease("*"), count=1000):
+            found[name.decode().partition("{")[2].partition("}")[0]] = await self._store._server.redis.get(name) or b""
         return found
 
     async def _is_renewed(self, key, record):

@@ -6,7 +6,7 @@ import pytest
 
 from signalwire_tokens import MemoryStore, SessionFleet
 from signalwire_tokens.clock import Timer
-from signalwire_tokens.fleet.governor import Governor
+from signalwire_tokens.fleet.gate import FleetGate
 from signalwire_tokens.keeper.events import Listener
 from support.fake_transport import make_client, settle
 
@@ -25,7 +25,7 @@ class Recorder:
 
     def wrap(self, method, name):
         def noted(caller, *args):
-            if not (name == "planned" and isinstance(args[0], Governor)):  # which has a deadline of its own
+            if not (name == "planned" and isinstance(args[0], FleetGate)):  # which has a deadline of its own
                 self.note(name)
             return method(caller, *args)
 
@@ -38,7 +38,7 @@ def recorder(monkeypatch):
     for owner, method, name in (
         (MemoryStore, "save", "saved"),
         (Listener, "emit", "emitted"),
-        (Governor, "ended", "gate left"),
+        (FleetGate, "ended", "gate left"),
         (Timer, "set", "planned"),
     ):
         monkeypatch.setattr(owner, method, recorder.wrap(getattr(owner, method), name))

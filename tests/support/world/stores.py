@@ -44,19 +44,12 @@ class RedisServer:
         """Return a store of the process."""
         store = RedisStore("redis://simulated", encryption_keys=KEY)
         wire = RedisWire(self, process, self._weather)
-        store._redis = store._listener._redis = wire
-        for name, script in (
-            ("_load", scripts.LOAD),
-            ("_save", scripts.SAVE),
-            ("_take", scripts.TAKE_LEASE),
-            ("_give_back", scripts.RELEASE_LEASE),
-        ):
-            setattr(store, name, lambda *args, script=script: wire.eval(script, 1, *args))
+        store._server.redis = store._listener._redis = wire
         self._wires.append(wire)
 
         def close():
             wire.close()
-            store._loop = None  # a killed process has closed nothing
+            store._server._loop = None  # a killed process has closed nothing
             if wire in self._wires:
                 self._wires.remove(wire)
 

@@ -11,7 +11,8 @@ import pytest
 
 from signalwire_tokens import BreakerState, RefreshPolicy, StoreError
 from signalwire_tokens.clock import timer_of
-from signalwire_tokens.fleet.governor import STARTS_PER_TURN, Governor
+from signalwire_tokens.fleet.gate import STARTS_PER_TURN, FleetGate
+from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.outcomes import NotSent, Renewed
 from support.fake_transport import make_client, most_in_a_second
 from support.scripted_session import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
@@ -22,29 +23,30 @@ POLICY = RefreshPolicy()
 class Entrant:
     """Enter when woken, unless it need not, and stay for a while."""
 
-    def __init__(self, governor, name, *, deadline=1000.0, stays=0.0, needs=True, failed=False):
-        self.governor, self.name, self.at, self.stays, self.needs = governor, name, deadline, stays, needs
+    def __init__(self, gate, name, *, deadline=1000.0, stays=0.0, needs=True, failed=False):
+        self.gate, self.name, self.at, self.stays, self.needs = gate, name, deadline, stays, needs
         self.wakes_at = math.inf
         self.entered, self.outcome, self.asks, self.failed = [], None, True, failed
         self.cycle = SimpleNamespace(under_way=None)
         self.forgiven = self.looked = 0
         self.looking = self.retries = False
+        self.refusal = None
 
     def wake(self, timer):
-        if self.needs and self.governor.enter(self):
+        if self.needs and self.gate.enter(self):
             self.entered.append(timer.clock.now())
             if self.stays is not None:
                 timer.begin(self.stay(timer.clock), self.name)
 
     async def stay(self, clock):
         await clock.sleep(self.stays)
-        self.leave()
+        await self.leave()
 
-    def leave(self):
+    async def leave(self):
         if self.asks:
-            self.governor.asks(self)
+            self.refusal = await self.gate.asks(self, math.inf)
         self.needs = False
-        self.governor.ended(self, self.outcome or Renewed(make_pair(), self.governor.timer.clock.now()))
+        self.gate.ended(self, self.outcome or Renewed(make_pair(), self.gate.timer.clock.now()))
 
     def deadline(self):
         return self.at
@@ -62,26 +64,28 @@ class Entrant:
         self.forgiven += 1
         if self.retries:
             self.needs = True
-            self.governor.timer.set(self, self.governor.timer.clock.now())
+            self.gate.timer.set(self, self.gate.timer.clock.now())
 
     def notify(self):
         self.looked += 1
 
 
 class Crowd:
-    """A governor, and those whom it governs."""
+    """A gate, and those who come to it."""
 
     def __init__(self, clock, **figures):
         self.clock, (self.client, _) = clock, make_client(clock)
         self.timer = timer_of(clock)
-        self.governor = self.another(**figures)
+        self.gate = self.another(**figures)
+        self.governor = self.gate.health.account._governor
         self.entrants = []
 
-    def another(self, *, rate=150.0, concurrency=32):
-        return Governor(self.client, self.timer, policy=POLICY, concurrency=concurrency, rate=rate)
+    def another(self, *, rate=150.0, concurrency=32, governor=None):
+        governor = governor or LocalGovernor(rate, clock=self.clock)
+        return FleetGate(self.client, self.timer, policy=POLICY, concurrency=concurrency, governor=governor)
 
     def add(self, number, **traits):
-        added = [Entrant(self.governor, f"{len(self.entrants)}", **traits) for _ in range(number)]
+        added = [Entrant(self.gate, f"{len(self.entrants)}", **traits) for _ in range(number)]
         self.entrants += added
         for entrant in added:
             self.timer.set(entrant, self.clock.now())
@@ -129,9 +133,9 @@ async def test_so_many_renew_at_a_time_and_no_more(clock):
     crowd = Crowd(clock, concurrency=8, rate=math.inf)
     crowd.add(20, stays=10.0)
     await clock.advance(9)
-    assert (crowd.governor.in_flight, crowd.governor.waiting) == (8, 12)
+    assert (crowd.gate.in_flight, crowd.gate.waiting) == (8, 12)
     await clock.advance(10)
-    assert (crowd.governor.in_flight, crowd.governor.waiting) == (8, 4)
+    assert (crowd.gate.in_flight, crowd.gate.waiting) == (8, 4)
     await clock.advance(20)
     assert crowd.times == [0.0] * 8 + [10.0] * 8 + [20.0] * 4
 
@@ -155,7 +159,7 @@ async def test_who_comes_to_need_it_sooner_moves_forward(clock):
     await clock.advance(0)
     one.at, other.at = -math.inf, 5000.0
     for entrant in (one, other):
-        assert not crowd.governor.enter(entrant)
+        assert not crowd.gate.enter(entrant)
     await clock.advance(10)
     assert one.entered < other.entered
     assert len(one.entered) == len(other.entered) == 1
@@ -174,7 +178,7 @@ async def test_who_needs_it_no_more_takes_nobody_s_turn(clock):
         entrant.needs = False
     await clock.advance(1.1)
     assert last.entered
-    assert crowd.governor.in_flight == 0
+    assert crowd.gate.in_flight == 0
 
 
 async def test_who_is_forgotten_is_not_called(clock):
@@ -182,13 +186,13 @@ async def test_who_is_forgotten_is_not_called(clock):
     crowd = Crowd(clock, rate=1)
     crowd.add(1)
     await clock.advance(0)
-    gone = [Entrant(crowd.governor, "gone") for _ in range(3)]
+    gone = [Entrant(crowd.gate, "gone") for _ in range(3)]
     for entrant in gone:
-        assert not crowd.governor.enter(entrant)
-        crowd.governor.forget(entrant)
+        assert not crowd.gate.enter(entrant)
+        crowd.gate.forget(entrant)
     await clock.advance(10)
     assert not any(entrant.entered for entrant in gone)
-    assert crowd.governor.waiting == 0
+    assert crowd.gate.waiting == 0
 
 
 async def test_a_renewal_that_asks_nobody_does_not_count(clock):
@@ -209,11 +213,11 @@ async def test_the_event_loop_gets_its_turn(clock):
     await clock.advance(0)
     for entrant in crowd.entrants[1:]:
         entrant.needs = False
-    first.leave()
-    crowd.governor.wake(crowd.timer)
-    assert crowd.governor.waiting == 4 * STARTS_PER_TURN
+    await first.leave()
+    crowd.gate.wake(crowd.timer)
+    assert crowd.gate.waiting == 4 * STARTS_PER_TURN
     await clock.advance(2)
-    assert crowd.governor.waiting == 0
+    assert crowd.gate.waiting == 0
 
 
 async def test_one_that_raises_holds_up_nobody(clock, caplog):
@@ -223,12 +227,12 @@ async def test_one_that_raises_holds_up_nobody(clock, caplog):
     await clock.advance(0)
     broken, fine = crowd.add(2)
     await clock.advance(0)
-    broken.governor = None
+    broken.gate = None
     with caplog.at_level(logging.ERROR):
         await clock.advance(5)
     assert fine.entered
     assert "waking it failed" in caplog.text
-    broken.governor = crowd.governor
+    broken.gate = crowd.gate
     await clock.advance(40)
     assert broken.entered
 
@@ -236,7 +240,7 @@ async def test_one_that_raises_holds_up_nobody(clock, caplog):
 async def test_a_service_that_is_down_is_asked_after_by_one_at_a_time(crowd, clock):
     """A count, not a herd: ten failures in a row, and then one every five seconds at most. (P26)"""
     await crowd.fail()
-    assert crowd.governor.state is BreakerState.OPEN
+    assert crowd.gate.health.state is BreakerState.OPEN
     for entrant in crowd.add(1000):
         entrant.outcome = NOT_SENT
     before = len(crowd.times)
@@ -244,7 +248,7 @@ async def test_a_service_that_is_down_is_asked_after_by_one_at_a_time(crowd, clo
     assert 600 / 5 <= len(crowd.times) - before <= 600 / 2.5 + 8
     probes = crowd.times[before:]
     assert all(later - sooner >= 0.25 for sooner, later in pairwise(probes))
-    assert crowd.governor.last_error is NOT_SENT.error
+    assert crowd.gate.last_error is NOT_SENT.error
 
 
 async def test_a_probe_that_is_not_answered_keeps_all_others_back(crowd, clock):
@@ -270,7 +274,7 @@ async def test_when_the_service_is_back_the_rate_grows(crowd, clock):
     assert in_second[0] <= 32
     assert in_second[:11] == sorted(in_second[:11])
     assert 140 <= in_second[11] <= 150
-    assert crowd.governor.state is BreakerState.CLOSED
+    assert crowd.gate.health.state is BreakerState.CLOSED
 
 
 async def test_those_whom_the_service_has_failed_try_again_when_it_is_back(crowd, clock):
@@ -304,7 +308,7 @@ async def test_what_is_not_the_service_s_fault_does_not_count(crowd, outcome):
     """A refusal is an answer, and a store is not the service."""
     outcome = NotSent(StoreError("no store")) if outcome is not SPENT else outcome
     await crowd.fail(100, outcome)
-    assert crowd.governor.state is BreakerState.CLOSED
+    assert crowd.gate.health.state is BreakerState.CLOSED
 
 
 async def test_a_service_that_asks_for_quiet_gets_it_at_once(crowd, clock):
@@ -312,9 +316,9 @@ async def test_a_service_that_asks_for_quiet_gets_it_at_once(crowd, clock):
     (told,) = crowd.add(1)
     told.outcome = throttled(3600)
     await clock.advance(0)
-    assert crowd.governor.state is BreakerState.OPEN
-    assert 0 < crowd.governor.pause() < 1
-    crowd.governor.forget(told)
+    assert crowd.gate.health.state is BreakerState.OPEN
+    assert 0 < crowd.gate.health.pause() < 1
+    crowd.gate.forget(told)
 
 
 async def test_one_that_fails_by_itself_is_no_use_for_finding_out(crowd, clock):
@@ -326,7 +330,7 @@ async def test_one_that_fails_by_itself_is_no_use_for_finding_out(crowd, clock):
         entrant.outcome = NOT_SENT
     await clock.advance(1)
     assert good.entered
-    assert crowd.governor.state is BreakerState.RAMPING
+    assert crowd.gate.health.state is BreakerState.RAMPING
     await clock.advance(5)
     assert all(entrant.entered for entrant in bad)
 
@@ -350,22 +354,22 @@ async def test_one_that_fails_again_and_again_shuts_nobody_out(crowd, clock):
         bad.needs = True
         crowd.timer.set(bad, clock.now())
     assert len(bad.entered) == 50
-    assert crowd.governor.state is BreakerState.CLOSED
+    assert crowd.gate.health.state is BreakerState.CLOSED
 
 
 async def test_looking_into_the_store_needs_no_turn(clock):
     """It is bounded in number alone, and goes on while the service is down."""
     crowd = Crowd(clock, concurrency=3)
     await crowd.fail()
-    lookers = [Entrant(crowd.governor, "looks") for _ in range(5)]
+    lookers = [Entrant(crowd.gate, "looks") for _ in range(5)]
     for entrant in lookers:
-        crowd.governor.look(entrant, entrant.look)
+        crowd.gate.look(entrant, entrant.look)
     await clock.advance(0)
     assert [entrant.looking for entrant in lookers] == [True] * 3 + [False] * 2
-    crowd.governor.ended(lookers[0], None)
+    crowd.gate.ended(lookers[0], None)
     await clock.advance(0)
     assert [entrant.looking for entrant in lookers] == [True] * 4 + [False]
-    crowd.governor.close()
+    crowd.gate.close()
 
 
 async def test_those_who_are_gone_are_not_kept(clock):
@@ -375,7 +379,7 @@ async def test_those_who_are_gone_are_not_kept(clock):
     gone = [ref(entrant) for entrant in crowd.add(1000)]
     await clock.advance(0)
     for entrant in crowd.entrants[10:]:
-        crowd.governor.forget(entrant)
+        crowd.gate.forget(entrant)
     del crowd.entrants[10:], entrant
     assert sum(each() is not None for each in gone) <= 300
 
@@ -383,28 +387,28 @@ async def test_those_who_are_gone_are_not_kept(clock):
 async def test_it_is_shut_after_two_probes_in_vain_and_says_so(crowd, clock):
     """A service that is away for a moment is waited for; one that is away longer is not."""
     await crowd.fail()
-    assert crowd.governor.pause() > 0
-    assert not crowd.governor.is_shut()
+    assert crowd.gate.health.pause() > 0
+    assert not crowd.gate.health.is_shut()
     first, second, third = (crowd.add(1, deadline=at)[0] for at in (1.0, 2.0, 3.0))
     first.outcome = second.outcome = NOT_SENT
     await clock.advance(0.5)
     assert first.entered
-    assert not crowd.governor.is_shut()
+    assert not crowd.gate.health.is_shut()
     while not second.entered:
         await clock.advance(0.1)
-    assert crowd.governor.is_shut()
+    assert crowd.gate.health.is_shut()
     assert third.looked == 1
-    assert crowd.governor.outlook(third).is_waiting
+    assert crowd.gate.outlook(third).is_waiting
     await clock.advance(20)
-    assert not crowd.governor.is_shut()
-    assert crowd.governor.pause() == 0
+    assert not crowd.gate.health.is_shut()
+    assert crowd.gate.health.pause() == 0
 
 
 async def test_settings_that_are_at_fault_shut_it_at_once(crowd):
     """Waiting does not mend them."""
     (one, *_) = await crowd.fail(10, MISCONFIGURED)
-    assert crowd.governor.is_shut()
-    assert crowd.governor.outlook(one).fault is MISCONFIGURED.error
+    assert crowd.gate.health.is_shut()
+    assert crowd.gate.outlook(one).fault is MISCONFIGURED.error
 
 
 async def test_those_who_need_nothing_make_way_for_one_who_does(crowd, clock):
@@ -417,7 +421,7 @@ async def test_those_who_need_nothing_make_way_for_one_who_does(crowd, clock):
         entrant.needs = False
     await clock.advance(1)
     assert needy.entered
-    assert crowd.governor.state is BreakerState.RAMPING
+    assert crowd.gate.health.state is BreakerState.RAMPING
 
 
 async def test_where_all_have_failed_one_is_sent_back_to_find_out(crowd, clock):
@@ -437,7 +441,7 @@ async def test_a_probe_that_found_its_pair_elsewhere_says_nothing(crowd, clock):
     probe.asks = False
     await clock.advance(1)
     assert probe.entered
-    assert crowd.governor.state is BreakerState.OPEN
+    assert crowd.gate.health.state is BreakerState.OPEN
 
 
 async def test_a_probe_that_a_store_has_kept_from_asking_puts_the_next_one_off(crowd, clock):
@@ -449,55 +453,58 @@ async def test_a_probe_that_a_store_has_kept_from_asking_puts_the_next_one_off(c
     assert len(crowd.times) - 10 <= 60 / 0.25
 
 
-async def test_two_fleets_of_a_client_know_the_same_of_the_service(crowd, clock):
-    """What one finds out holds for the other, and so does its probe."""
-    other = crowd.another()
+async def test_fleets_that_share_a_governor_know_the_same_of_the_service(crowd, clock):
+    """What one finds out holds for the other, and so does its probe. (P43)"""
+    other = crowd.another(governor=crowd.governor)
     failed = Entrant(other, "failed")
     failed.outcome = NOT_SENT
     assert other.enter(failed)
-    failed.leave()
+    await failed.leave()
     await crowd.fail()
-    assert other.state is BreakerState.OPEN
-    crowd.add(1, stays=20.0)
+    assert crowd.gate.health.state is BreakerState.OPEN
+    await other.asks(failed, math.inf)  # each turn brings the news
+    assert other.health.state is BreakerState.OPEN
+    crowd.add(1, stays=9.0)
     await clock.advance(1)
     waits = Entrant(other, "waits")
     assert not other.enter(waits)
-    await clock.advance(15)
+    await clock.advance(7)
     assert not waits.entered
     await clock.advance(30)
     assert waits.entered
     assert failed.forgiven == 1
 
 
-async def test_a_governor_that_is_closed_calls_nobody(crowd, clock):
+async def test_a_gate_that_is_closed_calls_nobody(crowd, clock):
     """And leaves no probe behind that others would wait for."""
     await crowd.fail()
     (probe,) = crowd.add(1, stays=100.0)
     late = crowd.add(5)
     await clock.advance(1)
     assert probe.entered
-    crowd.governor.close()
-    assert not crowd.governor.breaker.probing
-    assert not crowd.governor.enter(late[0])
+    assert crowd.gate.health.account.is_probing
+    crowd.gate.close()
+    await crowd.gate.health.account.finish()
+    assert not (await crowd.governor.read()).health.probe
+    assert not crowd.gate.enter(late[0])
     await clock.advance(200)
     assert not any(entrant.entered for entrant in late)
-    assert crowd.governor.waiting == 0
+    assert crowd.gate.waiting == 0
 
 
-async def test_what_is_known_of_the_service_goes_with_the_client(clock):
-    """Nothing of it stays in the process."""
-    client, _ = make_client(clock)
-    governor = Governor(client, timer_of(clock), policy=POLICY, concurrency=1, rate=1)
-    breaker = ref(governor.breaker)
-    assert breaker() is not None
-    del governor, client
+async def test_what_a_fleet_knows_of_the_service_goes_with_it(crowd, clock):
+    """The client keeps nothing of it."""
+    gate = crowd.another()
+    known = ref(gate.health.account)
+    assert known() in crowd.client.throttle.followers
+    del gate
     gc.collect()
-    assert breaker() is None
+    assert known() is None
 
 
 async def test_leaps_and_strangers_are_nothing_to_it(crowd):
     """Sessions see to leaps of the wall clock themselves, and who never entered does not leave."""
-    crowd.governor.note_leap(1000.0, 0.0)
-    stranger = Entrant(crowd.governor, "stranger")
-    stranger.leave()
-    assert crowd.governor.in_flight == 0
+    crowd.gate.note_leap(1000.0, 0.0)
+    stranger = Entrant(crowd.gate, "stranger")
+    await stranger.leave()
+    assert crowd.gate.in_flight == 0

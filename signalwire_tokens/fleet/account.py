@@ -1,0 +1,295 @@
+"""What a fleet knows of its account through its governor, and how it shares what it has seen with other processes.
+
+Whatever the fleet has to share becomes a *change*: a function from one `AccountHealth` to the next. One task applies
+the changes in order. It reads the latest health, applies the change, and has the governor replace the one by the other.
+If another process was faster, it does so again. Each reading is passed to `on_change`, so that the gate acts on it.
+
+**Probes.** While SignalWire is down for all, a fleet has to `claim` the next probe before it may send it.
+
+**A process that is wrong.** SignalWire may be down for one process only, whose network is broken. Its failures would
+slow down all others again and again. So it reports once that SignalWire is down. If another process finds the contrary
+before it has had an answer itself, it reports no more until it has one, and acts alone. Credentials that SignalWire
+refuses are never shared, either: they are a process's own.
+
+**A governor that fails.** If a method raises an exception or takes too long, the fleet logs that once, and goes on as
+if it were alone: requests are sent, and probes begin, without the governor's consent. The gate still keeps to the
+fleet's own rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from uuid import uuid4
+
+from signalwire_tokens.durations import spoken
+from signalwire_tokens.errors import ApiError, RateLimited, SignalWireTokenError
+from signalwire_tokens.governors import AccountHealth, HealthReading, LocalGovernor
+from signalwire_tokens.keeper import is_cancelled
+from signalwire_tokens.policy import NEVER
+from signalwire_tokens.throttle import LONGEST_THROTTLE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from signalwire_tokens.client import TokenClient
+    from signalwire_tokens.clock import Timer
+    from signalwire_tokens.errors import RateLimitHint
+    from signalwire_tokens.governors import Governor
+
+__all__ = ["Account"]
+
+LONGEST_CALL = 15.0  # seconds that a governor's method may take, apart from the wait that was asked for
+LEAST_SHARE = 0.1  # of the rate: a hint never lowers it further, since it is only a hint
+SHORTEST_WINDOW = 1.0  # seconds: the time until a rate limit is reset comes in whole seconds
+NOTICEABLE = 0.9  # of the rate so far: a hint that lowers it by less isn't shared
+MOST_TRIES = 100  # to apply one change. Other processes can't be faster so often.
+CLOCK_WAS_SET = 5.0  # seconds by which readings may be out of order. More means that the governor's clock was set back.
+
+FAILS = "the governor of a fleet failed, and the fleet goes on by itself: %s: %s"
+WORKS = "the governor of a fleet works again"
+Change: TypeAlias = "Callable[[AccountHealth, float], AccountHealth]"
+T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
+
+
+class Account:
+    """What a fleet knows of its account.
+
+    - `health` is the latest health that the governor has returned.
+    - `members` is how many processes share the governor.
+    - `claim` is the name of the probe that this fleet may send, or is sending; empty if it may not.
+    - `checked_at` is when the health was last read, or was about to be. Times are in seconds by the client's clock.
+    """
+
+    def __init__(self, client: TokenClient, governor: Governor, timer: Timer, on_change: Callable[[], None]) -> None:
+        self.health = AccountHealth()
+        self.members = 1
+        self.claim = ""
+        self.checked_at = NEVER
+        self._client, self._governor, self._timer, self._on_change = client, governor, timer, on_change
+        self._read_at = NEVER  # by the governor's clock
+        self._apart = 0.0  # by how much the client's clock is ahead of the governor's
+        self._changes: deque[Change] = deque()
+        self._task: asyncio.Task[None] | None = None  # applies the changes
+        self._accuses = False  # True from when this fleet reported an outage until it has an answer
+        self._was_wrong = False  # True if another process then found that SignalWire answers
+        self._pause_known = NEVER  # `paused_at` of the latest pause that this fleet has shared or adopted
+        self._pause: SignalWireTokenError | None = None  # the error of that pause
+        self._has_failed = False  # True if the governor's last call failed
+        client.throttle.followers.add(self)
+
+    # Turns.
+
+    async def turn(self, rate: float, within: float) -> bool:
+        """Wait until a request may be sent. Return False if its turn doesn't come within so many seconds."""
+        health, now = self.health, self._now()
+        rate = health.rate(rate, now - self._apart)
+        limit = min(within, LONGEST_CALL) + LONGEST_CALL
+        reading = await self._use(lambda: self._governor.turn(rate, within), limit)
+        if reading is not None:
+            self._see(reading)
+        return reading is not None or self._has_failed
+
+    # Sharing.
+
+    def opened(self, error: SignalWireTokenError, pause: float) -> None:
+        """Share that SignalWire is down. `pause` is the time until the first probe."""
+        if not self._was_wrong:
+            self._accuses = True
+            reason = reason_of(error)
+            self._share(lambda health, at: health.opened(reason, probe_at=at + pause))
+
+    def answered(self) -> None:
+        """Share that SignalWire has answered, if other processes take it to be down."""
+        self._accuses = self._was_wrong = False
+        self.claim = ""
+        if self.health.is_open or self._changes:
+            self._share(lambda health, at: health.answered(at))
+
+    def probe_ended(self, pause: float | None, *, failed: bool) -> None:
+        """Share that the probe has ended: it has `failed`, or else has sent no request.
+
+        `pause` is the time until the next probe; None if it may begin at once.
+        """
+        claim, self.claim = self.claim, ""
+        if claim:
+            wait = NEVER if pause is None else pause
+            self._share(lambda health, at: health.unclaimed(claim, probe_at=at + wait, failed=failed))
+
+    def want_probe(self) -> None:
+        """Claim the next probe. `on_change` is called once that has succeeded or failed."""
+        if self.is_busy:
+            return
+        claim, longest = uuid4().hex, self._client.timeout + 1
+        self._share(lambda health, at: health.claimed(claim, at, until=at + longest), claim=claim)
+
+    def look(self) -> None:
+        """Read the health."""
+        if not self.is_busy:
+            self._share(lambda health, _: health)
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a change is under way."""
+        return self._task is not None
+
+    @property
+    def is_probing(self) -> bool:
+        """Return whether a process is sending a probe."""
+        return self.health.is_probing(self._now() - self._apart)
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether a probe has to be claimed: SignalWire is down for all processes."""
+        return self.health.is_open and not self._has_failed
+
+    async def finish(self) -> None:
+        """Wait until everything is shared."""
+        self._client.throttle.followers.discard(self)
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    # As a follower of the client's throttle.
+
+    def throttle_changed(self) -> None:
+        """Share a pause that SignalWire has asked for, or that it was lifted."""
+        throttle = self._client.throttle
+        if throttle.error is None:
+            known = self._pause_known
+            self._share(lambda health, _: health.lifted(known))
+        elif throttle.error is not self._pause:
+            self._pause, asked_at, until = throttle.error, throttle.asked_at, throttle.until
+
+            def change(health: AccountHealth, at: float) -> AccountHealth:
+                ago = self._now() - asked_at
+                self._pause_known = max(self._pause_known, at - ago)
+                return health.paused(at - ago, at - ago + until - asked_at)
+
+            self._share(change)
+
+    def rate_limit_reported(self, hint: RateLimitHint) -> None:
+        """Lower the rate for all processes if SignalWire says that only few requests are left.
+
+        A hint never raises the rate, and never lowers it below a tenth.
+        """
+        if hint.remaining is None or hint.reset_at is None:
+            return
+        left = hint.reset_at.timestamp() - self._client.clock.wall()
+        seconds = min(max(left, SHORTEST_WINDOW), LONGEST_THROTTLE)
+        most = self._governor.max_rate
+        rate = max(hint.remaining / seconds, LEAST_SHARE * most) if most < math.inf else hint.remaining / seconds
+        if 0 < rate < NOTICEABLE * self.health.rate(most, self._now() - self._apart):
+            self._share(lambda health, at: health.slowed(rate, at + seconds))
+
+    # Reading and replacing.
+
+    def _now(self) -> float:
+        return self._client.clock.now()
+
+    def _share(self, change: Change, claim: str = "") -> None:
+        """Apply a change, after those that are under way."""
+        self.checked_at = self._now()
+        self._changes.append(change)
+        if self._task is None and not self._timer.loop.is_closed():
+            self._task = self._timer.begin(self._apply_all(claim), "share with the governor")
+
+    async def _apply_all(self, claim: str) -> None:
+        """Apply all changes in turn. Then have the gate act on what was read."""
+        try:
+            while self._changes:
+                change = self._changes[0]
+                await self._apply(change)
+                self._changes.popleft()
+        finally:
+            self._changes.clear()
+            self._task = None
+        if claim and self.health.probe == claim:
+            self.claim = claim
+        self._on_change()
+
+    async def _apply(self, change: Change) -> None:
+        """Apply a change to the latest health, again and again until no other process is faster."""
+        for _ in range(MOST_TRIES):
+            reading = await self._use(self._governor.read)
+            if reading is None:
+                return
+            by = change(reading.health, reading.at)
+            if by == reading.health:
+                self._see(reading)
+                return
+            accepted = await self._use(lambda health=reading.health, by=by: self._governor.replace(health, by))  # type: ignore[misc]
+            if accepted is None:
+                return
+            if accepted:
+                self._see(HealthReading(health=by, at=reading.at, members=reading.members))
+                return
+        self._failed(f"it accepts no change, {MOST_TRIES} times in a row")
+
+    def _see(self, reading: HealthReading) -> None:
+        """Adopt a reading, unless a later one has come before it."""
+        now = self._now()
+        if self._read_at - CLOCK_WAS_SET < reading.at < self._read_at:
+            return
+        before, health, apart = self.health, reading.health, now - reading.at
+        self.health, self.members, self._read_at, self._apart = health, max(1, reading.members), reading.at, apart
+        throttle = self._client.throttle
+        if health.paused_at != self._pause_known and health.paused_until + apart > now:
+            self._pause_known = health.paused_at
+            until = min(health.paused_until + apart, now + health.paused_until - health.paused_at)
+            self._pause = RateLimited("SignalWire asked another process for a pause", retry_after=until - now)
+            throttle.adopt(self._pause, asked=min(now, health.paused_at + apart), until=until)
+        elif self._pause is not None and health.paused_until == NEVER:
+            throttle.release(self._pause)
+        if before.is_open and not health.is_open and self._accuses:
+            self._accuses, self._was_wrong = False, True
+        if before != health and not self._changes:  # otherwise, `_apply_all` does it once all changes are applied
+            self._on_change()
+
+    def local(self, time: float) -> float:
+        """Return a time of the health by the client's clock."""
+        return time + self._apart
+
+    async def _use(self, call: Callable[[], Awaitable[T]], limit: float = LONGEST_CALL) -> T | None:
+        """Return the result of a governor's method, or None after logging that it failed.
+
+        A governor may be your own code, which may also raise `CancelledError` by mistake.
+        """
+        try:
+            # The fleet's own governor never takes long, and a limit would cost a tenth of a renewal.
+            async with asyncio.timeout(None if isinstance(self._governor, LocalGovernor) else limit):
+                result = await call()
+        except TimeoutError:
+            reason = f"no result within {spoken(limit)}"
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
+            reason = f"{type(error).__name__}"
+        else:
+            if self._has_failed:
+                self._has_failed = False
+                logger.info(WORKS)
+            return result
+        self._failed(reason)
+        return None
+
+    def _failed(self, reason: str) -> None:
+        """Log that the governor has failed, if this is news."""
+        if not self._has_failed:
+            self._has_failed = True
+            logger.warning(FAILS, type(self._governor).__name__, reason)
+
+
+def reason_of(error: SignalWireTokenError) -> str:
+    """Return what failed, in words without content: the kind of error, and the status of the answer."""
+    status = f" (status {error.status})" if isinstance(error, ApiError) and error.status else ""
+    return f"{type(error).__name__}{status}"
+
+
+def found_elsewhere(reason: str) -> SignalWireTokenError:
+    """Return the error of an outage that another process has found. `reason` comes from `reason_of`."""
+    return SignalWireTokenError(f"SignalWire is down, as another process has found: {reason}")

@@ -1,0 +1,423 @@
+"""A governor on a Redis or Valkey server, for all processes of an account. It needs the extra `redis`.
+
+What the server holds, with the governor's account for `account`, and the default prefix:
+
+======================================  ====  ====================================================================
+name                                    type  content
+======================================  ====  ====================================================================
+`signalwire-tokens:{account}:turns`     hash  `next`: the time of the next turn; `health`: the `AccountHealth`
+`signalwire-tokens:{account}:members`   zset  the processes, by when each was last seen
+======================================  ====  ====================================================================
+
+All times are the server's. It removes both keys a day after their last use.
+
+**Turns.** A turn is a time. `TAKE` gives the next ones away, each an interval after the one before, and moves `next`
+behind them. A process waits until its turn, and sends its request at most `SLACK` seconds late; otherwise it takes
+another turn. To make up for that, and for an error of its estimate of the server's clock, turns are further apart than
+`1 / max_rate`. So no second has more requests than `max_rate`.
+
+**Fair shares.** All processes take their turns from one line, and each takes only a few at a time: as many as requests
+that wait in it. A fleet lets few of them wait, the fewer the more processes there are. So while requests wait in all
+processes, each gets an equal share, and a process that has few requests waits for no more than a few of each other one.
+
+**The server's clock.** An answer holds the server's time. It was read between the moments at which the call was sent
+and answered, by this process's clock. That bounds the difference of the two clocks, and each answer narrows it.
+
+**Without the server.** If a command fails or takes too long, the process gives itself turns: `max_rate` divided by the
+number of processes that it last knew of. It begins a moment later, when the last turn that the server may have given
+away is over. It tries the server again every second. When it is back, the process keeps to its own share for a while
+longer, until the other processes are back, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import warnings
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from uuid import uuid4
+from weakref import ref
+
+from signalwire_tokens.clock import SYSTEM
+from signalwire_tokens.durations import positive_seconds
+from signalwire_tokens.errors import ConfigurationError, StoreError
+from signalwire_tokens.models import Secret
+from signalwire_tokens.stores.redis_server import RedisServer
+
+from .health import AccountHealth
+from .local import LocalGovernor, check_rate, interval_for
+from .protocol import HealthReading
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from redis.asyncio import Redis
+
+    from signalwire_tokens.durations import Duration
+
+__all__ = ["RedisGovernor"]
+
+SLACK = 0.05  # seconds by which a turn may be used late
+AHEAD = 0.1  # seconds' worth of turns that all processes together may have taken ahead of time
+ERROR = 0.05  # seconds by which the estimate of the server's clock may be wrong
+SEEN_EVERY = 10.0  # seconds after which a process that takes no turns says that it is there
+GONE_AFTER = 30.0  # seconds without a sign of it after which a process no longer counts
+RETRY_EVERY = 1.0  # seconds between two tries to reach a server that has failed
+BACK_AFTER = 5.0  # seconds after its return until all processes use the server again: longer than their next try
+REMEMBERED_FOR = 60.0  # seconds for which a larger number of processes counts, after a smaller one was seen
+CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
+LONGEST_WAIT = 86_400.0  # seconds that a turn may be away
+KEPT_FOR = 86_400_000  # milliseconds for which the server keeps the keys without use
+MICROS = 1e6
+
+# Both keys have the same part in braces, so that a cluster has them on one server. `turns` may be 0, for a look only.
+# Of the turns, only those are taken that come within ARGV[4].
+TAKE = """
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local turns, interval, within = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+redis.call('ZADD', KEYS[2], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[5])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], now + ARGV[5], '+inf')
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+local at = tonumber(redis.call('HGET', KEYS[1], 'next') or 0)
+if at < now or at > now + 1000 * interval + 60000000 then at = now end
+if interval > 0 then turns = math.min(turns, math.max(0, math.floor((now + within - at) / interval) + 1)) end
+if turns > 0 then
+  redis.call('HSET', KEYS[1], 'next', string.format('%.0f', at + turns * interval))
+  redis.call('PEXPIRE', KEYS[1], ARGV[6])
+end
+return {string.format('%.0f', now), string.format('%.0f', at), turns, redis.call('ZCARD', KEYS[2]),
+  redis.call('HGET', KEYS[1], 'health') or ''}
+"""
+# It accepts its own earlier result, since the client may send it twice.
+REPLACE = """
+local held = redis.call('HGET', KEYS[1], 'health') or ''
+if held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'health', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+LEAVE = "return redis.call('ZREM', KEYS[2], ARGV[1])"
+
+AWAY = "%r failed; until it works again, this process sends at most %.4g requests a second, as one of %d: %s"
+RETURNED = "%r works again"
+NOT_REDIS = "unexpected answer: is this a Redis or Valkey server, and not a proxy that changes answers?"
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.governors")
+
+
+class Taken(NamedTuple):
+    """The turns that the server has given away: when the first one is, by this process's clock, and how many."""
+
+    at: float
+    number: int
+
+
+class Wish(NamedTuple):
+    """A request that waits for its turn until a time, and the rate that it may use.
+
+    `turn` becomes the time of the turn by this process's clock: inf if there is none until then, None if the server has
+    failed.
+    """
+
+    turn: asyncio.Future[float | None]
+    rate: float
+    until: float
+
+
+class RedisGovernor:
+    """A governor on a Redis or Valkey server: it limits the requests of all processes of an account together.
+
+    Pass it to the fleet of each process as `governor=`. All processes with the same `account` and `prefix` share one
+    limit of `max_rate` requests in a second, and what they know about SignalWire's health. `account` is any name.
+
+    While the server is away, each process uses its share of `max_rate`: as many as there were, or `processes` before
+    they are known. `timeout` limits each command. `server` is a URL, or a client of `redis.asyncio` that you have
+    opened, and close yourself.
+
+    Use `async with RedisGovernor(url) as governor`, or call `aclose()`. Close it after the fleets that use it. A
+    governor belongs to the event loop that it is first used on.
+    """
+
+    def __init__(
+        self,
+        server: str | Redis,
+        *,
+        max_rate: float = 1000.0,
+        account: str = "default",
+        processes: int = 10,
+        prefix: str = "signalwire-tokens:",
+        timeout: Duration = 0.5,
+    ) -> None:
+        hidden = Secret(server)
+        del server
+        self.max_rate: float = check_rate("RedisGovernor: max_rate", max_rate)
+        check_settings({"account": account, "prefix": prefix}, processes)
+        self._server = RedisServer("RedisGovernor", hidden, positive_seconds("RedisGovernor: timeout", timeout))
+        self._keys = [f"{prefix}{{{account}}}:{kind}" for kind in ("turns", "members")]
+        self._me = uuid4().hex
+        self._times = ServerTimes()
+        self._members, self._members_at = processes, SYSTEM.now()
+        self._health, self._text = AccountHealth(), ""  # the latest health, and how the server has it
+        self._wishes: list[Wish] = []
+        self._taking: asyncio.Task[None] | None = None  # takes turns for the requests that wait
+        self._keeping: asyncio.Task[None] | None = None  # shows that this process is there, and looks for the server
+        self._alone: LocalGovernor | None = None  # gives the turns while the server is away; then limits them as well
+        self._is_away = False
+        self._heard_at = self._back_at = -math.inf  # when the server last answered; when it was back
+
+    def __repr__(self) -> str:
+        return repr(self._server) if hasattr(self, "_server") else f"{type(self).__name__}()"  # the URL was invalid
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave the account to the other processes, and close the connections. Using the governor again opens new ones.
+
+        Raise `StoreError` on another event loop.
+        """
+        was_used = self._server.is_used
+        self._server.release()
+        tasks = [task for task in (self._taking, self._keeping) if task is not None]
+        self._taking = self._keeping = None
+        while tasks := [task for task in tasks if not task.done()]:
+            for task in tasks:
+                task.cancel()  # the client may swallow this
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_AFTER)
+        if was_used and not self._is_away:
+            with suppress(StoreError):  # it is forgotten after a while in any case
+                await self._eval(LEAVE, self._me)
+            self._server.release()
+        await self._server.aclose()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_server") and self._server.is_used:  # if the constructor raised, it may have none
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            if self._keeping is not None and not self._keeping.get_loop().is_closed():
+                self._keeping.cancel()
+
+    async def turn(self, rate: float, within: float) -> HealthReading | None:
+        """Wait until one more request may be sent, as `Governor.turn` says."""
+        self._server.bind()
+        until = SYSTEM.now() + within
+        while True:
+            alone = self._own_limit()
+            if alone is not None:
+                reading = await alone.turn(rate / self._members, until - SYSTEM.now())
+                if reading is None or self._is_away:
+                    return None if reading is None else self._known()
+            at = await self._next_turn(rate, until)
+            if at is None:  # the server has failed: try again alone
+                continue
+            if at > until:
+                return None
+            await asyncio.sleep(max(0.0, at - SYSTEM.now()))
+            if SYSTEM.now() <= at + SLACK:
+                return self._known()
+
+    async def read(self) -> HealthReading:
+        """Return what is known about SignalWire's health."""
+        self._server.bind()
+        if not self._is_away:
+            await self._show()
+        return self._known()
+
+    async def replace(self, health: AccountHealth, by: AccountHealth) -> bool:
+        """Keep `by` if what is kept now equals `health`. Return whether it did."""
+        self._server.bind()
+        if self._is_away:
+            is_same = health == self._health
+            if is_same:
+                self._health = by
+            return is_same
+        before, after = self._text if health == self._health else health.dumped(), by.dumped()
+        try:
+            is_accepted = bool(await self._eval(REPLACE, before, after, KEPT_FOR) == 1)
+        except StoreError as error:
+            self._lose(error)
+            return False
+        if is_accepted:
+            self._health, self._text = by, after
+        return is_accepted
+
+    def _known(self) -> HealthReading:
+        return HealthReading(health=self._health, at=self._times.there(SYSTEM.now()), members=self._members)
+
+    # Turns of the server's.
+
+    async def _next_turn(self, rate: float, until: float) -> float | None:
+        """Return the result of a new `Wish`."""
+        loop = self._server.bind()
+        wish = Wish(loop.create_future(), rate, until)
+        self._wishes.append(wish)
+        if self._taking is None or self._taking.done():
+            self._taking = self._begin(self._take_turns(), "take turns of")
+        return await wish.turn
+
+    async def _take_turns(self) -> None:
+        """Request turns for all wishes, until there are none. Wishes that come meanwhile wait for the next call.
+
+        A request that is cancelled while it waits loses its turn.
+        """
+        wishes: list[Wish] = []
+        try:
+            while self._wishes:
+                wishes, self._wishes = self._wishes, []
+                rate = min(self.max_rate, *(wish.rate for wish in wishes))
+                interval = math.ceil(MICROS * interval_for(rate, SLACK + ERROR))
+                within = max(wish.until for wish in wishes) - SYSTEM.now()
+                taken = await self._take(len(wishes), interval, min(within, LONGEST_WAIT))
+                for number, wish in enumerate(wishes):
+                    if not wish.turn.done():
+                        at = taken.at + number * interval / MICROS if number < taken.number else math.inf
+                        wish.turn.set_result(at)
+        except StoreError as error:
+            self._lose(error)
+        finally:
+            for wish in (*wishes, *self._wishes):
+                if not wish.turn.done():
+                    wish.turn.set_result(None)
+            self._wishes = []
+
+    async def _take(self, turns: int = 0, interval: int = 0, within: float = 0.0) -> Taken:
+        """Return so many turns that come within so many seconds, and record what the server answers.
+
+        `interval` is the time between two turns, in microseconds. Raise `StoreError` if the server fails.
+        """
+        self._keep_in_touch()
+        sent = SYSTEM.now()
+        arguments = turns, interval, math.ceil(within * MICROS), int(GONE_AFTER * MICROS), KEPT_FOR
+        answer = await self._eval(TAKE, self._me, *arguments)
+        self._heard_at = now = SYSTEM.now()
+        values = numbers_of(answer)
+        if values is None:
+            raise StoreError(f"{self}: {NOT_REDIS}")
+        (there, at, number, members), text = values
+        self._health, self._text = AccountHealth.loaded(text), text
+        self._times.note(sent, there / MICROS, now)
+        if members >= self._members or now > self._members_at + REMEMBERED_FOR:
+            self._members, self._members_at = members, now
+        if self._is_away:
+            self._is_away, self._back_at = False, now
+            logger.info(RETURNED, self)
+        return Taken(self._times.here(at / MICROS), number)
+
+    async def _eval(self, script: str, *arguments: str | int) -> Any:  # noqa: ANN401 - as the server answers
+        redis = self._server.redis
+        return await self._server.run(lambda: redis.eval(script, 2, *self._keys, *arguments), "its account")
+
+    # While the server is away.
+
+    def _lose(self, error: StoreError) -> None:
+        """Limit this process to its share of the rate from now on, without the server.
+
+        The first one comes once the turns that the server has given away are over: as many as there are processes, or
+        those of `AHEAD` seconds, which a fleet may wait for. A random part of the time between two turns is added, so
+        that not all processes begin in the same moment.
+        """
+        if self._is_away:
+            return
+        share = self.max_rate / self._members
+        share = math.floor(share) if 1 <= share < math.inf else share  # a second has whole turns
+        pause = AHEAD + SLACK + ERROR + self._members / self.max_rate
+        draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
+        self._is_away, self._alone = True, LocalGovernor(share)
+        self._alone.rest_until(SYSTEM.now() + pause + draw / share)
+        logger.warning(AWAY, self, share, self._members, error)
+
+    def _own_limit(self) -> LocalGovernor | None:
+        """Return what limits this process: while the server is away, and until all other processes are back, too."""
+        if not self._is_away and SYSTEM.now() > self._back_at + BACK_AFTER:
+            self._alone = None
+        return self._alone
+
+    def _keep_in_touch(self) -> None:
+        """Show the other processes from now on that this one is there."""
+        if self._keeping is None:
+            self._heard_at = SYSTEM.now()
+            self._keeping = self._begin(stay(ref(self)), "keep in touch with")
+
+    def _pause(self) -> float:
+        """Return for how many seconds the server needs no sign of this process."""
+        return RETRY_EVERY if self._is_away else self._heard_at + SEEN_EVERY - SYSTEM.now()
+
+    async def _show(self) -> None:
+        """Send the server a sign of this process, which counts it, and notice if the server is back."""
+        try:
+            await self._take()
+        except StoreError as error:
+            self._lose(error)
+
+    def _begin(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Return a task with an empty context, since it outlives the caller."""
+        return self._server.bind().create_task(work, name=f"signalwire-tokens: {what} {self}", context=Context())
+
+
+async def stay(governor: ref[RedisGovernor]) -> None:
+    """Show the server now and then that a process is there, until its governor is closed or dropped."""
+    while (one := governor()) is not None:
+        pause = one._pause()  # noqa: SLF001 - a function, so that its task doesn't hold the governor
+        if pause <= 0 or one._is_away:  # noqa: SLF001 - as above
+            await one._show()  # noqa: SLF001 - as above
+            pause = one._pause()  # noqa: SLF001 - as above
+        del one
+        await asyncio.sleep(pause)
+
+
+class ServerTimes:
+    """The difference between the server's clock and this process's, as far as answers have shown."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None  # by how much the server's clock is ahead
+
+    def note(self, sent: float, there: float, received: float) -> None:
+        """Narrow the difference: the server's time was `there` at some moment between `sent` and `received`.
+
+        The difference changes no more than necessary. So it comes from the fastest answer, and turns are rather taken
+        a little late than early. If the server's clock is set, the difference follows at once.
+        """
+        least, most = there - received, there - sent
+        self._ahead = least if self._ahead is None else min(max(self._ahead, least), most)
+
+    def here(self, there: float) -> float:
+        """Return a time of the server's by this process's clock."""
+        return there - (self._ahead or 0.0)
+
+    def there(self, here: float) -> float:
+        """Return a time of this process's by the server's clock."""
+        return here + (self._ahead or 0.0)
+
+
+def numbers_of(answer: Any) -> tuple[tuple[int, int, int, int], str | bytes] | None:
+    """Return the numbers in an answer to `TAKE`, and its text; None if the answer has another form."""
+    match answer:
+        case [there, at, number, members, str() | bytes() as text]:
+            with suppress(TypeError, ValueError):
+                return (int(there), int(at), int(number), int(members)), text
+    return None
+
+
+def check_settings(names: Mapping[str, object], processes: object) -> None:
+    """Raise `ConfigurationError` for settings that would fail only when they are used.
+
+    A brace in a name would change which part of it decides on its place in a cluster.
+    """
+    for name, value in names.items():
+        if not isinstance(value, str) or not value or "{" in value or "}" in value:
+            raise ConfigurationError(f"RedisGovernor: {name} must be a string without braces, and not empty")
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise ConfigurationError("RedisGovernor: processes must be a whole number, 1 or more")

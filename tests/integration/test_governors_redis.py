@@ -1,0 +1,456 @@
+"""The governor on a Redis or Valkey server: a real one, and a proxy that harms what passes."""
+
+import asyncio
+import gc
+import json
+import logging
+import time
+import traceback
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
+from uuid import uuid4
+
+import pytest
+import redis.asyncio
+
+from signalwire_tokens import ConfigurationError, SessionFleet, StoreError
+from signalwire_tokens.emulator import Emulator, Status
+from signalwire_tokens.governors import AccountHealth
+from signalwire_tokens.governors import redis as redis_governor
+from signalwire_tokens.governors.redis import BACK_AFTER, GONE_AFTER, REMEMBERED_FOR, RedisGovernor, ServerTimes
+from support.faulty_redis import Proxy, nonsense
+from support.processes import reserve_port
+from support.redis_server import RedisServer
+from support.waiting import HANG, eventually
+
+pytestmark = pytest.mark.redis
+RATE = 50.0
+LONG = 600.0
+MARK = "hush"  # in everything that must not be shown
+DOWN = AccountHealth().opened("ServerError (status 503)", probe_at=0.0)
+
+
+@pytest.fixture
+def account():
+    return str(uuid4())
+
+
+def governor_at(server, account, **settings):
+    return RedisGovernor(server, **{"account": account, "timeout": HANG, "max_rate": RATE, **settings})
+
+
+@asynccontextmanager
+async def governors_at(server, account, number, **settings):
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(governor_at(server, account, **settings)) for _ in range(number)]
+
+
+async def take(governor, number, within=LONG):
+    """Take turns one after another; return when each came."""
+    turns = []
+    for _ in range(number):
+        assert await governor.turn(governor.max_rate, within) is not None
+        turns.append(time.monotonic())
+    return turns
+
+
+def most_in_a_second(turns):
+    return max(sum(start <= turn < start + 1 for turn in turns) for start in turns)
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """The server is looked for often, and is soon trusted again."""
+    monkeypatch.setattr(redis_governor, "RETRY_EVERY", 0.02)
+    monkeypatch.setattr(redis_governor, "BACK_AFTER", 0.2)
+
+
+# What the server holds.
+
+
+async def test_processes_are_counted(redis_server, account):
+    """Those that have left aren't, and neither are those that nothing was seen of for a while."""
+    async with governors_at(redis_server.url, account, 3) as (one, other, third):
+        for governor in (one, other, third):
+            await governor.read()
+        one._members_at -= REMEMBERED_FOR
+        assert (await one.read()).members == 3
+        await third.aclose()
+        one._members_at -= REMEMBERED_FOR + 1
+        assert (await one.read()).members == 2
+        with redis_server.client() as client:
+            key = f"signalwire-tokens:{{{account}}}:members"
+            client.zincrby(key, -1e6 * (GONE_AFTER + 1), other._me)
+            one._members_at -= REMEMBERED_FOR + 1
+            assert (await one.read()).members == 1
+            assert 0 < client.pttl(key) <= 86_400_000
+            assert client.pttl(f"signalwire-tokens:{{{account}}}:turns") > 0 or not client.exists(
+                key.replace("members", "turns")
+            )
+
+
+async def test_before_the_processes_are_known_there_are_as_many_as_the_setting_says(redis_server, account):
+    """A process that starts first must not take the whole rate for itself if the server fails at once."""
+    async with governor_at(redis_server.url, account, processes=7) as governor:
+        assert (await governor.read()).members == 7
+        governor._members_at -= REMEMBERED_FOR + 1
+        assert (await governor.read()).members == 1
+
+
+async def test_accounts_have_limits_of_their_own(redis_server, account):
+    """And so have prefixes."""
+    settings = [{"account": account}, {"account": f"{account}-2"}, {"account": account, "prefix": "another:"}]
+    async with AsyncExitStack() as stack:
+        governors = [
+            await stack.enter_async_context(RedisGovernor(redis_server.url, timeout=HANG, max_rate=0.001, **one))
+            for one in settings
+        ]
+        for governor in governors:
+            assert await governor.turn(1.0, 1.0) is not None
+            assert await governor.turn(1.0, 1.0) is None
+
+
+async def test_a_client_of_the_application_is_used_and_left_open(redis_server, account):
+    """Whether it decodes answers or not."""
+    for decodes in (True, False):
+        client = redis.asyncio.Redis.from_url(redis_server.url, decode_responses=decodes)
+        async with governor_at(client, f"{account}{decodes}") as governor:
+            assert await governor.replace(AccountHealth(), DOWN)
+            assert (await governor.turn(RATE, LONG)).health == DOWN
+        assert await client.ping()
+        await client.aclose()
+
+
+async def test_a_health_of_another_version_is_read_as_far_as_it_is_known(redis_server, account):
+    """And is replaced by one of this version."""
+    key = f"signalwire-tokens:{{{account}}}:turns"
+    async with governor_at(redis_server.url, account) as governor:
+        with redis_server.client() as client:
+            for text, known in (
+                (json.dumps({"is_open": True, "colour": "red"}), AccountHealth(is_open=True)),
+                (json.dumps({"is_open": "yes"}), AccountHealth()),
+                ("no JSON", AccountHealth()),
+                ("[]", AccountHealth()),
+            ):
+                client.hset(key, "health", text)
+                assert (await governor.read()).health == known
+                assert await governor.replace(known, DOWN)
+                assert (await governor.read()).health == DOWN
+
+
+async def test_a_clock_of_the_server_that_was_set_back_keeps_no_turns(redis_server, account):
+    """The next turn would be years away."""
+    async with governor_at(redis_server.url, account) as governor:
+        with redis_server.client() as client:
+            client.hset(f"signalwire-tokens:{{{account}}}:turns", "next", f"{2**52}")
+        assert await governor.turn(RATE, 1.0) is not None
+
+
+def test_the_difference_of_the_clocks_is_narrowed():
+    """By each answer that was faster than those before; and it follows a clock that is set."""
+    times = ServerTimes()
+    assert times.here(5.0) == 5.0
+    times.note(0.0, 100.0, 0.3)  # the server is 99.7 to 100 ahead
+    assert times.here(100.0) == pytest.approx(0.3)
+    times.note(1.0, 101.0, 1.1)  # 99.9 to 100
+    assert times.here(101.0) == pytest.approx(1.1)
+    times.note(2.0, 102.0, 2.5)  # a slow answer says no more
+    assert times.here(102.0) == pytest.approx(2.1)
+    times.note(3.0, 53.0, 3.1)  # it was set back
+    assert times.there(3.0) == pytest.approx(53.0)
+
+
+# Turns.
+
+
+async def test_several_turns_are_taken_with_one_command(redis_server, account):
+    """As many as requests wait."""
+    async with governor_at(redis_server.url, account, max_rate=1e6) as governor:
+        await governor.read()
+        calls = 0
+        original = governor._eval
+
+        async def counting(*arguments):
+            nonlocal calls
+            calls += 1
+            return await original(*arguments)
+
+        governor._eval = counting
+        await asyncio.gather(*(governor.turn(1e6, LONG) for _ in range(50)))
+        assert calls <= 3
+
+
+async def test_without_a_limit_turns_come_at_once(redis_server, account):
+    """An infinite rate is one."""
+    async with governor_at(redis_server.url, account, max_rate=float("inf")) as governor:
+        await asyncio.gather(*(governor.turn(float("inf"), 1.0) for _ in range(100)))
+
+
+async def test_a_turn_that_was_missed_is_taken_again(redis_server, account, monkeypatch):
+    """A process that was stopped in between doesn't send at a time that belongs to others."""
+    sleep, has_overslept = asyncio.sleep, False
+
+    async def oversleep(seconds):
+        nonlocal has_overslept
+        await sleep(seconds)
+        if seconds < 1 and not has_overslept:
+            has_overslept = True
+            time.sleep(0.2)  # noqa: ASYNC251 - the process is stopped
+
+    async with governor_at(redis_server.url, account) as governor:
+        monkeypatch.setattr(redis_governor.asyncio, "sleep", oversleep)
+        taken = 0
+        original = governor._take
+
+        async def counting(turns=0, *arguments):
+            nonlocal taken
+            taken += turns
+            return await original(turns, *arguments)
+
+        governor._take = counting
+        assert await governor.turn(RATE, LONG) is not None
+        assert taken >= 2
+
+
+# Without the server.
+
+
+async def test_without_the_server_each_process_has_its_share(redis_server, account, caplog, quickly):
+    """It says so once, gives no more than its share, and comes back. (P46)"""
+    number, rate = 4, 40.0
+    async with Proxy(redis_server.port) as proxy, governors_at(proxy.url, account, number, max_rate=rate) as governors:
+        for governor in (*governors, *governors):
+            governor._members_at -= REMEMBERED_FOR + 1
+            assert await governor.turn(rate, LONG) is not None
+        assert {(await governor.read()).members for governor in governors} == {number}
+        proxy.mode = "refuse"
+        proxy.cut()
+        with caplog.at_level(logging.INFO, "signalwire_tokens.governors"):
+            turns = sorted(chain(*await asyncio.gather(*(take(governor, 15) for governor in governors))))
+            assert most_in_a_second(turns) <= rate + 1  # the test itself may be interrupted
+            assert turns[-1] - turns[0] >= 15 * number / rate - 1
+            lines = [record.getMessage() for record in caplog.records]
+            assert len(lines) == number
+            assert all("at most 10 requests a second, as one of 4" in line for line in lines)
+            caplog.clear()
+            proxy.mode = "pass"
+            await eventually(lambda: not any(governor._is_away for governor in governors))
+            assert {record.getMessage().partition(") ")[2] for record in caplog.records} == {"works again"}
+        for governor in governors:
+            assert await governor.turn(rate, LONG) is not None
+            await eventually(lambda governor=governor: governor._own_limit() is None)
+
+
+@pytest.mark.parametrize("mode", ["stall", "reset", "lose", "half-close", "deaf"])
+async def test_a_server_that_fails_in_any_way_stops_nobody(redis_server, account, mode):
+    """Turns still come, and what is known is kept in this process meanwhile."""
+    async with Proxy(redis_server.port) as proxy:
+        async with governor_at(proxy.url, account, processes=1, max_rate=1000.0) as governor:
+            assert await governor.replace(AccountHealth(), DOWN)
+            governor._server.timeout = 0.1
+            proxy.mode = mode
+            assert (await governor.turn(1000.0, LONG)).health == DOWN
+            reading = await governor.read()
+            assert reading.health == DOWN
+            assert not await governor.replace(AccountHealth(), AccountHealth())
+            assert await governor.replace(DOWN, DOWN.answered(reading.at))
+            assert not (await governor.read()).health.is_open
+            governor._server.timeout = HANG
+            proxy.heal()
+        assert await governor_state(redis_server, account) == DOWN
+
+
+async def governor_state(redis_server, account):
+    async with governor_at(redis_server.url, account) as governor:
+        return (await governor.read()).health
+
+
+async def test_a_replacement_fails_with_the_server(redis_server, account):
+    """And is tried again in this process alone."""
+    async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account) as governor:
+        await governor.read()
+        proxy.mode = "refuse"
+        proxy.cut()
+        assert not await governor.replace(AccountHealth(), DOWN)
+        assert await governor.replace(AccountHealth(), DOWN)
+        assert (await governor.read()).health == DOWN
+        proxy.mode = "pass"
+
+
+async def test_a_server_that_starts_later_is_found(account, quickly):
+    """Until then, the rate is divided by the number of processes that the setting names."""
+    with reserve_port() as port:
+        async with governor_at(f"redis://127.0.0.1:{port}/0", account, processes=5) as governor:
+            reading = await governor.turn(RATE, LONG)
+            assert (reading.health, reading.members) == (AccountHealth(), 5)
+            assert governor._alone.max_rate == RATE / 5
+    with RedisServer() as server:
+        async with governor_at(server.url, account, processes=5) as governor:
+            server.kill()
+            assert await governor.turn(RATE, LONG) is not None
+            assert governor._is_away
+            server.start()
+            await eventually(lambda: not governor._is_away)
+            assert await governor.turn(RATE, LONG) is not None
+
+
+async def test_a_share_of_less_than_a_turn_a_second_is_a_share(account):
+    """With more processes than turns in a second, each gets one now and then."""
+    with reserve_port() as port:
+        async with governor_at(f"redis://127.0.0.1:{port}/0", account, processes=100, max_rate=50) as governor:
+            assert await governor.turn(50, 60.0) is not None
+            assert governor._alone.max_rate == 0.5
+            assert await governor.turn(50, 0.01) is None
+
+
+async def test_what_is_no_redis_server_counts_as_away(account, caplog):
+    """A proxy that changes answers, or something else altogether."""
+    for answer in (
+        b"$5\r\nhello\r\n",
+        b"*1\r\n:1\r\n",
+        b"*5\r\n:1\r\n:1\r\n:1\r\n$3\r\nabc\r\n$-1\r\n",
+        b"HTTP/1.1 400\r\n\r\n",
+    ):
+        async with nonsense(answer) as url, governor_at(url, account, max_rate=1000.0, timeout=1.0) as governor:
+            assert await governor.turn(1000.0, LONG) is not None
+            assert governor._is_away
+
+
+# Fleets.
+
+
+async def test_fleets_of_two_processes_share_what_they_know(redis_server, account):
+    """A pause that SignalWire asks one of them for, by way of the server. (P44)"""
+    async with (
+        Emulator() as emulator,
+        governors_at(redis_server.url, account, 2, max_rate=1000.0) as (one, other),
+        emulator.client() as first,
+        emulator.client() as second,
+        SessionFleet(first, governor=one) as asked,
+        SessionFleet(second, governor=other) as told,
+    ):
+        await asked.token("alice")
+        await told.token("bob")
+        emulator.fail(Status(429, retry_after=30))
+        asked.session("carol")
+        await eventually(lambda: first.throttle.error is not None)
+        await eventually(lambda: not asked._context.gate.health.account.is_busy)
+        requests = len(emulator.requests)
+        told.session("dave")
+        await eventually(lambda: second.throttle.error is not None)
+        assert len(emulator.requests) == requests
+
+
+# Misuse, and what is shown.
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"account": ""}, "account must be a string"),
+        ({"account": "a{b}"}, "account must be a string"),
+        ({"account": 5}, "account must be a string"),
+        ({"prefix": "}"}, "prefix must be a string"),
+        ({"processes": 0}, "processes must be a whole number"),
+        ({"processes": True}, "processes must be a whole number"),
+        ({"processes": 1.5}, "processes must be a whole number"),
+        ({"max_rate": 0}, "max_rate must be a number"),
+        ({"timeout": 0}, "timeout must be seconds"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, words):
+    """When the governor is made."""
+    with pytest.raises(ConfigurationError, match=f"RedisGovernor: {words}"):
+        RedisGovernor("redis://127.0.0.1/0", **settings)
+
+
+@pytest.mark.parametrize("server", [f"{MARK}://x", f"redis://:{MARK}@x:nonsense", 5, None, b"redis://x"])
+def test_a_wrong_server_is_refused(server):
+    """Nothing of it is shown."""
+    with pytest.raises(ConfigurationError, match="RedisGovernor: invalid URL") as caught:
+        RedisGovernor(server)
+    error = caught.value
+    frames = error.__traceback__.tb_next  # without this test's own
+    text = "".join(traceback.TracebackException(type(error), error, frames, capture_locals=True).format())
+    assert MARK not in text
+    assert repr(RedisGovernor.__new__(RedisGovernor)) == "RedisGovernor()"
+
+
+async def test_a_governor_shows_its_server_but_no_password(account, caplog):
+    """Neither in its name, nor when the server fails."""
+    with reserve_port() as port:
+        async with governor_at(f"redis://user:{MARK}@127.0.0.1:{port}/0", account) as governor:
+            assert repr(governor) == f"RedisGovernor(127.0.0.1:{port}/0)"
+            await governor.read()
+    assert "failed" in caplog.text
+    assert MARK not in caplog.text
+
+
+async def test_another_event_loop_is_refused(redis_server, account):
+    """It isn't taken for a failure of the server."""
+    async with governor_at(redis_server.url, account) as governor:
+        await governor.read()
+
+        async def elsewhere():
+            for call in (governor.read(), governor.turn(1, 1), governor.replace(DOWN, DOWN), governor.aclose()):
+                with pytest.raises(StoreError, match="create one RedisGovernor per event loop"):
+                    await call
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        assert not governor._is_away
+
+
+def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server, account):
+    """One that was not warns."""
+
+    async def use(governor):
+        await governor.turn(RATE, LONG)
+
+    async def use_and_close(governor):
+        async with governor:
+            await use(governor)
+
+    def drop(governors):
+        governors.clear()
+        gc.collect()
+
+    governor = governor_at(redis_server.url, account)
+    for _ in range(2):
+        asyncio.run(use_and_close(governor))
+    asyncio.run(use(governor))
+    governors = [governor]
+    del governor
+    with pytest.warns(ResourceWarning, match=r"unclosed RedisGovernor\(127"):
+        drop(governors)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the client
+async def test_a_governor_that_was_dropped_leaves_no_task(redis_server, account):
+    """Although its task would go on for as long as the process."""
+    governor = governor_at(redis_server.url, account)
+    await governor.read()
+    task = governor._keeping
+    with pytest.warns(ResourceWarning, match=r"unclosed RedisGovernor\(127"):
+        governor = None
+    await eventually(task.done)
+
+
+async def test_a_governor_that_is_closed_ends_the_calls_that_wait(redis_server, account):
+    """They fall back to the process's own share."""
+    async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account, max_rate=1000.0) as governor:
+        await governor.read()
+        proxy.mode = "stall"
+        waiting = asyncio.ensure_future(governor.turn(1000.0, 0.0))
+        await eventually(lambda: governor._taking is not None)
+        closing = asyncio.ensure_future(governor.aclose())
+        await asyncio.sleep(0)
+        proxy.heal()
+        await closing
+        await asyncio.wait([waiting], timeout=HANG)
+        assert waiting.done()
+        await governor.aclose()
+
+
+def test_processes_use_the_server_again_after_the_others_have_found_it():
+    """A process that is back early keeps to its share until the last one is."""
+    assert BACK_AFTER > 2 * redis_governor.RETRY_EVERY

@@ -1,0 +1,511 @@
+"""Fleets of several processes that share one governor, in virtual time."""
+
+import asyncio
+import gc
+import logging
+import math
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count, pairwise
+from weakref import ref
+
+import attrs
+import pytest
+
+from signalwire_tokens import BreakerState, ConfigurationError, RateLimited, SessionFleet, TokenClient, TokenUnavailable
+from signalwire_tokens.governors import AccountHealth, HealthReading, LocalGovernor
+from support.fake_transport import make_client, most_in_a_second
+
+MINUTE, HOUR = 60.0, 3600.0
+RATE = 50.0
+
+
+class Process:
+    """A process, as its governor sees it: a client, a line to the service, and a fleet."""
+
+    def __init__(self, client, line, fleet):
+        self.client, self.line, self.fleet, self.numbers = client, line, fleet, count(1)
+
+    def open(self, number):
+        """Open sessions of other subscribers than before."""
+        return [self.fleet.session(f"{id(self)}-{next(self.numbers)}") for _ in range(number)]
+
+    @property
+    def breaker(self):
+        return self.fleet.snapshot().breaker
+
+    def sent_since(self, time):
+        return [at for at in self.line.times if at >= time]
+
+
+@asynccontextmanager
+async def processes(clock, number, governor=None, **settings):
+    """Yield processes that share a governor."""
+    governor = governor or LocalGovernor(RATE, clock=clock)
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(number):
+            client, line = make_client(clock)
+            fleet = SessionFleet(client, governor=governor, **settings)
+            made.append(Process(client, line, await stack.enter_async_context(fleet)))
+        yield made
+        closing = [asyncio.ensure_future(process.fleet.aclose()) for process in made]
+        await clock.advance(1)  # renewals under way may wait for a turn
+        await asyncio.wait(closing)
+
+
+def times_of(made, since=0.0):
+    return sorted(at for process in made for at in process.sent_since(since))
+
+
+# Turns.
+
+
+async def test_no_second_has_more_requests_of_all_processes_than_the_rate(clock):
+    """And hardly fewer, as long as sessions wait. (P26)"""
+    async with processes(clock, 5) as made:
+        for process in made:
+            process.open(100)
+        await clock.advance(MINUTE)
+        times = times_of(made)
+        assert len(times) == 500
+        assert most_in_a_second(times) <= RATE
+        assert times[-1] - times[0] <= 1.03 * 500 / RATE
+
+
+async def test_a_busy_process_leaves_the_others_their_share(clock):
+    """Sessions of a quiet process don't wait behind the thousands of a busy one. (P43)"""
+    async with processes(clock, 2) as (busy, quiet):
+        busy.open(2000)
+        await clock.advance(5)
+        for _ in range(10):
+            began = clock.now()
+            quiet.open(1)
+            await clock.advance(1)
+            assert quiet.sent_since(began)
+            assert quiet.sent_since(began)[0] - began <= 2 * 0.1 + 0.02
+        assert most_in_a_second(times_of([busy, quiet])) <= RATE
+
+
+async def test_equally_busy_processes_get_equal_shares(clock):
+    """As long as all of them have sessions that wait. (P43)"""
+    async with processes(clock, 4) as made:
+        for process in made:
+            process.open(500)
+        await clock.advance(20)
+        shares = [len(process.line.sent) for process in made]
+        assert min(shares) >= 0.9 * max(shares)
+        assert sum(shares) >= 0.95 * 20 * RATE
+
+
+async def test_the_rate_of_a_fleet_without_a_governor_is_its_own(clock):
+    """Two fleets of one client don't limit each other."""
+    client, line = make_client(clock)
+    async with SessionFleet(client, max_rate=10) as one, SessionFleet(client, max_rate=10) as other:
+        for number in range(40):
+            one.session(f"one-{number}")
+            other.session(f"other-{number}")
+        await clock.advance(MINUTE)
+    assert 18 <= most_in_a_second(line.times) <= 20
+
+
+# Pauses.
+
+
+@pytest.mark.parametrize("retry_after", [20, 45])
+async def test_a_pause_that_one_process_was_asked_for_holds_for_all(clock, retry_after):
+    """Not one request is sent, by whichever process, until it ends. (P44)"""
+    async with processes(clock, 5) as made:
+        made[0].line.status, made[0].line.headers = 429, {"Retry-After": str(retry_after)}
+        for process in made:
+            process.open(100)
+        await clock.advance(1)
+        (asked,) = made[0].line.times
+        made[0].line.status = 201
+        before = len(times_of(made))
+        await clock.advance(asked + retry_after - clock.now() - 0.01)
+        assert len(times_of(made)) == before
+        assert all(isinstance(process.client.throttle.error, RateLimited) for process in made)
+        assert times_of(made, asked + 0.001) == []
+        await clock.advance(3 * MINUTE)
+        assert len(times_of(made)) == 501
+        assert all(process.breaker is BreakerState.CLOSED for process in made)
+
+
+async def test_a_pause_that_ends_early_ends_for_all(clock):
+    """The answer to a later request lifts it, whoever sent that. (P44)"""
+    async with processes(clock, 3) as made:
+        made[0].line.status, made[0].line.headers = 429, {"Retry-After": "50"}
+        for process in made:
+            process.open(50)
+        await clock.advance(5)
+        made[0].line.status = 201
+        sent = len(times_of(made))
+        await made[1].client.create_subscriber_token("somebody")  # a direct call doesn't wait
+        await clock.advance(20)
+        assert len(times_of(made)) > sent + 100
+        assert all(process.client.throttle.error is None for process in made)
+
+
+async def test_a_pause_that_a_direct_call_was_asked_for_holds_for_all(clock):
+    """The process has no session that would have noticed. (P44)"""
+    async with processes(clock, 2) as (caller, other):
+        caller.line.status, caller.line.headers = 429, {"Retry-After": "30"}
+        with pytest.raises(RateLimited):
+            await caller.client.create_subscriber_token("somebody")
+        began = clock.now()
+        other.open(20)
+        await clock.advance(29)
+        assert other.sent_since(began) == []
+        await clock.advance(MINUTE)
+        assert len(other.sent_since(began)) == 20
+
+
+# Outages.
+
+
+async def test_one_process_at_a_time_asks_whether_signalwire_is_back(clock):
+    """One probe for all, and afterwards one ramp for all. (P45)"""
+    async with processes(clock, 5) as made:
+        for process in made:
+            process.open(200)
+        await clock.advance(2)
+        for process in made:
+            process.line.status, process.line.takes = None, 0.05
+        await clock.advance(10)
+        assert all(process.breaker is BreakerState.OPEN for process in made)
+        begun = clock.now()
+        await clock.advance(5 * MINUTE)
+        probes = times_of(made, begun)
+        assert 5 * MINUTE / 5.5 <= len(probes) <= 5 * MINUTE / 2.5 + 8
+        assert most_in_a_second(probes) == 1
+        assert sum(bool(process.sent_since(begun)) for process in made) >= 2
+        back = clock.now()
+        for process in made:
+            process.line.status = 201
+        await clock.advance(MINUTE)
+        times = times_of(made, back)
+        assert len(times) >= 5 * 200 - 2.1 * RATE
+        first = times[1]
+        assert sum(first <= at < first + 1 for at in times) <= 0.25 * RATE
+        assert most_in_a_second(times) <= RATE
+        assert all(process.breaker is BreakerState.CLOSED for process in made)
+
+
+async def test_an_idle_process_learns_of_an_outage_with_its_first_turn(clock):
+    """It sends nothing but probes, and only while no other process sends one. (P45)"""
+    async with processes(clock, 2) as (busy, idle):
+        busy.line.status = idle.line.status = None
+        busy.open(20)
+        await clock.advance(2)
+        assert busy.breaker is BreakerState.OPEN
+        governor, began = busy.fleet._governor, clock.now()
+        health = (await governor.read()).health
+        assert await governor.replace(health, attrs.evolve(health, probe="a long one", probe_until=began + 8))
+        (session,) = idle.open(1)
+        waiting = asyncio.ensure_future(session.token())
+        await clock.advance(7)
+        assert idle.breaker is BreakerState.OPEN
+        assert times_of([busy, idle], began) == []
+        with pytest.raises(TokenUnavailable, match="as another process has found: ConnectionFailed"):
+            await waiting
+        await clock.advance(20)
+        probes = times_of([busy, idle], began)
+        assert all(later - sooner >= 0.25 for sooner, later in pairwise(probes))
+        busy.line.status = idle.line.status = 201
+        await clock.advance(20)
+        assert await session.token()
+
+
+async def test_a_process_whose_network_is_broken_slows_down_the_others_once(clock):
+    """They find at once that SignalWire answers, and the broken one then acts alone. (P45)"""
+    async with processes(clock, 3) as (broken, *well):
+        broken.line.status = None
+        broken.open(50)
+        for process in well:
+            process.open(1000)
+        opened = 0
+        for _ in range(300):
+            await clock.advance(0.1)
+            opened += any(process.breaker is BreakerState.OPEN for process in well)
+        assert opened <= 20
+        assert broken.breaker is BreakerState.OPEN
+        assert sum(len(process.line.sent) for process in well) >= 20 * RATE
+        broken.line.status = 201
+        await clock.advance(MINUTE)
+        assert broken.breaker is BreakerState.CLOSED
+        for process in (broken, *well):
+            process.line.status = None
+            process.open(100)
+        await clock.advance(2)
+        assert all(process.breaker is BreakerState.OPEN for process in (broken, *well))  # it is believed again
+
+
+async def test_wrong_credentials_of_one_process_do_not_stop_the_others(clock):
+    """They are its own. (P45)"""
+    async with processes(clock, 2) as (wrong, right):
+        wrong.line.status = 401
+        wrong.open(30)
+        right.open(30)
+        await clock.advance(MINUTE)
+        assert (wrong.breaker, right.breaker) == (BreakerState.OPEN, BreakerState.CLOSED)
+        assert len(right.line.sent) == 30
+
+
+async def test_a_probe_of_another_process_does_not_hold_up_those_after_the_outage(clock):
+    """The process that has had to wait for it sends its own probes when it needs some. (P45)"""
+    governor = LocalGovernor(RATE, clock=clock)
+    async with processes(clock, 1, governor) as (process,):
+        process.line.status = None
+        process.open(20)
+        await clock.advance(0.5)
+        health = (await governor.read()).health
+        theirs = attrs.evolve(health, probe="another process's", probe_until=clock.now() + 10)
+        assert await governor.replace(health, theirs)
+        await clock.advance(5)
+        assert process.fleet._context.gate.health.breaker.probing
+        assert await governor.replace(theirs, theirs.answered(clock.now()))
+        process.line.status = 401
+        await clock.advance(MINUTE)
+        assert process.breaker is BreakerState.OPEN
+        process.line.status = 201
+        await clock.advance(MINUTE)
+        assert process.breaker is BreakerState.CLOSED
+
+
+async def test_a_probe_whose_process_has_stopped_is_replaced(clock):
+    """Its claim ends when its request would have. (P45)"""
+    governor = LocalGovernor(RATE, clock=clock)
+    async with processes(clock, 1, governor) as (process,):
+        process.line.status = None
+        process.open(20)
+        await clock.advance(2)
+        health = (await governor.read()).health
+        killed = health.claimed("of a process that was killed", clock.now() + 100, until=clock.now() + 11)
+        assert killed != health
+        assert await governor.replace(health, killed)
+        process.line.status = 201
+        await clock.advance(10)
+        assert process.breaker is BreakerState.OPEN
+        await clock.advance(10)
+        assert process.breaker is not BreakerState.OPEN
+
+
+# What SignalWire says of its limit.
+
+
+def few_left(remaining, seconds):
+    return {"X-RateLimit-Limit": "500", "X-RateLimit-Remaining": str(remaining), "X-RateLimit-Reset": str(seconds)}
+
+
+@pytest.mark.parametrize(("headers", "most"), [(few_left(200, 10), 20), (few_left(0, 3600), 5)])
+async def test_a_hint_that_few_requests_are_left_lowers_the_rate_of_all(clock, headers, most):
+    """To what is left until the reset, but never below a tenth, nor for longer than a minute. (P43)"""
+    async with processes(clock, 2) as (hinted, other):
+        hinted.line.headers = headers
+        hinted.open(1)
+        await clock.advance(1)
+        hinted.line.headers = {}
+        began = clock.now()
+        for process in (hinted, other):
+            process.open(1000)
+        await clock.advance(8)
+        assert 0.8 * most * 8 <= len(times_of([hinted, other], began)) <= most * 8 + 6
+        await clock.advance(MINUTE)
+        later = clock.now()
+        for process in (hinted, other):
+            process.open(1000)
+        await clock.advance(5)
+        assert len(times_of([hinted, other], later)) >= 0.9 * 5 * RATE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [few_left(13_000, 1), few_left(500, 10), {"X-RateLimit-Remaining": "1"}, {"X-RateLimit-Reset": "10"}],
+)
+async def test_a_hint_never_raises_the_rate(clock, headers):
+    """Nor does one that says little. (P43)"""
+    async with processes(clock, 2) as made:
+        for process in made:
+            process.line.headers = headers
+            process.open(200)
+        await clock.advance(5)
+        assert most_in_a_second(times_of(made)) <= RATE
+        assert len(times_of(made)) >= 0.9 * 5 * RATE
+
+
+# Governors that fail.
+
+
+class Faulty(LocalGovernor):
+    """A governor whose methods fail while it is told so: `fault` is an exception, or "hangs"."""
+
+    fault = None
+
+    async def turn(self, rate, within):
+        await self._fail()
+        return await super().turn(rate, within)
+
+    async def read(self):
+        await self._fail()
+        return await super().read()
+
+    async def replace(self, health, by):
+        await self._fail()
+        return await super().replace(health, by)
+
+    async def _fail(self):
+        if isinstance(self.fault, BaseException):
+            raise self.fault
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("hush"), asyncio.CancelledError("hush")], ids=["raises", "cancels"])
+async def test_a_fleet_goes_on_without_a_governor_that_fails(clock, fault, caplog):
+    """It keeps to the rate by itself, says so once, and comes back. Nothing of the error is shown. (P46)"""
+    governor = Faulty(RATE, clock=clock)
+    async with processes(clock, 1, governor) as (process,):
+        governor.fault = fault
+        with caplog.at_level(logging.INFO):
+            process.open(300)
+            await clock.advance(10)
+            assert len(process.line.sent) == 300
+            assert most_in_a_second(process.line.times) <= RATE
+            process.line.status = None
+            process.open(30)
+            await clock.advance(10)
+            assert process.breaker is BreakerState.OPEN
+            process.line.status = 201
+            await clock.advance(MINUTE)
+            assert process.breaker is BreakerState.CLOSED
+            governor.fault = None
+            process.open(10)
+            await clock.advance(10)
+    messages = [record.getMessage() for record in caplog.records if "governor" in record.getMessage()]
+    assert len(messages) == 2
+    assert f"Faulty: {type(fault).__name__}" in messages[0]
+    assert "works again" in messages[1]
+    assert "hush" not in caplog.text
+
+
+class Scripted:
+    """A governor of somebody's own, which does what a test wants."""
+
+    max_rate = RATE
+
+    def __init__(self, clock):
+        self.clock, self.health, self.turns = clock, AccountHealth(), []
+        self.result = True
+
+    async def turn(self, rate, within):
+        self.turns.append((rate, within))
+        return await self.read() if self.result else None
+
+    async def read(self):
+        return HealthReading(health=self.health, at=self.clock.now() + 1e6, members=4)
+
+    async def replace(self, health, by):
+        return False
+
+
+async def test_a_governor_that_never_accepts_anything_does_not_keep_the_fleet_busy(clock, caplog):
+    """The fleet gives up after a while, and acts alone. (P46)"""
+    governor = Scripted(clock)
+    async with processes(clock, 1, governor) as (process,):
+        process.line.status = None
+        process.open(30)
+        await clock.advance(5)
+        assert process.breaker is BreakerState.OPEN
+        assert "accepts no change" in caplog.text
+        process.line.status = 201
+        await clock.advance(MINUTE)
+        assert len({who for _, who in process.line.sent}) == 30
+
+
+async def test_without_a_turn_in_time_nothing_is_sent(clock):
+    """A session says so, and tries again."""
+    governor = Scripted(clock)
+    async with processes(clock, 1, governor) as (process,):
+        governor.result = False
+        (session,) = process.open(1)
+        waiting = asyncio.ensure_future(session.token())
+        await clock.advance(MINUTE)
+        with pytest.raises(TokenUnavailable, match="left no turn in time"):
+            await waiting
+        assert process.line.sent == []
+        governor.result = True
+        waiting = asyncio.ensure_future(session.token())
+        await clock.advance(MINUTE)
+        assert await waiting
+
+
+async def test_readings_that_arrive_out_of_order_are_ignored(clock):
+    """Unless they are so old that the governor's clock must have been set back."""
+    governor = Scripted(clock)
+    async with processes(clock, 1, governor) as (process,):
+        account = process.fleet._context.gate.health.account
+        down = AccountHealth().opened("ServerError", probe_at=1e6)
+        for at, health, seen in ((10.0, down, True), (9.0, AccountHealth(), True), (4.0, AccountHealth(), False)):
+            account._see(HealthReading(health=health, at=at))
+            assert account.health.is_open is seen
+
+
+async def test_a_fleet_that_is_gone_follows_its_client_no_more(clock):
+    """Neither one that was closed, nor one that was dropped."""
+    client, _ = make_client(clock)
+    async with SessionFleet(client) as fleet:
+        assert len(client.throttle.followers) == 1
+    assert len(client.throttle.followers) == 0
+    fleet = await SessionFleet(client).start()
+    known = ref(fleet._context.gate)
+    fleet._closing = True  # so that dropping it isn't reported
+    del fleet
+    gc.collect()
+    assert known() is None
+
+
+class NoGovernor:
+    """An object that has only some of the methods."""
+
+    max_rate = 1.0
+
+    async def turn(self, rate, within):
+        """Give no turn."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"governor": LocalGovernor(), "max_rate": 5}, "either max_rate or governor"),
+        ({"governor": NoGovernor()}, "the methods read, replace, turn"),
+        ({"governor": LocalGovernor}, "the methods read, replace, turn"),
+        ({"governor": "redis://127.0.0.1"}, "the methods read, replace, turn"),
+    ],
+)
+async def test_a_wrong_governor_is_refused(settings, words):
+    """When the fleet is made, and not at its first request."""
+    async with TokenClient("fleet.example", "project", "PTsecret") as client:
+        with pytest.raises(ConfigurationError, match=words):
+            SessionFleet(client, **settings)
+
+
+@pytest.mark.parametrize("rate", [0, -1, math.nan, "150", True, None])
+def test_a_wrong_rate_is_refused(rate):
+    """A rate is a number of requests in a second."""
+    with pytest.raises(ConfigurationError, match="max_rate must be a number"):
+        LocalGovernor(rate)
+
+
+async def test_turns_that_come_too_late_are_taken_again(clock):
+    """A process that was paused between its turn and its request doesn't send with all others at once."""
+    governor = LocalGovernor(10, clock=clock)
+    taken = []
+
+    async def take():
+        await governor.turn(10, math.inf)
+        taken.append(clock.now())
+
+    tasks = [asyncio.ensure_future(take()) for _ in range(30)]
+    await clock.advance(0.5)
+    clock.suspend(1.0)
+    await clock.advance(10)
+    await asyncio.wait(tasks)
+    assert most_in_a_second(taken) <= 10
