@@ -71,6 +71,7 @@ BACK_AFTER = 5.0  # seconds after its return until all processes use the server 
 REMEMBERED_FOR = 60.0  # seconds for which a larger number of processes counts, after a smaller one was seen
 CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 LONGEST_WAIT = 86_400.0  # seconds that a turn may be away
+ANSWERED = 5  # values in an answer to `TAKE`
 KEPT_FOR = 86_400_000  # milliseconds for which the server keeps the keys without use
 MICROS = 1e6
 
@@ -402,12 +403,13 @@ class ServerTimes:
         return here + (self._ahead or 0.0)
 
 
-def numbers_of(answer: Any) -> tuple[tuple[int, int, int, int], str | bytes] | None:
+def numbers_of(answer: object) -> tuple[tuple[int, int, int, int], str | bytes] | None:
     """Return the numbers in an answer to `TAKE`, and its text; None if the answer has another form."""
-    match answer:
-        case [there, at, number, members, str() | bytes() as text]:
-            with suppress(TypeError, ValueError):
-                return (int(there), int(at), int(number), int(members)), text
+    if isinstance(answer, list) and len(answer) == ANSWERED:
+        *numbers, text = answer
+        with suppress(TypeError, ValueError):
+            there, at, number, members = map(int, numbers)
+            return (there, at, number, members), text
     return None
 
 
