@@ -164,7 +164,8 @@ class RedisGovernor:
         self._me = uuid4().hex
         self._times = ServerTimes()
         self._members, self._members_at = processes, SYSTEM.now()
-        self._health, self._text = AccountHealth(), ""  # the latest health, and how the server has it
+        self._health = AccountHealth()
+        self._text: str | bytes = ""  # how the server has that health
         self._wishes: list[Wish] = []
         self._taking: asyncio.Task[None] | None = None  # takes turns for the requests that wait
         self._keeping: asyncio.Task[None] | None = None  # shows that this process is there, and looks for the server
@@ -317,7 +318,7 @@ class RedisGovernor:
             logger.info(RETURNED, self)
         return Taken(self._times.here(at / MICROS), number)
 
-    async def _eval(self, script: str, *arguments: str | int) -> Any:  # noqa: ANN401 - as the server answers
+    async def _eval(self, script: str, *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - as the server answers
         redis = self._server.redis
         return await self._server.run(lambda: redis.eval(script, 2, *self._keys, *arguments), "its account")
 
