@@ -41,3 +41,12 @@ def test_the_table_is_markdown():
     assert head.startswith("| figure ")
     assert set(rule) == {"|", "-"}
     assert all(row.count("|") == head.count("|") for row in rows[:6])
+
+
+@pytest.mark.heavy
+def test_processes_of_an_account_keep_their_tokens_for_hours():
+    """Few of them, and with few sessions; the full size is a command of its own. (P1, P26, P45)"""
+    done = run_quickly("accounts", "--json")
+    figures = json.loads(done.stdout)["figures"]
+    assert len(figures) == 12
+    assert all(figure["met"] is not False for figure in figures), last_lines(done.stdout)
