@@ -164,7 +164,9 @@ class RedisGovernor:
         self._me = uuid4().hex
         self._times = ServerTimes()
         self._members, self._members_at = processes, SYSTEM.now()
-        self._health, self._text = AccountHealth(), ""  # the latest health, and how the server has it
+        self._health = AccountHealth()  # the latest one
+        self._text: str | bytes = ""  # how the server has it
+        self._changes = 0  # how often a replacement was accepted
         self._wishes: list[Wish] = []
         self._taking: asyncio.Task[None] | None = None  # takes turns for the requests that wait
         self._keeping: asyncio.Task[None] | None = None  # shows that this process is there, and looks for the server
@@ -253,6 +255,7 @@ class RedisGovernor:
             return False
         if is_accepted:
             self._health, self._text = by, after
+            self._changes += 1
         return is_accepted
 
     def _known(self) -> HealthReading:
@@ -276,6 +279,8 @@ class RedisGovernor:
         """
         wishes: list[Wish] = []
         try:
+            if not self._times.are_known:
+                await self._take()  # opening a connection is slow, and a slow answer says little about the clock
             while self._wishes:
                 wishes, self._wishes = self._wishes, []
                 rate = min(self.max_rate, *(wish.rate for wish in wishes))
@@ -300,7 +305,7 @@ class RedisGovernor:
         `interval` is the time between two turns, in microseconds. Raise `StoreError` if the server fails.
         """
         self._keep_in_touch()
-        sent = SYSTEM.now()
+        sent, changes = SYSTEM.now(), self._changes
         arguments = turns, interval, math.ceil(within * MICROS), int(GONE_AFTER * MICROS), KEPT_FOR
         answer = await self._eval(TAKE, self._me, *arguments)
         self._heard_at = now = SYSTEM.now()
@@ -308,7 +313,8 @@ class RedisGovernor:
         if values is None:
             raise StoreError(f"{self}: {NOT_REDIS}")
         (there, at, number, members), text = values
-        self._health, self._text = AccountHealth.loaded(text), text
+        if changes == self._changes:  # otherwise, the server may have sent this before it accepted the replacement
+            self._health, self._text = AccountHealth.loaded(text), text
         self._times.note(sent, there / MICROS, now)
         if members >= self._members or now > self._members_at + REMEMBERED_FOR:
             self._members, self._members_at = members, now
@@ -317,7 +323,7 @@ class RedisGovernor:
             logger.info(RETURNED, self)
         return Taken(self._times.here(at / MICROS), number)
 
-    async def _eval(self, script: str, *arguments: str | int) -> Any:  # noqa: ANN401 - as the server answers
+    async def _eval(self, script: str, *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - as the server answers
         redis = self._server.redis
         return await self._server.run(lambda: redis.eval(script, 2, *self._keys, *arguments), "its account")
 
@@ -352,9 +358,10 @@ class RedisGovernor:
             self._heard_at = SYSTEM.now()
             self._keeping = self._begin(stay(ref(self)), "keep in touch with")
 
-    def _pause(self) -> float:
-        """Return for how many seconds the server needs no sign of this process."""
-        return RETRY_EVERY if self._is_away else self._heard_at + SEEN_EVERY - SYSTEM.now()
+    async def _show_again(self) -> None:
+        """Send the server another sign of this process if it is time, or if the server is away."""
+        if self._is_away or SYSTEM.now() >= self._heard_at + SEEN_EVERY:
+            await self._show()
 
     async def _show(self) -> None:
         """Send the server a sign of this process, which counts it, and notice if the server is back."""
@@ -371,12 +378,9 @@ class RedisGovernor:
 async def stay(governor: ref[RedisGovernor]) -> None:
     """Show the server now and then that a process is there, until its governor is closed or dropped."""
     while (one := governor()) is not None:
-        pause = one._pause()  # noqa: SLF001 - a function, so that its task doesn't hold the governor
-        if pause <= 0 or one._is_away:  # noqa: SLF001 - as above
-            await one._show()  # noqa: SLF001 - as above
-            pause = one._pause()  # noqa: SLF001 - as above
+        await one._show_again()  # noqa: SLF001 - a function, so that its task doesn't hold the governor
         del one
-        await asyncio.sleep(pause)
+        await asyncio.sleep(RETRY_EVERY)
 
 
 class ServerTimes:
@@ -384,6 +388,11 @@ class ServerTimes:
 
     def __init__(self) -> None:
         self._ahead: float | None = None  # by how much the server's clock is ahead
+
+    @property
+    def are_known(self) -> bool:
+        """Return whether there was an answer."""
+        return self._ahead is not None
 
     def note(self, sent: float, there: float, received: float) -> None:
         """Narrow the difference: the server's time was `there` at some moment between `sent` and `received`.
