@@ -272,14 +272,14 @@ class FleetHealth:
         account, now = self.account, self._clock.now()
         health, breaker = account.health, self.breaker
         is_theirs = account.is_probing and health.probe != account.claim
-        breaker.probing = self.probe is not None or (health.is_open and is_theirs)
-        if health.is_open:
+        breaker.probing = self.probe is not None or (account.is_shared and is_theirs)
+        if account.is_shared:
             breaker.adopt(
                 found_elsewhere(health.reason),
                 failed_probes=health.failed_probes,
-                probe_at=account.local(health.probe_at) + self._spread(health.failed_probes) * self._probe_draw,
+                probe_at=account.probe_at + self._spread(health.failed_probes) * self._probe_draw,
             )
-        elif self._was_down and breaker.succeed(now):
+        elif self._was_down and not health.is_open and breaker.succeed(now):
             logger.info(BACK)
         self._was_down = health.is_open
         breaker.back_at = max(breaker.back_at, min(now, account.local(health.back_at)))
