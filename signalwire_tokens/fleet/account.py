@@ -20,20 +20,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
+
+import attrs
 
 from signalwire_tokens.durations import spoken
 from signalwire_tokens.errors import ApiError, RateLimited, SignalWireTokenError
 from signalwire_tokens.governors import AccountHealth, HealthReading, LocalGovernor
+from signalwire_tokens.governors.health import LONGEST_AHEAD
 from signalwire_tokens.keeper import is_cancelled
 from signalwire_tokens.policy import NEVER
 from signalwire_tokens.throttle import LONGEST_THROTTLE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
@@ -43,16 +46,17 @@ if TYPE_CHECKING:
 __all__ = ["Account"]
 
 LONGEST_CALL = 15.0  # seconds that a governor's method may take, apart from the wait that was asked for
+RETRIED_EVERY = 1.0  # seconds between two tries of a method that fails, while others work
 LEAST_SHARE = 0.1  # of the rate: a hint never lowers it further, since it is only a hint
 SHORTEST_WINDOW = 1.0  # seconds: the time until a rate limit is reset comes in whole seconds
 NOTICEABLE = 0.9  # of the rate so far: a hint that lowers it by less isn't shared
 MOST_TRIES = 100  # to apply one change. Other processes can't be faster so often.
 CLOCK_WAS_SET = 5.0  # seconds by which readings may be out of order. More means that the governor's clock was set back.
+CHANGES = "changes"  # what fails if `replace` works, but accepts nothing
 
 FAILS = "the governor of a fleet failed, and the fleet goes on by itself: %s: %s"
 WORKS = "the governor of a fleet works again"
 Change: TypeAlias = "Callable[[AccountHealth, float], AccountHealth]"
-T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -80,20 +84,29 @@ class Account:
         self._was_wrong = False  # True if another process then found that SignalWire answers
         self._pause_known = NEVER  # `paused_at` of the latest pause that this fleet has shared or adopted
         self._pause: SignalWireTokenError | None = None  # the error of that pause
-        self._has_failed = False  # True if the governor's last call failed
+        self._failing: set[str] = set()  # the governor's methods whose last call failed
+        self._waits: set[asyncio.Timeout] = set()  # the limits of the waits for turns
+        self._is_closed = False
         client.throttle.followers.add(self)
 
     # Turns.
 
     async def turn(self, rate: float, within: float) -> bool:
-        """Wait until a request may be sent. Return False if its turn doesn't come within so many seconds."""
-        health, now = self.health, self._now()
-        rate = health.rate(rate, now - self._apart)
-        limit = min(within, LONGEST_CALL) + LONGEST_CALL
-        reading = await self._use(lambda: self._governor.turn(rate, within), limit)
+        """Wait until a request may be sent. Return False if its turn doesn't come within so many seconds.
+
+        The wait is limited in any case, to longer than all processes need for one turn each.
+        """
+        rate = self.health.rate(rate, self._now() - self._apart)
+        longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
+        within = min(within, longest)
+        reading: HealthReading | None = await self._use("turn", rate, within, limit=within + min(longest, LONGEST_CALL))
+        if self._is_closed:
+            return False
         if reading is not None:
             self._see(reading)
-        return reading is not None or self._has_failed
+            if self._failing and self._now() >= self.checked_at + RETRIED_EVERY:
+                self.look()
+        return reading is not None or "turn" in self._failing
 
     # Sharing.
 
@@ -125,7 +138,7 @@ class Account:
         """Claim the next probe. `on_change` is called once that has succeeded or failed."""
         if self.is_busy:
             return
-        claim, longest = uuid4().hex, self._client.timeout + 1
+        claim, longest = uuid4().hex, min(self._client.timeout + 1, LONGEST_AHEAD)
         self._share(lambda health, at: health.claimed(claim, at, until=at + longest), claim=claim)
 
     def look(self) -> None:
@@ -139,6 +152,12 @@ class Account:
         return self._task is not None
 
     @property
+    def probe_at(self) -> float:
+        """Return when the next probe may begin, in seconds by the client's clock; -inf if it isn't known."""
+        at = self.local(self.health.probe_at)
+        return at if at <= self._now() + LONGEST_AHEAD else NEVER
+
+    @property
     def is_probing(self) -> bool:
         """Return whether a process is sending a probe."""
         return self.health.is_probing(self._now() - self._apart)
@@ -146,13 +165,22 @@ class Account:
     @property
     def is_shared(self) -> bool:
         """Return whether a probe has to be claimed: SignalWire is down for all processes."""
-        return self.health.is_open and not self._has_failed
+        return self.health.is_open and not self._failing
+
+    def close(self) -> None:
+        """Stop following the client. The waits for turns end without one."""
+        self._client.throttle.followers.discard(self)
+        self._is_closed = True
+        for wait in self._waits:
+            with suppress(RuntimeError):  # its time has come already
+                wait.reschedule(0.0)
 
     async def finish(self) -> None:
-        """Wait until everything is shared."""
-        self._client.throttle.followers.discard(self)
-        if self._task is not None:
+        """Wait until everything is shared. A probe that this fleet has claimed is left to other processes."""
+        self.probe_ended(None, failed=False)
+        while self._task is not None:
             await asyncio.wait([self._task])
+            self.probe_ended(None, failed=False)
 
     # As a follower of the client's throttle.
 
@@ -175,15 +203,16 @@ class Account:
     def rate_limit_reported(self, hint: RateLimitHint) -> None:
         """Lower the rate for all processes if SignalWire says that only few requests are left.
 
-        A hint never raises the rate, and never lowers it below a tenth.
+        A hint never raises the rate, and never lowers it below a tenth. So it means nothing if there is no limit. While
+        a change is under way, it isn't shared, since the next answer holds another one.
         """
-        if hint.remaining is None or hint.reset_at is None:
+        if self.is_busy or hint.remaining is None or hint.reset_at is None:
             return
         left = hint.reset_at.timestamp() - self._client.clock.wall()
         seconds = min(max(left, SHORTEST_WINDOW), LONGEST_THROTTLE)
         most = self._governor.max_rate
-        rate = max(hint.remaining / seconds, LEAST_SHARE * most) if most < math.inf else hint.remaining / seconds
-        if 0 < rate < NOTICEABLE * self.health.rate(most, self._now() - self._apart):
+        rate = max(hint.remaining / seconds, LEAST_SHARE * most)
+        if rate < NOTICEABLE * self.health.rate(most, self._now() - self._apart):
             self._share(lambda health, at: health.slowed(rate, at + seconds))
 
     # Reading and replacing.
@@ -199,11 +228,9 @@ class Account:
             self._task = self._timer.begin(self._apply_all(claim), "share with the governor")
 
     async def _apply_all(self, claim: str) -> None:
-        """Apply all changes in turn. Then have the gate act on what was read."""
+        """Apply all changes in turn, until the governor fails. Then have the gate act on what was read."""
         try:
-            while self._changes:
-                change = self._changes[0]
-                await self._apply(change)
+            while self._changes and await self._apply(self._changes[0]):
                 self._changes.popleft()
         finally:
             self._changes.clear()
@@ -212,28 +239,36 @@ class Account:
             self.claim = claim
         self._on_change()
 
-    async def _apply(self, change: Change) -> None:
-        """Apply a change to the latest health, again and again until no other process is faster."""
-        for _ in range(MOST_TRIES):
-            reading = await self._use(self._governor.read)
-            if reading is None:
-                return
-            by = change(reading.health, reading.at)
-            if by == reading.health:
-                self._see(reading)
-                return
-            accepted = await self._use(lambda health=reading.health, by=by: self._governor.replace(health, by))  # type: ignore[misc]
-            if accepted is None:
-                return
-            if accepted:
-                self._see(HealthReading(health=by, at=reading.at, members=reading.members))
-                return
-        self._failed(f"it accepts no change, {MOST_TRIES} times in a row")
+    async def _apply(self, change: Change) -> bool:
+        """Apply a change to the latest health, again and again until no other process is faster.
 
-    def _see(self, reading: HealthReading) -> None:
-        """Adopt a reading, unless a later one has come before it."""
+        Return False if the governor has failed.
+        """
+        for _ in range(MOST_TRIES):
+            reading: HealthReading | None = await self._use("read")
+            if reading is None:
+                return False
+            by = change(reading.health, reading.at)
+            if by == reading.health and not self._failing:  # otherwise, see whether `replace` works again
+                self._see(reading)
+                return True
+            accepted: bool | None = await self._use("replace", reading.health, by)
+            if accepted is None:
+                return False
+            if accepted:
+                self._works(CHANGES)
+                self._see(attrs.evolve(reading, health=by), is_latest=True)
+                return True
+        self._failed(CHANGES, f"it accepts no change, {MOST_TRIES} times in a row")
+        return False
+
+    def _see(self, reading: HealthReading, *, is_latest: bool = False) -> None:
+        """Adopt a reading, unless a later one has come before it.
+
+        `is_latest` is true for a change that was accepted just now, although its time is that of the reading before.
+        """
         now = self._now()
-        if self._read_at - CLOCK_WAS_SET < reading.at < self._read_at:
+        if not is_latest and self._read_at - CLOCK_WAS_SET < reading.at < self._read_at:
             return
         before, health, apart = self.health, reading.health, now - reading.at
         self.health, self.members, self._read_at, self._apart = health, max(1, reading.members), reading.at, apart
@@ -254,34 +289,46 @@ class Account:
         """Return a time of the health by the client's clock."""
         return time + self._apart
 
-    async def _use(self, call: Callable[[], Awaitable[T]], limit: float = LONGEST_CALL) -> T | None:
+    async def _use(self, method: str, *arguments: object, limit: float = LONGEST_CALL) -> Any:  # noqa: ANN401 - as the method's
         """Return the result of a governor's method, or None after logging that it failed.
 
         A governor may be your own code, which may also raise `CancelledError` by mistake.
         """
+        # The fleet's own governor never takes long, and a limit would cost a tenth of a renewal.
+        bound = asyncio.timeout(None if isinstance(self._governor, LocalGovernor) else limit)
         try:
-            # The fleet's own governor never takes long, and a limit would cost a tenth of a renewal.
-            async with asyncio.timeout(None if isinstance(self._governor, LocalGovernor) else limit):
-                result = await call()
+            async with bound:
+                if method == "turn":
+                    self._waits.add(bound)
+                result = await getattr(self._governor, method)(*arguments)
         except TimeoutError:
+            if self._is_closed:
+                return None
             reason = f"no result within {spoken(limit)}"
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             reason = f"{type(error).__name__}"
         else:
-            if self._has_failed:
-                self._has_failed = False
-                logger.info(WORKS)
+            self._works(method)
             return result
-        self._failed(reason)
+        finally:
+            self._waits.discard(bound)
+        self._failed(method, reason)
         return None
 
-    def _failed(self, reason: str) -> None:
-        """Log that the governor has failed, if this is news."""
-        if not self._has_failed:
-            self._has_failed = True
+    def _works(self, what: str) -> None:
+        """Record that a method works. Log it if all of them work again."""
+        if what in self._failing:
+            self._failing.discard(what)
+            if not self._failing:
+                logger.info(WORKS)
+
+    def _failed(self, what: str, reason: str) -> None:
+        """Record that a method has failed. Log it if it is the first one."""
+        if not self._failing:
             logger.warning(FAILS, type(self._governor).__name__, reason)
+        self._failing.add(what)
 
 
 def reason_of(error: SignalWireTokenError) -> str:

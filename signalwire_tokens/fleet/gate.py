@@ -160,13 +160,13 @@ class FleetGate(Gate):
         if error is not None:
             return error
         share = self.health.share(self._now()) or 1.0
-        was_full = self._may_not_wait(share)
         self._turning += 1
         try:
             has_turn = await self.health.account.turn(self._rate * share, within)
         finally:
+            was_full = self._may_not_wait(share)
             self._turning -= 1
-            if was_full or self._may_not_wait(share):
+            if was_full:
                 self._arm(self._now())
         error = self.health.refusal(engine) if has_turn else SignalWireTokenError(NO_TURN)
         if error is None and engine in self._flights:
@@ -278,6 +278,8 @@ class FleetGate(Gate):
 
     def _arm(self, now: float) -> None:
         """Set the timer to when a look or a renewal may begin."""
+        if self._closed:
+            return
         if self._to_look and len(self._looking) < self._concurrency:
             at = now
         else:

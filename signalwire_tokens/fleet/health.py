@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from signalwire_tokens.errors import StoreError
 from signalwire_tokens.outcomes import Denied, Failure, Misconfigured, Outcome, Renewed, Spent, Throttled
 
-from .account import Account, found_elsewhere
+from .account import CLOCK_WAS_SET, Account, found_elsewhere
 from .breaker import Breaker, BreakerState
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class FleetHealth:
         """Forget all sessions, and leave the probe to other processes."""
         self._failed.clear()
         self._pardoned.clear()
-        self.account.probe_ended(None, failed=False)
+        self.account.close()
 
     def react(self, waiting: Iterable[Engine]) -> None:
         """React to a breaker that has changed, perhaps because of another process.
@@ -272,17 +272,18 @@ class FleetHealth:
         account, now = self.account, self._clock.now()
         health, breaker = account.health, self.breaker
         is_theirs = account.is_probing and health.probe != account.claim
-        breaker.probing = self.probe is not None or (health.is_open and is_theirs)
-        if health.is_open:
+        breaker.probing = self.probe is not None or (account.is_shared and is_theirs)
+        if account.is_shared:
             breaker.adopt(
                 found_elsewhere(health.reason),
                 failed_probes=health.failed_probes,
-                probe_at=account.local(health.probe_at) + self._spread(health.failed_probes) * self._probe_draw,
+                probe_at=account.probe_at + self._spread(health.failed_probes) * self._probe_draw,
             )
-        elif self._was_down and breaker.succeed(now):
+        elif self._was_down and not health.is_open and breaker.succeed(now):
             logger.info(BACK)
         self._was_down = health.is_open
-        breaker.back_at = max(breaker.back_at, min(now, account.local(health.back_at)))
+        if (back_at := account.local(health.back_at)) <= now + CLOCK_WAS_SET:
+            breaker.back_at = max(breaker.back_at, min(now, back_at))
         self._on_change()
 
     @property

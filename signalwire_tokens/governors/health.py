@@ -17,9 +17,9 @@ import attrs
 
 from signalwire_tokens.policy import NEVER
 
-__all__ = ["AccountHealth"]
+__all__ = ["LONGEST_AHEAD", "AccountHealth"]
 
-LONGEST_AHEAD = 3600.0  # seconds: a time further ahead means that the governor's clock was set back
+LONGEST_AHEAD = 120.0  # seconds: a time further ahead means that the governor's clock was set back
 
 
 @attrs.frozen(kw_only=True)
@@ -85,11 +85,13 @@ class AccountHealth:
 
     def paused(self, asked: float, until: float) -> Self:
         """Return the health after SignalWire has asked for a pause. An older request for one changes nothing."""
-        return attrs.evolve(self, paused_at=asked, paused_until=until) if asked > self.paused_at else self
+        if asked == self.paused_at or is_ahead(self.paused_at, asked):
+            return self
+        return attrs.evolve(self, paused_at=asked, paused_until=until)
 
     def lifted(self, asked: float) -> Self:
         """Return the health after a pause that SignalWire asked for at `asked` was lifted."""
-        return attrs.evolve(self, paused_until=NEVER) if asked >= self.paused_at else self
+        return self if is_ahead(self.paused_at, asked) else attrs.evolve(self, paused_until=NEVER)
 
     def slowed(self, rate: float, until: float) -> Self:
         """Return the health after SignalWire has said how many requests are left until then."""
@@ -111,7 +113,7 @@ class AccountHealth:
             values = json.loads(text)
             fields = {field.name: type(field.default) for field in attrs.fields(cls)}
             known = {name: convert(fields[name], value) for name, value in values.items() if name in fields}
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return cls()
         return cls(**known)
 

@@ -76,7 +76,8 @@ KEPT_FOR = 86_400_000  # milliseconds for which the server keeps the keys withou
 MICROS = 1e6
 
 # Both keys have the same part in braces, so that a cluster has them on one server. `turns` may be 0, for a look only.
-# Of the turns, only those are taken that come within ARGV[4].
+# Of the turns, only those are taken that come within ARGV[4]. A server that knows of no turns may have lost some that
+# it has given away for the next moments, so it begins a tenth of a second later.
 TAKE = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -85,7 +86,7 @@ redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[5])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], now + ARGV[5], '+inf')
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
-local at = tonumber(redis.call('HGET', KEYS[1], 'next') or 0)
+local at = tonumber(redis.call('HGET', KEYS[1], 'next') or now + 100000)
 if at < now or at > now + 1000 * interval + 60000000 then at = now end
 if interval > 0 then turns = math.min(turns, math.max(0, math.floor((now + within - at) / interval) + 1)) end
 if turns > 0 then
@@ -164,8 +165,10 @@ class RedisGovernor:
         self._me = uuid4().hex
         self._times = ServerTimes()
         self._members, self._members_at = processes, SYSTEM.now()
-        self._health = AccountHealth()
-        self._text: str | bytes = ""  # how the server has that health
+        self._health = AccountHealth()  # the latest one
+        self._text: str | bytes = ""  # how the server has it
+        self._changes = 0  # how often a replacement was accepted
+        self._closings = 0  # how often the governor was closed
         self._wishes: list[Wish] = []
         self._taking: asyncio.Task[None] | None = None  # takes turns for the requests that wait
         self._keeping: asyncio.Task[None] | None = None  # shows that this process is there, and looks for the server
@@ -185,10 +188,11 @@ class RedisGovernor:
     async def aclose(self) -> None:
         """Leave the account to the other processes, and close the connections. Using the governor again opens new ones.
 
-        Raise `StoreError` on another event loop.
+        Calls of `turn` that wait return None. Raise `StoreError` on another event loop.
         """
         was_used = self._server.is_used
         self._server.release()
+        self._closings += 1
         tasks = [task for task in (self._taking, self._keeping) if task is not None]
         self._taking = self._keeping = None
         while tasks := [task for task in tasks if not task.done()]:
@@ -215,8 +219,8 @@ class RedisGovernor:
     async def turn(self, rate: float, within: float) -> HealthReading | None:
         """Wait until one more request may be sent, as `Governor.turn` says."""
         self._server.bind()
-        until = SYSTEM.now() + within
-        while True:
+        until, closings = SYSTEM.now() + within, self._closings
+        while closings == self._closings:
             alone = self._own_limit()
             if alone is not None:
                 reading = await alone.turn(rate / self._members, until - SYSTEM.now())
@@ -230,6 +234,7 @@ class RedisGovernor:
             await asyncio.sleep(max(0.0, at - SYSTEM.now()))
             if SYSTEM.now() <= at + SLACK:
                 return self._known()
+        return None
 
     async def read(self) -> HealthReading:
         """Return what is known about SignalWire's health."""
@@ -254,6 +259,7 @@ class RedisGovernor:
             return False
         if is_accepted:
             self._health, self._text = by, after
+            self._changes += 1
         return is_accepted
 
     def _known(self) -> HealthReading:
@@ -277,6 +283,8 @@ class RedisGovernor:
         """
         wishes: list[Wish] = []
         try:
+            if not self._times.are_known:
+                await self._take()  # opening a connection is slow, and a slow answer says little about the clock
             while self._wishes:
                 wishes, self._wishes = self._wishes, []
                 rate = min(self.max_rate, *(wish.rate for wish in wishes))
@@ -301,7 +309,7 @@ class RedisGovernor:
         `interval` is the time between two turns, in microseconds. Raise `StoreError` if the server fails.
         """
         self._keep_in_touch()
-        sent = SYSTEM.now()
+        sent, changes = SYSTEM.now(), self._changes
         arguments = turns, interval, math.ceil(within * MICROS), int(GONE_AFTER * MICROS), KEPT_FOR
         answer = await self._eval(TAKE, self._me, *arguments)
         self._heard_at = now = SYSTEM.now()
@@ -309,7 +317,8 @@ class RedisGovernor:
         if values is None:
             raise StoreError(f"{self}: {NOT_REDIS}")
         (there, at, number, members), text = values
-        self._health, self._text = AccountHealth.loaded(text), text
+        if changes == self._changes:  # otherwise, the server may have sent this before it accepted the replacement
+            self._health, self._text = AccountHealth.loaded(text), text
         self._times.note(sent, there / MICROS, now)
         if members >= self._members or now > self._members_at + REMEMBERED_FOR:
             self._members, self._members_at = members, now
@@ -353,9 +362,10 @@ class RedisGovernor:
             self._heard_at = SYSTEM.now()
             self._keeping = self._begin(stay(ref(self)), "keep in touch with")
 
-    def _pause(self) -> float:
-        """Return for how many seconds the server needs no sign of this process."""
-        return RETRY_EVERY if self._is_away else self._heard_at + SEEN_EVERY - SYSTEM.now()
+    async def _show_again(self) -> None:
+        """Send the server another sign of this process if it is time, or if the server is away."""
+        if self._is_away or SYSTEM.now() >= self._heard_at + SEEN_EVERY:
+            await self._show()
 
     async def _show(self) -> None:
         """Send the server a sign of this process, which counts it, and notice if the server is back."""
@@ -372,12 +382,9 @@ class RedisGovernor:
 async def stay(governor: ref[RedisGovernor]) -> None:
     """Show the server now and then that a process is there, until its governor is closed or dropped."""
     while (one := governor()) is not None:
-        pause = one._pause()  # noqa: SLF001 - a function, so that its task doesn't hold the governor
-        if pause <= 0 or one._is_away:  # noqa: SLF001 - as above
-            await one._show()  # noqa: SLF001 - as above
-            pause = one._pause()  # noqa: SLF001 - as above
+        await one._show_again()  # noqa: SLF001 - a function, so that its task doesn't hold the governor
         del one
-        await asyncio.sleep(pause)
+        await asyncio.sleep(RETRY_EVERY)
 
 
 class ServerTimes:
@@ -385,6 +392,11 @@ class ServerTimes:
 
     def __init__(self) -> None:
         self._ahead: float | None = None  # by how much the server's clock is ahead
+
+    @property
+    def are_known(self) -> bool:
+        """Return whether there was an answer."""
+        return self._ahead is not None
 
     def note(self, sent: float, there: float, received: float) -> None:
         """Narrow the difference: the server's time was `there` at some moment between `sent` and `received`.

@@ -131,6 +131,8 @@ async def test_a_health_of_another_version_is_read_as_far_as_it_is_known(redis_s
                 (json.dumps({"is_open": "yes"}), AccountHealth()),
                 ("no JSON", AccountHealth()),
                 ("[]", AccountHealth()),
+                ("[" * 100_000, AccountHealth()),
+                (f'{{"probe_at": 1{"0" * 400}}}', AccountHealth()),
             ):
                 client.hset(key, "health", text)
                 assert (await governor.read()).health == known
@@ -210,6 +212,42 @@ async def test_a_turn_that_was_missed_is_taken_again(redis_server, account, monk
         governor._take = counting
         assert await governor.turn(RATE, LONG) is not None
         assert taken >= 2
+
+
+async def test_the_clocks_are_compared_before_the_first_turn(redis_server, account):
+    """To open a connection takes long, so its answer says little about the clock."""
+    async with governor_at(redis_server.url, account) as governor:
+        taken, original = [], governor._take
+
+        async def noting(turns=0, *arguments):
+            taken.append(turns)
+            return await original(turns, *arguments)
+
+        governor._take = noting
+        for _ in range(2):
+            assert await governor.turn(RATE, LONG) is not None
+        assert taken[:2] == [0, 1]
+
+
+async def test_an_answer_from_before_a_replacement_does_not_undo_it(redis_server, account):
+    """Answers on two connections may arrive in another order than the server sent them."""
+    async with governor_at(redis_server.url, account) as governor:
+        await governor.read()
+        original, sent, may_arrive = governor._eval, asyncio.Event(), asyncio.Event()
+
+        async def late(script, *arguments):
+            answer = await original(script, *arguments)
+            if script is redis_governor.TAKE:
+                sent.set()
+                await may_arrive.wait()
+            return answer
+
+        governor._eval = late
+        turn = asyncio.ensure_future(governor.turn(RATE, LONG))
+        await sent.wait()
+        assert await governor.replace(AccountHealth(), DOWN)
+        may_arrive.set()
+        assert (await turn).health == DOWN
 
 
 # Without the server.
@@ -292,6 +330,20 @@ async def test_a_server_that_starts_later_is_found(account, quickly):
             server.start()
             await eventually(lambda: not governor._is_away)
             assert await governor.turn(RATE, LONG) is not None
+
+
+async def test_a_server_that_fails_is_looked_for_at_once(redis_server, account, quickly, monkeypatch):
+    """Not only when the process would have shown itself: until then, it sends its share beside what others send."""
+    monkeypatch.setattr(redis_governor, "SEEN_EVERY", 1e6)
+    async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account, max_rate=1000.0) as governor:
+        await governor.read()
+        await asyncio.sleep(0)
+        proxy.mode = "refuse"
+        proxy.cut()
+        await governor.read()
+        assert governor._is_away
+        proxy.mode = "pass"
+        await eventually(lambda: not governor._is_away)
 
 
 async def test_a_share_of_less_than_a_turn_a_second_is_a_share(account):
@@ -436,19 +488,18 @@ async def test_a_governor_that_was_dropped_leaves_no_task(redis_server, account)
 
 
 async def test_a_governor_that_is_closed_ends_the_calls_that_wait(redis_server, account):
-    """They fall back to the process's own share."""
+    """They get no turn, and open no connection again."""
     async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account, max_rate=1000.0) as governor:
         await governor.read()
         proxy.mode = "stall"
-        waiting = asyncio.ensure_future(governor.turn(1000.0, 0.0))
+        waiting = asyncio.ensure_future(governor.turn(1000.0, LONG))
         await eventually(lambda: governor._taking is not None)
         closing = asyncio.ensure_future(governor.aclose())
         await asyncio.sleep(0)
         proxy.heal()
         await closing
-        await asyncio.wait([waiting], timeout=HANG)
-        assert waiting.done()
-        await governor.aclose()
+        assert await waiting is None
+        assert not governor._server.is_used
 
 
 def test_processes_use_the_server_again_after_the_others_have_found_it():

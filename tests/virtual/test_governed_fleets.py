@@ -48,9 +48,6 @@ async def processes(clock, number, governor=None, **settings):
             fleet = SessionFleet(client, governor=governor, **settings)
             made.append(Process(client, line, await stack.enter_async_context(fleet)))
         yield made
-        closing = [asyncio.ensure_future(process.fleet.aclose()) for process in made]
-        await clock.advance(1)  # renewals under way may wait for a turn
-        await asyncio.wait(closing)
 
 
 def times_of(made, since=0.0):
@@ -448,6 +445,23 @@ async def test_readings_that_arrive_out_of_order_are_ignored(clock):
             assert account.health.is_open is seen
 
 
+@pytest.mark.parametrize("kind", [LocalGovernor, Faulty])
+async def test_a_fleet_that_closes_ends_the_waits_for_turns(clock, kind, caplog):
+    """However long the line is, closing doesn't wait for it, and nothing is sent any more."""
+    governor = kind(0.5, clock=clock)
+    async with processes(clock, 5, governor) as made:
+        for process in made:
+            process.open(3)
+        await clock.advance(1)
+        sent = len(times_of(made))
+        for process in made:
+            await process.fleet.aclose()
+        await clock.advance(HOUR)
+        assert len(times_of(made)) == sent
+    assert "renewals were still running" not in caplog.text
+    assert "governor" not in caplog.text
+
+
 async def test_a_fleet_that_is_gone_follows_its_client_no_more(clock):
     """Neither one that was closed, nor one that was dropped."""
     client, _ = make_client(clock)
@@ -460,6 +474,210 @@ async def test_a_fleet_that_is_gone_follows_its_client_no_more(clock):
     del fleet
     gc.collect()
     assert known() is None
+
+
+class Own:
+    """A governor of somebody's own: `faults` are the methods that raise, and its clock was set back by `back`."""
+
+    def __init__(self, clock, rate=RATE, members=1):
+        self.max_rate, self.members, self.faults, self.back = rate, members, set(), 0.0
+        self.held, self.reads = None, 0
+        self.inner = LocalGovernor(rate, clock=clock)
+
+    async def turn(self, rate, within):
+        self._fail("turn")
+        return self._seen(await self.inner.turn(rate, within))
+
+    async def read(self):
+        self.reads += 1
+        if self.held is not None:
+            await self.held.wait()
+        self._fail("read")
+        return self._seen(await self.inner.read())
+
+    async def replace(self, health, by):
+        self._fail("replace")
+        return await self.inner.replace(health, by)
+
+    def _fail(self, method):
+        if method in self.faults:
+            raise RuntimeError(method)
+
+    def _seen(self, reading):
+        return reading and attrs.evolve(reading, members=self.members, at=reading.at - self.back)
+
+
+async def test_slow_answers_do_not_lower_the_rate(clock):
+    """The next session takes the place of one that has got its turn, not only of one that has got its answer. (P43)"""
+    async with processes(clock, 5, Own(clock, rate=10, members=5)) as made:
+        for process in made:
+            process.line.takes = 2
+            process.open(100)
+        await clock.advance(30)
+        assert len(times_of(made)) >= 0.95 * 30 * 10
+
+
+async def test_a_fleet_whose_governor_fails_during_an_outage_finds_the_end_of_it(clock):
+    """What the governor said last no longer counts. (P46)"""
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        process.line.status = None
+        process.open(30)
+        await clock.advance(5)
+        assert process.breaker is BreakerState.OPEN
+        governor.faults = {"turn", "read", "replace"}
+        await clock.advance(5)
+        process.line.status = 201
+        await clock.advance(MINUTE)
+        assert process.breaker is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("rate", [0.5, RATE])
+async def test_a_turn_is_not_waited_for_without_end(clock, rate):
+    """A governor has time for a turn of each process. After that, it counts as one that fails."""
+    governor = Scripted(clock)
+    governor.max_rate = rate
+    async with processes(clock, 1, governor) as (process,):
+        process.open(1)
+        await clock.advance(10)
+        process.open(1)
+        await clock.advance(10)
+        assert 4 / rate < governor.turns[-1][1] < 60
+
+
+async def test_a_hint_of_few_requests_does_not_stop_a_fleet_without_a_limit(clock):
+    """A tenth of no limit is none. (P43)"""
+    async with processes(clock, 1, LocalGovernor(math.inf, clock=clock)) as (process,):
+        process.line.headers = few_left(1, 3600)
+        process.open(1)
+        await clock.advance(1)
+        process.line.headers = {}
+        process.open(100)
+        await clock.advance(10)
+        assert len(process.line.sent) == 101
+
+
+async def test_what_a_governor_did_not_answer_for_is_not_kept(clock):
+    """Otherwise, the changes would become more and more while it fails again and again. (P46)"""
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        process.open(1)
+        await clock.advance(1)
+        governor.held = asyncio.Event()
+        process.line.headers = few_left(10, 10)
+        process.open(100)
+        await clock.advance(5)
+        account = process.fleet._context.gate.health.account
+        reads = governor.reads
+        governor.faults = {"read"}
+        governor.held.set()
+        await clock.advance(0.1)
+        assert not account.is_busy
+        assert governor.reads <= reads + 1
+
+
+async def test_one_method_that_fails_is_logged_once(clock, caplog):
+    """Although the others work. (P46)"""
+    governor = Own(clock)
+    caplog.set_level(logging.INFO, "signalwire_tokens.fleet")
+    async with processes(clock, 1, governor) as (process,):
+        governor.faults = {"replace"}
+        process.line.headers = few_left(50, 10)
+        process.open(200)
+        await clock.advance(10)
+        assert len(process.line.sent) == 200
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        governor.faults = set()
+        process.open(100)
+        await clock.advance(5)
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_fleet_that_closes_leaves_the_probe_to_others(clock):
+    """Even if its claim is accepted only then. (P45)"""
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        process.line.status = None
+        process.open(30)
+        await clock.advance(0.4)
+        replace, closing = governor.replace, []
+
+        async def claim(health, by):
+            if by.probe and not closing:
+                closing.append(asyncio.ensure_future(process.fleet.aclose()))
+                await asyncio.sleep(0)
+            return await replace(health, by)
+
+        governor.replace = claim
+        await clock.advance(20)
+        await closing[0]
+        health = (await governor.read()).health
+        assert (health.is_open, health.probe) == (True, "")
+
+
+async def test_a_change_that_was_accepted_counts_although_a_turn_came_meanwhile(clock):
+    """Otherwise, a fleet wouldn't know of its own claim, and would never release it. (P45)"""
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        account = process.fleet._context.gate.health.account
+        replace = governor.replace
+
+        async def slow(health, by):
+            account._see(HealthReading(health=health, at=clock.now() + 0.5))
+            return await replace(health, by)
+
+        governor.replace = slow
+        account.opened(RateLimited("too many"), 0.0)
+        await clock.advance(0.1)
+        assert account.health.is_open
+
+
+@pytest.mark.parametrize("back", [10 * MINUTE, 2 * HOUR])
+async def test_a_clock_of_the_governor_that_is_set_back_does_not_prolong_an_outage(clock, back):
+    """Nor does the claim of a probe from before. (P45)"""
+    governor = Own(clock)
+    async with processes(clock, 2, governor) as made:
+        for process in made:
+            process.line.status = None
+            process.open(30)
+        await clock.advance(5)
+        governor.back = back
+        for process in made:
+            process.line.status = 201
+        await clock.advance(MINUTE)
+        assert all(process.breaker is BreakerState.CLOSED for process in made)
+
+
+async def test_a_pause_after_the_clock_of_the_governor_was_set_back_holds_for_all(clock):
+    """Although one from before seems to be newer. (P44)"""
+    governor = Own(clock)
+    async with processes(clock, 2, governor) as (asked, other):
+        for governor.back in (0.0, 10 * MINUTE):
+            asked.line.status, asked.line.headers = 429, {"Retry-After": "20"}
+            asked.open(1)
+            await clock.advance(1)
+            asked.line.status, began = 201, clock.now()
+            other.open(20)
+            await clock.advance(10)
+            assert times_of([asked, other], began) == []
+            await clock.advance(2 * MINUTE)
+            assert other.sent_since(began)
+
+
+async def test_a_fleet_that_is_closed_wakes_no_more(clock):
+    """Although a renewal under way has failed since, and SignalWire is down. (P45)"""
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        gate = process.fleet._context.gate
+        process.line.status, process.line.takes = None, 2.0
+        process.open(60)
+        await clock.advance(1.5)
+        closing = asyncio.ensure_future(process.fleet.aclose())
+        for _ in range(50):
+            await clock.advance(0.1)
+            assert gate.wakes_at == math.inf
+        await closing
+        assert gate.health.breaker.is_open
 
 
 class NoGovernor:
