@@ -173,7 +173,8 @@ async def for_a_while(run):
     plan = run.plan
 
     async def kill():
-        while plan.kill_every:
+        until = time.monotonic() + plan.seconds - plan.kill_every
+        while plan.kill_every and time.monotonic() < until:
             await asyncio.sleep(plan.kill_every)
             await run.kill_one()
 
@@ -183,13 +184,7 @@ async def for_a_while(run):
         await asyncio.sleep(plan.without_redis)
         run.redis.start()
 
-    tasks = [asyncio.create_task(kill())]
-    if plan.without_redis:
-        tasks.append(asyncio.create_task(stop_redis()))
-    await asyncio.sleep(plan.seconds)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    await asyncio.gather(asyncio.sleep(plan.seconds), kill(), *([stop_redis()] if plan.without_redis else []))
 
 
 def report(plan, figures):

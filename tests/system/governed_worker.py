@@ -46,8 +46,9 @@ async def use(fleet, number, reference, returned):
 async def main(settings):
     life = settings["life"]
     lifetimes = Lifetimes(access=timedelta(seconds=life), refresh=timedelta(seconds=life + REFRESHABLE))
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    loop, begun, stopped = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, lambda: (begun.set(), stopped.set()))
+    loop.add_reader(sys.stdin, begun.set)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
             RedisStore(settings["redis"], encryption_keys=settings["key"], prefix=settings["prefix"])
@@ -62,7 +63,8 @@ async def main(settings):
         fleet = SessionFleet(client, store=store, policy=policy, max_concurrency=settings["concurrency"], **limit)
         await stack.enter_async_context(fleet)
         write("ready")
-        await asyncio.to_thread(sys.stdin.readline)
+        await begun.wait()
+        loop.remove_reader(sys.stdin)
         returned = {}
         users = [
             asyncio.create_task(use(fleet, number, reference, returned))
