@@ -104,7 +104,7 @@ class Account:
             return False
         if reading is not None:
             self._see(reading)
-            if self._failing and self._now() >= self.checked_at + RETRIED_EVERY:
+            if self._failing and not self.is_busy and self._now() >= self.checked_at + RETRIED_EVERY:
                 self.look()
         return reading is not None or "turn" in self._failing
 
@@ -136,15 +136,12 @@ class Account:
 
     def want_probe(self) -> None:
         """Claim the next probe. `on_change` is called once that has succeeded or failed."""
-        if self.is_busy:
-            return
         claim, longest = uuid4().hex, min(self._client.timeout + 1, LONGEST_AHEAD)
         self._share(lambda health, at: health.claimed(claim, at, until=at + longest), claim=claim)
 
     def look(self) -> None:
         """Read the health."""
-        if not self.is_busy:
-            self._share(lambda health, _: health)
+        self._share(lambda health, _: health)
 
     @property
     def is_busy(self) -> bool:
@@ -190,7 +187,7 @@ class Account:
         if throttle.error is None:
             known = self._pause_known
             self._share(lambda health, _: health.lifted(known))
-        elif throttle.error is not self._pause:
+        else:
             self._pause, asked_at, until = throttle.error, throttle.asked_at, throttle.until
 
             def change(health: AccountHealth, at: float) -> AccountHealth:
@@ -289,11 +286,12 @@ class Account:
         """Return a time of the health by the client's clock."""
         return time + self._apart
 
-    async def _use(self, method: str, *arguments: object, limit: float = LONGEST_CALL) -> Any:  # noqa: ANN401 - as the method's
+    async def _use(self, method: str, *arguments: object, limit: float | None = None) -> Any:  # noqa: ANN401 - as the method's
         """Return the result of a governor's method, or None after logging that it failed.
 
         A governor may be your own code, which may also raise `CancelledError` by mistake.
         """
+        limit = LONGEST_CALL if limit is None else limit
         # The fleet's own governor never takes long, and a limit would cost a tenth of a renewal.
         bound = asyncio.timeout(None if isinstance(self._governor, LocalGovernor) else limit)
         try:

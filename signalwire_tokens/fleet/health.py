@@ -190,7 +190,7 @@ class FleetHealth:
             engine = next(iter(self._failed))
             del self._failed[engine]
             engine.demand()
-        elif (is_wanted or self._failed) and is_time and not account.claim:
+        elif (is_wanted or self._failed) and is_time and account.is_shared and not account.claim:
             account.want_probe()
         elif account.claim and self.probe is None:
             account.probe_ended(None, failed=False)

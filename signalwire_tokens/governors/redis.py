@@ -213,8 +213,6 @@ class RedisGovernor:
                 stacklevel=2,
                 source=self,
             )
-            if self._keeping is not None and not self._keeping.get_loop().is_closed():
-                self._keeping.cancel()
 
     async def turn(self, rate: float, within: float) -> HealthReading | None:
         """Wait until one more request may be sent, as `Governor.turn` says."""

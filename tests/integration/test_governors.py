@@ -35,3 +35,14 @@ class TestRedisGovernor(GovernorConformance):
     async def peer(self, redis_server, account):
         async with RedisGovernor(redis_server.url, account=account, timeout=HANG) as peer:
             yield peer
+
+
+def test_without_the_fixture_the_suite_says_what_is_missing():
+    """A subclass has to override it."""
+    with pytest.raises(NotImplementedError, match="override the fixture `governor`"):
+        GovernorConformance.governor._get_wrapped_function()(None)
+
+
+def test_a_local_governor_names_its_rate():
+    """In logs and in a debugger."""
+    assert repr(LocalGovernor(12.5)) == "LocalGovernor(max_rate=12.5)"

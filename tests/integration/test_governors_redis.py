@@ -477,7 +477,7 @@ def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server,
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the client
-async def test_a_governor_that_was_dropped_leaves_no_task(redis_server, account):
+async def test_a_governor_that_was_dropped_leaves_no_task(redis_server, account, quickly):
     """Although its task would go on for as long as the process."""
     governor = governor_at(redis_server.url, account)
     await governor.read()

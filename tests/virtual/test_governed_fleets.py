@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from signalwire_tokens import BreakerState, ConfigurationError, RateLimited, SessionFleet, TokenClient, TokenUnavailable
+from signalwire_tokens.fleet import account
 from signalwire_tokens.governors import AccountHealth, HealthReading, LocalGovernor
 from support.fake_transport import make_client, most_in_a_second
 
@@ -727,3 +728,32 @@ async def test_turns_that_come_too_late_are_taken_again(clock):
     await clock.advance(10)
     await asyncio.wait(tasks)
     assert most_in_a_second(taken) <= 10
+
+
+async def test_a_call_that_takes_too_long_counts_as_failed(clock, monkeypatch, caplog):
+    """The fleet goes on by itself. (P46)"""
+    monkeypatch.setattr(account, "LONGEST_CALL", 0.01)
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        governor.held = asyncio.Event()
+        known = process.fleet._context.gate.health.account
+        known.look()
+        await asyncio.wait([known._task])
+        assert "no result within" in caplog.text
+        governor.held.set()
+
+
+async def test_a_call_that_is_cancelled_ends(clock):
+    """When the program ends, its event loop cancels all tasks."""
+    governor = Own(clock)
+    async with processes(clock, 1, governor) as (process,):
+        governor.held = asyncio.Event()
+        known = process.fleet._context.gate.health.account
+        known.look()
+        await asyncio.sleep(0)
+        task = known._task
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert not known.is_busy
+        governor.held.set()
