@@ -1,11 +1,13 @@
 """Many processes, one account: fleets that share a `RedisGovernor`, and are killed, with Redis or without it.
 
 `python tests/system/governed.py` runs 8 processes with 200 subscribers each for a minute, and kills one every five
-seconds. `--without-redis 15` stops the server for 15 seconds in the middle. `--alone` gives each process a limit of its
-own, for comparison. It prints what the emulator saw, and fails
+seconds. `--without-redis 15` stops the server for 15 seconds in the middle. `--throttled 10` has the emulator answer
+one request with a 429 that asks for 10 seconds. `--alone` gives each process a limit of its own, for comparison. It
+prints what the emulator saw, and fails
 
 - if a process returned a token that had expired,
-- if the emulator refused a request, such as a used refresh token,
+- if a refresh token was presented twice,
+- if the emulator refused a request, except for a refresh token that has expired because the machine is too slow,
 - with a governor, if ten seconds had more requests than ten times the rate.
 
 Ten seconds are SignalWire's own measure. In a single second, an emulator that was interrupted sees the requests of more
@@ -15,6 +17,7 @@ than a second, so that figure is only printed.
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import sys
@@ -22,20 +25,23 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import attrs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as a program, it finds the tests' helpers there
 from signalwire_tokens import Lifetimes
-from signalwire_tokens.emulator import Emulator
+from signalwire_tokens.emulator import Emulator, Status
 from signalwire_tokens.stores import generate_encryption_key
 from support.processes import run_program
 from support.redis_server import RedisServer
 
 WORKER = Path(__file__).parent / "governed_worker.py"
 REFRESHABLE = 5.0
-TOKENS = {"create_subscriber_token": 200, "refresh_subscriber_token": 201}
+ISSUE, REFRESH = "create_subscriber_token", "refresh_subscriber_token"
+TOKENS = {ISSUE: 200, REFRESH: 201}
+THROTTLED, THROTTLED_AFTER = 429, 5.0
 WINDOW = 10.0  # seconds in which SignalWire counts requests
 
 
@@ -45,11 +51,19 @@ class Figures:
 
     arrivals: list = attrs.Factory(list)  # when each request came
     refused: Counter = attrs.Factory(Counter)
+    presented: Counter = attrs.Factory(Counter)  # refresh tokens, by how often each was presented
+    too_late: int = 0  # refresh tokens that were presented after their end
     tokens: Counter = attrs.Factory(Counter)  # by process
     expired: int = 0
     without: list = attrs.Factory(list)  # what each call said that had to do without
     kills: int = 0
+    throttled_at: float = math.inf  # when the emulator asked for a pause
     shares: list = attrs.Factory(list)  # of the processes, while sessions waited in all of them
+
+    @property
+    def used(self):
+        """How often a refresh token was presented that was presented before."""
+        return self.presented.total() - len(self.presented)
 
     def most_within(self, seconds):
         """Return how many requests came in the busiest period of so many seconds."""
@@ -90,6 +104,7 @@ class Plan:
     seconds: float = 60.0
     kill_every: float = 5.0
     without_redis: float = 0.0
+    throttled: int = 0
     governed: bool = True
     concurrency: int = 32
 
@@ -108,12 +123,18 @@ class Run:
         lifetimes = Lifetimes(access=life, refresh=refreshable)
         with self.redis:
             async with Emulator(lifetimes=lifetimes, on_request=self._note) as self._emulator, self._stack:
+                handlers = self._emulator.service.handlers
+                handlers[REFRESH] = partial(self._refresh, handlers[REFRESH])
                 workers = await asyncio.gather(*(self._start(slot) for slot in range(plan.processes)))
                 for worker in workers:
                     worker.process.stdin.write(b"go\n")
                 await self._scenario(self)
                 await self._end()
         return self.figures
+
+    def throttle(self, seconds):
+        """Ask the process whose request comes next for a pause."""
+        self._emulator.fail(Status(THROTTLED, retry_after=seconds))
 
     async def kill_one(self):
         """Kill a process, and start another one for its subscribers."""
@@ -128,8 +149,17 @@ class Run:
         if entry.operation not in TOKENS:
             return
         self.figures.arrivals.append(time.monotonic())
-        if entry.status != TOKENS[entry.operation]:
+        if entry.status == THROTTLED:
+            self.figures.throttled_at = time.monotonic()
+        elif entry.status != TOKENS[entry.operation]:
             self.figures.refused[entry.operation, entry.status] += 1
+
+    def _refresh(self, handle, call):
+        """Count a refresh token before the emulator handles it."""
+        claims = self._emulator.service.sealer.open(json.loads(call.body)["refresh_token"])
+        self.figures.presented[claims.id] += 1
+        self.figures.too_late += claims.expires_at <= time.time()
+        return handle(call)
 
     async def _start(self, slot):
         plan, emulator = self.plan, self._emulator
@@ -184,7 +214,16 @@ async def for_a_while(run):
         await asyncio.sleep(plan.without_redis)
         run.redis.start()
 
-    await asyncio.gather(asyncio.sleep(plan.seconds), kill(), *([stop_redis()] if plan.without_redis else []))
+    async def throttle():
+        await asyncio.sleep(THROTTLED_AFTER)
+        run.throttle(plan.throttled)
+
+    tasks = [asyncio.sleep(plan.seconds), kill()]
+    if plan.without_redis:
+        tasks.append(stop_redis())
+    if plan.throttled:
+        tasks.append(throttle())
+    await asyncio.gather(*tasks)
 
 
 def report(plan, figures):
@@ -199,15 +238,23 @@ def report(plan, figures):
         f"  {len(arrivals)} requests, {figures.most_within(1.0)} in the busiest second, "
         f"{figures.most_within(WINDOW)} in the busiest ten"
     )
+    if plan.throttled:
+        after = [at - figures.throttled_at for at in arrivals if 0 < at - figures.throttled_at < plan.throttled]
+        print(
+            f"  {len(after)} requests of all processes in the {plan.throttled} s after a 429, "
+            f"the last one after {max(after, default=0.0):.3f} s"
+        )
     if figures.shares:
         slowest, fastest = (plan.processes * share for share in (figures.shares[0], figures.shares[-1]))
         print(f"  at first: the slowest process had {slowest:.2f} of an equal share, the fastest {fastest:.2f}")
     print(
-        f"  {figures.tokens.total()} tokens, {figures.expired} of them returned after their end; refused requests: "
-        f"{dict(figures.refused) or 0}; {len(figures.without)} calls without a token {figures.without[:2]}"
+        f"  {figures.tokens.total()} tokens, {figures.expired} of them returned after their end; used refresh tokens "
+        f"presented: {figures.used}; refused requests: {figures.refused.total()}, of them for expired refresh tokens: "
+        f"{figures.too_late}; {len(figures.without)} calls without a token"
     )
     is_within = not plan.governed or figures.most_within(WINDOW) <= WINDOW * plan.rate
-    return not figures.expired and not figures.refused and is_within
+    is_refused = figures.refused.total() > figures.too_late
+    return not figures.expired and not figures.used and not is_refused and is_within
 
 
 def main(arguments):
