@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+import re
 import time
 import traceback
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +20,7 @@ from signalwire_tokens.governors import AccountHealth
 from signalwire_tokens.governors import redis as redis_governor
 from signalwire_tokens.governors.redis import BACK_AFTER, GONE_AFTER, REMEMBERED_FOR, RedisGovernor, ServerTimes
 from support.faulty_redis import Proxy, nonsense
+from support.paths import ROOT
 from support.processes import reserve_port
 from support.redis_server import RedisServer
 from support.waiting import HANG, eventually
@@ -248,6 +250,23 @@ async def test_an_answer_from_before_a_replacement_does_not_undo_it(redis_server
         assert await governor.replace(AccountHealth(), DOWN)
         may_arrive.set()
         assert (await turn).health == DOWN
+
+
+async def test_a_user_needs_no_more_commands_than_are_listed(account, caplog):
+    """The how-to lists them, for a user with restricted rights."""
+    (listed,) = re.findall(r"Commands of a `RedisGovernor`.*", (ROOT / "docs/guides/redis.md").read_text())
+    commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]+)`", listed)]
+    with RedisServer() as server:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "restricted", "on", f">{MARK}", "~*", "&*", "-@all", *commands)
+        async with governor_at(server.url.replace("//", f"//restricted:{MARK}@"), account) as governor:
+            assert await governor.turn(RATE, LONG) is not None
+            assert await governor.replace(AccountHealth(), DOWN)
+            assert (await governor.read()).health == DOWN
+        assert not governor._is_away
+        with server.client() as client:
+            assert client.zcard(governor._keys[1]) == 0  # it has left
+    assert "failed" not in caplog.text
 
 
 # Without the server.
