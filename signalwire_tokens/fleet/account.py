@@ -70,7 +70,7 @@ class Account:
     - `checked_at` is when the health was last read, or was about to be. Times are in seconds by the client's clock.
     """
 
-    def __init__(self, client: TokenClient, governor: Governor, timer: Timer, on_change: Callable[[], None]) -> None:
+    def __init__(self, client: TokenClient, governor: Governor, timer: Timer, on_change: Callable[[], object]) -> None:
         self.health = AccountHealth()
         self.members = 1
         self.claim = ""
@@ -146,7 +146,7 @@ class Account:
     @property
     def is_busy(self) -> bool:
         """Return whether a change is under way."""
-        return self._task is not None
+        return self._task is not None and not self._task.done()
 
     @property
     def probe_at(self) -> float:
@@ -175,7 +175,7 @@ class Account:
     async def finish(self) -> None:
         """Wait until everything is shared. A probe that this fleet has claimed is left to other processes."""
         self.probe_ended(None, failed=False)
-        while self._task is not None:
+        while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
             self.probe_ended(None, failed=False)
 
@@ -221,7 +221,7 @@ class Account:
         """Apply a change, after those that are under way."""
         self.checked_at = self._now()
         self._changes.append(change)
-        if self._task is None and not self._timer.loop.is_closed():
+        if not self.is_busy and not self._timer.loop.is_closed():
             self._task = self._timer.begin(self._apply_all(claim), "share with the governor")
 
     async def _apply_all(self, claim: str) -> None:
@@ -231,7 +231,6 @@ class Account:
                 self._changes.popleft()
         finally:
             self._changes.clear()
-            self._task = None
         if claim and self.health.probe == claim:
             self.claim = claim
         self._on_change()

@@ -271,10 +271,10 @@ class FleetGate(Gate):
 
     def _call(self, engine: Engine, timer: Timer, now: float) -> None:
         """Wake a session in its turn. It calls `enter`, unless it needn't renew any more."""
-        self._queue.remove(engine)
         self._called = engine
         timer.wake_now(engine, now)
         self._called = None
+        self._queue.remove(engine)  # last: an exception must not lose its place, since it has no deadline of its own
 
     def _arm(self, now: float) -> None:
         """Set the timer to when a look or a renewal may begin."""

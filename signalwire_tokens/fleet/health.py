@@ -72,17 +72,17 @@ class FleetHealth:
         on_change: Callable[[], object],
     ) -> None:
         self.breaker = Breaker()
-        self.account = Account(client, governor, timer, self._account_changed)
+        self.account = Account(client, governor, timer, on_change)
         self.probe: Engine | None = None
         self._throttle, self._clock, self._policy = client.throttle, client.clock, policy
         self._lifetime = client.lifetimes.access.total_seconds()
         self._check_every = min(CHECKED_EVERY, self._probe_pause(1.0, MANY) / 2)
-        self._on_change = on_change
+        self._followed = self.account.health  # what the breaker has followed so far
         self._draw = random_draw()
         self._probe_draw = early_draw()
         self._failed: dict[Engine, Failure] = {}  # sessions that have failed since SignalWire last answered
         self._pardoned: set[Engine] = set()  # sessions that have had their one more try, and haven't succeeded since
-        self._was_open = self._was_shut = self._was_down = False
+        self._was_open = self._was_shut = False
 
     # Reading.
 
@@ -142,6 +142,7 @@ class FleetHealth:
 
         The fleet may have learned of a pause or of an outage with this turn.
         """
+        self.follow()
         failure = self.breaker.failure
         if self.throttle_end() > self._clock.now():
             return self._throttle.error
@@ -167,9 +168,11 @@ class FleetHealth:
         return self.breaker.is_open and (bool(self._failed) or has_idle_claim)
 
     def probe_at(self, now: float) -> float:
-        """Return when the next probe may begin; inf if that depends on a probe or a claim under way."""
-        if self.probe is not None or (self.account.is_shared and self.account.is_busy):
+        """Return when the next probe may begin; inf if that depends on a probe under way."""
+        if self.probe is not None:
             return math.inf
+        if self.account.is_shared and self.account.is_busy:
+            return now + self._check_every
         if self.breaker.probing:  # a probe of another process
             return now + self.pause()
         return self.breaker.probe_at
@@ -227,6 +230,7 @@ class FleetHealth:
         nothing.
         """
         self._draw = random_draw()
+        self.follow()
         if isinstance(outcome, Renewed | Spent | Denied):  # SignalWire has answered, if not what was asked for
             self.forget(engine)
             if self.breaker.succeed(self._clock.now()):
@@ -257,6 +261,7 @@ class FleetHealth:
         If SignalWire is back, the sessions that have failed try again. If waiting can't help from now on, waiting
         callers are woken, and get an error.
         """
+        self.follow()
         was_open, self._was_open = self._was_open, self.breaker.is_open
         was_shut, self._was_shut = self._was_shut, self.is_shut()
         if was_open and not self._was_open:
@@ -267,24 +272,30 @@ class FleetHealth:
             for engine in (*waiting, *self._failed):
                 engine.notify()
 
-    def _account_changed(self) -> None:
-        """Update the breaker by what other processes know: SignalWire is down, or answers again."""
+    def follow(self) -> None:
+        """Update the breaker by what other processes know: SignalWire is down, or answers again.
+
+        If an exception interrupts this, the next call does it again.
+        """
         account, now = self.account, self._clock.now()
-        health, breaker = account.health, self.breaker
-        is_theirs = account.is_probing and health.probe != account.claim
-        breaker.probing = self.probe is not None or (account.is_shared and is_theirs)
-        if account.is_shared:
+        health, breaker, before = account.health, self.breaker, self._followed
+        is_theirs = health.is_open and account.is_probing and health.probe != account.claim
+        breaker.probing = is_theirs or self.probe is not None
+        # An answer that closes the breaker closes it for all. If it didn't, an exception has interrupted that.
+        was_interrupted = account.is_shared and not breaker.is_open and not account.is_busy
+        if health == before and not was_interrupted:
+            return
+        if health.is_open:
             breaker.adopt(
                 found_elsewhere(health.reason),
                 failed_probes=health.failed_probes,
                 probe_at=account.probe_at + self._spread(health.failed_probes) * self._probe_draw,
             )
-        elif self._was_down and not health.is_open and breaker.succeed(now):
+        elif before.is_open and breaker.succeed(now):
             logger.info(BACK)
-        self._was_down = health.is_open
         if (back_at := account.local(health.back_at)) <= now + CLOCK_WAS_SET:
             breaker.back_at = max(breaker.back_at, min(now, back_at))
-        self._on_change()
+        self._followed = health
 
     @property
     def _ramp(self) -> float:

@@ -45,8 +45,9 @@ class Queue:
         """Add a session, or move it forward if its renewal has become more urgent. It never moves back."""
         deadline, before = engine.deadline(), self._places.get(engine)
         if before is None or deadline < before[0]:
-            place = self._places[engine] = (deadline, next(self._order))
-            heappush(self._lines[engine.has_failed()], (*place, engine))
+            place = (deadline, next(self._order))
+            heappush(self._lines[engine.has_failed()], (*place, engine))  # first: if this raises, the place isn't taken
+            self._places[engine] = place
 
     def remove(self, engine: Engine) -> None:
         """Remove a session, if it is in the queue."""

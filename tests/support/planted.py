@@ -24,7 +24,9 @@ from signalwire_tokens import session as sessions
 from signalwire_tokens.clock import timer
 from signalwire_tokens.fleet.breaker import Breaker
 from signalwire_tokens.fleet.gate import FleetGate
+from signalwire_tokens.fleet.health import FleetHealth
 from signalwire_tokens.gateway import REAUTHENTICATE, Answered, Deliver, Gateway, Invalidate, Lost
+from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.integrations import token_endpoint
 from signalwire_tokens.keeper import closing, engine, events, shared, waiters
 from signalwire_tokens.keeper.engine import Engine
@@ -453,7 +455,7 @@ def a_session_ignores_pauses():
 @breaks("P23", found_by=(FLEET, ENDPOINT))
 def a_fleet_ignores_pauses():
     """A fleet waits if SignalWire asks for a pause."""
-    return patch.object(FleetGate, "_throttle_end", lambda _: -math.inf)
+    return patch.object(FleetHealth, "throttle_end", lambda _: -math.inf)
 
 
 @breaks("P23", found_by=(REPLICAS,))
@@ -491,7 +493,10 @@ def the_rate_of_a_fleet_is_ignored():
         self._next_at = -math.inf
         return has_entered
 
-    return changed(FleetGate, "enter", enter)
+    return all_of(
+        changed(FleetGate, "enter", enter),
+        changed(LocalGovernor, "turn", lambda _, self, *__: self.read()),
+    )
 
 
 @breaks("P26", found_by=(FLEET, ENDPOINT))
@@ -517,10 +522,10 @@ def the_probe_is_never_released():
     """The next session may be the probe once the probe's request has ended."""
 
     def ended(original, self, one, outcome):
-        was_probe = self._probe is one
+        was_probe = self.health.probe is one
         original(self, one, outcome)
         if was_probe:
-            self._probe, self.breaker.probing = one, True
+            self.health.probe, self.health.breaker.probing = one, True
 
     return changed(FleetGate, "ended", ended)
 

@@ -13,8 +13,8 @@ import pytest
 
 import signalwire_tokens
 from signalwire_tokens import MemoryStore, RateLimited, SessionFleet, SessionState, SubscriberSession
+from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.keeper import engine_of
-from signalwire_tokens.outcomes import Throttled
 from support.fake_transport import make_client
 
 LIFE = 7200.0
@@ -79,9 +79,11 @@ async def in_a_fleet_with_a_store(client):
 
 @asynccontextmanager
 async def as_a_probe(client):
-    async with in_a_fleet(client) as session, SessionFleet(client, max_rate=math.inf) as other:
-        breaker = other._context.governor.breaker  # of all fleets of the client
-        breaker.fail(0, Throttled(RateLimited("429")), limit=0, was_probe=False)
+    governor = LocalGovernor(math.inf, clock=client.clock)
+    async with in_a_fleet(client, governor=governor) as session, SessionFleet(client, governor=governor) as other:
+        account = other._context.gate.health.account
+        account.opened(RateLimited("429"), 0.0)
+        await account.finish()
         yield session
         assert await other.token("newcomer")
 
