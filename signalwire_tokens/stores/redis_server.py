@@ -33,7 +33,7 @@ try:
     from redis.exceptions import TimeoutError as ConnectionTimeout
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
-        "Redis needs the package redis: install signalwire-tokens with its extra `redis`", name="redis"
+        "this module needs redis: install signalwire-tokens with its extra `redis`", name="redis"
     ) from None
 
 from signalwire_tokens.durations import spoken
