@@ -373,8 +373,13 @@ class RedisGovernor:
             self._lose(error)
 
     def _begin(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
-        """Return a task with an empty context, since it outlives the caller."""
-        return self._server.bind().create_task(work, name=f"signalwire-tokens: {what} {self}", context=Context())
+        """Return a task with an empty context, since it outlives the caller.
+
+        It starts in a later turn of the event loop, even if the loop has an eager task factory: further requests may
+        join it until then.
+        """
+        loop, name = self._server.bind(), f"signalwire-tokens: {what} {self}"
+        return asyncio.Task(work, loop=loop, name=name, context=Context())
 
 
 async def stay(governor: ref[RedisGovernor]) -> None:
