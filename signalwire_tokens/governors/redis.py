@@ -199,6 +199,7 @@ class RedisGovernor:
             for task in tasks:
                 task.cancel()  # the client may swallow this
             await asyncio.wait(tasks, timeout=CANCEL_AGAIN_AFTER)
+        self._refuse([])  # a task that was cancelled before its first step has not done it
         if was_used and not self._is_away:
             with suppress(StoreError):  # it is forgotten after a while in any case
                 await self._eval(LEAVE, self._me)
@@ -296,10 +297,14 @@ class RedisGovernor:
         except StoreError as error:
             self._lose(error)
         finally:
-            for wish in (*wishes, *self._wishes):
-                if not wish.turn.done():
-                    wish.turn.set_result(None)
-            self._wishes = []
+            self._refuse(wishes)
+
+    def _refuse(self, wishes: list[Wish]) -> None:
+        """Answer these wishes, and all that wait, without a turn of the server's."""
+        for wish in (*wishes, *self._wishes):
+            if not wish.turn.done():
+                wish.turn.set_result(None)
+        self._wishes = []
 
     async def _take(self, turns: int = 0, interval: int = 0, within: float = 0.0) -> Taken:
         """Return so many turns that come within so many seconds, and record what the server answers.

@@ -31,6 +31,7 @@ try:
         ResponseError,
     )
     from redis.exceptions import TimeoutError as ConnectionTimeout
+    from redis.maint_notifications import MaintNotificationsConfig
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
         "this module needs redis: install signalwire-tokens with its extra `redis`", name="redis"
@@ -220,6 +221,8 @@ def make_pool(user: str, url: Secret[Any], timeout: float) -> BlockingConnection
             health_check_interval=HEARTBEAT,
             # The server may have closed an idle connection. Trying once more is safe: every command may be sent twice.
             retry=Retry(NoBackoff(), 1),
+            # Few servers announce their maintenance. Asking the others leaves an exception behind, with its frames.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         pool.connection_kwargs["decode_responses"] = False  # a sealed record isn't text
         pool.make_connection()  # type: ignore[no-untyped-call]  # raises for unknown options, and doesn't connect

@@ -469,6 +469,7 @@ async def test_another_event_loop_is_refused(redis_server, account):
         assert not governor._is_away
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the client
 def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server, account):
     """One that was not warns."""
 
