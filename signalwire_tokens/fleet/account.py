@@ -71,10 +71,10 @@ class Account:
     """
 
     def __init__(self, client: TokenClient, governor: Governor, timer: Timer, on_change: Callable[[], object]) -> None:
-        self.health = AccountHealth()
-        self.members = 1
-        self.claim = ""
-        self.checked_at = NEVER
+        self.health: AccountHealth = AccountHealth()
+        self.members: int = 1
+        self.claim: str = ""
+        self.checked_at: float = NEVER
         self._client, self._governor, self._timer, self._on_change = client, governor, timer, on_change
         self._read_at = NEVER  # by the governor's clock
         self._apart = 0.0  # by how much the client's clock is ahead of the governor's

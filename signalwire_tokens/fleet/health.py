@@ -71,8 +71,8 @@ class FleetHealth:
         governor: Governor,
         on_change: Callable[[], object],
     ) -> None:
-        self.breaker = Breaker()
-        self.account = Account(client, governor, timer, on_change)
+        self.breaker: Breaker = Breaker()
+        self.account: Account = Account(client, governor, timer, on_change)
         self.probe: Engine | None = None
         self._throttle, self._clock, self._policy = client.throttle, client.clock, policy
         self._lifetime = client.lifetimes.access.total_seconds()

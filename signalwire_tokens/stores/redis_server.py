@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 try:
-    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import (
@@ -83,11 +83,11 @@ class RedisServer:
     """
 
     def __init__(self, user: str, server: Secret[Any], timeout: float) -> None:
-        self.user = user
-        self.timeout = timeout
+        self.user: str = user
+        self.timeout: float = timeout
         self._is_own = not isinstance(server.value, Redis)
         self.redis: Redis = Redis.from_pool(make_pool(user, server, timeout)) if self._is_own else server.value
-        self.pool = self.redis.connection_pool
+        self.pool: ConnectionPool = self.redis.connection_pool
         self._loop: asyncio.AbstractEventLoop | None = None
         self._moves = 0
         self.on_move: Callable[[], object] = nothing
@@ -159,7 +159,7 @@ class RedisServer:
         """Drop all connections. New ones lead to the server that the address leads to now."""
         self._moves += 1
         self.on_move()
-        await self.pool.update_active_connections_for_reconnect()
+        await self.pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py doesn't type it
         with suppress(RedisError, OSError):  # a connection may be slow to close
             await self.pool.disconnect(inuse_connections=False)
 
