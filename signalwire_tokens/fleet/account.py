@@ -94,11 +94,12 @@ class Account:
     async def turn(self, rate: float, within: float) -> bool:
         """Wait until a request may be sent. Return False if its turn doesn't come within so many seconds.
 
-        The wait is limited in any case, to longer than all processes need for one turn each.
+        The wait for a governor that may hang is limited in any case, to longer than all processes need for one turn
+        each.
         """
         rate = self.health.rate(rate, self._now() - self._apart)
         longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
-        within = min(within, longest)
+        within = within if isinstance(self._governor, LocalGovernor) else min(within, longest)
         reading: HealthReading | None = await self._use("turn", rate, within, limit=within + min(longest, LONGEST_CALL))
         if self._is_closed:
             return False
