@@ -1,12 +1,10 @@
 """A million sessions in hours of virtual time: in one process, and in twenty processes that share a governor."""
 
 import asyncio
-import gc
 import json
 import logging
 import math
 import time
-from pathlib import Path
 
 import attrs
 
@@ -15,19 +13,13 @@ from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.models import Secret
 from signalwire_tokens.testing import VirtualClock
 
+from .crowds import resident
 from .days import HOUR, LIFE, MINUTE, OUTAGE, Service
 from .figures import Figure
 
-PAGE = 4096
 TOKEN = 640  # characters of a token
 HEADROOM = 1.4  # the rate, to the least one with which all sessions could renew
 NEEDED = 0.7 * LIFE  # seconds from a token to the next, on average
-
-
-def resident():
-    """Tell how much memory this process has."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 class Long(Service):
@@ -108,7 +100,7 @@ async def million(sessions):
 
 
 async def processes(number, sessions):
-    """Let processes live for eight hours, with an outage, and with two of them that are lost and replaced."""
+    """Run processes for eight hours, with an outage; two of them are lost and replaced."""
     rate = HEADROOM * number * sessions / NEEDED
     account = Account.make(rate)
     for one in range(number):
@@ -160,5 +152,5 @@ def measure(*, quick):
     yield Figure(
         what=f"{what}: requests in the 6 s after it", values=(first,), floor=f"at the full rate {6 * rate:.0f}"
     )
-    yield Figure(what=f"{what}: nobody waits any more", values=(recovery,), unit="s", floor="after the outage")
+    yield Figure(what=f"{what}: no session waits", values=(recovery,), unit="s", floor="after the outage")
     yield Figure(what=f"{what}: two lost processes are replaced", values=(replaced,), unit="s", floor=start)

@@ -48,7 +48,7 @@ async def governors_at(server, account, number, **settings):
 
 
 async def take(governor, number, within=LONG):
-    """Take turns one after another; return when each came."""
+    """Return when each of so many turns came, one after another."""
     turns = []
     for _ in range(number):
         assert await governor.turn(governor.max_rate, within) is not None

@@ -18,14 +18,14 @@ async def tokens(run, number):
 
 
 async def kill_a_process(run):
-    """Let the others take over what is left, and the next one what the store has."""
+    """Kill a process. The one that replaces it finds in the store what the first one has saved."""
     await tokens(run, 60)
     await run.kill_one()
     await tokens(run, 180)
 
 
 async def kill_redis(run):
-    """Let each process use its own share, until the server is back."""
+    """Stop the server for a while, in which each process uses its own share."""
     await tokens(run, 40)
     run.redis.kill()
     await tokens(run, 120)
@@ -36,7 +36,7 @@ async def kill_redis(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", [kill_a_process, kill_redis])
 async def test_processes_keep_to_one_limit(scenario, capsys):
-    """Nobody gets an expired token, and nothing is refused. (P26, P46)"""
+    """No call returns an expired token, and no request is refused. (P26, P46)"""
     figures = await Run(PLAN, scenario)()
     with capsys.disabled():
         print()

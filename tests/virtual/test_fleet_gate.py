@@ -71,7 +71,7 @@ class Entrant:
 
 
 class Crowd:
-    """A gate, and those who come to it."""
+    """A gate, and the entrants that come to it."""
 
     def __init__(self, clock, **figures):
         self.clock, (self.client, _) = clock, make_client(clock)

@@ -130,7 +130,7 @@ async def test_a_pause_that_one_process_was_asked_for_holds_for_all(clock, retry
 
 
 async def test_a_pause_that_ends_early_ends_for_all(clock):
-    """The answer to a later request lifts it, whoever sent that. (P44)"""
+    """The answer to a later request of any process lifts it. (P44)"""
     async with processes(clock, 3) as made:
         made[0].line.status, made[0].line.headers = 429, {"Retry-After": "50"}
         for process in made:
@@ -385,7 +385,7 @@ async def test_a_fleet_goes_on_without_a_governor_that_fails(clock, fault, caplo
 
 
 class Scripted:
-    """A governor of somebody's own, which does what a test wants."""
+    """A governor of an application, which does what a test wants."""
 
     max_rate = RATE
 
@@ -478,7 +478,7 @@ async def test_a_fleet_that_is_gone_follows_its_client_no_more(clock):
 
 
 class Own:
-    """A governor of somebody's own: `faults` are the methods that raise, and its clock was set back by `back`."""
+    """A governor of an application: `faults` are the methods that raise, and its clock was set back by `back`."""
 
     def __init__(self, clock, rate=RATE, members=1):
         self.max_rate, self.members, self.faults, self.back = rate, members, set(), 0.0
