@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from signalwire_tokens.errors import SignalWireTokenError
-from signalwire_tokens.governors.local import SLACK, interval_for
+from signalwire_tokens.governors.local import AHEAD, SLACK, interval_for
 from signalwire_tokens.keeper import Gate, Outlook
 from signalwire_tokens.policy import NO_THROTTLE
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["FleetGate"]
 
 STARTS_PER_TURN = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
-AHEAD = 0.1  # seconds' worth of turns that a fleet may wait for at a time
 
 NO_TURN = "the limit of requests left no turn in time: raise max_rate, or keep fewer sessions"
 

@@ -11,8 +11,9 @@ from signalwire_tokens.errors import ConfigurationError
 from .health import AccountHealth
 from .protocol import HealthReading
 
-__all__ = ["SLACK", "LocalGovernor", "check_rate", "interval_for"]
+__all__ = ["AHEAD", "SLACK", "LocalGovernor", "check_rate", "interval_for"]
 
+AHEAD = 0.1  # seconds' worth of turns that all processes together may wait for at a time
 SLACK = 0.02  # seconds by which a turn may be used late. If it can't be used until then, another turn is taken.
 
 
@@ -21,9 +22,9 @@ class LocalGovernor:
 
     Pass it to each of them as `governor=`. Each fleet that has none makes one of its own, with its `max_rate`.
 
-    Turns have times that are `interval_for(rate, SLACK)` apart. After a late alarm, turns of the last `SLACK` seconds
-    may still be used at once. With a rate of 150, for example, turns are 6.8 ms apart. If an alarm rings 15 ms late,
-    three requests are sent at once. Within any second, at most 1.02 s of turns are used: 150.
+    Turns are a little more than `1 / rate` apart. If the event loop is late, turns of the last 20 ms may still be used
+    at once. With a rate of 150, for example, turns are 6.8 ms apart. If the loop is 15 ms late, three requests are sent
+    at once. Within any second, at most 1.02 s of turns are used: 150.
     """
 
     def __init__(self, max_rate: float = 150.0, *, clock: Clock = SYSTEM) -> None:

@@ -49,7 +49,7 @@ from signalwire_tokens.models import Secret
 from signalwire_tokens.stores.redis_server import RedisServer
 
 from .health import AccountHealth
-from .local import LocalGovernor, check_rate, interval_for
+from .local import AHEAD, LocalGovernor, check_rate, interval_for
 from .protocol import HealthReading
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 __all__ = ["RedisGovernor"]
 
 SLACK = 0.05  # seconds by which a turn may be used late
-AHEAD = 0.1  # seconds' worth of turns that all processes together may have taken ahead of time
 ERROR = 0.05  # seconds by which the estimate of the server's clock may be wrong
 SEEN_EVERY = 10.0  # seconds after which a process that takes no turns says that it is there
 GONE_AFTER = 30.0  # seconds without a sign of it after which a process no longer counts
