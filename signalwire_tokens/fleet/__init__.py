@@ -8,7 +8,8 @@
     context    `FleetContext`, the owner of the sessions: it closes idle ones, and remembers their fields
     gate       `FleetGate`, the gate of the sessions: it decides which one renews, and when
     queue      `Queue`, the sessions that wait for their turn
-    breaker    `Breaker`, what the fleet knows about SignalWire's health
+    health     `FleetHealth`, what the fleet does in an outage or a pause: it combines the next two
+    breaker    `Breaker`, what the fleet's own requests have shown about SignalWire's health
     account    `Account`, what other fleets and processes know, by the fleet's governor
 """
 

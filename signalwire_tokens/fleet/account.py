@@ -1,15 +1,15 @@
 """What a fleet knows of its account through its governor, and how it shares what it has seen with other processes.
 
-Whatever the fleet has to share becomes a *change*: a function from one `AccountHealth` to the next. One task applies
-the changes in order. It reads the latest health, applies the change, and has the governor replace the one by the other.
-If another process was faster, it does so again. Each reading is passed to `on_change`, so that the gate acts on it.
+Everything that the fleet shares is a *change*: a function from one `AccountHealth` to the next. One task applies the
+changes in order. It reads the latest health, applies the change, and has the governor replace the one by the other.
+If another process was faster, the task tries again. Each reading is passed to `on_change`, so that the gate acts on it.
 
 **Probes.** While SignalWire is down for all, a fleet has to `claim` the next probe before it may send it.
 
 **A process that is wrong.** SignalWire may be down for one process only, whose network is broken. Its failures would
-slow down all others again and again. So it reports once that SignalWire is down. If another process finds the contrary
-before it has had an answer itself, it reports no more until it has one, and acts alone. Credentials that SignalWire
-refuses are never shared, either: they are a process's own.
+slow down all others again and again. So it reports once that SignalWire is down. If another process then gets an answer
+first, the process acts alone, and reports no outage until SignalWire has answered it, too. Credentials that SignalWire
+refuses are never shared: they are a process's own.
 
 **A governor that fails.** If a method raises an exception or takes too long, the fleet logs that once, and goes on as
 if it were alone: requests are sent, and probes begin, without the governor's consent. The gate still keeps to the
@@ -94,8 +94,8 @@ class Account:
     async def turn(self, rate: float, within: float) -> bool:
         """Wait until a request may be sent. Return False if its turn doesn't come within so many seconds.
 
-        The wait for a governor that may hang is limited in any case, to longer than all processes need for one turn
-        each.
+        A governor in memory can't hang. With any other, the wait is also limited to 15 seconds and the time that all
+        processes need for two turns each.
         """
         rate = self.health.rate(rate, self._now() - self._apart)
         longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
@@ -306,7 +306,7 @@ class Account:
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
-            reason = f"{type(error).__name__}"
+            reason = type(error).__name__
         else:
             self._works(method)
             return result

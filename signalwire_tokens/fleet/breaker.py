@@ -9,7 +9,7 @@
     RAMPING   CLOSED    the ramp is over
     RAMPING   OPEN      as from CLOSED
 
-While the breaker is closed, requests go out at the full rate. While it is open, the governor sends one request at a
+While the breaker is closed, requests go out at the full rate. While it is open, the fleet sends one request at a
 time, a *probe*, with growing pauses. Any answer that isn't a failure of SignalWire's own closes it, even one that
 refuses a session. The rate then grows from a tenth to the full one, so that the sessions that had to wait don't come at
 once.

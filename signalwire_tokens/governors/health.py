@@ -106,8 +106,8 @@ class AccountHealth:
     def loaded(cls, text: str | bytes) -> Self:
         """Return the health that `dumped` has written.
 
-        A process of another version may have written it: fields that this one doesn't know are left out. A text that
-        isn't a health counts as no news at all.
+        A process of another version may have written it: fields that this one doesn't know are left out. If the text
+        isn't a health, return `AccountHealth()`.
         """
         try:
             values = json.loads(text)

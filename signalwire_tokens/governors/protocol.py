@@ -30,8 +30,8 @@ class Governor(Protocol):
     `signalwire_tokens.testing.GovernorConformance` on it.
 
     - `max_rate` is how many requests may be sent in a second, by all processes together.
-    - `turn` decides when each of them may be sent. It must be fair: a process that wants many turns must not keep the
-      turns of others from them.
+    - `turn` decides when each of them may be sent. It must be fair: a process that wants many turns must not take
+      those of others.
     - `read` and `replace` keep one value, which every process sees. Its times are by one clock, the governor's.
 
     A fleet calls the methods from several tasks at once, and may cancel any call. If one raises an exception, the fleet

@@ -76,8 +76,8 @@ class RedisServer:
     """The connections of one user, such as a `RedisStore`, to a server. They belong to one event loop.
 
     `user` is the name of the user's class, for messages. `server` is a URL, or a client of the application's, which
-    `aclose` doesn't close. `timeout` limits each command, in seconds. `on_move` is
-    called when the connections are dropped after a failover.
+    `aclose` doesn't close. `timeout` limits each command, in seconds. Set `on_move` to a function to call when
+    the connections are dropped after a failover.
 
     Raise `ConfigurationError` if the server is neither.
     """

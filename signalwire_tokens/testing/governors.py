@@ -158,7 +158,7 @@ class GovernorConformance:
         assert await peer.turn(SCARCE, 0.1) is None
 
     @with_time_limit
-    async def test_a_call_that_is_cancelled_holds_up_nobody(self, governor: Governor, peer: Governor) -> None:
+    async def test_a_call_that_is_cancelled_does_not_hold_up_others(self, governor: Governor, peer: Governor) -> None:
         """Its turn may be lost, but not those of others."""
         waiting = [asyncio.ensure_future(governor.turn(RATE, LONG)) for _ in range(CONCURRENT_CALLS)]
         await asyncio.sleep(0)
