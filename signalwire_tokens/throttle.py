@@ -100,10 +100,12 @@ class Throttle:
             self.asked_at, self.error = now, error
             self._notify_followers()
 
-    def adopt(self, error: SignalWireTokenError, *, asked: float, until: float) -> None:
-        """Adopt a pause that SignalWire has asked another process for, unless it asked this one later."""
-        if asked > self.asked_at:
+    def adopt(self, error: SignalWireTokenError, *, asked: float, until: float) -> bool:
+        """Adopt a pause that SignalWire has asked another process for. Return False if it asked this one later."""
+        is_news = asked > self.asked_at
+        if is_news:
             self.asked_at, self.until, self.error = asked, until, error
+        return is_news
 
     def release(self, error: SignalWireTokenError) -> None:
         """Lift the throttle if its pause has this error."""

@@ -2,7 +2,8 @@
 
 Everything that the fleet shares is a *change*: a function from one `AccountHealth` to the next. One task applies the
 changes in order. It reads the latest health, applies the change, and has the governor replace the one by the other.
-If another process was faster, the task tries again. Each reading is passed to `on_change`, so that the gate acts on it.
+If another process was faster, the task tries again. Of the changes that wait, only the latest about each subject is
+kept. So they never become many, and news is shared soon, however slow the governor is.
 
 **Probes.** While SignalWire is down for all, a fleet has to `claim` the next probe before it may send it.
 
@@ -20,9 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from types import NoneType
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -36,7 +38,7 @@ from signalwire_tokens.policy import NEVER
 from signalwire_tokens.throttle import LONGEST_THROTTLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from signalwire_tokens.client import TokenClient
     from signalwire_tokens.clock import Timer
@@ -52,11 +54,12 @@ SHORTEST_WINDOW = 1.0  # seconds: the time until a rate limit is reset comes in 
 NOTICEABLE = 0.9  # of the rate so far: a hint that lowers it by less isn't shared
 MOST_TRIES = 100  # to apply one change. Other processes can't be faster so often.
 CLOCK_WAS_SET = 5.0  # seconds by which readings may be out of order. More means that the governor's clock was set back.
-CHANGES = "changes"  # what fails if `replace` works, but accepts nothing
+CHANGES = "replace()"  # what fails if `replace` works, but accepts nothing
 
-FAILS = "the governor of a fleet failed, and the fleet goes on by itself: %s: %s"
+FAILS = "the governor of a fleet failed, and the fleet goes on by itself: %s.%s: %s"
 WORKS = "the governor of a fleet works again"
 Change: TypeAlias = "Callable[[AccountHealth, float], AccountHealth]"
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -78,12 +81,13 @@ class Account:
         self._client, self._governor, self._timer, self._on_change = client, governor, timer, on_change
         self._read_at = NEVER  # by the governor's clock
         self._apart = 0.0  # by how much the client's clock is ahead of the governor's
-        self._changes: deque[Change] = deque()
+        self._changes: dict[str, Change] = {}  # those that wait, by their subjects
         self._task: asyncio.Task[None] | None = None  # applies the changes
+        self._wanted = ""  # the claim that this fleet last wanted
         self._accuses = False  # True from when this fleet reported an outage until it has an answer
         self._was_wrong = False  # True if another process then found that SignalWire answers
-        self._pause_known = NEVER  # `paused_at` of the latest pause that this fleet has shared or adopted
-        self._pause: SignalWireTokenError | None = None  # the error of that pause
+        self._pause: SignalWireTokenError | None = None  # the error of the latest pause that was shared or adopted
+        self._pause_known = NEVER  # its `paused_at`
         self._failing: set[str] = set()  # the governor's methods whose last call failed
         self._waits: set[asyncio.Timeout] = set()  # the limits of the waits for turns
         self._is_closed = False
@@ -97,10 +101,14 @@ class Account:
         A governor in memory can't hang. With any other, the wait is also limited to 15 seconds and the time that all
         processes need for two turns each.
         """
+        if self._is_closed:
+            return False
         rate = self.health.rate(rate, self._now() - self._apart)
         longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
-        within = within if isinstance(self._governor, LocalGovernor) else min(within, longest)
-        reading: HealthReading | None = await self._use("turn", rate, within, limit=within + min(longest, LONGEST_CALL))
+        within = min(within, longest) if self._may_hang else within
+        limit = within + min(longest, LONGEST_CALL)
+        turn = partial(self._governor.turn, rate, within)
+        reading = await self._use("turn", turn, (HealthReading, NoneType), limit)
         if self._is_closed:
             return False
         if reading is not None:
@@ -109,6 +117,11 @@ class Account:
                 self.look()
         return reading is not None or "turn" in self._failing
 
+    @property
+    def own_share(self) -> float:
+        """Return which share of the rate this fleet may use: all of it, as long as the governor divides it."""
+        return 1 / self.members if "turn" in self._failing else 1.0
+
     # Sharing.
 
     def opened(self, error: SignalWireTokenError, pause: float) -> None:
@@ -116,14 +129,15 @@ class Account:
         if not self._was_wrong:
             self._accuses = True
             reason = reason_of(error)
-            self._share(lambda health, at: health.opened(reason, probe_at=at + pause))
+            self._share("outage", lambda health, at: health.opened(reason, probe_at=at + pause))
 
     def answered(self) -> None:
         """Share that SignalWire has answered, if other processes take it to be down."""
+        is_news = self.health.is_open or self._accuses  # its report may be under way
         self._accuses = self._was_wrong = False
         self.claim = ""
-        if self.health.is_open or self._changes:
-            self._share(lambda health, at: health.answered(at))
+        if is_news:
+            self._share("outage", lambda health, at: health.answered(at))
 
     def probe_ended(self, pause: float | None, *, failed: bool) -> None:
         """Share that the probe has ended: it has `failed`, or else has sent no request.
@@ -133,16 +147,17 @@ class Account:
         claim, self.claim = self.claim, ""
         if claim:
             wait = NEVER if pause is None else pause
-            self._share(lambda health, at: health.unclaimed(claim, probe_at=at + wait, failed=failed))
+            self._share(claim, lambda health, at: health.unclaimed(claim, probe_at=at + wait, failed=failed))
 
     def want_probe(self) -> None:
         """Claim the next probe. `on_change` is called once that has succeeded or failed."""
-        claim, longest = uuid4().hex, min(self._client.timeout + 1, LONGEST_AHEAD)
-        self._share(lambda health, at: health.claimed(claim, at, until=at + longest), claim=claim)
+        self._wanted = claim = uuid4().hex
+        longest = min(self._client.timeout + 1, LONGEST_AHEAD)
+        self._share(claim, lambda health, at: health.claimed(claim, at, until=at + longest))
 
     def look(self) -> None:
         """Read the health."""
-        self._share(lambda health, _: health)
+        self._share("", lambda health, _: health)
 
     @property
     def is_busy(self) -> bool:
@@ -159,6 +174,11 @@ class Account:
     def is_probing(self) -> bool:
         """Return whether a process is sending a probe."""
         return self.health.is_probing(self._now() - self._apart)
+
+    @property
+    def holds_probe(self) -> bool:
+        """Return whether the fleet's claim is in force."""
+        return self.health.probe == self.claim and self.is_probing
 
     @property
     def is_shared(self) -> bool:
@@ -184,19 +204,16 @@ class Account:
 
     def throttle_changed(self) -> None:
         """Share a pause that SignalWire has asked for, or that it was lifted."""
+        self._share("pause", self._with_pause)
+
+    def _with_pause(self, health: AccountHealth, at: float) -> AccountHealth:
+        """Return the health with the pause of the client's throttle, or without the last one if that was lifted."""
         throttle = self._client.throttle
         if throttle.error is None:
-            known = self._pause_known
-            self._share(lambda health, _: health.lifted(known))
-        else:
-            self._pause, asked_at, until = throttle.error, throttle.asked_at, throttle.until
-
-            def change(health: AccountHealth, at: float) -> AccountHealth:
-                ago = self._now() - asked_at
-                self._pause_known = max(self._pause_known, at - ago)
-                return health.paused(at - ago, at - ago + until - asked_at)
-
-            self._share(change)
+            return health.lifted(self._pause_known)
+        if throttle.error is not self._pause:
+            self._pause, self._pause_known = throttle.error, at - (self._now() - throttle.asked_at)
+        return health.paused(self._pause_known, self._pause_known + throttle.until - throttle.asked_at)
 
     def rate_limit_reported(self, hint: RateLimitHint) -> None:
         """Lower the rate for all processes if SignalWire says that only few requests are left.
@@ -210,30 +227,40 @@ class Account:
         seconds = min(max(left, SHORTEST_WINDOW), LONGEST_THROTTLE)
         most = self._governor.max_rate
         rate = max(hint.remaining / seconds, LEAST_SHARE * most)
-        if rate < NOTICEABLE * self.health.rate(most, self._now() - self._apart):
-            self._share(lambda health, at: health.slowed(rate, at + seconds))
+
+        def lower(health: AccountHealth, at: float) -> AccountHealth:
+            return health.slowed(rate, at + seconds) if rate < NOTICEABLE * health.rate(most, at) else health
+
+        at = self._now() - self._apart
+        if lower(self.health, at) is not self.health:
+            self._share("rate", lower)
 
     # Reading and replacing.
+
+    @property
+    def _may_hang(self) -> bool:
+        return not isinstance(self._governor, LocalGovernor)
 
     def _now(self) -> float:
         return self._client.clock.now()
 
-    def _share(self, change: Change, claim: str = "") -> None:
-        """Apply a change, after those that are under way."""
+    def _share(self, subject: str, change: Change) -> None:
+        """Apply a change, after those that are under way. It replaces one about the same subject that still waits."""
         self.checked_at = self._now()
-        self._changes.append(change)
+        self._changes.pop(subject, None)
+        self._changes[subject] = change
         if not self.is_busy and not self._timer.loop.is_closed():
-            self._task = self._timer.begin(self._apply_all(claim), "share with the governor")
+            self._task = self._timer.begin(self._apply_all(), "share with the governor")
 
-    async def _apply_all(self, claim: str) -> None:
+    async def _apply_all(self) -> None:
         """Apply all changes in turn, until the governor fails. Then have the gate act on what was read."""
         try:
-            while self._changes and await self._apply(self._changes[0]):
-                self._changes.popleft()
+            while self._changes and await self._apply(self._changes.pop(next(iter(self._changes)))):
+                pass
         finally:
             self._changes.clear()
-        if claim and self.health.probe == claim:
-            self.claim = claim
+        if self._wanted and self.health.probe == self._wanted:
+            self.claim, self._wanted = self._wanted, ""
         self._on_change()
 
     async def _apply(self, change: Change) -> bool:
@@ -242,14 +269,14 @@ class Account:
         Return False if the governor has failed.
         """
         for _ in range(MOST_TRIES):
-            reading: HealthReading | None = await self._use("read")
+            reading = await self._use("read", self._governor.read, HealthReading)
             if reading is None:
                 return False
-            by = change(reading.health, reading.at)
-            if by == reading.health and not self._failing:  # otherwise, see whether `replace` works again
+            health, by = reading.health, change(reading.health, reading.at)
+            if by == health and not self._failing:  # otherwise, see whether `replace` works again
                 self._see(reading)
                 return True
-            accepted: bool | None = await self._use("replace", reading.health, by)
+            accepted = await self._use("replace", partial(self._governor.replace, health, by), bool)
             if accepted is None:
                 return False
             if accepted:
@@ -271,12 +298,14 @@ class Account:
         self.health, self.members, self._read_at, self._apart = health, max(1, reading.members), reading.at, apart
         throttle = self._client.throttle
         if health.paused_at != self._pause_known and health.paused_until + apart > now:
-            self._pause_known = health.paused_at
             until = min(health.paused_until + apart, now + health.paused_until - health.paused_at)
-            self._pause = RateLimited("SignalWire asked another process for a pause", retry_after=until - now)
-            throttle.adopt(self._pause, asked=min(now, health.paused_at + apart), until=until)
-        elif self._pause is not None and health.paused_until == NEVER:
+            error = RateLimited("SignalWire asked another process for a pause", retry_after=until - now)
+            if throttle.adopt(error, asked=min(now, health.paused_at + apart), until=until):
+                self._pause, self._pause_known = error, health.paused_at
+        elif self._pause is not None and health.paused_until == NEVER and health.paused_at >= self._pause_known:
             throttle.release(self._pause)
+        elif throttle.error is not None and throttle.error is self._pause and health.paused_at < self._pause_known:
+            self._share("pause", self._with_pause)  # the governor may have lost it, with all that it kept
         if before.is_open and not health.is_open and self._accuses:
             self._accuses, self._was_wrong = False, True
         if before != health and not self._changes:  # otherwise, `_apply_all` does it once all changes are applied
@@ -286,19 +315,23 @@ class Account:
         """Return a time of the health by the client's clock."""
         return time + self._apart
 
-    async def _use(self, method: str, *arguments: object, limit: float | None = None) -> Any:  # noqa: ANN401 - as the method's
-        """Return the result of a governor's method, or None after logging that it failed.
+    async def _use(
+        self,
+        method: str,
+        call: Callable[[], Awaitable[T]],
+        kind: type | tuple[type, ...],
+        limit: float = LONGEST_CALL,
+    ) -> T | None:
+        """Return the result of a governor's method, which must be of a kind, or None after logging that it failed.
 
         A governor may be your own code, which may also raise `CancelledError` by mistake.
         """
-        limit = LONGEST_CALL if limit is None else limit
-        # The fleet's own governor never takes long, and a limit would cost a tenth of a renewal.
-        bound = asyncio.timeout(None if isinstance(self._governor, LocalGovernor) else limit)
+        bound = asyncio.timeout(limit if self._may_hang else None)  # a limit costs a tenth of a renewal
         try:
             async with bound:
                 if method == "turn":
                     self._waits.add(bound)
-                result = await getattr(self._governor, method)(*arguments)
+                result = await call()
         except TimeoutError:
             if self._is_closed:
                 return None
@@ -307,9 +340,13 @@ class Account:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             reason = type(error).__name__
+            if isinstance(error, SignalWireTokenError):  # others may have said anything in their texts
+                reason = f"{reason}: {error}"
         else:
-            self._works(method)
-            return result
+            if isinstance(result, kind):
+                self._works(method)
+                return result
+            reason = f"it returned {type(result).__name__}"
         finally:
             self._waits.discard(bound)
         self._failed(method, reason)
@@ -325,7 +362,7 @@ class Account:
     def _failed(self, what: str, reason: str) -> None:
         """Record that a method has failed. Log it if it is the first one."""
         if not self._failing:
-            logger.warning(FAILS, type(self._governor).__name__, reason)
+            logger.warning(FAILS, type(self._governor).__name__, what, reason)
         self._failing.add(what)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from signalwire_tokens.errors import SignalWireTokenError
 from signalwire_tokens.governors.local import AHEAD, SLACK, interval_for
-from signalwire_tokens.keeper import Gate, Outlook
+from signalwire_tokens.keeper import CLOSED, Gate, Outlook
 from signalwire_tokens.policy import NO_THROTTLE
 
 from .health import FleetHealth
@@ -167,7 +167,9 @@ class FleetGate(Gate):
             self._turning -= 1
             if was_full:
                 self._arm(self._now())
-        error = self.health.refusal(engine) if has_turn else SignalWireTokenError(NO_TURN)
+        error = self.health.refusal(engine)
+        if not has_turn:
+            error = SignalWireTokenError(CLOSED if self._closed else NO_TURN)
         if error is None and engine in self._flights:
             self._flights[engine] = self._flights[engine]._replace(has_asked=True)
         return error

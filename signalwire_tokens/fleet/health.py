@@ -105,7 +105,7 @@ class FleetHealth:
 
     def share(self, now: float) -> float:
         """Return which share of the full rate may be used, from 0 to 1. It is 0 while SignalWire is down."""
-        return self.breaker.share(now, self._ramp)
+        return self.breaker.share(now, self._ramp) * self.account.own_share
 
     def is_shut(self, pause: float | None = None) -> bool:
         """Return whether callers should not wait for a renewal: SignalWire is down, and not only for a moment.
@@ -146,7 +146,8 @@ class FleetHealth:
         failure = self.breaker.failure
         if self.throttle_end() > self._clock.now():
             return self._throttle.error
-        if self.account.is_shared and self.probe is not engine and failure is not None:
+        may_probe = self.probe is engine and self.account.holds_probe
+        if self.account.is_shared and not may_probe and failure is not None:
             self._failed[engine] = failure
             return failure.error
         return None

@@ -91,7 +91,7 @@ class AccountHealth:
 
     def lifted(self, asked: float) -> Self:
         """Return the health after a pause that SignalWire asked for at `asked` was lifted."""
-        return self if is_ahead(self.paused_at, asked) else attrs.evolve(self, paused_until=NEVER)
+        return self if self.paused_at > asked else attrs.evolve(self, paused_until=NEVER)
 
     def slowed(self, rate: float, until: float) -> Self:
         """Return the health after SignalWire has said how many requests are left until then."""

@@ -9,24 +9,26 @@ name                                    type  content
 `signalwire-tokens:{account}:members`   zset  the processes, by when each was last seen
 ======================================  ====  ====================================================================
 
-All times are the server's. It removes both keys a day after their last use.
+`turns` also has `seen`: the time at which they were last asked for. All times are the server's. It removes both keys
+a day after their last use.
 
 **Turns.** A turn is a time. `TAKE` gives the next ones away, each an interval after the one before, and moves `next`
-behind them. A process waits until its turn, and sends its request at most `SLACK` seconds late; otherwise it takes
-another turn. To make up for that, and for an error of its estimate of the server's clock, turns are further apart than
-`1 / max_rate`. So no second has more requests than `max_rate`.
+behind them. If the server's clock is set back, `next` follows. A process waits until its turn, and sends its request at
+most `SLACK` seconds late; otherwise it takes another turn. To make up for that, and for an error of its estimate of the
+server's clock, turns are further apart than `1 / max_rate`. So no second has more requests than `max_rate`.
 
 **Fair shares.** All processes take their turns from one line, and each takes only a few at a time: as many as requests
 that wait in it. A fleet lets few of them wait, the fewer the more processes there are. So while requests wait in all
 processes, each gets an equal share, and a process that has few requests waits for no more than a few of each other one.
+A process that gets the server's answers later than others has a smaller share, since it asks for turns less often.
 
 **The server's clock.** An answer holds the server's time. It was read between the moments at which the call was sent
 and answered, by this process's clock. That bounds the difference of the two clocks, and each answer narrows it.
 
-**Without the server.** If a command fails or takes too long, the process gives itself turns: `max_rate` divided by the
-number of processes that it last knew of. It begins a moment later, when the last turn that the server may have given
-away is over. It tries the server again every second. When it is back, the process keeps to its own share for a while
-longer, until the other processes are back, too.
+**Without the server.** If a command fails or takes too long, or if all answers come too late for a while, the process
+gives itself turns: `max_rate` divided by the number of processes that it last knew of. It begins a moment later, when
+the last turn that the server may have given away is over. It tries the server again every second. When the server is
+back, the process keeps to its own share for a while longer, until the other processes are back, too.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.durations import positive_seconds
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
-from signalwire_tokens.stores.redis_server import RedisServer
+from signalwire_tokens.stores.redis_server import RedisServer, end
 
 from .health import AccountHealth
 from .local import AHEAD, LocalGovernor, check_rate, interval_for
@@ -66,11 +68,11 @@ ERROR = 0.05  # seconds by which the estimate of the server's clock may be wrong
 SEEN_EVERY = 10.0  # seconds after which a process that takes no turns says that it is there
 GONE_AFTER = 30.0  # seconds without a sign of it after which a process no longer counts
 RETRY_EVERY = 1.0  # seconds between two tries to reach a server that has failed
+SLOW_AFTER = 2.0  # seconds during which all answers come too late, after which the server counts as failed
 BACK_AFTER = 5.0  # seconds after its return until all processes use the server again: longer than their next try
 REMEMBERED_FOR = 60.0  # seconds for which a larger number of processes counts, after a smaller one was seen
-CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 LONGEST_WAIT = 86_400.0  # seconds that a turn may be away
-ANSWERED = 5  # values in an answer to `TAKE`
+CLOCK_WAS_SET = 5.0  # seconds by which answers may be out of order. More means that the server's clock was set back.
 KEPT_FOR = 86_400_000  # milliseconds for which the server keeps the keys without use
 MICROS = 1e6
 
@@ -85,28 +87,28 @@ redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[5])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], now + ARGV[5], '+inf')
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
-local at = tonumber(redis.call('HGET', KEYS[1], 'next') or now + 100000)
-if at < now or at > now + 1000 * interval + 60000000 then at = now end
+local at, seen = unpack(redis.call('HMGET', KEYS[1], 'next', 'seen'))
+at = math.max(now, tonumber(at or now + 100000) - math.max(0, tonumber(seen or now) - now))
 if interval > 0 then turns = math.min(turns, math.max(0, math.floor((now + within - at) / interval) + 1)) end
-if turns > 0 then
-  redis.call('HSET', KEYS[1], 'next', string.format('%.0f', at + turns * interval))
-  redis.call('PEXPIRE', KEYS[1], ARGV[6])
-end
+redis.call('HSET', KEYS[1], 'next', string.format('%.0f', at + turns * interval), 'seen', string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
 return {string.format('%.0f', now), string.format('%.0f', at), turns, redis.call('ZCARD', KEYS[2]),
   redis.call('HGET', KEYS[1], 'health') or ''}
 """
-# It accepts its own earlier result, since the client may send it twice.
+# It returns the time, or 0 if it refuses. It accepts its own earlier result, since the client may send it twice.
 REPLACE = """
+local t = redis.call('TIME')
 local held = redis.call('HGET', KEYS[1], 'health') or ''
-if held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
+if held ~= ARGV[1] and held ~= ARGV[2] then return {'0', ''} end
 redis.call('HSET', KEYS[1], 'health', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1
+return {string.format('%.0f', t[1] * 1000000 + t[2]), ''}
 """
 LEAVE = "return redis.call('ZREM', KEYS[2], ARGV[1])"
 
-AWAY = "%r failed; until it works again, this process sends at most %.4g requests a second, as one of %d: %s"
+AWAY = "this process sends at most %.4g requests a second, as one of %d, until its server works again: %s"
 RETURNED = "%r works again"
+TOO_SLOW = f"its answers come more than {SLACK} s too late"
 NOT_REDIS = "unexpected answer: is this a Redis or Valkey server, and not a proxy that changes answers?"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.governors")
@@ -137,9 +139,9 @@ class RedisGovernor:
     Pass it to the fleet of each process as `governor=`. All processes with the same `account` and `prefix` share one
     limit of `max_rate` requests in a second, and what they know about SignalWire's health. `account` is any name.
 
-    While the server is away, each process uses its share of `max_rate`: as many as there were, or `processes` before
-    they are known. `timeout` limits each command. `server` is a URL, or a client of `redis.asyncio` that you have
-    opened, and close yourself.
+    While the server `is_away` or slow, each process uses its share of `max_rate`: as many as there were. In its first
+    minute, a process assumes that there are at least `processes`. `timeout` limits each command. `server` is a URL, or
+    a client of `redis.asyncio` that you have opened, and close yourself.
 
     Use `async with RedisGovernor(url) as governor`, or call `aclose()`. Close it after the fleets that use it. A
     governor belongs to the event loop that it is first used on.
@@ -157,23 +159,24 @@ class RedisGovernor:
     ) -> None:
         hidden = Secret(server)
         del server
+        self.is_away: bool = False
         self.max_rate: float = check_rate("RedisGovernor: max_rate", max_rate)
         check_settings({"account": account, "prefix": prefix}, processes)
         self._server = RedisServer("RedisGovernor", hidden, positive_seconds("RedisGovernor: timeout", timeout))
         self._keys = [f"{prefix}{{{account}}}:{kind}" for kind in ("turns", "members")]
-        self._me = uuid4().hex
+        self._me = ""  # the name of this process on the server, from its first use
         self._times = ServerTimes()
         self._members, self._members_at = processes, SYSTEM.now()
         self._health = AccountHealth()  # the latest one
         self._text: str | bytes = ""  # how the server has it
-        self._changes = 0  # how often a replacement was accepted
+        self._health_at = -math.inf  # when the server had it
         self._closings = 0  # how often the governor was closed
         self._wishes: list[Wish] = []
         self._taking: asyncio.Task[None] | None = None  # takes turns for the requests that wait
         self._keeping: asyncio.Task[None] | None = None  # shows that this process is there, and looks for the server
-        self._alone: LocalGovernor | None = None  # gives the turns while the server is away; then limits them as well
-        self._is_away = False
+        self._alone = LocalGovernor(self.max_rate)  # gives the turns while the server is away, and limits them then
         self._heard_at = self._back_at = -math.inf  # when the server last answered; when it was back
+        self._late_since = math.inf  # since when all answers have come too late
 
     def __repr__(self) -> str:
         return repr(self._server) if hasattr(self, "_server") else f"{type(self).__name__}()"  # the URL was invalid
@@ -192,14 +195,10 @@ class RedisGovernor:
         was_used = self._server.is_used
         self._server.release()
         self._closings += 1
-        tasks = [task for task in (self._taking, self._keeping) if task is not None]
-        self._taking = self._keeping = None
-        while tasks := [task for task in tasks if not task.done()]:
-            for task in tasks:
-                task.cancel()  # the client may swallow this
-            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_AFTER)
+        await end(self._taking)
+        await end(self._keeping)
         self._refuse([])  # a task that was cancelled before its first step has not done it
-        if was_used and not self._is_away:
+        if was_used and not self.is_away:
             with suppress(StoreError):  # it is forgotten after a while in any case
                 await self._eval(LEAVE, self._me)
             self._server.release()
@@ -216,13 +215,14 @@ class RedisGovernor:
 
     async def turn(self, rate: float, within: float) -> HealthReading | None:
         """Wait until one more request may be sent, as `Governor.turn` says."""
-        self._server.bind()
+        self._open()
+        check_rate("RedisGovernor: rate", rate)
         until, closings = SYSTEM.now() + within, self._closings
         while closings == self._closings:
             alone = self._own_limit()
             if alone is not None:
                 reading = await alone.turn(rate / self._members, until - SYSTEM.now())
-                if reading is None or self._is_away:
+                if reading is None or self.is_away:
                     return None if reading is None else self._known()
             at = await self._next_turn(rate, until)
             if at is None:  # the server has failed: try again alone
@@ -236,29 +236,33 @@ class RedisGovernor:
 
     async def read(self) -> HealthReading:
         """Return what is known about SignalWire's health."""
-        self._server.bind()
-        if not self._is_away:
+        self._open()
+        if not self.is_away:
             await self._show()
         return self._known()
 
     async def replace(self, health: AccountHealth, by: AccountHealth) -> bool:
         """Keep `by` if what is kept now equals `health`. Return whether it did."""
-        self._server.bind()
-        if self._is_away:
+        self._open()
+        if self.is_away:
             is_same = health == self._health
             if is_same:
                 self._health = by
             return is_same
         before, after = self._text if health == self._health else health.dumped(), by.dumped()
         try:
-            is_accepted = bool(await self._eval(REPLACE, before, after, KEPT_FOR) == 1)
+            ((there,), _) = await self._ask(1, REPLACE, before, after, KEPT_FOR)
         except StoreError as error:
             self._lose(error)
             return False
-        if is_accepted:
-            self._health, self._text = by, after
-            self._changes += 1
-        return is_accepted
+        if there:
+            self._learn(by, after, there / MICROS)
+        return bool(there)
+
+    def _learn(self, health: AccountHealth, text: str | bytes, there: float) -> None:
+        """Keep what the server held at a time, unless an answer from a later time has come before."""
+        if not self._health_at - CLOCK_WAS_SET < there < self._health_at:
+            self._health, self._text, self._health_at = health, text, there
 
     def _known(self) -> HealthReading:
         return HealthReading(health=self._health, at=self._times.there(SYSTEM.now()), members=self._members)
@@ -295,6 +299,10 @@ class RedisGovernor:
                         wish.turn.set_result(at)
         except StoreError as error:
             self._lose(error)
+        except Exception as error:  # noqa: BLE001 - the callers get it, and would otherwise ask again without end
+            for wish in wishes:
+                if not wish.turn.done():
+                    wish.turn.set_exception(error)
         finally:
             self._refuse(wishes)
 
@@ -310,24 +318,41 @@ class RedisGovernor:
 
         `interval` is the time between two turns, in microseconds. Raise `StoreError` if the server fails.
         """
-        self._keep_in_touch()
-        sent, changes = SYSTEM.now(), self._changes
+        sent = SYSTEM.now()
         arguments = turns, interval, math.ceil(within * MICROS), int(GONE_AFTER * MICROS), KEPT_FOR
-        answer = await self._eval(TAKE, self._me, *arguments)
+        (there, at, number, members), text = await self._ask(4, TAKE, self._me, *arguments)
         self._heard_at = now = SYSTEM.now()
-        values = numbers_of(answer)
-        if values is None:
-            raise StoreError(f"{self}: {NOT_REDIS}")
-        (there, at, number, members), text = values
-        if changes == self._changes:  # otherwise, the server may have sent this before it accepted the replacement
-            self._health, self._text = AccountHealth.loaded(text), text
+        self._learn(AccountHealth.loaded(text), text, there / MICROS)
         self._times.note(sent, there / MICROS, now)
         if members >= self._members or now > self._members_at + REMEMBERED_FOR:
             self._members, self._members_at = members, now
-        if self._is_away:
-            self._is_away, self._back_at = False, now
-            logger.info(RETURNED, self)
+        self._check_delay(self._times.here((at if number else there) / MICROS), now)
         return Taken(self._times.here(at / MICROS), number)
+
+    def _check_delay(self, shown: float, now: float) -> None:
+        """Notice if the server is back. Raise `StoreError` if its answers have come too late for too long.
+
+        `shown` is the time in the answer: that of the first turn, or else the server's. If it is long over, the server
+        or the network is slow, and no turn would ever come in time.
+        """
+        if now <= shown + SLACK:
+            self._late_since = math.inf
+            if self.is_away:
+                self.is_away, self._back_at = False, now
+                logger.info(RETURNED, self)
+        else:
+            self._late_since = min(self._late_since, now)
+            if now >= self._late_since + SLOW_AFTER:
+                raise StoreError(f"{self}: {TOO_SLOW}")
+
+    async def _ask(self, number: int, script: str, *arguments: str | bytes | int) -> tuple[list[int], str | bytes]:
+        """Return so many numbers and the text that a script answers. Raise `StoreError` if it answers anything else."""
+        answer = await self._eval(script, *arguments)
+        with suppress(TypeError, ValueError):
+            *numbers, text = answer
+            if len(numbers) == number and isinstance(text, str | bytes):
+                return [int(value) for value in numbers], text
+        raise StoreError(f"{self}: {NOT_REDIS}")
 
     async def _eval(self, script: str, *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - as the server answers
         redis = self._server.redis
@@ -342,31 +367,32 @@ class RedisGovernor:
         those of `AHEAD` seconds, which a fleet may wait for. A random part of the time between two turns is added, so
         that not all processes begin in the same moment.
         """
-        if self._is_away:
+        if self.is_away:
             return
         share = self.max_rate / self._members
         share = math.floor(share) if 1 <= share < math.inf else share  # a second has whole turns
         pause = AHEAD + SLACK + ERROR + self._members / self.max_rate
         draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
-        self._is_away, self._alone = True, LocalGovernor(share)
+        self.is_away, self._alone.max_rate = True, share
         self._alone.rest_until(SYSTEM.now() + pause + draw / share)
-        logger.warning(AWAY, self, share, self._members, error)
+        logger.warning(AWAY, share, self._members, error)
 
     def _own_limit(self) -> LocalGovernor | None:
         """Return what limits this process: while the server is away, and until all other processes are back, too."""
-        if not self._is_away and SYSTEM.now() > self._back_at + BACK_AFTER:
-            self._alone = None
-        return self._alone
+        return self._alone if self.is_away or SYSTEM.now() <= self._back_at + BACK_AFTER else None
 
-    def _keep_in_touch(self) -> None:
-        """Show the other processes from now on that this one is there."""
-        if self._keeping is None:
+    def _open(self) -> None:
+        """Show the other processes from now on that this one is there. Raise `StoreError` on another event loop."""
+        if not self._server.is_used:
+            self._me = uuid4().hex
+        self._server.bind()
+        if self._keeping is None or self._keeping.done():
             self._heard_at = SYSTEM.now()
             self._keeping = self._begin(stay(ref(self)), "keep in touch with")
 
     async def _show_again(self) -> None:
         """Send the server another sign of this process if it is time, or if the server is away."""
-        if self._is_away or SYSTEM.now() >= self._heard_at + SEEN_EVERY:
+        if self.is_away or SYSTEM.now() >= self._heard_at + SEEN_EVERY:
             await self._show()
 
     async def _show(self) -> None:
@@ -421,16 +447,6 @@ class ServerTimes:
     def there(self, here: float) -> float:
         """Return a time of this process's by the server's clock."""
         return here + (self._ahead or 0.0)
-
-
-def numbers_of(answer: object) -> tuple[tuple[int, int, int, int], str | bytes] | None:
-    """Return the numbers in an answer to `TAKE`, and its text; None if the answer has another form."""
-    if isinstance(answer, list) and len(answer) == ANSWERED:
-        *numbers, text = answer
-        with suppress(TypeError, ValueError):
-            there, at, number, members = map(int, numbers)
-            return (there, at, number, members), text
-    return None
 
 
 def check_settings(names: Mapping[str, object], processes: object) -> None:

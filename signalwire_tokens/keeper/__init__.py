@@ -23,12 +23,14 @@ from .closing import drop, shut
 from .engine import Engine
 from .events import EventKind, SessionEvent, is_cancelled
 from .gate import Gate, Outlook, Owner
+from .messages import CLOSED
 from .renewal import Current, Renewal, RenewalRequest, failure_of, only_later
 from .session import TokenSession, engine_of
 from .waiters import CHECKED_EVERY
 
 __all__ = [
     "CHECKED_EVERY",
+    "CLOSED",
     "Current",
     "Engine",
     "EventKind",

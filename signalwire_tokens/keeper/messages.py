@@ -9,7 +9,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.durations import spoken
-from signalwire_tokens.outcomes import Denied, Expire, Misconfigured, NotYet, Spent, UseRefreshToken
+from signalwire_tokens.lifecycle import Phase
+from signalwire_tokens.outcomes import Denied, Expire, Misconfigured, NotSent, NotYet, Spent, UseRefreshToken
 
 if TYPE_CHECKING:
     from signalwire_tokens.lifecycle import Adopted, Failed
@@ -72,8 +73,10 @@ def log_pair(engine: Engine, adopted: Adopted | None, way: RenewalStep | None) -
 def log_failure(engine: Engine, failed: Failed) -> None:
     """Log why a renewal has failed, and what that means for the session's users.
 
-    Only the first failure after a success is a warning.
+    Only the first failure after a success is a warning. If the session is closing, no request is necessary any more.
     """
+    if engine.cycle.phase is not Phase.OPEN and isinstance(failed.failure, NotSent):
+        return
     what = "no new token yet" if isinstance(failed.failure, NotYet) else "renewal failed"
     left, is_last = engine.left(), isinstance(engine.next_step(), Expire)
     if engine.cycle.generation == 0 and isinstance(failed.failure, Spent | Misconfigured | Denied):

@@ -39,7 +39,7 @@ from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
 from .records import Reading, Record
-from .redis_server import HEARTBEAT, RedisServer, cancellation_kept, describe_error
+from .redis_server import HEARTBEAT, RedisServer, cancellation_kept, describe_error, end
 from .sealing import Sealer
 from .watchers import Watchers
 
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-CANCEL_AGAIN_AFTER = 0.05  # seconds until the listening task is cancelled again
 RECONNECT_PAUSES = (
     0.1,
     10.0,
@@ -139,9 +138,7 @@ class RedisStore:
         """
         self._server.release()
         listening, self._listening = self._listening, None
-        while listening is not None and not listening.done():
-            listening.cancel()  # the client may swallow this one
-            await asyncio.wait([listening], timeout=CANCEL_AGAIN_AFTER)
+        await end(listening)
         await self._server.aclose()
 
     def __del__(self) -> None:

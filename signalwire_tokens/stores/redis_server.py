@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.models import Secret
 
-__all__ = ["HEARTBEAT", "RedisServer", "cancellation_kept", "describe_error"]
+__all__ = ["HEARTBEAT", "RedisServer", "cancellation_kept", "describe_error", "end"]
 
 MOST_CONNECTIONS = 64
+CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
 
 # The server has done nothing, and can't until its role or its cluster changes. After a failover, another server can.
@@ -184,6 +185,13 @@ def cancellation_kept() -> Iterator[None]:
             raise
     if task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task that uses the client, and wait until it is done. The client may swallow a cancellation."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_AFTER)
 
 
 def describe_error(error: Exception) -> str:

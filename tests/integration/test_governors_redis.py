@@ -5,6 +5,8 @@ import gc
 import json
 import logging
 import re
+import subprocess
+import sys
 import time
 import traceback
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -85,10 +87,6 @@ async def test_processes_are_counted(redis_server, account):
             client.zincrby(key, -1e6 * (GONE_AFTER + 1), other._me)
             one._members_at -= REMEMBERED_FOR + 1
             assert (await one.read()).members == 1
-            assert 0 < client.pttl(key) <= 86_400_000
-            assert client.pttl(f"signalwire-tokens:{{{account}}}:turns") > 0 or not client.exists(
-                key.replace("members", "turns")
-            )
 
 
 async def test_before_the_processes_are_known_there_are_as_many_as_the_setting_says(redis_server, account):
@@ -142,12 +140,60 @@ async def test_a_health_of_another_version_is_read_as_far_as_it_is_known(redis_s
                 assert (await governor.read()).health == DOWN
 
 
-async def test_a_clock_of_the_server_that_was_set_back_keeps_no_turns(redis_server, account):
-    """The next turn would be years away."""
+@pytest.mark.parametrize("back", [10.0, 55.0, 1e9])
+async def test_a_clock_of_the_server_that_was_set_back_keeps_no_turns(redis_server, account, back):
+    """The next turn is as far away as before, also by the new time."""
+    key = f"signalwire-tokens:{{{account}}}:turns"
+    async with governor_at(redis_server.url, account) as governor:
+        assert await governor.turn(RATE, LONG) is not None
+        with redis_server.client() as client:
+            later = int((time.time() + back) * 1e6)
+            client.hset(key, mapping={"next": later + 1_000_000, "seen": later})
+            assert await governor.turn(RATE, 0.1) is None
+            assert 0 <= int(client.hget(key, "next")) - time.time() * 1e6 <= 1_000_000
+            assert await governor.turn(RATE, LONG) is not None
+
+
+async def test_what_the_server_keeps_is_removed_a_day_later(redis_server, account):
+    """Both keys, whichever script wrote them last."""
+    keys = [f"signalwire-tokens:{{{account}}}:{kind}" for kind in ("turns", "members")]
     async with governor_at(redis_server.url, account) as governor:
         with redis_server.client() as client:
-            client.hset(f"signalwire-tokens:{{{account}}}:turns", "next", f"{2**52}")
-        assert await governor.turn(RATE, 1.0) is not None
+            for use in (governor.read, lambda: governor.replace(AccountHealth(), DOWN)):
+                for key in keys:
+                    client.persist(key)
+                await use()
+                assert 86_000_000 < client.pttl(keys[0]) <= 86_400_000
+            await governor.read()
+            assert 86_000_000 < client.pttl(keys[1]) <= 86_400_000
+
+
+async def test_a_server_without_data_begins_a_moment_later(redis_server, account):
+    """The one before may have given away turns of the next moments."""
+    async with governor_at(redis_server.url, account) as governor:
+        await governor.read()
+        with redis_server.client() as client:
+            client.flushall()
+        began = time.monotonic()
+        assert await governor.turn(RATE, LONG) is not None
+        assert time.monotonic() - began >= 0.1 - redis_governor.SLACK
+
+
+async def test_a_replacement_that_arrives_twice_is_accepted(redis_server, account):
+    """The client sends a command again if its connection breaks."""
+    async with governor_at(redis_server.url, account) as governor:
+        assert await governor.replace(AccountHealth(), DOWN)
+        governor._health, governor._text = AccountHealth(), ""
+        assert await governor.replace(AccountHealth(), DOWN)
+
+
+async def test_processes_that_were_seen_in_the_future_are_not_counted(redis_server, account):
+    """The server's clock was set back, and they may have ended since."""
+    async with governor_at(redis_server.url, account, processes=1) as governor:
+        with redis_server.client() as client:
+            key = f"signalwire-tokens:{{{account}}}:members"
+            client.zadd(key, {"another": (time.time() + GONE_AFTER + 60) * 1e6})
+            assert (await governor.read()).members == 1
 
 
 def test_the_difference_of_the_clocks_is_narrowed():
@@ -250,6 +296,85 @@ async def test_an_answer_from_before_a_replacement_does_not_undo_it(redis_server
         assert (await turn).health == DOWN
 
 
+async def test_an_older_answer_that_arrives_later_changes_nothing(redis_server, account):
+    """Another process has replaced the health since."""
+    async with governors_at(redis_server.url, account, 2) as (governor, other):
+        for one in (governor, other):
+            await one.read()
+        original, was_sent, may_arrive = governor._eval, asyncio.Event(), asyncio.Event()
+
+        async def late(script, *arguments):
+            answer = await original(script, *arguments)
+            if not was_sent.is_set():
+                was_sent.set()
+                await may_arrive.wait()
+            return answer
+
+        governor._eval = late
+        slow = asyncio.ensure_future(governor.read())
+        await was_sent.wait()
+        assert await other.replace(AccountHealth(), DOWN)
+        assert (await governor.read()).health == DOWN
+        may_arrive.set()
+        assert (await slow).health == DOWN
+
+
+async def test_wrong_arguments_are_refused(redis_server, account):
+    """At once, and for this call alone."""
+    async with governor_at(redis_server.url, account) as governor:
+        for rate in (0, -1, "x", None):
+            with pytest.raises(ConfigurationError, match="rate must be a number"):
+                await governor.turn(rate, 1.0)
+        turn = asyncio.ensure_future(governor.turn(1e-320, 1.0))  # no interval can be that long
+        with pytest.raises(OverflowError):
+            await turn
+        assert await governor.turn(RATE, LONG) is not None
+
+
+def test_processes_that_were_forked_count_separately(redis_server, account):
+    """Although the governor was made before. One that was used is refused, and says why."""
+    code = """
+import asyncio, os, sys
+
+from signalwire_tokens import StoreError
+from signalwire_tokens.governors.redis import RedisGovernor
+
+governor = RedisGovernor(sys.argv[1], account=sys.argv[2], processes=1)
+
+async def show():
+    await governor.read()
+
+def forked():
+    if os.fork():
+        os.wait()
+        return
+    try:
+        asyncio.run(show())
+        print("counted", flush=True)
+    except StoreError as error:
+        print(error, flush=True)
+    finally:
+        os._exit(0)
+
+for _ in range(3):
+    forked()
+asyncio.run(show())
+forked()
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, redis_server.url, account],
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=True,
+    )
+    with redis_server.client() as client:
+        assert client.zcard(f"signalwire-tokens:{{{account}}}:members") == 4
+    *counted, refused = run.stdout.splitlines()
+    assert counted == ["counted"] * 3
+    assert "before a fork: create one RedisGovernor per event loop and process" in refused
+
+
 async def test_a_user_needs_no_more_commands_than_are_listed(account, caplog):
     """The how-to lists them, for a user with restricted rights."""
     (listed,) = re.findall(r"Commands of a `RedisGovernor`.*", (ROOT / "docs/guides/redis.md").read_text())
@@ -261,7 +386,7 @@ async def test_a_user_needs_no_more_commands_than_are_listed(account, caplog):
             assert await governor.turn(RATE, LONG) is not None
             assert await governor.replace(AccountHealth(), DOWN)
             assert (await governor.read()).health == DOWN
-        assert not governor._is_away
+        assert not governor.is_away
         with server.client() as client:
             assert client.zcard(governor._keys[1]) == 0  # it has left
     assert "failed" not in caplog.text
@@ -289,7 +414,7 @@ async def test_without_the_server_each_process_has_its_share(redis_server, accou
             assert all("at most 10 requests a second, as one of 4" in line for line in lines)
             caplog.clear()
             proxy.mode = "pass"
-            await eventually(lambda: not any(governor._is_away for governor in governors))
+            await eventually(lambda: not any(governor.is_away for governor in governors))
             assert {record.getMessage().partition(") ")[2] for record in caplog.records} == {"works again"}
         for governor in governors:
             assert await governor.turn(rate, LONG) is not None
@@ -320,6 +445,83 @@ async def governor_state(redis_server, account):
         return (await governor.read()).health
 
 
+@pytest.mark.parametrize("begin", ["replace", "close"])
+async def test_a_server_is_looked_for_however_it_was_lost(redis_server, account, quickly, begin):
+    """By the first call of all, or before the governor was closed and used again."""
+    async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account, max_rate=1000.0) as governor:
+        if begin == "close":
+            await governor.read()
+        proxy.mode = "refuse"
+        proxy.cut()
+        assert not await governor.replace(AccountHealth(), DOWN)
+        assert governor.is_away
+        if begin == "close":
+            await governor.aclose()
+        proxy.mode = "pass"
+        await governor.read()
+        await eventually(lambda: not governor.is_away)
+
+
+async def test_a_server_that_is_lost_twice_does_not_double_the_share(redis_server, account, quickly):
+    """Requests that wait from the first time count, too. (P46)"""
+    rate, number = 20.0, 30
+    settings = {"max_rate": rate, "processes": 1}
+    async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account, **settings) as governor:
+        await governor.read()
+        takers = []
+        for _ in range(2):
+            proxy.mode = "refuse"
+            proxy.cut()
+            await governor.read()
+            assert governor.is_away
+            takers += [asyncio.ensure_future(take(governor, 1)) for _ in range(number)]
+            await asyncio.sleep(0)
+            proxy.mode = "pass"
+            await eventually(lambda: not governor.is_away)
+        proxy.mode = "refuse"
+        proxy.cut()
+        turns = sorted(chain(*await asyncio.gather(*takers)))
+        assert most_in_a_second(turns) <= rate + 1  # the test itself may be interrupted
+
+
+async def test_without_the_server_the_first_turn_comes_after_those_that_were_given_away(account, monkeypatch):
+    """And not at the same time in all processes."""
+    draw = 0.5
+    monkeypatch.setattr(redis_governor.random, "random", lambda: draw)
+    with reserve_port() as port:
+        async with governor_at(f"redis://127.0.0.1:{port}/0", account, processes=10, max_rate=50) as governor:
+            began = time.monotonic()
+            turns = await take(governor, 2)
+            given_away, share = 0.1 + 10 / 50, 50 / 10
+            assert turns[0] - began >= given_away + draw / share
+            assert turns[1] - turns[0] >= 1 / share - redis_governor.SLACK
+            slow = await governor.turn(10, LONG), time.monotonic(), await governor.turn(10, LONG), time.monotonic()
+            assert slow[3] - slow[1] >= 10 / 10 - redis_governor.SLACK
+
+
+async def test_a_server_whose_answers_come_too_late_is_left_until_it_is_fast(
+    redis_server, account, quickly, monkeypatch
+):
+    """Otherwise, each turn would be over when it arrives. (P46)"""
+    monkeypatch.setattr(redis_governor, "SLOW_AFTER", 0.5)
+    async with governor_at(redis_server.url, account, processes=1) as governor:
+        await governor.read()
+        original, delay = governor._eval, 4 * redis_governor.SLACK
+
+        async def slow(script, *arguments):
+            answer = await original(script, *arguments)
+            await asyncio.sleep(delay)
+            return answer
+
+        governor._eval = slow
+        assert await governor.turn(RATE, LONG) is not None
+        assert governor.is_away
+        await asyncio.sleep(3 * delay)
+        assert governor.is_away
+        delay = 0
+        await eventually(lambda: not governor.is_away)
+
+
 async def test_a_replacement_fails_with_the_server(redis_server, account):
     """And is tried again in this process alone."""
     async with Proxy(redis_server.port) as proxy, governor_at(proxy.url, account) as governor:
@@ -343,9 +545,9 @@ async def test_a_server_that_starts_later_is_found(account, quickly):
         async with governor_at(server.url, account, processes=5) as governor:
             server.kill()
             assert await governor.turn(RATE, LONG) is not None
-            assert governor._is_away
+            assert governor.is_away
             server.start()
-            await eventually(lambda: not governor._is_away)
+            await eventually(lambda: not governor.is_away)
             assert await governor.turn(RATE, LONG) is not None
 
 
@@ -358,9 +560,9 @@ async def test_a_server_that_fails_is_looked_for_at_once(redis_server, account, 
         proxy.mode = "refuse"
         proxy.cut()
         await governor.read()
-        assert governor._is_away
+        assert governor.is_away
         proxy.mode = "pass"
-        await eventually(lambda: not governor._is_away)
+        await eventually(lambda: not governor.is_away)
 
 
 async def test_a_share_of_less_than_a_turn_a_second_is_a_share(account):
@@ -382,7 +584,7 @@ async def test_what_is_no_redis_server_counts_as_away(account, caplog):
     ):
         async with nonsense(answer) as url, governor_at(url, account, max_rate=1000.0, timeout=1.0) as governor:
             assert await governor.turn(1000.0, LONG) is not None
-            assert governor._is_away
+            assert governor.is_away
 
 
 # Fleets.
@@ -466,7 +668,7 @@ async def test_another_event_loop_is_refused(redis_server, account):
                     await call
 
         await asyncio.to_thread(asyncio.run, elsewhere())
-        assert not governor._is_away
+        assert not governor.is_away
 
 
 def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server, account):

@@ -11,7 +11,15 @@ from weakref import ref
 import attrs
 import pytest
 
-from signalwire_tokens import BreakerState, ConfigurationError, RateLimited, SessionFleet, TokenClient, TokenUnavailable
+from signalwire_tokens import (
+    BreakerState,
+    ConfigurationError,
+    RateLimited,
+    SessionFleet,
+    StoreError,
+    TokenClient,
+    TokenUnavailable,
+)
 from signalwire_tokens.fleet import account
 from signalwire_tokens.governors import AccountHealth, HealthReading, LocalGovernor
 from support.fake_transport import make_client, most_in_a_second
@@ -38,15 +46,42 @@ class Process:
         return [at for at in self.line.times if at >= time]
 
 
+class Remote:
+    """One process's view of a governor on a server: each call takes a while, and turns bring what was read last."""
+
+    def __init__(self, inner, clock, trip, members):
+        self.inner, self.clock, self.trip, self.members = inner, clock, trip, members
+        self.max_rate, self.known = inner.max_rate, None
+
+    async def turn(self, rate, within):
+        await self.read()
+        turn = await self.inner.turn(rate, within)
+        return turn and attrs.evolve(self.known, at=turn.at)
+
+    async def read(self):
+        self.known = attrs.evolve(await self._sent(self.inner.read), members=self.members)
+        return self.known
+
+    async def replace(self, health, by):
+        return await self._sent(self.inner.replace, health, by)
+
+    async def _sent(self, call, *arguments):
+        await self.clock.sleep(self.trip / 2)
+        answer = await call(*arguments)
+        await self.clock.sleep(self.trip / 2)
+        return answer
+
+
 @asynccontextmanager
-async def processes(clock, number, governor=None, **settings):
-    """Yield processes that share a governor."""
+async def processes(clock, number, governor=None, *, trip=0.0, **settings):
+    """Yield processes that share a governor, which is as far away as a round trip takes."""
     governor = governor or LocalGovernor(RATE, clock=clock)
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(number):
             client, line = make_client(clock)
-            fleet = SessionFleet(client, governor=governor, **settings)
+            own = Remote(governor, clock, trip, number) if trip else governor
+            fleet = SessionFleet(client, governor=own, **settings)
             made.append(Process(client, line, await stack.enter_async_context(fleet)))
         yield made
 
@@ -109,6 +144,71 @@ async def test_the_rate_of_a_fleet_without_a_governor_is_its_own(clock):
 # Pauses.
 
 
+TRIPS = [0.005, 0.02, 0.05, 0.2]
+
+
+async def ask_for_pause(process, retry_after=30):
+    """Have a direct call of a process find that SignalWire asks for a pause; return when it did."""
+    process.line.status, process.line.headers = 429, {"Retry-After": str(retry_after)}
+    with pytest.raises(RateLimited):
+        await process.client.create_subscriber_token("somebody")
+    process.line.status, process.line.headers = 201, {}
+    return process.client.clock.now()
+
+
+@pytest.mark.parametrize("trip", TRIPS)
+async def test_a_pause_is_kept_however_far_away_the_governor_is(clock, trip):
+    """The others send requests until they have heard of it. Turns that are older don't end it. (P44)"""
+    async with processes(clock, 4, trip=trip) as made:
+        for process in made:
+            process.open(500)
+        await clock.advance(3)
+        asked = await ask_for_pause(made[1])
+        await clock.advance(29)
+        assert len(times_of(made, asked + 0.001)) <= (0.1 + 4 * trip) * RATE
+        assert all(isinstance(process.client.throttle.error, RateLimited) for process in made)
+        await clock.advance(MINUTE)
+        assert len({who for process in made for _, who in process.line.sent}) == 2001
+
+
+async def test_a_pause_is_shared_soon_although_many_requests_succeed(clock):
+    """What they show is shared once, and doesn't hold up other news. (P44)"""
+    governor = LocalGovernor(400, clock=clock)
+    async with processes(clock, 2, governor, trip=0.01) as (one, other):
+        one.open(20_000)
+        await clock.advance(2)
+        one.line.headers = few_left(3400, 10)  # a hint, whose sharing is under way while other requests succeed
+        await clock.advance(1)
+        one.line.headers = {}
+        await clock.advance(20)
+        await ask_for_pause(one)
+        await clock.advance(0.1)
+        other.open(10)
+        await clock.advance(0.5)
+        assert other.line.sent == []
+        assert isinstance(other.client.throttle.error, RateLimited)
+
+
+async def test_a_pause_outlives_the_data_of_the_governor(clock):
+    """A server that was replaced by an empty one is told again. (P44)"""
+    governor = LocalGovernor(RATE, clock=clock)
+    async with processes(clock, 3, governor, trip=0.01) as made:
+        for process in made:
+            process.open(200)
+        await clock.advance(1)
+        asked = await ask_for_pause(made[0])
+        await clock.advance(1)
+        governor._health = AccountHealth()
+        begun = clock.now()
+        for process in made:
+            process.fleet._context.gate.health.account.look()
+        await clock.advance(asked + 29 - begun)
+        assert times_of(made, begun) == []
+        assert (await governor.read()).health.paused_until == pytest.approx(asked + 30, abs=0.1)
+        await clock.advance(MINUTE)
+        assert len({who for process in made for _, who in process.line.sent}) == 601
+
+
 @pytest.mark.parametrize("retry_after", [20, 45])
 async def test_a_pause_that_one_process_was_asked_for_holds_for_all(clock, retry_after):
     """Not one request is sent, by whichever process, until it ends. (P44)"""
@@ -147,10 +247,7 @@ async def test_a_pause_that_ends_early_ends_for_all(clock):
 async def test_a_pause_that_a_direct_call_was_asked_for_holds_for_all(clock):
     """The process has no session that would have noticed. (P44)"""
     async with processes(clock, 2) as (caller, other):
-        caller.line.status, caller.line.headers = 429, {"Retry-After": "30"}
-        with pytest.raises(RateLimited):
-            await caller.client.create_subscriber_token("somebody")
-        began = clock.now()
+        began = await ask_for_pause(caller)
         other.open(20)
         await clock.advance(29)
         assert other.sent_since(began) == []
@@ -331,6 +428,18 @@ async def test_a_hint_never_raises_the_rate(clock, headers):
         assert len(times_of(made)) >= 0.9 * 5 * RATE
 
 
+async def test_a_hint_is_compared_with_what_the_others_have_reported(clock):
+    """Not only with what this process has read so far. (P43)"""
+    governor = LocalGovernor(RATE, clock=clock)
+    async with processes(clock, 2, governor, trip=0.1) as (one, other):
+        one.line.headers, other.line.headers = few_left(0, 60), few_left(200, 10)
+        one.open(1)
+        await clock.advance(0.04)
+        other.open(1)
+        await clock.advance(1)
+        assert (await governor.read()).health.slow_rate == RATE / 10
+
+
 # Governors that fail.
 
 
@@ -379,7 +488,7 @@ async def test_a_fleet_goes_on_without_a_governor_that_fails(clock, fault, caplo
             await clock.advance(10)
     messages = [record.getMessage() for record in caplog.records if "governor" in record.getMessage()]
     assert len(messages) == 2
-    assert f"Faulty: {type(fault).__name__}" in messages[0]
+    assert f"Faulty.turn: {type(fault).__name__}" in messages[0]
     assert "works again" in messages[1]
     assert "hush" not in caplog.text
 
@@ -450,17 +559,123 @@ async def test_readings_that_arrive_out_of_order_are_ignored(clock):
 async def test_a_fleet_that_closes_ends_the_waits_for_turns(clock, kind, caplog):
     """However long the line is, closing doesn't wait for it, and nothing is sent any more."""
     governor = kind(0.5, clock=clock)
+    caplog.set_level(logging.INFO)
     async with processes(clock, 5, governor) as made:
         for process in made:
             process.open(3)
         await clock.advance(1)
         sent = len(times_of(made))
+        caplog.clear()
         for process in made:
             await process.fleet.aclose()
         await clock.advance(HOUR)
         assert len(times_of(made)) == sent
-    assert "renewals were still running" not in caplog.text
-    assert "governor" not in caplog.text
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("turns_of_the_loop", range(6))
+async def test_a_fleet_that_closes_as_a_session_opens_does_not_wait_for_its_turn(clock, turns_of_the_loop, caplog):
+    """The session may ask for one only after the fleet has begun to close."""
+    governor = LocalGovernor(0.01, clock=clock)
+    assert await governor.turn(1, math.inf)
+    client, line = make_client(clock)
+    fleet = await SessionFleet(client, governor=governor).start()
+    fleet.session("somebody")
+    for _ in range(turns_of_the_loop):
+        await asyncio.sleep(0)
+    await fleet.aclose()
+    assert line.sent == []
+    assert caplog.text == ""  # the time for renewals to finish hasn't passed
+
+
+async def test_a_probe_whose_claim_has_ended_is_not_sent(clock):
+    """Its turn came so late that another process may be sending one. (P45)"""
+    governor = Own(clock)
+    async with processes(clock, 2, governor) as made:
+        for process in made:
+            process.line.status, process.line.takes = None, 3
+            process.open(30)
+        await clock.advance(10)
+        began, turn, late = clock.now(), governor.turn, []
+
+        async def late_once(rate, within):
+            if not late:
+                late.append(True)
+                await clock.sleep(13)
+            return await turn(rate, within)
+
+        governor.turn = late_once
+        await clock.advance(MINUTE)
+        assert late
+        probes = times_of(made, began)
+        assert all(later - sooner >= 3 for sooner, later in pairwise(probes))
+
+
+async def test_without_its_governor_a_fleet_sends_its_part_of_the_rate(clock):
+    """It divides the rate by the processes that it last knew of. (P46)"""
+    governor = Own(clock, members=5)
+    async with processes(clock, 1, governor) as (process,):
+        process.open(1)
+        await clock.advance(1)
+        governor.faults = {"turn"}
+        process.open(200)
+        await clock.advance(15)
+        assert most_in_a_second(process.line.times) <= RATE / 5 + 2  # two more, before it has noticed
+        governor.faults = set()
+        await clock.advance(15)
+        assert len(process.line.sent) == 201
+
+
+@pytest.mark.parametrize(("method", "result"), [("turn", "x"), ("turn", True), ("read", None), ("replace", None)])
+async def test_a_governor_that_returns_something_else_has_failed(clock, method, result, caplog):
+    """The fleet says so, and goes on. (P46)"""
+    governor = Own(clock)
+
+    async def wrong(*_):
+        return result
+
+    setattr(governor, method, wrong)
+    async with processes(clock, 1, governor) as (process,):
+        process.line.status = None
+        process.open(20)
+        await clock.advance(5)
+        process.line.status = 201
+        await clock.advance(MINUTE)
+        assert len({who for _, who in process.line.sent}) == 20
+    assert f"Own.{method}: it returned {type(result).__name__}" in caplog.text
+
+
+async def test_an_error_of_the_library_is_logged_with_its_advice(clock, caplog):
+    """It shows no secrets; the text of any other exception isn't logged. (P46)"""
+    governor = Faulty(RATE, clock=clock)
+    governor.fault = StoreError("create one RedisGovernor per event loop and process")
+    async with processes(clock, 1, governor) as (process,):
+        process.open(1)
+        await clock.advance(1)
+    assert "Faulty.turn: StoreError: create one RedisGovernor per event loop and process" in caplog.text
+
+
+async def test_few_renewals_wait_for_a_turn_if_there_are_many_processes(clock):
+    """All together, they have a tenth of a second's worth of turns in the line. (P43)"""
+    governor, most = Own(clock, members=10), 0
+    turn, waiting = governor.turn, []
+
+    async def counted(rate, within):
+        nonlocal most
+        waiting.append(None)
+        most = max(most, len(waiting))
+        try:
+            return await turn(rate, within)
+        finally:
+            waiting.pop()
+
+    governor.turn = counted
+    async with processes(clock, 1, governor) as (process,):
+        process.open(1)
+        await clock.advance(1)
+        process.open(100)
+        await clock.advance(1)
+        assert most == 1
 
 
 async def test_a_fleet_that_is_gone_follows_its_client_no_more(clock):
