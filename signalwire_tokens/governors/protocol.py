@@ -34,8 +34,9 @@ class Governor(Protocol):
       those of others.
     - `read` and `replace` keep one value, which every process sees. Its times are by one clock, the governor's.
 
-    A fleet calls the methods from several tasks at once, and may cancel any call. If one raises an exception, the fleet
-    logs it and goes on as if it were alone.
+    A fleet calls the methods from several tasks at once, and may cancel any call. It never closes a governor. If a
+    method raises an exception, returns something else, or takes more than 15 seconds, the fleet logs that and goes on
+    by itself. It then sends `max_rate` divided by the `members` that it last read.
     """
 
     max_rate: float
@@ -43,8 +44,9 @@ class Governor(Protocol):
     async def turn(self, rate: float, within: float) -> HealthReading | None:
         """Wait until one more request may be sent, and return what is known about SignalWire's health then.
 
-        No second may have more than `rate` turns of all processes, nor more than `max_rate`. `rate` is lower after an
-        outage, for example. Return None, at once if possible, if the turn would come in more than `within` seconds.
+        No second may have more than `rate` turns of all processes, nor more than `max_rate`. `rate` is more than 0, and
+        lower after an outage, for example. Return None, at once if possible, if the turn would come in more than
+        `within` seconds.
         """
         ...
 

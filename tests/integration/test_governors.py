@@ -1,5 +1,7 @@
 """The governors, by the suite for governors of your own."""
 
+import asyncio
+import re
 from uuid import uuid4
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.governors.redis import RedisGovernor
 from signalwire_tokens.testing import GovernorConformance
+from support.paths import ROOT
 from support.waiting import HANG
 
 
@@ -16,6 +19,18 @@ class TestLocalGovernor(GovernorConformance):
     @pytest.fixture
     def governor(self):
         return LocalGovernor(1000)
+
+
+class TestExample(GovernorConformance):
+    """The example of the documentation."""
+
+    @pytest.fixture
+    def governor(self):
+        page = (ROOT / "docs/reference/fleet.md").read_text(encoding="utf-8")
+        (code,) = re.findall(r"```python\n([^`]*^class MyGovernor.*?)```", page, re.DOTALL | re.MULTILINE)
+        names = {"asyncio": asyncio}
+        exec(code, names)  # noqa: S102 - the documentation
+        return names["MyGovernor"]()
 
 
 @pytest.mark.redis
