@@ -109,13 +109,12 @@ class Account:
         limit = within + min(longest, LONGEST_CALL)
         turn = partial(self._governor.turn, rate, within)
         reading = await self._use("turn", turn, (HealthReading, NoneType), limit)
-        if self._is_closed:
-            return False
-        if reading is not None:
-            self._see(reading)
-            if self._failing and not self.is_busy and self._now() >= self.checked_at + RETRIED_EVERY:
-                self.look()
-        return reading is not None or "turn" in self._failing
+        if reading is None or self._is_closed:
+            return "turn" in self._failing and not self._is_closed
+        self._see(reading)
+        if self._failing and not self.is_busy and self._now() >= self.checked_at + RETRIED_EVERY:
+            self.look()
+        return True
 
     @property
     def own_share(self) -> float:

@@ -300,9 +300,8 @@ class RedisGovernor:
         except StoreError as error:
             self._lose(error)
         except Exception as error:  # noqa: BLE001 - the callers get it, and would otherwise ask again without end
-            for wish in wishes:
-                if not wish.turn.done():
-                    wish.turn.set_exception(error)
+            for wish in [one for one in wishes if not one.turn.done()]:
+                wish.turn.set_exception(error)
         finally:
             self._refuse(wishes)
 

@@ -171,6 +171,19 @@ async def test_a_pause_is_kept_however_far_away_the_governor_is(clock, trip):
         assert len({who for process in made for _, who in process.line.sent}) == 2001
 
 
+async def test_an_older_pause_of_another_process_does_not_replace_a_later_one(clock):
+    """SignalWire asked this process last, and the governor doesn't have that yet. (P44)"""
+    async with processes(clock, 1, trip=1.0) as (process,):
+        await clock.advance(10)
+        asked = await ask_for_pause(process, 20)
+        older = AccountHealth().paused(asked - 1, asked + 50)
+        account = process.fleet._context.gate.health.account
+        account._see(HealthReading(health=older, at=asked))
+        assert process.client.throttle.until == asked + 20
+        await clock.advance(5)
+        assert account.health.paused_until == pytest.approx(asked + 20, abs=1)
+
+
 async def test_a_pause_is_shared_soon_although_many_requests_succeed(clock):
     """What they show is shared once, and doesn't hold up other news. (P44)"""
     governor = LocalGovernor(400, clock=clock)
