@@ -287,8 +287,11 @@ class FleetHealth:
         if health == before and not was_interrupted:
             return
         if health.is_open:
+            error = found_elsewhere(health.reason)
+            if not breaker.is_open:
+                logger.warning(DOWN, error)
             breaker.adopt(
-                found_elsewhere(health.reason),
+                error,
                 failed_probes=health.failed_probes,
                 probe_at=account.probe_at + self._spread(health.failed_probes) * self._probe_draw,
             )

@@ -271,7 +271,7 @@ async def test_a_pause_that_a_direct_call_was_asked_for_holds_for_all(clock):
 # Outages.
 
 
-async def test_one_process_at_a_time_asks_whether_signalwire_is_back(clock):
+async def test_one_process_at_a_time_asks_whether_signalwire_is_back(clock, caplog):
     """One probe for all, and afterwards one ramp for all. (P45)"""
     async with processes(clock, 5) as made:
         for process in made:
@@ -281,6 +281,7 @@ async def test_one_process_at_a_time_asks_whether_signalwire_is_back(clock):
             process.line.status, process.line.takes = None, 0.05
         await clock.advance(10)
         assert all(process.breaker is BreakerState.OPEN for process in made)
+        assert caplog.text.count("SignalWire is down or wants a pause") == 5  # each says so once
         begun = clock.now()
         await clock.advance(5 * MINUTE)
         probes = times_of(made, begun)
