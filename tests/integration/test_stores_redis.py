@@ -239,7 +239,7 @@ QUICK = ("http", "still loading", "half an answer", "too short a list")  # one o
 )
 async def test_a_server_that_is_none_is_told_without_its_words(key, answer):
     """It may answer anything, and what it says may be anybody's secret; who watches goes on trying."""
-    async with nonsense(answer * 20) as url, store_at(url) as store:
+    async with nonsense(answer) as url, store_at(url) as store:
         wait_no_longer_than(LIMIT, store)
         store.watch(key, lambda: None)
         errors = await failures(store, key)

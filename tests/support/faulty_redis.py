@@ -123,11 +123,11 @@ class Proxy:
 
 @contextlib.asynccontextmanager
 async def nonsense(answer):
-    """Yield the URL of a server that answers everything with the same bytes."""
+    """Yield the URL of a server that answers each command with the same bytes."""
 
     async def serve(reader, writer):
-        while await reader.read(65536):
-            writer.write(answer)
+        while commands := await reader.read(65536):
+            writer.write(answer * commands.count(b"*"))  # each begins with one
 
     async with serving(serve) as port:
         yield f"redis://127.0.0.1:{port}/0"
