@@ -150,7 +150,7 @@ async def test_a_clock_of_the_server_that_was_set_back_keeps_no_turns(redis_serv
             later = int((time.time() + back) * 1e6)
             client.hset(key, mapping={"next": later + 1_000_000, "seen": later})
             assert await governor.turn(RATE, 0.1) is None
-            assert 0 <= int(client.hget(key, "next")) - time.time() * 1e6 <= 1_000_000
+            assert int(client.hget(key, "next")) <= time.time() * 1e6 + 1_000_000
             assert await governor.turn(RATE, LONG) is not None
 
 
@@ -491,22 +491,25 @@ async def test_without_the_server_the_first_turn_comes_after_those_that_were_giv
     with reserve_port() as port:
         async with governor_at(f"redis://127.0.0.1:{port}/0", account, processes=10, max_rate=50) as governor:
             began = time.monotonic()
-            turns = await take(governor, 2)
-            given_away, share = 0.1 + 10 / 50, 50 / 10
-            assert turns[0] - began >= given_away + draw / share
-            assert turns[1] - turns[0] >= 1 / share - redis_governor.SLACK
-            slow = await governor.turn(10, LONG), time.monotonic(), await governor.turn(10, LONG), time.monotonic()
-            assert slow[3] - slow[1] >= 10 / 10 - redis_governor.SLACK
+            first, second, third = await take(governor, 3)
+            earliest, share = began + 0.1 + 10 / 50 + draw * 10 / 50, 50 / 10
+            assert first >= earliest
+            assert second >= earliest + 1 / share
+            assert third >= earliest + 2 / share
+            for _ in range(2):
+                assert await governor.turn(10, LONG) is not None  # a rate that is shared as well
+            assert time.monotonic() >= earliest + 3 / share + 10 / 10
 
 
 async def test_a_server_whose_answers_come_too_late_is_left_until_it_is_fast(
     redis_server, account, quickly, monkeypatch
 ):
     """Otherwise, each turn would be over when it arrives. (P46)"""
-    monkeypatch.setattr(redis_governor, "SLOW_AFTER", 0.5)
+    monkeypatch.setattr(redis_governor, "SLOW_AFTER", 0.1)
     async with governor_at(redis_server.url, account, processes=1) as governor:
-        await governor.read()
-        original, delay = governor._eval, 4 * redis_governor.SLACK
+        for _ in range(20):  # the fastest answer says how far apart the clocks are
+            await governor.read()
+        original, delay = governor._eval, 10 * redis_governor.SLACK
 
         async def slow(script, *arguments):
             answer = await original(script, *arguments)
@@ -671,6 +674,11 @@ async def test_another_event_loop_is_refused(redis_server, account):
         assert not governor.is_away
 
 
+def drop(governors):
+    governors.clear()
+    gc.collect()  # a failure inside the client may have left its frames in a cycle
+
+
 def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server, account):
     """One that was not warns."""
 
@@ -685,10 +693,6 @@ def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server,
         await use(governor)
         await governor._server.pool.disconnect()  # the client's connections would warn, too, and in a later test
 
-    def drop(governors):
-        governors.clear()
-        gc.collect()
-
     governor = governor_at(redis_server.url, account)
     for _ in range(2):
         asyncio.run(use_and_close(governor))
@@ -701,13 +705,12 @@ def test_a_governor_that_was_closed_is_used_on_the_next_event_loop(redis_server,
 
 async def test_a_governor_that_was_dropped_leaves_no_task(redis_server, account, quickly):
     """Although its task would go on for as long as the process."""
-    governor = governor_at(redis_server.url, account)
-    await governor.read()
-    await governor._server.pool.disconnect()  # the client's connections would warn, too, and in a later test
-    task = governor._keeping
+    governors = [governor_at(redis_server.url, account)]
+    await governors[0].read()
+    await governors[0]._server.pool.disconnect()  # the client's connections would warn, too, and in a later test
+    task = governors[0]._keeping
     with pytest.warns(ResourceWarning, match=r"unclosed RedisGovernor\(127"):
-        governor = None
-        gc.collect()  # a failure inside the client may have left its frames in a cycle
+        drop(governors)
     await eventually(task.done)
 
 
