@@ -13,8 +13,8 @@ first, the process acts alone, and reports no outage until SignalWire has answer
 refuses are never shared: they are a process's own.
 
 **A governor that fails.** If a method raises an exception or takes too long, the fleet logs that once, and goes on as
-if it were alone: requests are sent, and probes begin, without the governor's consent. The gate still keeps to the
-fleet's own rate.
+if it were alone: requests are sent, and probes begin, without the governor's consent. The gate then keeps to the
+fleet's own part of the rate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import attrs
 from signalwire_tokens.durations import spoken
 from signalwire_tokens.errors import ApiError, RateLimited, SignalWireTokenError
 from signalwire_tokens.governors import AccountHealth, HealthReading, LocalGovernor
-from signalwire_tokens.governors.health import LONGEST_AHEAD
+from signalwire_tokens.governors.health import LONGEST_AHEAD, is_outdated
 from signalwire_tokens.keeper import is_cancelled
 from signalwire_tokens.policy import NEVER
 from signalwire_tokens.throttle import LONGEST_THROTTLE
@@ -53,7 +53,6 @@ LEAST_SHARE = 0.1  # of the rate: a hint never lowers it further, since it is on
 SHORTEST_WINDOW = 1.0  # seconds: the time until a rate limit is reset comes in whole seconds
 NOTICEABLE = 0.9  # of the rate so far: a hint that lowers it by less isn't shared
 MOST_TRIES = 100  # to apply one change. Other processes can't be faster so often.
-CLOCK_WAS_SET = 5.0  # seconds by which readings may be out of order. More means that the governor's clock was set back.
 CHANGES = "replace()"  # what fails if `replace` works, but accepts nothing
 
 FAILS = "the governor of a fleet failed, and the fleet goes on by itself: %s.%s: %s"
@@ -291,7 +290,7 @@ class Account:
         `is_latest` is true for a change that was accepted just now, although its time is that of the reading before.
         """
         now = self._now()
-        if not is_latest and self._read_at - CLOCK_WAS_SET < reading.at < self._read_at:
+        if not is_latest and is_outdated(reading.at, self._read_at):
             return
         before, health, apart = self.health, reading.health, now - reading.at
         self.health, self.members, self._read_at, self._apart = health, max(1, reading.members), reading.at, apart

@@ -27,9 +27,10 @@ import random
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.errors import StoreError
+from signalwire_tokens.governors.health import CLOCK_WAS_SET
 from signalwire_tokens.outcomes import Denied, Failure, Misconfigured, Outcome, Renewed, Spent, Throttled
 
-from .account import CLOCK_WAS_SET, Account, found_elsewhere
+from .account import Account, found_elsewhere
 from .breaker import Breaker, BreakerState
 
 if TYPE_CHECKING:

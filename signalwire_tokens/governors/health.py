@@ -17,8 +17,9 @@ import attrs
 
 from signalwire_tokens.policy import NEVER
 
-__all__ = ["LONGEST_AHEAD", "AccountHealth"]
+__all__ = ["CLOCK_WAS_SET", "LONGEST_AHEAD", "AccountHealth", "is_outdated"]
 
+CLOCK_WAS_SET = 5.0  # seconds by which readings may be out of order. More means that the governor's clock was set back.
 LONGEST_AHEAD = 120.0  # seconds: a time further ahead means that the governor's clock was set back
 
 
@@ -121,6 +122,11 @@ class AccountHealth:
 def is_ahead(time: float, at: float) -> bool:
     """Return whether a time is still to come."""
     return at < time <= at + LONGEST_AHEAD
+
+
+def is_outdated(at: float, latest: float) -> bool:
+    """Return whether a reading from `at` is older than the latest one. Answers don't arrive in order."""
+    return latest - CLOCK_WAS_SET < at < latest
 
 
 def convert(kind: type, value: object) -> Any:  # noqa: ANN401 - as the field's type

@@ -50,7 +50,7 @@ from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 from signalwire_tokens.stores.redis_server import RedisServer, end
 
-from .health import AccountHealth
+from .health import AccountHealth, is_outdated
 from .local import AHEAD, LocalGovernor, check_rate, interval_for
 from .protocol import HealthReading
 
@@ -72,7 +72,6 @@ SLOW_AFTER = 2.0  # seconds during which all answers come too late, after which 
 BACK_AFTER = 5.0  # seconds after its return until all processes use the server again: longer than their next try
 REMEMBERED_FOR = 60.0  # seconds for which a larger number of processes counts, after a smaller one was seen
 LONGEST_WAIT = 86_400.0  # seconds that a turn may be away
-CLOCK_WAS_SET = 5.0  # seconds by which answers may be out of order. More means that the server's clock was set back.
 KEPT_FOR = 86_400_000  # milliseconds for which the server keeps the keys without use
 MICROS = 1e6
 
@@ -261,7 +260,7 @@ class RedisGovernor:
 
     def _learn(self, health: AccountHealth, text: str | bytes, there: float) -> None:
         """Keep what the server held at a time, unless an answer from a later time has come before."""
-        if not self._health_at - CLOCK_WAS_SET < there < self._health_at:
+        if not is_outdated(there, self._health_at):
             self._health, self._text, self._health_at = health, text, there
 
     def _known(self) -> HealthReading:

@@ -151,7 +151,7 @@ async def ask_for_pause(process, retry_after=30):
     """Have a direct call of a process find that SignalWire asks for a pause; return when it did."""
     process.line.status, process.line.headers = 429, {"Retry-After": str(retry_after)}
     with pytest.raises(RateLimited):
-        await process.client.create_subscriber_token("somebody")
+        await process.client.create_subscriber_token("alice")
     process.line.status, process.line.headers = 201, {}
     return process.client.clock.now()
 
@@ -251,7 +251,7 @@ async def test_a_pause_that_ends_early_ends_for_all(clock):
         await clock.advance(5)
         made[0].line.status = 201
         sent = len(times_of(made))
-        await made[1].client.create_subscriber_token("somebody")  # a direct call doesn't wait
+        await made[1].client.create_subscriber_token("alice")  # a direct call doesn't wait
         await clock.advance(20)
         assert len(times_of(made)) > sent + 100
         assert all(process.client.throttle.error is None for process in made)
@@ -594,7 +594,7 @@ async def test_a_fleet_that_closes_as_a_session_opens_does_not_wait_for_its_turn
     assert await governor.turn(1, math.inf)
     client, line = make_client(clock)
     fleet = await SessionFleet(client, governor=governor).start()
-    fleet.session("somebody")
+    fleet.session("alice")
     for _ in range(turns_of_the_loop):
         await asyncio.sleep(0)
     await fleet.aclose()
