@@ -57,7 +57,7 @@ from .protocol import HealthReading
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
 
     from signalwire_tokens.durations import Duration
 
@@ -140,7 +140,8 @@ class RedisGovernor:
 
     While the server `is_away` or slow, each process uses its share of `max_rate`: as many as there were. In its first
     minute, a process assumes that there are at least `processes`. `timeout` limits each command. `server` is a URL, or
-    a client of `redis.asyncio` that you have opened, and close yourself.
+    a client that you have opened and close yourself: a `Redis` of `redis.asyncio`, also for Sentinel, or a
+    `RedisCluster`.
 
     Use `async with RedisGovernor(url) as governor`, or call `aclose()`. Close it after the fleets that use it. A
     governor belongs to the event loop that it is first used on.
@@ -148,7 +149,7 @@ class RedisGovernor:
 
     def __init__(
         self,
-        server: str | Redis,
+        server: str | Redis | RedisCluster,
         *,
         max_rate: float = 1000.0,
         account: str = "default",
@@ -191,8 +192,8 @@ class RedisGovernor:
 
         Calls of `turn` that wait return None. Raise `StoreError` on another event loop.
         """
-        was_used = self._server.is_used
-        self._server.release()
+        was_used = self._server.owner.is_used
+        self._server.owner.release()
         self._closings += 1
         await end(self._taking)
         await end(self._keeping)
@@ -200,11 +201,11 @@ class RedisGovernor:
         if was_used and not self.is_away:
             with suppress(StoreError):  # it is forgotten after a while in any case
                 await self._eval(LEAVE, self._me)
-            self._server.release()
+            self._server.owner.release()
         await self._server.aclose()
 
     def __del__(self) -> None:
-        if hasattr(self, "_server") and self._server.is_used:  # if the constructor raised, it may have none
+        if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -270,7 +271,7 @@ class RedisGovernor:
 
     async def _next_turn(self, rate: float, until: float) -> float | None:
         """Return the result of a new `Wish`."""
-        loop = self._server.bind()
+        loop = self._server.owner.bind()
         wish = Wish(loop.create_future(), rate, until)
         self._wishes.append(wish)
         if self._taking is None or self._taking.done():
@@ -353,8 +354,7 @@ class RedisGovernor:
         raise StoreError(f"{self}: {NOT_REDIS}")
 
     async def _eval(self, script: str, *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - as the server answers
-        redis = self._server.redis
-        return await self._server.run(lambda: redis.eval(script, 2, *self._keys, *arguments), "its account")
+        return await self._server.eval(script, self._keys, Secret(arguments), "its account")
 
     # While the server is away.
 
@@ -381,9 +381,9 @@ class RedisGovernor:
 
     def _open(self) -> None:
         """Show the other processes from now on that this one is there. Raise `StoreError` on another event loop."""
-        if not self._server.is_used:
+        if not self._server.owner.is_used:
             self._me = uuid4().hex
-        self._server.bind()
+        self._server.owner.bind()
         if self._keeping is None or self._keeping.done():
             self._heard_at = SYSTEM.now()
             self._keeping = self._begin(stay(ref(self)), "keep in touch with")
@@ -406,7 +406,7 @@ class RedisGovernor:
         It starts in a later turn of the event loop, even if the loop has an eager task factory: further requests may
         join it until then.
         """
-        loop, name = self._server.bind(), f"signalwire-tokens: {what} {self}"
+        loop, name = self._server.owner.bind(), f"signalwire-tokens: {what} {self}"
         return asyncio.Task(work, loop=loop, name=name, context=Context())
 
 

@@ -1,6 +1,7 @@
 """A store on a Redis or Valkey server, which the processes of many machines can share. It needs the extra `redis`.
 
-What the server holds, with the store's key for `key`, and the default prefix:
+The server can be a single one, the primary of a Sentinel set-up, or a cluster. It holds this, with the store's key for
+`key`, and the default prefix:
 
 ===============================  =======  ==========================================  =============================
 name                             type     content                                     removed by the server
@@ -17,6 +18,11 @@ Scripts and repeated commands
 
 Time
     All times are the server's, so the machines' clocks don't matter. `load` gets the record and the time by one script.
+
+Failover
+    A server that loses its role may still accept writes for a moment, and lose them. If it loses the mark of a refresh
+    token, another process presents the same one. With `min_replicas`, a save counts only once so many replicas have it.
+    A lost lease, or a lost pair whose mark was kept, costs no more than another issue.
 
 Watching
     One task per store listens to the channel. Messages are lost while it isn't connected. That is harmless: a session
@@ -46,7 +52,7 @@ from .watchers import Watchers
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
 
     from signalwire_tokens.durations import Duration
 
@@ -69,6 +75,7 @@ redis.call('PEXPIREAT', KEYS[1], ARGV[4])
 if ARGV[5] ~= '' then redis.pcall('PUBLISH', ARGV[5], ARGV[6]) end
 return 1
 """
+DELETE = "return redis.call('DEL', KEYS[1])"
 TAKE_LEASE = """
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
@@ -76,8 +83,6 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 RELEASE_LEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-NO_ARGUMENTS: Secret[tuple[Any, ...]] = Secret(())
-
 NOT_REDIS = "unexpected answer to a load: is this a Redis or Valkey server, and not a proxy that changes answers?"
 LOST_SUBSCRIPTION = (
     "lost the subscription to %s (%s); sessions notice renewals by other processes later; next attempt in %s"
@@ -89,31 +94,37 @@ logger: logging.Logger = logging.getLogger("signalwire_tokens.stores")
 class RedisStore:
     """A store on a Redis or Valkey server, which the processes of many machines can share.
 
+    `server` is a URL, or a client that you have opened and close yourself: a `Redis` of `redis.asyncio`, also for
+    Sentinel, or a `RedisCluster`. With `min_replicas`, a save succeeds only once so many replicas have it; with
+    Sentinel, pass the number of your replicas.
+
     Ages count by the server's clock, so the machines' clocks need not agree. The server removes a record when its
     refresh token expires. Records are encrypted with the first of `encryption_keys`, and each of the keys decrypts what
     it has encrypted. To store tokens unencrypted, pass `plaintext=True` and no keys. `prefix` begins the names of all
     keys on the server. `timeout` limits each command.
 
-    Use `async with RedisStore(url, encryption_keys=key) as store`, or call `aclose()`. Close it after the sessions that
-    use it. A store belongs to the event loop that it is first used on.
+    Use `async with RedisStore(server, encryption_keys=key) as store`, or call `aclose()`. Close it after the sessions
+    that use it. A store belongs to the event loop that it is first used on.
 
     Don't combine it with an emulator whose time you advance: the server's time doesn't follow.
     """
 
     def __init__(
         self,
-        url: str,
+        server: str | Redis | RedisCluster,
         *,
         encryption_keys: str | Sequence[str] = (),
         plaintext: bool = False,
         prefix: str = "signalwire-tokens:",
         timeout: Duration = 1.0,
+        min_replicas: int = 0,
     ) -> None:
-        hidden, hidden_keys = Secret(url), Secret(encryption_keys)
-        del url, encryption_keys
+        hidden, hidden_keys = Secret(server), Secret(encryption_keys)
+        del server, encryption_keys
         seconds = positive_seconds("RedisStore: timeout", timeout)
         check_prefix(prefix)
         self._server = RedisServer(type(self).__name__, hidden, seconds)
+        self._min_replicas = self._server.checked_replicas(min_replicas)
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._prefix = prefix
         self._holder, self._leases = uuid4().hex, count(1)
@@ -136,13 +147,13 @@ class RedisStore:
 
         Watchers are called again once a session is opened with the store. Raise `StoreError` on another event loop.
         """
-        self._server.release()
+        self._server.owner.release()
         listening, self._listening = self._listening, None
         await end(listening)
         await self._server.aclose()
 
     def __del__(self) -> None:
-        if hasattr(self, "_server") and self._server.is_used:  # if the constructor raised, it may have none
+        if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none
             warnings.warn(
                 f"unclosed {self!r}: use `async with`, or await its aclose()",
                 ResourceWarning,
@@ -154,7 +165,7 @@ class RedisStore:
 
     async def load(self, key: str) -> Reading:
         """Return a reading: the record under the key, or None if there is none, and the server's time."""
-        answer = Secret(await self._run(key, "pair", LOAD))
+        answer = Secret(await self._eval(key, "pair", LOAD, Secret(())))
         at = time_of(answer)
         if at is None:
             raise StoreError(f"{self}: #{key[:8]}: {NOT_REDIS}")
@@ -167,23 +178,23 @@ class RedisStore:
         until, channel = max(0, int(record.until * 1000)), "" if record.presenting else self._channel
         sealed = Secret(self._sealer.seal(key, record))
         arguments = Secret((record.digest, replaces or "", sealed.value, until, channel, key))
-        return bool(await self._run(key, "pair", SAVE, arguments) == 1)
+        return bool(await self._eval(key, "pair", SAVE, arguments, confirm=self._min_replicas) == 1)
 
     async def delete(self, key: str) -> None:
         """Remove the record under a key, if there is one."""
-        await self._server.run(lambda: self._server.redis.delete(self._name(key, "pair")), f"#{key[:8]}")
+        await self._eval(key, "pair", DELETE, Secret(()))
 
     @asynccontextmanager
     async def lease(self, key: str, ttl: float) -> AsyncIterator[bool]:
         """Yield True and hold the key's lease for the block, or yield False if another caller holds it."""
         owner = f"{self._holder}:{next(self._leases)}"
-        held = bool(await self._run(key, "lease", TAKE_LEASE, Secret((owner, max(1, int(ttl * 1000))))) == 1)
+        held = bool(await self._eval(key, "lease", TAKE_LEASE, Secret((owner, max(1, int(ttl * 1000))))) == 1)
         try:
             yield held
         finally:
             if held:
                 with suppress(StoreError):  # the lease expires by itself
-                    await self._run(key, "lease", RELEASE_LEASE, Secret((owner,)))
+                    await self._eval(key, "lease", RELEASE_LEASE, Secret((owner,)))
 
     def watch(self, key: str, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` when a process, this one included, has saved a pair under the key.
@@ -191,7 +202,7 @@ class RedisStore:
         Return a function that ends this. The first call starts the task that listens. It has an empty context, since it
         outlives the caller.
         """
-        loop = self._server.bind()
+        loop = self._server.owner.bind()
         if self._listening is None:
             self._listening = loop.create_task(
                 self._listener.run(), name=f"signalwire-tokens: listen to {self}", context=Context()
@@ -209,13 +220,11 @@ class RedisStore:
         """
         return f"{self._prefix}{{{key}}}:{kind}"
 
-    async def _run(self, key: str, kind: str, script: str, arguments: Secret[tuple[Any, ...]] = NO_ARGUMENTS) -> Any:  # noqa: ANN401 - as the server answers
-        """Return the server's answer to a script for one value. Raise `StoreError` if it fails or takes too long.
-
-        Each call sends the script's text: after a failover, the new server may not have it loaded.
-        """
-        name, redis = self._name(key, kind), self._server.redis
-        return await self._server.run(lambda: redis.eval(script, 1, name, *arguments.value), f"#{key[:8]}")
+    async def _eval(
+        self, key: str, kind: str, script: str, arguments: Secret[tuple[Any, ...]], *, confirm: int = 0
+    ) -> Any:  # noqa: ANN401 - as the server answers
+        """Return the server's answer to a script for one value. Raise `StoreError` if it fails or takes too long."""
+        return await self._server.eval(script, [self._name(key, kind)], arguments, f"#{key[:8]}", confirm=confirm)
 
 
 class ChannelListener:
@@ -224,7 +233,7 @@ class ChannelListener:
     It has no reference to the store. Its task would otherwise keep a store in memory that your app forgot to close.
     """
 
-    def __init__(self, redis: Redis, channel: str, watchers: Watchers) -> None:
+    def __init__(self, redis: Redis | RedisCluster, channel: str, watchers: Watchers) -> None:
         self._redis = redis
         self._channel = channel
         self._watchers = watchers
@@ -244,7 +253,7 @@ class ChannelListener:
                             message = await pubsub.get_message(timeout=HEARTBEAT)
                         pause = RECONNECT_PAUSES[0]
                         if message is not None:
-                            self._watchers.call(message["data"].decode(errors="replace"))
+                            self._watchers.call(as_text(message["data"]))
             except Exception as error:  # noqa: BLE001 - after any error, the next connection may work
                 if limit.expired():  # no failure: connect again at once, to where the address leads now
                     continue
@@ -257,6 +266,11 @@ class ChannelListener:
         if self._limit is not None:
             with suppress(RuntimeError):  # the connection has ended already
                 self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+def as_text(data: str | bytes) -> str:
+    """Return the content of a message, which a client of the application's may have decoded."""
+    return data if isinstance(data, str) else data.decode(errors="replace")
 
 
 def time_of(answer: Secret[Any]) -> float | None:

@@ -649,11 +649,11 @@ async def test_a_connection_that_was_in_use_during_a_failover_is_not_used_again(
     """It would read what the first server had."""
     async with failover(demote) as (proxy, before, _, replace), store_at(proxy.url, prefix=prefix) as store:
         await asyncio.gather(store.load(key), store.load(key))
-        connection = await store._server.pool.get_connection()
+        connection = await store._server.redis.connection_pool.get_connection()
         replace()
         record = make_record()
         assert await store.save(key, record, None)
-        await store._server.pool.release(connection)
+        await store._server.redis.connection_pool.release(connection)
         assert (await store.load(key)).record.digest == record.digest
         with before.client() as client:
             await eventually(lambda: len(client.client_list(_type="normal")) == 1)

@@ -139,7 +139,7 @@ def wait_no_longer_than(seconds, store):
     Its connections wait twice as long: on a busy machine, Python 3.11 may lose the store's own cancellation, and a call
     then lasts as long as its connection waits.
     """
-    pool, store._server.timeout = store._server.pool, seconds
+    pool, store._server.timeout = store._server.redis.connection_pool, seconds
     for name in ("socket_timeout", "socket_connect_timeout"):
         pool.connection_kwargs[name] = 2 * seconds
         for connection in (*pool._available_connections, *pool._in_use_connections):

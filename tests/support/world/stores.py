@@ -23,7 +23,7 @@ KEY = "F" * 43 + "="  # of 32 bytes
 
 
 class RedisServer:
-    """A server with the four scripts of `RedisStore`, expiry, and pub/sub."""
+    """A server with the scripts of `RedisStore`, expiry, and pub/sub."""
 
     def __init__(self, world, weather):
         self.world, self._weather = world, weather
@@ -49,7 +49,7 @@ class RedisServer:
 
         def close():
             wire.close()
-            store._server._loop = None  # a killed process has closed nothing
+            store._server.owner._loop = None  # a killed process has closed nothing
             if wire in self._wires:
                 self._wires.remove(wire)
 
@@ -90,10 +90,9 @@ class RedisServer:
                 return 0
             self._values[name] = (owner, self.now() + milliseconds / 1000)
             return 1
-        if held != args[0]:
+        if script == scripts.RELEASE_LEASE and held != args[0]:
             return 0
-        del self._values[name]
-        return 1
+        return int(self._values.pop(name, None) is not None)
 
 
 class RedisWire:
@@ -103,11 +102,8 @@ class RedisWire:
         self._server, self._process, self._weather = server, process, weather
         self._channels = []
 
-    async def eval(self, script, _, name, *args):
+    async def execute_command(self, _, script, __, name, *args, **___):
         return await self._ask(lambda: self._server.run(script, name, args))
-
-    async def delete(self, name):
-        return await self._ask(lambda: self._server._values.pop(name, None))
 
     async def _ask(self, run):
         process, world = self._process, self._process.world
