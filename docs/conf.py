@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:.*",
-        r"(Redis|uuid|web|wire|signalwire_tokens\.(wire|integrations\.(asgi|token_endpoint)|keeper\.renewal))\b.*",
+        r"(Redis|RedisCluster|asyncpg|uuid|web|wire|signalwire_tokens\.(wire|integrations\.(asgi|token_endpoint)|keeper\.renewal))\b.*",
     ),
     (
         "py:.*",

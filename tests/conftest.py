@@ -18,6 +18,7 @@ from support.contract import ContractCheck
 from support.eager_tasks import eager_tasks, require_eager_tasks
 from support.leak_check import freeze_what_is_loaded, leak_check, use_for_async_tests
 from support.loop_time import loop_time
+from support.postgres_server import PostgresServer
 from support.processes import reserve_port
 from support.redis_server import RedisServer
 
@@ -179,6 +180,13 @@ def reserved_port():
 def redis_server():
     """Run one server for all tests; each of them uses a prefix of its own."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """Run one PostgreSQL server for all tests; each of them uses tables of its own."""
+    with PostgresServer() as server:
         yield server
 
 

@@ -48,7 +48,8 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.durations import positive_seconds
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
-from signalwire_tokens.stores.redis_server import RedisServer, end
+from signalwire_tokens.stores.event_loop import end
+from signalwire_tokens.stores.redis_server import RedisServer
 
 from .health import AccountHealth, is_outdated
 from .local import AHEAD, LocalGovernor, check_rate, interval_for

@@ -1,14 +1,16 @@
 """Token stores: they keep token pairs beyond the life of a session, and share them between sessions.
 
-=============  =================================  ================================  ============================
-store          keeps pairs                        shared by the sessions of         clock that ages count by
-=============  =================================  ================================  ============================
-`MemoryStore`  in memory, until the process ends  one process                       this machine's running clock
-`SqliteStore`  in a file                          one machine's processes           this machine's running clock
-`RedisStore`   on a Redis or Valkey server        many machines                     the server's clock
-=============  =================================  ================================  ============================
+===============  =================================  ================================  ============================
+store            keeps pairs                        shared by the sessions of         clock that ages count by
+===============  =================================  ================================  ============================
+`MemoryStore`    in memory, until the process ends  one process                       this machine's running clock
+`SqliteStore`    in a file                          one machine's processes           this machine's running clock
+`RedisStore`     on a Redis or Valkey server        many machines                     the server's clock
+`PostgresStore`  on a PostgreSQL server             many machines                     the server's clock
+===============  =================================  ================================  ============================
 
-Import `RedisStore` from `signalwire_tokens.stores.redis`: it needs the extra `redis`.
+Import `RedisStore` from `signalwire_tokens.stores.redis`: it needs the extra `redis`. Import `PostgresStore` from
+`signalwire_tokens.stores.postgres`: it needs the extra `postgres`.
 
 To write a store of your own, implement the protocol `TokenStore` with `Record` and `Reading`. Run
 `signalwire_tokens.testing.StoreConformance` on it.

@@ -1,12 +1,23 @@
-"""The event loop that a store's or a governor's connections belong to."""
+"""What stores and governors with connections need of asyncio: their event loop, and cancellations that aren't lost.
+
+The clients of Redis and PostgreSQL can swallow a cancellation. `cancellation_kept` raises it again, so that a cancelled
+task ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from signalwire_tokens.errors import StoreError
 
-__all__ = ["LoopOwner"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LoopOwner", "cancellation_kept", "end"]
+
+CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 
 
 class LoopOwner:
@@ -44,3 +55,28 @@ class LoopOwner:
         if self._loop is not None and not self._loop.is_closed():
             self.bind()
         self._loop = None
+
+
+@contextmanager
+def cancellation_kept() -> Iterator[None]:
+    """Raise `CancelledError` after the block if its task was cancelled in the block, but the block didn't raise it.
+
+    The client can lose a cancellation in two ways. It can raise another exception instead. And it calls
+    `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives when the result is there already.
+    """
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    before = task.cancelling()
+    try:
+        yield
+    except Exception:  # of a task that was cancelled, only the cancellation counts
+        if task.cancelling() == before:
+            raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task that uses the client, and wait until it is done. The client may swallow a cancellation."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_AFTER)

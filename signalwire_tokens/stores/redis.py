@@ -44,8 +44,9 @@ from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
+from .event_loop import cancellation_kept, end
 from .records import Reading, Record
-from .redis_server import HEARTBEAT, RedisServer, cancellation_kept, describe_error, end
+from .redis_server import HEARTBEAT, RedisServer, describe_error
 from .sealing import Sealer
 from .watchers import Watchers
 

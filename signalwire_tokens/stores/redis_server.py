@@ -15,9 +15,6 @@ Failover
 
     For a while, the old server may even accept writes that are lost later. `confirm` finds that out: it sends `WAIT`
     on the same connection, and counts too few replicas as such a code.
-
-Cancellation
-    The client can swallow a cancellation. `cancellation_kept` raises it again, so that a cancelled task ends.
 """
 
 from __future__ import annotations
@@ -25,8 +22,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
 try:
     from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -55,12 +52,12 @@ from signalwire_tokens.durations import spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
-from .event_loop import LoopOwner
+from .event_loop import LoopOwner, cancellation_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["HEARTBEAT", "RedisServer", "cancellation_kept", "describe_error", "end"]
+__all__ = ["HEARTBEAT", "RedisServer", "describe_error"]
 
 BYTES = {NEVER_DECODE: True}  # a sealed record isn't text, even if the application's client decodes its own
 FOLLOWED = (
@@ -71,7 +68,6 @@ FOLLOWED = (
 )  # errors that a cluster's client handles
 MOST_CONNECTIONS = 64
 WAIT_PART = 0.3  # of the time for a command, in which replicas confirm it: so that it can be repeated once
-CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
 
 # The server has done nothing, and can't until its role or its cluster changes. After a failover, another server can.
@@ -93,8 +89,6 @@ HINTS = WRONG_SERVER | {
 CODE = re.compile(r"[A-Z]{4,}(?= )|DB index")
 # Servers before version 7 wrap the error of a script's command in one of their own, after a "-".
 QUOTED = re.compile(rf"(?<=-)(?:{'|'.join(HINTS)})(?= )")
-
-T = TypeVar("T")
 
 
 class RedisServer:
@@ -231,31 +225,6 @@ async def send_to_cluster(cluster: RedisCluster, command: Secret[tuple[Any, ...]
 
 def nothing() -> None:
     """Do nothing when the connections are dropped."""
-
-
-@contextmanager
-def cancellation_kept() -> Iterator[None]:
-    """Raise `CancelledError` after the block if its task was cancelled in the block, but the block didn't raise it.
-
-    The client can lose a cancellation in two ways. It can raise another exception instead. And it calls
-    `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives when the result is there already.
-    """
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    before = task.cancelling()
-    try:
-        yield
-    except Exception:  # of a task that was cancelled, only the cancellation counts
-        if task.cancelling() == before:
-            raise
-    if task.cancelling() > before:
-        raise asyncio.CancelledError
-
-
-async def end(task: asyncio.Task[None] | None) -> None:
-    """Cancel a task that uses the client, and wait until it is done. The client may swallow a cancellation."""
-    while task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=CANCEL_AGAIN_AFTER)
 
 
 def describe_error(error: Exception) -> str:

@@ -58,6 +58,12 @@ def folder(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.fixture
+def servers(redis_server, postgres_server, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("DATABASE_URL", postgres_server.dsn)
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -69,8 +75,8 @@ def folder(tmp_path, monkeypatch):
         for page in PAGES
     ],
 )
-@pytest.mark.usefixtures("longer_timeouts", "folder")
-def test_snippets_run(page, service, redis_server, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("longer_timeouts", "folder", "servers")
+def test_snippets_run(page, service, tmp_path, monkeypatch):
     """As a reader runs them, from the top of the page to its end, with an emulator as the space in `SIGNALWIRE_*`.
 
     A block whose first line is a comment like `# app.py` can be imported as that file.
@@ -80,7 +86,6 @@ def test_snippets_run(page, service, redis_server, tmp_path, monkeypatch):
     paste(page, tmp_path)
     for name, value in settings_of(service).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("REDIS_URL", redis_server.url)
     monkeypatch.setenv("SIGNALWIRE_TOKENS_ENCRYPTION_KEY", generate_encryption_key())
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "support")  # a module without any settings
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)

@@ -382,7 +382,7 @@ forked()
 
 async def test_a_user_needs_no_more_commands_than_are_listed(account, caplog):
     """The how-to lists them, for a user with restricted rights."""
-    (listed,) = re.findall(r"Commands of a `RedisGovernor`.*", (ROOT / "docs/guides/redis.md").read_text())
+    (listed,) = re.findall(r"Commands of a `RedisGovernor`.*", (ROOT / "docs/guides/redis-postgres.md").read_text())
     commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]+)`", listed)]
     with RedisServer() as server:
         with server.client() as client:

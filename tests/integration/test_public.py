@@ -40,7 +40,7 @@ def test_the_reference_lists_the_public_names_and_no_others():
     public |= {f"signalwire_tokens.outcomes.{name}" for name in set(outcomes.__all__) - {"Renewed"}}
     public |= {f"signalwire_tokens.stores.{name}" for name in stores.__all__ if name not in signalwire_tokens.__all__}
     public |= {f"signalwire_tokens.governors.{name}" for name in (*governors.__all__, "redis.RedisGovernor")}
-    public |= {"signalwire_tokens.stores.redis.RedisStore"}
+    public |= {"signalwire_tokens.stores.postgres.PostgresStore", "signalwire_tokens.stores.redis.RedisStore"}
     public |= {f"signalwire_tokens.testing.{name}" for name in testing.__all__ if name[0].isupper()}
     public |= {f"{module.__name__}.{name}" for module in INTEGRATIONS for name in module.__all__}
     assert_documented("docs/reference", documented, public)

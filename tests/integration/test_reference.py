@@ -51,7 +51,7 @@ from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi,
 from signalwire_tokens.integrations.opentelemetry import Telemetry
 from signalwire_tokens.keeper.sharing_rules import UNBOUNDED
 from signalwire_tokens.session import EACH_ISSUE
-from signalwire_tokens.stores import redis
+from signalwire_tokens.stores import postgres, redis
 from signalwire_tokens.testing import VirtualClock
 from signalwire_tokens.wire.answers import BY_CODE, INVALID_REQUEST
 from signalwire_tokens.wire.codes import SUBJECTS, Subject
@@ -138,7 +138,7 @@ def test_the_overview_lists_the_public_names_by_module():
     )
     names = {one: one.__all__ for one in modules}
     names[signalwire_tokens] = own - derived - {"__version__"}
-    names |= {stores: set(stores.__all__) - own, redis: ["RedisStore"]}
+    names |= {stores: set(stores.__all__) - own, postgres: ["PostgresStore"], redis: ["RedisStore"]}
     names[redis_governor] = redis_governor.__all__
     listed = [f"{code(module)[0]}.{name}" for _, module, cell in table(PAGES["api"]) for name in code(cell)]
     assert_documented(API, listed, {f"{one.__name__}.{name}" for one in names for name in names[one]})
@@ -475,6 +475,7 @@ def comparable(default):
         ("Stores", "MemoryStore", [MemoryStore]),
         ("Stores", "SqliteStore", [SqliteStore]),
         ("Stores", "RedisStore", [redis.RedisStore]),
+        ("Stores", "PostgresStore", [postgres.PostgresStore]),
         ("Stores", "Sealer", [stores.Sealer]),
         ("Where tokens are used", "SubscriberAuth", [aiohttp_client.subscriber_auth, httpx.SubscriberAuth]),
         ("Where tokens are used", "TokenBackend", [aiohttp_server.TokenBackend, asgi.TokenBackend]),

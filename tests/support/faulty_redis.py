@@ -1,4 +1,4 @@
-"""A proxy that breaks connections on purpose, and a server that breaks the Redis protocol."""
+"""A proxy that breaks connections to Redis or PostgreSQL on purpose, and a server that breaks their protocols."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ class Proxy:
     def __init__(self, port, *, tls=None):
         self._target, self.mode, self.delay = port, "pass", 0.0
         self._tls = tls
-        self.connections, self.heard = 0, bytearray()
+        self.connections, self.heard, self.is_holding = 0, bytearray(), False
         self._server = None
         self._pipes, self._writers = set(), set()
         self._released = asyncio.Event()
@@ -35,7 +35,7 @@ class Proxy:
         return self._server.sockets[0].getsockname()[1]
 
     async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_):
@@ -62,11 +62,15 @@ class Proxy:
         self._released.set()
         self._released = asyncio.Event()
 
-    async def _serve(self, reader, writer):
-        task = asyncio.current_task()
-        self._pipes.add(task)
+    def _accept(self, reader, writer):
+        """Begin a task that `__aexit__` may cancel at any time. A server's own tasks fail if they are cancelled."""
         self.connections += 1
         self._writers.add(writer)
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._pipes.add(task)
+        task.add_done_callback(self._pipes.discard)
+
+    async def _serve(self, reader, writer):
         try:
             if self.mode != "refuse":
                 await self._join(reader, writer)
@@ -76,7 +80,6 @@ class Proxy:
             writer.transport.abort()
             await close(writer)
             self._writers.discard(writer)
-            self._pipes.discard(task)
 
     async def _join(self, reader, writer):
         there, back = await asyncio.open_connection("127.0.0.1", self._target)
@@ -116,6 +119,7 @@ class Proxy:
             if self.mode == "half-close":
                 writer.write_eof()
             while self.mode in ("stall", "half-close"):
+                self.is_holding = True
                 await self._released.wait()
             writer.write(data)
             await writer.drain()

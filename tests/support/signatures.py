@@ -97,6 +97,7 @@ SECTIONS = {
     ],
     "Stores": [
         (TOP, "SqliteStore"),
+        (f"{STORES}.postgres", "PostgresStore"),
         (f"{STORES}.redis", "RedisStore"),
         (TOP, "MemoryStore"),
         (TOP, "generate_encryption_key"),
