@@ -57,8 +57,8 @@ BODY_HEADERS = frozenset({"content-type", "content-length"})
 CREDENTIALS = ("Authorization", "Proxy-Authorization", "Cookie")
 FRAMING = ("Content-Encoding", "Expect", "Transfer-Encoding")
 OTHER_LOOP = (
-    "this TokenClient was first used on another event loop: create one per event loop, or call it on its own loop with "
-    "asyncio.run_coroutine_threadsafe(). See 'Celery, RQ and Django' in the documentation"
+    "this TokenClient was first used on another event loop or before a fork: create one per event loop and process, or "
+    "call it on its own loop with asyncio.run_coroutine_threadsafe(). See 'Celery, RQ and Django' in the documentation"
 )
 NEVER_LEFT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 

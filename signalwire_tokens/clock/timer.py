@@ -71,6 +71,10 @@ class Sleeper(Protocol):
         """Plan again, since the wall clock has gained `seconds` on the timer's clock, which is at `now`."""
         ...
 
+    def note_fork(self) -> None:
+        """Check the process in the next call, since this is a forked one."""
+        ...
+
 
 class Timer:
     """A set of deadlines that share one alarm of an event loop.
@@ -213,8 +217,7 @@ class Timer:
     def _wake_all(self) -> Sequence[asyncio.Task[Any]]:
         """Compare the clocks, notify sleepers of leaps, wake those that are due, and set the next alarm."""
         self._rings_at = math.inf
-        begun: list[asyncio.Task[Any]] = []
-        self._begun = begun
+        begun = self._begun = list[asyncio.Task[Any]]()
         now = self.clock.now()
         self._watch_wall(now)
         notified = self._notify_of_leap(now)
@@ -275,8 +278,7 @@ class Timer:
                 self._leaps.popleft()
                 continue
             looked += 1
-            sleeper = entries[-1][2]()
-            if sleeper is not None:
+            if (sleeper := entries[-1][2]()) is not None:
                 try:
                     sleeper.note_leap(gained, now)
                 except Exception:  # of any kind: the other sleepers must still be notified
@@ -293,6 +295,17 @@ def is_current(entry: HeapEntry) -> bool:
 
 # The timers by the ids of their event loop and clock. A timer references both, so an id isn't reused while it exists.
 TIMERS: WeakValueDictionary[tuple[int, int], Timer] = WeakValueDictionary()
+
+
+def note_fork() -> None:
+    """Notify all sleepers that have an entry in a heap, in a forked process. A session that renews may have none."""
+    for sleeper in [entry[2]() for timer in TIMERS.values() for entry in timer._heap]:  # noqa: SLF001 - of this module
+        if sleeper is not None:
+            sleeper.note_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=note_fork)
 
 
 def timer_of(clock: Clock) -> Timer:

@@ -256,6 +256,9 @@ class FleetGate(Gate):
     def note_leap(self, seconds: float, now: float) -> None:
         """Ignore leaps of the wall clock: the timer notifies the sessions itself."""
 
+    def note_fork(self) -> None:
+        """Ignore forks, for the same reason."""
+
     def _now(self) -> float:
         return self.timer.clock.now()
 

@@ -266,11 +266,14 @@ class Engine:
         `seconds` is the latest leap. All leaps since the pair was requested count. While a renewal is under way, this
         does nothing, and `_conclude` calls it when the renewal ends.
         """
-        if isinstance(self.cycle.under_way, RenewalStep):
-            return
-        if self.cycle.clock_leaped(self.opened().gained() - self.gained, now):
+        gained = self.opened().gained() - self.gained
+        if not isinstance(self.cycle.under_way, RenewalStep) and self.cycle.clock_leaped(gained, now):
             self.gate.clock_leaped(seconds)
             self.plan()
+
+    def note_fork(self) -> None:
+        """Require that the next call of `token()` checks the process."""
+        self.cycle.check_until(-math.inf)
 
     def on_store_change(self) -> None:
         """Look into the store soon, since another session has saved a pair. The store calls this."""
@@ -465,8 +468,7 @@ class Engine:
 
     async def changed(self, deadline: WaitDeadline | None = None) -> None:
         """Wait for the next `notify()`, or for the deadline to end. The caller then has to look at what has changed."""
-        if self.waiters is None:
-            self.waiters = Waiters()
+        self.waiters = self.waiters or Waiters()
         await self.waiters.wait(deadline)
 
     def notify(self) -> None:

@@ -150,10 +150,12 @@ async def run_django(arguments, environment, folder, edits=NONE):
 
 UVICORN = ("uvicorn", "mysite.asgi:application", "--lifespan", "on", "--port", "{port}")
 GUNICORN = ("gunicorn", "mysite.wsgi", "--bind", "127.0.0.1:{port}", "--workers", "1")
+PRELOADED = (*GUNICORN, "--preload")
 
 
 @pytest.mark.parametrize(
-    ("server", "path"), [(UVICORN, "/whoami"), (UVICORN, "/whoami-sync"), (GUNICORN, "/whoami-sync")]
+    ("server", "path"),
+    [(UVICORN, "/whoami"), (UVICORN, "/whoami-sync"), (GUNICORN, "/whoami-sync"), (PRELOADED, "/whoami-sync")],
 )
 async def test_a_django_view_recovers_from_a_refused_token(server, path, emulator, environment, tmp_path):
     """An async view with the fleet of the lifespan, and a sync view with the thread; SIGTERM stops the server."""

@@ -28,6 +28,9 @@ class Sleeper:
     def note_leap(self, seconds, now):
         self.leaps.append((seconds, now))
 
+    def note_fork(self):
+        self.is_forked = True
+
 
 @pytest.fixture
 async def timer(clock):

@@ -1,0 +1,75 @@
+"""Open one of everything, fork, and print how the child's use of it fails. `python forked.py SETTINGS`, which are JSON.
+
+The child has an event loop of its own, as with a server that loads the app before it forks. A loop that runs during a
+fork doesn't go on in the child: asyncio itself refuses that.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import warnings
+
+from signalwire_tokens import SessionFleet, SqliteStore, SubscriberSession, TokenClient
+from signalwire_tokens.governors.redis import RedisGovernor
+from signalwire_tokens.stores import key_of
+from signalwire_tokens.stores.postgres import PostgresStore
+from signalwire_tokens.stores.redis import RedisStore
+
+KEY = key_of(("a fork",))
+
+
+async def open_all(settings):
+    """Return how to use each thing again, after it was used once."""
+    keys = {"encryption_keys": settings["key"]}
+    client = TokenClient.from_env()
+    session = await SubscriberSession(client, "alice").start()
+    fleet = await SessionFleet(client).start()
+    stores = [
+        SqliteStore(settings["path"], **keys),
+        RedisStore(settings["redis"], **keys),
+        PostgresStore(settings["postgres"], **keys),
+    ]
+    await stores[-1].create_schema()
+    governor = RedisGovernor(settings["redis"], account=KEY)
+    uses = {
+        "TokenClient": lambda: client.create_subscriber_token("bob"),
+        "SubscriberSession": session.token,
+        "SubscriberSession, to close it": session.aclose,
+        "SessionFleet": lambda: fleet.token("carol"),
+        "RedisGovernor": lambda: governor.turn(100.0, 5.0),
+        **{type(store).__name__: lambda store=store: store.load(KEY) for store in stores},
+    }
+    for name, use in uses.items():
+        if "close" not in name:
+            await use()
+            await use()  # what was checked once isn't checked again
+    return uses
+
+
+async def use_all(uses):
+    """Print how each use fails."""
+    errors = {}
+    for name, use in uses.items():
+        try:
+            async with asyncio.timeout(30):
+                errors[name] = f"worked: {type(await use()).__name__}"
+        except Exception as error:  # noqa: BLE001 - which it is is what is asked for
+            errors[name] = f"{type(error).__name__}: {error}"
+    sys.stdout.write(json.dumps(errors))
+    sys.stdout.flush()
+
+
+def fork():
+    """Return whether this is the child. The parent waits for it, and ends as it did."""
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+warnings.simplefilter("ignore")
+loop = asyncio.new_event_loop()  # asyncio.run would end the tasks of what is open
+opened = loop.run_until_complete(open_all(json.loads(sys.argv[1])))
+fork()
+asyncio.run(use_all(opened))
+os._exit(0)
