@@ -25,6 +25,7 @@
     │   ├── CallRefused           the gateway answered a call with an error
     │   └── CallInterrupted       a call has no answer; `sent` says whether it may have had an effect
     └── StoreError                a token store failed
+        └── UnreadableRecord      the store has a record that this process can't read
 
 SignalWire's error codes decide which `ApiError` an answer becomes. The status decides only if the answer has no known
 code. `wire.codes` lists the codes and explains why they come first.
@@ -74,6 +75,7 @@ __all__ = [
     "TransportError",
     "Unauthorized",
     "UnexpectedResponse",
+    "UnreadableRecord",
     "ValidationFailed",
     "is_throttle",
     "is_transient",
@@ -358,6 +360,14 @@ class CallInterrupted(RealtimeError):
 
 class StoreError(SignalWireTokenError):
     """A token store failed. The message names the store and the key."""
+
+
+class UnreadableRecord(StoreError):
+    """The store has a record that this process can't read.
+
+    For example, a newer version of the library has written it, or a process with another encryption key. The record
+    stays as it is.
+    """
 
 
 def line_of(error: SignalWireTokenError, *, pause: str, advice: str | None) -> str:

@@ -49,7 +49,7 @@ import attrs
 
 from signalwire_tokens.clock import Clock
 from signalwire_tokens.durations import spoken
-from signalwire_tokens.errors import ConfigurationError, StoreError
+from signalwire_tokens.errors import ConfigurationError, StoreError, UnreadableRecord
 from signalwire_tokens.lifecycle import Lifecycle, Phase
 from signalwire_tokens.models import TokenPair
 from signalwire_tokens.outcomes import (
@@ -227,11 +227,13 @@ class SharedRenewal:
         Before that, the result is the store's error, as `NotSent`.
 
         The session issues a pair of its own, since other processes may be presenting the shared refresh token. If it
-        can't issue, it presents that refresh token as the last way left. A pair from elsewhere that was never found in
-        the store isn't presented, though: the store may hold its successor.
+        can't issue, it presents that refresh token as the last way left. But it doesn't if the store may hold the
+        pair's successor: if it has a record that this process can't read, or if the pair is from elsewhere and was
+        never found in the store.
         """
         cycle = self.cycle
-        may_have_successor = cycle.pair is not None and cycle.pair is self.brought
+        is_behind = isinstance(error, UnreadableRecord) and not cycle.can_issue
+        may_have_successor = is_behind or (cycle.pair is not None and cycle.pair is self.brought)
         has_time = cycle.left(self.clock.now()) > cycle.policy.needed_ttl(cycle.lifetime)
         if has_time or self._is_shut or may_have_successor:
             return step, NotSent(error)

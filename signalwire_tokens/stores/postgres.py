@@ -86,11 +86,15 @@ CREATE TABLE IF NOT EXISTS {table}_leases (
 """
 # Two processes that create the same table at once would disturb each other.
 ALONE = "SELECT pg_advisory_xact_lock(hashtext('signalwire_tokens schema'));\n"
-LOAD = "SELECT (SELECT sealed FROM {table} WHERE key = $1), extract(epoch FROM clock_timestamp())::float8"
+# A record that has expired is of no use, and counts as gone. Otherwise, one that can't be read would stay for a day.
+LOAD = """
+SELECT (SELECT sealed FROM {table} WHERE key = $1 AND expires_at > clock_timestamp()),
+    extract(epoch FROM clock_timestamp())::float8
+"""
 MARK = """
 INSERT INTO {table} AS held (key, digest, sealed, expires_at) VALUES ($1, $2, $3, to_timestamp($4))
 ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, sealed = excluded.sealed, expires_at = excluded.expires_at
-WHERE held.digest IN ($2, $5)
+WHERE held.digest IN ($2, $5) OR held.expires_at <= clock_timestamp()
 RETURNING true
 """
 SAVE = """
@@ -98,7 +102,7 @@ WITH saved AS (
     INSERT INTO {table} AS held (key, digest, sealed, expires_at) VALUES ($1, $2, $3, to_timestamp($4))
     ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, sealed = excluded.sealed,
         expires_at = excluded.expires_at, saved_at = clock_timestamp()
-    WHERE held.digest IN ($2, $5)
+    WHERE held.digest IN ($2, $5) OR held.expires_at <= clock_timestamp()
     RETURNING key
 )
 SELECT pg_notify($6, key) FROM saved

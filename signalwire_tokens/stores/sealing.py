@@ -5,7 +5,7 @@ A record as bytes:
 ======  =====  ============================================================================
 offset  bytes  content
 ======  =====  ============================================================================
-0       1      version of this format: 1
+0       1      version of the record's format: 1
 1       1      1 if the record is sealed, 0 if the rest is the JSON of `records.encode`
 2       4      only if sealed: the name of the encryption key, which is the start of a SHA-256
 6       12     only if sealed: a random nonce
@@ -15,6 +15,10 @@ offset  bytes  content
 The encryption also authenticates the first two bytes and the key under which the store keeps the record. So a record
 that was changed, or copied to another key, doesn't open. An older record of the same key does open: an attacker who can
 write to the store can bring it back.
+
+**Versions.** `FORMATS` has each version that this release can read. It writes the newest. A release that changes the
+format adds a version, and still reads the one before. A process with an older release refuses the newer record, and
+leaves it as it is: the store compares digests, which are not part of the format.
 
 The name lets a store that has several encryption keys choose the right one. So keys can be replaced while processes
 run.
@@ -29,22 +33,21 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextlib import suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from signalwire_tokens.errors import ConfigurationError, StoreError
+from signalwire_tokens.errors import ConfigurationError, UnreadableRecord
 from signalwire_tokens.models import Secret
 
 from .records import Record, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 __all__ = ["Sealer", "generate_encryption_key"]
 
-# A first byte between the two is a newer version of this format. From 32 on it is text, which is not ours.
-VERSION, FIRST_TEXT_BYTE = 1, 32
+FIRST_TEXT_BYTE = 32  # a first byte below it may be a version; from it on, it is text, which is not ours
 PLAIN, SEALED = 0, 1
 KEY = re.compile(r"[A-Za-z0-9_-]{43}=")  # 32 bytes as URL-safe base64
 KEY_BYTES, NAME_BYTES, NONCE_BYTES = 32, 4, 12
@@ -64,6 +67,16 @@ NOT_AUTHENTIC = (
 )
 
 
+class Format(NamedTuple):
+    """How a version of the format turns a record into JSON, and back. `decode` raises `ValueError` if it can't."""
+
+    encode: Callable[[Record], bytes]
+    decode: Callable[[bytes], Record]
+
+
+FORMATS = {1: Format(encode, decode)}
+
+
 def generate_encryption_key() -> str:
     """Return a new encryption key for a store: 32 random bytes, as URL-safe base64."""
     return urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
@@ -77,6 +90,8 @@ class Sealer:
 
     A sealed record opens only under the store's key that it was sealed for. Sealing needs the extra `crypto`.
     """
+
+    formats: ClassVar[Mapping[int, Format]] = FORMATS
 
     def __init__(self, store: str, encryption_keys: str | Sequence[str] = (), *, plaintext: bool = False) -> None:
         given = Secret((encryption_keys,) if isinstance(encryption_keys, str) else encryption_keys)
@@ -102,35 +117,35 @@ class Sealer:
 
     def seal(self, key: str, record: Record) -> bytes:
         """Return a record as bytes, sealed for the store's key `key`, or in plain text without encryption keys."""
+        version = max(self.formats)
+        written = Secret(self.formats[version].encode(record))
         if not self._ciphers:
-            return bytes((VERSION, PLAIN)) + encode(record)
-        head, nonce = bytes((VERSION, SEALED)), os.urandom(NONCE_BYTES)
+            return bytes((version, PLAIN)) + written.value
+        head, nonce = bytes((version, SEALED)), os.urandom(NONCE_BYTES)
         name, cipher = next(iter(self._ciphers.items()))
-        return head + name + nonce + cipher.encrypt(nonce, encode(record), head + key.encode())
+        return head + name + nonce + cipher.encrypt(nonce, written.value, head + key.encode())
 
     def open(self, key: str, sealed: bytes) -> Record:
-        """Return the record that `seal` wrote for the same key. Raise `StoreError` with the reason if it can't."""
+        """Return the record that `seal` wrote for the same key. Raise `UnreadableRecord` if this process can't."""
         head, body = bytes(sealed[:HEAD_BYTES]), Secret(sealed[HEAD_BYTES:])
         del sealed
-        match tuple(head):
-            case (1, 0) if not self._ciphers:
-                pass
-            case (1, 0):
-                raise self._refuse(key, IN_PLAIN_TEXT)
-            case (1, 1) if not self._ciphers:
-                raise self._refuse(key, NEEDS_KEY)
-            case (1, 1):
-                body = self._unseal(key, head, body.value)
-            case (version, _) if VERSION < version < FIRST_TEXT_BYTE:
-                raise self._refuse(key, TOO_NEW)
-            case _:
-                raise self._refuse(key, FOREIGN)
+        if len(head) < HEAD_BYTES:
+            raise self._refuse(key, FOREIGN)
+        version, kind = head
+        if max(self.formats) < version < FIRST_TEXT_BYTE:
+            raise self._refuse(key, TOO_NEW)
+        if version not in self.formats or kind not in (PLAIN, SEALED):
+            raise self._refuse(key, FOREIGN)
+        if (kind == SEALED) != bool(self._ciphers):
+            raise self._refuse(key, NEEDS_KEY if kind == SEALED else IN_PLAIN_TEXT)
+        if kind == SEALED:
+            body = self._unseal(key, head, body.value)
         with suppress(ValueError):
-            return decode(body.value)
+            return self.formats[version].decode(body.value)
         raise self._refuse(key, "is damaged: delete it; the session then issues a new pair")
 
     def _unseal(self, key: str, head: bytes, body: bytes) -> Secret[bytes]:
-        """Return a record's JSON. Raise `StoreError` if no encryption key fits, or if the bytes aren't authentic."""
+        """Return a record's JSON. Raise `UnreadableRecord` if no key fits, or if the bytes aren't authentic."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - an extra
 
         name, nonce, ciphertext = body[:NAME_BYTES], body[NAME_BYTES:][:NONCE_BYTES], body[NAME_BYTES + NONCE_BYTES :]
@@ -142,8 +157,8 @@ class Sealer:
         except (InvalidTag, ValueError):
             raise self._refuse(key, NOT_AUTHENTIC) from None
 
-    def _refuse(self, key: str, why: str) -> StoreError:
-        return StoreError(f"{self._store}: the record #{key[:8]} {why}")
+    def _refuse(self, key: str, why: str) -> UnreadableRecord:
+        return UnreadableRecord(f"{self._store}: the record #{key[:8]} {why}")
 
 
 def is_key(text: object) -> bool:

@@ -236,7 +236,7 @@ def test_every_error_is_told():
     drawn = re.search(r"```text\n(.*?)```", PAGES["errors"], re.DOTALL)[1]
     described = inspect.getdoc(errors)
     assert [line.rstrip() for line in drawn.splitlines()] == [
-        line[4:].rstrip() for line in described.splitlines() if re.match(r"    (\S|├|│|└)", line)
+        line[4:].rstrip() for line in described.splitlines() if re.match(r"    +(\S|├|│|└)", line)
     ], f"draw the same tree in {ERRORS} and at the top of signalwire_tokens/errors.py"
 
 

@@ -365,6 +365,17 @@ async def test_old_rows_are_swept(postgres_server, store, table):
     assert {row[0] for row in await fetch(postgres_server, f"SELECT key FROM {table}_leases")} == {keys[0]}
 
 
+async def test_an_expired_record_counts_as_gone(postgres_server, store, table, key):
+    """As on a Redis server. Even a process that can't read it may replace it."""
+    record = await make_record(store, key)
+    assert await store.save(key, record, None)
+    await fetch(postgres_server, f"UPDATE {table} SET expires_at = clock_timestamp()")
+    assert (await store.load(key)).record is None
+    successor = await make_record(store, key)
+    assert await store.save(key, successor, None)
+    assert record_of(await store.load(key)).digest == successor.digest
+
+
 async def test_a_sweep_that_fails_spoils_no_save(postgres_server, store, table, key):
     """The next one is due later."""
     await fetch(postgres_server, f"ALTER TABLE {table}_leases RENAME TO {table}_away")

@@ -82,7 +82,7 @@ SECTIONS = {
             *("ApiError", "Unauthorized", "Forbidden", "NotFound", "ValidationFailed"),
             *("RateLimited", "TemporarilyRefused", "ServerError", "UnexpectedResponse"),
         ),
-        (TOP, "SessionError", "SessionClosed", "SessionExpired", "TokenUnavailable", "StoreError"),
+        (TOP, "SessionError", "SessionClosed", "SessionExpired", "TokenUnavailable", "StoreError", "UnreadableRecord"),
         (TOP, "RealtimeError", "CallRefused", "CallInterrupted"),
         (TOP, "Problem", "RateLimitHint"),
         (TOP, "is_transient", "is_throttle"),
