@@ -328,12 +328,13 @@ class NotificationListener:
     async def _listen(self, dsn: Secret[str]) -> bool:
         """Listen on a new connection, as long as messages arrive. Return whether any has arrived."""
         connection = await self._server.listen(dsn)
-        has_heard = False
+        has_heard, lost = False, asyncio.get_running_loop().create_future()
         try:
+            connection.add_termination_listener(lambda _: lost.cancel())
             await connection.add_listener(channel_of(self._table), self._receive)
-            while await self._hears():
+            while not lost.done() and await self._hears():
                 has_heard = True
-                await asyncio.sleep(HEARTBEAT)
+                await asyncio.wait([lost], timeout=HEARTBEAT)
         finally:
             connection.terminate()
         return has_heard

@@ -439,6 +439,18 @@ async def test_behind_pgbouncer_the_store_says_that_it_polls(postgres_server, ta
     assert caplog.text == ""
 
 
+async def test_a_subscription_that_the_server_ends_is_made_again_at_once(postgres_server, table, key, monkeypatch):
+    """And not when the store next sends a message to itself."""
+    monkeypatch.setattr(postgres, "HEARTBEAT", 100 * HANG)
+    async with store_at(postgres_server.dsn, table) as store, store_at(postgres_server.dsn, table) as peer:
+        await news(store, peer, key)
+        statement = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND query LIKE $1"
+        )
+        assert await fetch(postgres_server, statement, f"%{table}%") == [(True,)]
+        await news(store, peer, key)
+
+
 @pytest.mark.usefixtures("quick")
 async def test_the_store_tries_again_to_listen(postgres_server, table, key, caplog, monkeypatch):
     """After it has looked for new pairs for a while."""

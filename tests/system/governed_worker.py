@@ -78,4 +78,5 @@ async def main(settings):
             write(number, at, "")
 
 
-asyncio.run(main(json.loads(sys.argv[1])))
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))
