@@ -26,7 +26,7 @@ def test_every_figure_is_measured():
     done = run_quickly("--json")
     report = json.loads(done.stdout)
     figures = {figure["what"]: figure for figure in report["figures"]}
-    assert len(figures) == 34
+    assert len(figures) == 49
     assert all(figure["values"] for figure in figures.values())
     goals = [figure for figure in figures.values() if figure["most"] is not None or figure["least"] is not None]
     assert len(goals) == 11
