@@ -611,6 +611,21 @@ async def test_a_cancelled_call_leaves_no_connection_in_use(postgres_server, tab
         assert {reading.record.digest for reading in readings} == {record.digest}
 
 
+async def test_a_connection_that_comes_too_late_is_closed(postgres_server, table, key):
+    """Its call was cancelled while the driver connected. The place in the pool is free again."""
+    async with Proxy(postgres_server.port) as proxy, store_at(as_dsn(proxy.url), table) as store:
+        proxy.mode = "stall"
+        task = asyncio.ensure_future(store.load(key))
+        await eventually(lambda: proxy.is_holding)
+        task.cancel()
+        await asyncio.wait([task])
+        (connecting,) = store._server._connecting
+        proxy.heal()
+        await eventually(connecting.done)
+        await eventually(connecting.result().is_closed)
+        assert (await store.load(key)).record is None
+
+
 async def test_another_event_loop_is_refused(store, key):
     """A store has connections of one loop."""
     await store.load(key)

@@ -248,6 +248,18 @@ async def test_a_server_of_a_cluster_that_can_not_write_is_named_in_the_error(cl
 
 
 @pytest.mark.slow
+async def test_an_error_of_the_server_to_which_a_slot_moves_is_raised(cluster, prefix, key):
+    """Like that of any server."""
+    name = f"{prefix}{{{key}}}:pair"
+    async with store_on(cluster.connect(), prefix) as store:
+        cluster.owner_of(cluster.slot_of(name)).run("set", name, "foreign")
+        with cluster.moving(name) as (source, target):
+            source.run("migrate", "127.0.0.1", target.port, name, 0, 5000)
+            with pytest.raises(StoreError, match="WRONGTYPE: another application uses the same prefix"):
+                await store.load(key)
+
+
+@pytest.mark.slow
 async def test_a_key_that_has_moved_is_found(cluster, prefix, key):
     """The client learns where its slot is now, and calls at the same time don't disturb each other."""
     async with store_on(cluster.connect(), prefix) as store, store_on(cluster.connect(), prefix) as peer:
