@@ -18,6 +18,7 @@ Redirects are never followed and bodies never decompressed. `TokenClient` sets t
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl as tls
 from base64 import b64encode
 from contextlib import suppress
@@ -98,6 +99,7 @@ class Sender:
 
     _http: aiohttp.ClientSession | None = None
     _loop: asyncio.AbstractEventLoop | None = None
+    _process: int = 0
 
     def __init__(
         self, origin: str, http: aiohttp.ClientSession | None, ssl: tls.SSLContext | None, proxy: Secret[str | None]
@@ -185,12 +187,12 @@ class Sender:
             self._http = aiohttp.ClientSession(
                 connector=GuardedConnector(), headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar()
             )
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._process = asyncio.get_running_loop(), os.getpid()
         if self._http.closed:
             raise ConfigurationError(
                 "the aiohttp.ClientSession given as http_session is closed: keep it open as long as the client"
             )
-        if self._loop not in (None, asyncio.get_running_loop()):
+        if self._loop is not None and (self._loop, self._process) != (asyncio.get_running_loop(), os.getpid()):
             raise ConfigurationError(OTHER_LOOP)
         if self._loop is None and self._ssl is None and self._origin.startswith("https:"):
             self._ssl = tls.create_default_context()  # the given session's connector may not verify certificates

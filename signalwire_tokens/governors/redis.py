@@ -194,7 +194,7 @@ class RedisGovernor:
         Calls of `turn` that wait return None. Raise `StoreError` on another event loop.
         """
         was_used = self._server.owner.is_used
-        self._server.owner.release()
+        self._server.owner.check()
         self._closings += 1
         await end(self._taking)
         await end(self._keeping)
@@ -202,7 +202,6 @@ class RedisGovernor:
         if was_used and not self.is_away:
             with suppress(StoreError):  # it is forgotten after a while in any case
                 await self._eval(LEAVE, self._me)
-            self._server.owner.release()
         await self._server.aclose()
 
     def __del__(self) -> None:

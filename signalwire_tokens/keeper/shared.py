@@ -107,6 +107,7 @@ class SharedRenewal:
     - `looked_for` limits the looks of a session without a valid token. It holds the expiry of the token for which it
       has looked, and the number of *last looks*, before the session would expire. There is one, and another one after
       news.
+    - `is_unreadable` is True if the store held a record at the last sight that this process can't read.
     - `saving` is the task that saves a pair in the background, and `unwatch` ends the callbacks of the store.
     """
 
@@ -123,6 +124,7 @@ class SharedRenewal:
     has_news: bool = False
     rests_until: float = -math.inf
     looked_for: tuple[float, int] = (math.inf, 0)
+    is_unreadable: bool = False
     saving: asyncio.Task[None] | None = None
     unwatch: Callable[[], object] = nothing
 
@@ -232,8 +234,7 @@ class SharedRenewal:
         never found in the store.
         """
         cycle = self.cycle
-        is_behind = isinstance(error, UnreadableRecord) and not cycle.can_issue
-        may_have_successor = is_behind or (cycle.pair is not None and cycle.pair is self.brought)
+        may_have_successor = (self.is_unreadable and not cycle.can_issue) or cycle.pair is self.brought is not None
         has_time = cycle.left(self.clock.now()) > cycle.policy.needed_ttl(cycle.lifetime)
         if has_time or self._is_shut or may_have_successor:
             return step, NotSent(error)
@@ -405,6 +406,7 @@ class SharedRenewal:
         """
         before, ahead = self.clock.now(), self._wall_ahead()
         reading = await self._use(lambda: self.store.load(self.key))
+        self.is_unreadable = False
         if not is_sound(reading):
             raise self._complaint(
                 f"load() must return a Reading with finite times, and returned {type(reading).__name__}"
@@ -439,7 +441,8 @@ class SharedRenewal:
         try:
             async with asyncio.timeout(limit):
                 return await call()
-        except StoreError:
+        except StoreError as error:
+            self.is_unreadable |= isinstance(error, UnreadableRecord)
             raise
         except TimeoutError:
             reason = f"no answer within {spoken(limit)}"

@@ -7,6 +7,7 @@ task ends.
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +22,7 @@ CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 
 
 class LoopOwner:
-    """The event loop that first uses a store or a governor, until it is closed. A forked process has another one.
+    """The event loop and the process that first use a store or a governor, until it is closed.
 
     `name` is its repr, for messages, and begins with the name of its class.
     """
@@ -29,17 +30,24 @@ class LoopOwner:
     def __init__(self, name: str) -> None:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
 
     @property
     def is_used(self) -> bool:
-        """Return whether connections may be open, since the last `release`."""
-        return self._loop is not None
+        """Return whether connections of this process may be open, since the last `release`."""
+        return self._loop is not None and self._process == os.getpid()
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the event loop is closed, so that connections can't be closed any more."""
+        return self._loop is not None and self._loop.is_closed()
 
     def bind(self) -> asyncio.AbstractEventLoop:
-        """Return the running event loop. Raise `StoreError` if the connections belong to another one."""
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if self._loop is not loop:
+        """Return the running event loop. Raise `StoreError` if the connections belong to another one or to a parent."""
+        loop, process = asyncio.get_running_loop(), os.getpid()
+        if self._loop is None:
+            self._loop, self._process = loop, process
+        if self._loop is not loop or self._process != process:
             kind = self._name.partition("(")[0]
             raise StoreError(
                 f"{self._name} was first used on another event loop or before a fork: create one {kind} per event "
@@ -48,13 +56,13 @@ class LoopOwner:
         return loop
 
     def release(self) -> None:
-        """Allow another event loop to use the connections, which must be closed next.
+        """Forget the event loop, once the connections are closed."""
+        self._loop = None
 
-        Raise `StoreError` on a wrong event loop.
-        """
+    def check(self) -> None:
+        """Raise `StoreError` if the connections belong to another event loop that isn't closed."""
         if self._loop is not None and not self._loop.is_closed():
             self.bind()
-        self._loop = None
 
 
 @contextmanager
@@ -76,7 +84,10 @@ def cancellation_kept() -> Iterator[None]:
 
 
 async def end(task: asyncio.Task[None] | None) -> None:
-    """Cancel a task that uses the client, and wait until it is done. The client may swallow a cancellation."""
-    while task is not None and not task.done():
+    """Cancel a task that uses the client, and wait until it is done. The client may swallow a cancellation.
+
+    If the task's event loop is closed, the task has ended with it.
+    """
+    while task is not None and not task.done() and not task.get_loop().is_closed():
         task.cancel()
         await asyncio.wait([task], timeout=CANCEL_AGAIN_AFTER)

@@ -17,12 +17,12 @@ Time
     All times are the server's, so the machines' clocks don't matter.
 
 Watching
-    A save notifies the channel that is named like the table. One task per store listens to it. To see whether the
-    messages arrive, it sends one to itself: PgBouncer in transaction mode accepts `LISTEN`, but forwards nothing. Then,
-    and with your app's pool, the task looks for new pairs every few seconds instead.
+    A save notifies the channel that is named like the table. One task per store listens to it. To see whether messages
+    arrive, it sends one to itself, on a channel of its own. PgBouncer in transaction mode accepts `LISTEN`, but it
+    forwards nothing. Then, and with your app's pool, the task looks for new pairs every few seconds instead.
 
 Sweeping
-    Now and then, a save is followed by a statement that removes old rows.
+    Now and then, a save begins a task that removes old rows. The save doesn't wait for it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import re
 import warnings
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
@@ -86,6 +87,7 @@ CREATE TABLE IF NOT EXISTS {table}_leases (
 """
 # Two processes that create the same table at once would disturb each other.
 ALONE = "SELECT pg_advisory_xact_lock(hashtext('signalwire_tokens schema'));\n"
+IS_THERE = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL"
 # A record that has expired is of no use, and counts as gone. Otherwise, one that can't be read would stay for a day.
 LOAD = """
 SELECT (SELECT sealed FROM {table} WHERE key = $1 AND expires_at > clock_timestamp()),
@@ -186,6 +188,7 @@ class PostgresStore:
         self._sealer = Sealer(str(self), hidden_keys.value, plaintext=plaintext)
         self._holder, self._leases = uuid4().hex, count(1)
         self._swept_at = SYSTEM.now()
+        self._sweeping: asyncio.Task[None] | None = None
         self._watchers = Watchers()
         listen_at = self._server.dsn
         if hidden_listen.value is not None:
@@ -208,10 +211,14 @@ class PostgresStore:
 
         Watchers are called again once a session is opened with the store. Raise `StoreError` on another event loop.
         """
-        self._server.owner.release()
+        self._server.owner.check()
         listening, self._listening = self._listening, None
-        await end(listening)
-        await self._server.aclose()
+        try:
+            await end(listening)
+            await end(self._sweeping)
+        finally:
+            await self._server.aclose()
+            self._server.owner.release()
 
     def __del__(self) -> None:
         if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none
@@ -232,8 +239,11 @@ class PostgresStore:
         return SCHEMA.format(table=self._table, name=self._table.rpartition(".")[2])
 
     async def create_schema(self) -> None:
-        """Create the tables that are missing. It needs the right to create tables, which the store itself doesn't."""
-        await self._server.fetch(ALONE + self.schema, Secret(()), "its tables")
+        """Create the tables that are missing. That needs the right to create tables, which the store itself doesn't."""
+        names = self._table, f"{self._table}_leases", f"{self._table}_saved_at"
+        ((is_there,),) = await self._server.fetch(IS_THERE, Secret(names), "its tables")
+        if not is_there:
+            await self._server.fetch(ALONE + self.schema, Secret(()), "its tables")
 
     async def load(self, key: str) -> Reading:
         """Return a reading: the record under the key, or None if there is none, and the server's time."""
@@ -241,7 +251,7 @@ class PostgresStore:
         hidden = Secret(sealed)
         del sealed
         record = None if hidden.value is None else self._sealer.open(key, hidden.value)
-        return Reading(record=record, at=at)
+        return Reading(record=record, at=float(at))  # your pool may return numbers of another type
 
     async def save(self, key: str, record: Record, replaces: str | None) -> bool:
         """Save a record in place of the one with the digest `replaces`. Return whether the server holds it now."""
@@ -252,8 +262,9 @@ class PostgresStore:
         saved = bool(await self._run(key, SAVE, *arguments.value, channel_of(self._table)))
         if SYSTEM.now() > self._swept_at + SWEEP_EVERY:
             self._swept_at = SYSTEM.now()
-            with suppress(StoreError):  # the next save tries again in a while
-                await self._server.fetch(SWEEP.format(table=self._table), Secret((SWEEP_AFTER,)), "old rows")
+            self._sweeping = asyncio.Task(
+                sweep(self._server, self._table), name=f"signalwire-tokens: sweep {self}", context=Context()
+            )
         return saved
 
     async def delete(self, key: str) -> None:
@@ -303,8 +314,10 @@ class NotificationListener:
         self._dsn = dsn  # None: it can't listen
         self._table = table
         self._watchers = watchers
-        self._probe = f"probe {uuid4().hex}"  # this store's message to itself
-        self._heard: asyncio.Future[bool] | None = None  # whether it has arrived
+        self._own_channel = f"signalwire_tokens_{uuid4().hex}"  # for this store's messages to itself
+        self._heard: asyncio.Future[bool] | None = None  # whether one has arrived
+        self._since = BEYOND  # when the store last looked for new pairs, by the server's clock
+        self._known: set[tuple[str, float]] = set()  # the pairs that it found then
 
     async def run(self) -> None:
         """Listen until the task is cancelled. If the connection fails, connect again after a pause."""
@@ -330,53 +343,72 @@ class NotificationListener:
         connection = await self._server.listen(dsn)
         has_heard, lost = False, asyncio.get_running_loop().create_future()
         try:
-            connection.add_termination_listener(lambda _: lost.cancel())
-            await connection.add_listener(channel_of(self._table), self._receive)
-            while not lost.done() and await self._hears():
+            connection.add_termination_listener(lambda _: self._lose(lost))
+            async with asyncio.timeout(self._server.timeout):
+                await connection.add_listener(channel_of(self._table), self._receive)
+                await connection.add_listener(self._own_channel, self._receive_own)
+            while await self._hears(lost):
+                if not has_heard:
+                    await self._look()  # for what was saved while the store didn't listen
                 has_heard = True
                 await asyncio.wait([lost], timeout=HEARTBEAT)
         finally:
             connection.terminate()
-        return has_heard
+        return has_heard or lost.done()
 
-    async def _hears(self) -> bool:
-        """Return whether a message that the store sends arrives soon."""
+    async def _hears(self, lost: asyncio.Future[None]) -> bool:
+        """Return whether a message that the store sends arrives soon, unless the connection is lost meanwhile."""
+        if lost.done():
+            return False
         loop = asyncio.get_running_loop()
         self._heard = loop.create_future()
-        await self._server.fetch(NOTIFY, Secret((channel_of(self._table), self._probe)), "a notification")
-        limit = loop.call_later(HEARD_WITHIN, self._resolve, "")
+        await self._server.fetch(NOTIFY, Secret((self._own_channel, "")), "a notification")
+        limit = loop.call_later(HEARD_WITHIN, partial(self._resolve, heard=False))
         try:
             return await self._heard
         finally:
             limit.cancel()
 
     def _receive(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
-        if payload == self._probe:
-            self._resolve(self._probe)
-        else:
-            self._watchers.call(str(payload))
+        self._watchers.call(str(payload))
 
-    def _resolve(self, heard: str) -> None:
+    def _receive_own(self, *_: object) -> None:
+        self._resolve(heard=True)
+
+    def _lose(self, lost: asyncio.Future[None]) -> None:
+        lost.cancel()
+        self._resolve(heard=False)
+
+    def _resolve(self, *, heard: bool) -> None:
         if self._heard is not None and not self._heard.done():
-            self._heard.set_result(heard == self._probe)
+            self._heard.set_result(heard)
 
     async def _poll(self, duration: float) -> None:
         """Look for new pairs again and again, for so many seconds."""
-        until, since, known = SYSTEM.now() + duration, BEYOND, set[tuple[str, float]]()
-        statement = NEWS.format(table=self._table)
+        until = SYSTEM.now() + duration
         while SYSTEM.now() < until:
-            rows = await self._server.fetch(statement, Secret((since,)), "its news")
-            *news, (_, now) = sorted((tuple(row) for row in rows), key=lambda row: row[0] == "")
-            for pair in news:
-                if pair not in known:
-                    self._watchers.call(pair[0])
-            since, known = now - OVERLAP, set(news)
+            await self._look()
             await asyncio.sleep(POLL_EVERY)
+
+    async def _look(self) -> None:
+        """Call the watchers of the pairs that were saved since the last look, but for those that it found then."""
+        rows = await self._server.fetch(NEWS.format(table=self._table), Secret((self._since,)), "its news")
+        now = max(float(at) for _, at in rows)
+        found = {(str(key), float(at)) for key, at in rows if key}
+        for key, _ in sorted(found - self._known):
+            self._watchers.call(key)
+        self._since, self._known = now - OVERLAP, found
+
+
+async def sweep(server: PostgresServer, table: str) -> None:
+    """Remove old rows. If that fails, the store tries again when the next sweep is due."""
+    with suppress(StoreError):
+        await server.fetch(SWEEP.format(table=table), Secret((SWEEP_AFTER,)), "old rows")
 
 
 def channel_of(table: str) -> str:
-    """Return the name of the channel on which a table's new pairs are announced."""
-    return table.rpartition(".")[2]
+    """Return the name of the channel on which a table's new pairs are announced. Names of tables ignore the case."""
+    return table.rpartition(".")[2].lower()
 
 
 def check_table(table: object) -> None:

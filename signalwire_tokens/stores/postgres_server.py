@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
+import socket
+import ssl
 from typing import TYPE_CHECKING, Any, cast
 
 try:
@@ -39,16 +42,22 @@ __all__ = ["PostgresServer", "describe_error"]
 
 MOST_CONNECTIONS = 10
 # A URL whose user name and password end at the one "@", so that the rest can be shown.
-DSN = re.compile(r"postgres(?:ql)?://(?:[^@/?#]*@)?(?P<hosts>[\w.,:%\[\]-]*)(?P<database>/[\w.-]*)?(?:\?[^@]*)?")
+HOST = r"(?:\[[0-9A-Fa-f:.]*\]|[\w.%-]*)(?::\d+)?"
+DSN = re.compile(rf"postgres(?:ql)?://(?:[^@/?#]*@)?(?P<hosts>{HOST}(?:,{HOST})*)(?P<database>/[\w.%-]*)?(?:\?[^@]*)?")
 READ_ONLY = "25006"
-# After these, the same statement may succeed: the connection was lost, the server stops, or two transactions collided.
-REPEATED = {READ_ONLY, "40001", "40P01", "57P01", "57P02", "57P05"}
+# After these, the same statement may succeed on another connection: this one was lost, or its server stops.
+MOVED = {READ_ONLY, "57P01", "57P02", "57P05"}
+COLLISIONS = {"40001", "40P01"}  # of two transactions, with strict isolation: one is to be repeated
+CLOSE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+COLLISION_PAUSE = 0.02  # seconds at most until it is
 HINTS = {
     READ_ONLY: ": it is a standby, or read-only",
     "28000": ": it refused the user",
     "28P01": ": it refused the user name or password",
     "3D000": ": there is no such database",
-    "42501": ": the user may not do this",
+    "42501": ": the user lacks a right",
+    "42704": ": the DSN may have an unknown option",
+    "42601": ": the table's name may be a reserved word",
     "42703": ": the table has other columns, and isn't the store's",
     "42P01": ": the store's tables are missing. Run `await store.create_schema()` once, or the SQL in `store.schema`",
     "53100": ": its disk is full",
@@ -86,19 +95,25 @@ class PostgresServer:
 
     async def aclose(self) -> None:
         """Close the connections, unless they are the application's. Using them again opens new ones."""
-        if self._connecting:
+        if self._connecting and not self.owner.is_closed:
             await asyncio.wait(self._connecting, timeout=self.timeout)
         if self.dsn is None or self._pool is None:
             return
         pool, self._pool = self._pool, None
+        if self.owner.is_closed:
+            return
         try:
             async with asyncio.timeout(self.timeout):
                 await pool.close()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        except BaseException as error:
             pool.terminate()
+            if not isinstance(
+                error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
+            ):
+                raise
 
     def drop(self) -> None:
-        """Close the connections without a word to the server, unless they are the application's."""
+        """Terminate the connections at once, unless they are the application's."""
         if self.dsn is not None and self._pool is not None:
             self._pool.terminate()
 
@@ -114,8 +129,14 @@ class PostgresServer:
                     return await self._fetch_or_repeat(statement, arguments)
         except TimeoutError:
             reason = f"no answer within {spoken(self.timeout)}"
+            if self.dsn is not None and self._pool is not None:  # the other idle connections may be dead as well
+                await self._pool.expire_connections()
+        except asyncio.CancelledError:
+            reason = ""  # the driver's frames may hold tokens, so another one is raised
         except Exception as error:  # noqa: BLE001 - the driver raises errors of many kinds
             reason = describe_error(error)
+        if not reason:
+            raise asyncio.CancelledError
         raise StoreError(f"{self}: {subject}: {reason}")
 
     async def connect(self, *arguments: Any, **settings: Any) -> Any:  # noqa: ANN401 - the driver has no types
@@ -137,15 +158,24 @@ class PostgresServer:
         return await self.connect(dsn.value, timeout=self.timeout, statement_cache_size=0)
 
     async def _fetch_or_repeat(self, statement: str, arguments: Secret[tuple[Any, ...]]) -> list[Any]:
-        """Return the rows of a statement. Repeat it once if its connection was lost, or if another server has to."""
-        try:
-            return await self._fetch(statement, arguments)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if not may_repeat(error):
-                raise
-            if code_of(error) == READ_ONLY:
-                await (await self._opened()).expire_connections()
-        return await self._fetch(statement, arguments)
+        """Return the rows of a statement. Repeat it once if its connection was lost, or if another server has to.
+
+        A statement that collided with another one is repeated until it succeeds, within the time limit.
+        """
+        is_last = False
+        while True:
+            try:
+                return await self._fetch(statement, arguments)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                code = code_of(error)
+                if code in COLLISIONS:
+                    await asyncio.sleep(random.uniform(0.0, COLLISION_PAUSE))  # noqa: S311 - it keeps no secret
+                    continue
+                if is_last or not may_repeat(error):
+                    raise
+                if code == READ_ONLY and self.dsn is not None:
+                    await (await self._opened()).expire_connections()
+                is_last = True
 
     async def _fetch(self, statement: str, arguments: Secret[tuple[Any, ...]]) -> list[Any]:
         pool = await self._opened()
@@ -155,7 +185,7 @@ class PostgresServer:
                 return list(await connection.fetch(statement, *arguments.value))
             return [await connection.execute(statement)]  # which may be a script
         except BaseException as error:
-            if not isinstance(error, asyncpg.PostgresError):
+            if not isinstance(error, asyncpg.PostgresError) or code_of(error) == READ_ONLY:
                 connection.terminate()  # an answer that comes later would be the next statement's
             raise
         finally:
@@ -201,7 +231,7 @@ def checked_place(dsn: Secret[Any]) -> str:
 def may_repeat(error: Exception) -> bool:
     """Return whether the same statement may succeed on another connection."""
     code = code_of(error)
-    return code.startswith("08") or code in REPEATED if code else isinstance(error, OSError | asyncpg.InterfaceError)
+    return code.startswith("08") or code in MOVED if code else isinstance(error, OSError | asyncpg.InterfaceError)
 
 
 def code_of(error: Exception) -> str:
@@ -214,8 +244,14 @@ def describe_error(error: Exception) -> str:
     code = code_of(error)
     if code:
         return f"the server answered {code}{HINTS.get(code, '')}"
+    if isinstance(error, ssl.SSLError):
+        return f"cannot connect: TLS failed ({getattr(error, 'reason', type(error).__name__)})"
+    if isinstance(error, socket.gaierror):
+        return "cannot connect: the name of the host isn't known"
     if isinstance(error, OSError):
         return f"cannot connect: {os.strerror(error.errno) if error.errno else type(error).__name__}"
+    if isinstance(error, ValueError) and not isinstance(error, asyncpg.DataError):
+        return "an option of the DSN has a wrong value"
     if type(error) is asyncpg.InterfaceError:  # not a subclass, which may quote an argument
         return str(error)
     return type(error).__name__

@@ -22,7 +22,8 @@ Time
 Failover
     A server that loses its role may still accept writes for a moment, and lose them. If it loses the mark of a refresh
     token, another process presents the same one. With `min_replicas`, a save counts only once so many replicas have it.
-    A lost lease, or a lost pair whose mark was kept, costs no more than another issue.
+    That must be all of them: one that Sentinel hasn't redirected yet still confirms the old primary's writes. A lost
+    lease, or a lost pair whose mark was kept, costs no more than another issue.
 
 Watching
     One task per store listens to the channel. Messages are lost while it isn't connected. That is harmless: a session
@@ -148,10 +149,12 @@ class RedisStore:
 
         Watchers are called again once a session is opened with the store. Raise `StoreError` on another event loop.
         """
-        self._server.owner.release()
+        self._server.owner.check()
         listening, self._listening = self._listening, None
-        await end(listening)
-        await self._server.aclose()
+        try:
+            await end(listening)
+        finally:
+            await self._server.aclose()
 
     def __del__(self) -> None:
         if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none

@@ -29,6 +29,7 @@ try:
     from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
     from redis.asyncio.cluster import ClusterNode, PipelineCommand
     from redis.asyncio.retry import Retry
+    from redis.asyncio.sentinel import MasterNotFoundError
     from redis.backoff import NoBackoff
     from redis.client import NEVER_DECODE
     from redis.exceptions import (
@@ -60,12 +61,8 @@ if TYPE_CHECKING:
 __all__ = ["HEARTBEAT", "RedisServer", "describe_error"]
 
 BYTES = {NEVER_DECODE: True}  # a sealed record isn't text, even if the application's client decodes its own
-FOLLOWED = (
-    ClusterDownError,
-    ConnectionError,
-    MovedError,
-    SlotNotCoveredError,
-)  # errors that a cluster's client handles
+FOLLOWED = (ClusterDownError, ConnectionError, SlotNotCoveredError)  # another server of the cluster may have the slot
+MOST_MOVES = 3  # how often a slot is looked for, before the client goes on
 MOST_CONNECTIONS = 64
 WAIT_PART = 0.3  # of the time for a command, in which replicas confirm it: so that it can be repeated once
 HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
@@ -127,8 +124,11 @@ class RedisServer:
 
     async def aclose(self) -> None:
         """Close the connections, unless they are the application's. Using them again opens new ones."""
-        if self._is_own:
-            await self.redis.aclose()
+        try:
+            if self._is_own and not self.owner.is_closed:
+                await self.redis.aclose()
+        finally:
+            self.owner.release()
 
     async def eval(
         self, script: str, keys: Sequence[str], arguments: Secret[tuple[Any, ...]], subject: str, *, confirm: int = 0
@@ -149,8 +149,12 @@ class RedisServer:
                     return await self._send_or_move(command, confirm)
         except (TimeoutError, ConnectionTimeout):  # both have the same limit
             reason = f"no answer within {spoken(self.timeout)}"
+        except asyncio.CancelledError:
+            reason = ""  # the client's frames may hold tokens, so another one is raised
         except Exception as error:  # noqa: BLE001 - the client raises errors of many kinds
             reason = describe_error(error)
+        if not reason:
+            raise asyncio.CancelledError
         raise StoreError(f"{self}: {subject}: {reason}")
 
     async def _send_or_move(self, command: Secret[tuple[Any, ...]], confirm: int) -> Any:  # noqa: ANN401 - as above
@@ -178,7 +182,7 @@ class RedisServer:
         for one in (answer, replicas):
             if isinstance(one, Exception):
                 raise one
-        if replicas < confirm:
+        if answer and replicas < confirm:  # otherwise nothing was written
             raise ResponseError("NOREPLICAS to confirm it")
         return answer
 
@@ -207,13 +211,17 @@ async def send_to_cluster(cluster: RedisCluster, command: Secret[tuple[Any, ...]
     """
     node: ClusterNode | None = None
     await cluster.initialize()  # type: ignore[unused-awaitable]  # the result is the client itself
-    try:
-        owner = cast("ClusterNode", cluster.get_node_from_key(command.value[3]))
-        return await owner.execute_command(*command.value, **BYTES)
-    except FOLLOWED:
-        pass
-    except AskError as redirect:
-        node = cluster.get_node(host=redirect.host, port=redirect.port)
+    for _ in range(MOST_MOVES):
+        try:
+            owner = cast("ClusterNode", cluster.get_node_from_key(command.value[3]))
+            return await owner.execute_command(*command.value, **BYTES)
+        except MovedError as redirect:
+            await cluster.nodes_manager.move_slot(redirect)
+        except AskError as redirect:
+            node = cluster.get_node(host=redirect.host, port=redirect.port)
+            break
+        except FOLLOWED:
+            await cluster.nodes_manager.initialize()
     if node is None:
         return await cluster.execute_command(*command.value, **BYTES)
     asking, asked = PipelineCommand(0, "ASKING"), PipelineCommand(1, *command.value, **BYTES)
@@ -233,6 +241,8 @@ def describe_error(error: Exception) -> str:
         return str(error)
     if isinstance(error, AuthenticationError):
         return "the server refused the user name or password: check the URL"
+    if isinstance(error, MasterNotFoundError):
+        return "Sentinel knows no primary of this service"
     code = code_of(error)
     return f"{type(error).__name__}" if code is None else f"the server answered {code}{HINTS.get(code, '')}"
 

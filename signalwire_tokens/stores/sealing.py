@@ -55,11 +55,13 @@ HEAD_BYTES = 2
 # Why a record can't be opened. Each text follows the store's name and the key.
 IN_PLAIN_TEXT = (
     "is in plain text, but this store has encryption keys. It was saved with plaintext=True: delete it, or use another "
-    "file or prefix"
+    "file, prefix or table"
 )
 NEEDS_KEY = "is encrypted, but this store was made with plaintext=True: pass the key as encryption_keys=…"
-TOO_NEW = "was written by a newer version of signalwire-tokens: update this process, or use another file or prefix"
-FOREIGN = "wasn't written by signalwire-tokens: another application may use the same file or prefix"
+TOO_NEW = (
+    "was written by a newer version of signalwire-tokens: update this process, or use another file, prefix or table"
+)
+FOREIGN = "wasn't written by signalwire-tokens: another application may use the same file, prefix or table"
 UNKNOWN_KEY = "was encrypted with a key that isn't in encryption_keys=…: add the previous key to the list"
 NOT_AUTHENTIC = (
     "failed authentication: it was changed, or copied from another key. Find out who can write to the store, then "

@@ -27,7 +27,8 @@ USED = [
 ]
 
 
-def test_what_was_opened_before_a_fork_says_so(service, redis_server, postgres_server, tmp_path):
+@pytest.mark.parametrize("loop", ["another", "the same"])
+def test_what_was_opened_before_a_fork_says_so(service, redis_server, postgres_server, tmp_path, loop):
     """Also a session whose token is fresh, and whose parent has used it a moment ago."""
     settings = {
         "key": generate_encryption_key(),
@@ -36,7 +37,7 @@ def test_what_was_opened_before_a_fork_says_so(service, redis_server, postgres_s
         "postgres": postgres_server.dsn,
     }
     environment = os.environ | settings_of(service) | {"PYTHONPATH": str(TESTS)}
-    program = [sys.executable, TESTS / "support" / "forked.py", json.dumps(settings)]
+    program = [sys.executable, TESTS / "support" / "forked.py", loop, json.dumps(settings)]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     errors = json.loads(done.stdout)

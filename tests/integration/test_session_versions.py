@@ -11,6 +11,7 @@ from signalwire_tokens import (
     RefreshPolicy,
     RefreshTuning,
     SqliteStore,
+    StoreError,
     SubscriberSession,
     TokenUnavailable,
     UnreadableRecord,
@@ -150,9 +151,17 @@ async def test_an_older_process_that_can_not_issue_presents_no_token_that_may_be
             older.invalidate(await older.token())
             with pytest.raises(TokenUnavailable, match="written by a newer version"):
                 await older.token()
+            with pytest.MonkeyPatch.context() as patch:  # later, the store fails in another way
+                patch.setattr(this, "load", unreachable)
+                with pytest.raises(TokenUnavailable, match="is away"):
+                    await older.token()
             assert operations(emulator) == [ISSUE, REFRESH]
             this._sealer = following._sealer  # the process is updated
             assert await older.token() == await newer.token()
+
+
+async def unreachable(_):
+    raise StoreError("the store is away")
 
 
 async def test_processes_of_both_versions_rotate_side_by_side(emulator, client, make_store):

@@ -6,10 +6,13 @@ import itertools
 import logging
 import math
 import re
+import socket
+import ssl
 import sys
 import traceback
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 import asyncpg
@@ -18,6 +21,7 @@ import pytest
 from signalwire_tokens import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret, Token, TokenPair
 from signalwire_tokens.stores import Record, generate_encryption_key, key_of, postgres
+from signalwire_tokens.stores import postgres_server as postgres_server_module
 from signalwire_tokens.stores.postgres import PostgresStore
 from signalwire_tokens.testing import StoreConformance
 from signalwire_tokens.testing.conformance import make_record, record_of
@@ -194,7 +198,7 @@ async def test_a_user_needs_no_more_rights_than_are_listed(postgres_server, tabl
     connection = await asyncpg.connect(postgres_server.dsn)
     await connection.execute(f"CREATE USER {user}")
     async with store_at(postgres_server.dsn_of(user), table) as store:
-        assert await reasons(store, key) == {"the server answered 42501: the user may not do this"}
+        assert await reasons(store, key) == {"the server answered 42501: the user lacks a right"}
         await connection.execute(f"GRANT {rights} ON {table}, {table}_leases TO {user}")
         heard = asyncio.Event()
         store.watch(key, heard.set)
@@ -361,6 +365,7 @@ async def test_old_rows_are_swept(postgres_server, store, table):
     store._swept_at = -math.inf
     last = key_of(("sweep", "now"))
     assert await store.save(last, await make_record(store, last), None)
+    await store._sweeping
     assert {row[0] for row in await fetch(postgres_server, f"SELECT key FROM {table}")} == {*keys[:2], last}
     assert {row[0] for row in await fetch(postgres_server, f"SELECT key FROM {table}_leases")} == {keys[0]}
 
@@ -381,7 +386,19 @@ async def test_a_sweep_that_fails_spoils_no_save(postgres_server, store, table, 
     await fetch(postgres_server, f"ALTER TABLE {table}_leases RENAME TO {table}_away")
     store._swept_at = -math.inf
     assert await store.save(key, await make_record(store, key), None)
+    await store._sweeping
     await fetch(postgres_server, f"ALTER TABLE {table}_away RENAME TO {table}_leases")
+
+
+async def test_a_save_does_not_wait_for_a_sweep(postgres_server, table, key):
+    """Which another transaction holds up here. Closing the store ends it."""
+    connection = await asyncpg.connect(postgres_server.dsn)
+    async with store_at(postgres_server.dsn, table) as store, connection.transaction():
+        await connection.execute(f"LOCK TABLE {table}_leases")
+        store._swept_at = -math.inf
+        assert await store.save(key, await make_record(store, key), None)
+        assert not store._sweeping.done()
+    await connection.close()
 
 
 async def test_a_lease_of_a_wrong_clock_ends(postgres_server, store, table, key):
@@ -439,15 +456,72 @@ async def test_behind_pgbouncer_the_store_says_that_it_polls(postgres_server, ta
     assert caplog.text == ""
 
 
+async def end_listening(server, store):
+    """End the connection on which a store listens, as an administrator does."""
+    statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE $1"
+    assert await fetch(server, statement, f"LISTEN%{store._listener._own_channel}%") == [(True,)]
+
+
+async def test_a_subscription_that_is_lost_at_its_beginning_is_made_again(
+    postgres_server, table, key, monkeypatch, caplog
+):
+    """The store doesn't take that for a PgBouncer in between, and finds what was saved meanwhile."""
+    async with store_at(postgres_server.dsn, table) as store:
+        fetched, lost = store._server.fetch, []
+
+        async def lose_first(statement, *arguments):
+            if statement == postgres.NOTIFY and not lost:
+                lost.append(True)
+                await end_listening(postgres_server, store)
+            return await fetched(statement, *arguments)
+
+        monkeypatch.setattr(store._server, "fetch", lose_first)
+        await news(store, store, key)
+    assert lost
+    assert "gets no notifications" not in caplog.text
+
+
+async def test_a_pair_that_is_saved_while_the_store_does_not_listen_is_found_afterwards(postgres_server, table, key):
+    """Between two subscriptions, or between two looks of which one failed."""
+    heard = asyncio.Event()
+    async with store_at(postgres_server.dsn, table) as store, store_at(postgres_server.dsn, table) as peer:
+        await news(store, peer, key_of((key,)))
+        store.watch(key, heard.set)
+        listener = store._listener
+        store._listening.cancel()
+        await asyncio.wait([store._listening])
+        assert await peer.save(key, await make_record(peer, key), None)
+        store._listening = asyncio.ensure_future(listener.run())
+        await heard.wait()
+
+
+async def test_a_server_that_stalls_while_the_store_begins_to_listen_is_left(postgres_server, table, key, caplog):
+    """After the time for a statement."""
+    caplog.set_level(logging.INFO)
+    async with (
+        Proxy(postgres_server.port) as proxy,
+        store_at(postgres_server.dsn, table, listen_dsn=as_dsn(proxy.url), timeout=1.0) as store,
+    ):
+        listen = store._server.listen
+
+        async def listen_and_stall(dsn):
+            connection = await listen(dsn)
+            proxy.mode = "stall"
+            return connection
+
+        store._server.listen = listen_and_stall
+        store.watch(key, lambda: None)
+        await eventually(lambda: "lost the subscription" in caplog.text)
+        store._server.listen = listen
+        proxy.heal()
+
+
 async def test_a_subscription_that_the_server_ends_is_made_again_at_once(postgres_server, table, key, monkeypatch):
     """And not when the store next sends a message to itself."""
     monkeypatch.setattr(postgres, "HEARTBEAT", 100 * HANG)
     async with store_at(postgres_server.dsn, table) as store, store_at(postgres_server.dsn, table) as peer:
         await news(store, peer, key)
-        statement = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND query LIKE $1"
-        )
-        assert await fetch(postgres_server, statement, f"%{table}%") == [(True,)]
+        await end_listening(postgres_server, store)
         await news(store, peer, key)
 
 
@@ -492,9 +566,8 @@ async def test_a_message_of_the_store_to_itself_that_comes_late_is_ignored(store
     """It may come twice, too, or when the store waits for none."""
     listener = store._listener
     for _ in range(2):
-        listener._receive(None, 0, "", listener._probe)
+        listener._receive_own()
     await news(store, store, key)
-    listener._receive(None, 0, "", listener._probe)
 
 
 async def test_each_pair_is_announced_once_while_the_store_polls(postgres_server, table, key, quick):
@@ -513,10 +586,167 @@ async def test_each_pair_is_announced_once_while_the_store_polls(postgres_server
 # Use.
 
 
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_a_strict_isolation_costs_no_failure(postgres_server, table, key, isolation):
+    """Statements that collide are repeated: of many, one holds the lease, and one saves."""
+    dsn = f"{postgres_server.dsn}?default_transaction_isolation={isolation.replace(' ', '%20')}"
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(store_at(dsn, table)) for _ in range(4)]
+        record = await make_record(stores[0], key)
+        assert await stores[0].save(key, record, None)
+        successors = [await make_record(store, key) for store in stores for _ in range(5)]
+        saves = [stores[number % 4].save(key, one, record.digest) for number, one in enumerate(successors)]
+        assert (await asyncio.gather(*saves)).count(True) == 1
+        leases = [stack.enter_async_context(store.lease(key, 3600.0)) for store in stores for _ in range(5)]
+        assert (await asyncio.gather(*leases)).count(True) == 1
+
+
+async def test_a_host_that_refuses_connections_is_passed_over(postgres_server, reserved_port, table, key):
+    """If the DSN names another one."""
+    dsn = postgres_server.dsn.replace("@", f"@127.0.0.1:{reserved_port},")
+    async with store_at(dsn, table) as store:
+        assert (await store.load(key)).record is None
+
+
+async def test_the_idle_connections_of_a_dead_path_cost_one_failure(postgres_server, table, key):
+    """When one of them doesn't answer, the others aren't used any more, either."""
+    async with Proxy(postgres_server.port) as proxy, store_at(as_dsn(proxy.url), table) as store:
+        await asyncio.gather(*(store.load(key) for _ in range(8)))
+        proxy.mode, store._server.timeout = "stall", 0.05
+        with pytest.raises(StoreError, match="no answer"):
+            await store.load(key)
+        store._server.timeout = HANG
+        proxy.lead_to(postgres_server.port)
+        proxy.mode = "pass"  # for new connections; those that are held back stay so
+        assert (await store.load(key)).record is None
+
+
+async def test_a_read_only_server_costs_your_pool_no_other_connections(postgres_server, table, key):
+    """Only the one that it has answered on."""
+    dsn = f"{postgres_server.dsn}?default_transaction_read_only=on"
+    async with asyncpg.create_pool(dsn, min_size=3, max_size=3) as pool, store_at(pool, table) as store:
+        before = {holder._con for holder in pool._holders}
+        with pytest.raises(StoreError, match="the server answered 25006: it is a standby, or read-only"):
+            await store.save(key, hidden_record(), None)
+        assert {holder._con for holder in pool._holders} & before
+
+
+async def test_tables_that_are_there_are_not_created_again(postgres_server, table, key):
+    """So this needs no right, and waits for no transaction that uses them."""
+    user = f"app_{uuid4().hex[:8]}"
+    await fetch(postgres_server, f"CREATE USER {user}")
+    connection = await asyncpg.connect(postgres_server.dsn)
+    async with connection.transaction():
+        await connection.execute(f"LOCK TABLE {table}")
+        async with store_at(postgres_server.dsn_of(user), table) as store:
+            await store.create_schema()
+            with pytest.raises(StoreError, match="its tables: the server answered 42501: the user lacks a right"):
+                await store_schema_of(store, f"other_{table}")
+    await connection.close()
+
+
+async def store_schema_of(store, table):
+    store._table = table
+    await store.create_schema()
+
+
+async def test_a_pool_with_number_types_of_its_own_is_used(postgres_server, table, key):
+    """A reading has floats in any case."""
+
+    async def with_decimals(connection):
+        await connection.set_type_codec("float8", schema="pg_catalog", encoder=str, decoder=Decimal)
+
+    async with (
+        asyncpg.create_pool(postgres_server.dsn, min_size=0, init=with_decimals) as pool,
+        store_at(pool, table) as store,
+    ):
+        record = await make_record(store, key)
+        assert await store.save(key, record, None)
+        assert (await store.load(key)).age >= 0.0
+
+
+async def test_a_cancelled_save_shows_no_token(postgres_server, table, key):
+    """Not even in the driver's frames."""
+    async with (
+        Proxy(postgres_server.port) as proxy,
+        store_at(as_dsn(proxy.url), table, encryption_keys=(), plaintext=True) as store,
+    ):
+        await store.load(key)
+        proxy.mode = "stall"
+        task = asyncio.ensure_future(store.save(key, hidden_record(), None))
+        await eventually(lambda: proxy.is_holding)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        error = caught.value
+        shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+        assert MARK not in shown.replace(f"'{MARK}'", "").replace(f"MARK = {MARK!r}", "")
+
+
+async def test_a_cancelled_close_closes_all_the_same(postgres_server, table, key):
+    """A listener that is slow to end doesn't keep the connections open."""
+    store = store_at(postgres_server.dsn, table)
+    await news(store, store, key)
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert store._server._pool is None
+
+
+def test_a_store_whose_event_loop_is_closed_can_be_closed(postgres_server, table, key):
+    """And used on another one."""
+    store = store_at(postgres_server.dsn, table)
+
+    async def use():
+        await store.load(key)
+        for connection in [holder._con for holder in store._server._pool._holders if holder._con]:
+            connection.terminate()  # the driver's connection would warn
+        await asyncio.sleep(0)
+
+    async def close():
+        await store.aclose()
+        await store.load(key)
+        await store.aclose()
+
+    asyncio.run(use())
+    asyncio.run(close())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("?sslmode=nonsense", "an option of the DSN has a wrong value"),
+        ("?nonsense=1", "the server answered 42704: the DSN may have an unknown option"),
+    ],
+)
+async def test_a_wrong_option_is_named(postgres_server, table, key, options, reason):
+    """Without its value."""
+    async with store_at(postgres_server.dsn + options, table) as store:
+        assert await reasons(store, key) == {reason}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "the name of the host isn't known"),
+        (
+            ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] failed"),
+            "TLS failed (SSLCertVerificationError)",
+        ),
+        (ConnectionError("hush"), "ConnectionError"),
+    ],
+)
+def test_why_a_connection_failed_is_named(error, reason):
+    """By the kind of the error."""
+    assert postgres_server_module.describe_error(error) == f"cannot connect: {reason}"
+
+
 @pytest.mark.parametrize(
     "dsn",
     [
         f"postgresql://user:{MARK}/x@host/db",
+        f"postgresql://user:{MARK}",
         f"postgresql://user:{MARK}@x@host/db",
         f"host=localhost password={MARK}",
         f"mysql://user:{MARK}@host/db",

@@ -1,6 +1,7 @@
 """The store and the governor on real deployments: Sentinel, a cluster, TLS, a restricted user, your own client."""
 
 import asyncio
+import re
 import shutil
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -17,6 +18,7 @@ from signalwire_tokens.stores import generate_encryption_key, key_of
 from signalwire_tokens.stores.redis import RedisStore
 from signalwire_tokens.testing import GovernorConformance, StoreConformance
 from signalwire_tokens.testing.conformance import make_record, record_of
+from support.paths import ROOT
 from support.processes import reserve_port
 from support.redis_server import ClusterServers, RedisServer, SentinelServers
 from support.waiting import HANG, eventually
@@ -257,6 +259,63 @@ async def test_an_error_of_the_server_to_which_a_slot_moves_is_raised(cluster, p
             source.run("migrate", "127.0.0.1", target.port, name, 0, 5000)
             with pytest.raises(StoreError, match="WRONGTYPE: another application uses the same prefix"):
                 await store.load(key)
+
+
+@pytest.mark.slow
+async def test_a_slot_that_moves_twice_is_found(cluster, prefix, key):
+    """First unseen, and then it is on its way again, while the client has many connections."""
+    name = f"{prefix}{{{key}}}:pair"
+    async with store_on(cluster.connect(), prefix) as store:
+        record = await make_record(store, key)
+        assert await store.save(key, record, None)
+        await asyncio.gather(*(store.load(key_of((key, str(number)))) for number in range(40)))
+        with cluster.moving(name):
+            pass
+        with cluster.moving(name) as (source, target):
+            source.run("migrate", "127.0.0.1", target.port, name, 0, 5000)
+            assert record_of(await store.load(key)).digest == record.digest
+
+
+@pytest.mark.slow
+async def test_a_user_of_a_cluster_needs_no_more_commands_than_are_listed(cluster, prefix, key):
+    """The how-to lists them. Slots may move meanwhile."""
+    page = (ROOT / "docs/guides/redis-postgres.md").read_text()
+    listed = [re.findall(pattern, page)[0] for pattern in (r"run `EVAL`.*", r"with `min_replicas`; (.*) on a cluster")]
+    commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]+)`", " ".join(listed)) if name != "SELECT"]
+    for node in cluster.nodes:
+        node.run("ACL", "SETUSER", "restricted", "on", ">hush", "~*", "&*", "-@all", *commands)
+    client = RedisCluster("127.0.0.1", cluster.port, username="restricted", password="hush")
+    async with store_on(client, prefix) as store:
+        heard, record = asyncio.Event(), await make_record(store, key)
+        store.watch(key, heard.set)
+        with cluster.moving(f"{prefix}{{{key}}}:pair"):
+            while not heard.is_set():
+                assert await store.save(key, record, None)
+                await asyncio.sleep(0.01)
+            async with store.lease(key, 1.0) as held:
+                assert held
+
+
+@pytest.mark.slow
+async def test_a_user_needs_one_more_command_to_wait_for_replicas(sentinel, prefix, key):
+    """The how-to names it."""
+    page = (ROOT / "docs/guides/redis-postgres.md").read_text()
+    assert "`WAIT` with `min_replicas`" in page
+    commands = ["+eval", "+hget", "+hset", "+pexpireat", "+time", "+publish", "+wait", "+hello", "+client"]
+    sentinel.first.run("ACL", "SETUSER", "waiting", "on", ">hush", "~*", "&*", "-@all", *commands)
+    url = f"redis://waiting:hush@127.0.0.1:{sentinel.first.port}/0"
+    async with RedisStore(url, encryption_keys=KEY, prefix=prefix, timeout=HANG, min_replicas=1) as store:
+        assert await store.save(key, await make_record(store, key), None)
+
+
+@pytest.mark.slow
+async def test_a_service_that_sentinel_does_not_know_is_named(sentinel, prefix, key):
+    """The name may be wrong, or there is no primary at the moment."""
+    client = Sentinel([("127.0.0.1", sentinel.port)])
+    async with store_on(client.master_for("nonsense"), prefix) as store:
+        with pytest.raises(StoreError, match="Sentinel knows no primary of this service"):
+            await store.load(key)
+    await client.aclose()
 
 
 @pytest.mark.slow

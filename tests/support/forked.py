@@ -1,7 +1,7 @@
-"""Open one of everything, fork, and print how the child's use of it fails. `python forked.py SETTINGS`, which are JSON.
+"""Open one of everything, fork, and print how the child's use of it fails. `python forked.py LOOP SETTINGS`.
 
-The child has an event loop of its own, as with a server that loads the app before it forks. A loop that runs during a
-fork doesn't go on in the child: asyncio itself refuses that.
+LOOP is "another" or "the same": whether the child has an event loop of its own, or goes on with the one that the parent
+has used before the fork. A loop that runs during a fork doesn't go on in the child: asyncio itself refuses that.
 """
 
 import asyncio
@@ -69,7 +69,9 @@ def fork():
 
 warnings.simplefilter("ignore")
 loop = asyncio.new_event_loop()  # asyncio.run would end the tasks of what is open
-opened = loop.run_until_complete(open_all(json.loads(sys.argv[1])))
+opened = loop.run_until_complete(open_all(json.loads(sys.argv[2])))
 fork()
-asyncio.run(use_all(opened))
+if sys.argv[1] == "another":
+    loop = asyncio.new_event_loop()
+loop.run_until_complete(use_all(opened))
 os._exit(0)
