@@ -218,7 +218,6 @@ class PostgresStore:
             await end(self._sweeping)
         finally:
             await self._server.aclose()
-            self._server.owner.release()
 
     def __del__(self) -> None:
         if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none

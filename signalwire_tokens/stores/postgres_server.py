@@ -86,7 +86,7 @@ class PostgresServer:
             raise ConfigurationError(
                 f"PostgresStore: pass a DSN or an asyncpg.Pool, not {kind.__module__}.{kind.__qualname__}"
             )
-        self._pool: asyncpg.Pool | None = None if self.dsn is not None else server.value
+        self._pool: Any = None if self.dsn is not None else server.value
         self._connecting: set[asyncio.Future[Any]] = set()  # connections that are being made
         self.owner: LoopOwner = LoopOwner(self._name)
 
@@ -95,21 +95,21 @@ class PostgresServer:
 
     async def aclose(self) -> None:
         """Close the connections, unless they are the application's. Using them again opens new ones."""
-        if self._connecting and not self.owner.is_closed:
-            await asyncio.wait(self._connecting, timeout=self.timeout)
-        if self.dsn is None or self._pool is None:
+        is_alive = not self.owner.is_closed
+        self.owner.release()
+        if self.dsn is None:
             return
         pool, self._pool = self._pool, None
-        if self.owner.is_closed:
+        if pool is None or not is_alive:
             return
         try:
             async with asyncio.timeout(self.timeout):
+                if self._connecting:
+                    await asyncio.wait(self._connecting)
                 await pool.close()
         except BaseException as error:
             pool.terminate()
-            if not isinstance(
-                error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
-            ):
+            if not isinstance(error, CLOSE_ERRORS):
                 raise
 
     def drop(self) -> None:
@@ -162,36 +162,22 @@ class PostgresServer:
 
         A statement that collided with another one is repeated until it succeeds, within the time limit.
         """
-        is_last = False
+        pool, is_last = await self._opened(), False
         while True:
             try:
-                return await self._fetch(statement, arguments)
+                return await fetch_from(pool, statement, arguments)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 code = code_of(error)
                 if code in COLLISIONS:
                     await asyncio.sleep(random.uniform(0.0, COLLISION_PAUSE))  # noqa: S311 - it keeps no secret
                     continue
-                if is_last or not may_repeat(error):
+                if is_last or not may_repeat(error) or pool is not self._pool:  # it was closed meanwhile
                     raise
                 if code == READ_ONLY and self.dsn is not None:
-                    await (await self._opened()).expire_connections()
+                    await pool.expire_connections()
                 is_last = True
 
-    async def _fetch(self, statement: str, arguments: Secret[tuple[Any, ...]]) -> list[Any]:
-        pool = await self._opened()
-        connection = await pool.acquire()
-        try:
-            if arguments.value:
-                return list(await connection.fetch(statement, *arguments.value))
-            return [await connection.execute(statement)]  # which may be a script
-        except BaseException as error:
-            if not isinstance(error, asyncpg.PostgresError) or code_of(error) == READ_ONLY:
-                connection.terminate()  # an answer that comes later would be the next statement's
-            raise
-        finally:
-            await pool.release(connection)
-
-    async def _opened(self) -> asyncpg.Pool:
+    async def _opened(self) -> Any:  # noqa: ANN401 - the driver has no types
         """Return the pool. One of the store's own is made when it is first used."""
         if self._pool is None:
             pool = asyncpg.create_pool(
@@ -205,6 +191,21 @@ class PostgresServer:
             )
             self._pool = await pool  # it connects to nothing yet
         return self._pool
+
+
+async def fetch_from(pool: asyncpg.Pool, statement: str, arguments: Secret[tuple[Any, ...]]) -> list[Any]:
+    """Return the rows of a statement, which runs on one of a pool's connections."""
+    connection = await pool.acquire()
+    try:
+        if arguments.value:
+            return list(await connection.fetch(statement, *arguments.value))
+        return [await connection.execute(statement)]  # which may be a script
+    except BaseException as error:
+        if not isinstance(error, asyncpg.PostgresError) or code_of(error) == READ_ONLY:
+            connection.terminate()  # an answer that comes later would be the next statement's
+        raise
+    finally:
+        await pool.release(connection)
 
 
 def give_up(connecting: asyncio.Future[Any]) -> None:

@@ -62,7 +62,7 @@ __all__ = ["HEARTBEAT", "RedisServer", "describe_error"]
 
 BYTES = {NEVER_DECODE: True}  # a sealed record isn't text, even if the application's client decodes its own
 FOLLOWED = (ClusterDownError, ConnectionError, SlotNotCoveredError)  # another server of the cluster may have the slot
-MOST_MOVES = 3  # how often a slot is looked for, before the client goes on
+MOST_MOVES = 5  # how often a slot is looked for again
 MOST_CONNECTIONS = 64
 WAIT_PART = 0.3  # of the time for a command, in which replicas confirm it: so that it can be repeated once
 HEARTBEAT = 10.0  # seconds without traffic after which a connection is checked
@@ -206,24 +206,25 @@ async def send_to_cluster(cluster: RedisCluster, command: Secret[tuple[Any, ...]
     """Return the answer of the server in a cluster that has the slot of a script's first key.
 
     While a slot moves, its server may answer `ASK`: another one has the key already. The client would send `ASKING` and
-    the command on two connections to that server, where the first has no effect. So both are sent on one here. The
-    client does everything else: it learns where the slot is, and asks other servers while one is down.
+    the command on two connections to that server, where the first has no effect. So both are sent on one here.
     """
-    node: ClusterNode | None = None
     await cluster.initialize()  # type: ignore[unused-awaitable]  # the result is the client itself
-    for _ in range(MOST_MOVES):
+    moves = 0
+    while True:
         try:
             owner = cast("ClusterNode", cluster.get_node_from_key(command.value[3]))
             return await owner.execute_command(*command.value, **BYTES)
-        except MovedError as redirect:
-            await cluster.nodes_manager.move_slot(redirect)
+        except (MovedError, *FOLLOWED) as error:  # before `AskError`, whose subclass `MovedError` is
+            moves += 1
+            if moves > MOST_MOVES:
+                raise
+            if isinstance(error, MovedError):
+                await cluster.nodes_manager.move_slot(error)
+            else:
+                await cluster.nodes_manager.initialize()
         except AskError as redirect:
-            node = cluster.get_node(host=redirect.host, port=redirect.port)
+            node = cast("ClusterNode", cluster.get_node(host=redirect.host, port=redirect.port))
             break
-        except FOLLOWED:
-            await cluster.nodes_manager.initialize()
-    if node is None:
-        return await cluster.execute_command(*command.value, **BYTES)
     asking, asked = PipelineCommand(0, "ASKING"), PipelineCommand(1, *command.value, **BYTES)
     await node.execute_pipeline([asking, asked])
     if isinstance(asked.result, Exception):

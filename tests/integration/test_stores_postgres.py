@@ -27,7 +27,7 @@ from signalwire_tokens.testing import StoreConformance
 from signalwire_tokens.testing.conformance import make_record, record_of
 from support.faulty_redis import Proxy, nonsense
 from support.paths import ROOT
-from support.postgres_server import PgBouncer, PostgresServer
+from support.postgres_server import PgBouncer, PostgresServer, find_pgbouncer
 from support.waiting import HANG, eventually
 
 KEY = generate_encryption_key()
@@ -40,6 +40,9 @@ HOUR = timedelta(hours=1)
 def bouncer(postgres_server):
     with PgBouncer(postgres_server) as bouncer:
         yield bouncer
+
+
+needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="it needs PgBouncer: apt-get install pgbouncer")
 
 
 @pytest.fixture
@@ -111,6 +114,7 @@ class TestPostgresStoreOnYourPool(StoreConformance):
 
 
 @pytest.mark.slow
+@needs_pgbouncer
 class TestPostgresStoreBehindPgBouncer(StoreConformance):
     """In transaction mode, without a way around it."""
 
@@ -309,6 +313,8 @@ async def is_refused(store, key, expected):
     return await reasons(store, key) == expected
 
 
+@pytest.mark.slow
+@needs_pgbouncer
 async def test_pgbouncer_that_restarts_is_used_again(postgres_server, table, key):
     """As if it were the server."""
     with PgBouncer(postgres_server) as bouncer:
@@ -441,6 +447,8 @@ async def news(store, peer, key):
     unwatch()
 
 
+@pytest.mark.slow
+@needs_pgbouncer
 @pytest.mark.usefixtures("quick")
 async def test_behind_pgbouncer_the_store_says_that_it_polls(postgres_server, table, key, caplog, monkeypatch):
     """Once for each time that it has tried to listen. With a direct DSN to listen on, it doesn't poll."""
@@ -525,6 +533,8 @@ async def test_a_subscription_that_the_server_ends_is_made_again_at_once(postgre
         await news(store, peer, key)
 
 
+@pytest.mark.slow
+@needs_pgbouncer
 @pytest.mark.usefixtures("quick")
 async def test_the_store_tries_again_to_listen(postgres_server, table, key, caplog, monkeypatch):
     """After it has looked for new pairs for a while."""
@@ -555,6 +565,8 @@ async def test_a_subscription_that_falls_silent_is_made_again(postgres_server, t
         store_at(postgres_server.dsn, table, listen_dsn=as_dsn(proxy.url)) as store,
     ):
         await news(store, store, key)
+        own_channel = store._listener._own_channel.encode()
+        await eventually(lambda: proxy.heard.count(own_channel) > 3)  # LISTEN, and its own messages
         before = proxy.connections
         proxy.mode = "stall"
         await eventually(lambda: proxy.connections > before)
@@ -621,6 +633,14 @@ async def test_the_idle_connections_of_a_dead_path_cost_one_failure(postgres_ser
         assert (await store.load(key)).record is None
 
 
+async def test_a_path_that_is_dead_is_named_with_your_pool_as_well(postgres_server, table, key):
+    """Your pool's other connections stay."""
+    async with Proxy(postgres_server.port) as proxy, store_on_pool(as_dsn(proxy.url), table) as store:
+        proxy.mode, store._server.timeout = "stall", 0.05
+        assert await reasons(store, key) == {"no answer within 0.05 s"}
+        proxy.heal()
+
+
 async def test_a_read_only_server_costs_your_pool_no_other_connections(postgres_server, table, key):
     """Only the one that it has answered on."""
     dsn = f"{postgres_server.dsn}?default_transaction_read_only=on"
@@ -683,6 +703,25 @@ async def test_a_cancelled_save_shows_no_token(postgres_server, table, key):
         assert MARK not in shown.replace(f"'{MARK}'", "").replace(f"MARK = {MARK!r}", "")
 
 
+async def test_a_cancelled_close_terminates_what_is_in_use(postgres_server, table, key):
+    """And ends as cancelled."""
+    async with Proxy(postgres_server.port) as proxy:
+        store = store_at(as_dsn(proxy.url), table)
+        await store.load(key)
+        proxy.mode = "stall"
+        loading = asyncio.ensure_future(store.load(key))
+        await eventually(lambda: proxy.is_holding)
+        pool = store._server._pool
+        closing = asyncio.ensure_future(store.aclose())
+        await eventually(lambda: store._server._pool is None)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert pool.get_size() == 0
+        with pytest.raises(StoreError):
+            await loading
+
+
 async def test_a_cancelled_close_closes_all_the_same(postgres_server, table, key):
     """A listener that is slow to end doesn't keep the connections open."""
     store = store_at(postgres_server.dsn, table)
@@ -740,6 +779,7 @@ async def test_a_wrong_option_is_named(postgres_server, table, key, options, rea
 def test_why_a_connection_failed_is_named(error, reason):
     """By the kind of the error."""
     assert postgres_server_module.describe_error(error) == f"cannot connect: {reason}"
+    assert postgres_server_module.describe_error(asyncpg.InternalClientError("hush")) == "InternalClientError"
 
 
 @pytest.mark.parametrize(

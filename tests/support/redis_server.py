@@ -119,17 +119,18 @@ async def connect_through_sentinel(port):
 
 
 class SentinelServers:
-    """A primary with a replica, and a Sentinel that watches both. `settings` are for both."""
+    """A primary with replicas, and a Sentinel that watches them."""
 
-    def __init__(self, *settings):
-        self._settings = settings
+    def __init__(self, replicas=1):
+        self._replicas = replicas
         self._resources = contextlib.ExitStack()
 
     def __enter__(self):
         start = self._resources.enter_context
-        self.first = start(RedisServer("--repl-diskless-sync-delay", "0", *self._settings))
+        at_once = ["--repl-diskless-sync-delay", "0"]
+        self.first = start(RedisServer(*at_once))
         leader = ["--replicaof", "127.0.0.1", str(self.first.port)]
-        self.second = start(RedisServer(*leader, "--repl-diskless-sync-delay", "0", *self._settings))
+        replicas = [start(RedisServer(*leader, *at_once)) for _ in range(self._replicas)]
         self._sentinel = start(RedisServer("--sentinel"))
         for setting in (
             ("monitor", SERVICE, "127.0.0.1", str(self.first.port), "1"),
@@ -137,9 +138,9 @@ class SentinelServers:
             ("set", SERVICE, "failover-timeout", "10000"),
         ):
             self._sentinel.run("sentinel", *setting)
-        until(lambda: self.first.run("info", "replication")["connected_slaves"] == 1)
-        until(lambda: self.second.run("info", "replication")["master_link_status"] == "up")
-        until(lambda: self._state()["num-slaves"] == 1)
+        until(lambda: self.first.run("info", "replication")["connected_slaves"] == self._replicas)
+        until(lambda: all(one.run("info", "replication")["master_link_status"] == "up" for one in replicas))
+        until(lambda: self._state()["num-slaves"] == self._replicas)
         return self
 
     def __exit__(self, *_):
@@ -154,7 +155,7 @@ class SentinelServers:
         return self._state()["port"]
 
     def fail_over(self):
-        """Have Sentinel make the replica the primary. Its clients aren't told."""
+        """Have Sentinel make a replica the primary. It doesn't notify the clients."""
         self._sentinel.run("sentinel", "failover", SERVICE)
 
     @property

@@ -5,7 +5,7 @@ of 20 seconds. In the middle, it does one of these:
 
 | deployment | trouble |
 | --- | --- |
-| `sentinel` | Sentinel makes the replica the primary; with `--min-replicas 0`, saves don't wait for replicas |
+| `sentinel` | Sentinel makes the replica the primary, and a process is restarted; `--min-replicas 0` loses saves |
 | `cluster` | the slots of all subscribers move to other servers, one after another |
 | `postgres` | the server restarts, and is away for `--away` seconds |
 | `pgbouncer` | PgBouncer restarts, and is away for `--away` seconds |
@@ -166,6 +166,7 @@ class Run:
         self.plan, self.figures, self._stack = plan, Figures(), AsyncExitStack()
         self._scenario, self._deployment = scenario, Deployment(plan)
         self._key, self._emulator = generate_encryption_key(), None
+        self._workers = []
         self._current = {}  # the latest token of each process and subscriber
         self._references = [f"subscriber-{number}" for number in range(plan.subscribers)]
 
@@ -177,20 +178,29 @@ class Run:
             async with Emulator(lifetimes=life, on_request=self._note) as self._emulator, self._stack:
                 handlers = self._emulator.service.handlers
                 handlers[REFRESH] = partial(self._refresh, handlers[REFRESH])
-                workers = [await self._start(slot) for slot in range(plan.processes)]
+                self._workers = [await self._start(slot) for slot in range(plan.processes)]
                 sampling = asyncio.create_task(self._sample())
                 await self._scenario(self)
                 sampling.cancel()
-                for process, reading in workers:
+                for process, reading in self._workers:
                     process.terminate()
                     await reading
         return figures
+
+    async def restart_one(self):
+        """Kill the first process, and start another one in its place."""
+        process, reading = self._workers[0]
+        process.kill()
+        await reading
+        self._workers[0] = await self._start(0)
 
     async def make_trouble(self):
         """Begin the trouble, and return when it is over."""
         began = time.monotonic()
         self.figures.trouble = began, math.inf
         await asyncio.to_thread(self._deployment.trouble, self._store_keys())
+        if self.plan.deployment == "sentinel":
+            await self.restart_one()
         self.figures.trouble = began, time.monotonic()
 
     def _store_keys(self):
