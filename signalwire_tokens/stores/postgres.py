@@ -390,7 +390,7 @@ class NotificationListener:
             await asyncio.sleep(POLL_EVERY)
 
     async def _look(self) -> None:
-        """Call the watchers of the pairs that were saved since the last look, but for those that it found then."""
+        """Call the watchers of the pairs that were saved since the last look, except those that it found then."""
         rows = await self._server.fetch(NEWS.format(table=self._table), Secret((self._since,)), "its news")
         now = max(float(at) for _, at in rows)
         found = {(str(key), float(at)) for key, at in rows if key}

@@ -47,7 +47,7 @@ DSN = re.compile(rf"postgres(?:ql)?://(?:[^@/?#]*@)?(?P<hosts>{HOST}(?:,{HOST})*
 READ_ONLY = "25006"
 # After these, the same statement may succeed on another connection: this one was lost, or its server stops.
 MOVED = {READ_ONLY, "57P01", "57P02", "57P05"}
-COLLISIONS = {"40001", "40P01"}  # of two transactions, with strict isolation: one is to be repeated
+COLLISIONS = {"40001", "40P01"}  # of two transactions, with strict isolation: one must be repeated
 CLOSE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 COLLISION_PAUSE = 0.02  # seconds at most until it is
 HINTS = {
@@ -129,7 +129,9 @@ class PostgresServer:
                     return await self._fetch_or_repeat(statement, arguments)
         except TimeoutError:
             reason = f"no answer within {spoken(self.timeout)}"
-            if self.dsn is not None and self._pool is not None:  # the other idle connections may be dead as well
+            if (
+                self.dsn is not None and self._pool is not None
+            ):  # the path of the other idle connections may be broken as well
                 await self._pool.expire_connections()
         except asyncio.CancelledError:
             reason = ""  # the driver's frames may hold tokens, so another one is raised

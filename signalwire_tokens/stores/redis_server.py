@@ -223,8 +223,11 @@ async def send_to_cluster(cluster: RedisCluster, command: Secret[tuple[Any, ...]
             else:
                 await cluster.nodes_manager.initialize()
         except AskError as redirect:
-            node = cast("ClusterNode", cluster.get_node(host=redirect.host, port=redirect.port))
-            break
+            return await ask(cast("ClusterNode", cluster.get_node(host=redirect.host, port=redirect.port)), command)
+
+
+async def ask(node: ClusterNode, command: Secret[tuple[Any, ...]]) -> Any:  # noqa: ANN401 - as above
+    """Return the answer of a server to which a slot moves."""
     asking, asked = PipelineCommand(0, "ASKING"), PipelineCommand(1, *command.value, **BYTES)
     await node.execute_pipeline([asking, asked])
     if isinstance(asked.result, Exception):
