@@ -196,13 +196,15 @@ class RedisGovernor:
         was_used = self._server.owner.is_used
         self._server.owner.check()
         self._closings += 1
-        await end(self._taking)
-        await end(self._keeping)
-        self._refuse([])  # a task that was cancelled before its first step has not done it
-        if was_used and not self.is_away:
-            with suppress(StoreError):  # it is forgotten after a while in any case
-                await self._eval(LEAVE, self._me)
-        await self._server.aclose()
+        try:
+            await end(self._taking)
+            await end(self._keeping)
+            self._refuse([])  # a task that was cancelled before its first step has not done it
+            if was_used and not self.is_away and not self._server.owner.is_closed:
+                with suppress(StoreError):  # it is forgotten after a while in any case
+                    await self._eval(LEAVE, self._me)
+        finally:
+            await self._server.aclose()
 
     def __del__(self) -> None:
         if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none

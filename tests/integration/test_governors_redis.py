@@ -74,6 +74,34 @@ def quickly(monkeypatch):
     monkeypatch.setattr(redis_governor, "BACK_AFTER", 0.2)
 
 
+async def test_a_cancelled_close_closes_all_the_same(redis_server, account):
+    """Even if the tasks of the governor are slow to end."""
+    governor = governor_at(redis_server.url, account)
+    await take(governor, 1)
+    closing = asyncio.ensure_future(governor.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert not governor._server.owner.is_used
+
+
+def test_a_governor_whose_event_loop_is_closed_can_be_closed(redis_server, account):
+    """And used on another one."""
+    governor = governor_at(redis_server.url, account)
+
+    async def use():
+        await take(governor, 1)
+        await disconnect(governor)  # the client's connections would warn
+
+    async def close():
+        await governor.aclose()
+        await take(governor, 1)
+        await governor.aclose()
+
+    asyncio.run(use())
+    asyncio.run(close())
+
+
 # What the server holds.
 
 
