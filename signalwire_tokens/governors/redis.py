@@ -37,7 +37,6 @@ import asyncio
 import logging
 import math
 import random
-import warnings
 from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -48,7 +47,7 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.durations import positive_seconds
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
-from signalwire_tokens.stores.event_loop import end
+from signalwire_tokens.stores.event_loop import end, warn_if_unclosed
 from signalwire_tokens.stores.redis_server import RedisServer
 
 from .health import AccountHealth, is_outdated
@@ -207,13 +206,8 @@ class RedisGovernor:
             await self._server.aclose()
 
     def __del__(self) -> None:
-        if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none
-            warnings.warn(
-                f"unclosed {self!r}: use `async with`, or await its aclose()",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
+        if hasattr(self, "_server"):  # if the constructor raised, it may have none
+            warn_if_unclosed(self, self._server.owner)
 
     async def turn(self, rate: float, within: float) -> HealthReading | None:
         """Wait until one more request may be sent, as `Governor.turn` says."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +17,7 @@ from signalwire_tokens.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LoopOwner", "cancellation_kept", "end"]
+__all__ = ["LoopOwner", "cancellation_kept", "end", "warn_if_unclosed"]
 
 CANCEL_AGAIN_AFTER = 0.05  # seconds until a task is cancelled again
 
@@ -63,6 +64,15 @@ class LoopOwner:
         """Raise `StoreError` if the connections belong to another event loop that isn't closed."""
         if self._loop is not None and not self._loop.is_closed():
             self.bind()
+
+
+def warn_if_unclosed(thing: object, owner: LoopOwner) -> bool:
+    """Warn that a store or a governor that is dropped has connections. Return whether it has. Call it in `__del__`."""
+    if owner.is_used:
+        warnings.warn(
+            f"unclosed {thing!r}: use `async with`, or await its aclose()", ResourceWarning, stacklevel=3, source=thing
+        )
+    return owner.is_used
 
 
 @contextmanager

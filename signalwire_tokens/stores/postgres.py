@@ -30,7 +30,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import warnings
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import partial
@@ -43,7 +42,7 @@ from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
-from .event_loop import end
+from .event_loop import end, warn_if_unclosed
 from .postgres_server import PostgresServer, checked_place, describe_error
 from .records import Reading, Record
 from .sealing import Sealer
@@ -62,13 +61,13 @@ NAME = re.compile(r"(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*", re.ASCII)
 LONGEST_NAME = 63 - len("_saved_at")  # in bytes, of a table, so that its index has a name that PostgreSQL keeps
 RECONNECT_PAUSES = (0.1, 10.0)  # seconds until the next attempt to listen: the first pause and the longest
 HEARTBEAT = 60.0  # seconds between two messages that a store sends to itself
-HEARD_WITHIN = 5.0  # seconds in which such a message must arrive
+PROBE_TIMEOUT = 5.0  # seconds in which such a message must arrive
 POLL_EVERY = 5.0  # seconds between two looks for new pairs, if messages don't arrive
 POLL_FOR = 600.0  # seconds after which the store tries to listen again
 OVERLAP = 2.0  # seconds that each look goes back: a pair may be saved a moment before others can see it
 SWEEP_EVERY = 600.0  # seconds between two sweeps of a store
-BEYOND = 32503680000.0  # the year 3000: nothing has been saved after it
-LONGEST_LEASE = 3600.0  # seconds: a lease that ends later was taken by a clock that was wrong since
+FAR_FUTURE = 32503680000.0  # the year 3000: nothing has been saved after it
+LONGEST_LEASE = 3600.0  # seconds: a lease that ends later was taken before the server's clock was set back
 
 SCHEMA = """\
 CREATE TABLE IF NOT EXISTS {table} (
@@ -85,8 +84,8 @@ CREATE TABLE IF NOT EXISTS {table}_leases (
     expires_at timestamptz NOT NULL
 );
 """
-# Two processes that create the same table at once would disturb each other.
-ALONE = "SELECT pg_advisory_xact_lock(hashtext('signalwire_tokens schema'));\n"
+# `CREATE … IF NOT EXISTS` fails if two processes run it at once.
+SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(hashtext('signalwire_tokens schema'));\n"
 IS_THERE = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL"
 # A record that has expired is of no use, and counts as gone. Otherwise, one that can't be read would stay for a day.
 LOAD = """
@@ -131,7 +130,7 @@ WITH old_pairs AS (
 DELETE FROM {table}_leases WHERE key IN (SELECT key FROM old_leases)
 """
 SWEEP_AFTER = 86400.0  # seconds that a row stays after its end
-NEWS = """
+NEW_PAIRS = """
 SELECT key, extract(epoch FROM saved_at)::float8 FROM {table} WHERE saved_at > to_timestamp($1)
 UNION ALL SELECT '', extract(epoch FROM clock_timestamp())::float8
 """
@@ -140,7 +139,7 @@ NOTIFY = "SELECT pg_notify($1, $2)"
 LOST_SUBSCRIPTION = (
     "lost the subscription to %s (%s); sessions notice renewals by other processes later; next attempt in %s"
 )
-POLLS = (
+POLLING = (
     "%r gets no notifications, and looks for new pairs every %s instead. If PgBouncer is in between, pass "
     "listen_dsn=… with the address of the server itself"
 )
@@ -198,7 +197,9 @@ class PostgresStore:
         self._listening: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return repr(self._server) if hasattr(self, "_server") else f"{type(self).__name__}()"  # the DSN was invalid
+        return (
+            repr(self._server) if hasattr(self, "_server") else f"{type(self).__name__}()"
+        )  # the constructor raised before
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,17 +221,12 @@ class PostgresStore:
             await self._server.aclose()
 
     def __del__(self) -> None:
-        if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none
-            warnings.warn(
-                f"unclosed {self!r}: use `async with`, or await its aclose()",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
+        # If the constructor raised, there may be no server.
+        if hasattr(self, "_server") and warn_if_unclosed(self, self._server.owner):
             if self._listening is not None and not self._listening.get_loop().is_closed():
                 self._listening.cancel()
             with suppress(RuntimeError):  # the event loop may be closed
-                self._server.drop()
+                self._server.terminate()
 
     @property
     def schema(self) -> str:
@@ -242,7 +238,7 @@ class PostgresStore:
         names = self._table, f"{self._table}_leases", f"{self._table}_saved_at"
         ((is_there,),) = await self._server.fetch(IS_THERE, Secret(names), "its tables")
         if not is_there:
-            await self._server.fetch(ALONE + self.schema, Secret(()), "its tables")
+            await self._server.fetch(SCHEMA_LOCK + self.schema, Secret(()), "its tables")
 
     async def load(self, key: str) -> Reading:
         """Return a reading: the record under the key, or None if there is none, and the server's time."""
@@ -314,8 +310,8 @@ class NotificationListener:
         self._table = table
         self._watchers = watchers
         self._own_channel = f"signalwire_tokens_{uuid4().hex}"  # for this store's messages to itself
-        self._heard: asyncio.Future[bool] | None = None  # whether one has arrived
-        self._since = BEYOND  # when the store last looked for new pairs, by the server's clock
+        self._probe: asyncio.Future[bool] | None = None  # whether one has arrived
+        self._since = FAR_FUTURE  # when the store last looked for new pairs, by the server's clock
         self._known: set[tuple[str, float]] = set()  # the pairs that it found then
 
     async def run(self) -> None:
@@ -329,7 +325,7 @@ class NotificationListener:
                     pause = RECONNECT_PAUSES[0]
                     continue
                 else:
-                    logger.warning(POLLS, self._server, spoken(POLL_EVERY))
+                    logger.warning(POLLING, self._server, spoken(POLL_EVERY))
                     await self._poll(POLL_FOR)
             except Exception as error:  # noqa: BLE001 - after any error, the next connection may work
                 reason = str(error) if isinstance(error, StoreError) else describe_error(error)
@@ -339,14 +335,14 @@ class NotificationListener:
 
     async def _listen(self, dsn: Secret[str]) -> bool:
         """Listen on a new connection, as long as messages arrive. Return whether any has arrived."""
-        connection = await self._server.listen(dsn)
+        connection = await self._server.connect_to_listen(dsn)
         has_heard, lost = False, asyncio.get_running_loop().create_future()
         try:
             connection.add_termination_listener(lambda _: self._lose(lost))
             async with asyncio.timeout(self._server.timeout):
                 await connection.add_listener(channel_of(self._table), self._receive)
-                await connection.add_listener(self._own_channel, self._receive_own)
-            while await self._hears(lost):
+                await connection.add_listener(self._own_channel, self._receive_probe)
+            while await self._probe_arrives(lost):
                 if not has_heard:
                     await self._look()  # for what was saved while the store didn't listen
                 has_heard = True
@@ -355,32 +351,32 @@ class NotificationListener:
             connection.terminate()
         return has_heard or lost.done()
 
-    async def _hears(self, lost: asyncio.Future[None]) -> bool:
+    async def _probe_arrives(self, lost: asyncio.Future[None]) -> bool:
         """Return whether a message that the store sends arrives soon, unless the connection is lost meanwhile."""
         if lost.done():
             return False
         loop = asyncio.get_running_loop()
-        self._heard = loop.create_future()
+        self._probe = loop.create_future()
         await self._server.fetch(NOTIFY, Secret((self._own_channel, "")), "a notification")
-        limit = loop.call_later(HEARD_WITHIN, partial(self._resolve, heard=False))
+        limit = loop.call_later(PROBE_TIMEOUT, partial(self._end_probe, heard=False))
         try:
-            return await self._heard
+            return await self._probe
         finally:
             limit.cancel()
 
     def _receive(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
         self._watchers.call(str(payload))
 
-    def _receive_own(self, *_: object) -> None:
-        self._resolve(heard=True)
+    def _receive_probe(self, *_: object) -> None:
+        self._end_probe(heard=True)
 
     def _lose(self, lost: asyncio.Future[None]) -> None:
         lost.cancel()
-        self._resolve(heard=False)
+        self._end_probe(heard=False)
 
-    def _resolve(self, *, heard: bool) -> None:
-        if self._heard is not None and not self._heard.done():
-            self._heard.set_result(heard)
+    def _end_probe(self, *, heard: bool) -> None:
+        if self._probe is not None and not self._probe.done():
+            self._probe.set_result(heard)
 
     async def _poll(self, duration: float) -> None:
         """Look for new pairs again and again, for so many seconds."""
@@ -391,7 +387,7 @@ class NotificationListener:
 
     async def _look(self) -> None:
         """Call the watchers of the pairs that were saved since the last look, except those that it found then."""
-        rows = await self._server.fetch(NEWS.format(table=self._table), Secret((self._since,)), "its news")
+        rows = await self._server.fetch(NEW_PAIRS.format(table=self._table), Secret((self._since,)), "its news")
         now = max(float(at) for _, at in rows)
         found = {(str(key), float(at)) for key, at in rows if key}
         for key, _ in sorted(found - self._known):

@@ -38,7 +38,7 @@ from .event_loop import LoopOwner, cancellation_kept
 if TYPE_CHECKING:
     from signalwire_tokens.models import Secret
 
-__all__ = ["PostgresServer", "describe_error"]
+__all__ = ["PostgresServer", "checked_place", "describe_error"]
 
 MOST_CONNECTIONS = 10
 # A URL whose user name and password end at the one "@", so that the rest can be shown.
@@ -112,7 +112,7 @@ class PostgresServer:
             if not isinstance(error, CLOSE_ERRORS):
                 raise
 
-    def drop(self) -> None:
+    def terminate(self) -> None:
         """Terminate the connections at once, unless they are the application's."""
         if self.dsn is not None and self._pool is not None:
             self._pool.terminate()
@@ -155,7 +155,7 @@ class PostgresServer:
             connecting.add_done_callback(give_up)
             raise
 
-    async def listen(self, dsn: Secret[str]) -> Any:  # noqa: ANN401 - as above
+    async def connect_to_listen(self, dsn: Secret[str]) -> Any:  # noqa: ANN401 - as above
         """Return a connection that isn't the pool's, which the caller closes."""
         return await self.connect(dsn.value, timeout=self.timeout, statement_cache_size=0)
 

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import warnings
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from itertools import count
@@ -45,7 +44,7 @@ from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
 from signalwire_tokens.models import Secret
 
-from .event_loop import cancellation_kept, end
+from .event_loop import cancellation_kept, end, warn_if_unclosed
 from .records import Reading, Record
 from .redis_server import HEARTBEAT, RedisServer, describe_error
 from .sealing import Sealer
@@ -157,15 +156,11 @@ class RedisStore:
             await self._server.aclose()
 
     def __del__(self) -> None:
-        if hasattr(self, "_server") and self._server.owner.is_used:  # if the constructor raised, it may have none
-            warnings.warn(
-                f"unclosed {self!r}: use `async with`, or await its aclose()",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-            if self._listening is not None and not self._listening.get_loop().is_closed():
-                self._listening.cancel()
+        # If the constructor raised, there may be no server.
+        if not hasattr(self, "_server") or not warn_if_unclosed(self, self._server.owner):
+            return
+        if self._listening is not None and not self._listening.get_loop().is_closed():
+            self._listening.cancel()
 
     async def load(self, key: str) -> Reading:
         """Return a reading: the record under the key, or None if there is none, and the server's time."""

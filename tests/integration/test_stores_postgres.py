@@ -122,7 +122,7 @@ class TestPostgresStoreBehindPgBouncer(StoreConformance):
 
     @pytest.fixture
     async def store(self, bouncer, table, monkeypatch):
-        monkeypatch.setattr("signalwire_tokens.stores.postgres.HEARD_WITHIN", 0.2)
+        monkeypatch.setattr("signalwire_tokens.stores.postgres.PROBE_TIMEOUT", 0.2)
         monkeypatch.setattr("signalwire_tokens.stores.postgres.POLL_EVERY", 0.05)
         async with store_at(bouncer.dsn, table) as store:
             yield store
@@ -430,7 +430,7 @@ async def test_another_table_of_that_name_is_not_touched(postgres_server, key):
 @pytest.fixture
 def quick(monkeypatch):
     """Nothing that waits waits for long."""
-    monkeypatch.setattr(postgres, "HEARD_WITHIN", 0.2)
+    monkeypatch.setattr(postgres, "PROBE_TIMEOUT", 0.2)
     monkeypatch.setattr(postgres, "POLL_EVERY", 0.02)
     monkeypatch.setattr(postgres, "HEARTBEAT", 0.05)
 
@@ -459,7 +459,7 @@ async def test_behind_pgbouncer_the_store_says_that_it_polls(postgres_server, ta
             assert caplog.text.count(expected) == 1
             caplog.clear()
         async with store_at(bouncer.dsn, table, listen_dsn=postgres_server.dsn) as store:
-            monkeypatch.setattr(postgres, "HEARD_WITHIN", HANG)
+            monkeypatch.setattr(postgres, "PROBE_TIMEOUT", HANG)
             await news(store, store, key)
     assert caplog.text == ""
 
@@ -510,17 +510,17 @@ async def test_a_server_that_stalls_while_the_store_begins_to_listen_is_left(pos
         Proxy(postgres_server.port) as proxy,
         store_at(postgres_server.dsn, table, listen_dsn=as_dsn(proxy.url), timeout=1.0) as store,
     ):
-        listen = store._server.listen
+        listen = store._server.connect_to_listen
 
         async def listen_and_stall(dsn):
             connection = await listen(dsn)
             proxy.mode = "stall"
             return connection
 
-        store._server.listen = listen_and_stall
+        store._server.connect_to_listen = listen_and_stall
         store.watch(key, lambda: None)
         await eventually(lambda: "lost the subscription" in caplog.text)
-        store._server.listen = listen
+        store._server.connect_to_listen = listen
         proxy.heal()
 
 
@@ -578,7 +578,7 @@ async def test_a_message_of_the_store_to_itself_that_comes_late_is_ignored(store
     """It may come twice, too, or when the store waits for none."""
     listener = store._listener
     for _ in range(2):
-        listener._receive_own()
+        listener._receive_probe()
     await news(store, store, key)
 
 
