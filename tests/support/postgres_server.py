@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from support.processes import default_signals, last_lines, reserve_port
+from support.processes import last_lines, reserve_port
 from support.waiting import HANG
 
 # PostgreSQL refuses to run as root. In a user namespace of its own, it isn't, and the files still belong to it.
@@ -97,8 +97,7 @@ class PostgresServer:
         options = [f"--{name}={value}" for name, value in (settings | self._settings).items()]
         with log.open("ab") as output:
             command = [*AS_USER, find_programs() / "postgres", "-D", self._directory / "data", *options]
-            with default_signals():
-                self._process = subprocess.Popen(command, stdout=output, stderr=output)
+            self._process = subprocess.Popen(command, stdout=output, stderr=output)
         give_up = time.monotonic() + HANG
         while log.read_bytes().count(READY) == before:
             assert self._process.poll() is None, f"the server exited:\n{last_lines(log.read_text())}"
