@@ -195,6 +195,13 @@ async def test_a_table_may_be_in_a_schema_of_its_own(postgres_server, key):
     await connection.close()
 
 
+def test_the_page_has_the_sql_of_the_store():
+    """For those who don't call `create_schema`."""
+    page = (ROOT / "docs/guides/redis-postgres.md").read_text()
+    (shown,) = re.findall(r"^```sql\n(CREATE TABLE .*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert shown == PostgresStore("postgresql://h", encryption_keys=KEY).schema
+
+
 async def test_a_user_needs_no_more_rights_than_are_listed(postgres_server, table, key):
     """The how-to lists them. Without them, the error says so."""
     user = f"app_{uuid4().hex[:8]}"
