@@ -42,7 +42,7 @@ class TokenStore(Protocol):
 
     Keys are digests, so errors and logs may show them. Every failure is a `StoreError` that names the store and the
     key, and never the content. A session may cancel any call at any point, and may repeat it with the same arguments.
-    A cancelled `save` or `delete` may have taken effect.
+    A cancelled `save` or `delete` may have taken effect, or may do so a moment later.
     """
 
     async def load(self, key: str) -> Reading:
