@@ -304,8 +304,7 @@ def note_fork() -> None:
             sleeper.note_fork()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=note_fork)
+getattr(os, "register_at_fork", dict)(after_in_child=note_fork)  # Windows has no forks: there, it does nothing
 
 
 def timer_of(clock: Clock) -> Timer:

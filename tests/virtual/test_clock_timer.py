@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from signalwire_tokens.clock import SystemClock, Timer, VirtualClock, timer_of
-from signalwire_tokens.clock.timer import LONGEST_ALARM, MOST_STALE, SLEEPERS_PER_TURN, TIMERS
+from signalwire_tokens.clock.timer import LONGEST_ALARM, MOST_STALE, SLEEPERS_PER_TURN, TIMERS, note_fork
 
 
 class Sleeper:
@@ -274,6 +274,18 @@ async def test_a_task_starts_after_its_caller_has_gone_on(timer):
     steps.append("caller")
     await task
     assert steps == ["caller", "work"]
+
+
+async def test_after_a_fork_all_sleepers_are_notified(timer):
+    """Except those that are gone."""
+    sleepers = [Sleeper() for _ in range(3)]
+    for sleeper in sleepers:
+        timer.set(sleeper, 100)
+    gone = sleepers.pop()
+    del gone, sleeper
+    gc.collect()
+    note_fork()  # as in a forked process
+    assert all(one.is_forked for one in sleepers)
 
 
 async def test_after_a_fork_there_is_another_timer(clock, timer):

@@ -20,6 +20,7 @@ from signalwire_tokens import (
     TokenUnavailable,
 )
 from signalwire_tokens.clock import SYSTEM
+from signalwire_tokens.clock.timer import note_fork
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.keeper.waiters import WaitDeadline, Waiters
 from signalwire_tokens.lifecycle import Lifecycle
@@ -968,6 +969,19 @@ def test_a_session_of_an_event_loop_that_is_closed_is_refused(held):
 
     with pytest.warns(ResourceWarning, match="unclosed"):
         asyncio.run(use(asyncio.run(ScriptedSession(SYSTEM, held=held).start())))
+
+
+async def test_a_session_checks_its_process_after_a_fork(clock):
+    """In the next call, though its token is fresh."""
+    async with ScriptedSession(clock) as session:
+        token = await session.token()
+        assert engine_of(session).cycle.fresh_until > clock.now()
+        note_fork()
+        engine_of(session).timer.process += 1
+        with pytest.raises(SessionError, match="after a fork"):
+            await session.token()
+        engine_of(session).timer.process -= 1
+        assert await session.token() == token
 
 
 async def test_a_session_belongs_to_one_process(clock):
