@@ -247,13 +247,14 @@ async def test_a_server_that_is_none_is_named_by_the_error_alone(table, key):
 @pytest.mark.parametrize("mode", ["reset", "lose", "half-close", "refuse"])
 async def test_a_connection_that_breaks_is_replaced_once(postgres_server, table, key, mode):
     """If the next one breaks too, the operation fails. When connections hold again, it works."""
-    async with Proxy(postgres_server.port) as proxy, store_at(as_dsn(proxy.url), table, timeout=1.0) as store:
+    async with Proxy(postgres_server.port) as proxy, store_at(as_dsn(proxy.url), table) as store:
         record = await make_record(store, key)
         proxy.cut()
         assert await store.save(key, record, None)
         proxy.mode = mode
         if mode == "refuse":
             proxy.cut()
+        store._server.timeout = 1.0
         assert (await failures(store, key)).keys() == {"load", "save", "lease", "delete"}
         proxy.heal()
         proxy.cut()
@@ -556,7 +557,7 @@ async def test_a_lost_subscription_is_logged_and_made_again(key, quick, caplog):
     """While the server is away, with pauses that grow."""
     caplog.set_level(logging.INFO)
     with PostgresServer() as server:
-        async with store_at(server.dsn, "tokens", timeout=1.0) as store:
+        async with store_at(server.dsn, "tokens") as store:
             await store.create_schema()
             store.watch(key, lambda: None)
             server.kill()

@@ -17,6 +17,7 @@ from redis.exceptions import MovedError
 from signalwire_tokens import ConfigurationError, StoreError
 from signalwire_tokens.governors.redis import RedisGovernor
 from signalwire_tokens.stores import generate_encryption_key, key_of
+from signalwire_tokens.stores import redis_server as redis_server_module
 from signalwire_tokens.stores.redis import RedisStore
 from signalwire_tokens.testing import GovernorConformance, StoreConformance
 from signalwire_tokens.testing.conformance import make_record, record_of
@@ -222,17 +223,25 @@ async def test_a_failover_loses_no_save_that_was_confirmed(prefix, replicas):
                 assert record_of(await store.load(key)).digest == digest
 
 
+@pytest.fixture
+def waits_briefly(monkeypatch):
+    """Let replicas confirm a save within a small part of the time for a command."""
+    monkeypatch.setattr(redis_server_module, "WAIT_PART", 0.1 / HANG)
+
+
+@pytest.mark.usefixtures("waits_briefly")
 async def test_without_replicas_no_save_is_confirmed(redis_server, prefix, key):
-    """The error names the reason. Without `min_replicas`, the same server is good enough."""
-    async with store_on(redis.asyncio.from_url(redis_server.url), prefix, timeout=3.0, min_replicas=1) as store:
+    """The error names the reason."""
+    async with store_on(redis.asyncio.from_url(redis_server.url), prefix, min_replicas=1) as store:
         record = await make_record(store, key)
         with pytest.raises(StoreError, match=f"#{key[:8]}: the server answered NOREPLICAS: it has too few replicas"):
             await store.save(key, record, None)
 
 
+@pytest.mark.usefixtures("waits_briefly")
 async def test_a_server_that_refuses_a_script_says_so_with_replicas_too(redis_server, prefix, key):
     """An error among the answers of several commands is raised like any other."""
-    async with store_on(redis.asyncio.from_url(redis_server.url), prefix, timeout=1.0, min_replicas=1) as store:
+    async with store_on(redis.asyncio.from_url(redis_server.url), prefix, min_replicas=1) as store:
         redis_server.run("set", f"{prefix}{{{key}}}:pair", "foreign")
         with pytest.raises(StoreError, match="WRONGTYPE: another application uses the same prefix"):
             await store.save(key, await make_record(store, key_of((key,))), None)
