@@ -247,7 +247,6 @@ async def test_a_server_that_refuses_a_script_says_so_with_replicas_too(redis_se
             await store.save(key, await make_record(store, key_of((key,))), None)
 
 
-@pytest.mark.slow
 async def test_a_server_of_a_cluster_that_can_not_write_is_named_in_the_error(cluster, prefix, key):
     """Each attempt asks the cluster again where the key is. Once the server can write, the store works."""
     async with store_on(cluster.connect(), prefix) as store:
@@ -261,7 +260,6 @@ async def test_a_server_of_a_cluster_that_can_not_write_is_named_in_the_error(cl
         assert await store.save(key, record, None)
 
 
-@pytest.mark.slow
 async def test_an_error_of_the_server_to_which_a_slot_moves_is_raised(cluster, prefix, key):
     """Like that of any server."""
     name = f"{prefix}{{{key}}}:pair"
@@ -273,7 +271,6 @@ async def test_an_error_of_the_server_to_which_a_slot_moves_is_raised(cluster, p
                 await store.load(key)
 
 
-@pytest.mark.slow
 async def test_a_slot_that_moves_twice_is_found(cluster, prefix, key):
     """First unseen, and then it is on its way again, while the client has many connections."""
     name = f"{prefix}{{{key}}}:pair"
@@ -340,7 +337,6 @@ async def test_connections_to_a_cluster_that_were_lost_are_replaced(cluster, pre
         assert (await store.load(key)).record is None
 
 
-@pytest.mark.slow
 async def test_a_slot_that_is_never_found_is_an_error(cluster, prefix, key, monkeypatch):
     """Servers that name each other for ever are asked a few times only."""
     async with store_on(cluster.connect(), prefix) as store:
