@@ -196,7 +196,7 @@ async def test_a_table_may_be_in_a_schema_of_its_own(postgres_server, key):
 
 
 def test_the_page_has_the_sql_of_the_store():
-    """For those who don't call `create_schema`."""
+    """So that you can run it in your own migrations."""
     page = (ROOT / "docs/guides/redis-postgres.md").read_text()
     (shown,) = re.findall(r"^```sql\n(CREATE TABLE .*?)^```", page, re.MULTILINE | re.DOTALL)
     assert shown == PostgresStore("postgresql://h", encryption_keys=KEY).schema

@@ -225,7 +225,7 @@ async def test_a_failover_loses_no_save_that_was_confirmed(prefix, replicas):
 
 @pytest.fixture
 def waits_briefly(monkeypatch):
-    """Let replicas confirm a save within a small part of the time for a command."""
+    """Limit the wait for replicas to a small part of the time for a command."""
     monkeypatch.setattr(redis_server_module, "WAIT_PART", 0.1 / HANG)
 
 
