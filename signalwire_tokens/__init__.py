@@ -67,8 +67,9 @@ from .keeper import EventKind, Renewal, RenewalRequest, SessionEvent, TokenSessi
 from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
 from .outcomes import Renewed
 from .policy import RefreshPolicy, RefreshTuning, SessionState
-from .session import SubscriberSession, TokenFields
+from .session import SubscriberSession
 from .stores import MemoryStore, SqliteStore, TokenStore, generate_encryption_key
+from .wire import TokenFields
 
 __all__ = [
     "Address",

@@ -12,7 +12,7 @@ what an error means for the session.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
@@ -29,7 +29,7 @@ from .errors import (
     ValidationFailed,
 )
 from .keeper import TokenSession, failure_of
-from .models import KINDS, LONGEST_LIFE, Secret, Token, TokenPair, digest_of, is_misplaced
+from .models import KINDS, LONGEST_LIFE, Token, TokenPair, digest_of, is_misplaced
 from .outcomes import Denied, IssueNew, Renewed, Spent
 from .policy import CLOCK_TOLERANCE
 from .stores import key_of
@@ -46,33 +46,12 @@ if TYPE_CHECKING:
     from .policy import RefreshPolicy
     from .stores import TokenStore
 
-__all__ = ["EACH_ISSUE", "SubscriberRenewal", "SubscriberSession", "TokenFields", "check_client", "with_secrets_hidden"]
+__all__ = ["EACH_ISSUE", "SubscriberRenewal", "SubscriberSession", "check_client"]
 
 NO_FIELDS: Mapping[str, Any] = {}
 # These fields shape the token, so each issue sends them. All others describe the subscriber, who keeps them, so they
 # are sent only until a renewal succeeds. Sending them again could overwrite a later change of the profile.
 EACH_ISSUE = ("application_id", "fingerprint", "scope", "region", "extra")
-
-
-class TokenFields(TypedDict, total=False):
-    """The fields of `TokenClient.create_subscriber_token` that a session accepts as keyword arguments.
-
-    A field that is left out, or None, isn't sent.
-    """
-
-    application_id: UUID | str | None
-    password: str | None
-    first_name: str | None
-    last_name: str | None
-    display_name: str | None
-    job_title: str | None
-    time_zone: str | None
-    country: str | None
-    region: str | None
-    company_name: str | None
-    fingerprint: str | None
-    scope: str | None
-    extra: Mapping[str, object] | None
 
 
 class SubscriberSession(TokenSession):
@@ -109,10 +88,11 @@ class SubscriberSession(TokenSession):
         store: TokenStore | None = None,
         reissue: bool = True,
         clock: Clock | None = None,
-        **token_fields: Unpack[TokenFields],
+        **token_fields: Unpack[wire.TokenFields],
     ) -> None:
         check_client("SubscriberSession", client)
-        fields = {name: value for name, value in with_secrets_hidden(token_fields).items() if value is not None}
+        given = wire.with_secrets_hidden(token_fields, "SubscriberSession")
+        fields = {name: value for name, value in given.items() if value is not None}
         token_fields.clear()  # type: ignore[attr-defined]  # this frame must not hold a password; it is a dict
         if lifetime is not None and not reissue:
             raise ConfigurationError(
@@ -351,22 +331,6 @@ class SubscriberRenewal:
         may_be_off = error.server_time is None or self._is_off(error.server_time)
         attributes = {one.attribute for one in error.errors} or {None}
         return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
-
-
-def with_secrets_hidden(token_fields: TokenFields, taker: str = "SubscriberSession") -> Mapping[str, Any]:
-    """Return the fields with `password` and `extra` wrapped in a `Secret`.
-
-    Raise `TypeError` for an unknown field, as Python does for an unknown keyword argument of `taker`.
-    """
-    unknown = token_fields.keys() - TokenFields.__annotations__.keys()
-    if unknown:
-        name = min(unknown)
-        token_fields.clear()  # type: ignore[attr-defined]  # no frame may hold a password; it is a dict
-        raise TypeError(f"{taker} got an unexpected keyword argument {name!r}")
-    return {
-        name: Secret(value) if name in ("password", "extra") and not isinstance(value, Secret) else value
-        for name, value in token_fields.items()
-    }
 
 
 def check_client(taker: str, client: object) -> None:

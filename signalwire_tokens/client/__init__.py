@@ -7,6 +7,7 @@ the connections:
 - `credentials`: the project's API token, and how it is fetched from your app's function
 - `functions`: calls your app's functions for other credentials, such as `auth` of a `BackendSession`
 - `sender`: one HTTP request and its answer
+- `limits`: the time limits of calls, with one timer for all of them
 - `reasons`: why a connection failed, in words, and what to check
 - `connector`: the client's connections, and when one may be reused
 - `environment`: settings from environment variables

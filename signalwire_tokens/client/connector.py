@@ -16,6 +16,9 @@ the kernel's count of bytes has grown    part of a message, or part of a TLS rec
 (Linux only)                             parser or the TLS layer has buffered
 =======================================  ===========================================================
 
+Before a reuse on Linux, the kernel's count and its state of the connection show unread bytes and an end, too, so that
+one system call is enough.
+
 One case isn't detected: part of a TLS record that the event loop read together with the end of the last answer. It was
 already counted when the connection became idle.
 """
@@ -29,7 +32,6 @@ import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
 import aiohttp
 
@@ -44,7 +46,12 @@ if TYPE_CHECKING:
 __all__ = ["GuardedConnector", "abort"]
 
 COUNTS = sys.platform == "linux"
-BYTES_RECEIVED = struct.Struct("=128xQ")  # `tcpi_bytes_received` in Linux's `struct tcp_info`, since 4.1
+# Of Linux's `struct tcp_info`: `tcpi_state`, and `tcpi_bytes_received`, which it has since 4.1.
+COUNTERS = struct.Struct("=B127xQ")
+ESTABLISHED = 1  # the state of a connection that neither side has ended
+ENDED = -1
+UNCOUNTED = 0  # a connection that was used has received bytes
+MOST_FORGOTTEN = 100  # closed connections that are remembered, besides as many as there are open ones
 
 
 class GuardedConnector(aiohttp.TCPConnector):
@@ -52,8 +59,10 @@ class GuardedConnector(aiohttp.TCPConnector):
 
     def __init__(self) -> None:
         super().__init__()
-        # For each connection, how many bytes it had received when it last became idle.
-        self._received: WeakKeyDictionary[ResponseHandler, int] = WeakKeyDictionary()
+        # For each idle connection, how many bytes it had received when it became idle. Those that were closed while
+        # they were idle are removed once there are more than `_most`.
+        self._received: dict[ResponseHandler, int] = {}
+        self._most = MOST_FORGOTTEN
 
     async def connect(
         self,
@@ -65,27 +74,26 @@ class GuardedConnector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = cast("ResponseHandler", connection.protocol)  # it is None only after the release
-            if self._may_carry_a_request(protocol):
+            before = self._received.pop(protocol, None)
+            if before is None or (not protocol.should_close and has_only(before, protocol.transport)):
                 connection.add_callback(partial(self._note, protocol))
                 return connection
             abort(connection.transport)
             connection.close()
-
-    def _may_carry_a_request(self, protocol: ResponseHandler) -> bool:
-        """Return whether a connection is new, or received nothing while it was idle."""
-        before = self._received.get(protocol)
-        return before is None or (not protocol.should_close and received(protocol.transport) == before)
 
     def _note(self, protocol: ResponseHandler) -> None:
         """Record how many bytes a connection has received when it becomes idle.
 
         If there is more to read already, close the connection instead of returning it to the pool.
         """
-        count = received(protocol.transport)
-        if count is None:
+        open_socket = socket_of(protocol.transport)
+        if open_socket is None or is_readable(open_socket.fileno()):
             protocol.force_close()
-        else:
-            self._received[protocol] = count
+            return
+        self._received[protocol] = received(open_socket)
+        if len(self._received) > self._most:
+            self._received = {one: count for one, count in self._received.items() if one.transport is not None}
+            self._most = 2 * len(self._received) + MOST_FORGOTTEN
 
 
 def abort(transport: asyncio.Transport | None) -> None:
@@ -94,20 +102,31 @@ def abort(transport: asyncio.Transport | None) -> None:
         transport.abort()
 
 
-def received(transport: asyncio.Transport | None) -> int | None:
-    """Return how many bytes a connection has received in all, or 0 if the system doesn't count them.
-
-    Return None if the socket has bytes or an end that the event loop hasn't read, or if the connection has no open
-    socket.
-    """
+def socket_of(transport: asyncio.Transport | None) -> socket.socket | None:
+    """Return the open socket of a connection, or None."""
     found: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
-    if found is None or found.fileno() < 0 or is_readable(found.fileno()):
-        return None
+    return None if found is None or found.fileno() < 0 else found
+
+
+def has_only(count: int, transport: asyncio.Transport | None) -> bool:
+    """Return whether a connection is open, and has received no more than `count` bytes in all."""
+    open_socket = socket_of(transport)
+    if open_socket is None or received(open_socket) != count:
+        return False
+    return count > UNCOUNTED or not is_readable(open_socket.fileno())
+
+
+def received(open_socket: socket.socket) -> int:
+    """Return how many bytes a connection has received in all, read or not.
+
+    Return `ENDED` if either side has ended the connection, and `UNCOUNTED` if the system doesn't count.
+    """
     if COUNTS:
         with suppress(OSError, struct.error):  # not TCP, or an old kernel
-            counters = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED.size)
-            return int(BYTES_RECEIVED.unpack(counters)[0])
-    return 0
+            counters = open_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTERS.size)
+            state, count = COUNTERS.unpack(counters)
+            return int(count) if state == ESTABLISHED else ENDED
+    return UNCOUNTED
 
 
 def is_readable(descriptor: int) -> bool:

@@ -2,8 +2,8 @@
 
 A call goes through these steps::
 
-    create_subscriber_token(…)   wraps its secret arguments, and returns a coroutine
-      _ask                       checks the arguments, and describes the request with `wire`
+    create_subscriber_token(…)   wraps its secret arguments
+      _ask                       checks them and describes the request with `wire`, and returns a coroutine
         send → _send             bounds the whole call by the timeout
           _attempt               sends the request once, and reads the answer with `wire`
           _ask_again             sends it again, as `wire.pause_before_retry` and `_may_ask_again` allow
@@ -22,8 +22,7 @@ import warnings
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeAlias, TypedDict, TypeVar, Unpack, assert_never
 
 import attrs
 
@@ -32,6 +31,7 @@ from signalwire_tokens.clock import SYSTEM, Clock
 from signalwire_tokens.durations import seconds_of, spoken
 from signalwire_tokens.errors import (
     ConfigurationError,
+    InvalidRequest,
     SignalWireTokenError,
     TimedOut,
     TransportError,
@@ -43,6 +43,7 @@ from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 from . import environment
 from .credentials import ProjectCredentials, without_tracebacks
+from .limits import CallLimits
 from .observing import observe, show_hint
 from .sender import Sender, SendProgress
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientSettings", "TokenClient", "context_trusting", "make_client"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 ApiToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
 Route: TypeAlias = tuple[str, Sender, Throttle]
@@ -134,6 +136,7 @@ class TokenClient:
         )
         self.project_id = project_id
         self.timeout: float = seconds_of(timeout)
+        self._limits = CallLimits(self.timeout)
         self._retries = retries
         self.clock = SYSTEM if clock is None else clock
         self._credentials = ProjectCredentials(project_id, token)
@@ -209,6 +212,7 @@ class TokenClient:
         A call that pauses before its next attempt isn't repeated any more, and fails with its last error. A closed
         client can't be used again.
         """
+        self._limits.close()
         async with AsyncExitStack() as stack:
             for sender in self._senders():
                 sender.stop()
@@ -233,19 +237,7 @@ class TokenClient:
         reference: str,
         *,
         expire_at: wire.When | None = None,
-        application_id: UUID | str | None = None,
-        password: str | None = None,
-        first_name: str | None = None,
-        last_name: str | None = None,
-        display_name: str | None = None,
-        job_title: str | None = None,
-        time_zone: str | None = None,
-        country: str | None = None,
-        region: str | None = None,
-        company_name: str | None = None,
-        fingerprint: str | None = None,
-        scope: str | None = None,
-        extra: Mapping[str, object] | None = None,
+        **token_fields: Unpack[wire.TokenFields],
     ) -> Coroutine[Any, Any, TokenPair]:
         """Issue a pair for a subscriber: an access token (SAT) and a refresh token.
 
@@ -253,33 +245,15 @@ class TokenClient:
         `expire_at` is when the access token expires: unix seconds, a datetime with a time zone, or a timedelta from
         now. None means the standard lifetime of two hours.
 
-        `password` and the profile fields (`first_name` to `company_name`) are saved in the subscriber. A field that is
-        None keeps its old value there. `fingerprint` and `scope="sat:refresh"` return a token that is bound to a
-        device's key. `extra` holds fields that are newer than this library, by their names in SignalWire's API.
+        `token_fields` are the fields of `TokenFields`. `password` and the profile (`first_name` to `company_name`) are
+        saved in the subscriber. A field that is None keeps its old value there. `fingerprint` and `scope="sat:refresh"`
+        return a token that is bound to a device's key. `extra` holds fields that are newer than this library, by their
+        names in SignalWire's API.
         """
-        hidden, more = Secret(password), Secret(extra)
-        del password, extra
-        return self._ask(
-            partial(
-                wire.create_subscriber_token,
-                reference,
-                now=self.clock.wall(),
-                expire_at=expire_at,
-                application_id=application_id,
-                password=hidden,
-                first_name=first_name,
-                last_name=last_name,
-                display_name=display_name,
-                job_title=job_title,
-                time_zone=time_zone,
-                country=country,
-                region=region,
-                company_name=company_name,
-                fingerprint=fingerprint,
-                scope=scope,
-                extra=more,
-            )
-        )
+        hidden = wire.with_secrets_hidden(token_fields, "TokenClient.create_subscriber_token")
+        token_fields.clear()  # type: ignore[attr-defined]  # this frame must not hold a password; it is a dict
+        now = self.clock.wall()
+        return self._ask(wire.create_subscriber_token, reference, now=now, expire_at=expire_at, **hidden)
 
     def refresh_subscriber_token(self, refresh_token: str | Token) -> Coroutine[Any, Any, TokenPair]:
         """Exchange a refresh token for a new pair.
@@ -296,7 +270,7 @@ class TokenClient:
         """
         hidden = wire.mask(refresh_token)
         del refresh_token
-        return self._ask(partial(wire.refresh_subscriber_token, hidden))
+        return self._ask(wire.refresh_subscriber_token, hidden)
 
     def create_guest_token(
         self,
@@ -315,15 +289,13 @@ class TokenClient:
         more = Secret(extra)
         del extra
         return self._ask(
-            partial(
-                wire.create_guest_token,
-                allowed_addresses,
-                now=self.clock.wall(),
-                expire_at=expire_at,
-                region=region,
-                ch=ch,
-                extra=more,
-            )
+            wire.create_guest_token,
+            allowed_addresses,
+            now=self.clock.wall(),
+            expire_at=expire_at,
+            region=region,
+            ch=ch,
+            extra=more,
         )
 
     def create_invite_token(
@@ -342,14 +314,12 @@ class TokenClient:
         hidden, more = wire.mask(subscriber_token), Secret(extra)
         del subscriber_token, extra
         return self._ask(
-            partial(
-                wire.create_invite_token,
-                address_id,
-                subscriber_token=hidden,
-                now=self.clock.wall(),
-                expires_at=expires_at,
-                extra=more,
-            )
+            wire.create_invite_token,
+            address_id,
+            subscriber_token=hidden,
+            now=self.clock.wall(),
+            expires_at=expires_at,
+            extra=more,
         )
 
     def create_embed_token(self, token: str) -> Coroutine[Any, Any, Token]:
@@ -359,7 +329,7 @@ class TokenClient:
         """
         hidden = wire.mask(token)
         del token
-        return self._ask(partial(wire.create_embed_token, hidden))
+        return self._ask(wire.create_embed_token, hidden)
 
     def subscriber_addresses(self, subscriber_id: UUID | str) -> AsyncIterator[Address]:
         """Yield a subscriber's addresses. `create_guest_token` and `create_invite_token` take their ids.
@@ -385,7 +355,7 @@ class TokenClient:
         """
         hidden = wire.mask(access_token)
         del access_token
-        return self._ask(partial(wire.address, address_id, access_token=hidden))
+        return self._ask(wire.address, address_id, access_token=hidden)
 
     def subscriber_info(self, subscriber_token: str | Token) -> Coroutine[Any, Any, SubscriberInfo]:
         """Return the subscriber that an access token is for, and the token's scope and expiry.
@@ -394,14 +364,17 @@ class TokenClient:
         """
         hidden = wire.mask(subscriber_token)
         del subscriber_token
-        return self._ask(partial(wire.subscriber_info, hidden))
+        return self._ask(wire.subscriber_info, hidden)
 
     # The methods above aren't coroutine functions, because a coroutine function keeps its arguments until its first
     # step. If it is cancelled before that, its traceback shows them. A plain function has wrapped them by then.
-    async def _ask(self, describe: Callable[[], wire.Request[T]]) -> T:
-        request = describe()
-        del describe  # otherwise this frame would keep the arguments until the answer arrives
-        return await self.send(request)
+    def _ask(
+        self, describe: Callable[P, wire.Request[T]], *arguments: P.args, **named: P.kwargs
+    ) -> Coroutine[Any, Any, T]:
+        try:
+            return self.send(describe(*arguments, **named))
+        except InvalidRequest as error:
+            return fail(error.with_traceback(None))
 
     async def _pages(self, request: wire.Request[wire.Page]) -> AsyncIterator[Address]:
         seen: set[str] = set()  # a page that links back to an earlier one must not cause an endless loop
@@ -431,12 +404,12 @@ class TokenClient:
         progress = SendProgress()
         seconds = self.timeout if limit is None else min(limit, self.timeout)
         try:
-            async with asyncio.timeout(seconds) as bound:
+            with self._limits.limit(seconds) as limited:
                 outcome = await self._attempt(request, progress)
                 if not isinstance(outcome, SignalWireTokenError):
                     return outcome
                 most = self._retries if retries is None else retries
-                outcome = await self._ask_again(request, progress, outcome, most, bound)
+                outcome = await self._ask_again(request, progress, outcome, most, limited.ends_at)
         except TimeoutError:
             outcome = self._timed_out(request, progress, seconds)
         if isinstance(outcome, SignalWireTokenError):
@@ -459,7 +432,7 @@ class TokenClient:
         progress: SendProgress,
         outcome: T | SignalWireTokenError,
         retries: int,
-        bound: asyncio.Timeout,
+        ends_at: float,
     ) -> T | SignalWireTokenError:
         """Repeat a request after an error, until it succeeds or must not be repeated, and return the last outcome.
 
@@ -472,7 +445,7 @@ class TokenClient:
                 asked_again = True
                 outcome = await self._attempt(request, progress)
                 continue
-            left = (bound.when() or 0.0) - asyncio.get_running_loop().time()
+            left = ends_at - asyncio.get_running_loop().time()
             draw = random.random()  # noqa: S311 - it spreads load and keeps no secret
             quiet = self._route(request)[2].left(self.clock.now(), longest=LONGEST_THROTTLE)
             pause = wire.pause_before_retry(request, outcome, failures=failures, draw=draw, left=left, quiet=quiet)
@@ -494,7 +467,8 @@ class TokenClient:
         """
         origin, sender, throttle = self._route(request)
         sender.check()
-        progress.start(await self._authorize(request))
+        kept = self._credentials.kept if request.auth is wire.Auth.PROJECT else None
+        progress.start(kept or await self._authorize(request))
         sent, sent_at = self.clock.now(), self.clock.wall()
         try:
             status, headers, body = await sender.send(request, progress)
@@ -523,7 +497,7 @@ class TokenClient:
         """Return the `Authorization` header of a request, or None if its operation sends none."""
         match request.auth:
             case wire.Auth.PROJECT:
-                return self._credentials.kept or await self._credentials.header(request.operation)
+                return await self._credentials.header(request.operation)
             case wire.Auth.SUBSCRIBER:
                 return Secret(f"Bearer {request.bearer.value}") if request.bearer else None
             case wire.Auth.NONE:
@@ -539,6 +513,11 @@ class TokenClient:
         if request.auth is not wire.Auth.PROJECT or progress.authorization is None:
             return False
         return await self._credentials.changed(progress.authorization, request.operation)
+
+
+async def fail(error: InvalidRequest) -> NoReturn:
+    """Raise an error once the call is awaited, as a coroutine function would."""
+    raise error
 
 
 def make_client(kind: str, place: Secret[str], settings: Secret[ClientSettings]) -> TokenClient:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.http import StreamWriter
+    from multidict import CIMultiDictProxy
 
     from signalwire_tokens import wire
 
@@ -140,7 +141,7 @@ class Sender:
 
     async def send(
         self, request: wire.Request[Any], progress: SendProgress
-    ) -> tuple[int, Mapping[str, str], Secret[bytes | None]]:
+    ) -> tuple[int, CIMultiDictProxy[str], Secret[bytes | None]]:
         """Send a request once and return its answer's status, headers and body. The body is None if it is too large.
 
         `progress` records the progress. Raise `ConnectionFailed` or `TimedOut` if no complete answer arrives.
@@ -280,16 +281,16 @@ async def read_answer_body(response: aiohttp.ClientResponse) -> Secret[bytes | N
     An answer that is read to its end releases its connection. In any other case, including a cancellation, the
     connection is closed.
     """
-    body = Secret(bytearray())
+    content, body = response.content, Secret[Any](b"")
     try:
-        while not response.content.at_eof():
-            body.value.extend(await response.content.readany())
+        while not content.at_eof():
+            body.value += await content.readany()
             if len(body.value) > LARGEST_ANSWER:
                 return Secret(None)
-        return Secret(bytes(body.value))
     finally:
-        if not response.content.at_eof():
+        if not content.at_eof():
             response.close()
+    return body
 
 
 async def strip_added_headers(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
+from signalwire_tokens import wire
 from signalwire_tokens.clock import moment_in, timer_of
 from signalwire_tokens.durations import positive_seconds, shown, spoken
 from signalwire_tokens.errors import ConfigurationError, SessionClosed, SessionError, SignalWireTokenError
@@ -22,7 +23,7 @@ from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.governors.local import check_rate
 from signalwire_tokens.keeper import CHECKED_EVERY, drop, engine_of, shut
 from signalwire_tokens.policy import RefreshPolicy, SessionState
-from signalwire_tokens.session import EACH_ISSUE, SubscriberSession, TokenFields, check_client, with_secrets_hidden
+from signalwire_tokens.session import EACH_ISSUE, SubscriberSession, check_client
 
 from .breaker import BreakerState
 from .context import FleetContext, renewal_of
@@ -128,7 +129,7 @@ class SessionFleet:
         """Return whether a session is open for a subscriber."""
         return reference in self._sessions
 
-    def session(self, reference: str, **token_fields: Unpack[TokenFields]) -> SubscriberSession:
+    def session(self, reference: str, **token_fields: Unpack[wire.TokenFields]) -> SubscriberSession:
         """Return the session of a subscriber, and open it if necessary. It gets its token in the background.
 
         `token_fields` are those of `SubscriberSession`, for a session that isn't open yet. If none of them shapes the
@@ -136,7 +137,7 @@ class SessionFleet:
 
         Raises `ConfigurationError` if the session is open with other fields that shape its token.
         """
-        fields = with_secrets_hidden(token_fields, "SessionFleet.session")
+        fields = wire.with_secrets_hidden(token_fields, "SessionFleet.session")
         token_fields.clear()  # type: ignore[attr-defined]  # a password must not stay in this frame; it is a dict
         session = self._sessions.get(reference)
         if session is None:

@@ -33,6 +33,7 @@ from .readers import Page
 from .requests import (
     DEVICE_EXCHANGE,
     DEVICE_REFRESH,
+    TokenFields,
     When,
     address,
     addresses,
@@ -46,6 +47,7 @@ from .requests import (
     refresh_subscriber_token,
     subscriber_addresses,
     subscriber_info,
+    with_secrets_hidden,
 )
 from .space import basic_authorization, check_client_settings, is_api_token, is_credential
 from .successors import accepting_only_successor
@@ -60,6 +62,7 @@ __all__ = [
     "Page",
     "Request",
     "Subject",
+    "TokenFields",
     "When",
     "about",
     "accepting_only_successor",
@@ -87,4 +90,5 @@ __all__ = [
     "refresh_subscriber_token",
     "subscriber_addresses",
     "subscriber_info",
+    "with_secrets_hidden",
 ]

@@ -20,7 +20,7 @@ from signalwire_tokens.errors import InvalidRequest, Problem
 from signalwire_tokens.models import LONGEST_LIFE
 
 from .codes import INVALID, MISSING, TOO_MANY_ADDRESSES
-from .header import YEAR_10000, is_cut, read_header
+from .header import YEAR_10000, read_header
 
 if TYPE_CHECKING:
     from signalwire_tokens.models import Secret, Token
@@ -192,12 +192,12 @@ def token(problems: list[Problem], name: str, value: Secret[Any] | Token, *, kin
     elif not visible_ascii(value.value):
         message = "must be visible ASCII characters, with no spaces or line ends"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
-    elif is_cut(value.value):
+    elif (header := read_header(value.value)) is None:
         message = "must be a whole token: its end is missing"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
-    elif (found := read_header(value.value).kind) not in (None, kind):
+    elif header.kind not in (None, kind):
         wanted = {"SAT": "an access token (SAT)", "Refresh": "a refresh token", None: "a click-to-call token"}[kind]
-        message = f"must be {wanted}, but its header says {found}"
+        message = f"must be {wanted}, but its header says {header.kind}"
         problems.append(Problem(code=INVALID, attribute=name, message=message))
 
 

@@ -22,7 +22,7 @@ from binascii import a2b_base64
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-__all__ = ["SIGNED", "YEAR_10000", "Header", "TokenShape", "is_cut", "open_claims", "read_form", "read_header"]
+__all__ = ["SIGNED", "YEAR_10000", "Header", "TokenShape", "open_claims", "read_form", "read_header"]
 
 YEAR_10000 = 253402300800  # unix seconds; Python's dates end before it
 SIGNED, ENCRYPTED = 3, 5  # the number of parts of a token
@@ -52,6 +52,7 @@ class Header(NamedTuple):
 
     kind: str | None
     channel: str | None
+    is_signed: bool = False
 
 
 NO_HEADER = Header(None, None)
@@ -79,21 +80,19 @@ class TokenShape(NamedTuple):
     end: int  # the index in the text where the token ends
 
 
-def read_header(value: str) -> Header:
-    """Return the kind and the channel of a token. Each is None if it is missing or can't be read.
+def read_header(value: str) -> Header | None:
+    """Return the kind and the channel of a token, each None if it is missing or can't be read.
 
-    PyJWT isn't used for this, because it doesn't accept tokens of five parts.
+    The result is None if the token was cut off: it has fewer parts than its header calls for. PyJWT isn't used for
+    this, because it doesn't accept tokens of five parts.
     """
-    parts = value.split(".", ENCRYPTED)
-    opening = opening_of(parts[0])
-    return opening.header if opening is not None and len(parts) == opening.parts else NO_HEADER
-
-
-def is_cut(value: str) -> bool:
-    """Return whether a token has fewer parts than its header calls for."""
-    first, *others = value.split(".", ENCRYPTED)
-    opening = opening_of(first)
-    return opening is not None and len(others) + 1 < opening.parts
+    opening = opening_of(value.partition(".")[0])
+    if opening is None:
+        return NO_HEADER
+    parts = value.count(".") + 1
+    if parts == opening.parts:
+        return opening.header
+    return None if parts < opening.parts else NO_HEADER
 
 
 def read_form(text: str) -> TokenShape | None:
@@ -135,13 +134,15 @@ def decode_header(first: str) -> HeaderInfo | None:
     if "alg" not in members:  # every token's header has it
         return None
     kind, channel, encryption = members.get("typ"), members.get("ch"), members.get("enc")
-    sized = members["alg"] if encryption is None else encryption
+    is_signed = encryption is None
+    sized = members["alg"] if is_signed else encryption
     return HeaderInfo(
         Header(
             kind if isinstance(kind, str) and kind in KNOWN_KINDS else None,
             channel if isinstance(channel, str) and HOST_FORM.fullmatch(channel) else None,
+            is_signed,
         ),
-        SIGNED if encryption is None else ENCRYPTED,
+        SIGNED if is_signed else ENCRYPTED,
         LAST_PART_LENGTHS.get(sized) if isinstance(sized, str) else None,
     )
 
@@ -149,7 +150,7 @@ def decode_header(first: str) -> HeaderInfo | None:
 def open_claims(value: str) -> dict[str, float]:
     """Return `exp` and `iat` of a signed token, in unix seconds, without those that are missing or implausible.
 
-    The signature isn't verified. The claims of an encrypted token can't be read, so the result is empty.
+    The signature isn't verified. If the token isn't signed, the result is empty.
     """
     if value.count(".") != SIGNED - 1:
         return {}

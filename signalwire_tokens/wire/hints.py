@@ -27,12 +27,16 @@ FIRST_MOMENT = 1_000_000_000  # unix seconds, at least: the year 2001. Numbers i
 def read_hint(answer: Answer) -> RateLimitHint | None:
     """Return what an answer reports about the rate limit, or None if it reports nothing that can be read."""
     limit, remaining = requests(answer, "x-ratelimit-limit"), requests(answer, "x-ratelimit-remaining")
-    hint = RateLimitHint(limit=limit, remaining=remaining, reset_at=reset_at(answer))
-    return None if hint == RateLimitHint() else hint
+    reset = reset_at(answer)
+    if limit is None and remaining is None and reset is None:
+        return None
+    return RateLimitHint(limit=limit, remaining=remaining, reset_at=reset)
 
 
 def header_number(answer: Answer, name: str) -> int | None:
     """Return the number that a header holds, or None if it is missing, repeated or anything else."""
+    if name not in answer.headers:
+        return None
     values = [value.strip() for key, value in answer.headers.items() if key.lower() == name]
     return int(values[0]) if len(values) == 1 and NUMBER.fullmatch(values[0]) else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast
 
 from signalwire_tokens.durations import span_of
 from signalwire_tokens.models import Address, Secret, SubscriberInfo, Token, TokenPair
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEVICE_EXCHANGE",
     "DEVICE_REFRESH",
+    "TokenFields",
     "When",
     "address",
     "addresses",
@@ -40,6 +41,7 @@ __all__ = [
     "refresh_subscriber_token",
     "subscriber_addresses",
     "subscriber_info",
+    "with_secrets_hidden",
 ]
 
 T = TypeVar("T")
@@ -53,6 +55,47 @@ ADDRESSES = "/api/fabric/addresses"
 Extra: TypeAlias = Secret[Mapping[str, object] | None]
 
 
+class TokenFields(TypedDict, total=False):
+    """The fields of `TokenClient.create_subscriber_token` that a session accepts as well.
+
+    A field that is left out, or None, isn't sent.
+    """
+
+    application_id: UUID | str | None
+    password: str | None
+    first_name: str | None
+    last_name: str | None
+    display_name: str | None
+    job_title: str | None
+    time_zone: str | None
+    country: str | None
+    region: str | None
+    company_name: str | None
+    fingerprint: str | None
+    scope: str | None
+    extra: Mapping[str, object] | None
+
+
+NAMES = tuple(name for name in TokenFields.__annotations__ if name != "extra")
+
+
+def with_secrets_hidden(token_fields: TokenFields, taker: str) -> Mapping[str, Any]:
+    """Return the fields, with `password` and `extra` wrapped in a `Secret`.
+
+    Raise `TypeError` for an unknown field, as Python does for an unknown keyword argument of `taker`.
+    """
+    if not token_fields:
+        return NO_FIELDS
+    if unknown := token_fields.keys() - TokenFields.__annotations__.keys():
+        name = min(unknown)
+        token_fields.clear()  # type: ignore[attr-defined]  # no frame may hold a password; it is a dict
+        raise TypeError(f"{taker} got an unexpected keyword argument {name!r}")
+    return {
+        name: Secret(value) if name in ("password", "extra") and not isinstance(value, Secret) else value
+        for name, value in token_fields.items()
+    }
+
+
 def mask(token: str | Token) -> Secret[str] | Token:
     """Return a string wrapped in a `Secret`, or a `Token` as it is. Both hide their value from tracebacks."""
     return token if isinstance(token, Token) else Secret(token)
@@ -63,30 +106,27 @@ def create_subscriber_token(
     *,
     now: float,
     expire_at: When | None = None,
-    application_id: UUID | str | None = None,
     password: Secret[str | None] = NO_SECRET,
-    fingerprint: str | None = None,
-    scope: str | None = None,
     extra: Extra = NO_SECRET,
-    **profile: str | None,
+    **others: UUID | str | None,
 ) -> Request[TokenPair]:
-    """Return the request that issues a subscriber's pair. `profile` holds the fields that describe the person."""
+    """Return the request that issues a subscriber's pair. `others` are the other fields of `TokenFields`."""
     problems: list[Problem] = []
     until = checks.moment(problems, "expire_at", expire_at, now)
     checks.text(problems, "password", password.value)
-    optional = {"application_id": application_id, "fingerprint": fingerprint, "scope": scope, **profile}
+    is_unbound = others.get("scope") is not None and others.get("fingerprint") is None
     return make_request(
         "create_subscriber_token",
         "/api/fabric/subscribers/tokens",
-        partial(read_pair, until=until, unbound=scope is not None and fingerprint is None),
+        partial(read_pair, until=until, unbound=is_unbound) if until is not None or is_unbound else read_pair,
         problems,
         fields={
             "reference": checks.text(problems, "reference", reference, required=True),
             "expire_at": until,
-            **checks.given(problems, optional),
+            **checks.given(problems, others),
         },
-        hidden={"password": password},
-        known=optional,
+        hidden=NO_FIELDS if password.value is None else {"password": password},
+        known=NAMES,
         extra=extra,
     )
 
@@ -295,11 +335,14 @@ def make_request(
 
     The body consists of `fields`, `hidden` and `extra`, without values that are None. `hidden` and `extra` may hold
     secrets. A name in `fields`, `hidden` or `known` is an argument, so it must not be in `extra`. `known` has the names
-    that `fields` lacks if the caller gives no value for them.
+    that the others lack if the caller gives no value for them.
     """
     if extra.value is not None:
         checks.extra_fields(problems, extra, known=(*fields, *hidden, *known))
     checks.raise_if_any(operation, problems)
+    secrets = (*hidden.values(), *(() if bearer is None else (bearer,)))
+    if extra.value is not None:
+        secrets += tuple(strings_in(extra.value))
     return Request(
         operation=operation,
         method="POST",
@@ -308,21 +351,11 @@ def make_request(
         read=read,
         bearer=bearer,
         body=checks.encode_json(
-            {
-                **{name: value for name, value in fields.items() if value is not None},
-                **{name: secret.value for name, secret in hidden.items() if secret.value is not None},
-                **(
-                    {}
-                    if extra.value is None
-                    else {key: value for key, value in extra.value.items() if value is not None}
-                ),
-            }
+            {name: value for name, value in fields.items() if value is not None}
+            | {name: secret.value for name, secret in hidden.items()}
+            | {name: value for name, value in (extra.value or NO_FIELDS).items() if value is not None}
         ),
-        secrets=(
-            *hidden.values(),
-            *(() if bearer is None else (bearer,)),
-            *strings_in(extra.value),
-        ),
+        secrets=secrets,
         for_embeds=for_embeds,
         replayable=replayable,
         presents_token=presents_token,

@@ -5,6 +5,8 @@ import json
 from itertools import count
 from uuid import NAMESPACE_URL, uuid5
 
+from multidict import CIMultiDict
+
 from signalwire_tokens import ConnectionFailed, TokenClient
 from signalwire_tokens.models import Secret
 
@@ -53,7 +55,7 @@ class Line:
         number = next(self.numbers)
         answer = {name: f"{kind}-{who}-{number}" for name, kind in (("token", "access"), ("refresh_token", "refresh"))}
         good = json.dumps({"subscriber_id": str(uuid5(NAMESPACE_URL, who)), **answer}).encode()
-        return status, self.headers, Secret(good if status < 300 else ERRORS.get(status, b"{}"))
+        return status, CIMultiDict(self.headers), Secret(good if status < 300 else ERRORS.get(status, b"{}"))
 
     @property
     def times(self):

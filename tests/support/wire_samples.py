@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+from multidict import CIMultiDict
+
 from signalwire_tokens import (
     Lifetimes,
     wire,
@@ -49,7 +51,7 @@ def answer(body=None, status=201, *, sent=SENT, lifetimes=None, **headers):
     raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     return wire.Answer(
         status=status,
-        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        headers=CIMultiDict((name.replace("_", "-"), value) for name, value in headers.items()),
         body=raw,
         sent=sent,
         lifetimes=lifetimes or Lifetimes(),

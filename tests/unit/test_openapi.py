@@ -22,7 +22,7 @@ ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")
 NOW = 1_800_000_000.0
 AUTH = {"project": wire.Auth.PROJECT, "subscriber": wire.Auth.SUBSCRIBER, None: wire.Auth.NONE}
 # Parameters of the client's methods that aren't fields of the body.
-NO_FIELDS = {"self", "extra", "subscriber_token"}
+NO_FIELDS = {"self", "extra", "subscriber_token", "token_fields"}
 
 
 def described_fields(name):
@@ -33,11 +33,12 @@ def described_fields(name):
 
 def parameters(name):
     """Return the fields that a method of the client takes."""
-    return set(signature(getattr(TokenClient, name)).parameters) - NO_FIELDS
+    taken = set(signature(getattr(TokenClient, name)).parameters)
+    return (taken | (set(TokenFields.__annotations__) if "token_fields" in taken else set())) - NO_FIELDS
 
 
 SUBSCRIBER = "create_subscriber_token"
-FIELDS = described_fields(SUBSCRIBER) | parameters(SUBSCRIBER) | (TokenFields.__annotations__.keys() - {"extra"})
+FIELDS = described_fields(SUBSCRIBER) | parameters(SUBSCRIBER)
 FULL = {
     SUBSCRIBER: wire.create_subscriber_token(
         **{
@@ -129,13 +130,8 @@ async def test_the_client_sends_every_field_by_its_own_name(name, signalwire_clo
     more = {"subscriber_token": "x"} if FULL[name].auth is wire.Auth.SUBSCRIBER else {}
     async with TokenClient("acme", "project", "token", clock=signalwire_clock) as client:
         request = await getattr(client, name)(**arguments, **more)
-    assert_listed("signalwire_tokens/client/operations.py", json.loads(request.body), known_fields(name))
-
-
-def test_a_session_takes_every_field_of_a_subscriber_s_token():
-    """Except for whom it is, and when it expires, which are a session's own arguments."""
-    taken = TokenFields.__annotations__.keys() - {"extra"}
-    assert_listed("TokenFields in signalwire_tokens/session.py", taken, FIELDS - {"reference", "expire_at"})
+    place = "TokenFields in signalwire_tokens/wire/requests.py" if name == SUBSCRIBER else "client/operations.py"
+    assert_listed(place, json.loads(request.body), known_fields(name))
 
 
 def make_service():

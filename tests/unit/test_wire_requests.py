@@ -348,8 +348,8 @@ MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
             [
                 ("expire_at", INVALID),
                 ("reference", MISSING),
-                ("fingerprint", INVALID),
                 ("scope", INVALID),
+                ("fingerprint", INVALID),
                 ("country", INVALID),
             ],
         ),

@@ -10,6 +10,7 @@ import weakref
 from email.utils import formatdate
 
 import attrs
+from multidict import CIMultiDict
 
 from signalwire_tokens import ConnectionFailed, TokenClient
 from signalwire_tokens.emulator.calls import Call, failure
@@ -180,7 +181,7 @@ class Network:
         sent.result = status
         progress.sent, progress.status = True, status
         self._judge.ended(sent)
-        return status, headers, Secret(content)
+        return status, CIMultiDict(headers), Secret(content)
 
     def _arrive(self, call, sent, mishap, answered):
         """Have the service handle a request, and send its answer back."""
