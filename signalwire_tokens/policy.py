@@ -343,6 +343,13 @@ class RefreshPolicy:
             return SessionState.EXPIRING
         return SessionState.FRESH if now < situation.due else SessionState.DUE
 
+    def ages_at(self, situation: Situation, now: float) -> float:
+        """Return when the state of a session with a valid token changes, if nothing happens to it."""
+        expiring_at = situation.access_until - self.needed_ttl(situation.lifetime)
+        if now >= min(situation.due, expiring_at):
+            return expiring_at if now <= expiring_at else situation.access_until
+        return situation.due
+
     def next_step(self, situation: Situation, throttle: ThrottlePeriod) -> Step:
         """Return what to do next, and when. `throttle` is the pause that SignalWire last asked for."""
         return self.step_at(situation, self._earliest(situation, throttle))

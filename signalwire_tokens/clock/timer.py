@@ -4,8 +4,7 @@ A process may have a hundred thousand sessions. The event loop sees a single cal
 them after a suspend doesn't block other work. These rules make that reliable:
 
 - **Lazy deletion.** A sleeper's deadline is its `wakes_at`. To move it, the timer pushes another heap entry. An entry
-  whose time differs from its sleeper's `wakes_at` is *stale*: the timer skips it, and clears the heap once most entries
-  are.
+  whose time differs from its sleeper's `wakes_at` is *stale*: the timer skips it, and the `LazyHeap` removes it.
 - **Weak references.** The heap holds its sleepers weakly. A session that your app drops is collected.
 - **Short alarms.** An event loop's timers may not count the time of a suspended machine. So no alarm is set for more
   than `LONGEST_ALARM` seconds. If the machine sleeps past a deadline, the alarm is that late at most.
@@ -26,16 +25,16 @@ import math
 import os
 from collections import deque
 from contextvars import Context
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary, ref
 
 from signalwire_tokens.durations import spoken
 
+from .heap import HeapEntry, LazyHeap
 from .system import NOTHING_DUE
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from .system import Alarm, Clock
 
@@ -44,12 +43,11 @@ __all__ = ["Sleeper", "Timer", "timer_of"]
 LONGEST_ALARM = 30.0  # seconds: the longest alarm, and so the longest delay after the machine was suspended
 SMALLEST_LEAP = 1.0  # seconds: the wall clock leaps if it gains more than this on the timer's clock
 AT_ONCE = -math.inf  # the value of `_rings_at` if the alarm rings in the next turn of the event loop
-MOST_STALE = 100  # stale entries that the heap may have, however small it is
-SLEEPERS_PER_TURN = 500  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
+MOST_LOOKED = 500  # entries of the heap that `next_deadline` looks at
+SLEEPERS_PER_TURN = 200  # sleepers that one ring wakes or notifies, before the event loop runs other callbacks
 
 T = TypeVar("T")
-HeapEntry: TypeAlias = "tuple[float, int, ref[Sleeper]]"
-Leap: TypeAlias = tuple[float, list[HeapEntry]]
+Leap: TypeAlias = "tuple[float, list[HeapEntry[ref[Sleeper]]]]"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.clock")
 
@@ -87,9 +85,7 @@ class Timer:
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.process: int = os.getpid()
-        self._heap: list[HeapEntry] = []
-        self._order = 0
-        self._stale = 0  # stale entries in the heap, approximately
+        self._heap: LazyHeap[ref[Sleeper]] = LazyHeap(is_current)
         self._alarm: Alarm | None = None
         self._rings_at = math.inf
         self._wall_ahead = clock.wall() - clock.now()  # at the last comparison
@@ -123,8 +119,7 @@ class Timer:
         """Wake a sleeper at `at`, in place of the deadline that it had before."""
         before = sleeper.wakes_at
         if at != before or at == math.inf:
-            self._order += 1
-            heappush(self._heap, (at, self._order, ref(sleeper)))  # first: if this raises, the old deadline stands
+            self._heap.push(at, ref(sleeper))  # first: if this raises, the old deadline stands
             sleeper.wakes_at = at
             self._note_fallen(before)
         # An overdue alarm means that the machine was suspended: its callback may still be half a minute away.
@@ -135,24 +130,29 @@ class Timer:
         """Remove the deadline of a sleeper."""
         before, sleeper.wakes_at = sleeper.wakes_at, math.inf
         self._note_fallen(before)
-        if self._heap and not is_current(self._heap[0]):
+        first = self._heap.first()
+        if first is not None and not is_current(first):
             self._arm()
 
     def _note_fallen(self, deadline: float) -> None:
-        """Count the entry of a replaced deadline as stale. Clear the heap once most entries are."""
+        """Record that the entry of a replaced deadline is stale."""
         if deadline < math.inf:
-            self._stale += 1
-            if self._stale > MOST_STALE and self._stale > len(self._heap) / 2:
-                heap = [entry for entry in self._heap if is_current(entry)]
-                heapify(heap)
-                self._heap, self._stale = heap, 0
+            self._heap.note_stale()
+
+    def next_deadline(self, is_wanted: Callable[[Sleeper], bool]) -> float:
+        """Return the earliest deadline of a sleeper that is wanted; inf if there is none. Any thread may call this.
+
+        Only `MOST_LOOKED` entries are looked at. If there are more, and no sleeper was found, return the last one's
+        time, which is earlier.
+        """
+        return self._heap.find(lambda entry: is_wanted_now(entry, is_wanted), MOST_LOOKED)
 
     def look(self, now: float) -> None:
         """Ring in the next turn of the event loop if a deadline has passed.
 
         Callers of `token()` use this: after a suspend, the first caller needn't wait for the alarm.
         """
-        if self._heap and self._heap[0][0] <= now and self._rings_at > AT_ONCE:
+        if self._heap.first_number() <= now and self._rings_at > AT_ONCE:
             self._arm()
 
     def gained(self) -> float:
@@ -190,12 +190,11 @@ class Timer:
 
         The old alarm is cancelled last, in case setting the new one raises.
         """
-        while self._heap and not is_current(self._heap[0]):
-            heappop(self._heap)
+        first = self._heap.drop_stale(SLEEPERS_PER_TURN)
         alarm, rings_at = None, math.inf
-        if self._heap or self._leaps:
+        if first is not None or self._leaps:
             now = self.clock.now()
-            seconds = 0.0 if self._leaps else min(max(0.0, self._heap[0][0] - now), LONGEST_ALARM)
+            seconds = 0.0 if self._leaps or first is None else min(max(0.0, first[0] - now), LONGEST_ALARM)
             rings_at = now + seconds if seconds else AT_ONCE
             alarm = self.clock.call_later(seconds, self._ring)
         before, self._alarm, self._rings_at = self._alarm, alarm, rings_at
@@ -228,16 +227,15 @@ class Timer:
 
     def _wake_due(self, now: float, most: int) -> int:
         """Wake up to `most` sleepers that are due, and return how many entries were handled."""
-        last, woken = self._order, 0
-        while self._heap and woken < most:
-            entry = at, order, reference = self._heap[0]
+        last, woken = self._heap.order, 0
+        while woken < most and (entry := self._heap.first()) is not None:
+            at, order, reference = entry
             if at > now or order > last:  # the entry was pushed during this ring: it has to wait for the next one
                 break
             woken += 1
             if is_current(entry) and (sleeper := reference()) is not None:
                 self.wake_now(sleeper, now)
-            if self._heap and self._heap[0] is entry:
-                heappop(self._heap)
+            self._heap.remove_first(entry)
         return woken
 
     def wake_now(self, sleeper: Sleeper, now: float) -> None:
@@ -261,7 +259,7 @@ class Timer:
         gained = ahead - self._wall_ahead
         if gained > SMALLEST_LEAP:
             self._gained += gained
-            self._leaps.append((gained, self._heap.copy()))
+            self._leaps.append((gained, list(self._heap)))
         if not 0 < gained <= SMALLEST_LEAP:
             self._wall_ahead = ahead
 
@@ -287,7 +285,13 @@ class Timer:
         return looked
 
 
-def is_current(entry: HeapEntry) -> bool:
+def is_wanted_now(entry: HeapEntry[ref[Sleeper]], is_wanted: Callable[[Sleeper], bool]) -> bool:
+    """Return whether an entry is current, and its sleeper is wanted."""
+    sleeper = entry[2]()
+    return sleeper is not None and sleeper.wakes_at == entry[0] and is_wanted(sleeper)
+
+
+def is_current(entry: HeapEntry[ref[Sleeper]]) -> bool:
     """Return whether an entry still has the deadline of its sleeper. If not, the entry is stale."""
     sleeper = entry[2]()
     return sleeper is not None and sleeper.wakes_at == entry[0]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attrs
 
-from signalwire_tokens.keeper import Owner, drop, engine_of
+from signalwire_tokens.keeper import Engine, Owner, drop, engine_of
 from signalwire_tokens.lifecycle import Phase
 from signalwire_tokens.outcomes import Denied
 from signalwire_tokens.session import SubscriberSession
 
+from .census import Census
 from .gate import FleetGate
 
 if TYPE_CHECKING:
-    from signalwire_tokens.keeper import Engine
     from signalwire_tokens.session import SubscriberRenewal
 
 __all__ = ["FleetContext", "renewal_of"]
@@ -30,6 +30,7 @@ class FleetContext(Owner):
     - `leaving` are closed sessions with a renewal or look still under way, and their references.
     - `closers` are the tasks that close the fleet.
     - `fields` are the token fields of closed sessions, by reference, for the session that is opened next.
+    - `census` counts the sessions by state and error.
     - `idle_timeout` is after how many seconds without a call a session is idle.
     """
 
@@ -38,6 +39,7 @@ class FleetContext(Owner):
     gate: FleetGate
     sessions: dict[str, SubscriberSession]
     idle_timeout: float
+    census: Census
     leaving: dict[SubscriberSession, str] = attrs.Factory(dict)
     closers: set[asyncio.Task[None] | None] = attrs.Factory(set)
     fields: dict[str, Mapping[str, Any]] = attrs.Factory(dict)
@@ -62,6 +64,22 @@ class FleetContext(Owner):
             drop(engine)
         return is_idle or engine.cycle.phase is not Phase.OPEN
 
+    def next_due(self) -> float:
+        """Return when the next session acts, in seconds by the client's clock; inf if none has a plan.
+
+        The timer may serve other sessions, too. If it has very many earlier deadlines of theirs, the result is the
+        latest of those.
+        """
+        return self.gate.timer.next_deadline(self._acts)
+
+    def _acts(self, sleeper: object) -> bool:
+        """Return whether a sleeper is a session of this fleet that hasn't expired."""
+        return isinstance(sleeper, Engine) and sleeper.owner is self and sleeper.cycle.phase is Phase.OPEN
+
+    def changed(self, engine: Engine) -> None:
+        """Count a session again."""
+        self.census.note(engine)
+
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
         """Emit `started` when a session has its first pair."""
         if is_first:
@@ -74,6 +92,7 @@ class FleetContext(Owner):
         Until then, calls raise its error, so a reference that can't have a token doesn't cost a request with each call.
         """
         self.gate.forget(engine)
+        self.census.note(engine)
         engine.opened().set(engine, engine.now() + engine.cycle.policy.expired_kept_for(engine.cycle.lifetime))
 
     def closing(self, engine: Engine) -> None:
@@ -87,6 +106,7 @@ class FleetContext(Owner):
                 engine.task.add_done_callback(lambda _: self.leaving.pop(session, None))
             if renewal.fields:
                 self.fields[renewal.reference] = renewal.fields
+        self.census.leave(engine)
         self.gate.forget(engine)
 
     def _is_idle(self, engine: Engine) -> bool:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetGate"]
 
-STARTS_PER_TURN = 100  # sessions that one call of `wake` starts, before the event loop runs other callbacks
+STARTS_PER_TURN = 100  # sessions that one call of `wake` starts or notifies, before the event loop runs other callbacks
 
 NO_TURN = "the limit of requests left no turn in time: raise max_rate, or keep fewer sessions"
 
@@ -93,7 +93,7 @@ class FleetGate(Gate):
     @property
     def waiting(self) -> int:
         """The number of sessions that wait for their turn."""
-        return len(self._queue)
+        return 0 if self._closed else len(self._queue)
 
     @property
     def last_error(self) -> SignalWireTokenError | None:
@@ -111,7 +111,7 @@ class FleetGate(Gate):
         return Outlook(
             pause=pause,
             may_renew=pause <= 0,
-            is_waiting=engine in self._queue,
+            is_waiting=engine in self._queue and not self._closed,
             is_shut=self.health.is_shut(pause) and not may_be_next,
             fault=self.health.fault,
         )
@@ -216,10 +216,8 @@ class FleetGate(Gate):
         self.health.forget(engine)
 
     def close(self) -> None:
-        """Stop waking sessions."""
+        """Stop waking sessions. Each leaves the queue when it closes."""
         self._closed = True
-        self._queue.clear()
-        self._to_look.clear()
         self.timer.unset(self)
         self.health.close()
 
@@ -229,15 +227,18 @@ class FleetGate(Gate):
         self._arm(self._now())
 
     def wake(self, timer: Timer) -> None:
-        """Start the looks and renewals whose turn it is. The timer calls this."""
+        """Start the looks and renewals whose turn it is, and notify callers of an outage. The timer calls this."""
         now = self._now()
         self.health.react(self._queue)
+        for _ in range(min(STARTS_PER_TURN, len(self.health.to_notify))):
+            self.health.to_notify.popleft().notify()
         for _ in range(min(STARTS_PER_TURN, len(self._to_look))):
             if len(self._looking) >= self._concurrency:
                 break
             engine, begin = self._to_look[0]  # removed only after `begin`, so that an exception doesn't lose the look
             self._looking.add(engine)
             begin()
+            engine.owner.changed(engine)
             self._to_look.popleft()
         for _ in range(STARTS_PER_TURN):
             head = self._head()
@@ -284,7 +285,7 @@ class FleetGate(Gate):
         """Set the timer to when a look or a renewal may begin."""
         if self._closed:
             return
-        if self._to_look and len(self._looking) < self._concurrency:
+        if self.health.to_notify or (self._to_look and len(self._looking) < self._concurrency):
             at = now
         else:
             is_needed = self._head() is not None or self.health.needs_wake

@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections import deque
 from typing import TYPE_CHECKING
 
 from signalwire_tokens.errors import StoreError
@@ -60,6 +61,7 @@ class FleetHealth:
 
     - `breaker` is what its own requests have shown, and `account` what other processes know.
     - `probe` is the session that sends the fleet's probe; None if none does.
+    - `to_notify` are sessions whose waiting callers get an error. The gate notifies a few in each turn.
 
     `on_change` is called when other processes have something new.
     """
@@ -75,6 +77,7 @@ class FleetHealth:
         self.breaker: Breaker = Breaker()
         self.account: Account = Account(client, governor, timer, on_change)
         self.probe: Engine | None = None
+        self.to_notify: deque[Engine] = deque()
         self._throttle, self._clock, self._policy = client.throttle, client.clock, policy
         self._lifetime = client.lifetimes.access.total_seconds()
         self._check_every = min(CHECKED_EVERY, self._probe_pause(1.0, MANY) / 2)
@@ -271,8 +274,7 @@ class FleetHealth:
             for engine in failed:
                 engine.demand()
         if self._was_shut and not was_shut:
-            for engine in (*waiting, *self._failed):
-                engine.notify()
+            self.to_notify.extend(engine for engine in (*waiting, *self._failed) if engine.waiters)
 
     def follow(self) -> None:
         """Update the breaker by what other processes know: SignalWire is down, or answers again.

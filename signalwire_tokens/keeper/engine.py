@@ -86,6 +86,7 @@ class Engine:
     - `gate` decides when the session may renew, and `owner` is what the session belongs to. A fleet sets its own.
     - `shared` renews through the store; None without a store.
     - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
+    - `counted` is as what a fleet counts the session: its state, and the name of its last error.
     - `used_at` is when a caller last used a session of a fleet.
     - `gained` is by how much the wall clock had gained on the session's clock when the pair was requested.
     - `wakes_at` is the deadline that the timer has for the session; inf if there is none.
@@ -102,6 +103,7 @@ class Engine:
     shared: SharedRenewal | None
     brought: TokenPair | None
     owner: Owner = ALONE
+    counted: tuple[Any, ...] | None = None
     used_at: float = -math.inf
     gained: float = 0.0
     wakes_at: float = math.inf
@@ -188,6 +190,7 @@ class Engine:
         """
         if self.timer is not None and self.cycle.is_at_rest:
             self._follow(self.next_step(), self.timer)
+        self.owner.changed(self)
 
     def wake(self, timer: Timer) -> None:
         """Begin the step that is due.
@@ -195,12 +198,12 @@ class Engine:
         The timer calls this at the session's deadline, and a gate when it is the session's turn.
         """
         cycle = self.cycle
-        if self.owner.defers(self) or not cycle.is_at_rest:
-            return
-        step = self.next_step()
-        if step.at <= self.now() and not isinstance(step, Expire):
-            step = cycle.way(self.now())  # during a suspend, the refresh token of the planned step may have expired
-        self._follow(step, timer, may_begin=True)
+        if not self.owner.defers(self) and cycle.is_at_rest:
+            step = self.next_step()
+            if step.at <= self.now() and not isinstance(step, Expire):
+                step = cycle.way(self.now())  # during a suspend, the refresh token of the planned step may have expired
+            self._follow(step, timer, may_begin=True)
+        self.owner.changed(self)  # the token may have become due
 
     def _follow(self, step: Step, timer: Timer, *, may_begin: bool = False) -> None:
         """Begin a step if it is due, or set the timer to its time.
@@ -266,8 +269,8 @@ class Engine:
         `seconds` is the latest leap. All leaps since the pair was requested count. While a renewal is under way, this
         does nothing, and `_conclude` calls it when the renewal ends.
         """
-        gained = self.opened().gained() - self.gained
-        if not isinstance(self.cycle.under_way, RenewalStep) and self.cycle.clock_leaped(gained, now):
+        is_renewing = isinstance(self.cycle.under_way, RenewalStep)
+        if not is_renewing and self.cycle.clock_leaped(self.opened().gained() - self.gained, now):
             self.gate.clock_leaped(seconds)
             self.plan()
 
@@ -392,9 +395,8 @@ class Engine:
 
     def _plan_again(self) -> None:
         """Set the timer to the earliest time for an attempt, in case the planning itself has raised."""
-        cycle = self.cycle
-        if cycle.phase is Phase.OPEN:
-            self.opened().set(self, self.now() + cycle.policy.min_interval_for(cycle.lifetime))
+        if self.cycle.phase is Phase.OPEN:
+            self.opened().set(self, self.now() + self.cycle.policy.min_interval_for(self.cycle.lifetime))
 
     def _conclude(self, step: Begun, gained: float, task: RenewalTask) -> None:
         """Process an outcome, leave the gate, plan the next step, and wake the callers that wait.

@@ -157,6 +157,9 @@ class Owner:
         """Return whether a session must not act on its deadline now. The owner may close it instead."""
         return False
 
+    def changed(self, engine: Engine) -> None:
+        """React to anything that may have changed the session's state or its last error."""
+
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
         """React to a new pair of a session. `is_first` is True for its first pair."""
 

@@ -74,7 +74,7 @@ class TokenSession:
     Raises `ConfigurationError` if these don't fit together.
     """
 
-    __slots__ = ("__weakref__", "_engine")
+    __slots__ = ("__weakref__", "_cycle", "_engine")
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class TokenSession:
         limits = positive_span("longest", longest[0]), positive_span("longest", longest[1])
         shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, limits, pair)
         gate = Gate(None, clock) if throttle is None else Gate(*throttle)
+        self._cycle: Lifecycle = cycle  # the engine's, for `SessionFleet.token()`
         self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
 
     async def token(self, min_ttl: Duration | None = None) -> str:
@@ -338,9 +339,9 @@ class TokenSession:
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)  # the constructor may have raised
-        if engine is None or engine.timer is None or engine.timer.process != os.getpid():
+        if engine is None or engine.timer is None or engine.cycle.phase is Phase.CLOSED:
             return
-        if engine.cycle.phase is Phase.CLOSED:
+        if engine.timer.process != os.getpid():
             return
         if not engine.owner.is_fleet:  # a fleet warns once for all of its sessions
             warnings.warn(

@@ -6,10 +6,10 @@
 import argparse
 import sys
 
-from . import accounts, calls, connections, crowds, days, stores
+from . import accounts, calls, connections, crowds, days, stalls, stores
 from .figures import as_json, print_table
 
-PARTS = {"calls": calls, "crowds": crowds, "days": days, "connections": connections, "stores": stores}
+PARTS = {"calls": calls, "crowds": crowds, "days": days, "stalls": stalls, "connections": connections, "stores": stores}
 ONLY_BY_NAME = {"accounts": accounts}
 
 

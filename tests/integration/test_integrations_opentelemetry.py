@@ -25,6 +25,7 @@ from signalwire_tokens import (
     TokenClient,
     TransportError,
 )
+from signalwire_tokens.clock.timer import LONGEST_ALARM
 from signalwire_tokens.device import DeviceKey, DeviceSession
 from signalwire_tokens.emulator import Reset, Status
 from signalwire_tokens.integrations.opentelemetry import Telemetry
@@ -177,7 +178,9 @@ async def test_sessions_are_counted_by_state(emulator, clock, client, backend):
             await fleet.token(name)
         states = {state: count for (state,), count in backend.counts("signalwire.sessions", STATE).items() if count}
         assert states == {"fresh": 4}
+        emulator.fail(Status(503), times=None)
         clock.suspend(LIFE + 1)
+        await clock.advance(LONGEST_ALARM)
         states = {state: count for (state,), count in backend.counts("signalwire.sessions", STATE).items() if count}
         assert states == {"unavailable": 4}
     states = {state: count for (state,), count in backend.counts("signalwire.sessions", STATE).items() if count}

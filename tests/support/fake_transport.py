@@ -7,7 +7,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from multidict import CIMultiDict
 
-from signalwire_tokens import ConnectionFailed, TokenClient
+from signalwire_tokens import ConnectionFailed, TimedOut, TokenClient
 from signalwire_tokens.models import Secret
 
 ERRORS = {401: b'{"error": "Unauthorized"}', 422: b'{"errors": [{"type": "validation_error", "code": "odd"}]}'}
@@ -56,6 +56,9 @@ class Line:
         answer = {name: f"{kind}-{who}-{number}" for name, kind in (("token", "access"), ("refresh_token", "refresh"))}
         good = json.dumps({"subscriber_id": str(uuid5(NAMESPACE_URL, who)), **answer}).encode()
         return status, CIMultiDict(self.headers), Secret(good if status < 300 else ERRORS.get(status, b"{}"))
+
+    def timed_out(self, request, progress, within, advice):
+        return TimedOut(f"no answer {within}", sent=progress.sent, operation=request.operation, advice=advice)
 
     @property
     def times(self):

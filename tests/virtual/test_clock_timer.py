@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from signalwire_tokens.clock import SystemClock, Timer, VirtualClock, timer_of
-from signalwire_tokens.clock.timer import LONGEST_ALARM, MOST_STALE, SLEEPERS_PER_TURN, TIMERS, note_fork
+from signalwire_tokens.clock.heap import MOST_STALE
+from signalwire_tokens.clock.timer import LONGEST_ALARM, SLEEPERS_PER_TURN, TIMERS, note_fork
 
 
 class Sleeper:
@@ -328,14 +329,14 @@ BEGINNING = min(line for _, _, line in RING.co_lines() if line is not None and l
 
 @contextmanager
 def failing_at(number):
-    """Raise a MemoryError before the line of timer.py that is executed as that number; yield the count of lines.
+    """Raise a MemoryError before the line of timer.py or heap.py that is executed as that number; yield their count.
 
     The line in which `_ring` begins doesn't count: a fault there is one of the event loop that calls it.
     """
     lines = [0]
 
     def trace(frame, event, _):
-        if not frame.f_code.co_filename.endswith("clock/timer.py"):
+        if not frame.f_code.co_filename.endswith(("clock/timer.py", "clock/heap.py")):
             return None
         if event == "line" and frame.f_lineno != BEGINNING:
             lines[0] += 1

@@ -13,6 +13,7 @@ from signalwire_tokens import BreakerState, RefreshPolicy, StoreError
 from signalwire_tokens.clock import timer_of
 from signalwire_tokens.fleet.gate import STARTS_PER_TURN, FleetGate
 from signalwire_tokens.governors import LocalGovernor
+from signalwire_tokens.keeper import Owner
 from signalwire_tokens.outcomes import NotSent, Renewed
 from support.fake_transport import make_client, most_in_a_second
 from support.scripted_session import MISCONFIGURED, NOT_SENT, SPENT, make_pair, refused, throttled
@@ -27,7 +28,7 @@ class Entrant:
         self.gate, self.name, self.at, self.stays, self.needs = gate, name, deadline, stays, needs
         self.wakes_at = math.inf
         self.entered, self.outcome, self.asks, self.failed = [], None, True, failed
-        self.cycle = SimpleNamespace(under_way=None)
+        self.cycle, self.waiters, self.owner = SimpleNamespace(under_way=None), True, Owner()
         self.forgiven = self.looked = 0
         self.looking = self.retries = False
         self.refusal = None
@@ -382,6 +383,29 @@ async def test_those_who_are_gone_are_not_kept(clock):
         crowd.gate.forget(entrant)
     del crowd.entrants[10:], entrant
     assert sum(each() is not None for each in gone) <= 300
+
+
+async def test_callers_that_wait_in_vain_are_notified_a_few_at_a_time(crowd, clock, monkeypatch):
+    """A hundred thousand errors in one turn of the event loop would hold up all other work."""
+    waiting, quiet = crowd.add(3 * STARTS_PER_TURN + 1, needs=False), crowd.add(1, needs=False)
+    quiet[0].waiters = None
+    turns, wake = [], FleetGate.wake
+
+    def counted(gate, timer):
+        before = sum(one.looked for one in waiting)
+        wake(gate, timer)
+        turns.append(sum(one.looked for one in waiting) - before)
+
+    monkeypatch.setattr(FleetGate, "wake", counted)
+    for one in (*waiting, *quiet):
+        crowd.gate._queue.add(one)
+    monkeypatch.setattr(crowd.gate.health, "is_shut", lambda: True)
+    monkeypatch.setattr(crowd.gate, "_free_at", lambda _: math.inf)
+    crowd.gate.wake_soon()
+    await clock.advance(1)
+    assert [count for count in turns if count] == [STARTS_PER_TURN] * 3 + [1]
+    assert [one.looked for one in waiting] == [1] * len(waiting)
+    assert quiet[0].looked == 0
 
 
 async def test_it_is_shut_after_two_probes_in_vain_and_says_so(crowd, clock):

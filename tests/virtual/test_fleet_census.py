@@ -1,0 +1,147 @@
+"""A fleet's counts are those of its sessions, whatever happens to them, and are kept without looking at all."""
+
+import asyncio
+import random
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from signalwire_tokens import SessionFleet, SessionState, SignalWireTokenError
+from signalwire_tokens.clock.timer import LONGEST_ALARM
+from signalwire_tokens.fleet.census import COUNTED_PER_TURN, ROUNDING
+from support.fake_transport import make_client, settle
+
+LIFE = 7200.0
+SESSIONS = 60
+
+
+@pytest.fixture
+def line(clock):
+    client, line = make_client(clock, retries=0)
+    line.client = client
+    return line
+
+
+def counted(fleet):
+    """Count the sessions one by one, as a snapshot must have them."""
+    sessions = fleet._sessions.values()
+    states = Counter(session.state for session in sessions)
+    errors = Counter(type(session.last_error).__name__ for session in sessions if session.last_error is not None)
+    return {state: states[state] for state in SessionState}, dict(errors)
+
+
+async def check(fleet, clock):
+    """Compare the counts, once the moment has passed in which a state changes."""
+    await clock.advance(2 * ROUNDING)
+    await settle()
+    snapshot = fleet.snapshot()
+    assert (snapshot.sessions, dict(snapshot.errors)) == counted(fleet)
+    assert sum(snapshot.sessions.values()) == len(fleet._sessions)
+
+
+class Troubles:
+    """What may happen to a fleet, in an order that the seed decides."""
+
+    def __init__(self, fleet, clock, line, seed):
+        self.fleet, self.clock, self.line, self.draw = fleet, clock, line, random.Random(seed)
+
+    def someone(self):
+        return f"user-{self.draw.randrange(SESSIONS)}"
+
+    async def call(self):
+        asking = asyncio.create_task(self.fleet.token(self.someone()))
+        await self.clock.advance(self.draw.choice([0, 1, 20]))
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+    async def open(self):
+        self.fleet.session(self.someone())
+
+    async def close(self):
+        closing = asyncio.create_task(self.fleet.close_session(self.someone()))
+        await self.clock.advance(20)
+        await closing
+
+    async def answer(self):
+        self.line.status = self.draw.choice([201, 201, 201, 429, 500, 401, 422, None])
+
+    async def refuse(self):
+        self.line.refused = {self.someone(): self.draw.choice([403, 404, 422]) for _ in range(3)}
+
+    async def take_long(self):
+        self.line.takes = self.draw.choice([0, 0, 0.2, 5])
+
+    async def invalidate(self):
+        session = self.fleet._sessions.get(self.someone())
+        if session is not None and session.generation and session.state is not SessionState.EXPIRED:
+            session.invalidate(session.pair.access_token)
+
+    async def refresh(self):
+        session = self.fleet._sessions.get(self.someone())
+        if session is not None and session.state is not SessionState.EXPIRED:
+            asking = asyncio.create_task(session.refresh())
+            await self.clock.advance(15)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def suspend(self):
+        self.clock.suspend(self.draw.choice([10, 1000, 8000]))
+        await self.clock.advance(LONGEST_ALARM)  # only then does the timer ring
+
+    async def leap(self):
+        self.clock.set_wall(self.clock.wall() + self.draw.choice([-500, 30, 300, 7000]))
+
+    async def wait(self):
+        await self.clock.advance(self.draw.choice([0.1, 5, 60, 600, 2000, 7500]))
+
+    async def go_on(self):
+        with_sessions = self.call, self.open, self.close, self.invalidate, self.refresh
+        with_all = self.answer, self.answer, self.refuse, self.take_long, self.suspend, self.leap, self.wait, self.wait
+        chosen = self.draw.choice([*with_sessions, *with_all])
+        await chosen()
+        return chosen.__name__
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_the_counts_are_those_of_the_sessions(clock, line, seed):
+    """After each of a hundred troubles."""
+    settings = {"max_rate": 20, "idle_timeout": timedelta(hours=3) if seed % 2 else None}
+    async with SessionFleet(line.client, **settings) as fleet:
+        for number in range(SESSIONS):
+            fleet.session(f"user-{number}")
+        troubles, seen = Troubles(fleet, clock, line, seed), []
+        for _ in range(100):
+            seen.append(await troubles.go_on())
+            try:
+                await check(fleet, clock)
+            except AssertionError:
+                pytest.fail(f"seed {seed}, after {seen[-10:]}: {fleet.snapshot()} and {counted(fleet)}")
+        line.takes = 0.0
+
+
+async def test_tokens_that_age_are_counted_a_few_at_a_time(clock, line):
+    """A fleet whose tokens expire in the same moment leaves the event loop time for other work."""
+    sessions = 2 * COUNTED_PER_TURN + 1
+    async with SessionFleet(line.client, max_rate=1000) as fleet:
+        for number in range(sessions):
+            fleet.session(f"user-{number}")
+        await clock.advance(2)
+        line.status = None
+        await clock.advance(LIFE - 60)
+        assert fleet.snapshot().sessions[SessionState.UNAVAILABLE] == 0
+        await clock.advance(120)
+        assert fleet.snapshot().sessions[SessionState.UNAVAILABLE] == sessions
+        await check(fleet, clock)
+
+
+async def test_a_closed_fleet_wakes_no_more(clock, line):
+    """Its counts are not wanted."""
+    fleet = await SessionFleet(line.client).start()
+    await fleet.token("alice")
+    census = fleet._context.census
+    await fleet.aclose()
+    assert census.wakes_at == float("inf")
+    assert not +census.counts()
+    with pytest.raises(SignalWireTokenError):
+        fleet.snapshot()
