@@ -101,7 +101,7 @@ class SubscriberSession(TokenSession):
             )
         span = None if lifetime is None else positive_span("lifetime", lifetime, longest=LONGEST_LIFE)
         renewal = SubscriberRenewal(client, reference, lifetime=span, fields=fields)
-        renewal.describe_issue()  # raises now, rather than in the background, if an argument is wrong
+        renewal.check(is_kept=store is None)
         life = client.lifetimes.access
         if span is not None:
             life = span
@@ -195,7 +195,7 @@ class SubscriberRenewal:
       that, so it is accepted.
     """
 
-    __slots__ = ("_first", "_label", "_lifetime", "_shape", "client", "reference")
+    __slots__ = ("_described", "_first", "_label", "_lifetime", "_shape", "client", "reference")
 
     def __init__(
         self,
@@ -210,6 +210,7 @@ class SubscriberRenewal:
         self.reference: str = reference
         self._label = label
         self._lifetime = lifetime
+        self._described: wire.Request[TokenPair] | None = None  # the request of the first issue
         self._shape = {name: value for name, value in fields.items() if name in EACH_ISSUE} or NO_FIELDS
         self._first = {name: value for name, value in fields.items() if name not in EACH_ISSUE} or NO_FIELDS
 
@@ -261,6 +262,14 @@ class SubscriberRenewal:
             **self._first,
         )
 
+    def check(self, *, is_kept: bool) -> None:
+        """Raise `InvalidRequest` now, rather than in the background, if an argument is wrong.
+
+        If `is_kept`, the request is kept for the first issue. With a store, that issue may never come.
+        """
+        described = self.describe_issue()
+        self._described = described if is_kept and self._lifetime is None else None
+
     async def renew(self, request: RenewalRequest) -> Renewed:
         """Return a new pair, by a refresh or an issue as `request.step` demands, or raise the client's error."""
         pair, seen = request.pair, set(request.current.seen)
@@ -270,7 +279,7 @@ class SubscriberRenewal:
         else:
             refresh = wire.accepting_only_successor(wire.refresh_subscriber_token(pair.refresh_token), pair, seen)
             answer = await self.client.send(refresh, retries=0, limit=request.timeout)
-        self._first = NO_FIELDS
+        self._first, self._described = NO_FIELDS, None
         if answer.subscriber_id is None and replaced is not None:
             answer = attrs.evolve(answer, subscriber_id=replaced.subscriber_id)
         return Renewed(answer, request.asked)
@@ -296,7 +305,7 @@ class SubscriberRenewal:
         `replaced` is the pair before, or None. `seen` holds the hashes of earlier access tokens, which no answer may
         repeat. `limit` is in seconds, and covers both requests; None means the client's `timeout`.
         """
-        request, clock = self.describe_issue(), self.client.clock
+        request, clock = self._described or self.describe_issue(), self.client.clock
         began = clock.now()
         try:
             return await self.client.send(

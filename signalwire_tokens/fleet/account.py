@@ -78,6 +78,7 @@ class Account:
         self.claim: str = ""
         self.checked_at: float = NEVER
         self._client, self._governor, self._timer, self._on_change = client, governor, timer, on_change
+        self._local = governor if type(governor) is LocalGovernor else None  # it can't hang
         self._read_at = NEVER  # by the governor's clock
         self._apart = 0.0  # by how much the client's clock is ahead of the governor's
         self._changes: dict[str, Change] = {}  # those that wait, by their subjects
@@ -103,11 +104,13 @@ class Account:
         if self._is_closed:
             return False
         rate = self.health.rate(rate, self._now() - self._apart)
-        longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
-        within = min(within, longest) if self._may_hang else within
-        limit = within + min(longest, LONGEST_CALL)
-        turn = partial(self._governor.turn, rate, within)
-        reading = await self._use("turn", turn, (HealthReading, NoneType), limit)
+        reading = self._local.take(rate) if self._local is not None else None
+        if reading is None:
+            longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
+            within = within if self._local is not None else min(within, longest)
+            limit = within + min(longest, LONGEST_CALL)
+            turn = partial(self._governor.turn, rate, within)
+            reading = await self._use("turn", turn, (HealthReading, NoneType), limit)
         if reading is None or self._is_closed:
             return "turn" in self._failing and not self._is_closed
         self._see(reading)
@@ -235,10 +238,6 @@ class Account:
 
     # Reading and replacing.
 
-    @property
-    def _may_hang(self) -> bool:
-        return not isinstance(self._governor, LocalGovernor)
-
     def _now(self) -> float:
         return self._client.clock.now()
 
@@ -324,7 +323,7 @@ class Account:
 
         A governor may be your own code, which may also raise `CancelledError` by mistake.
         """
-        bound = asyncio.timeout(limit if self._may_hang else None)  # a limit costs a tenth of a renewal
+        bound = asyncio.timeout(limit if self._local is None else None)
         try:
             async with bound:
                 if method == "turn":

@@ -80,6 +80,7 @@ class FleetHealth:
         self.to_notify: deque[Engine] = deque()
         self._throttle, self._clock, self._policy = client.throttle, client.clock, policy
         self._lifetime = client.lifetimes.access.total_seconds()
+        self._ramp = policy.recovery_for(self._lifetime)
         self._check_every = min(CHECKED_EVERY, self._probe_pause(1.0, MANY) / 2)
         self._followed = self.account.health  # what the breaker has followed so far
         self._draw = random_draw()
@@ -303,10 +304,6 @@ class FleetHealth:
         if (back_at := account.local(health.back_at)) <= now + CLOCK_WAS_SET:
             breaker.back_at = max(breaker.back_at, min(now, back_at))
         self._followed = health
-
-    @property
-    def _ramp(self) -> float:
-        return self._policy.recovery_for(self._lifetime)
 
     def _note_failure(self, engine: Engine, failure: Failure, *, was_probe: bool) -> None:
         """Count a failure of SignalWire's, and set the time of the next probe. A throttle opens the breaker at once."""

@@ -38,18 +38,25 @@ class LocalGovernor:
 
     async def turn(self, rate: float, within: float) -> HealthReading | None:
         """Wait until one more request may be sent, as `Governor.turn` says."""
-        interval = interval_for(min(rate, self.max_rate), SLACK)
         until = self._clock.now() + within
-        while True:
-            now = self._clock.now()
-            at = max(self._next_at, now - SLACK)
+        while (reading := self.take(rate)) is None:
+            now, at = self._clock.now(), self._next_at
             if at > until:
                 return None
-            self._next_at = at + interval
-            if at > now:
-                await self._clock.sleep(at - now)
-            if at <= now or self._clock.now() <= at + SLACK:
+            self._next_at = at + interval_for(min(rate, self.max_rate), SLACK)
+            await self._clock.sleep(at - now)
+            if self._clock.now() <= at + SLACK:
                 return await self.read()
+        return reading
+
+    def take(self, rate: float) -> HealthReading | None:
+        """Take a turn that may be used now, and return what `turn` does; None if there is none now."""
+        now = self._clock.now()
+        at = max(self._next_at, now - SLACK)
+        if at > now:
+            return None
+        self._next_at = at + interval_for(min(rate, self.max_rate), SLACK)
+        return HealthReading(health=self._health, at=now)
 
     def rest_until(self, time: float) -> None:
         """Keep back all turns until a time by the clock."""
