@@ -8,7 +8,7 @@ The code has layers, and each module imports only from layers with a smaller num
 don't send, wait or read a clock. "By path" means that this package doesn't import the module: import it by its full
 name.
 
-0. `errors`: the tree of errors
+0. `errors`: the tree of errors; `secret`: how secrets are hidden; `token_header`: the readable parts of a token
 1. `durations`: seconds or a `timedelta`
 2. `models`: values such as `Token`, `TokenPair` and `Address`; `origins`: how origins are read and written; `throttle`:
    until when SignalWire asked for a pause
@@ -26,50 +26,57 @@ name.
    connected to the realtime gateway (by path)
 11. `integrations`: one module for each framework; `emulator`: a SignalWire server on loopback, for tests (both by path)
 12. `testing`: helpers for your tests (by path); `cli`: the command `signalwire-tokens`
+
+A name is imported with its first use. So a program that only sends requests doesn't import sessions and fleets.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._version import __version__
-from .backend import BackendSession
-from .client import ClientSettings, TokenClient
-from .clock import Alarm, Clock, SystemClock
-from .errors import (
-    ApiError,
-    CallInterrupted,
-    CallRefused,
-    ConfigurationError,
-    ConnectionFailed,
-    Forbidden,
-    InvalidRequest,
-    NotFound,
-    Problem,
-    RateLimited,
-    RateLimitHint,
-    RealtimeError,
-    ServerError,
-    SessionClosed,
-    SessionError,
-    SessionExpired,
-    SignalWireTokenError,
-    StoreError,
-    TemporarilyRefused,
-    TimedOut,
-    TokenUnavailable,
-    TransportError,
-    Unauthorized,
-    UnexpectedResponse,
-    UnreadableRecord,
-    ValidationFailed,
-    is_throttle,
-    is_transient,
-)
-from .fleet import BreakerState, FleetSnapshot, SessionFleet
-from .keeper import EventKind, Renewal, RenewalRequest, SessionEvent, TokenSession
-from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
-from .outcomes import Renewed
-from .policy import RefreshPolicy, RefreshTuning, SessionState
-from .session import SubscriberSession
-from .stores import MemoryStore, SqliteStore, TokenStore, generate_encryption_key
-from .wire import TokenFields
+
+if TYPE_CHECKING:
+    from .backend import BackendSession
+    from .client import ClientSettings, TokenClient
+    from .clock import Alarm, Clock, SystemClock
+    from .errors import (
+        ApiError,
+        CallInterrupted,
+        CallRefused,
+        ConfigurationError,
+        ConnectionFailed,
+        Forbidden,
+        InvalidRequest,
+        NotFound,
+        Problem,
+        RateLimited,
+        RateLimitHint,
+        RealtimeError,
+        ServerError,
+        SessionClosed,
+        SessionError,
+        SessionExpired,
+        SignalWireTokenError,
+        StoreError,
+        TemporarilyRefused,
+        TimedOut,
+        TokenUnavailable,
+        TransportError,
+        Unauthorized,
+        UnexpectedResponse,
+        UnreadableRecord,
+        ValidationFailed,
+        is_throttle,
+        is_transient,
+    )
+    from .fleet import BreakerState, FleetSnapshot, SessionFleet
+    from .keeper import EventKind, Renewal, RenewalRequest, SessionEvent, TokenSession
+    from .models import Address, Lifetimes, SatClaims, SubscriberInfo, Token, TokenPair
+    from .outcomes import Renewed
+    from .policy import RefreshPolicy, RefreshTuning, SessionState
+    from .session import SubscriberSession
+    from .stores import MemoryStore, SqliteStore, TokenStore, generate_encryption_key
+    from .wire import TokenFields
 
 __all__ = [
     "Address",
@@ -132,3 +139,22 @@ __all__ = [
     "is_throttle",
     "is_transient",
 ]
+
+# The modules that have these names, the lower layers first. Each also imports those that it needs itself.
+MODULES = (
+    *("errors", "models", "outcomes", "policy", "clock", "wire", "client"),
+    *("stores", "keeper", "session", "backend", "fleet"),
+)
+
+if not TYPE_CHECKING:  # a type checker would take every name for one that exists
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            for place in MODULES:
+                module = import_module(f"{__name__}.{place}")
+                if hasattr(module, name):
+                    return globals().setdefault(name, getattr(module, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return __all__

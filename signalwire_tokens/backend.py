@@ -15,8 +15,8 @@ from . import wire
 from .client import CallerFunction, TokenClient, make_client, report_renewal
 from .errors import ConfigurationError, SignalWireTokenError
 from .keeper import TokenSession, failure_of, only_later
-from .models import Secret
 from .outcomes import Misconfigured, Renewed, Spent
+from .secret import Secret
 
 if TYPE_CHECKING:
     from .client import ClientSettings

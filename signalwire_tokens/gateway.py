@@ -27,7 +27,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 import attrs
 
-from .models import Secret, Token
+from .models import Token
+from .secret import Secret
 from .wire.answers import clean
 
 __all__ = [

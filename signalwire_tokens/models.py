@@ -1,56 +1,29 @@
 """The values that the library returns: tokens, pairs, addresses, subscribers. They don't depend on JSON or HTTP.
 
-`Secret` and `Token` hide their value from `repr`. Error trackers and pretty tracebacks print the local variables of
-each frame. A secret in a plain variable would end up in their output.
+`Token` hides its value from `repr`, as `Secret` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from hashlib import sha256
-from typing import Generic, NoReturn, Self, TypeVar
+from typing import Self
 from uuid import UUID
 
 import attrs
 
 from .durations import Duration, positive_span, seconds_of, span_of
 from .errors import ConfigurationError
+from .secret import digest_of
 
-__all__ = ["LONGEST_LIFE", "Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair", "digest_of"]
+__all__ = ["LONGEST_LIFE", "Address", "Lifetimes", "SatClaims", "SubscriberInfo", "Token", "TokenPair"]
 
-T = TypeVar("T")
 LONGEST_LIFE = timedelta(days=3653)
-
-
-class Secret(Generic[T]):
-    """A wrapper that reveals its value only through `value`, never through `repr`.
-
-    Tracebacks that print local variables show `***`. A secret can't be pickled or copied, because a pickle would
-    contain the value.
-    """
-
-    __slots__ = ("value",)
-    value: T
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret can't be pickled or copied, and neither can an object that holds one")
 
 
 def life_of(token: Token) -> float:
     """Return a token's whole lifetime in seconds, from its issue to its expiry."""
     return seconds_of(token.expires_at - token.issued_at)
-
-
-def digest_of(text: str) -> str:
-    """Return the first 8 hex digits of a text's SHA-256, which identify it in logs without revealing it."""
-    return sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
 
 
 @attrs.frozen(kw_only=True, repr=False)

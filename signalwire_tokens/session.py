@@ -29,9 +29,10 @@ from .errors import (
     ValidationFailed,
 )
 from .keeper import TokenSession, failure_of
-from .models import KINDS, LONGEST_LIFE, Token, TokenPair, digest_of, is_misplaced
+from .models import KINDS, LONGEST_LIFE, Token, TokenPair, is_misplaced
 from .outcomes import Denied, IssueNew, Renewed, Spent
 from .policy import CLOCK_TOLERANCE
+from .secret import digest_of
 from .stores import key_of
 
 if TYPE_CHECKING:

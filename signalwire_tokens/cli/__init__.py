@@ -6,22 +6,54 @@ a part of one: `create`, `inspect_token`, `keep`, `doctor`, `demo` and `emulator
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
 import click
 
 from signalwire_tokens._version import __version__
 
-from . import create, demo, doctor, emulator, inspect_token, keep
 from .command import Group
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["cli"]
 
-COMMANDS = (
-    *(create.create, create.refresh, inspect_token.inspect, keep.keep),
-    *(doctor.doctor, demo.demo, emulator.emulator, create.generate_key),
-)
+# Where each command is, and what the help says about it. A command is imported when it runs.
+COMMANDS = {
+    "create": ("create", "Issue a token."),
+    "demo": ("demo", "Show what this library does, on an emulator."),
+    "doctor": ("doctor", "Check settings, network and credentials."),
+    "emulator": ("emulator", "Run an emulator of SignalWire."),
+    "generate-key": ("create", "Print a new encryption key for a store."),
+    "inspect": ("inspect_token", "Show what a token reveals."),
+    "keep": ("keep", "Keep a subscriber's token valid."),
+    "refresh": ("create", "Exchange a refresh token for a new pair."),
+}
 
 
-@click.group(cls=Group, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(Group):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click has it
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as click has it
+        """Import a command, if there is one with this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module: Any = import_module(f".{COMMANDS[cmd_name][0]}", __name__)
+        return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as click has it
+        """Write what each command is for, without importing it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="signalwire-tokens")
 def cli() -> None:
     """Issue SignalWire tokens, and keep them valid.

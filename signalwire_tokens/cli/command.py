@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-import traceback
 from contextlib import contextmanager
 from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
-import attrs
 import click
-
-from signalwire_tokens.errors import (
-    ApiError,
-    ConfigurationError,
-    Forbidden,
-    InvalidRequest,
-    NotFound,
-    SessionExpired,
-    SignalWireTokenError,
-    Unauthorized,
-    is_transient,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +42,17 @@ class Exit(IntEnum):
 
 def exit_of(error: Exception) -> Exit:
     """Return the exit code for an error. It shows whether to try again, and what must be fixed."""
+    from signalwire_tokens.errors import (  # noqa: PLC0415 - only a command that fails needs them
+        ApiError,
+        ConfigurationError,
+        Forbidden,
+        InvalidRequest,
+        NotFound,
+        SessionExpired,
+        Unauthorized,
+        is_transient,
+    )
+
     match error:
         case ConfigurationError():
             return Exit.SETTINGS
@@ -151,6 +147,8 @@ class Command(click.Command):
         except Exception as error:  # noqa: BLE001 - any error becomes one line
             code, text = exit_of(error), facts_of(error)
             if debug:
+                import traceback  # noqa: PLC0415 - as above
+
                 click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         else:
             return
@@ -189,6 +187,8 @@ def fail(ctx: click.Context, code: Exit, text: dict[str, Any], *, as_json: bool)
 @contextmanager
 def logging_to_stderr(*, debug: bool) -> Iterator[None]:
     """Log to standard error in the block if `debug` is true. Otherwise, log nothing: commands print their errors."""
+    import logging  # noqa: PLC0415 - the help doesn't need it
+
     logger = logging.getLogger("signalwire_tokens")
     handler = logging.StreamHandler() if debug else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
@@ -205,6 +205,10 @@ def logging_to_stderr(*, debug: bool) -> Iterator[None]:
 
 def facts_of(error: Exception) -> dict[str, Any]:
     """Return an error as members of a JSON object."""
+    import attrs  # noqa: PLC0415 - only a command that fails needs it
+
+    from signalwire_tokens.errors import SignalWireTokenError  # noqa: PLC0415 - as above
+
     kind = type(error).__name__
     if isinstance(error, SignalWireTokenError):
         facts = {

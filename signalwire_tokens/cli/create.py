@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from signalwire_tokens.models import Secret, Token, TokenPair
+from signalwire_tokens.models import Token, TokenPair
 from signalwire_tokens.stores import generate_encryption_key
 
 from .command import Command, Group, Option, one_line, print_json, to_json
-from .options import Settings, connection, duration, profile
+from .options import connection, duration, profile
 from .signals import on_stop
+from .standard_input import refuse_argument, token_from_stdin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from signalwire_tokens.client import TokenClient
 
-__all__ = ["create", "generate_key", "refresh", "send", "token_from_stdin"]
+    from .options import MakeSettings
+
+__all__ = ["create", "generate_key", "refresh", "send"]
 
 T = TypeVar("T")
-LONGEST_INPUT = 64 * 1024  # characters on standard input
 LIFETIME = click.option(
     "--lifetime",
     cls=Option,
@@ -57,7 +58,7 @@ def create() -> None:
 @connection()
 def subscriber(
     *,
-    settings: Settings,
+    settings: MakeSettings,
     reference: str,
     lifetime: timedelta | None,
     fields: dict[str, Any],
@@ -87,7 +88,7 @@ def subscriber(
 @connection()
 def guest(
     *,
-    settings: Settings,
+    settings: MakeSettings,
     addresses: tuple[str, ...],
     lifetime: timedelta | None,
     region: str | None,
@@ -115,7 +116,7 @@ def guest(
 @click.option("--as", "reference", cls=Option, required=True, metavar="REFERENCE", help="Subscriber who invites.")
 @LIFETIME
 @connection()
-def invite(*, settings: Settings, address: str, reference: str, lifetime: timedelta | None, as_json: bool) -> None:
+def invite(*, settings: MakeSettings, address: str, reference: str, lifetime: timedelta | None, as_json: bool) -> None:
     """Issue an invite token.
 
     It invites its holder to ADDRESS (an id), in the name of a subscriber. SignalWire creates the subscriber if there is
@@ -132,7 +133,7 @@ def invite(*, settings: Settings, address: str, reference: str, lifetime: timede
 @create.command(cls=Command, examples=("signalwire-tokens create embed c2c_0123456789abcdef",))
 @click.argument("click_to_call", metavar="CLICK_TO_CALL")
 @connection(project=False, embeds=True)
-def embed(*, settings: Settings, click_to_call: str, as_json: bool) -> None:
+def embed(*, settings: MakeSettings, click_to_call: str, as_json: bool) -> None:
     """Issue a web page visitor's token.
 
     CLICK_TO_CALL is the public click-to-call token of the page (c2c_… or c2t_…). The command sends no credentials.
@@ -143,7 +144,7 @@ def embed(*, settings: Settings, click_to_call: str, as_json: bool) -> None:
 @click.command(cls=Command, examples=("signalwire-tokens refresh < pair.json > next.json",))
 @click.argument("misplaced", metavar="", nargs=-1)
 @connection()
-def refresh(*, settings: Settings, misplaced: tuple[str, ...], as_json: bool) -> None:  # noqa: ARG001 - it always prints JSON
+def refresh(*, settings: MakeSettings, misplaced: tuple[str, ...], as_json: bool) -> None:  # noqa: ARG001 - it always prints JSON
     """Exchange a refresh token for a new pair.
 
     Standard input holds the refresh token, or the JSON that `--pair` printed. The new pair goes to standard output as
@@ -151,7 +152,7 @@ def refresh(*, settings: Settings, misplaced: tuple[str, ...], as_json: bool) ->
     """
     refuse_argument(misplaced)
     token = token_from_stdin("refresh_token", "Refresh token")
-    client = settings.client()
+    client = settings().client()
 
     async def renew() -> None:
         # SignalWire may have used up the old refresh token: leaving now would lose the only valid one.
@@ -180,9 +181,9 @@ def generate_key(*, as_json: bool) -> None:
         click.echo(key)
 
 
-def send(settings: Settings, operation: Callable[[TokenClient], Awaitable[T]]) -> T:
+def send(settings: MakeSettings, operation: Callable[[TokenClient], Awaitable[T]]) -> T:
     """Return the result of an operation of a client."""
-    client = settings.client()  # before the event loop runs, so that Ctrl-C reaches a prompt
+    client = settings().client()  # before the event loop runs, so that Ctrl-C reaches a prompt
 
     async def main() -> T:
         async with client:
@@ -218,31 +219,3 @@ def show(issued: TokenPair | Token, *, whole: bool = False, as_json: bool) -> No
     )
     if isinstance(issued, TokenPair):
         click.echo("its refresh token isn't shown: --pair prints both", err=True)
-
-
-def refuse_argument(misplaced: tuple[str, ...]) -> None:
-    """Raise an error if a token was passed as an argument. It isn't quoted."""
-    if misplaced:
-        raise click.UsageError(
-            "pass the token on standard input, not as an argument, which other users of the machine can read"
-        )
-
-
-def token_from_stdin(member: str, prompt: str) -> Secret[str]:
-    """Return the text on standard input: a token with whatever follows it, or that member of a JSON object."""
-    if sys.stdin is None:
-        raise click.UsageError("standard input is closed: it must hold a token")
-    if sys.stdin.isatty():
-        return Secret(click.prompt(prompt, hide_input=True, err=True))
-    text = Secret(sys.stdin.read(LONGEST_INPUT + 1).removeprefix("\ufeff").lstrip())
-    if not text.value or len(text.value) > LONGEST_INPUT:
-        raise click.UsageError("standard input must hold a token, or the JSON object of a pair")
-    if not text.value.startswith("{"):
-        return text
-    try:
-        found: Secret[Any] = Secret(json.loads(text.value)[member])
-    except (ValueError, KeyError, RecursionError):
-        found = Secret(None)
-    if not isinstance(found.value, str):
-        raise click.UsageError(f"the JSON object on standard input must have a string as {member!r}")
-    return found

@@ -22,7 +22,7 @@ from . import diagnosis
 from .command import Command, Exit, Option, one_line, print_json, to_json
 from .diagnosis import Finding, Verdict
 from .examination import Space, examine_space
-from .options import Settings, connection
+from .options import connection
 from .signals import on_stop
 from .space_report import Report, replace_file
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from signalwire_tokens.models import TokenPair
+
+    from .options import MakeSettings
 
     Step = Callable[[Space], Awaitable[list[Finding]]]
 
@@ -53,7 +55,7 @@ The examination may wait up to a quarter of a minute. It never repeats a refused
 @click.option("--reference", cls=Option, metavar="REF", help="Subscriber to issue a token for, created if new.")
 @click.option("--report", cls=Option, metavar="FILE", help="Where to report on the space; - is standard output.")
 @connection(embeds=True)
-def doctor(*, settings: Settings, reference: str | None, report: str | None, as_json: bool) -> None:
+def doctor(*, settings: MakeSettings, reference: str | None, report: str | None, as_json: bool) -> None:
     """Check settings, network and credentials.
 
     Each failure comes with what to do. With --reference, doctor also issues and refreshes a token. With --report as
@@ -73,7 +75,7 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
             remedy = "" if finding.remedy is None else f"\n{'':<21}{finding.remedy}"
             click.echo(f"{verdict}{finding.check:<12} {finding.seen}{remedy}", err=is_aside)
 
-    steps: list[Step] = [lambda space: connect(space.client.origin, settings.context()), present_token, time_answers]
+    steps: list[Step] = [lambda space: connect(space.client.origin, settings().context()), present_token, time_answers]
     planned, observed = [*USUAL_CHECKS], Report()
     if report is not None:
         if not is_aside:
@@ -83,7 +85,7 @@ def doctor(*, settings: Settings, reference: str | None, report: str | None, as_
     elif reference is not None:
         steps, planned = [*steps, issue_and_refresh], [*planned, "issue", "lifetime", "refresh"]
     try:
-        client = settings.client(retries=0)
+        client = settings().client(retries=0)
         emit(Finding("settings", f"{client.origin}, project {client.project_id}"))
         run_steps(Space(client, reference or "", observed), steps, emit)
     except SignalWireTokenError as error:

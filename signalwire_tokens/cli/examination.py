@@ -14,7 +14,7 @@ import attrs
 
 from signalwire_tokens import wire
 from signalwire_tokens.errors import ApiError, SignalWireTokenError, is_transient
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .diagnosis import Finding, failure_finding
 from .space_report import CHANNEL, STEP, Report, describe_refusal, private_words, public_word

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from signalwire_tokens.durations import spoken
-from signalwire_tokens.models import Secret, digest_of
-from signalwire_tokens.wire.header import SIGNED, TokenShape, open_claims, read_form
+from signalwire_tokens.duration_text import spoken
+from signalwire_tokens.secret import Secret, digest_of
+from signalwire_tokens.token_header import SIGNED, TokenShape, open_claims, read_form
 
 from .command import Command, Option, one_line, print_json, to_json
-from .create import refuse_argument, send, token_from_stdin
-from .options import Settings, connection
+from .options import connection
+from .standard_input import refuse_argument, token_from_stdin
 
 if TYPE_CHECKING:
     from signalwire_tokens.models import SubscriberInfo
+
+    from .options import MakeSettings
 
 __all__ = ["describe_info", "describe_token", "inspect"]
 
@@ -39,7 +41,7 @@ ADVICE = "unknown, because the token is incomplete: copy all of it"
 @click.argument("misplaced", metavar="", nargs=-1)
 @click.option("--ask", "asks", cls=Option, is_flag=True, help="Also ask SignalWire about an access token.")
 @connection(project=False)
-def inspect(*, settings: Settings, misplaced: tuple[str, ...], asks: bool, as_json: bool) -> None:
+def inspect(*, settings: MakeSettings, misplaced: tuple[str, ...], asks: bool, as_json: bool) -> None:
     """Show what a token reveals.
 
     Standard input holds the token, or the JSON that `--pair` printed. With --ask, SignalWire is asked for the
@@ -49,6 +51,8 @@ def inspect(*, settings: Settings, misplaced: tuple[str, ...], asks: bool, as_js
     text = token_from_stdin("token", "Token")
     facts = describe_token(text, datetime.now(UTC))
     if asks:
+        from .create import send  # noqa: PLC0415 - the client takes long to import
+
         if facts["kind"] == "Refresh":
             raise click.ClickException("SignalWire can't be asked about a refresh token without using it up")
         facts |= describe_info(send(settings, lambda client: client.subscriber_info(token_in(text).value)))

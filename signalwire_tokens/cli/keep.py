@@ -22,7 +22,7 @@ from signalwire_tokens.stores import SqliteStore
 from .command import Command, Option, one_line, to_json
 from .create import LIFETIME
 from .exec_command import ExecCommand, parse_command
-from .options import Settings, connection, profile, to_path
+from .options import connection, profile, to_path
 from .output import EventLog, Printer, status_view
 from .signals import on_stop
 from .store_option import Store, make_store, store_url
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from signalwire_tokens.client import TokenClient
-    from signalwire_tokens.models import Secret
+    from signalwire_tokens.secret import Secret
+
+    from .options import MakeSettings
 
 __all__ = ["keep"]
 
@@ -77,7 +79,7 @@ SHORTEST_LIFETIME = timedelta(seconds=5)
 @connection()
 def keep(
     *,
-    settings: Settings,
+    settings: MakeSettings,
     reference: str,
     path: Path | None,
     words: list[str] | None,
@@ -95,7 +97,7 @@ def keep(
     """
     if lifetime is not None and lifetime < SHORTEST_LIFETIME:
         raise click.UsageError("--lifetime must be 5s or more, so that a renewal has time to succeed")
-    client = settings.client()
+    client = settings().client()
     file = None if path is None else TokenFile(path, client.clock)
     command = None if words is None else ExecCommand(words)
     policy, usual = RefreshPolicy(), (lifetime or client.lifetimes.access).total_seconds()

@@ -11,10 +11,10 @@ from click.core import ParameterSource
 
 from signalwire_tokens.client.environment import trimmed
 from signalwire_tokens.errors import ConfigurationError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.stores import SqliteStore
 
-from .options import read_credential
+from .settings import read_credential
 
 if TYPE_CHECKING:
     from pathlib import Path

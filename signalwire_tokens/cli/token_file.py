@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from signalwire_tokens.wire.header import read_form
+from signalwire_tokens.token_header import read_form
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from signalwire_tokens import wire
 from signalwire_tokens.errors import ConfigurationError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 __all__ = ["ProjectCredentials", "ask_caller", "without_tracebacks"]
 

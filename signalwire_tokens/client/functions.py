@@ -13,7 +13,7 @@ from .credentials import ask_caller
 
 if TYPE_CHECKING:
     from signalwire_tokens.clock import Clock
-    from signalwire_tokens.models import Secret
+    from signalwire_tokens.secret import Secret
 
 __all__ = ["CallerFunction"]
 

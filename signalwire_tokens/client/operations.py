@@ -38,7 +38,8 @@ from signalwire_tokens.errors import (
     Unauthorized,
     UnexpectedResponse,
 )
-from signalwire_tokens.models import Address, Lifetimes, Secret, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.models import Address, Lifetimes, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.throttle import LONGEST_THROTTLE, Throttle
 
 from . import environment

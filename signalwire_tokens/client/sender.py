@@ -30,7 +30,7 @@ from yarl import URL
 
 from signalwire_tokens._version import __version__
 from signalwire_tokens.errors import ConfigurationError, ConnectionFailed, TimedOut, TransportError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .connector import GuardedConnector, abort
 from .reasons import NETWORK, network_reason, system_error

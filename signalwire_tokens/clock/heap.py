@@ -37,7 +37,7 @@ class LazyHeap(Generic[T]):
         self._heap: list[HeapEntry[T]] = []
         self._old: list[HeapEntry[T]] = []  # entries that move to `_heap`, from the end of this list
         self._stale = 0  # stale entries, approximately
-        self.order = 0  # of the last entry
+        self.order: int = 0  # of the last entry
 
     def __len__(self) -> int:
         return len(self._heap) + len(self._old)

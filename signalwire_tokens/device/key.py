@@ -37,7 +37,8 @@ except ModuleNotFoundError:
     ) from None
 
 from signalwire_tokens.errors import ConfigurationError
-from signalwire_tokens.models import Secret, Token
+from signalwire_tokens.models import Token
+from signalwire_tokens.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -20,8 +20,9 @@ from signalwire_tokens import wire
 from signalwire_tokens.client import CallerFunction, TokenClient, make_client, report_renewal
 from signalwire_tokens.errors import ConfigurationError, Problem, RateLimited, SignalWireTokenError, Unauthorized
 from signalwire_tokens.keeper import TokenSession, failure_of
-from signalwire_tokens.models import Secret, Token
+from signalwire_tokens.models import Token
 from signalwire_tokens.outcomes import Ambiguous, IssueNew, Misconfigured, NotSent, Renewed, Spent
+from signalwire_tokens.secret import Secret
 
 from .key import DeviceKey
 

@@ -78,7 +78,6 @@ class Account:
         self.claim: str = ""
         self.checked_at: float = NEVER
         self._client, self._governor, self._timer, self._on_change = client, governor, timer, on_change
-        self._local = governor if type(governor) is LocalGovernor else None  # it can't hang
         self._read_at = NEVER  # by the governor's clock
         self._apart = 0.0  # by how much the client's clock is ahead of the governor's
         self._changes: dict[str, Change] = {}  # those that wait, by their subjects
@@ -104,7 +103,7 @@ class Account:
         if self._is_closed:
             return False
         rate = self.health.rate(rate, self._now() - self._apart)
-        reading = self._local.take(rate) if self._local is not None else None
+        reading = self._local.take(rate) if self._local else None
         if reading is None:
             longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
             within = within if self._local is not None else min(within, longest)
@@ -117,6 +116,11 @@ class Account:
         if self._failing and not self.is_busy and self._now() >= self.checked_at + RETRIED_EVERY:
             self.look()
         return True
+
+    @property
+    def _local(self) -> LocalGovernor | None:
+        """The governor if it is the one in memory, which can't hang; None otherwise, also for a class made from it."""
+        return self._governor if type(self._governor) is LocalGovernor else None
 
     @property
     def own_share(self) -> float:

@@ -50,7 +50,7 @@ class LocalGovernor:
         return reading
 
     def take(self, rate: float) -> HealthReading | None:
-        """Take a turn that may be used now, and return what `turn` does; None if there is none now."""
+        """Return what `turn` does if a turn may be used now, which is then taken; None otherwise."""
         now = self._clock.now()
         at = max(self._next_at, now - SLACK)
         if at > now:

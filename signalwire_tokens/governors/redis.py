@@ -46,7 +46,7 @@ from weakref import ref
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.durations import positive_seconds
 from signalwire_tokens.errors import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.stores.event_loop import end, warn_if_unclosed
 from signalwire_tokens.stores.redis_server import RedisServer
 

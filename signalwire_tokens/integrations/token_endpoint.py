@@ -35,7 +35,7 @@ from signalwire_tokens.errors import (
 )
 from signalwire_tokens.fleet import BreakerState, FleetSnapshot, SessionFleet
 from signalwire_tokens.keeper import engine_of
-from signalwire_tokens.models import digest_of
+from signalwire_tokens.secret import digest_of
 
 from . import token_rules
 

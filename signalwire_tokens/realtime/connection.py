@@ -20,7 +20,7 @@ from signalwire_tokens.gateway import OWN_METHODS, Gateway
 from signalwire_tokens.keeper import TokenSession, engine_of
 from signalwire_tokens.keeper.closing import wait_for_subscribers
 from signalwire_tokens.keeper.events import Listener
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .link import Inbox, Link, PendingCall, interrupted
 from .sockets import Route

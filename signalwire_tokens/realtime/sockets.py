@@ -16,8 +16,8 @@ from yarl import URL
 from signalwire_tokens.client.connector import abort
 from signalwire_tokens.client.sender import split_proxy, verifying
 from signalwire_tokens.errors import ConfigurationError
-from signalwire_tokens.models import Secret
 from signalwire_tokens.origins import HTTP_ALLOWED, is_loopback, read_place, write_origin
+from signalwire_tokens.secret import Secret
 
 if TYPE_CHECKING:
     from signalwire_tokens.gateway import Lost, Refused, Send

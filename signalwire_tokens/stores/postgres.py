@@ -40,7 +40,7 @@ from uuid import uuid4
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .event_loop import end, warn_if_unclosed
 from .postgres_server import PostgresServer, checked_place, describe_error

@@ -36,7 +36,7 @@ from signalwire_tokens.errors import ConfigurationError, StoreError
 from .event_loop import LoopOwner, cancellation_kept
 
 if TYPE_CHECKING:
-    from signalwire_tokens.models import Secret
+    from signalwire_tokens.secret import Secret
 
 __all__ = ["PostgresServer", "checked_place", "describe_error"]
 

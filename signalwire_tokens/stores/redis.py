@@ -42,7 +42,7 @@ from uuid import uuid4
 
 from signalwire_tokens.durations import positive_seconds, spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .event_loop import cancellation_kept, end, warn_if_unclosed
 from .records import Reading, Record

@@ -51,7 +51,7 @@ except ModuleNotFoundError:
 
 from signalwire_tokens.durations import spoken
 from signalwire_tokens.errors import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .event_loop import LoopOwner, cancellation_kept
 

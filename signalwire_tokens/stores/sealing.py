@@ -36,7 +36,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from signalwire_tokens.errors import ConfigurationError, UnreadableRecord
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .records import Record, decode, encode
 

@@ -33,7 +33,8 @@ from uuid import uuid4
 
 from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.errors import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret, life_of
+from signalwire_tokens.models import life_of
+from signalwire_tokens.secret import Secret
 
 from .moments import Moment, is_same_boot, passed, timeline
 from .records import Reading, Record

@@ -17,16 +17,16 @@ module          what it has
 `readers`       the bodies of successful answers
 `successors`    whether a new pair can replace the current one
 `hints`         the rate limit that an answer reports
-`header`        the readable parts of a token
 `lifetimes`     durations and lifetimes as text
 ==============  =====================================================================
 """
+
+from signalwire_tokens.token_header import Header, read_header
 
 from .answers import pause_before_retry, read
 from .backend import add_headers, check_endpoint, fetch_token
 from .codes import TOKEN_EXPIRED, Subject, about
 from .exchange import Answer, Auth, Request
-from .header import Header, read_header
 from .hints import read_hint
 from .lifetimes import read_lifetimes
 from .readers import Page

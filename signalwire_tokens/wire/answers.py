@@ -37,7 +37,8 @@ from .readers import json_object, json_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from signalwire_tokens.models import Secret, Token
+    from signalwire_tokens.models import Token
+    from signalwire_tokens.secret import Secret
 
 __all__ = ["pause_before_retry", "read"]
 

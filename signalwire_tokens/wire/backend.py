@@ -10,18 +10,21 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
 from signalwire_tokens.errors import Problem
-from signalwire_tokens.models import Secret, TokenPair
 from signalwire_tokens.origins import HTTP_ALLOWED, is_loopback, read_place, write_origin
+from signalwire_tokens.secret import Secret
+from signalwire_tokens.token_header import YEAR_10000
 
 from .checks import encode_json, raise_if_any, visible_ascii
 from .codes import INVALID, MISSING
 from .exchange import Answer, Auth, Request, UnusableAnswer
-from .header import YEAR_10000
 from .readers import json_object, json_value, lifetime_to, single_token_pair
+
+if TYPE_CHECKING:
+    from signalwire_tokens.models import TokenPair
 
 __all__ = ["add_headers", "check_endpoint", "fetch_token"]
 

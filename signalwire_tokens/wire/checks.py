@@ -18,12 +18,13 @@ from uuid import UUID
 from signalwire_tokens.durations import span_of
 from signalwire_tokens.errors import InvalidRequest, Problem
 from signalwire_tokens.models import LONGEST_LIFE
+from signalwire_tokens.token_header import YEAR_10000, read_header
 
 from .codes import INVALID, MISSING, TOO_MANY_ADDRESSES
-from .header import YEAR_10000, read_header
 
 if TYPE_CHECKING:
-    from signalwire_tokens.models import Secret, Token
+    from signalwire_tokens.models import Token
+    from signalwire_tokens.secret import Secret
 
 __all__ = [
     "address_ids",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 from multidict import CIMultiDictProxy
 
-from signalwire_tokens.models import Lifetimes, Secret, Token
+from signalwire_tokens.models import Lifetimes, Token
+from signalwire_tokens.secret import Secret
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -31,10 +31,10 @@ import attrs
 
 from signalwire_tokens.models import LONGEST_LIFE, Address, SatClaims, SubscriberInfo, Token, TokenPair, is_misplaced
 from signalwire_tokens.origins import write_origin
+from signalwire_tokens.token_header import YEAR_10000, open_claims, read_header
 
 from .checks import UUID_FORM, visible_ascii
 from .exchange import Answer, UnusableAnswer
-from .header import YEAR_10000, open_claims, read_header
 
 __all__ = [
     "Page",

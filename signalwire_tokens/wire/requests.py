@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast
 
 from signalwire_tokens.durations import span_of
-from signalwire_tokens.models import Address, Secret, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.models import Address, SubscriberInfo, Token, TokenPair
+from signalwire_tokens.secret import Secret
 
 from . import checks
 from .exchange import SPACE_SETTING, Answer, Auth, Request

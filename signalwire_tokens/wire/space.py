@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from signalwire_tokens.durations import seconds_of
 from signalwire_tokens.errors import Problem
-from signalwire_tokens.models import Lifetimes, Secret
+from signalwire_tokens.models import Lifetimes
 from signalwire_tokens.origins import HTTP_ALLOWED, Place, is_loopback, read_place, write_origin
+from signalwire_tokens.secret import Secret
 
 from .checks import raise_if_any, visible_ascii
 from .codes import INVALID, MISSING

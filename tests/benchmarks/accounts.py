@@ -10,7 +10,7 @@ import attrs
 
 from signalwire_tokens import SessionFleet, SessionState, TokenClient
 from signalwire_tokens.governors import LocalGovernor
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.testing import VirtualClock
 
 from .crowds import resident

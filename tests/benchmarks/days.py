@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from signalwire_tokens import ConnectionFailed, MemoryStore, SessionFleet, SessionState, Token, TokenClient, TokenPair
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.stores import Record
 from signalwire_tokens.testing import VirtualClock
 

@@ -32,6 +32,7 @@ from signalwire_tokens.cli.command import Command, Exit, exit_of, print_json
 from signalwire_tokens.cli.options import PROFILE
 from signalwire_tokens.emulator import Status
 from support.cli_runner import code_of, run, run_apart
+from support.commands import COMMANDS
 from support.documented import assert_documented
 from support.paths import ROOT
 from support.processes import settings_of
@@ -102,7 +103,7 @@ COMMON = {
 
 def commands():
     """Yield each command with its whole name."""
-    for name, command in cli.commands.items():
+    for name, command in COMMANDS.items():
         if isinstance(command, click.Group):
             yield from ((f"{name} {one}", inner) for one, inner in command.commands.items())
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from signalwire_tokens import SatClaims, SubscriberInfo
 from signalwire_tokens.cli.inspect_token import describe_info, describe_token
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from support.cli_runner import Terminal, run, run_apart
 from support.processes import settings_of
 

@@ -40,7 +40,7 @@ from signalwire_tokens.cli.output import EventLog
 from signalwire_tokens.cli.store_option import HARMLESS, make_store
 from signalwire_tokens.cli.token_file import TokenFile
 from signalwire_tokens.emulator import Delay, Emulator, Status
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from support import loop_time as loop_time_module
 from support.cli_runner import COMMAND, Terminal, run, started, started_command, stoppable
 from support.loop_time import LoopClock

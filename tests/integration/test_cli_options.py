@@ -7,9 +7,9 @@ import click
 import pytest
 
 from signalwire_tokens import TokenFields
-from signalwire_tokens.cli import cli
 from signalwire_tokens.cli.options import PROFILE, duration
 from support.cli_runner import Terminal, run
+from support.commands import COMMANDS
 from support.documented import assert_listed
 from support.processes import settings_of
 
@@ -44,7 +44,7 @@ def test_every_field_of_a_subscriber_has_an_option():
 
 def test_no_option_takes_a_secret():
     """What could hold one is a file, or a URL whose password is refused. (P42)"""
-    commands = [*cli.commands.values(), *cli.commands["create"].commands.values()]
+    commands = [*COMMANDS.values(), *COMMANDS["create"].commands.values()]
     options = {option for command in commands for one in command.params for option in one.opts}
     suspicious = {one for one in options if re.search(r"token|secret|password|key|credential", one)}
     assert suspicious == {"--api-token-file", "--encryption-key-file"}

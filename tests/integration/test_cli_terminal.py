@@ -6,8 +6,8 @@ import re
 import click
 import pytest
 
-from signalwire_tokens.cli import cli
 from support.cli_runner import Terminal, run
+from support.commands import COMMANDS
 from support.processes import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -44,7 +44,7 @@ SHOWN = {
 
 def names():
     """Yield the whole name of each command."""
-    for name, command in cli.commands.items():
+    for name, command in COMMANDS.items():
         yield from (f"{name} {one}" for one in command.commands) if isinstance(command, click.Group) else [name]
 
 

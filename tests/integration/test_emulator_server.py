@@ -39,7 +39,7 @@ from signalwire_tokens.emulator import (
     Status,
     Truncate,
 )
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.wire import basic_authorization
 from support import contract, raw_http
 from support.gateway_client import call_in

@@ -34,10 +34,10 @@ from signalwire_tokens.emulator import Delay, Emulator, Reset, RpcFailure, Stall
 from signalwire_tokens.gateway import Answered, Lost, Send
 from signalwire_tokens.integrations.aiohttp_server import TokenBackend
 from signalwire_tokens.keeper import SessionEvent, engine_of
-from signalwire_tokens.models import Secret
 from signalwire_tokens.realtime import RealtimeConnection, RealtimeState
 from signalwire_tokens.realtime.link import PendingCall
 from signalwire_tokens.realtime.sockets import Route
+from signalwire_tokens.secret import Secret
 from support.faulty_redis import Proxy
 from support.loop_time import LoopClock
 from support.streams import serving

@@ -33,7 +33,7 @@ from signalwire_tokens.emulator import (
     Truncate,
 )
 from signalwire_tokens.keeper import engine_of
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from support.traceback_text import frames_shown
 
 pytestmark = pytest.mark.usefixtures("loop_time")

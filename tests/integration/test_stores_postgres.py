@@ -19,7 +19,8 @@ import asyncpg
 import pytest
 
 from signalwire_tokens import ConfigurationError, StoreError
-from signalwire_tokens.models import Secret, Token, TokenPair
+from signalwire_tokens.models import Token, TokenPair
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.stores import Record, generate_encryption_key, key_of, postgres
 from signalwire_tokens.stores import postgres_server as postgres_server_module
 from signalwire_tokens.stores.postgres import PostgresStore

@@ -8,7 +8,7 @@ from uuid import NAMESPACE_URL, uuid5
 from multidict import CIMultiDict
 
 from signalwire_tokens import ConnectionFailed, TimedOut, TokenClient
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 ERRORS = {401: b'{"error": "Unauthorized"}', 422: b'{"errors": [{"type": "validation_error", "code": "odd"}]}'}
 

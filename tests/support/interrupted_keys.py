@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from signalwire_tokens.device import key
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 __all__ = ["main"]
 

@@ -1,7 +1,7 @@
 """Change the pure modules in one place at a time, and report each change that `tests/unit` doesn't notice.
 
     python tests/support/mutants.py                     all modules
-    python tests/support/mutants.py policy wire.header  these modules
+    python tests/support/mutants.py policy token_header  these modules
     python tests/support/mutants.py --sample 60 --seed 7
 
 This is a script of our own. mutmut doesn't change properties, class bodies and tables, which hold much of what these
@@ -64,7 +64,7 @@ MODULES = {
     "wire.checks": ["wire_requests", "wire_answers"],
     "wire.codes": ["wire_answers", "errors"],
     "wire.exchange": ["wire_exchange", "wire_answers"],
-    "wire.header": ["wire_header"],
+    "token_header": ["token_header"],
     "wire.hints": ["wire_hints"],
     "wire.lifetimes": ["wire_lifetimes", "wire_readers"],
     "wire.readers": ["wire_readers", "wire_lifetimes"],
@@ -584,7 +584,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         description="Change modules in one place at a time, and report what tests/unit misses"
     )
-    parser.add_argument("modules", nargs="*", help="such as policy or wire.header; all by default")
+    parser.add_argument("modules", nargs="*", help="such as policy or token_header; all by default")
     parser.add_argument("--sample", type=int, help="run as many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--match", default="", help="run only mutants with this text in their function or change")

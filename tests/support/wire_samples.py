@@ -10,7 +10,7 @@ from signalwire_tokens import (
     Lifetimes,
     wire,
 )
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 SENT = 1_800_000_000.25
 ORIGIN = "https://acme.signalwire.com"

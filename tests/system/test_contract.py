@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from signalwire_tokens import wire
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.testing.in_thread import emulator_in_thread
 from support.needs import NEEDS_ALL
 from support.openapi import DOCUMENT, PATH, parameters_of, parameters_validator, security_of

@@ -11,7 +11,8 @@ import pytest
 from rich.pretty import pretty_repr
 
 from signalwire_tokens import Address, ConfigurationError, Lifetimes, SubscriberInfo, Token, TokenClient, TokenPair
-from signalwire_tokens.models import LONGEST_LIFE, Secret
+from signalwire_tokens.models import LONGEST_LIFE
+from signalwire_tokens.secret import Secret
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 TOKEN = Token(value="hush-hush", issued_at=NOON, expires_at=NOON + timedelta(hours=2), kind="SAT")

@@ -12,7 +12,7 @@ from signalwire_tokens import Lifetimes, SubscriberInfo, TokenClient, TokenField
 from signalwire_tokens.emulator.calls import OPERATIONS, Call
 from signalwire_tokens.emulator.rotation import ROTATIONS
 from signalwire_tokens.emulator.service import Service
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.wire.answers import VOCABULARY
 from support.documented import assert_listed
 from support.openapi import DESCRIBED, DOCUMENT, body_schema, reply_validator, request_validator, security_of

@@ -29,7 +29,7 @@ from signalwire_tokens import (
     ValidationFailed,
     wire,
 )
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.wire.answers import detail_of
 from signalwire_tokens.wire.codes import SUBJECTS
 from support.wire_samples import (

@@ -6,7 +6,7 @@ from base64 import b64encode
 import pytest
 
 from signalwire_tokens import InvalidRequest, TokenPair, UnexpectedResponse, wire
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.wire.backend import split_url
 from support.wire_samples import FETCH, SAT, SENT, lives, read
 

@@ -8,7 +8,8 @@ import pytest
 from multidict import CIMultiDict
 
 from signalwire_tokens import wire
-from signalwire_tokens.models import Lifetimes, Secret
+from signalwire_tokens.models import Lifetimes
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.wire.exchange import parse_http_date
 from support.wire_samples import SENT, answer
 

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from signalwire_tokens import InvalidRequest, Token, wire
-from signalwire_tokens.models import LONGEST_LIFE, Secret
+from signalwire_tokens.models import LONGEST_LIFE
+from signalwire_tokens.secret import Secret
 
 NOW = 1_800_000_000.5
 ID = UUID("0193c9a8-0c55-7d7e-8a3e-2f1f0a9be001")

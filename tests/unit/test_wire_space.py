@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from signalwire_tokens import InvalidRequest, Lifetimes
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 from signalwire_tokens.wire import basic_authorization, check_client_settings, is_api_token
 from signalwire_tokens.wire.codes import INVALID, MISSING
 from signalwire_tokens.wire.space import embeds_origin, space_origin

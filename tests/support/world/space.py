@@ -16,7 +16,7 @@ from signalwire_tokens import ConnectionFailed, TokenClient
 from signalwire_tokens.emulator.calls import Call, failure
 from signalwire_tokens.emulator.rotation import ROTATIONS
 from signalwire_tokens.emulator.service import Service
-from signalwire_tokens.models import Secret
+from signalwire_tokens.secret import Secret
 
 from .core import EPOCH
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalwire_tokens.wire.header import NO_HEADER, Header, decode_header, open_claims, read_form, read_header
+from signalwire_tokens.token_header import NO_HEADER, Header, decode_header, open_claims, read_form, read_header
 
 # The headers of the service's own examples, encoded as they stand in its tokens.
 REAL = [
