@@ -115,7 +115,7 @@ async def outage(sessions, rate):
 
 def measure(*, quick):
     logging.disable(logging.CRITICAL)
-    sessions = 200 if quick else 100_000
+    sessions = 200 if quick else 20_000
     limit = sessions * 150 / 100_000  # a hundred thousand are what a fleet's rate is made for
     peak, requests, late = asyncio.run(eight_hours(sessions, limit))
     yield Figure(

@@ -13,7 +13,11 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Figure:
-    """What was measured, how often and against what; `goal` is the most or the least that it is to be."""
+    """What was measured, how often and against what.
+
+    `most` or `least` is the goal. `reached` is what is possible where the goal is missed: the page on performance says
+    why. Without a goal, `rises` is true for a figure that should be high.
+    """
 
     what: str
     values: tuple[float, ...]
@@ -21,6 +25,8 @@ class Figure:
     floor: str = ""
     most: float | None = None
     least: float | None = None
+    reached: float | None = None
+    rises: bool = False
     uvloop: float | None = None
 
     @property
@@ -46,6 +52,27 @@ class Figure:
         if self.most is None and self.least is None:
             return None
         return (self.most is None or self.median <= self.most) and (self.least is None or self.median >= self.least)
+
+    @property
+    def is_far_off(self):
+        """Whether the figure is worse than its goal, or what is possible, by more than a third.
+
+        Times in milliseconds say as much about the machine as about the library, so they aren't judged.
+        """
+        if self.unit == "ms":
+            return False
+        too_high = self.most is not None and self.median > (self.reached or self.most) * 4 / 3
+        return too_high or (self.least is not None and self.median < (self.reached or self.least) * 2 / 3)
+
+    def worse_than(self, before):
+        """Return whether the median is worse than an earlier one, by more than both middle halves are wide.
+
+        A figure of one value must be worse by a tenth.
+        """
+        grown = self.median - before.median
+        loss = -grown if self.least is not None or self.rises else grown
+        widths = [figure.spread[1] - figure.spread[0] for figure in (self, before) if figure.spread is not None]
+        return loss > max(widths, default=abs(before.median) / 10)
 
 
 def written(value):
@@ -73,6 +100,23 @@ def as_json(figures):
         for figure in figures
     ]
     return json.dumps({"machine": machine(), "figures": rows}, indent=1)
+
+
+def read_json(text):
+    """Return the figures of an earlier report, by what they measure."""
+    names = [field.name for field in attrs.fields(Figure)]
+    rows = [{name: row[name] for name in names if name in row} for row in json.loads(text)["figures"]]
+    return {row["what"]: Figure(**row | {"values": tuple(row["values"])}) for row in rows}
+
+
+def print_worse(figures, before):
+    """Print which figures have become worse than those of an earlier report, and return how many."""
+    worse = [one for one in figures if one.what in before and one.worse_than(before[one.what])]
+    for one in worse:
+        earlier = before[one.what]
+        print(f"worse: {one.what}: {written(one.median)} {one.unit}, before {written(earlier.median)}")
+    print(f"{len(worse)} of {sum(one.what in before for one in figures)} figures are worse than before")
+    return len(worse)
 
 
 HEAD = ("figure", "median", "middle half", "against", "goal", "met", "uvloop")

@@ -112,7 +112,7 @@ NOT_OURS = ("nothing", "a full run of Python's garbage collector")
 
 def measure(*, quick):
     logging.disable(logging.CRITICAL)
-    total, seconds = (500, 0.2) if quick else (100_000, 10.0)
+    total, seconds = (500, 0.2) if quick else (100_000, 4.0)
     found = asyncio.run(crowd(total, seconds))
     for what, values in found.items():
         yield Figure(

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks.figures import Figure
 from support.paths import ROOT
 from support.processes import last_lines
 
@@ -22,15 +23,15 @@ def run_quickly(*arguments):
 
 @pytest.mark.heavy
 def test_every_figure_is_measured():
-    """Each has a value, and those with a goal say whether it was met; a goal that was missed ends in a failure."""
+    """Each has a value, and those with a goal say whether it was met."""
     done = run_quickly("--json")
     report = json.loads(done.stdout)
     figures = {figure["what"]: figure for figure in report["figures"]}
-    assert len(figures) == 49
+    assert len(figures) == 44
     assert all(figure["values"] for figure in figures.values())
     goals = [figure for figure in figures.values() if figure["most"] is not None or figure["least"] is not None]
-    assert len(goals) == 11
-    assert done.returncode == (not all(figure["met"] for figure in goals)), last_lines(done.stderr)
+    assert len(goals) == 18
+    assert all(figure["met"] is not None for figure in goals)
     assert {"date", "command", "processor", "python"} <= report["machine"].keys()
 
 
@@ -43,6 +44,67 @@ def test_the_table_is_markdown():
     assert all(row.count("|") == head.count("|") for row in rows[:6])
 
 
+def report(tmp_path, change):
+    """Write a report of a quick run, as it would be after a change of its figures; return its path."""
+    path = tmp_path / "before.json"
+    found = json.loads(run_quickly("days", "--json").stdout)
+    for figure in found["figures"]:
+        figure["values"] = [change(value) for value in figure["values"]]
+    path.write_text(json.dumps(found))
+    return path
+
+
+@pytest.mark.parametrize(("change", "worse"), [(lambda value: value, 0), (lambda value: value - 1000, 6)])
+def test_a_figure_that_is_worse_than_before_is_named(tmp_path, change, worse):
+    """And the run fails. All of this part should be low."""
+    done = run_quickly("days", "--compare", str(report(tmp_path, change)))
+    assert done.returncode == (worse > 0)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"{worse} of 6 figures are worse than before"
+    assert sum(line.startswith("worse: ") for line in lines) == worse
+
+
+@pytest.mark.parametrize(
+    ("figure", "is_far_off"),
+    [
+        ({"values": (1.3, 1.3), "most": 1.0}, False),
+        ({"values": (1.4, 1.4), "most": 1.0}, True),
+        ({"values": (0.65, 0.65), "least": 0.95}, False),
+        ({"values": (0.6, 0.6), "least": 0.95}, True),
+        ({"values": (0.6, 0.6), "least": 0.95, "reached": 0.7}, False),
+        ({"values": (0.4, 0.4), "least": 0.95, "reached": 0.7}, True),
+        ({"values": (99.0,), "most": 20.0, "unit": "ms"}, False),
+        ({"values": (99.0,)}, False),
+    ],
+)
+def test_a_figure_that_is_worse_than_its_goal_by_a_third_is_far_off(figure, is_far_off):
+    """Or than what is possible, where the goal is missed. Times aren't judged."""
+    assert Figure(what="x", **figure).is_far_off is is_far_off
+
+
+@pytest.mark.parametrize(
+    ("now", "is_worse"),
+    [
+        ({"values": (1.0, 1.1, 1.2)}, False),
+        ({"values": (1.4, 1.5, 1.6)}, True),
+        ({"values": (1.0, 1.5, 2.0)}, False),
+        ({"values": (0.4, 0.5, 0.6)}, False),
+        ({"values": (0.4, 0.5, 0.6), "rises": True}, True),
+        ({"values": (0.4, 0.5, 0.6), "least": 1.0}, True),
+    ],
+)
+def test_a_figure_is_worse_by_more_than_its_spread(now, is_worse):
+    """A noisy one has to be much worse."""
+    before = Figure(what="x", values=(1.0, 1.1, 1.2))
+    assert Figure(what="x", **now).worse_than(before) is is_worse
+
+
+@pytest.mark.parametrize(("value", "is_worse"), [(109.0, False), (111.0, True)])
+def test_a_figure_of_one_value_is_worse_by_a_tenth(value, is_worse):
+    """It has no spread."""
+    assert Figure(what="x", values=(value,)).worse_than(Figure(what="x", values=(100.0,))) is is_worse
+
+
 @pytest.mark.heavy
 def test_processes_of_an_account_keep_their_tokens_for_hours():
     """Few of them, and with few sessions; the full size is a command of its own. (P1, P26, P45)"""
@@ -50,3 +112,11 @@ def test_processes_of_an_account_keep_their_tokens_for_hours():
     figures = json.loads(done.stdout)["figures"]
     assert len(figures) == 12
     assert all(figure["met"] is not False for figure in figures), last_lines(done.stdout)
+
+
+@pytest.mark.heavy
+def test_what_stores_cost_is_measured():
+    """With a Redis and a PostgreSQL of their own."""
+    figures = json.loads(run_quickly("stores", "--json").stdout)["figures"]
+    assert len(figures) == 15
+    assert all(figure["values"] for figure in figures)
