@@ -162,7 +162,8 @@ class Timer:
         between them.
         """
         latest = self.clock.wall() - self.clock.now() - self._wall_ahead
-        return self._gained + (latest if latest > SMALLEST_LEAP else 0.0)
+        # Without a leap, this is one object for all sessions, which keep it.
+        return self._gained + latest if latest > SMALLEST_LEAP else self._gained
 
     def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Return a task that runs `work` in an empty context.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -47,6 +48,8 @@ class FleetContext(Owner):
     def used(self, engine: Engine) -> None:
         """Record that a caller uses the session, and plan its renewal if it was idle."""
         engine.check_place()  # planning sets an alarm of the event loop, which must be this one
+        if self.idle_timeout == math.inf and engine.cycle.generation:
+            return  # it is never idle, and needn't keep a time
         was_idle, engine.used_at = self._is_idle(engine), engine.now()
         if was_idle:
             engine.plan()

@@ -18,6 +18,7 @@ from .figures import Figure
 
 CREDENTIALS = ("5e1f0a4e-9a3e-4d0f-8b0a-1d2f3c4b5a69", "PTbenchmark")
 AUTHORIZATION = {"Authorization": "Basic " + "NWUxZjBhNGU" * 8}
+BARE = "bare requests"
 IN_FLIGHT = (1, 8, 64)
 REACHED = 0.7  # of the goal for 64 requests in flight: see the page on performance
 LONG = 300.0  # seconds: figures are wanted however slow the machine is
@@ -98,7 +99,7 @@ async def request_ratios(port, *, calls, pairs):
                 lambda: without_tracebacks("/refresh", bodies[1]),
             ),
         }
-        ways["bare requests"] = (ways["pairs issued"][1],) * 2  # whose ratio shows how noisy the machine is
+        ways[BARE] = (ways["pairs issued"][1],) * 2  # whose ratio shows how noisy the machine is
         ratios = {(way, in_flight): [] for way in ways for in_flight in IN_FLIGHT}
         for _ in range(pairs):
             for (way, in_flight), found in ratios.items():
@@ -117,11 +118,9 @@ def requests(port, *, calls, pairs):
         others = uvloop.run(request_ratios(port, calls=calls, pairs=max(3, pairs // 3)))
     return [
         Figure(
-            what=f"bare requests, {in_flight} at a time"
-            if way == "the same"
-            else f"pairs {way}, {in_flight} at a time",
+            what=f"{way}, {in_flight} at a time",
             values=tuple(values),
-            floor="the same requests" if way == "the same" else "session.post(url, json=, headers=) and .json()",
+            floor="the same requests" if way == BARE else "session.post(url, json=, headers=) and .json()",
             least=0.95 if (way, in_flight) == ("pairs issued", 64) else None,
             reached=REACHED if (way, in_flight) == ("pairs issued", 64) else None,
             rises=True,

@@ -43,7 +43,7 @@ MOST = {
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
     "lines of code of a module of the core": 288,
-    "lines of code of the core": 3736,
+    "lines of code of the core": 3739,
 }
 
 
