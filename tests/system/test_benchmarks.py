@@ -27,7 +27,7 @@ def test_every_figure_is_measured():
     done = run_quickly("--json")
     report = json.loads(done.stdout)
     figures = {figure["what"]: figure for figure in report["figures"]}
-    assert len(figures) == 44
+    assert len(figures) == 35
     assert all(figure["values"] for figure in figures.values())
     goals = [figure for figure in figures.values() if figure["most"] is not None or figure["least"] is not None]
     assert len(goals) == 18
@@ -112,6 +112,14 @@ def test_processes_of_an_account_keep_their_tokens_for_hours():
     figures = json.loads(done.stdout)["figures"]
     assert len(figures) == 12
     assert all(figure["met"] is not False for figure in figures), last_lines(done.stdout)
+
+
+@pytest.mark.heavy
+def test_the_stages_of_a_request_are_measured():
+    """Each call does more than the one before."""
+    figures = json.loads(run_quickly("stages", "--json").stdout)["figures"]
+    assert len(figures) == 8
+    assert all(figure["median"] > 0 for figure in figures)
 
 
 @pytest.mark.heavy
