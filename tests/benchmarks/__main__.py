@@ -1,7 +1,8 @@
 """What things cost, as ratios taken in one run: `python -m tests.benchmarks`. It takes at most five minutes.
 
-Three more parts run only by their names: `stages` shows what a request is made of, `stores` takes two minutes, and
-`accounts`, with a million sessions for hours of virtual time, two hours.
+Four more parts run only by their names. `stages` shows what a request is made of. `peers` compares with other clients,
+as far as they are installed. `stores` takes two minutes, and `accounts`, with a million sessions for hours of virtual
+time, two hours.
 
 The exit code is 1 if a goal was missed, or with `--compare` if a figure is worse than before. With `--quick`, it is 1
 if a figure is worse than its goal, or than what is possible, by more than a third.
@@ -12,11 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import accounts, calls, connections, crowds, days, stages, stalls, stores
+from . import accounts, calls, connections, crowds, days, peers, stages, stalls, stores
 from .figures import as_json, print_table, print_worse, read_json
 
 PARTS = {"calls": calls, "crowds": crowds, "days": days, "stalls": stalls, "connections": connections}
-ONLY_BY_NAME = {"stages": stages, "stores": stores, "accounts": accounts}
+ONLY_BY_NAME = {"peers": peers, "stages": stages, "stores": stores, "accounts": accounts}
 
 
 def measure(names, *, quick):

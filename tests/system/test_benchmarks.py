@@ -1,6 +1,7 @@
 """The benchmarks run; what they find is for their table, and not for a test."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -120,6 +121,15 @@ def test_the_stages_of_a_request_are_measured():
     figures = json.loads(run_quickly("stages", "--json").stdout)["figures"]
     assert len(figures) == 8
     assert all(figure["median"] > 0 for figure in figures)
+
+
+@pytest.mark.heavy
+def test_other_clients_are_measured_as_far_as_they_are_installed():
+    """This one always is; in `.ci/run`, the official one is, too."""
+    figures = {figure["what"]: figure for figure in json.loads(run_quickly("peers", "--json").stdout)["figures"]}
+    assert all(figure["values"] for figure in figures.values())
+    assert "fresh token, signalwire-tokens: session.token()" in figures
+    assert ("pairs issued a second, 64 at a time" in figures) == ("OFFICIAL_CLIENT_PYTHON" in os.environ)
 
 
 @pytest.mark.heavy
