@@ -27,7 +27,7 @@ name.
 11. `integrations`: one module for each framework; `emulator`: a SignalWire server on loopback, for tests (both by path)
 12. `testing`: helpers for your tests (by path); `cli`: the command `signalwire-tokens`
 
-A name is imported with its first use. So a program that only sends requests doesn't import sessions and fleets.
+A name is imported on first use. So a program that only sends requests doesn't import sessions and fleets.
 """
 
 from importlib import import_module
@@ -149,6 +149,8 @@ MODULES = (
 if not TYPE_CHECKING:  # a type checker would take every name for one that exists
 
     def __getattr__(name: str) -> object:
+        if name in MODULES:
+            return import_module(f"{__name__}.{name}")
         if name in __all__:
             for place in MODULES:
                 module = import_module(f"{__name__}.{place}")
@@ -157,4 +159,4 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that exist
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return __all__
+        return sorted({*globals(), *MODULES, *__all__})

@@ -348,7 +348,7 @@ class RefreshPolicy:
         expiring_at = situation.access_until - self.needed_ttl(situation.lifetime)
         if now >= min(situation.due, expiring_at):
             return expiring_at if now <= expiring_at else situation.access_until
-        return situation.due
+        return min(situation.due, expiring_at)
 
     def next_step(self, situation: Situation, throttle: ThrottlePeriod) -> Step:
         """Return what to do next, and when. `throttle` is the pause that SignalWire last asked for."""

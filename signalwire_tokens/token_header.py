@@ -52,7 +52,7 @@ class Header(NamedTuple):
 
     kind: str | None
     channel: str | None
-    is_signed: bool = False
+    is_encrypted: bool = False
 
 
 NO_HEADER = Header(None, None)
@@ -134,15 +134,15 @@ def decode_header(first: str) -> HeaderInfo | None:
     if "alg" not in members:  # every token's header has it
         return None
     kind, channel, encryption = members.get("typ"), members.get("ch"), members.get("enc")
-    is_signed = encryption is None
-    sized = members["alg"] if is_signed else encryption
+    is_encrypted = encryption is not None
+    sized = encryption if is_encrypted else members["alg"]
     return HeaderInfo(
         Header(
             kind if isinstance(kind, str) and kind in KNOWN_KINDS else None,
             channel if isinstance(channel, str) and HOST_FORM.fullmatch(channel) else None,
-            is_signed,
+            is_encrypted,
         ),
-        SIGNED if is_signed else ENCRYPTED,
+        ENCRYPTED if is_encrypted else SIGNED,
         LAST_PART_LENGTHS.get(sized) if isinstance(sized, str) else None,
     )
 

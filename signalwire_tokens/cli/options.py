@@ -67,7 +67,7 @@ def make_settings(**given: Any) -> Settings:  # noqa: ANN401 - the options of a 
 def connection(*, project: bool = True, embeds: bool = False) -> Callable[[Function], Function]:
     """Return a decorator that adds the options of a connection.
 
-    The command gets them as one argument, `settings`: a function that returns the `Settings`, whose import takes long.
+    The command gets them as one argument, `settings`: a function that imports the `Settings` and returns them.
     """
 
     def decorate(command: Function) -> Function:

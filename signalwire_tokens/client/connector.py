@@ -16,8 +16,9 @@ the kernel's count of bytes has grown    part of a message, or part of a TLS rec
 (Linux only)                             parser or the TLS layer has buffered
 =======================================  ===========================================================
 
-Before a reuse on Linux, the kernel's count and its state of the connection show unread bytes and an end, too, so that
-one system call is enough.
+Before a reuse on Linux, the kernel's count and its state of the connection also show unread bytes and an end, so that
+one system call is enough. That works because the count is read before the socket is polled when the connection becomes
+idle: a byte that arrives in between is seen by the poll, and a later one by the count.
 
 One case isn't detected: part of a TLS record that the event loop read together with the end of the last answer. It was
 already counted when the connection became idle.
@@ -49,9 +50,9 @@ COUNTS = sys.platform == "linux"
 # Of Linux's `struct tcp_info`: `tcpi_state`, and `tcpi_bytes_received`, which it has since 4.1.
 COUNTERS = struct.Struct("=B127xQ")
 ESTABLISHED = 1  # the state of a connection that neither side has ended
-ENDED = -1
-UNCOUNTED = 0  # a connection that was used has received bytes
-MOST_FORGOTTEN = 100  # closed connections that are remembered, besides as many as there are open ones
+# In place of a count. A connection that was used has received bytes, so its count is more than 0.
+UNCOUNTED, ENDED, IN_USE = 0, -1, -2
+MOST_CLOSED = 100  # closed connections whose counts are kept, besides as many as there are open ones
 
 
 class GuardedConnector(aiohttp.TCPConnector):
@@ -59,10 +60,10 @@ class GuardedConnector(aiohttp.TCPConnector):
 
     def __init__(self) -> None:
         super().__init__()
-        # For each idle connection, how many bytes it had received when it became idle. Those that were closed while
-        # they were idle are removed once there are more than `_most`.
+        # For each connection, how many bytes it had received when it became idle, or `IN_USE`. Closed connections are
+        # removed once there are more than `_most` entries.
         self._received: dict[ResponseHandler, int] = {}
-        self._most = MOST_FORGOTTEN
+        self._most = MOST_CLOSED
 
     async def connect(
         self,
@@ -74,8 +75,9 @@ class GuardedConnector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = cast("ResponseHandler", connection.protocol)  # it is None only after the release
-            before = self._received.pop(protocol, None)
+            before = self._received.get(protocol)
             if before is None or (not protocol.should_close and has_only(before, protocol.transport)):
+                self._received[protocol] = IN_USE  # if `_note` raises, the connection isn't used again
                 connection.add_callback(partial(self._note, protocol))
                 return connection
             abort(connection.transport)
@@ -87,13 +89,14 @@ class GuardedConnector(aiohttp.TCPConnector):
         If there is more to read already, close the connection instead of returning it to the pool.
         """
         open_socket = socket_of(protocol.transport)
-        if open_socket is None or is_readable(open_socket.fileno()):
+        count = ENDED if open_socket is None else received(open_socket)  # before the poll: see above
+        if open_socket is None or count == ENDED or is_readable(open_socket.fileno()):
             protocol.force_close()
             return
-        self._received[protocol] = received(open_socket)
+        self._received[protocol] = count
         if len(self._received) > self._most:
             self._received = {one: count for one, count in self._received.items() if one.transport is not None}
-            self._most = 2 * len(self._received) + MOST_FORGOTTEN
+            self._most = 2 * len(self._received) + MOST_CLOSED
 
 
 def abort(transport: asyncio.Transport | None) -> None:

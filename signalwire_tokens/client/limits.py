@@ -1,16 +1,16 @@
-"""The time limits of a client's calls, with one timer of the event loop for all of them.
+"""The time limits of a client's calls. Those with the client's own timeout share one timer of the event loop.
 
 `asyncio.timeout` sets a timer for each call and cancels it when the call ends, which costs a tenth of a request. Calls
-with the same limit end in the order in which they began. So one timer is enough, which is set for the first of them. It
-is left alone when that call ends in time: it then rings early, and is set for the next one.
+with the same limit reach it in the order in which they began. So one timer is enough, which is set for the first of
+them. If that call ends in time, the timer stays set. When it rings, it is set for the next call.
 
-A call with another limit than most has a timer of its own. So has a call on another event loop, unless the first loop
-is closed.
+A call with a different limit has its own timer. So has a call on another event loop, unless the first loop is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class CallLimits:
         """Add a limit to those that share the timer. Return False if it needs a timer of its own."""
         if seconds != self._usual or not self._is_on(loop):
             return False
-        self._running[limit] = None
-        if self._timer is None:
+        if self._timer is None:  # first: if this raises, no limit stays behind
             self._timer = loop.call_at(limit.ends_at, self._ring)
+        self._running[limit] = None
         return True
 
     def ended(self, limit: CallLimit) -> None:
@@ -63,15 +63,14 @@ class CallLimits:
         """End the calls whose time is over, and set the timer for the next one."""
         self._timer = None
         assert self._loop is not None  # noqa: S101 - it has the timer
-        now, over = self._loop.time(), list[CallLimit]()
-        for limit in self._running:
-            if limit.ends_at > now:
-                self._timer = self._loop.call_at(limit.ends_at, self._ring)
-                break
-            over.append(limit)
-        for limit in over:
-            del self._running[limit]
-            limit.end_call()
+        now = self._loop.time()
+        try:
+            for limit in tuple(takewhile(lambda limit: limit.ends_at <= now, self._running)):
+                limit.end_call()
+                del self._running[limit]
+        finally:
+            if (first := next(iter(self._running), None)) is not None:
+                self._timer = self._loop.call_at(first.ends_at, self._ring)
 
     def _cancel_unneeded(self) -> None:
         if self._timer is not None and not self._running:
@@ -100,7 +99,7 @@ class CallLimit:
     def __enter__(self) -> Self:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is None:
-            raise RuntimeError("a call needs a task, whose time can be limited")
+            raise RuntimeError("a call must run in an asyncio task: its time limit cancels that task")
         self._task, self._before = task, task.cancelling()
         self.ends_at = loop.time() + self._seconds
         if not self._limits.started(self, self._seconds, loop):

@@ -376,6 +376,8 @@ class TokenClient:
             return self.send(describe(*arguments, **named))
         except InvalidRequest as error:
             return fail(error.with_traceback(None))
+        except Exception as error:  # noqa: BLE001 - of an argument of your own, such as an iterable
+            return fail(error)
 
     async def _pages(self, request: wire.Request[wire.Page]) -> AsyncIterator[Address]:
         seen: set[str] = set()  # a page that links back to an earlier one must not cause an endless loop
@@ -516,7 +518,7 @@ class TokenClient:
         return await self._credentials.changed(progress.authorization, request.operation)
 
 
-async def fail(error: InvalidRequest) -> NoReturn:
+async def fail(error: Exception) -> NoReturn:
     """Raise an error once the call is awaited, as a coroutine function would."""
     raise error
 

@@ -76,7 +76,11 @@ class LazyHeap(Generic[T]):
 
         If none of them is wanted, and there are more, return the number of the last one.
         """
-        heaps = [heap.copy() for heap in (self._heap, self._old)]  # another thread may call this
+        while True:  # another thread may call this
+            old, new = self._old, self._heap
+            heaps = [old.copy(), new.copy()]  # in this order, an entry that moves in between is in both
+            if self._old is old and self._heap is new:
+                break
         nexts = [(heap[0], heap, 0) for heap in heaps if heap]
         heapify(nexts)
         number = -math.inf

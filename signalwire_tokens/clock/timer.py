@@ -162,7 +162,7 @@ class Timer:
         between them.
         """
         latest = self.clock.wall() - self.clock.now() - self._wall_ahead
-        # Without a leap, this is one object for all sessions, which keep it.
+        # Without a leap, all sessions share this float object, which saves memory.
         return self._gained + latest if latest > SMALLEST_LEAP else self._gained
 
     def begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

@@ -103,8 +103,10 @@ class Account:
         if self._is_closed:
             return False
         rate = self.health.rate(rate, self._now() - self._apart)
-        reading = self._local.take(rate) if self._local else None
-        if reading is None:
+        reading = None if self._local is None else self._local.take(rate)
+        if reading is not None:
+            self._works("turn")
+        else:
             longest = RETRIED_EVERY if "turn" in self._failing else LONGEST_CALL + 2 * self.members / rate
             within = within if self._local is not None else min(within, longest)
             limit = within + min(longest, LONGEST_CALL)
@@ -119,7 +121,7 @@ class Account:
 
     @property
     def _local(self) -> LocalGovernor | None:
-        """The governor if it is the one in memory, which can't hang; None otherwise, also for a class made from it."""
+        """The governor if it is a `LocalGovernor`, which can't hang; None for any other, also for a subclass."""
         return self._governor if type(self._governor) is LocalGovernor else None
 
     @property

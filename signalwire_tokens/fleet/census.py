@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import ref
 
 from signalwire_tokens.clock import LazyHeap
 from signalwire_tokens.policy import SessionState
@@ -28,15 +29,15 @@ Counted: TypeAlias = "tuple[SessionState, str | None]"
 
 
 class Census:
-    """The counts. `Engine.counted` is as what a session is counted; None if it isn't."""
+    """The counts. `Engine.counted` has the state and the error under which a session is counted; None if it isn't."""
 
     def __init__(self, timer: Timer) -> None:
         self.wakes_at: float = math.inf
-        self._timer = timer
+        self._timer, self._closed = timer, False
         self._counts: Counter[Counted] = Counter()
         self._kinds: dict[Counted, Counted] = {}  # so that all sessions of a kind share one object
-        self._changes: LazyHeap[Engine] = LazyHeap(self._is_current)
-        self._pending: dict[Engine, HeapEntry[Engine]] = {}  # those that wait in `_changes`
+        self._changes: LazyHeap[ref[Engine]] = LazyHeap(self._is_current)
+        self._pending: dict[Engine, HeapEntry[ref[Engine]]] = {}  # those that wait in `_changes`
 
     def counts(self) -> dict[Counted, int]:
         """Return how many sessions there are, by their state and the name of their last error. Any thread may ask."""
@@ -44,12 +45,13 @@ class Census:
 
     def join(self, engine: Engine) -> None:
         """Count a session from now on."""
-        engine.counted = (SessionState.UNAVAILABLE, None)
-        self._counts[engine.counted] += 1
+        counted = (SessionState.UNAVAILABLE, None)
+        self._counts[counted] += 1
+        engine.counted = counted
         self.note(engine)
 
     def leave(self, engine: Engine) -> None:
-        """Count a session no longer."""
+        """Stop counting a session."""
         counted, engine.counted = engine.counted, None
         if counted is not None:
             self._counts[counted] -= 1
@@ -63,9 +65,10 @@ class Census:
         error = cycle.last_error
         counted = (cycle.state(now), None if error is None else type(error).__name__)
         if counted != before:
-            engine.counted = counted = self._kinds.setdefault(counted, counted)
+            counted = self._kinds.setdefault(counted, counted)
+            self._counts[counted] += 1  # first, because a new key may raise
             self._counts[before] -= 1
-            self._counts[counted] += 1
+            engine.counted = counted
         self._forget(engine)
         if counted[0] in AGEING:
             at = cycle.policy.ages_at(cycle, now)
@@ -73,7 +76,8 @@ class Census:
                 self._await(engine, at + ROUNDING)
 
     def close(self) -> None:
-        """Count no more."""
+        """Stop the timer."""
+        self._closed = True
         self._timer.unset(self)
 
     def wake(self, timer: Timer) -> None:
@@ -83,8 +87,8 @@ class Census:
             entry = self._changes.drop_stale(COUNTED_PER_TURN)
             if entry is None or entry[0] > now:
                 break
-            if self._is_current(entry):
-                self.note(entry[2])
+            if (engine := entry[2]()) is not None and self._is_current(entry):
+                self.note(engine)
         first = self._changes.first_number()
         if first < self.wakes_at:
             timer.set(self, first)
@@ -96,15 +100,16 @@ class Census:
         """Ignore forks, for the same reason."""
 
     def _await(self, engine: Engine, at: float) -> None:
-        """Count a session again at a time, unless that happens earlier."""
-        self._pending[engine] = self._changes.push(at, engine)
-        if at < self.wakes_at:
+        """Plan to count a session again at a time."""
+        self._pending[engine] = self._changes.push(at, ref(engine))
+        if at < self.wakes_at and not self._closed:
             self._timer.set(self, at)
 
     def _forget(self, engine: Engine) -> None:
-        """Forget when the state of a session changes by itself."""
+        """Cancel the planned count of a session."""
         if self._pending.pop(engine, None) is not None:
             self._changes.note_stale()
 
-    def _is_current(self, entry: HeapEntry[Engine]) -> bool:
-        return self._pending.get(entry[2]) is entry
+    def _is_current(self, entry: HeapEntry[ref[Engine]]) -> bool:
+        engine = entry[2]()
+        return engine is not None and self._pending.get(engine) is entry

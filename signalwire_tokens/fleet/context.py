@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from signalwire_tokens.session import SubscriberRenewal
 
 __all__ = ["FleetContext", "renewal_of"]
+
+logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
 
 @attrs.define(eq=False, repr=False)
@@ -70,8 +73,7 @@ class FleetContext(Owner):
     def next_due(self) -> float:
         """Return when the next session acts, in seconds by the client's clock; inf if none has a plan.
 
-        The timer may serve other sessions, too. If it has very many earlier deadlines of theirs, the result is the
-        latest of those.
+        The timer may serve other sessions, too. If it has very many earlier entries, the result is too early.
         """
         return self.gate.timer.next_deadline(self._acts)
 
@@ -80,8 +82,11 @@ class FleetContext(Owner):
         return isinstance(sleeper, Engine) and sleeper.owner is self and sleeper.cycle.phase is Phase.OPEN
 
     def changed(self, engine: Engine) -> None:
-        """Count a session again."""
-        self.census.note(engine)
+        """Count a session again. This never raises, because the engine has more to do afterwards."""
+        try:
+            self.census.note(engine)
+        except Exception:  # of any kind, such as a MemoryError
+            logger.exception("session %s couldn't be counted; the session goes on", engine.label)
 
     def adopted(self, engine: Engine, *, is_first: bool) -> None:
         """Emit `started` when a session has its first pair."""

@@ -216,7 +216,7 @@ class FleetGate(Gate):
         self.health.forget(engine)
 
     def close(self) -> None:
-        """Stop waking sessions. Each leaves the queue when it closes."""
+        """Stop waking sessions. Each session leaves the queue when it closes."""
         self._closed = True
         self.timer.unset(self)
         self.health.close()
@@ -238,8 +238,8 @@ class FleetGate(Gate):
             engine, begin = self._to_look[0]  # removed only after `begin`, so that an exception doesn't lose the look
             self._looking.add(engine)
             begin()
-            engine.owner.changed(engine)
             self._to_look.popleft()
+            engine.owner.changed(engine)
         for _ in range(STARTS_PER_TURN):
             head = self._head()
             if head is None or not self._is_free(now):

@@ -99,8 +99,9 @@ class FleetHealth:
     @property
     def last_error(self) -> SignalWireTokenError | None:
         """The last failure since SignalWire last answered, or else the error with which it asked for a pause."""
-        if self.breaker.failure is not None:
-            return self.breaker.failure.error
+        failure = self.breaker.failure  # once, because another thread may ask
+        if failure is not None:
+            return failure.error
         return self._throttle.error if self.throttle_end() > self._clock.now() else None
 
     @property

@@ -186,15 +186,16 @@ class SessionFleet:
                     await one.aclose()
 
     def snapshot(self) -> FleetSnapshot:
-        """Return the state of the fleet. It is counted as it changes, so this takes no time. Any thread may call it.
+        """Return the state of the fleet, which is counted as it changes. Any thread may call this. It takes no time.
 
         After the machine was suspended, the counts may be those from before for up to half a minute.
         """
         context = self._opened()
         gate, states, errors = context.gate, Counter[SessionState](), Counter[str]()
+        last_error = gate.last_error
         for (state, error), number in context.census.counts().items():
             states[state] += number
-            reason = error or (gate.last_error and state in WITHOUT_TOKEN and type(gate.last_error).__name__)
+            reason = error or (last_error and state in WITHOUT_TOKEN and type(last_error).__name__)
             if reason and number:
                 errors[reason] += number
         pause = 0.0 if gate.waiting else max(0.0, context.next_due() - self.client.clock.now())
@@ -205,7 +206,7 @@ class SessionFleet:
             breaker=gate.health.state,
             next_due=moment_in(self.client.clock, pause),
             errors=dict(errors.most_common()),
-            last_error=gate.last_error,
+            last_error=last_error,
         )
 
     async def start(self) -> Self:

@@ -50,7 +50,7 @@ class LocalGovernor:
         return reading
 
     def take(self, rate: float) -> HealthReading | None:
-        """Return what `turn` does if a turn may be used now, which is then taken; None otherwise."""
+        """Return what `turn` would if a turn is free now, and use it up; None otherwise."""
         now = self._clock.now()
         at = max(self._next_at, now - SLACK)
         if at > now:

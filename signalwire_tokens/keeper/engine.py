@@ -86,7 +86,7 @@ class Engine:
     - `gate` decides when the session may renew, and `owner` is what the session belongs to. A fleet sets its own.
     - `shared` renews through the store; None without a store.
     - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
-    - `counted` is as what a fleet counts the session: its state, and the name of its last error.
+    - `counted` is the state and the name of the last error under which a fleet counts the session.
     - `used_at` is when a caller last used a session of a fleet.
     - `gained` is by how much the wall clock had gained on the session's clock when the pair was requested.
     - `wakes_at` is the deadline that the timer has for the session; inf if there is none.
@@ -197,13 +197,14 @@ class Engine:
 
         The timer calls this at the session's deadline, and a gate when it is the session's turn.
         """
-        cycle = self.cycle
-        if not self.owner.defers(self) and cycle.is_at_rest:
-            step = self.next_step()
-            if step.at <= self.now() and not isinstance(step, Expire):
-                step = cycle.way(self.now())  # during a suspend, the refresh token of the planned step may have expired
-            self._follow(step, timer, may_begin=True)
-        self.owner.changed(self)  # the token may have become due
+        try:
+            if not self.owner.defers(self) and self.cycle.is_at_rest:
+                step = self.next_step()
+                if step.at <= self.now() and not isinstance(step, Expire):
+                    step = self.cycle.way(self.now())  # the refresh token may have expired, during a suspend
+                self._follow(step, timer, may_begin=True)
+        finally:
+            self.owner.changed(self)  # the token may have become due
 
     def _follow(self, step: Step, timer: Timer, *, may_begin: bool = False) -> None:
         """Begin a step if it is due, or set the timer to its time.
@@ -317,6 +318,7 @@ class Engine:
                 self._carry_out(self.cycle.fail_to_process(Look(self.now()), None, self.now(), random_draw()))
                 self.gate.ended(self, None)
                 self._plan_again()
+                self.owner.changed(self)
 
     def _start_task(self, work: Coroutine[Any, Any, RenewalResult], step: Begun, what: str, gained: float) -> None:
         """Run `work` as the session's task, and have `_land` process its result.
@@ -391,6 +393,7 @@ class Engine:
                 failure = Ambiguous(SignalWireTokenError(UNUSABLE.format(error=type(error).__name__)))
             self._carry_out(cycle.fail_to_process(step, failure, self.now(), random_draw()))
             self._plan_again()
+            self.owner.changed(self)
             self.notify()
 
     def _plan_again(self) -> None:

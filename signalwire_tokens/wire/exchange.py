@@ -27,8 +27,8 @@ SPACE_SETTING = "the space (SIGNALWIRE_SPACE, or space=…)"
 class Answer:
     """An answer, with what is needed to calculate when its tokens expire.
 
-    `body` is None if it was too large to be read. `sent` is when the request was
-    sent, in unix seconds by this machine's wall clock. `lifetimes` is how long the space's tokens live.
+    `body` is None if it was too large to be read. `sent` is when the request was sent, in unix seconds by this
+    machine's wall clock. `lifetimes` is how long the space's tokens live.
     """
 
     status: int

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 Json = Mapping[str, object]
-DECODE = json.JSONDecoder().decode  # `json.loads` looks for UTF-16 first, which takes a third of its time
+DECODE = json.JSONDecoder().decode  # `json.loads` detects other encodings first, which takes a third of its time
 DATE_TOLERANCE = timedelta(seconds=2)  # `Date` and `expires_at` have whole seconds, so each may be off by one
 MISPLACED = {
     "token": "with a refresh token in place of an access token",
@@ -78,7 +79,7 @@ def json_value(answer: Answer) -> object:
     if answer.body is None:
         raise UnusableAnswer("with a body larger than 64 KiB")
     try:
-        value: object = DECODE(answer.body.decode())
+        value: object = DECODE(answer.body.removeprefix(BOM_UTF8).decode())
     except (ValueError, RecursionError):
         found = answer.header("content-type").partition(";")[0].strip().lower()
         what = found if MEDIA_TYPE.fullmatch(found) and "json" not in found else "something else"
@@ -205,10 +206,10 @@ def make_token(answer: Answer, data: Json, name: str, issued_at: datetime, span:
     header = read_header(value)
     if header is None:
         raise UnusableAnswer(f"with a {name} that was cut off")
-    kind, channel, is_signed = header
+    kind, channel, is_encrypted = header
     if is_misplaced(name, kind):
         raise UnusableAnswer(MISPLACED[name])
-    if is_signed and "exp" in (claims := open_claims(value)):
+    if not is_encrypted and "exp" in (claims := open_claims(value)):
         server_time = answer.server_time
         start = claims.get("iat", answer.sent if server_time is None else server_time)
         span = min(span, timedelta(seconds=max(0.0, claims["exp"] - start)))

@@ -112,6 +112,8 @@ def create_subscriber_token(
     **others: UUID | str | None,
 ) -> Request[TokenPair]:
     """Return the request that issues a subscriber's pair. `others` are the other fields of `TokenFields`."""
+    if unknown := others.keys() - NAMES:
+        raise TypeError(f"create_subscriber_token got an unexpected keyword argument {min(unknown)!r}")
     problems: list[Problem] = []
     until = checks.moment(problems, "expire_at", expire_at, now)
     checks.text(problems, "password", password.value)

@@ -45,13 +45,14 @@ class Account:
         clock = VirtualClock()
         return cls(clock, Long(clock), LocalGovernor(rate, clock=clock))
 
-    async def start(self, number, sessions):
-        """Start a process, which opens its sessions."""
-        client = TokenClient("fleet.example", "project", "PTbenchmark", clock=self.clock)
-        client.sender = self.service
-        fleet = self.processes[number] = await SessionFleet(client, governor=self.governor).start()
-        for one in range(sessions):
-            fleet.session(f"user-{number}-{one}")
+    async def start(self, number, sessions, *, first=0):
+        """Start a process, which opens its sessions, or open more of them."""
+        if number not in self.processes:
+            client = TokenClient("fleet.example", "project", "PTbenchmark", clock=self.clock)
+            client.sender = self.service
+            self.processes[number] = await SessionFleet(client, governor=self.governor).start()
+        for one in range(first, sessions):
+            self.processes[number].session(f"user-{number}-{one}")
 
     async def lose(self, number):
         """Lose a process with all it had. It leaves its part of the line to the others."""
@@ -83,10 +84,15 @@ async def million(sessions):
     """Open so many sessions in one process, and let them live for eight hours."""
     rate = HEADROOM * sessions / NEEDED
     before, account = resident(), Account.make(rate)
-    used = time.process_time()
-    await account.start(0, sessions)
-    started = await account.until_nobody_waits()
-    size = (resident() - before) / sessions
+    used, started, first = time.process_time(), 0.0, 0
+    sizes, starts = {}, {}
+    for count in (sessions // 1000, sessions // 100, sessions // 10, sessions):
+        began = time.process_time()
+        await account.start(0, count, first=first)
+        started += await account.until_nobody_waits()
+        starts[count] = 1e6 * (time.process_time() - began) / (count - first)
+        sizes[count] = (resident() - before) / count
+        first = count
     begun = account.clock.now()
     late = 0
     while account.clock.now() < begun + 8 * HOUR:
@@ -96,7 +102,7 @@ async def million(sessions):
     peak, mean = busiest_minute(account.service, begun, account.clock.now())
     requests = account.service.number
     await account.lose(0)
-    return rate, started, size, late, peak / mean, account.service.busiest(), 1e6 * used / requests
+    return rate, started, sizes, starts, late, peak / mean, account.service.busiest(), 1e6 * used / requests
 
 
 async def processes(number, sessions):
@@ -132,10 +138,14 @@ async def processes(number, sessions):
 
 def measure(*, quick):
     logging.disable(logging.CRITICAL)
-    sessions = 500 if quick else 1_000_000
-    rate, started, size, late, peak, busiest, cost = asyncio.run(million(sessions))
+    sessions = 2000 if quick else 1_000_000
+    rate, started, sizes, starts, late, peak, busiest, cost = asyncio.run(million(sessions))
     what, limit = f"{sessions:,} sessions", {"floor": f"max_rate {rate:.1f}", "most": math.ceil(rate)}
-    yield Figure(what=f"memory of a session, of {sessions:,}", values=(size,), unit="B", most=None if quick else 3100)
+    for count, size in sizes.items():
+        most = 3100 if count == 1_000_000 else None
+        yield Figure(what=f"memory of a session, of {count:,}", values=(size,), unit="B", most=most)
+    for count, cost_of_start in starts.items():
+        yield Figure(what=f"processor time of a start, up to {count:,}", values=(cost_of_start,), unit="us")
     yield Figure(what=f"{what}: without a token in 8 h", values=(late,), most=0)
     yield Figure(what=f"{what}: busiest minute to the mean", values=(peak,), most=None if quick else 1.5)
     yield Figure(what=f"{what}: busiest second", values=(busiest,), unit="requests", **limit)

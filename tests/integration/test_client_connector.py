@@ -312,6 +312,40 @@ def test_a_connection_that_was_reset_is_not_quiet(connected):
     assert not connector.has_only(5, Transport(near))
 
 
+@operations
+@pytest.mark.parametrize("name", ["received", "is_readable"])
+async def test_bytes_that_arrive_while_a_connection_becomes_idle_answer_nothing(
+    server, own_client, call, name, monkeypatch
+):
+    """They are in the kernel after the count, or after the poll. (P8)"""
+    check, sent = getattr(connector, name), []
+
+    def check_and_send(checked):
+        found = check(checked)
+        if not sent:
+            sent.append(server.links[0])
+            server.links[0].send(ALICE)
+        return found
+
+    monkeypatch.setattr(connector, name, check_and_send)
+    assert [await call(own_client, one) for one in ("bob", "alice", "bob")] == ["bob", "alice", "bob"]
+    assert len(sent) == 1
+
+
+async def test_a_connection_that_could_not_be_checked_is_not_used_again(own_client, server, monkeypatch):
+    """aiohttp ignores the exception. (P7, P8)"""
+
+    def fail(_):
+        raise MemoryError
+
+    assert await post(own_client, "alice") == "alice"
+    with monkeypatch.context() as patched:
+        patched.setattr(connector, "is_readable", fail)
+        assert await post(own_client, "bob") == "bob"
+    server.links[0].send(ALICE)
+    assert await post(own_client, "bob") == "bob"
+
+
 async def test_connections_that_were_closed_while_they_were_idle_are_forgotten(own_client):
     """A process that runs for months must not keep a record of each."""
     seen = set()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from signalwire_tokens.client.limits import CallLimits
+from signalwire_tokens.client.limits import CallLimit, CallLimits
 from support.waiting import HANG
 
 SHORT = 0.01
@@ -160,7 +160,7 @@ def test_a_limit_needs_a_task():
     loop.call_soon(enter)
     loop.run_forever()
     loop.close()
-    assert seen == ["a call needs a task, whose time can be limited"]
+    assert seen == ["a call must run in an asyncio task: its time limit cancels that task"]
 
 
 async def test_calls_on_another_event_loop_end_in_time():
@@ -207,3 +207,33 @@ def test_calls_of_an_event_loop_that_was_closed_under_them_are_forgotten():
     asyncio.run(held(limits, HANG, event))
     assert not limits._running
     call._log_destroy_pending = False  # its event loop is closed
+
+
+async def test_a_timer_that_cannot_be_set_leaves_no_limit_behind(monkeypatch):
+    """It would end something else later. (P7)"""
+    limits = CallLimits(HANG)
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "call_at", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await held(limits, HANG, asyncio.Event())
+    assert not limits._running
+
+
+async def test_a_call_that_cannot_be_ended_does_not_keep_the_others_from_their_end(monkeypatch):
+    """The timer is set again for those that are left. (P7)"""
+    limits, never, failures = CallLimits(SHORT), asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    calls = [asyncio.create_task(held(limits, SHORT, never)) for _ in range(3)]
+    await asyncio.sleep(0)
+    end_call, first = CallLimit.end_call, next(iter(limits._running))
+
+    def end(limit):
+        if limit is first and not failures:
+            raise MemoryError
+        end_call(limit)
+
+    monkeypatch.setattr(CallLimit, "end_call", end)
+    for call in calls:
+        with pytest.raises(TimeoutError):
+            await call
+    assert [type(one) for one in failures] == [MemoryError]

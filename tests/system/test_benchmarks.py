@@ -111,7 +111,7 @@ def test_processes_of_an_account_keep_their_tokens_for_hours():
     """Few of them, and with few sessions; the full size is a command of its own. (P1, P26, P45)"""
     done = run_quickly("accounts", "--json")
     figures = json.loads(done.stdout)["figures"]
-    assert len(figures) == 12
+    assert len(figures) == 19
     assert all(figure["met"] is not False for figure in figures), last_lines(done.stdout)
 
 

@@ -1,6 +1,8 @@
 """The priority queue of timers and fleets: its order, and that it forgets what is stale without ever taking long."""
 
 import math
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -109,3 +111,29 @@ def test_the_first_wanted_entry_is_found(numbers, wanted, most):
     ordered = sorted(numbers)
     expected = [number for number in ordered[:most] if number >= wanted] or ordered[most - 1 : most]
     assert found == (expected[0] if expected and (expected[0] >= wanted or len(numbers) > most) else math.inf)
+
+
+def test_another_thread_finds_what_moves_meanwhile():
+    """An entry is never in neither heap."""
+    items, wrong, is_over = Items(), [], threading.Event()
+    for number in range(3000):
+        items.add(number, number)
+    items.add(-1, "first")
+
+    def look():
+        while not is_over.is_set():
+            if (found := items.heap.find(lambda entry: entry[2] == "first", 10)) != -1:
+                wrong.append(found)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for later in range(3000, 30_000):
+            items.add(later, later % 3000)
+    finally:
+        is_over.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    assert not wrong

@@ -98,8 +98,8 @@ MISSING, INVALID = "missing_required_parameter", "invalid_parameter"
 def test_tokens_are_what_the_service_s_are(service):
     """Encrypted, in five parts, of the usual length, with kind and channel to be read and nothing else."""
     body = issue(service)
-    assert read_header(body["token"]) == Header("SAT", "puc.example.org:8443")
-    assert read_header(body["refresh_token"]) == Header("Refresh", "puc.example.org:8443")
+    assert read_header(body["token"]) == Header("SAT", "puc.example.org:8443", is_encrypted=True)
+    assert read_header(body["refresh_token"]) == Header("Refresh", "puc.example.org:8443", is_encrypted=True)
     for token in (body["token"], body["refresh_token"]):
         _, key, *_ = token.split(".")
         assert token.count(".") == 4
@@ -109,7 +109,7 @@ def test_tokens_are_what_the_service_s_are(service):
 
 def test_a_channel_is_left_out_where_there_is_none(time):
     """As in the first of the reference's examples."""
-    assert read_header(issue(make(time, channel=None))["token"]) == Header("SAT", None)
+    assert read_header(issue(make(time, channel=None))["token"]) == Header("SAT", None, is_encrypted=True)
 
 
 @pytest.mark.parametrize("value", ["", "x", "a.b.c.d.e", "..", "\ud800", "é....", "e30....."])
@@ -488,7 +488,7 @@ def test_a_guest_s_ch_stands_in_the_header_of_both_tokens(service):
     guest = post(service, GUESTS, {"allowed_addresses": [], "ch": "us-central"}).body
     again = refresh(service, guest["refresh_token"]).body
     assert [read_header(pair["token"]).channel for pair in (guest, again)] == ["us-central"] * 2
-    assert read_header(guest["refresh_token"]) == Header("Refresh", "us-central")
+    assert read_header(guest["refresh_token"]) == Header("Refresh", "us-central", is_encrypted=True)
 
 
 def test_what_is_not_published_is_refused_if_strict(time):

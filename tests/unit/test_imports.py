@@ -49,6 +49,12 @@ def test_a_name_that_does_not_exist_is_an_error():
             getattr(signalwire_tokens, name)
 
 
+def test_modules_are_attributes():
+    """As after an import of all of them."""
+    assert signalwire_tokens.errors.RateLimited is signalwire_tokens.RateLimited
+    assert {"errors", "fleet", "__file__", "__version__"} <= set(dir(signalwire_tokens))
+
+
 def test_all_names_are_listed_before_they_are_imported():
     """For completion at a prompt."""
     code = "import signalwire_tokens; assert 'SessionFleet' in dir(signalwire_tokens)"

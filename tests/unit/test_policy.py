@@ -102,6 +102,17 @@ def test_the_states_follow_from_the_times(at, state):
     assert POLICY.state(situation(), at) is state
 
 
+@pytest.mark.parametrize("due", [5040.0, 0.0, 7180.0])
+@pytest.mark.parametrize("at", [0.0, 5039.0, 5040.0, 7000.0, 7170.0, 7171.0, 7185.0, 7199.0])
+def test_a_state_lasts_until_it_ages(at, due):
+    """It is the same until then, and another one a moment later, in whatever order the times are."""
+    case, ages_at = situation(due=due), POLICY.ages_at(situation(due=due), at)
+    state = POLICY.state(case, at)
+    assert at <= ages_at
+    assert {POLICY.state(case, at + share * (ages_at - at)) for share in (0.0, 0.5, 0.999)} == {state}
+    assert POLICY.state(case, ages_at + 0.001) is not state
+
+
 @pytest.mark.parametrize(("lifetime", "reserve"), [(LIFE, 30.0), (300.0, 30.0), (60.0, 6.0)])
 def test_the_reserve_is_half_a_minute_but_never_more_than_a_tenth(lifetime, reserve):
     """A short life is not all urgency."""

@@ -160,6 +160,11 @@ def test_a_declared_charset_cannot_garble_json():
     assert error.message == "SignalWire answered 201, with text/plain where JSON was expected"
 
 
+def test_a_byte_order_mark_is_skipped():
+    """Some frameworks begin their JSON with one."""
+    assert isinstance(read(ISSUE, b"\xef\xbb\xbf" + json.dumps(PAIR).encode()), TokenPair)
+
+
 def test_a_pair_lives_from_when_it_was_asked_for():
     """Two hours, and two hours and five minutes, from the sending; what its header says is read along."""
     pair = read(ISSUE, PAIR)

@@ -212,6 +212,12 @@ def test_newer_fields_are_sent_with_guests_and_invites_too(name):
         assert refused(name, extra=Secret({field: "x"})) == [(f"extra.{field}", INVALID)]
 
 
+def test_a_field_that_does_not_exist_is_not_sent():
+    """A misspelled name is an error of the program."""
+    with pytest.raises(TypeError, match="create_subscriber_token got an unexpected keyword argument 'nickname'"):
+        wire.create_subscriber_token("alice", now=NOW, nickname="Al")
+
+
 @pytest.mark.parametrize("field", ["expire_at", "application_id", "fingerprint", "scope", "country"])
 def test_a_field_of_a_subscriber_is_not_a_newer_one(field):
     """It is an argument, even if its value is None."""

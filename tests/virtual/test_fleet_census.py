@@ -1,15 +1,17 @@
 """A fleet's counts are those of its sessions, whatever happens to them, and are kept without looking at all."""
 
 import asyncio
+import gc
 import random
 from collections import Counter
 from datetime import timedelta
+from weakref import ref
 
 import pytest
 
 from signalwire_tokens import SessionFleet, SessionState, SignalWireTokenError
 from signalwire_tokens.clock.timer import LONGEST_ALARM
-from signalwire_tokens.fleet.census import COUNTED_PER_TURN, ROUNDING
+from signalwire_tokens.fleet.census import COUNTED_PER_TURN, ROUNDING, Census
 from support.fake_transport import make_client, settle
 
 LIFE = 7200.0
@@ -145,3 +147,60 @@ async def test_a_closed_fleet_wakes_no_more(clock, line):
     assert not +census.counts()
     with pytest.raises(SignalWireTokenError):
         fleet.snapshot()
+
+
+async def test_a_count_that_fails_changes_nothing_else(clock, line, monkeypatch, caplog):
+    """The session keeps its refresh token and its plan, and is counted rightly with the next event. (P7)"""
+    async with SessionFleet(line.client) as fleet:
+        session = fleet.session("alice")
+        await session.token()
+        line.status, note = None, Census.note
+        with monkeypatch.context() as patched:
+            patched.setattr(Census, "note", lambda *_: 1 / 0)
+            await clock.advance(0.9 * LIFE)
+        assert "couldn't be counted" in caplog.text
+        assert session.last_error is not None
+        assert session._engine.cycle.can_refresh
+        assert Census.note is note
+        await clock.advance(600)
+        await check(fleet, clock)
+        line.status = 201
+
+
+async def test_a_new_kind_of_count_that_cannot_be_kept_loses_no_session(clock, line, monkeypatch):
+    """The session stays counted as what it was."""
+
+    class Full(Counter):
+        def __setitem__(self, key, value):
+            if key not in self:
+                raise MemoryError
+            super().__setitem__(key, value)
+
+    async with SessionFleet(line.client) as fleet:
+        for number in range(3):
+            await fleet.token(f"user-{number}")
+        census = fleet._context.census
+        monkeypatch.setattr(census, "_counts", Full(census._counts))
+        line.status = None
+        await clock.advance(0.9 * LIFE)
+        assert sum(fleet.snapshot().sessions.values()) == 3
+        census._counts = Counter(census._counts)
+        await clock.advance(600)
+        await check(fleet, clock)
+        line.status = 201
+
+
+async def test_sessions_that_are_closed_while_they_age_are_not_kept(clock, line):
+    """Their tokens leave the memory with them."""
+    async with SessionFleet(line.client) as fleet:
+        for number in range(50):
+            fleet.session(f"user-{number}")
+        await clock.advance(5)
+        line.status = None
+        await clock.advance(0.9 * LIFE)
+        engines = [ref(session._engine) for session in fleet._sessions.values()]
+        closing = asyncio.gather(*(fleet.close_session(f"user-{number}") for number in range(50)))
+        await clock.advance(60)
+        await closing
+        gc.collect()
+        assert not [engine for engine in engines if engine() is not None]
