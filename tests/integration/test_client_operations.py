@@ -206,6 +206,18 @@ async def test_a_subscriber_lists_whom_it_can_call_with_its_access_token_alone()
         assert asked == [("addresses", "Bearer")] * 2 + [("address", "Bearer")]
 
 
+async def test_an_argument_that_raises_does_so_once_the_call_is_awaited(client):
+    """As in a coroutine function, so that `gather()` gets the exception, too."""
+
+    def addresses():
+        raise OSError("the database is away")
+        yield
+
+    call = client.create_guest_token(addresses())
+    with pytest.raises(OSError, match="the database is away"):
+        await call
+
+
 async def test_a_guest_finds_only_the_addresses_that_it_may_call(emulator, client):
     """Others don't exist for it."""
     lobby, office = emulator.add_address("lobby"), emulator.add_address("office")
