@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from signalwire_tokens.clock.heap import MOST_STALE, MOVED, LazyHeap
@@ -101,6 +101,9 @@ def test_no_more_stale_entries_are_dropped_than_was_asked():
     assert items.heap.drop_stale(5)[0] == 9
 
 
+@example([], 0, 1)
+@example([1, 2, 3], 3, 2)
+@example([1, 2], 3, 5)
 @given(st.lists(st.integers(0, 99)), st.integers(0, 99), st.integers(1, 120))
 def test_the_first_wanted_entry_is_found(numbers, wanted, most):
     """If it isn't among the first ones, the result is earlier."""

@@ -51,7 +51,7 @@ def test_a_name_that_does_not_exist_is_an_error():
 
 def test_modules_are_attributes():
     """As after an import of all of them."""
-    assert signalwire_tokens.errors.RateLimited is signalwire_tokens.RateLimited
+    assert signalwire_tokens.__getattr__("errors").RateLimited is signalwire_tokens.RateLimited
     assert {"errors", "fleet", "__file__", "__version__"} <= set(dir(signalwire_tokens))
 
 
