@@ -1,6 +1,7 @@
 """What keeps a credential alive, with renewals that go by a script and a clock that goes when told."""
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.clock.timer import note_fork
 from signalwire_tokens.keeper import engine_of
 from signalwire_tokens.keeper.waiters import WaitDeadline, Waiters
-from signalwire_tokens.lifecycle import Lifecycle
+from signalwire_tokens.lifecycle import Lifecycle, Phase
 from signalwire_tokens.outcomes import Renewed, Spent
 from support.scripted_session import (
     AMBIGUOUS,
@@ -982,6 +983,18 @@ async def test_a_session_checks_its_process_after_a_fork(clock):
             await session.token()
         engine_of(session).timer.process -= 1
         assert await session.token() == token
+
+
+async def test_a_session_that_a_forked_child_drops_is_left_to_its_parent(clock):
+    """The child has a copy of it: it neither warns nor closes anything."""
+    session = await ScriptedSession(clock).start()
+    engine = engine_of(session)
+    engine.timer.process += 1
+    del session
+    gc.collect()
+    assert engine.cycle.phase is Phase.OPEN
+    engine.timer.process -= 1
+    engine.timer.unset(engine)
 
 
 async def test_a_session_belongs_to_one_process(clock):
