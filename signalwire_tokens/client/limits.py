@@ -81,8 +81,8 @@ class CallLimits:
 class CallLimit:
     """The time limit of one call, as a context manager.
 
-    When its time is over, it cancels the task that entered it, and `TimeoutError` leaves the block. As with
-    `asyncio.timeout`, any other cancellation of the task stays one. `ends_at` is by the event loop's clock.
+    When the time is over, it cancels the task that entered it, and turns that cancellation into a `TimeoutError`. As
+    with `asyncio.timeout`, a cancellation by other code isn't changed. `ends_at` is by the event loop's clock.
     """
 
     __slots__ = ("_before", "_is_over", "_limits", "_seconds", "_task", "_timer", "ends_at")

@@ -1,4 +1,4 @@
-"""A priority queue whose entries may become stale, and that never takes long to remove them.
+"""A priority queue whose entries may become stale. It removes them a few at a time.
 
 An entry can't be removed from the middle of a heap. So it stays, and `is_current` returns False for it from then on. A
 stale entry is removed when it comes first. Once most entries are stale, the current ones move to a second heap, a few
@@ -26,8 +26,8 @@ HeapEntry: TypeAlias = tuple[float, int, T]  # when or how urgent, the order of 
 class LazyHeap(Generic[T]):
     """A priority queue of entries with a number, the smallest first.
 
-    An entry must be in the heap before `is_current` is True for it, and stay until it isn't any more. So an exception
-    in any line, for example `MemoryError`, loses no entry. (P7)
+    Push an entry before `is_current` becomes True for it, and remove it only after that has become False. Then an
+    exception in any line, for example `MemoryError`, loses no entry. (P7)
     """
 
     __slots__ = ("_heap", "_is_current", "_old", "_stale", "order")

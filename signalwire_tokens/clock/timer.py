@@ -139,13 +139,13 @@ class Timer:
         if deadline < math.inf:
             self._heap.note_stale()
 
-    def next_deadline(self, is_wanted: Callable[[Sleeper], bool]) -> float:
+    def next_deadline(self, is_wanted: Callable[[object], bool]) -> float:
         """Return the earliest deadline of a sleeper that is wanted; inf if there is none. Any thread may call this.
 
-        Only `MOST_LOOKED` entries are looked at. If there are more, and no sleeper was found, return the last one's
-        time, which is earlier.
+        Only the first `MOST_LOOKED` entries are searched. If there are more, and no sleeper was found, return the time
+        of the last of these entries, which is earlier.
         """
-        return self._heap.find(lambda entry: is_wanted_now(entry, is_wanted), MOST_LOOKED)
+        return self._heap.find(lambda entry: is_current(entry) and is_wanted(entry[2]()), MOST_LOOKED)
 
     def look(self, now: float) -> None:
         """Ring in the next turn of the event loop if a deadline has passed.
@@ -284,12 +284,6 @@ class Timer:
                     logger.exception("%r: it couldn't process a jump of the wall clock", sleeper)
             entries.pop()
         return looked
-
-
-def is_wanted_now(entry: HeapEntry[ref[Sleeper]], is_wanted: Callable[[Sleeper], bool]) -> bool:
-    """Return whether an entry is current, and its sleeper is wanted."""
-    sleeper = entry[2]()
-    return sleeper is not None and sleeper.wakes_at == entry[0] and is_wanted(sleeper)
 
 
 def is_current(entry: HeapEntry[ref[Sleeper]]) -> bool:
