@@ -149,6 +149,7 @@ class Lifecycle:
 
     The current pair:
 
+    - `pair` is the pair itself. Before the session opens, it is one from elsewhere to open with, or None.
     - `value` is the text of its access token, which `token()` returns.
     - `lifetime` is how long that token is valid in all, and `access_until` is when it expires. Before the first pair,
       `lifetime` is what the session expects.

@@ -196,7 +196,7 @@ class SubscriberRenewal:
       that, so it is accepted.
     """
 
-    __slots__ = ("_described", "_first", "_label", "_lifetime", "_shape", "client", "reference")
+    __slots__ = ("_described", "_first", "_label", "_shape", "client", "reference")
 
     def __init__(
         self,
@@ -210,9 +210,9 @@ class SubscriberRenewal:
         self.client: TokenClient = client
         self.reference: str = reference
         self._label = label
-        self._lifetime = lifetime
         self._described: wire.Request[TokenPair] | None = None  # the request of the first issue
-        self._shape = {name: value for name, value in fields.items() if name in EACH_ISSUE} or NO_FIELDS
+        shape = {name: value for name, value in fields.items() if name in EACH_ISSUE}
+        self._shape = shape or NO_FIELDS if lifetime is None else {**shape, "expire_at": lifetime}
         self._first = {name: value for name, value in fields.items() if name not in EACH_ISSUE} or NO_FIELDS
 
     @property
@@ -222,7 +222,7 @@ class SubscriberRenewal:
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """The fields that the next issue sends, besides `reference` and `expire_at`."""
+        """The fields that the next issue sends, besides `reference`."""
         return {**self._shape, **self._first}
 
     @property
@@ -232,8 +232,8 @@ class SubscriberRenewal:
         It contains all that decides which token a session gets, so sessions with equal keys can share a pair. The
         profile and the password don't count, because they change the subscriber and not the token.
         """
-        shape, lifetime = self._shape, self._lifetime
-        application, extra = shape.get("application_id"), shape.get("extra")
+        shape = self._shape
+        application, extra, lifetime = shape.get("application_id"), shape.get("extra"), shape.get("expire_at")
         if extra is not None:  # the round trip turns nested keys into strings, which can be sorted
             extra = json.dumps(json.loads(json.dumps(dict(extra.value))), sort_keys=True)
         return key_of(
@@ -258,9 +258,7 @@ class SubscriberRenewal:
         return wire.create_subscriber_token(
             self.reference,
             now=self.client.clock.wall() if now is None else now,
-            expire_at=self._lifetime,
-            **self._shape,
-            **self._first,
+            **self.fields,
         )
 
     def check(self, *, is_kept: bool) -> None:
@@ -269,7 +267,7 @@ class SubscriberRenewal:
         If `is_kept`, the request is kept for the first issue. With a store, that issue may never come.
         """
         described = self.describe_issue()
-        self._described = described if is_kept and self._lifetime is None else None
+        self._described = described if is_kept and "expire_at" not in self._shape else None
 
     async def renew(self, request: RenewalRequest) -> Renewed:
         """Return a new pair, by a refresh or an issue as `request.step` demands, or raise the client's error."""
@@ -340,7 +338,7 @@ class SubscriberRenewal:
         """
         may_be_off = error.server_time is None or self._is_off(error.server_time)
         attributes = {one.attribute for one in error.errors} or {None}
-        return self._lifetime is not None and ("expire_at" in attributes or (None in attributes and may_be_off))
+        return "expire_at" in self._shape and ("expire_at" in attributes or (None in attributes and may_be_off))
 
 
 def check_client(taker: str, client: object) -> None:

@@ -41,7 +41,6 @@ import attrs
 from signalwire_tokens.clock import Clock, Timer
 from signalwire_tokens.errors import SessionError, SignalWireTokenError, is_throttle
 from signalwire_tokens.lifecycle import Adopted, Effect, Emit, EventKind, Failed, Lifecycle, Phase, Warn
-from signalwire_tokens.models import TokenPair
 from signalwire_tokens.outcomes import (
     Ambiguous,
     Expire,
@@ -64,6 +63,7 @@ from .waiters import Waiters
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
+    from signalwire_tokens.models import TokenPair
     from signalwire_tokens.outcomes import Outcome, Step
 
     from .waiters import WaitDeadline
@@ -85,7 +85,6 @@ class Engine:
     - `renewal` is the source of tokens, and `cycle` the session's state.
     - `gate` decides when the session may renew, and `owner` is what the session belongs to. A fleet sets its own.
     - `shared` renews through the store; None without a store.
-    - `brought` is a pair to open the session with, until it is open. With a store, `shared` has it instead.
     - `counted` is the state and the name of the last error under which a fleet counts the session.
     - `used_at` is when a caller last used a session of a fleet.
     - `gained` is by how much the wall clock had gained on the session's clock when the pair was requested.
@@ -101,7 +100,6 @@ class Engine:
     clock: Clock
     gate: Gate
     shared: SharedRenewal | None
-    brought: TokenPair | None
     owner: Owner = ALONE
     counted: tuple[Any, ...] | None = None
     used_at: float = -math.inf
@@ -174,7 +172,7 @@ class Engine:
     def open(self, timer: Timer) -> None:
         """Open the session, with the timer of its event loop. The first attempt is due at once."""
         self.timer, self.gained = timer, timer.gained()
-        pair, self.brought = self.brought, None
+        pair = self.cycle.pair
         self.cycle.open(self.now(), None if pair is None else Renewed(pair, asked_at(pair, self.clock)))
         if pair is not None:
             log_pair(self, None, None)

@@ -100,15 +100,13 @@ class TokenSession:
         policy, clock, life = policy or DEFAULT_POLICY, clock or SYSTEM, positive_seconds("lifetime", lifetime)
         if not keeps_all:
             policy.check_lifetime(life)
-        usual = life if keeps_all else 0.0
-        cycle = Lifecycle(
-            policy, lifetime=life, draw=random_draw(), presents=presents, reissues=reissues, usual_lifetime=usual
-        )
+        usual, brought = life if keeps_all else 0.0, pair if store is None else None
+        cycle = Lifecycle(policy, presents, reissues, usual, pair=brought, lifetime=life, draw=random_draw())
         limits = positive_span("longest", longest[0]), positive_span("longest", longest[1])
         shared = None if store is None else SharedRenewal(store, store_key, cycle, clock, limits, pair)
         gate = Gate(None, clock) if throttle is None else Gate(*throttle)
         self._cycle: Lifecycle = cycle  # the engine's, for `SessionFleet.token()`
-        self._engine: Engine = Engine(renewal, cycle, clock, gate, shared, pair if shared is None else None)
+        self._engine: Engine = Engine(renewal, cycle, clock, gate, shared)
 
     async def token(self, min_ttl: Duration | None = None) -> str:
         """Return a valid access token.
@@ -133,10 +131,10 @@ class TokenSession:
     @property
     def pair(self) -> TokenPair:
         """The current pair, whether it is valid or not. Raises `SessionClosed` before the first one."""
-        pair = self._engine.cycle.pair
-        if pair is None:
+        cycle = self._engine.cycle
+        if cycle.pair is None or not cycle.generation:
             raise SessionClosed(f"session {self._engine.label} has no pair yet: open it with `async with` or `start()`")
-        return pair
+        return cycle.pair
 
     @property
     def state(self) -> SessionState:

@@ -42,8 +42,8 @@ MOST = {
     "levels of inheritance": 2,
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
-    "lines of code of a module of the core": 291,
-    "lines of code of the core": 3756,
+    "lines of code of a module of the core": 290,
+    "lines of code of the core": 3751,
 }
 
 
@@ -113,6 +113,7 @@ def lines_of(name):
     return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - strings)
 
 
+@cache
 def figures():
     """Return each figure, with what it is of."""
     depth = {kind.__name__: len(lineage(kind)) for kind in classes()}
