@@ -143,6 +143,7 @@ async def test_pauses_grow_from_five_seconds_to_five_minutes(log, lines, loop_ti
         return "exit status 1"
 
     monkeypatch.setattr(exec_command, "run_command", fail)
+    monkeypatch.setattr("support.loop_time.IDLE", 0.0)  # nothing arrives from outside
     command, token = ExecCommand(["false"]), make_token()
     async with asyncio.timeout(10_000):
         while len(lines) < 9:

@@ -45,6 +45,11 @@ class LoopTime:
         return events
 
 
+def is_in_loop_time():
+    """Return whether the running test uses the fixture."""
+    return isinstance(asyncio.get_running_loop()._selector, LoopTime)
+
+
 class LoopClock(SystemClock):
     """The event loop's time, as a clock for the emulator, a client or a session."""
 

@@ -59,14 +59,27 @@ async def serve_starlette(fleet, **settings):
 async def run_uvicorn(app):
     """Serve an application on a port of its own."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+        settings = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1)
+        server = PromptServer(settings)
         serving = asyncio.create_task(server.serve([listener]))
         await eventually(lambda: server.started or serving.done())
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.ended.set()
             await serving
+
+
+class PromptServer(uvicorn.Server):
+    """A server that ends at once. uvicorn's own looks ten times a second whether it should."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
+    async def main_loop(self):
+        await self.on_tick(0)  # sets the `Date` header
+        await self.ended.wait()
 
 
 class Page:

@@ -19,9 +19,8 @@ from support.world.realtime_judge import CONNECTED_WITHIN
 from support.world.suites import LIVES, SUITES, play
 from support.world.weather import MISHAPS, PAUSES, REFUSALS
 
-HISTORIES = 6  # of each suite, in the default run
+HISTORIES = 2  # of each suite, in the default run
 MANY = 80
-SAME = 1
 ROOT = Path(__file__).parents[1]
 
 
@@ -80,23 +79,20 @@ def test_the_page_says_how_long_faults_have_effects():
     assert int(connected) == CONNECTED_WITHIN
 
 
-PLAY = f"""
-import json, sys
-from support.world.realtime_judge import CONNECTED_WITHIN
+PLAY = """
+import json
 from support.world.suites import SUITES, play
-print(json.dumps({{suite: [play(suite, seed).trace for seed in range({SAME})] for suite in SUITES}}))
+print(json.dumps({suite: play(suite, 0).trace for suite in SUITES}))
 """
 
 
 def test_a_seed_decides_the_whole_history():
     """Each callback, request and fault comes in the same order, in each process that plays it."""
-
-    def traces(hash_seed):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-        environment.pop("COVERAGE_PROCESS_START", None)
-        command = [sys.executable, "-c", PLAY]
-        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
-
-    here = {suite: [play(suite, seed).trace for seed in range(SAME)] for suite in SUITES}
-    assert traces("1") == traces("2") == here
-    assert len({trace for suite in here.values() for trace in suite}) == SAME * len(SUITES)
+    hash_seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # another one than this process has
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    environment.pop("COVERAGE_PROCESS_START", None)
+    command = [sys.executable, "-c", PLAY]
+    elsewhere = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    here = {suite: play(suite, 0).trace for suite in SUITES}
+    assert elsewhere == here
+    assert len(set(here.values())) == len(SUITES)

@@ -294,12 +294,12 @@ async def test_a_renewal_need_not_be_async(clock):
         assert await session.token() == "at once"
 
 
-async def test_a_token_without_an_end_is_kept_for_years(clock):
+async def test_a_token_without_an_end_is_kept(clock):
     """A source may say that its token never expires."""
     source, session = keep(clock)
     source.outcomes.append(Renewed.valid_for("for ever", math.inf))
     async with session:
-        await clock.advance(365 * 24 * HOUR)
+        await clock.advance(30 * 24 * HOUR)
         assert await session.token() == "for ever"
 
 
