@@ -1,23 +1,29 @@
-"""What each stage of issuing a pair costs: the processor time of calls that do one stage more each."""
+"""What each stage of issuing a pair costs, and of starting a session: the processor time with one stage more each."""
 
 import asyncio
+import gc
 import json
+import math
 import time
 
 import aiohttp
 from yarl import URL
 
-from signalwire_tokens import TokenClient, wire
+from signalwire_tokens import SessionFleet, TokenClient, wire
 from signalwire_tokens.client import sender
 from signalwire_tokens.client.connector import GuardedConnector
+from signalwire_tokens.clock import SYSTEM
 from signalwire_tokens.secret import Secret
 
 from . import served
-from .calls import AUTHORIZATION, CREDENTIALS, LONG, rate
+from .calls import AUTHORIZATION, CREDENTIALS, LONG, PATIENT, rate
+from .crowds import start_some
+from .days import Service
 from .figures import Figure
 
 REFERENCE = "alice@example.com"
 IN_FLIGHT = 64
+CHUNK = 1000
 
 
 async def stages(port, *, calls, rounds):
@@ -88,8 +94,46 @@ async def stages(port, *, calls, rounds):
     return {what: values[1:] for what, values in found.items()}
 
 
+class AtOnce(Service):
+    """A service that answers without a network, in the next turn of the event loop."""
+
+    body = served.answer().partition(b"\r\n\r\n")[2]
+
+    async def send(self, _request, _progress):
+        await asyncio.sleep(0)
+        return 201, {}, Secret(self.body)
+
+
+async def starts(*, sessions, is_collecting):
+    """Return the microseconds of calls without a network, and of starts of sessions, in chunks."""
+    calls, started = [], []
+    client = TokenClient("127.0.0.1:1", *CREDENTIALS, timeout=LONG)
+    client.sender = AtOnce(SYSTEM)
+    gc.collect()
+    if not is_collecting:
+        gc.disable()
+    async with client, SessionFleet(client, max_rate=math.inf, max_concurrency=IN_FLIGHT, policy=PATIENT) as fleet:
+        for first in range(0, sessions, CHUNK):
+            before = time.process_time()
+            await rate(lambda: client.create_subscriber_token(REFERENCE), IN_FLIGHT, CHUNK)
+            between = time.process_time()
+            await start_some(fleet, [f"user-{number}@example.com" for number in range(first, first + CHUNK)])
+            calls.append((between - before) / CHUNK * 1e6)
+            started.append((time.process_time() - between) / CHUNK * 1e6)
+        gc.enable()
+    return calls, started
+
+
 def measure(*, quick):
     with served.running() as port:
         found = asyncio.run(stages(port, calls=128 if quick else 1024, rounds=3 if quick else 15))
     for what, values in found.items():
         yield Figure(what=what, values=tuple(values), unit="us", floor=f"{IN_FLIGHT} at a time, all taken in turns")
+    sessions = CHUNK if quick else 100 * CHUNK
+    calls, alone = asyncio.run(starts(sessions=sessions, is_collecting=False))
+    _, collected = asyncio.run(starts(sessions=sessions, is_collecting=True))
+    yield Figure(what="a call without the network", values=tuple(calls), unit="us")
+    floor = f"{sessions:,} in all, {CHUNK:,} at a time"
+    yield Figure(what="and a session, with its turn and its plan", values=tuple(alone), unit="us", floor=floor)
+    what = "and Python's garbage collector, on average"
+    yield Figure(what=what, values=(sum(collected) / len(collected),), unit="us", floor=floor)
