@@ -283,7 +283,7 @@ class FleetGate(Gate):
 
     def _arm(self, now: float) -> None:
         """Set the timer to when a look or a renewal may begin."""
-        if self._closed:
+        if self._closed or self.wakes_at <= now:  # the timer wakes it at once, and nothing can begin earlier
             return
         if self.health.to_notify or (self._to_look and len(self._looking) < self._concurrency):
             at = now

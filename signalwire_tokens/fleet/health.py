@@ -289,7 +289,7 @@ class FleetHealth:
         breaker.probing = is_theirs or self.probe is not None
         # An answer that closes the breaker closes it for all. If it didn't, an exception has interrupted that.
         was_interrupted = account.is_shared and not breaker.is_open and not account.is_busy
-        if health == before and not was_interrupted:
+        if (health is before or health == before) and not was_interrupted:  # mostly, it is the same object
             return
         if health.is_open:
             error = found_elsewhere(health.reason)

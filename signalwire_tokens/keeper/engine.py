@@ -245,11 +245,12 @@ class Engine:
 
         If not, the gate wakes the session later.
         """
+        is_in = True  # if `enter` raises, it may have let the session in
         try:
-            if self.gate.enter(self):
+            if is_in := self.gate.enter(self):
                 self.begin(step)
         finally:
-            if self.task is None:  # `begin` may have raised after the gate let the session in: leave the gate again
+            if is_in and self.task is None:  # one of them has raised: leave the gate again
                 self.gate.ended(self, NOT_BEGUN)
         return self.task is not None
 

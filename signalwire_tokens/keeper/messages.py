@@ -57,6 +57,8 @@ def log_pair(engine: Engine, adopted: Adopted | None, way: RenewalStep | None) -
 
     `adopted` is None for a pair that the session was created with. `way` is the step that has brought the pair.
     """
+    if not logger.isEnabledFor(logging.INFO):
+        return  # the texts would cost a hundredth of a renewal
     shared, left = engine.shared, engine.left()
     if adopted is None or (shared is not None and shared.offered is adopted.renewed.pair):
         what = "token of the given pair in use"

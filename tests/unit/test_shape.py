@@ -42,8 +42,8 @@ MOST = {
     "levels of inheritance": 2,
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
-    "lines of code of a module of the core": 290,
-    "lines of code of the core": 3751,
+    "lines of code of a module of the core": 291,
+    "lines of code of the core": 3754,
 }
 
 
