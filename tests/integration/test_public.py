@@ -12,7 +12,7 @@ import signalwire_tokens
 from signalwire_tokens import device, emulator, governors, outcomes, realtime, stores, testing
 from signalwire_tokens.integrations import aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads
 from support.documented import assert_documented
-from support.paths import PACKAGE, ROOT
+from support.paths import PACKAGE, ROOT, tree_of
 from support.processes import last_lines
 
 INTEGRATIONS = [aiohttp_client, aiohttp_server, asgi, httpx, opentelemetry, threads]
@@ -77,7 +77,7 @@ def test_importing_brings_in_nothing_that_is_not_needed():
 def test_every_module_says_what_it_is():
     """A docstring on top, and `__all__` below it, for whoever opens the file."""
     for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         assert ast.get_docstring(tree), path
         assert path.name == "_version.py" or re.search(
             r"^__all__(: list\[str\])? = \[", path.read_text(), re.MULTILINE

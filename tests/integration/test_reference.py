@@ -57,7 +57,7 @@ from signalwire_tokens.wire.answers import BY_CODE, INVALID_REQUEST
 from signalwire_tokens.wire.codes import SUBJECTS, Subject
 from support import contract, signatures
 from support.documented import assert_documented, assert_listed
-from support.paths import PACKAGE
+from support.paths import PACKAGE, tree_of
 from support.processes import last_lines
 from support.reference import PAGES, code, section, table
 from support.scripted_backend import Answer, Desk
@@ -76,7 +76,7 @@ ENTRIES = [
     for page, text in PAGES.items()
     for found in ENTRY.finditer(text)
 ]
-MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {path.relative_to(PACKAGE).as_posix(): tree_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
 LIBRARY = {name: tree for name, tree in MODULES.items() if not name.startswith("cli/")}
 LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 

@@ -23,7 +23,7 @@ from signalwire_tokens import (
     UnexpectedResponse,
 )
 from signalwire_tokens.emulator import HTML, Emulator, Redirect, Reset, Stall, Status
-from support.paths import PACKAGE, ROOT
+from support.paths import PACKAGE, ROOT, tree_of
 
 NAME = "docs/troubleshooting.md"
 TEXT = (ROOT / NAME).read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def literals(tree):
             yield node.value
 
 
-MESSAGES = [text for path in PACKAGE.rglob("*.py") for text in literals(ast.parse(path.read_text(encoding="utf-8")))]
+MESSAGES = [text for path in PACKAGE.rglob("*.py") for text in literals(tree_of(path))]
 
 
 @pytest.mark.parametrize("quote", QUOTED)

@@ -10,12 +10,13 @@ import io
 import pkgutil
 import tokenize
 from functools import cache
+from pathlib import Path
 
 import attrs
 import pytest
 
 import signalwire_tokens
-from support.paths import PACKAGE
+from support.paths import PACKAGE, tree_of
 
 CORE = (
     "lifecycle.py",
@@ -55,7 +56,7 @@ def classes():
         if module.name.endswith("__main__"):
             continue
         loaded = importlib.import_module(module.name)
-        tree = ast.parse(inspect.getsource(loaded))
+        tree = tree_of(Path(loaded.__file__))
         nodes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         for name, kind in vars(loaded).items():
             is_own = inspect.isclass(kind) and kind.__module__ == module.name and name in nodes
@@ -104,7 +105,7 @@ def lines_of(name):
     source = (PACKAGE / name).read_text()
     strings = {
         line
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree_of(PACKAGE / name))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         for line in range(node.lineno, node.end_lineno + 1)
     }

@@ -7,7 +7,7 @@ import tokenize
 import pytest
 
 from support.documented import assert_listed
-from support.paths import PACKAGE, ROOT
+from support.paths import PACKAGE, ROOT, tree_of
 from support.plain_words import GUIDE, WORDS, odd_words
 
 # How no docstring of a function begins.
@@ -47,7 +47,7 @@ def test_docstrings_open_with_what_a_caller_gets(path):
     """They begin with "Return", "Raise", "Yield", "Close" or another plain verb."""
     wrong = [
         f"{name_of(path)}:{node.lineno}: {text.splitlines()[0]}"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node))
         if re.split(r"\W", text, maxsplit=1)[0] in OPENINGS
     ]
