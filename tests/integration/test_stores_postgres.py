@@ -241,7 +241,7 @@ async def test_where_nothing_listens_each_operation_says_so(reserved_port, table
 
 async def test_a_server_that_is_none_is_named_by_the_error_alone(table, key):
     """Nothing of its answer is shown."""
-    async with nonsense(f"{MARK}\r\n".encode()) as url, store_at(as_dsn(url), table, timeout=1.0) as store:
+    async with nonsense(f"{MARK}\r\n".encode()) as url, store_at(as_dsn(url), table, timeout=0.25) as store:
         assert (await failures(store, key)).keys() == {"load", "save", "lease", "delete"}
 
 
@@ -255,7 +255,7 @@ async def test_a_connection_that_breaks_is_replaced_once(postgres_server, table,
         proxy.mode = mode
         if mode == "refuse":
             proxy.cut()
-        store._server.timeout = 1.0
+        store._server.timeout = 0.25
         assert (await failures(store, key)).keys() == {"load", "save", "lease", "delete"}
         proxy.heal()
         proxy.cut()
