@@ -210,8 +210,9 @@ class TokenClient:
     async def aclose(self) -> None:
         """Close the client and its own connections. A given `http_session` stays open.
 
-        A call that pauses before its next attempt isn't repeated any more, and fails with its last error. A closed
-        client can't be used again.
+        Close sessions and fleets first. A call that waits for its answer on a connection of the client's own raises
+        `ConnectionFailed`. A call that pauses before its next attempt isn't repeated any more, and fails with its last
+        error. A closed client can't be used again.
         """
         self._limits.close()
         async with AsyncExitStack() as stack:

@@ -35,10 +35,12 @@ from signalwire_tokens.emulator import (
     Status,
     Truncate,
 )
+from support.waiting import HANG, eventually
 
 pytestmark = pytest.mark.usefixtures("loop_time")
 
 ALICE = "alice@example.com"
+MOST_CONNECTIONS = 100  # that aiohttp opens at a time
 
 
 class Hurried:
@@ -648,10 +650,37 @@ async def test_closing_in_the_middle_of_a_call_ends_it_with_its_own_failure():
         call = asyncio.create_task(client.create_subscriber_token(ALICE))
         await arrived.wait()
         await client.aclose()
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(
+            ConnectionFailed, match=r"the TokenClient was closed before 127\.0\.0\.1:\d+ had answered"
+        ) as caught:
             await call
     assert caught.value.sent is None
     assert len(emulator.requests) == 1
+
+
+async def test_closing_ends_calls_that_wait_for_a_connection(emulator):
+    """aiohttp would cancel them, and a cancellation that nobody asked for is lost in a `TaskGroup`."""
+    emulator.fail(Stall(), times=None)
+    client = emulator.client(timeout=HANG)
+    calls = [asyncio.create_task(client.create_subscriber_token(ALICE)) for _ in range(MOST_CONNECTIONS + 5)]
+    await eventually(lambda: len(emulator.requests) == MOST_CONNECTIONS)
+    await client.aclose()
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(failure) for failure in failures} == {ConnectionFailed}
+    assert [failure.sent for failure in failures].count(False) == 5
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_for_a_connection_is_cancelled(emulator):
+    """Also if the client closes at the same time."""
+    emulator.fail(Stall(), times=None)
+    client = emulator.client(timeout=HANG)
+    calls = [asyncio.create_task(client.create_subscriber_token(ALICE)) for _ in range(MOST_CONNECTIONS + 1)]
+    await eventually(lambda: len(emulator.requests) == MOST_CONNECTIONS)
+    calls[-1].cancel()
+    await client.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await calls[-1]
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_a_timeout_names_the_host_and_the_limit(emulator):
