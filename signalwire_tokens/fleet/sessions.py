@@ -41,9 +41,9 @@ __all__ = ["FleetSnapshot", "SessionFleet"]
 MAX_RATE = 150.0  # renewals in a second, of a fleet without a governor
 WITHOUT_TOKEN = (SessionState.UNAVAILABLE, SessionState.EXPIRED)
 GOVERNOR_METHODS = ("read", "replace", "turn")
-CLOSES_PER_TURN = 200  # sessions that the closing fleet shuts before the event loop runs other callbacks
+CLOSES_PER_TURN = 50  # sessions that a closing fleet handles, with their waiting callers, in a turn of the event loop
 
-NOT_DRAINED = "%r: renewals were still running after %s; their sessions were closed without waiting"
+NOT_DRAINED = "%r: closing took longer than %s; the sessions that were left were closed without waiting for renewals"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -226,7 +226,7 @@ class SessionFleet:
         """Close the fleet and all its sessions. `async with` calls this.
 
         Renewals under way aren't cancelled: this waits for them, for 15 s in all by default. Sessions that aren't
-        closed by then, or when you cancel the call, are closed without waiting.
+        closed by then, or when you cancel the call, are closed without waiting, a few in each turn of the event loop.
         """
         context = self._context
         if context is not None:
@@ -236,18 +236,14 @@ class SessionFleet:
             return
         context.gate.close()
         context.census.close()
-        closer = asyncio.current_task()
-        context.closers.add(closer)
+        context.closers.add(asyncio.current_task())
         try:
             async with asyncio.timeout(self._policy.close_timeout):
                 await self._close_all(context)
         except TimeoutError:
             logger.warning(NOT_DRAINED, self, spoken(self._policy.close_timeout))
         finally:
-            for session in list(self._sessions.values()):  # left over after a timeout, a cancellation or an error
-                drop(engine_of(session))
-            context.closers.discard(closer)
-            context.fields.clear()
+            await self._drop_all(context)  # those that are left after a timeout, a cancellation or an error
 
     async def _close_all(self, context: FleetContext) -> None:
         """Close all sessions, `max_concurrency` at a time.
@@ -255,12 +251,33 @@ class SessionFleet:
         All of them are shut first, so that callers that wait get `SessionClosed` at once.
         """
         left = deque((*self._sessions.values(), *context.leaving))
-        for number, session in enumerate(tuple(self._sessions.values())):
-            shut(engine_of(session))
-            if number % CLOSES_PER_TURN == 0:
-                await asyncio.sleep(0)
-        await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
+        try:
+            for number, session in enumerate(tuple(self._sessions.values())):
+                shut(engine_of(session))
+                if number % CLOSES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
+        finally:
+            left.clear()  # a traceback holds this frame, and would free all sessions in one turn
         await context.gate.health.account.finish()
+
+    async def _drop_all(self, context: FleetContext) -> None:
+        """Close all sessions without waiting for renewals. If this is cancelled, close those that are left at once."""
+        left = deque(self._sessions.items())
+        try:
+            while left:
+                self._drop(left, CLOSES_PER_TURN)
+                await asyncio.sleep(0)
+        finally:
+            self._drop(left, len(left))
+            context.closers.discard(asyncio.current_task())
+            context.fields.clear()
+
+    def _drop(self, left: deque[tuple[str, SubscriberSession]], most: int) -> None:
+        """Remove up to `most` sessions from `left`, and close them."""
+        for reference, session in [left.popleft() for _ in range(min(most, len(left)))]:
+            if self._sessions.get(reference) is session:  # otherwise, it was closed in the meantime
+                drop(engine_of(session))
 
     async def __aenter__(self) -> Self:
         return await self.start()
