@@ -27,7 +27,8 @@ name.
 11. `integrations`: one module for each framework; `emulator`: a SignalWire server on loopback, for tests (both by path)
 12. `testing`: helpers for your tests (by path); `cli`: the command `signalwire-tokens`
 
-A name is imported on first use. So a program that only sends requests doesn't import sessions and fleets.
+A name is imported on first use. So a program that only sends requests doesn't import sessions and fleets. Import the
+names that you need at the top of a module: the first use in a coroutine would hold up the event loop.
 """
 
 from importlib import import_module
@@ -140,10 +141,10 @@ __all__ = [
     "is_transient",
 ]
 
-# The modules that have these names, the lower layers first. Each also imports those that it needs itself.
+# The modules that have these names. A name imports those before its own, so `TokenClient` doesn't import sessions.
 MODULES = (
     *("errors", "models", "outcomes", "policy", "clock", "wire", "client"),
-    *("stores", "keeper", "session", "backend", "fleet"),
+    *("stores", "keeper", "session", "fleet", "backend"),
 )
 
 if not TYPE_CHECKING:  # pragma: no branch - a type checker would take every name for one that exists
@@ -153,9 +154,9 @@ if not TYPE_CHECKING:  # pragma: no branch - a type checker would take every nam
             return import_module(f"{__name__}.{name}")
         if name in __all__:
             modules = (import_module(f"{__name__}.{place}") for place in MODULES)
-            value = getattr(next(module for module in modules if hasattr(module, name)), name)
-            return globals().setdefault(name, value)
+            return getattr(next(module for module in modules if hasattr(module, name)), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *MODULES, *__all__})
+        own = (name for name in globals() if name.startswith("__"))
+        return sorted({*own, *MODULES, *__all__})

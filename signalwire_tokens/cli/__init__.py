@@ -6,17 +6,15 @@ a part of one: `create`, `inspect_token`, `keep`, `doctor`, `demo` and `emulator
 
 from __future__ import annotations
 
+from collections import UserDict
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import click
 
 from signalwire_tokens._version import __version__
 
 from .command import Group
-
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = ["cli"]
 
@@ -33,19 +31,16 @@ COMMANDS = {
 }
 
 
+class CommandsByName(UserDict[str, Any]):
+    """The commands by their names. A command is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module: Any = import_module(f".{self.data[name][0]}", __name__)
+        return cast("click.Command", getattr(module, name.replace("-", "_")))
+
+
 class Commands(Group):
     """The group of all commands."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click has it
-        """Return the names of the commands."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as click has it
-        """Import a command, if there is one with this name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module: Any = import_module(f".{COMMANDS[cmd_name][0]}", __name__)
-        return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as click has it
         """Write what each command is for, without importing it."""
@@ -53,7 +48,7 @@ class Commands(Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, commands=CommandsByName(COMMANDS), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="signalwire-tokens")
 def cli() -> None:
     """Issue SignalWire tokens, and keep them valid.

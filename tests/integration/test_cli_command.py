@@ -250,6 +250,13 @@ def test_a_command_that_was_miswritten_says_how_it_goes():
     assert "Missing argument 'REFERENCE'" in result.stderr
 
 
+def test_a_command_that_does_not_exist_is_answered_with_one_that_does():
+    """Although no command is imported for that."""
+    result = run("inspec")
+    assert result.exit_code == 2
+    assert "No such command 'inspec'. Did you mean 'inspect'?" in result.stderr
+
+
 def run_named(**environment):
     """Run the command without arguments in this process, under its own name."""
     return CliRunner(env=environment).invoke(cli, prog_name="signalwire-tokens")

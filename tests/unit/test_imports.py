@@ -67,6 +67,15 @@ def test_an_import_brings_only_what_is_used():
     client = loaded_after("from signalwire_tokens import TokenClient")
     assert "aiohttp" in client
     assert not {"signalwire_tokens.keeper", "signalwire_tokens.fleet", "signalwire_tokens.stores", "jwt"} & client
+    assert "signalwire_tokens.backend" not in loaded_after("from signalwire_tokens import SessionFleet")
+
+
+def test_a_name_is_looked_up_with_each_use(monkeypatch):
+    """A test may replace it in its module before its first use, and restore it."""
+    with monkeypatch.context() as context:
+        context.setattr("signalwire_tokens.client.TokenClient", "another")
+        assert signalwire_tokens.TokenClient == "another"
+    assert signalwire_tokens.TokenClient is import_module("signalwire_tokens.client").TokenClient
 
 
 RUN = "import sys\nfrom signalwire_tokens.cli import cli\ntry:\n cli(prog_name='x')\nexcept SystemExit: pass"
