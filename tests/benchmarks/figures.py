@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import attrs
+from attrs import validators
 
 
 @attrs.frozen(kw_only=True)
@@ -20,7 +21,10 @@ class Figure:
     """
 
     what: str
-    values: tuple[float, ...]
+    values: tuple[float, ...] = attrs.field(
+        converter=tuple,
+        validator=[validators.min_len(1), validators.deep_iterable(validators.instance_of((int, float)))],
+    )
     unit: str = ""
     floor: str = ""
     most: float | None = None
@@ -54,34 +58,51 @@ class Figure:
         return (self.most is None or self.median <= self.most) and (self.least is None or self.median >= self.least)
 
     @property
-    def is_far_off(self):
-        """Whether the figure is worse than its goal, or what is possible, by more than a third.
+    def is_judged(self):
+        """Whether the figure is about the library. Times in milliseconds depend as much on the machine."""
+        return self.unit != "ms"
 
-        Times in milliseconds say as much about the machine as about the library, so they aren't judged.
-        """
-        if self.unit == "ms":
+    @property
+    def is_far_off(self):
+        """Whether the figure is worse than its goal, or what is possible, by more than a third."""
+        if not self.is_judged:
             return False
         too_high = self.most is not None and self.median > (self.reached or self.most) * 4 / 3
         return too_high or (self.least is not None and self.median < (self.reached or self.least) * 2 / 3)
 
     def worse_than(self, before):
-        """Return whether the median is worse than an earlier one, by more than both middle halves are wide.
+        """Return whether the median is worse than an earlier one, by more than the noise.
 
-        A figure of one value must be worse by a tenth.
+        The noise is the wider one of both middle halves, and at least a twentieth of the earlier median. If one of the
+        figures has a single value, it is at least a tenth.
         """
+        if not self.is_judged:
+            return False
         grown = self.median - before.median
         loss = -grown if self.least is not None or self.rises else grown
-        widths = [figure.spread[1] - figure.spread[0] for figure in (self, before) if figure.spread is not None]
-        return loss > max(widths, default=abs(before.median) / 10)
+        spreads = [self.spread, before.spread]
+        widths = [spread[1] - spread[0] for spread in spreads if spread is not None]
+        return loss > max([*widths, abs(before.median) / (10 if None in spreads else 20)])
+
+
+@attrs.frozen
+class Report:
+    """The figures of a run, by what they measure, and the machine that they were measured on."""
+
+    figures: dict[str, Figure] = attrs.field(validator=validators.min_len(1))
+    machine: dict[str, str]
 
 
 def written(value):
-    """Write a number with as many digits as tell something."""
+    """Return a number as text, with the digits that matter."""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2f}" if value else "0"
 
 
+CONDITIONS = ("processor", "python", "aiohttp")  # what two reports should have in common
+
+
 def machine():
-    """Describe what all this was measured on."""
+    """Return facts about the machine and the run."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
@@ -103,20 +124,37 @@ def as_json(figures):
 
 
 def read_json(text):
-    """Return the figures of an earlier report, by what they measure."""
+    """Return an earlier report. Raise ValueError if the text isn't one."""
     names = [field.name for field in attrs.fields(Figure)]
-    rows = [{name: row[name] for name in names if name in row} for row in json.loads(text)["figures"]]
-    return {row["what"]: Figure(**row | {"values": tuple(row["values"])}) for row in rows}
+    try:
+        report = json.loads(text)
+        rows = [{name: row[name] for name in names if name in row} for row in report["figures"]]
+        return Report({row["what"]: Figure(**row) for row in rows}, dict(report["machine"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError("not a report that --json printed") from error
 
 
-def print_worse(figures, before):
-    """Print which figures have become worse than those of an earlier report, and return how many."""
-    worse = [one for one in figures if one.what in before and one.worse_than(before[one.what])]
+def print_comparison(figures, before, *, file):
+    """Print which figures are worse than in an earlier report. Return the exit code, which is 2 if none is in both."""
+    common = [one for one in figures if one.what in before.figures]
+    if not common:
+        print("no figure is in both reports: measure the same parts, with --quick in both or in none", file=sys.stderr)
+        return 2
+    facts = {name: (before.machine.get(name), now) for name, now in machine().items() if name in CONDITIONS}
+    changed = [f"{name} ({then} before, {now} now)" for name, (then, now) in facts.items() if then != now]
+    if changed:
+        print(f"the reports differ in {', '.join(changed)}", file=file)
+    if alone := len(figures) + len(before.figures) - 2 * len(common):
+        print(f"figures in only one of the reports: {alone}", file=file)
+    judged = [one for one in common if one.is_judged]
+    if unjudged := len(common) - len(judged):
+        print(f"figures in milliseconds, which aren't judged: {unjudged}", file=file)
+    worse = [one for one in judged if one.worse_than(before.figures[one.what])]
     for one in worse:
-        earlier = before[one.what]
-        print(f"worse: {one.what}: {written(one.median)} {one.unit}, before {written(earlier.median)}")
-    print(f"{len(worse)} of {sum(one.what in before for one in figures)} figures are worse than before")
-    return len(worse)
+        now, then = f"{written(one.median)} {one.unit}".strip(), written(before.figures[one.what].median)
+        print(f"worse: {one.what}: {now}, before {then}", file=file)
+    print(f"{len(worse)} of {len(judged)} figures are worse than before", file=file)
+    return int(bool(worse))
 
 
 HEAD = ("figure", "median", "middle half", "against", "goal", "met", "uvloop")

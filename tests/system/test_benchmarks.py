@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from benchmarks.figures import Figure
 from support.paths import ROOT
 from support.processes import last_lines
 
@@ -65,45 +64,72 @@ def test_a_figure_that_is_worse_than_before_is_named(tmp_path, change, worse):
     assert sum(line.startswith("worse: ") for line in lines) == worse
 
 
-@pytest.mark.parametrize(
-    ("figure", "is_far_off"),
-    [
-        ({"values": (1.3, 1.3), "most": 1.0}, False),
-        ({"values": (1.4, 1.4), "most": 1.0}, True),
-        ({"values": (0.65, 0.65), "least": 0.95}, False),
-        ({"values": (0.6, 0.6), "least": 0.95}, True),
-        ({"values": (0.6, 0.6), "least": 0.95, "reached": 0.7}, False),
-        ({"values": (0.4, 0.4), "least": 0.95, "reached": 0.7}, True),
-        ({"values": (99.0,), "most": 20.0, "unit": "ms"}, False),
-        ({"values": (99.0,)}, False),
-    ],
-)
-def test_a_figure_that_is_worse_than_its_goal_by_a_third_is_far_off(figure, is_far_off):
-    """Or than what is possible, where the goal is missed. Times aren't judged."""
-    assert Figure(what="x", **figure).is_far_off is is_far_off
+def test_a_comparison_leaves_standard_output_to_json(tmp_path):
+    """Its text goes to standard error."""
+    done = run_quickly("days", "--json", "--compare", str(report(tmp_path, lambda value: value)))
+    assert len(json.loads(done.stdout)["figures"]) == 6
+    assert done.stderr.splitlines()[-1] == "0 of 6 figures are worse than before"
 
 
-@pytest.mark.parametrize(
-    ("now", "is_worse"),
-    [
-        ({"values": (1.0, 1.1, 1.2)}, False),
-        ({"values": (1.4, 1.5, 1.6)}, True),
-        ({"values": (1.0, 1.5, 2.0)}, False),
-        ({"values": (0.4, 0.5, 0.6)}, False),
-        ({"values": (0.4, 0.5, 0.6), "rises": True}, True),
-        ({"values": (0.4, 0.5, 0.6), "least": 1.0}, True),
-    ],
-)
-def test_a_figure_is_worse_by_more_than_its_spread(now, is_worse):
-    """A noisy one has to be much worse."""
-    before = Figure(what="x", values=(1.0, 1.1, 1.2))
-    assert Figure(what="x", **now).worse_than(before) is is_worse
+def test_a_part_that_is_named_twice_runs_once():
+    """Each figure is there once."""
+    assert len(json.loads(run_quickly("days", "days", "--json").stdout)["figures"]) == 6
 
 
-@pytest.mark.parametrize(("value", "is_worse"), [(109.0, False), (111.0, True)])
-def test_a_figure_of_one_value_is_worse_by_a_tenth(value, is_worse):
-    """It has no spread."""
-    assert Figure(what="x", values=(value,)).worse_than(Figure(what="x", values=(100.0,))) is is_worse
+def refused(*arguments):
+    """Run the benchmarks with wrong arguments; return the error's line."""
+    done = subprocess.run([*QUICK, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, last_lines(done.stderr)
+    assert not done.stdout
+    usage, error = done.stderr.split("python -m tests.benchmarks: error: ")
+    assert usage.startswith("usage: ")
+    assert "Traceback" not in usage
+    assert error.count("\n") == 1
+    return error.strip()
+
+
+NAMES = "calls, crowds, days, stalls, connections, peers, stages, stores, accounts"
+
+
+def test_an_unknown_part_is_refused():
+    """With the names of all."""
+    assert refused("days", "weeks") == f"argument PART: unknown part 'weeks': choose from {NAMES}"
+
+
+def test_the_help_names_each_part_once():
+    """And the usage none."""
+    done = subprocess.run([*QUICK, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    text = " ".join(done.stdout.split())
+    assert "[PART ...]" in text
+    assert f"PART what to measure: {NAMES} (default: calls, crowds, days, stalls, connections)" in text
+
+
+def test_a_file_without_a_report_is_refused(tmp_path):
+    """Before anything is measured."""
+    path = tmp_path / "before.json"
+    path.write_text("{}")
+    assert refused("--compare", str(path)) == (
+        f"argument --compare: cannot read {path}: not a report that --json printed"
+    )
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "Is a directory"), ("missing.json", "No such file or directory")])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, reason):
+    """Before anything is measured."""
+    path = tmp_path / name
+    assert refused("--compare", str(path)) == f"argument --compare: cannot read {path}: {reason}"
+
+
+def test_a_missing_package_is_named():
+    """A plain installation doesn't have those that tests need."""
+    script = (
+        "import runpy, sys; sys.modules['pytest'] = None; runpy.run_module('tests.benchmarks', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pytest" in done.stderr
+    assert done.stderr.endswith("The benchmarks need this: pip install -e '.[test]'\n")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.heavy
