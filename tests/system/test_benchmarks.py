@@ -143,10 +143,11 @@ def test_processes_of_an_account_keep_their_tokens_for_hours():
 
 @pytest.mark.heavy
 def test_the_stages_of_a_request_are_measured():
-    """Each call does more than the one before."""
+    """Each has its ratio to a bare request."""
     figures = json.loads(run_quickly("stages", "--json").stdout)["figures"]
-    assert len(figures) == 8
+    assert len(figures) == 11
     assert all(figure["median"] > 0 for figure in figures)
+    assert all(figure["floor"].endswith(" of a bare request") for figure in figures)
 
 
 @pytest.mark.heavy
