@@ -1,7 +1,7 @@
 """The same work done with other clients: a fresh token, the memory of those held, and issuing as their users do.
 
 It needs the group `bakeoff`. The official client has requirements of its own, so it runs under the Python of another
-environment, which OFFICIAL_CLIENT_PYTHON names. What isn't installed is left out.
+environment, which OFFICIAL_CLIENT_PYTHON names. What isn't installed is left out, and named on standard error.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 
@@ -137,6 +138,10 @@ PEERS = {
 }
 
 
+def client_of(what):
+    return what.partition(":")[0]
+
+
 async def fresh_token(peer, *, held, calls, pairs):
     """Return the ratios of a fresh token to its floor, and the memory of each client, of so many that hold one."""
     floor = Floor("token", SystemClock().now() + 3600)
@@ -187,13 +192,21 @@ async def issuing(port, *, calls, pairs):
 
 def measure(*, quick):
     calls, pairs = (50, 3) if quick else (2000, 15)
-    for what, (peer, package, held) in PEERS.items():
-        if find_spec(package) is None:
+    missing = [what for what, (_, package, _) in PEERS.items() if find_spec(package) is None]
+    if missing:
+        names = ", ".join(map(client_of, missing))
+        print(f"left out: {names} (pip install --group bakeoff)", file=sys.stderr)
+    for what, (peer, _, held) in PEERS.items():
+        if what in missing:
             continue
         ratios, size = asyncio.run(fresh_token(peer, held=5 if quick else held, calls=calls, pairs=pairs))
-        floor = f"a coroutine that reads the clock and compares; a client that holds a token takes {size:,.0f} B"
+        floor = "a coroutine that reads the clock and compares"
         yield Figure(what=f"fresh token, {what}", values=tuple(ratios), floor=floor)
-    if SDK_PYTHON in os.environ:
+        yield Figure(what=f"memory of a client that holds a token, {client_of(what)}", values=(size,), unit="B")
+    if SDK_PYTHON not in os.environ:
+        python = f"{SDK_PYTHON} must be the path of a Python that has signalwire-sdk"
+        print(f"left out: the official client ({python})", file=sys.stderr)
+    else:
         with served.running() as port:
             ratios = asyncio.run(issuing(port, calls=64 if quick else 512, pairs=4 if quick else 10))
         floor = f"the official client, in {IN_FLIGHT} threads"
