@@ -61,7 +61,7 @@ class Account:
     def unavailable(self):
         return sum(fleet.snapshot().sessions[SessionState.UNAVAILABLE] for fleet in self.processes.values())
 
-    async def until_nobody_waits(self):
+    async def until_none_waits(self):
         """Advance until no session waits for its turn, or two hours have passed; return how many seconds that took."""
         began = self.clock.now()
         gates = [fleet._context.gate for fleet in self.processes.values()]  # a snapshot would look at all sessions
@@ -81,7 +81,7 @@ def busiest_minute(service, since, until):
 
 
 async def million(sessions):
-    """Open so many sessions in one process, and let them live for eight hours."""
+    """Open so many sessions in one process, and keep them for eight hours."""
     rate = HEADROOM * sessions / NEEDED
     before, account = resident(), Account.make(rate)
     used, started, first = time.process_time(), 0.0, 0
@@ -89,7 +89,7 @@ async def million(sessions):
     for count in (sessions // 1000, sessions // 100, sessions // 10, sessions):
         began = time.process_time()
         await account.start(0, count, first=first)
-        started += await account.until_nobody_waits()
+        started += await account.until_none_waits()
         starts[count] = 1e6 * (time.process_time() - began) / (count - first)
         sizes[count] = (resident() - before) / count
         first = count
@@ -111,7 +111,7 @@ async def processes(number, sessions):
     account = Account.make(rate)
     for one in range(number):
         await account.start(one, sessions)
-    started = await account.until_nobody_waits()
+    started = await account.until_none_waits()
     begun, late = account.clock.now(), 0
     service = account.service
     for ten_minutes in range(48):
@@ -123,13 +123,13 @@ async def processes(number, sessions):
             asked = sum(count for tenth, count in service.seconds.items() if tenth >= down * 10)
             service.down, back = False, account.clock.now()
             late = max(late, account.unavailable())
-            recovery = await account.until_nobody_waits()
+            recovery = await account.until_none_waits()
             first = sum(service.seconds.get(int(back * 10) + tenth, 0) for tenth in range(60))
         if ten_minutes == 30:
             for one in (0, 1):
                 await account.lose(one)
                 await account.start(number + one, sessions)
-            replaced = await account.until_nobody_waits()
+            replaced = await account.until_none_waits()
     peak, mean = busiest_minute(service, begun, account.clock.now())
     for one in tuple(account.processes):
         await account.lose(one)
@@ -143,7 +143,7 @@ def measure(*, quick):
     what, limit = f"{sessions:,} sessions", {"floor": f"max_rate {rate:.1f}", "most": math.ceil(rate)}
     for count, size in sizes.items():
         most = 3100 if count == 1_000_000 else None
-        yield Figure(what=f"memory of a session, of {count:,}", values=(size,), unit="B", most=most)
+        yield Figure(what=f"memory of a session, of {count:,} in one process", values=(size,), unit="B", most=most)
     for count, cost_of_start in starts.items():
         yield Figure(what=f"processor time of a start, up to {count:,}", values=(cost_of_start,), unit="us")
     yield Figure(what=f"{what}: without a token in 8 h", values=(late,), most=0)
@@ -160,7 +160,7 @@ def measure(*, quick):
     yield Figure(what=f"{what}: busiest minute to the mean", values=(peak,), floor="the outage included")
     yield Figure(what=f"{what}: requests in the outage", values=(asked,), most=10 + 32 * number + OUTAGE / 2.5)
     yield Figure(
-        what=f"{what}: requests in the 6 s after it", values=(first,), floor=f"at the full rate {6 * rate:.0f}"
+        what=f"{what}: requests in the 6 s after the outage", values=(first,), floor=f"at the full rate {6 * rate:.0f}"
     )
-    yield Figure(what=f"{what}: no session waits", values=(recovery,), unit="s", floor="after the outage")
-    yield Figure(what=f"{what}: two lost processes are replaced", values=(replaced,), unit="s", floor=start)
+    yield Figure(what=f"{what}: time until no session waits", values=(recovery,), unit="s", floor="after the outage")
+    yield Figure(what=f"{what}: time until two lost processes are replaced", values=(replaced,), unit="s", floor=start)

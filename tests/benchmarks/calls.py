@@ -26,7 +26,7 @@ PATIENT = RefreshPolicy(wait_timeout=LONG)
 
 
 class Floor:
-    """The least that a live token can cost: read the clock, compare, return."""
+    """The least that a valid token can cost: read the clock, compare, return."""
 
     __slots__ = ("now", "until", "value")
 
@@ -61,12 +61,12 @@ async def fresh_tokens(port, *, calls, pairs):
     against = "a coroutine that reads the clock, compares and returns"
     return [
         Figure(what="session.token() while fresh", values=tuple(alone), floor=against, most=1.1),
-        Figure(what="fleet.token(reference) while fresh", values=tuple(together), floor="the same", most=1.2),
+        Figure(what="fleet.token(reference) while fresh", values=tuple(together), floor=against, most=1.2),
     ]
 
 
 async def rate(call, in_flight, calls):
-    """Call so often, so many at a time; tell how many a second that is."""
+    """Call so often, so many at a time; return the calls a second."""
 
     async def work(times):
         for _ in range(times):

@@ -23,7 +23,7 @@ REACHED = 2.6  # of the goal for starts: see the page on performance
 
 
 def resident():
-    """Tell how much memory this process has."""
+    """Return how much memory this process has."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
@@ -87,7 +87,7 @@ async def crowd(port, *, total, chunk, idle):
 
 
 async def share_of_processor(seconds):
-    """Tell which share of a processor is used while nothing is due."""
+    """Return which share of a processor is used while nothing is due."""
     await asyncio.sleep(1)
     used, start = time.process_time(), time.perf_counter()
     await asyncio.sleep(seconds)

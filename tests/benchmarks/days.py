@@ -54,7 +54,7 @@ class Service:
 
 
 class Nursery(MemoryStore):
-    """A store in which everybody's first pair was issued in the same moment."""
+    """A store in which the first pairs of all sessions were issued in the same moment."""
 
     def __init__(self, clock):
         super().__init__(clock=clock)
@@ -86,7 +86,7 @@ async def born_together(sessions, **figures):
 
 
 async def eight_hours(sessions, rate):
-    """Let them live for eight hours; count the refreshes of the busiest second."""
+    """Return the refreshes of the busiest second, those of all eight hours, and the sessions without a valid token."""
     clock, service, fleet = await born_together(sessions, max_rate=rate)
     await clock.advance(8 * HOUR)
     late = fleet.snapshot().sessions[SessionState.UNAVAILABLE]
@@ -95,22 +95,26 @@ async def eight_hours(sessions, rate):
 
 
 async def outage(sessions, rate):
-    """Take the service away for twenty minutes; count what lapses, what it is asked then, and how long that takes."""
+    """Return what an outage of twenty minutes does.
+
+    These are the sessions without a valid token, the requests during the outage, those of the busiest second after it,
+    and the seconds until no session waits.
+    """
     clock, service, fleet = await born_together(sessions, max_rate=rate)
     await clock.advance(OUTAGE_BEGINS)
     service.down, begun = True, clock.now()
     await clock.advance(OUTAGE)
     asked = sum(count for tenth, count in service.seconds.items() if tenth >= begun * 10)
     service.down, back = False, clock.now()
-    lapsed = fresh_after = 0
+    expired = fresh_after = 0
     while clock.now() < back + LIFE / 3:
         await clock.advance(10)
         counts = fleet.snapshot()
-        lapsed = max(lapsed, counts.sessions[SessionState.UNAVAILABLE])
+        expired = max(expired, counts.sessions[SessionState.UNAVAILABLE])
         if not fresh_after and not counts.waiting:
             fresh_after = clock.now() - back
     await fleet.aclose()
-    return lapsed, asked, service.busiest(since=back), fresh_after or math.inf
+    return expired, asked, service.busiest(since=back), fresh_after or math.inf
 
 
 def measure(*, quick):
@@ -119,15 +123,16 @@ def measure(*, quick):
     limit = sessions * 150 / 100_000  # a hundred thousand are what a fleet's rate is made for
     peak, requests, late = asyncio.run(eight_hours(sessions, limit))
     yield Figure(
-        what=f"busiest second of {sessions:,} born together, 8 h",
+        what=f"busiest second in 8 h, {sessions:,} sessions with tokens of the same age",
         values=(peak,),
         unit="refreshes",
         floor=f"{requests / 8 / HOUR:.1f} on average",
         most=max(1, limit),
     )
-    yield Figure(what="sessions without a live token at the end", values=(late,), most=0)
-    lapsed, asked, peak, fresh_after = asyncio.run(outage(sessions, limit))
-    yield Figure(what="lapsed after an outage of 20 minutes", values=(lapsed,), floor=f"{sessions:,} sessions", most=0)
-    yield Figure(what="requests during it", values=(asked,), most=10 + 32 + OUTAGE / 2.5)
-    yield Figure(what="busiest second after it", values=(peak,), unit="requests", most=max(1, limit))
-    yield Figure(what="seconds after it until nobody waits", values=(fresh_after,), unit="s", most=0.2 * LIFE)
+    yield Figure(what=f"of {sessions:,} sessions, without a valid token after 8 h", values=(late,), most=0)
+    expired, asked, peak, fresh_after = asyncio.run(outage(sessions, limit))
+    what = f"of {sessions:,} sessions, without a valid token after an outage of 20 minutes"
+    yield Figure(what=what, values=(expired,), most=0)
+    yield Figure(what="requests during the outage", values=(asked,), most=10 + 32 + OUTAGE / 2.5)
+    yield Figure(what="busiest second after the outage", values=(peak,), unit="requests", most=max(1, limit))
+    yield Figure(what="time after the outage until no session waits", values=(fresh_after,), unit="s", most=0.2 * LIFE)

@@ -18,7 +18,7 @@ def token(kind):
 
 
 def answer():
-    """Write an answer that every issue and every refresh could be given."""
+    """Return an answer that fits every issue and every refresh."""
     pair = {"subscriber_id": str(uuid4()), "token": token("SAT"), "refresh_token": token("Refresh")}
     body = json.dumps(pair).encode()
     head = (
@@ -49,7 +49,7 @@ class Answering(asyncio.Protocol):
 
 
 async def serve():
-    """Serve until whoever started this lets go of its standard input."""
+    """Serve until standard input is closed."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Answering, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -61,7 +61,7 @@ async def serve():
 
 @contextmanager
 def running():
-    """Run it, and give its port."""
+    """Run the service in a process of its own, and yield its port."""
     command = [sys.executable, "-m", "tests.benchmarks.served"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
