@@ -13,6 +13,7 @@ import pytest
 
 import signalwire_tokens
 from signalwire_tokens import MemoryStore, RateLimited, SessionFleet, SessionState, SubscriberSession
+from signalwire_tokens.clock import Timer
 from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.keeper import engine_of
 from support.fake_transport import make_client
@@ -142,3 +143,21 @@ async def test_an_exception_at_any_line_of_a_look_leaves_a_session_its_tokens(cl
             lines.append(fault.where)
     assert len(lines) > 60
     gc.collect()
+
+
+async def test_a_renewal_that_cannot_begin_leaves_its_place_in_the_fleet(clock, monkeypatch):
+    """The session tries again, and the others aren't held up."""
+    client, _ = make_client(clock)
+
+    def fail(_timer, work, _name):
+        monkeypatch.undo()
+        work.close()
+        raise MemoryError
+
+    async with SessionFleet(client, max_concurrency=1) as fleet:
+        sessions = [fleet.session(name) for name in ("alice", "bob")]
+        monkeypatch.setattr(Timer, "begin", fail)
+        await clock.advance(1)
+        assert sorted(session.generation for session in sessions) == [0, 1]
+        await clock.advance(60)
+        assert [session.generation for session in sessions] == [1, 1]
