@@ -5,12 +5,13 @@ import gc
 import logging
 import math
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from signalwire_tokens import SessionFleet, SystemClock, TokenClient
+from signalwire_tokens import SessionClosed, SessionFleet, SystemClock, TokenClient
 from signalwire_tokens.clock import timer_of
 
 from .accounts import Long
+from .calls import PATIENT
 from .crowds import AT_A_TIME, start_some
 from .days import LIFE, MINUTE
 from .figures import Figure
@@ -68,14 +69,10 @@ async def longest_turn(found):
 
 async def crowd(total, seconds):
     """Return for each event the longest turns."""
-    clock = MovableClock()
-    service, alarm = Long(clock), Alarm()
-    client = TokenClient("fleet.example", "project", "PTbenchmark", clock=clock)
-    client.sender = service
+    clock, alarm = MovableClock(), Alarm()
     found = {what: [] for what in EVENTS}
-    fleet = await SessionFleet(client, max_rate=math.inf, max_concurrency=AT_A_TIME).start()
-    for number in range(0, total, 100):
-        await start_some(fleet, [f"user-{number + one}@example.com" for one in range(100)])
+    fleet = await make_fleet(Long(clock))
+    await start_all(fleet, total)
     timer = timer_of(clock)
     async with longest_turn(found["a full run of Python's garbage collector"]):
         gc.collect()
@@ -93,9 +90,72 @@ async def crowd(total, seconds):
     async with longest_turn(found["waking from a suspend, all are due"]):
         timer.set(alarm, clock.now())
         await asyncio.sleep(seconds)
-    async with longest_turn(found["closing the fleet"]):
+    async with longest_turn(found["closing"]):
         await fleet.aclose()
     gc.enable()
+    return found
+
+
+async def make_fleet(service):
+    """Open a fleet whose requests this service answers."""
+    client = TokenClient("fleet.example", "project", "PTbenchmark", clock=service.clock)
+    client.sender = service
+    return await SessionFleet(client, max_rate=math.inf, max_concurrency=AT_A_TIME, policy=PATIENT).start()
+
+
+async def start_all(fleet, total):
+    """Start all sessions, a hundred at a time."""
+    for number in range(0, total, 100):
+        await start_some(fleet, [f"user-{number + one}@example.com" for one in range(100)])
+
+
+async def cancelled_close(total):
+    """Return the longest turn of a close that is cancelled at once."""
+    found = []
+    fleet = await make_fleet(Long(SystemClock()))
+    await start_all(fleet, total)
+    gc.disable()
+    async with longest_turn(found):
+        closing = asyncio.create_task(fleet.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+    gc.enable()
+    return found
+
+
+class Hanging(Long):
+    """A service that answers no request before `answers` is set."""
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.answers = asyncio.Event()
+
+    async def send(self, request, progress):
+        await self.answers.wait()
+        return await super().send(request, progress)
+
+
+async def close_with_callers(total):
+    """Return the longest turn of a close while a caller of each session waits for its first token."""
+    found, service = [], Hanging(SystemClock())
+    fleet = await make_fleet(service)
+
+    async def call(number):
+        with suppress(SessionClosed):
+            await fleet.token(f"user-{number}@example.com")
+
+    calls = [asyncio.create_task(call(number)) for number in range(total)]
+    while fleet.snapshot().waiting < total - AT_A_TIME:  # noqa: ASYNC110 - a fleet has no event for it
+        await asyncio.sleep(0.1)
+    gc.disable()
+    async with longest_turn(found):
+        closing = asyncio.create_task(fleet.aclose())
+        await asyncio.sleep(0)
+        service.answers.set()  # the renewals under way end
+        await closing
+    gc.enable()
+    assert all(call.done() for call in calls)
     return found
 
 
@@ -104,7 +164,7 @@ EVENTS = (
     "snapshot()",
     "a leap of the wall clock",
     "waking from a suspend, all are due",
-    "closing the fleet",
+    "closing",
     "a full run of Python's garbage collector",
 )
 NOT_OURS = ("nothing", "a full run of Python's garbage collector")
@@ -114,6 +174,8 @@ def measure(*, quick):
     logging.disable(logging.CRITICAL)
     total, seconds = (500, 0.2) if quick else (100_000, 4.0)
     found = asyncio.run(crowd(total, seconds))
+    found["closing, cancelled at once"] = asyncio.run(cancelled_close(total))
+    found["closing while all callers wait"] = asyncio.run(close_with_callers(total))
     for what, values in found.items():
         yield Figure(
             what=f"longest turn of the event loop, {total:,} sessions: {what}",

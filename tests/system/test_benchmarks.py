@@ -27,10 +27,10 @@ def test_every_figure_is_measured():
     done = run_quickly("--json")
     report = json.loads(done.stdout)
     figures = {figure["what"]: figure for figure in report["figures"]}
-    assert len(figures) == 35
+    assert len(figures) == 37
     assert all(figure["values"] for figure in figures.values())
     goals = [figure for figure in figures.values() if figure["most"] is not None or figure["least"] is not None]
-    assert len(goals) == 18
+    assert len(goals) == 20
     assert all(figure["met"] is not None for figure in goals)
     assert {"date", "command", "processor", "python"} <= report["machine"].keys()
 
