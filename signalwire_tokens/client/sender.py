@@ -171,7 +171,9 @@ class Sender:
             progress.sent, progress.status = True, response.status
             return response.status, response.headers, await read_answer_body(response)
         except asyncio.CancelledError as cancelled:
-            if not self._has_cancelled():
+            # aiohttp cancels the requests that wait for a free connection when its session closes.
+            task = asyncio.current_task()
+            if not http.closed or task is None or task.cancelling():
                 raise cancelled.with_traceback(None)  # noqa: B904 - the frames below hold the headers
             failure = self._closed_before(request, progress)
         except (aiohttp.ClientError, OSError) as error:
@@ -239,7 +241,7 @@ class Sender:
         Its cause is the operating system's error at most. aiohttp's error isn't kept, because its frames hold headers.
         """
         progress.sent = False if isinstance(error, NEVER_LEFT) else progress.sent or None
-        if self._closed and self._loop is not None:
+        if self._http is not None and self._http.closed:
             return self._closed_before(request, progress)
         if isinstance(error, TimeoutError):
             return self.timed_out(request, progress, "within the system's limit", NETWORK)
@@ -258,18 +260,11 @@ class Sender:
         failure.__cause__ = cause
         return failure
 
-    def _has_cancelled(self) -> bool:
-        """Return whether aiohttp has cancelled a request, and no other code has cancelled its task.
-
-        If its session closes, aiohttp cancels the requests that wait for a free connection.
-        """
-        task = asyncio.current_task()
-        return self._closed and task is not None and not task.cancelling()
-
     def _closed_before(self, request: wire.Request[Any], progress: SendProgress) -> ConnectionFailed:
-        """Return the error for a request whose connection this sender has closed."""
+        """Return the error for a request whose session was closed."""
+        closed = "TokenClient" if self._loop else "aiohttp.ClientSession given as http_session"
         return ConnectionFailed(
-            f"the TokenClient was closed before {self._host} had answered",
+            f"the {closed} was closed before {self._host} had answered",
             sent=progress.sent,
             operation=request.operation,
             status=progress.status,

@@ -670,6 +670,21 @@ async def test_closing_ends_calls_that_wait_for_a_connection(emulator):
     assert [failure.sent for failure in failures].count(False) == 5
 
 
+async def test_a_given_session_that_closes_ends_calls(emulator):
+    """Those that run, and those that wait for a connection."""
+    emulator.fail(Stall(), times=None)
+    http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
+    credentials = emulator.project_id, emulator.api_token
+    async with TokenClient(emulator.space, *credentials, http_session=http, timeout=HANG, retries=0) as client:
+        calls = [asyncio.create_task(client.create_subscriber_token(ALICE)) for _ in range(2)]
+        await eventually(lambda: emulator.requests)
+        await http.close()
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(failure) for failure in failures] == 2 * [ConnectionFailed]
+    assert all("the aiohttp.ClientSession given as http_session was closed" in str(failure) for failure in failures)
+    assert [failure.sent for failure in failures] == [None, False]
+
+
 async def test_a_call_that_is_cancelled_while_it_waits_for_a_connection_is_cancelled(emulator):
     """Also if the client closes at the same time."""
     emulator.fail(Stall(), times=None)
