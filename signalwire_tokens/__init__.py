@@ -31,7 +31,9 @@ A name is imported on first use. So a program that only sends requests doesn't i
 names that you need at the top of a module: the first use in a coroutine would hold up the event loop.
 """
 
+from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -153,10 +155,14 @@ if not TYPE_CHECKING:  # pragma: no branch - a type checker would take every nam
         if name in MODULES:
             return import_module(f"{__name__}.{name}")
         if name in __all__:
-            modules = (import_module(f"{__name__}.{place}") for place in MODULES)
-            return getattr(next(module for module in modules if hasattr(module, name)), name)
+            return getattr(module_of(name), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        own = (name for name in globals() if name.startswith("__"))
-        return sorted({*own, *MODULES, *__all__})
+        return sorted({*globals(), *MODULES, *__all__})
+
+    @cache
+    def module_of(name: str) -> ModuleType:
+        """Import the modules until one has this name, and return that one."""
+        modules = (import_module(f"{__name__}.{place}") for place in MODULES)
+        return next(module for module in modules if hasattr(module, name))

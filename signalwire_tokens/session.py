@@ -212,7 +212,9 @@ class SubscriberRenewal:
         self._label = label
         self._described: wire.Request[TokenPair] | None = None  # the request of the first issue
         shape = {name: value for name, value in fields.items() if name in EACH_ISSUE}
-        self._shape = shape or NO_FIELDS if lifetime is None else {**shape, "expire_at": lifetime}
+        if lifetime is not None:
+            shape["expire_at"] = lifetime
+        self._shape = shape or NO_FIELDS
         self._first = {name: value for name, value in fields.items() if name not in EACH_ISSUE} or NO_FIELDS
 
     @property

@@ -6,7 +6,7 @@ a part of one: `create`, `inspect_token`, `keep`, `doctor`, `demo` and `emulator
 
 from __future__ import annotations
 
-from collections import UserDict
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, cast
 
@@ -31,12 +31,18 @@ COMMANDS = {
 }
 
 
-class CommandsByName(UserDict[str, Any]):
+class CommandsByName(Mapping[str, click.Command]):
     """The commands by their names. A command is imported when it is looked up."""
 
     def __getitem__(self, name: str) -> click.Command:
-        module: Any = import_module(f".{self.data[name][0]}", __name__)
+        module: Any = import_module(f".{COMMANDS[name][0]}", __name__)
         return cast("click.Command", getattr(module, name.replace("-", "_")))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
 
 
 class Commands(Group):
@@ -48,7 +54,7 @@ class Commands(Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=Commands, commands=CommandsByName(COMMANDS), context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, commands=CommandsByName(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="signalwire-tokens")
 def cli() -> None:
     """Issue SignalWire tokens, and keep them valid.

@@ -211,8 +211,8 @@ class TokenClient:
         """Close the client and its own connections. A given `http_session` stays open.
 
         Close sessions and fleets first. A call that waits for its answer on a connection of the client's own raises
-        `ConnectionFailed`. A call that pauses before its next attempt isn't repeated any more, and fails with its last
-        error. A closed client can't be used again.
+        `ConnectionFailed`; one that still connects does so once it has, or at its time limit. A call that pauses before
+        its next attempt isn't repeated any more, and fails with its last error. A closed client can't be used again.
         """
         self._limits.close()
         async with AsyncExitStack() as stack:

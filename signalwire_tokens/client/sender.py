@@ -240,9 +240,9 @@ class Sender:
 
         Its cause is the operating system's error at most. aiohttp's error isn't kept, because its frames hold headers.
         """
-        progress.sent = False if isinstance(error, NEVER_LEFT) else progress.sent or None
         if self._http is not None and self._http.closed:
             return self._closed_before(request, progress)
+        progress.sent = False if isinstance(error, NEVER_LEFT) else progress.sent or None
         if isinstance(error, TimeoutError):
             return self.timed_out(request, progress, "within the system's limit", NETWORK)
         cause = system_error(error)

@@ -43,7 +43,7 @@ WITHOUT_TOKEN = (SessionState.UNAVAILABLE, SessionState.EXPIRED)
 GOVERNOR_METHODS = ("read", "replace", "turn")
 CLOSES_PER_TURN = 50  # sessions that a closing fleet handles, with their waiting callers, in a turn of the event loop
 
-NOT_DRAINED = "%r: closing took longer than %s; the sessions that were left were closed without waiting for renewals"
+NOT_DRAINED = "%r: closing took longer than %s; the sessions that are left are closed without waiting for renewals"
 
 logger: logging.Logger = logging.getLogger("signalwire_tokens.fleet")
 
@@ -242,11 +242,14 @@ class SessionFleet:
                 await self._close_all(context)
         except TimeoutError:
             logger.warning(NOT_DRAINED, self, spoken(self._policy.close_timeout))
+        except GeneratorExit:  # the coroutine is destroyed, for example with its event loop: it can't wait any more
+            self._drop(deque(self._sessions.items()), len(self._sessions))
+            raise
         finally:
             await self._drop_all(context)  # those that are left after a timeout, a cancellation or an error
 
     async def _close_all(self, context: FleetContext) -> None:
-        """Close all sessions, `max_concurrency` at a time.
+        """Close all sessions, a few at a time.
 
         All of them are shut first, so that callers that wait get `SessionClosed` at once.
         """
@@ -256,7 +259,7 @@ class SessionFleet:
                 shut(engine_of(session))
                 if number % CLOSES_PER_TURN == 0:
                     await asyncio.sleep(0)
-            await asyncio.gather(*(close_some(left) for _ in range(self._concurrency)))
+            await asyncio.gather(*(close_some(left) for _ in range(min(self._concurrency, CLOSES_PER_TURN))))
         finally:
             left.clear()  # a traceback holds this frame, and would free all sessions in one turn
         await context.gate.health.account.finish()
@@ -275,7 +278,8 @@ class SessionFleet:
 
     def _drop(self, left: deque[tuple[str, SubscriberSession]], most: int) -> None:
         """Remove up to `most` sessions from `left`, and close them."""
-        for reference, session in [left.popleft() for _ in range(min(most, len(left)))]:
+        for _ in range(min(most, len(left))):
+            reference, session = left.popleft()
             if self._sessions.get(reference) is session:  # otherwise, it was closed in the meantime
                 drop(engine_of(session))
 

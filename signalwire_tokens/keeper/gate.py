@@ -8,7 +8,7 @@ One renewal calls its gate in this order::
 
     enter(engine)            may it begin? If not, the gate wakes the session later, and the engine asks again
     asks(engine, within)     may it send its request? Skipped if the store has a better pair
-    ended(engine, outcome)   it has ended; also called after `enter` returned False, which changes nothing
+    ended(engine, outcome)   it has ended; also called if `enter`, or the start of the renewal, has raised
 """
 
 from __future__ import annotations

@@ -98,6 +98,7 @@ def written(value):
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2f}" if value else "0"
 
 
+NOTHING_COMMON = "no figure is in both reports: measure the same parts, with --quick in both or in none"
 CONDITIONS = ("processor", "python", "aiohttp")  # what two reports should have in common
 
 
@@ -137,8 +138,10 @@ def read_json(text):
 def print_comparison(figures, before, *, file):
     """Print which figures are worse than in an earlier report. Return the exit code, which is 2 if none is in both."""
     common = [one for one in figures if one.what in before.figures]
-    if not common:
-        print("no figure is in both reports: measure the same parts, with --quick in both or in none", file=sys.stderr)
+    judged = [one for one in common if one.is_judged]
+    if not judged:
+        what = "every common figure is in milliseconds, and those aren't compared" if common else NOTHING_COMMON
+        print(what, file=sys.stderr)
         return 2
     facts = {name: (before.machine.get(name), now) for name, now in machine().items() if name in CONDITIONS}
     changed = [f"{name} ({then} before, {now} now)" for name, (then, now) in facts.items() if then != now]
@@ -146,7 +149,6 @@ def print_comparison(figures, before, *, file):
         print(f"the reports differ in {', '.join(changed)}", file=file)
     if alone := len(figures) + len(before.figures) - 2 * len(common):
         print(f"figures in only one of the reports: {alone}", file=file)
-    judged = [one for one in common if one.is_judged]
     if unjudged := len(common) - len(judged):
         print(f"figures in milliseconds, which aren't judged: {unjudged}", file=file)
     worse = [one for one in judged if one.worse_than(before.figures[one.what])]

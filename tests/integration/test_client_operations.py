@@ -659,7 +659,7 @@ async def test_closing_in_the_middle_of_a_call_ends_it_with_its_own_failure():
 
 
 async def test_closing_ends_calls_that_wait_for_a_connection(emulator):
-    """aiohttp would cancel them, and a cancellation that nobody asked for is lost in a `TaskGroup`."""
+    """aiohttp cancels them, which a `TaskGroup` would take for a cancellation by your code."""
     emulator.fail(Stall(), times=None)
     client = emulator.client(timeout=HANG)
     calls = [asyncio.create_task(client.create_subscriber_token(ALICE)) for _ in range(MOST_CONNECTIONS + 5)]

@@ -16,7 +16,7 @@ async def eventually(condition, clock=None):
     With a virtual clock, each look lets a second of its time pass. In loop time, a longer pause costs less.
     """
     pause, longest = 0.001, 0.5 if is_in_loop_time() else 0.1
-    async with asyncio.timeout(HANG):
+    async with asyncio.timeout(10 * HANG * longest):  # so that the number of looks doesn't depend on `longest`
         while True:
             result = condition()
             result = await result if inspect.isawaitable(result) else result

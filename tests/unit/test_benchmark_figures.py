@@ -106,6 +106,15 @@ def test_reports_without_a_common_figure_are_an_error(capsys):
     assert errors == ["no figure is in both reports: measure the same parts, with --quick in both or in none"]
 
 
+def test_reports_of_milliseconds_alone_are_an_error(capsys):
+    """They depend on the machine."""
+    figure = Figure(what="longest turn", values=(1.0,), unit="ms")
+    code, lines, errors = compare(capsys, [figure], [figure])
+    assert code == 2
+    assert not lines
+    assert errors == ["every common figure is in milliseconds, and those aren't compared"]
+
+
 def test_another_machine_is_named(capsys):
     """Its date and command may differ."""
     code, lines, _ = compare(capsys, [GOOD], [GOOD], python="3.9.1", aiohttp="3.1", date="2020-01-01", command="x")

@@ -21,6 +21,7 @@ from signalwire_tokens import (
     RateLimited,
     RefreshPolicy,
     ServerError,
+    SessionClosed,
     SessionError,
     SessionExpired,
     SessionState,
@@ -266,6 +267,17 @@ async def test_a_pair_from_elsewhere_is_kept_alive(emulator, clock, client):
         assert session.pair.subscriber_id == pair.subscriber_id
         assert str(pair.subscriber_id) in repr(session)
     assert set(operations(emulator)[1:]) == {REFRESH}
+
+
+@pytest.mark.parametrize("store", [None, MemoryStore()], ids=["alone", "with a store"])
+async def test_a_given_pair_is_the_session_s_once_it_is_open(client, store):
+    """Before, and after closing a session that was never opened, there is none."""
+    pair = await client.create_subscriber_token("alice")
+    session = SubscriberSession.from_pair(client, pair, store=store)
+    for _ in range(2):
+        with pytest.raises(SessionClosed, match="no pair yet"):
+            _ = session.pair
+        await session.aclose()
 
 
 async def test_a_guest_s_pair_is_kept_alive_too(emulator, clock, client):
