@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial, wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ from .command import Option
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
+    from pathlib import Path
 
     from .settings import Settings
 
@@ -53,6 +53,8 @@ PROFILE = {
 
 def to_path(text: str | None) -> Path | None:
     """Return the path that an option names, if it names one."""
+    from pathlib import Path  # noqa: PLC0415 - the help and `inspect` need none
+
     name = (text or "").strip()
     return Path(name) if name else None
 
