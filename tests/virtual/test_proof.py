@@ -86,6 +86,7 @@ print(json.dumps({suite: play(suite, 0).trace for suite in SUITES}))
 """
 
 
+@pytest.mark.slow  # it tests the simulation itself
 def test_a_seed_decides_the_whole_history():
     """Each callback, request and fault comes in the same order, in each process that plays it."""
     hash_seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # another one than this process has
