@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from signalwire_tokens.durations import seconds_of, shown, spoken
@@ -34,7 +35,7 @@ from signalwire_tokens.outcomes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from signalwire_tokens.clock import Timer
     from signalwire_tokens.durations import Duration
@@ -147,14 +148,14 @@ async def wait_for_token(engine: Engine, min_ttl: Duration | None) -> str:
         timer.look(now)
         cycle.check_until(now + CHECKED_EVERY)
         return cycle.value
-    until = cycle.access_until
-    if left > 0:
-        # An attempt that fails ends this wait, too, since the current token is still valid.
-        await wait(engine, min(timeout, left / 2), lambda: cycle.tried_at != tried_at)
-        # A token that expires by itself in this time means that the machine was suspended, which doesn't count.
-        timeout = timeout if cycle.access_until == until else max(0.0, timeout - (engine.now() - now))
-    if engine.left() <= 0:
-        await wait(engine, timeout, lambda: engine.left() > 0)
+    with limited(engine, timeout) as deadline:
+        if left > 0:
+            half = min(timeout, left / 2)
+            with limited(engine, half) as first:
+                # An attempt that fails ends this wait, too, since the current token is still valid.
+                await wait(engine, first, half, lambda: cycle.tried_at != tried_at)
+        if engine.left() <= 0:  # also if it was invalidated, or expired while the machine was suspended
+            await wait(engine, deadline, timeout, lambda: engine.left() > 0)
     if engine.left() <= 0:
         await asyncio.sleep(0)  # a caller that retries in a loop must not keep the renewal's task from running
     check(engine)
@@ -208,22 +209,25 @@ def check_ttl(engine: Engine, min_ttl: object) -> float:
     return seconds
 
 
-async def wait(engine: Engine, seconds: float, is_satisfied: Callable[[], bool]) -> None:
-    """Wait until `is_satisfied()`, for `seconds` at most, as long as a renewal can still come in time.
-
-    The seconds are running time: the time of a suspended machine doesn't count.
-    """
+@contextmanager
+def limited(engine: Engine, seconds: float) -> Iterator[WaitDeadline]:
+    """Yield a deadline that ends after `seconds` of running time: the time of a suspended machine doesn't count."""
     deadline = WaitDeadline()
     alarm = engine.clock.call_later(seconds, deadline.end)
     try:
-        engine.caller_waits()
-        while not (is_satisfied() or deadline.is_over):
-            check(engine)
-            if is_hopeless(engine, seconds):
-                break
-            await engine.changed(deadline)
+        yield deadline
     finally:
         alarm.cancel()
+
+
+async def wait(engine: Engine, deadline: WaitDeadline, seconds: float, is_satisfied: Callable[[], bool]) -> None:
+    """Wait until `is_satisfied()` or the deadline, as long as a renewal can still come within `seconds`."""
+    engine.caller_waits()
+    while not (is_satisfied() or deadline.is_over):
+        check(engine)
+        if is_hopeless(engine, seconds):
+            break
+        await engine.changed(deadline)
 
 
 def is_hopeless(engine: Engine, seconds: float) -> bool:

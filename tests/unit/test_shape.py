@@ -44,7 +44,7 @@ MOST = {
     "private methods overridden in another file": 0,
     "attributes of an object": 20,
     "lines of code of a module of the core": 291,
-    "lines of code of the core": 3773,
+    "lines of code of the core": 3778,
 }
 
 

@@ -158,17 +158,34 @@ async def test_an_urgent_token_is_given_when_the_refresh_takes_too_long(clock):
 
 async def test_a_wait_that_a_suspend_outlasts_goes_on_for_the_next_token(clock):
     """Who waited with an urgent token, and woke with a dead one, is not turned away for that."""
-    async with ScriptedSession(clock, None, 15) as session:
+    async with ScriptedSession(clock, None, 9) as session:
         await session.token()
-        clock.suspend(LIFE - 20)
+        clock.suspend(LIFE - 8)
         call = asyncio.create_task(session.token())
         await settle()
         clock.suspend(HOUR)
-        await clock.advance(12)
+        await clock.advance(6)
         assert not call.done()
         await clock.advance(3)
         assert await call == session.pair.access_token.value
         assert session.state is SessionState.FRESH
+
+
+async def test_a_call_during_a_suspend_waits_no_longer_than_others(clock):
+    """The time of the suspend doesn't count, and all other time does: also that before the token expired. (P14)"""
+    async with ScriptedSession(clock, None, 60) as session:
+        await session.token()
+        clock.suspend(LIFE - 16)
+        call = asyncio.create_task(session.token())
+        await settle()
+        clock.suspend(HOUR)
+        await clock.advance(9)
+        assert not call.done()
+        await clock.advance(1)
+        assert call.done()
+        with pytest.raises(TokenUnavailable):
+            await call
+        await clock.advance(60)
 
 
 async def test_more_life_can_be_asked_for(clock):
