@@ -242,7 +242,7 @@ class SessionFleet:
                 await self._close_all(context)
         except TimeoutError:
             logger.warning(NOT_DRAINED, self, spoken(self._policy.close_timeout))
-        except GeneratorExit:  # the coroutine is destroyed, for example with its event loop: it can't wait any more
+        except GeneratorExit:  # the coroutine is destroyed: it can't wait any more
             self._drop(deque(self._sessions.items()), len(self._sessions))
             raise
         finally:

@@ -6,7 +6,7 @@ A caller of `token()` gets the first of these that is possible:
 2. the next token, if a renewal brings one in time. The caller waits for half of the time that its token has left, up to
    the policy's limit (ten seconds). If the attempt fails, the wait ends;
 3. the current token, if it is still valid. It may not last for long, but it is better than none;
-4. without a valid token, the next token within the policy's limit;
+4. without a valid token, the next token. The policy's limit counts from the beginning of the call;
 5. an error. The caller gets it at once, without waiting, if waiting can't help (`is_hopeless`).
 
 A caller that waits brings the next attempt forward. It waits for *any* change of the session, and then looks at the

@@ -8,13 +8,13 @@ import time
 
 import attrs
 
-from signalwire_tokens import SessionFleet, SessionState, TokenClient
+from signalwire_tokens import SessionFleet, SessionState
 from signalwire_tokens.governors import LocalGovernor
 from signalwire_tokens.secret import Secret
 from signalwire_tokens.testing import VirtualClock
 
 from .crowds import resident
-from .days import HOUR, LIFE, MINUTE, OUTAGE, Service
+from .days import HOUR, LIFE, MINUTE, OUTAGE, Service, client_of
 from .figures import Figure
 
 TOKEN = 640  # characters of a token
@@ -48,9 +48,7 @@ class Account:
     async def start(self, number, sessions, *, first=0):
         """Start a process, which opens its sessions, or open more of them."""
         if number not in self.processes:
-            client = TokenClient("fleet.example", "project", "PTbenchmark", clock=self.clock)
-            client.sender = self.service
-            self.processes[number] = await SessionFleet(client, governor=self.governor).start()
+            self.processes[number] = await SessionFleet(client_of(self.service), governor=self.governor).start()
         for one in range(first, sessions):
             self.processes[number].session(f"user-{number}-{one}")
 
@@ -64,9 +62,8 @@ class Account:
     async def until_none_waits(self):
         """Advance until no session waits for its turn, or two hours have passed; return how many seconds that took."""
         began = self.clock.now()
-        gates = [fleet._context.gate for fleet in self.processes.values()]  # a snapshot would look at all sessions
         await self.clock.advance(1)
-        while any(gate.waiting for gate in gates) and self.clock.now() < began + LIFE:
+        while any(fleet.snapshot().waiting for fleet in self.processes.values()) and self.clock.now() < began + LIFE:
             await self.clock.advance(10)
         return self.clock.now() - began
 

@@ -53,6 +53,13 @@ class Service:
         return max(sum(tenths.get(first + k, 0) for k in range(10)) for first in tenths if first >= since * 10)
 
 
+def client_of(service):
+    """Return a client whose requests this service answers."""
+    client = TokenClient("fleet.example", "project", "PTbenchmark", clock=service.clock)
+    client.sender = service
+    return client
+
+
 class Nursery(MemoryStore):
     """A store in which the first pairs of all sessions were issued in the same moment."""
 
@@ -74,9 +81,7 @@ class Nursery(MemoryStore):
 async def born_together(sessions, **figures):
     clock = VirtualClock()
     service = Service(clock)
-    client = TokenClient("fleet.example", "project", "PTbenchmark", clock=clock)
-    client.sender = service
-    fleet = await SessionFleet(client, store=Nursery(clock), **figures).start()
+    fleet = await SessionFleet(client_of(service), store=Nursery(clock), **figures).start()
     for number in range(sessions):
         fleet.session(f"user-{number}")
     await clock.advance(1)

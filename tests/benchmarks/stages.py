@@ -19,7 +19,7 @@ from signalwire_tokens.secret import Secret
 from . import served
 from .calls import AUTHORIZATION, CREDENTIALS, LONG, PATIENT, rate
 from .crowds import start_some
-from .days import Service
+from .days import Service, client_of
 from .figures import Figure
 
 REFERENCE = "alice@example.com"
@@ -109,8 +109,7 @@ class AtOnce(Service):
 async def starts(*, sessions, is_collecting):
     """Return the microseconds of calls without a network, and of starts of sessions, in chunks."""
     calls, started = [], []
-    client = TokenClient("127.0.0.1:1", *CREDENTIALS, timeout=LONG)
-    client.sender = AtOnce(SYSTEM)
+    client = client_of(AtOnce(SYSTEM))
     gc.collect()
     if not is_collecting:
         gc.disable()

@@ -7,13 +7,13 @@ import math
 import time
 from contextlib import asynccontextmanager, suppress
 
-from signalwire_tokens import SessionClosed, SessionFleet, SystemClock, TokenClient
+from signalwire_tokens import SessionClosed, SessionFleet, SystemClock
 from signalwire_tokens.clock import timer_of
 
 from .accounts import Long
 from .calls import PATIENT
 from .crowds import AT_A_TIME, start_some
-from .days import LIFE, MINUTE
+from .days import LIFE, MINUTE, client_of
 from .figures import Figure
 
 MOST = 20.0  # ms
@@ -98,8 +98,7 @@ async def crowd(total, seconds):
 
 async def make_fleet(service):
     """Open a fleet whose requests this service answers."""
-    client = TokenClient("fleet.example", "project", "PTbenchmark", clock=service.clock)
-    client.sender = service
+    client = client_of(service)
     return await SessionFleet(client, max_rate=math.inf, max_concurrency=AT_A_TIME, policy=PATIENT).start()
 
 

@@ -1190,7 +1190,7 @@ async def test_the_error_of_a_cancelled_close_keeps_no_session(clock, line):
 
 
 async def test_a_close_that_is_destroyed_closes_all_sessions(clock, line):
-    """As when its event loop is closed: it can't wait any more."""
+    """It can't wait any more."""
     fleet = await SessionFleet(line.client, max_concurrency=4, max_rate=math.inf).start()
     sessions = [fleet.session(f"user-{number}") for number in range(200)]
     await clock.advance(60)

@@ -156,14 +156,20 @@ async def test_an_urgent_token_is_given_when_the_refresh_takes_too_long(clock):
         assert session.generation == 2
 
 
+async def call_during_a_suspend(clock, session, *, left):
+    """Begin a call while the token is valid for `left` seconds, and suspend the machine until long after that."""
+    await session.token()
+    clock.suspend(LIFE - left)
+    call = asyncio.create_task(session.token())
+    await settle()
+    clock.suspend(HOUR)
+    return call
+
+
 async def test_a_wait_that_a_suspend_outlasts_goes_on_for_the_next_token(clock):
-    """Who waited with an urgent token, and woke with a dead one, is not turned away for that."""
+    """A caller isn't turned away because its token has expired meanwhile."""
     async with ScriptedSession(clock, None, 9) as session:
-        await session.token()
-        clock.suspend(LIFE - 8)
-        call = asyncio.create_task(session.token())
-        await settle()
-        clock.suspend(HOUR)
+        call = await call_during_a_suspend(clock, session, left=8)
         await clock.advance(6)
         assert not call.done()
         await clock.advance(3)
@@ -174,11 +180,7 @@ async def test_a_wait_that_a_suspend_outlasts_goes_on_for_the_next_token(clock):
 async def test_a_call_during_a_suspend_waits_no_longer_than_others(clock):
     """The time of the suspend doesn't count, and all other time does: also that before the token expired. (P14)"""
     async with ScriptedSession(clock, None, 60) as session:
-        await session.token()
-        clock.suspend(LIFE - 16)
-        call = asyncio.create_task(session.token())
-        await settle()
-        clock.suspend(HOUR)
+        call = await call_during_a_suspend(clock, session, left=16)
         await clock.advance(9)
         assert not call.done()
         await clock.advance(1)
